@@ -1,0 +1,99 @@
+# `make train` and `make test` need python3, make and a package index; they create .venv themselves.
+#
+#   make train PYTHON=python3.12     another interpreter (3.10 to 3.13)
+#   make test PYTEST_ARGS="-k vd"    more arguments for pytest
+#   make train CUDA=                 no CUDA libraries although there is a GPU
+
+VENV ?= .venv
+WORKERS ?= 2
+PYTEST_ARGS ?=
+# What runs a second time on the JAX backend.
+JAX_TESTS ?= tests/layers tests/callbacks tests/test_schedules.py
+
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
+# The first of these that TensorFlow has wheels for.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
+	"$$python" -c '$(SUPPORTED)' 2>/dev/null && echo "$$python" && break; done)
+# TensorFlow sees a GPU only with the CUDA libraries of its own release.
+CUDA ?= $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo ,cuda)
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -qq
+HAS_VENV := $(VENV)/.has-venv
+HAS_DEMO := $(VENV)/.has-demo
+HAS_DEV := $(VENV)/.has-dev
+HAS_JAX := $(VENV)/.has-jax
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help train test test-all lint bench clean
+
+help:
+	@echo "make train      train the demo: LeNet-300-100 made sparse by variational dropout, into runs/demo"
+	@echo "make test       the fast tests"
+	@echo "make test-all   every test, and the layers again on JAX"
+	@echo "make lint       ruff check and ruff format --check"
+	@echo "make bench      every measured claim in benchmarks/"
+	@echo "make clean      remove .venv, caches and build products (not runs/)"
+
+train: $(HAS_DEMO)
+	@$(BIN)/python -m sparsity_tf.train.classifier --config=demo --output_dir=runs/demo
+
+test: $(HAS_DEV)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
+
+test-all: $(HAS_DEV) $(HAS_JAX)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(PYTEST_ARGS)
+	@KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(JAX_TESTS) $(PYTEST_ARGS)
+
+lint: $(HAS_DEV)
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+
+bench: $(HAS_DEV)
+	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info bazel-* .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is brought up to date: the resolver of the one that comes with Python 3.10 needs minutes for
+# what the present one resolves in half a minute.
+$(HAS_VENV):
+	@set -e; \
+	if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(SUPPORTED)' 2>/dev/null; then \
+		echo "sparsity_tf needs Python 3.10, 3.11, 3.12 or 3.13 (TensorFlow has no wheels for others)." >&2; \
+		echo "Found: PYTHON=$(PYTHON) $$($(or $(PYTHON),python3) --version 2>&1). Name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
+		exit 1; \
+	fi; \
+	rm -rf $(VENV); \
+	if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(PYTHON) -m venv $(VENV); \
+	elif $(PYTHON) -m virtualenv --version >/dev/null 2>&1; then $(PYTHON) -m virtualenv --quiet $(VENV); \
+	elif $(PYTHON) -m pip --version >/dev/null 2>&1; then \
+		$(PYTHON) -m venv --without-pip $(VENV); \
+		$(PYTHON) -m pip --quiet --python $(BIN)/python install pip; \
+	else \
+		echo "$(PYTHON) can make no virtual environment: it has neither ensurepip, virtualenv nor pip." >&2; \
+		echo "On Debian and Ubuntu: apt-get install python3-venv. Or name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
+		exit 1; \
+	fi; \
+	$(PIP) install --upgrade pip; \
+	touch $@
+
+$(HAS_DEMO): pyproject.toml setup.py | $(HAS_VENV)
+	@echo "Installing TensorFlow, Keras and the demo data into $(VENV) (a few minutes the first time)"
+	@$(PIP) install --editable ".[plot,demo$(CUDA)]"
+	@touch $@
+
+$(HAS_DEV): pyproject.toml setup.py | $(HAS_VENV)
+	@echo "Installing TensorFlow, Keras and the development tools into $(VENV) (a few minutes the first time)"
+	@$(PIP) install --editable ".[dev$(CUDA)]"
+	@touch $@ $(HAS_DEMO)
+
+$(HAS_JAX): pyproject.toml setup.py | $(HAS_VENV)
+	@echo "Installing JAX into $(VENV)"
+	@$(PIP) install --editable ".[jax]"
+	@touch $@

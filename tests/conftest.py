@@ -1,0 +1,33 @@
+"""Settings that every test shares: a quiet TensorFlow, fixed seeds, no global state left behind."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker is a process of its own: more threads would only get in each other's way.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
+import keras
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras_state():
+    """Seeds every generator before a test and restores Keras' global settings after it."""
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    image_data_format = keras.config.image_data_format()
+    keras.utils.set_random_seed(1902)
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+    keras.config.set_image_data_format(image_data_format)
+
+
+def pytest_collection_modifyitems(items):
+    """Skips tests marked `tensorflow` under another Keras backend."""
+    if keras.config.backend() == "tensorflow":
+        return
+    skip = pytest.mark.skip(reason="needs KERAS_BACKEND=tensorflow")
+    for item in items:
+        if item.get_closest_marker("tensorflow"):
+            item.add_marker(skip)

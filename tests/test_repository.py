@@ -1,0 +1,147 @@
+"""The repository keeps its promises: build files are complete, one version, light imports."""
+
+import ast
+import functools
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def python_files(folder):
+    files = (ROOT / folder).rglob("*.py")
+    return sorted(str(path.relative_to(ROOT)) for path in files)
+
+
+def glob(patterns, exclude=()):
+    """Bazel's `glob`, over the files of the repository."""
+
+    def matching(patterns):
+        return {
+            str(path.relative_to(ROOT))
+            for pattern in patterns
+            for path in ROOT.glob(f"{pattern}/*" if pattern.endswith("**") else pattern)
+            if path.is_file()
+        }
+
+    return sorted(matching(patterns) - matching(exclude))
+
+
+def bazel_targets():
+    """Runs the BUILD file, which is also Python, and returns (rule, arguments) of each target."""
+    targets = []
+
+    def rule(name):
+        return lambda **arguments: targets.append((name, arguments))
+
+    rules = {name: rule(name) for name in ("py_library", "py_test", "test_suite")}
+    ignored = {name: lambda *a, **k: None for name in ("package", "licenses", "exports_files")}
+    exec((ROOT / "BUILD").read_text(), {**rules, **ignored, "glob": glob})
+    return targets
+
+
+def package_version():
+    for node in ast.parse((ROOT / "sparsity_tf" / "__init__.py").read_text()).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__version__":
+            return ast.literal_eval(node.value)
+    raise AssertionError("sparsity_tf/__init__.py sets no __version__")
+
+
+def test_bazel_library_holds_every_module_of_the_package():
+    [library] = [a for r, a in bazel_targets() if r == "py_library" and a["name"] == "sparsity_tf"]
+    assert python_files("sparsity_tf") == library["srcs"]
+
+
+def test_bazel_has_one_target_for_each_test_file_and_runs_it():
+    tests = {a["name"]: a for rule, a in bazel_targets() if rule == "py_test"}
+    files = [f for f in python_files("tests") if Path(f).name.startswith("test_")]
+    assert sorted(argument for a in tests.values() for argument in a["args"]) == files
+    assert len(tests) == len(files)
+    for arguments in tests.values():
+        assert arguments["args"][0] in arguments["srcs"]
+        assert arguments["main"] == "tests/bazel_main.py"
+
+
+def test_every_other_file_under_tests_is_support_that_bazel_knows():
+    [support] = [a for r, a in bazel_targets() if r == "py_library" and a["name"] != "sparsity_tf"]
+    assert support["srcs"] == [f for f in python_files("tests") if not Path(f).name.startswith("test_")]
+    assert {"pyproject.toml", "BUILD", "Makefile"} <= set(support["data"])
+
+
+def test_the_version_has_one_source():
+    version = package_version()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert PYPROJECT["project"]["dynamic"] == ["version"]
+    dynamic = PYPROJECT["tool"]["setuptools"]["dynamic"]["version"]
+    assert dynamic == {"attr": "sparsity_tf.__version__"}
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+    try:
+        assert importlib.metadata.version("sparsity-tf") == version
+    except importlib.metadata.PackageNotFoundError:
+        pass  # Run from a source tree that is not installed.
+
+
+def test_every_extra_that_the_makefile_installs_exists():
+    asked = re.findall(r'install --editable "\.\[([^\]]+)\]"', (ROOT / "Makefile").read_text())
+    names = {name for group in asked for name in group.replace("$(CUDA)", ",cuda").split(",")}
+    assert names and names <= set(PYPROJECT["project"]["optional-dependencies"])
+
+
+def test_continuous_integration_runs_lint_and_tests():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert re.search(r"^exec make .*lint test", script.read_text(), re.MULTILINE)
+
+
+def run_python(code, backend):
+    """Standard output of `code` in a fresh process with the given backend of Keras."""
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@functools.cache
+def modules_after(statement, backend):
+    return set(run_python(f"{statement}\nimport sys; print(*sys.modules)", backend).split())
+
+
+@pytest.mark.parametrize("backend", ["numpy", "jax"])
+def test_importing_the_package_imports_no_tensorflow_under_another_backend(backend):
+    if backend == "jax":
+        pytest.importorskip("jax")
+    modules = modules_after("import sparsity_tf", backend)
+    assert "sparsity_tf" in modules
+    assert "tensorflow" not in modules
+
+
+def test_importing_the_package_imports_nothing_that_is_only_needed_for_reports():
+    # Some releases of Keras import matplotlib and PIL themselves.
+    ours = modules_after("import sparsity_tf", "numpy") - modules_after("import keras", "numpy")
+    assert not ours & {"matplotlib", "PIL", "tabulate", "tensorflow_datasets", "sacrebleu"}
+
+
+def test_importing_the_package_changes_nothing_in_keras():
+    run_python(
+        "import keras\n"
+        "def state():\n"
+        "    classes = [keras.layers.Dense, keras.layers.Layer, keras.Model]\n"
+        "    settings = [keras.config.floatx(), keras.config.dtype_policy().name]\n"
+        "    return settings + [dict(vars(cls)) for cls in classes]\n"
+        "before = state()\n"
+        "import sparsity_tf\n"
+        "assert state() == before\n",
+        backend="numpy",
+    )
