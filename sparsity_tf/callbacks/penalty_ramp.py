@@ -1,0 +1,189 @@
+"""Warm-up of the penalty of variational dropout and L0 regularization.
+
+Source: Gale, Elsen and Hooker, "The State of Sparsity in Deep Neural Networks" (arXiv 1902.09574):
+the coefficient of the KL term or of the expected L0 norm rises from 0 to its full value between two
+steps, in a straight line (ResNet-50 and Transformer) or as a cubic followed by an exponential
+moving average (Transformer).
+"""
+
+import math
+import numbers
+
+import keras
+
+from sparsity_tf import schedules
+
+RAMPS = ("linear", "cubic", "none")
+
+
+def _make_schedule(schedule, begin_step, end_step):
+    if not isinstance(schedule, str):
+        return schedules.get(schedule)
+    if schedule not in RAMPS:
+        raise ValueError(
+            f"`schedule` must be one of {list(RAMPS)} or a callable of the step. Received: schedule={schedule!r}"
+        )
+    if schedule == "none":
+        return schedules.Constant(1.0)
+    for name, step in (("begin_step", begin_step), ("end_step", end_step)):
+        if not isinstance(step, numbers.Integral) or isinstance(step, bool) or step < 0:
+            raise ValueError(f"`{name}` must be a non-negative integer. Received: {name}={step!r}")
+    if begin_step > end_step:
+        raise ValueError(
+            f"`begin_step` must not be greater than `end_step`. Received: begin_step={begin_step}, end_step={end_step}"
+        )
+    if begin_step == end_step:
+        ramp = schedules.Piecewise([begin_step], [0.0, 1.0])
+    elif schedule == "linear":
+        ramp = schedules.Linear(0.0, 1.0, begin_step, end_step)
+    else:
+        ramp = schedules.Cubic(0.0, 1.0, begin_step, end_step)
+    if schedule == "cubic":
+        return schedules.ExponentialMovingAverage(ramp, decay=0.9)
+    return ramp
+
+
+def _find_variables(model):
+    variables = {}
+    for layer in model._flatten_layers():
+        variable = getattr(layer, "penalty_weight", None)
+        if isinstance(variable, keras.Variable):
+            variables[id(variable)] = variable
+    if not variables:
+        raise ValueError(
+            "PenaltyRamp needs a model with at least one layer that has a `penalty_weight`: "
+            'sparsity_tf.sparsify(model, "variational_dropout"), or "l0", makes one. '
+            f"Received: model={model.name!r} with no such layer"
+        )
+    return list(variables.values())
+
+
+class PenaltyRamp(keras.callbacks.Callback):
+    """Moves the `penalty_weight` of every layer of a model that has one.
+
+    At optimizer step t every such layer (`VDDense`, `L0Conv2D`, ...) gets
+
+    `penalty_weight = weight * factor(t) / num_examples`
+
+    **Unit.** A loss in Keras is a mean over examples, and the penalty of a layer is a sum over its
+    weights that the variational bound counts once for the whole training set; hence the division by
+    the number of training examples. `weight=1` is the bound itself. The coefficients published by
+    Gale et al. are this quotient: theirs of the Transformer, 1/4.5e6, is `weight=1` with
+    `num_examples=4_500_000`.
+
+    The weight is set before the step is taken, from `model.optimizer.iterations` alone, so a
+    resumed run continues exactly. With `steps_per_execution=k` it is set every k steps, to the
+    value of the first of them. The value in force appears as `penalty_weight` in the logs of each
+    epoch (History, CSVLogger, the progress bar). On the JAX backend a step whose weight may change
+    makes Keras bring the model's variables up to date first, which costs some time; once the ramp
+    has ended, steps cost nothing on any backend.
+
+    With `train_on_batch` or a loop of your own, call `update(model)` before each step.
+
+    Args:
+        weight: float >= 0, full weight of the penalty in per-example units: 1 for the bound.
+        num_examples: integer >= 1, number of training examples. Required.
+        begin_step: integer >= 0, last step at which the factor is 0.
+        end_step: integer >= `begin_step`, first step at which the factor is 1. If equal to
+            `begin_step`, the factor jumps from 0 to 1 at that step: with the defaults the full
+            weight is on from the start.
+        schedule: `"linear"`; `"cubic"`: 1 - (1 - p)^3 with p the fraction of the ramp passed, then
+            an exponential moving average with decay 0.9 that starts at 0 at step 0; `"none"`: the
+            factor is always 1, `begin_step` and `end_step` have no effect; a number; or a schedule
+            (see `sparsity_tf.schedules`) or other callable that takes the step (an `int`) and
+            returns a factor in [0, 1].
+
+    Raises:
+        ValueError: for any other argument; at the start of training, if no layer of the model has a
+            `penalty_weight`; during training, if `schedule` returns no number in [0, 1].
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "variational_dropout")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    ramp = sparsity_tf.callbacks.PenaltyRamp(
+        num_examples=len(x), begin_step=1000, end_step=5000, schedule="linear"
+    )
+    model.fit(x, y, callbacks=[ramp])
+    ```
+    """
+
+    def __init__(self, weight=1.0, num_examples=None, begin_step=0, end_step=0, schedule="linear"):
+        super().__init__()
+        if not isinstance(weight, numbers.Real) or isinstance(weight, bool) or not math.isfinite(weight) or weight < 0:
+            raise ValueError(f"`weight` must be a finite number >= 0. Received: weight={weight!r}")
+        if not isinstance(num_examples, numbers.Integral) or isinstance(num_examples, bool) or num_examples < 1:
+            raise ValueError(
+                "`num_examples` must be a positive integer, the number of training examples. "
+                f"Received: num_examples={num_examples!r}"
+            )
+        self.weight = float(weight)
+        self.num_examples = int(num_examples)
+        self.begin_step = begin_step
+        self.end_step = end_step
+        self.schedule = _make_schedule(schedule, begin_step, end_step)
+        self._variables = []
+        self._value = None  # What the variables hold; None: not known.
+        self._settled = False
+
+    def penalty_weight(self, step):
+        """The weight at a step: `weight * factor(step) / num_examples`.
+
+        Args:
+            step: integer >= 0, number of optimizer updates made before.
+
+        Returns:
+            float.
+
+        Raises:
+            ValueError: if the schedule returns anything but a number in [0, 1].
+        """
+        factor = float(self.schedule(step))
+        if not 0.0 <= factor <= 1.0:
+            raise ValueError(f"`schedule` must return a factor in [0, 1]. Received: schedule({step}) = {factor}")
+        return self.weight * factor / self.num_examples
+
+    def update(self, model):
+        """Sets the weight for the step that `model` takes next.
+
+        Args:
+            model: compiled Keras model.
+
+        Returns:
+            float, the weight set.
+
+        Raises:
+            ValueError: if no layer of `model` has a `penalty_weight`.
+        """
+        self._variables = _find_variables(model)
+        self._value = None
+        return self._move(model)
+
+    def _move(self, model):
+        step = int(model.optimizer.iterations)
+        value = self.penalty_weight(step)
+        if value != self._value:
+            for variable in self._variables:
+                # A number, not one tensor for all: JAX donates each variable's buffer.
+                variable.assign(value)
+            self._value = value
+        settled_from = getattr(self.schedule, "settled_from", None)
+        self._settled = settled_from is not None and step >= settled_from
+        return value
+
+    def on_train_begin(self, logs=None):
+        self.update(self.model)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Again in full: another callback may have restored weights and step since.
+        self.update(self.model)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # `self.model` is asked for only when it is needed: on JAX it synchronises the state.
+        if not self._settled:
+            self._move(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs["penalty_weight"] = self._value

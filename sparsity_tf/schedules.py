@@ -1,0 +1,474 @@
+"""Numbers that change with the training step: sparsity, drop fraction, penalty weight.
+
+A schedule is a small immutable object, called with the step:
+
+* with a Python (or numpy) integer it computes in double precision and returns a `float`;
+* with a numpy array of steps it returns a float64 array of the same shape;
+* with a tensor or Keras variable it uses `keras.ops` and returns a float32 tensor of the same
+  shape, so it can stand inside a compiled train step on any backend.
+
+It holds no state: the value depends on the step alone, so that a resumed run continues exactly.
+A step counts optimizer updates: step 0 is the one that the first batch is trained with.
+
+Sources: Zhu and Gupta, "To prune, or not to prune" (arXiv 1710.01878, eq. 1: the cubic sparsity
+ramp); Gale, Elsen and Hooker, "The State of Sparsity in Deep Neural Networks" (arXiv 1902.09574:
+penalty ramps and their moving average); Evci et al., "Rigging the Lottery" (arXiv 1911.11134,
+cosine drop fraction); Dettmers and Zettlemoyer, "Sparse Networks from Scratch" (arXiv 1907.04840,
+cosine with a floor).
+"""
+
+import abc
+import dataclasses
+import math
+import numbers
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def _check_step(name, value):
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"`{name}` must be a non-negative integer. Received: {name}={value!r}")
+
+
+def _check_number(name, value):
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(float(value)):
+        raise ValueError(f"`{name}` must be a finite number. Received: {name}={value!r}")
+
+
+def _check_range(begin_step, end_step):
+    _check_step("begin_step", begin_step)
+    _check_step("end_step", end_step)
+    if begin_step >= end_step:
+        raise ValueError(
+            f"`begin_step` must be smaller than `end_step`. Received: begin_step={begin_step}, end_step={end_step}"
+        )
+
+
+def _progress(step, begin_step, end_step, xp):
+    """Fraction of [begin_step, end_step] that has passed, between 0 and 1."""
+    # Subtracted as integers: a float32 step is inexact from 2**24 on.
+    passed = step - begin_step
+    if xp is ops:
+        passed = ops.cast(passed, "float32")
+    return xp.clip(passed / (end_step - begin_step), 0.0, 1.0)
+
+
+class Schedule(abc.ABC):
+    """Base class: a number as a function of the step.
+
+    A subclass is a frozen dataclass that implements `value(step, xp)`: elementwise in `step` (an
+    integer array or tensor), written with the functions that `numpy` and `keras.ops` share, which
+    `xp` is one of. It may also give `settled_from`.
+
+    Example:
+
+    ```python
+    @dataclasses.dataclass(frozen=True)
+    class SquareRoot(Schedule):
+        scale: float
+
+        def value(self, step, xp):
+            return self.scale * xp.sqrt(step)
+    ```
+    """
+
+    def __call__(self, step):
+        """Value at `step`.
+
+        Args:
+            step: non-negative integer, or an integer numpy array, tensor or Keras variable of any
+                shape.
+
+        Returns:
+            `float` for a Python or numpy integer; float64 array for an array; else a float32
+            tensor of the same shape.
+
+        Raises:
+            ValueError: if a Python number is negative or no integer, or an array holds one such.
+        """
+        if isinstance(step, numbers.Number):
+            _check_step("step", step)
+            return float(self.value(np.int64(step), np))
+        if isinstance(step, np.ndarray | np.generic):
+            if not np.issubdtype(step.dtype, np.integer) or np.any(step < 0):
+                raise ValueError(f"`step` must be non-negative integers. Received: step={step!r}")
+            value = np.asarray(self.value(step.astype(np.int64), np), "float64")
+            return float(value) if step.ndim == 0 else value
+        return ops.cast(self.value(ops.convert_to_tensor(step), ops), "float32")
+
+    @abc.abstractmethod
+    def value(self, step, xp):
+        """Value at integer steps `step`, computed with `xp` (`numpy` or `keras.ops`)."""
+
+    @property
+    def settled_from(self):
+        """First step from which on the value no longer changes, or None if there is none known."""
+        return None
+
+    def get_config(self):
+        """The constructor's arguments, as plain Python values that JSON can hold."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+
+    @classmethod
+    def from_config(cls, config):
+        """The schedule whose `get_config` is `config`."""
+        return cls(**config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant(Schedule):
+    """The same number at every step.
+
+    Args:
+        constant: float.
+    """
+
+    constant: float
+
+    def __post_init__(self):
+        _check_number("constant", self.constant)
+
+    def value(self, step, xp):
+        return xp.zeros_like(step, "float32" if xp is ops else "float64") + self.constant
+
+    @property
+    def settled_from(self):
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Polynomial(Schedule):
+    """From `initial` to `final` with speed falling off as a power; cubic by default.
+
+    With p = clip((step - begin_step) / (end_step - begin_step), 0, 1):
+    `final + (initial - final) * (1 - p) ** power`, exactly `initial` up to `begin_step` and exactly
+    `final` from `end_step` on (Zhu and Gupta, eq. 1, is `power=3`). RigL's `exponential_k` drop
+    fraction is `Polynomial(alpha, 0.0, begin_step, end_step, power=k)`.
+
+    Args:
+        initial: float, value up to `begin_step`.
+        final: float, value from `end_step` on.
+        begin_step: integer >= 0.
+        end_step: integer > `begin_step`.
+        power: float > 0.
+
+    Raises:
+        ValueError: for any other argument.
+
+    Example:
+
+    >>> Polynomial(0.0, 0.9, begin_step=40000, end_step=100000)(70000)
+    0.7875
+    """
+
+    initial: float
+    final: float
+    begin_step: int
+    end_step: int
+    power: float = 3.0
+
+    def __post_init__(self):
+        _check_number("initial", self.initial)
+        _check_number("final", self.final)
+        _check_range(self.begin_step, self.end_step)
+        _check_number("power", self.power)
+        if self.power <= 0:
+            raise ValueError(f"`power` must be positive. Received: power={self.power!r}")
+
+    def value(self, step, xp):
+        left = (1.0 - _progress(step, self.begin_step, self.end_step, xp)) ** self.power
+        # A weighted mean rather than `final + (initial - final) * left`: both ends are exact.
+        return self.initial * left + self.final * (1.0 - left)
+
+    @property
+    def settled_from(self):
+        return self.end_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Cubic(Polynomial):
+    """`Polynomial` with `power=3`: the sparsity ramp of Zhu and Gupta.
+
+    Args:
+        initial, final, begin_step, end_step: see `Polynomial`.
+    """
+
+    power: float = dataclasses.field(default=3.0, init=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Polynomial):
+    """`Polynomial` with `power=1`: a straight line from `initial` to `final`.
+
+    Args:
+        initial, final, begin_step, end_step: see `Polynomial`.
+    """
+
+    power: float = dataclasses.field(default=1.0, init=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine wave from `initial` down (or up) to `floor`.
+
+    `floor + (initial - floor) / 2 * (1 + cos(pi * p))` with p as in `Polynomial`; it stays at
+    `floor` from `end_step` on. With `floor=0` this is RigL's drop fraction (of which the published
+    TensorFlow code measures the wave from step 0 instead of `begin_step`: a defect, not copied);
+    with `floor=0.005` the prune rate of Sparse Networks from Scratch (whose code lets it rise again
+    after the end: not copied).
+
+    Args:
+        initial: float, value up to `begin_step`.
+        begin_step: integer >= 0.
+        end_step: integer > `begin_step`.
+        floor: float, value from `end_step` on.
+
+    Raises:
+        ValueError: for any other argument.
+    """
+
+    initial: float
+    begin_step: int
+    end_step: int
+    floor: float = 0.0
+
+    def __post_init__(self):
+        _check_number("initial", self.initial)
+        _check_number("floor", self.floor)
+        _check_range(self.begin_step, self.end_step)
+
+    def value(self, step, xp):
+        progress = _progress(step, self.begin_step, self.end_step, xp)
+        left = 0.5 * (1.0 + xp.cos(math.pi * progress))
+        return self.initial * left + self.floor * (1.0 - left)
+
+    @property
+    def settled_from(self):
+        return self.end_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Exponential(Schedule):
+    """Geometric: multiplied by `rate` every `decay_steps` steps, continuously or in stairs.
+
+    `initial * rate ** ((step - begin_step) / decay_steps)` from `begin_step` on, `initial` before.
+
+    Args:
+        initial: float, value up to `begin_step`.
+        rate: float > 0; below 1 the value falls.
+        decay_steps: integer >= 1.
+        begin_step: integer >= 0.
+        staircase: bool; whether the exponent is rounded down to a whole number.
+
+    Raises:
+        ValueError: for any other argument.
+    """
+
+    initial: float
+    rate: float
+    decay_steps: int
+    begin_step: int = 0
+    staircase: bool = False
+
+    def __post_init__(self):
+        _check_number("initial", self.initial)
+        _check_number("rate", self.rate)
+        if self.rate <= 0:
+            raise ValueError(f"`rate` must be positive. Received: rate={self.rate!r}")
+        _check_step("decay_steps", self.decay_steps)
+        if self.decay_steps < 1:
+            raise ValueError(f"`decay_steps` must be at least 1. Received: decay_steps={self.decay_steps!r}")
+        _check_step("begin_step", self.begin_step)
+
+    def value(self, step, xp):
+        passed = xp.maximum(step - self.begin_step, 0)
+        if self.staircase:
+            passed = passed // self.decay_steps * self.decay_steps
+        if xp is ops:
+            passed = ops.cast(passed, "float32")
+        return self.initial * xp.exp(math.log(self.rate) / self.decay_steps * passed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Piecewise(Schedule):
+    """Constant between boundaries.
+
+    `values[0]` before `boundaries[0]`, `values[i]` from step `boundaries[i - 1]` ON. (Keras'
+    `PiecewiseConstantDecay` changes one step later, after its boundary.)
+
+    Args:
+        boundaries: strictly increasing integers >= 0.
+        values: floats, one more than `boundaries`.
+
+    Raises:
+        ValueError: for any other argument.
+    """
+
+    boundaries: tuple
+    values: tuple
+
+    def __post_init__(self):
+        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        object.__setattr__(self, "values", tuple(self.values))
+        for boundary in self.boundaries:
+            _check_step("boundaries", boundary)
+        for value in self.values:
+            _check_number("values", value)
+        if any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
+            raise ValueError(f"`boundaries` must be strictly increasing. Received: boundaries={self.boundaries}")
+        if len(self.values) != len(self.boundaries) + 1:
+            raise ValueError(
+                "`values` must hold one number more than `boundaries`. "
+                f"Received: boundaries={self.boundaries}, values={self.values}"
+            )
+
+    def value(self, step, xp):
+        value = Constant(self.values[0]).value(step, xp)
+        for boundary, new in zip(self.boundaries, self.values[1:], strict=True):
+            value = xp.where(step >= boundary, new, value)
+        return value
+
+    @property
+    def settled_from(self):
+        return self.boundaries[-1] if self.boundaries else 0
+
+    def get_config(self):
+        return {"boundaries": list(self.boundaries), "values": list(self.values)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExponentialMovingAverage(Schedule):
+    """Exponential moving average of another schedule, as Gale et al. smooth their cubic ramp.
+
+    The value at step t is v_t of v_t = decay * v_(t-1) + (1 - decay) * schedule(t), v_(-1) = 0:
+    one update a step, the first at step 0. It is computed as the sum
+    (1 - decay) * sum_k decay^k * schedule(t - k) instead of being carried along, so it needs no
+    state and a resumed run gets the same number to the bit. Terms with decay^k < 2^-53, below
+    double precision, are left out: 349 terms for `decay=0.9`, 36,719 for 0.999.
+
+    Args:
+        schedule: a `Schedule`, or a number or config that `get` turns into one.
+        decay: float in [0, 0.9999].
+
+    Raises:
+        ValueError: for any other argument.
+
+    Example:
+
+    >>> round(ExponentialMovingAverage(Cubic(0.0, 1.0, 0, 1000), decay=0.9)(100), 6)
+    0.248664
+    """
+
+    schedule: Schedule
+    decay: float = 0.9
+
+    def __post_init__(self):
+        object.__setattr__(self, "schedule", get(self.schedule))
+        if not isinstance(self.schedule, Schedule):
+            raise ValueError(f"`schedule` must be a Schedule. Received: schedule={self.schedule!r}")
+        _check_number("decay", self.decay)
+        if not 0 <= self.decay <= 0.9999:
+            raise ValueError(f"`decay` must be in [0, 0.9999]. Received: decay={self.decay!r}")
+
+    @property
+    def _terms(self):
+        return 1 + (math.ceil(-53 * math.log(2) / math.log(self.decay)) if self.decay else 0)
+
+    def value(self, step, xp):
+        age = np.arange(self._terms)
+        weight = (1.0 - self.decay) * np.power(float(self.decay), age)
+        if xp is ops:
+            dtype = keras.backend.standardize_dtype(step.dtype)
+            age, weight = ops.cast(age, dtype), ops.cast(weight, "float32")
+        past = xp.expand_dims(step, -1) - age
+        value = self.schedule.value(xp.maximum(past, 0), xp)
+        return xp.sum(xp.where(past >= 0, weight * value, 0.0), -1)
+
+    @property
+    def settled_from(self):
+        settled = self.schedule.settled_from
+        return None if settled is None else settled + self._terms
+
+    def get_config(self):
+        return {"schedule": serialize(self.schedule), "decay": self.decay}
+
+
+_CLASSES = {
+    "constant": Constant,
+    "polynomial": Polynomial,
+    "cubic": Cubic,
+    "linear": Linear,
+    "cosine": Cosine,
+    "exponential": Exponential,
+    "piecewise": Piecewise,
+    "exponential_moving_average": ExponentialMovingAverage,
+}
+
+
+def serialize(schedule):
+    """Plain Python form of one of the schedules of this module, for configs and JSON.
+
+    Args:
+        schedule: an instance of a class of this module.
+
+    Returns:
+        `{"class_name": ..., "config": ...}`, which `get` turns back into an equal schedule.
+
+    Raises:
+        ValueError: if `schedule` is anything else, which could not be rebuilt from its name.
+    """
+    if type(schedule) not in _CLASSES.values():
+        raise ValueError(
+            "`schedule` must be one of the classes of sparsity_tf.schedules to be serialized. "
+            f"Received: schedule={schedule!r}"
+        )
+    return {"class_name": type(schedule).__name__, "config": schedule.get_config()}
+
+
+def get(identifier, **kwargs):
+    """Turns what a user may pass as a schedule into a schedule.
+
+    Args:
+        identifier: a number (`Constant`), a schedule or other callable of the step (returned as it
+            is), the result of `serialize`, or a name with its arguments as keywords: "constant",
+            "polynomial", "cubic", "linear", "cosine", "exponential", "piecewise",
+            "exponential_moving_average".
+        **kwargs: arguments of the named schedule; only with a name.
+
+    Returns:
+        A `Schedule`, or the callable passed.
+
+    Raises:
+        ValueError: for an unknown name or anything else.
+
+    Example:
+
+    >>> get("cosine", initial=0.3, begin_step=0, end_step=100)(50)
+    0.15
+    """
+    if isinstance(identifier, str):
+        if identifier not in _CLASSES:
+            raise ValueError(f"`identifier` must be one of {sorted(_CLASSES)}. Received: identifier={identifier!r}")
+        return _CLASSES[identifier](**kwargs)
+    if kwargs:
+        raise ValueError(
+            f"Arguments can be given only with the name of a schedule. Received: identifier={identifier!r}, {kwargs}"
+        )
+    if isinstance(identifier, dict):
+        by_class_name = {cls.__name__: cls for cls in _CLASSES.values()}
+        if identifier.get("class_name") not in by_class_name:
+            raise ValueError(
+                f"`identifier['class_name']` must be one of {sorted(by_class_name)}. Received: "
+                f"identifier={identifier!r}"
+            )
+        return by_class_name[identifier["class_name"]].from_config(identifier["config"])
+    if callable(identifier):
+        return identifier
+    if isinstance(identifier, numbers.Real) and not isinstance(identifier, bool):
+        return Constant(float(identifier))
+    raise ValueError(
+        "`identifier` must be a number, a name, a config or a callable of the step. "
+        f"Received: identifier={identifier!r}"
+    )
