@@ -1,0 +1,130 @@
+"""Training step of each sparse layer against the dense layer: time ratio and peak memory, with XLA and without.
+
+Dense 1024 -> 1024 at batch 256, and Conv2D 64 -> 64, 3x3, on 32x32 images at batch 16. All arms of a comparison run in
+one process, interleaved round after round, so that a machine whose speed drifts slows them alike; the ratio is the
+median over rounds of (arm / dense of the same round). A second dense arm shows the noise. Peak memory is XLA's own
+figure for the compiled step (arguments + outputs + temporaries; with `--xla=both` printed for the XLA arm).
+
+    python benchmarks/layers.py [--rounds=20] [--steps=10] [--kind=dense|conv|both] [--xla=on|off|both]
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import statistics
+import time
+
+import keras
+import numpy as np
+from absl import app, flags
+from tabulate import tabulate
+
+import sparsity_tf
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("rounds", 20, "Rounds; every arm runs once in each.", lower_bound=1)
+flags.DEFINE_integer("steps", 10, "Training steps of an arm in a round.", lower_bound=1)
+flags.DEFINE_enum("kind", "both", ["dense", "conv", "both"], "Which layer.")
+flags.DEFINE_enum("xla", "both", ["on", "off", "both"], "Compile the step with XLA.")
+
+ARMS = {
+    "dense again": (None, {}),
+    "masked": ("masked", {}),
+    "masked, dense gradient": ("masked", {"dense_gradient": True}),
+    "STR": ("str", {}),
+    "DNW": ("dnw", {}),
+    "L0": ("l0", {"penalty_weight": 1e-6}),
+    "VD": ("vd", {"penalty_weight": 1e-6}),
+    "VD, mean masked in training": ("vd", {"penalty_weight": 1e-6, "mask_in_training": True}),
+}
+GOALS = {"masked": {True: 1.02, False: 1.05}, "STR": {True: 1.15, False: 1.15}, "L0": {True: 1.15, False: 1.15}}
+GOALS["VD"] = {True: 2.2, False: 2.2}
+
+
+def build(kind):
+    """A model of the one layer, its batch, and a description."""
+    rng = np.random.default_rng(0)
+    if kind == "dense":
+        inputs = keras.Input((1024,))
+        model = keras.Model(inputs, keras.layers.Dense(1024)(inputs))
+        shape = (256, 1024)
+    else:
+        inputs = keras.Input((32, 32, 64))
+        model = keras.Model(inputs, keras.layers.Conv2D(64, 3, padding="same")(inputs))
+        shape = (16, 32, 32, 64)
+    x = rng.normal(size=shape).astype("float32")
+    return model, x, np.zeros((len(x), *model.output_shape[1:]), "float32")
+
+
+class Arm:
+    """One compiled training step on fixed data that is already on the device."""
+
+    def __init__(self, kind, technique, options, jit_compile):
+        import tensorflow as tf
+
+        model, x, y = build(kind)
+        if technique is not None:
+            sparsity_tf.sparsify(model, technique, **options)
+            if technique == "masked":
+                rng = np.random.default_rng(1)
+                for weight in sparsity_tf.get_sparse_weights(model):
+                    weight.assign_mask(rng.random(weight.shape) < 0.1)
+        optimizer = keras.optimizers.SGD(1e-4, momentum=0.9)
+        optimizer.build(model.trainable_variables)
+        x, y = tf.constant(x), tf.constant(y)
+
+        def step(x, y):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(model(x, training=True) - y)) + sum(model.losses)
+            optimizer.apply_gradients(
+                zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)
+            )
+            return loss
+
+        self.step = tf.function(step, jit_compile=jit_compile)
+        self.data = x, y
+        self.seconds = []
+        for _ in range(3):
+            self.step(x, y).numpy()
+
+    def run(self, steps):
+        begin = time.perf_counter()
+        for _ in range(steps):
+            loss = self.step(*self.data)
+        loss.numpy()
+        self.seconds.append((time.perf_counter() - begin) / steps)
+
+
+def compare(kind, jit_compile):
+    arms = {"dense": Arm(kind, None, {}, jit_compile)}
+    for name, (technique, options) in ARMS.items():
+        arms[name] = Arm(kind, technique, options, jit_compile)
+    for _ in range(FLAGS.rounds):
+        for arm in arms.values():
+            arm.run(FLAGS.steps)
+    rows = []
+    for name, arm in arms.items():
+        ratios = [a / d for a, d in zip(arm.seconds, arms["dense"].seconds, strict=True)]
+        quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        rows.append(
+            [
+                name,
+                f"{1e3 * statistics.median(arm.seconds):.2f}",
+                f"{statistics.median(ratios):.3f}",
+                f"{quartiles[0]:.3f} to {quartiles[2]:.3f}",
+                GOALS.get(name, {}).get(jit_compile, ""),
+            ]
+        )
+    print(f"\n{kind}, XLA {'on' if jit_compile else 'off'}: {FLAGS.rounds} rounds of {FLAGS.steps} steps")
+    print(tabulate(rows, headers=["arm", "ms a step", "ratio to dense", "quartiles", "goal"], disable_numparse=True))
+
+
+def main(_):
+    for kind in ("dense", "conv") if FLAGS.kind == "both" else (FLAGS.kind,):
+        for jit_compile in {"on": (True,), "off": (False,), "both": (True, False)}[FLAGS.xla]:
+            compare(kind, jit_compile)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,13 @@
+"""Sparse neural networks in Keras 3: layers, callbacks, conversion and inspection.
+
+```python
+model = sparsity_tf.sparsify(model, "masked")
+```
+"""
+
+__version__ = "0.1.0"
+
+from sparsity_tf import callbacks, inspection, layers, masks, schedules
+from sparsity_tf.layers import get_sparse_weights
+from sparsity_tf.sparsify import SparsifyReport, sparsify
+from sparsity_tf.to_dense import to_dense

@@ -1,0 +1,72 @@
+"""Sparse layers: each technique on each kind of Keras layer that it suits."""
+
+from sparsity_tf.layers.base import (
+    LAYER_CLASSES,
+    TECHNIQUES,
+    SparseLayer,
+    SparseWeight,
+    Technique,
+    get_sparse_weights,
+)
+from sparsity_tf.layers.discovering_wirings import (
+    DiscoveringWirings,
+    DNWConv1D,
+    DNWConv2D,
+    DNWConv3D,
+    DNWDense,
+    DNWDepthwiseConv2D,
+    DNWEinsumDense,
+)
+from sparsity_tf.layers.kinds import (
+    SparseConv1D,
+    SparseConv2D,
+    SparseConv3D,
+    SparseDense,
+    SparseDepthwiseConv2D,
+    SparseEinsumDense,
+    SparseEmbedding,
+    SparseReversibleEmbedding,
+)
+from sparsity_tf.layers.l0 import (
+    L0,
+    L0Conv1D,
+    L0Conv2D,
+    L0Conv3D,
+    L0Dense,
+    L0EinsumDense,
+    L0Embedding,
+)
+from sparsity_tf.layers.masked import (
+    Masked,
+    MaskedConv1D,
+    MaskedConv2D,
+    MaskedConv3D,
+    MaskedDense,
+    MaskedDepthwiseConv2D,
+    MaskedEinsumDense,
+    MaskedEmbedding,
+)
+from sparsity_tf.layers.soft_threshold import (
+    SoftThreshold,
+    STRConv1D,
+    STRConv2D,
+    STRConv3D,
+    STRDense,
+    STRDepthwiseConv2D,
+    STREinsumDense,
+)
+from sparsity_tf.layers.swap import make_plain, make_sparse
+from sparsity_tf.layers.variational_dropout import (
+    VariationalDropout,
+    VDConv1D,
+    VDConv2D,
+    VDConv3D,
+    VDDense,
+    VDEinsumDense,
+    VDEmbedding,
+)
+
+if SparseReversibleEmbedding is not None:
+    from sparsity_tf.layers.l0 import L0ReversibleEmbedding
+    from sparsity_tf.layers.masked import MaskedReversibleEmbedding
+    from sparsity_tf.layers.variational_dropout import VDReversibleEmbedding

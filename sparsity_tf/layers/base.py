@@ -1,0 +1,378 @@
+"""The protocol of sparse layers: which weights of a layer are sparse, and what they are worth.
+
+Three small classes:
+
+* `Technique`: what a method adds to a weight (variables, the value in training, the value at inference, a penalty);
+* `SparseWeight`: a handle on one sparse weight of a layer. Everything outside `layers/` (inspection, FLOPs, export,
+  monitoring) reads models through `layer.sparse_weights` and needs nothing else;
+* `SparseLayer`: the part that all sparse layers share: options, variables, penalties, saving.
+
+A public layer is a technique applied to a kind (`kinds.py`): `VDDense` is `SparseDense` with
+`technique_class = VariationalDropout`.
+"""
+
+import inspect
+
+import keras
+from keras import ops
+
+
+class Technique:
+    """What a sparsification method adds to a weight tensor.
+
+    A technique is a configured value: its constructor takes keyword options only, checks them, and stores them under
+    their names. It holds no tensors; the variables it asks for live on the layer. To add a technique, subclass this,
+    override `value` (and what else the method needs), and compose it with the kinds:
+
+    ```python
+    class HardThreshold(Technique):
+        name = "hard_threshold"
+
+        def __init__(self, threshold=0.01):
+            self.threshold_value = threshold
+
+        def value(self, weight, select=whole):
+            w = weight.tensor(select)
+            return ops.where(ops.abs(w) > self.threshold_value, w, 0)
+    ```
+    """
+
+    name = None
+    aliases = ()
+    # Adds a term to the training loss, times the layer's `penalty_weight`.
+    penalized = False
+    # Draws random numbers in training; the layer gets a `seed_generator`.
+    stochastic = False
+
+    def build(self, weight):
+        """Creates the technique's variables for `weight` with `weight.add_variable`."""
+
+    def value(self, weight, select=None):
+        """The dense tensor that is used at inference, exact zeros included.
+
+        Args:
+            weight: `SparseWeight`.
+            select: Function from a tensor shaped like the weight to the part that this call needs (the rows that an
+                embedding looks up), applied before any arithmetic. `None` for the whole.
+
+        Returns:
+            Tensor of `select(weight)`'s shape, in float32 or the variable's wider dtype.
+        """
+        raise TypeError(f"{type(self).__name__} must define `value(weight, select)`.")
+
+    def training_value(self, weight, select=None):
+        """The tensor that is used in training; the value at inference unless the technique says otherwise."""
+        return self.value(weight, select)
+
+    def mask(self, weight):
+        """Bool tensor: which entries are live at inference."""
+        return ops.not_equal(self.value(weight), 0)
+
+    def threshold(self, weight):
+        """The threshold (float or numpy array) that decides what is zero, or `None` if there is none."""
+        return None
+
+    def penalty(self, weight):
+        """Scalar tensor, the unweighted penalty of one weight (only if `penalized`)."""
+        raise TypeError(f"{type(self).__name__} has no penalty.")
+
+    def apply(self, weight, linear, inputs, training, select=None):
+        """Applies the weight to the inputs of a call.
+
+        Args:
+            weight: `SparseWeight`.
+            linear: The kind's linear operation, a function of (inputs, kernel).
+            inputs: The call's inputs; `None` for a lookup, where `linear` returns the kernel that it is given.
+            training: Bool.
+            select: As in `value`.
+
+        Returns:
+            The pre-activation output, without the bias.
+        """
+        kernel = self.training_value(weight, select) if training else self.value(weight, select)
+        return linear(inputs, ops.cast(kernel, weight.layer.compute_dtype))
+
+    def assign_mask(self, weight, mask):
+        """Sets which entries are live; only techniques whose mask is a variable can."""
+        raise ValueError(
+            f"The mask of {weight.path!r} can't be assigned: in technique {self.name!r} it follows from the weights. "
+            "Use technique 'masked' for masks that are set from outside."
+        )
+
+    @classmethod
+    def option_names(cls):
+        """Names of the constructor's options."""
+        return tuple(inspect.signature(cls).parameters)
+
+    def get_config(self):
+        """The options as a serialisable dict."""
+        config = {}
+        for name in self.option_names():
+            option = getattr(self, name)
+            if hasattr(option, "get_config"):
+                option = keras.saving.serialize_keras_object(option)
+            config[name] = option
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        """The inverse of `get_config`."""
+        return cls(**{name: _deserialize(option) for name, option in config.items()})
+
+    def __repr__(self):
+        options = ", ".join(f"{name}={_short_repr(getattr(self, name))}" for name in self.option_names())
+        return f"{type(self).__name__}({options})"
+
+
+def _short_repr(option):
+    if not hasattr(option, "get_config"):
+        return repr(option)
+    values = (f"{name}={value!r}" for name, value in option.get_config().items() if value is not None)
+    return f"{type(option).__name__}({', '.join(values)})"
+
+
+def _deserialize(option):
+    if isinstance(option, dict) and "class_name" in option:
+        return keras.saving.deserialize_keras_object(option)
+    return option
+
+
+class SparseWeight:
+    """A handle on one sparse weight of a layer: its name, its variables, and its value with exact zeros.
+
+    Handles are cheap and hold no state; ask the layer for them again (`layer.sparse_weights`) rather than keep them.
+    """
+
+    def __init__(self, layer, name):
+        self.layer = layer
+        self.name = name
+
+    @property
+    def path(self):
+        """Where the weight stands in the model, e.g. `"encoder/dense_1/kernel"`."""
+        return f"{self.layer.path}/{self.name}"
+
+    @property
+    def variable(self):
+        """The dense trainable `keras.Variable` behind the weight."""
+        # Keras layers keep the variable under `_kernel` where `kernel` is a property that may add LoRA or quantisation.
+        private = getattr(self.layer, f"_{self.name}", None)
+        return getattr(self.layer, self.name) if private is None else private
+
+    @property
+    def shape(self):
+        """Shape, a tuple of integers."""
+        return tuple(self.variable.shape)
+
+    @property
+    def size(self):
+        """Number of entries."""
+        size = 1
+        for dimension in self.shape:
+            size *= dimension
+        return size
+
+    @property
+    def technique(self):
+        """The layer's `Technique`."""
+        return self.layer.technique
+
+    def value(self):
+        """The dense tensor used at inference, exact zeros included."""
+        return self.technique.value(self)
+
+    def mask(self):
+        """Bool tensor: which entries are live at inference."""
+        return self.technique.mask(self)
+
+    def threshold(self):
+        """The threshold that decides what is zero (log alpha for variational dropout, magnitude for STR), or `None`."""
+        return self.technique.threshold(self)
+
+    def assign_mask(self, mask):
+        """Sets the live entries (technique "masked" only); entries outside become exactly zero at once."""
+        self.technique.assign_mask(self, mask)
+
+    def count(self):
+        """Number of entries of `value()` that are not zero (NaN counts as not zero)."""
+        import numpy as np
+
+        return int(np.count_nonzero(ops.convert_to_numpy(self.value())))
+
+    def sparsity(self):
+        """Fraction of exact zeros in `value()`."""
+        return 1.0 - self.count() / self.size if self.size else 0.0
+
+    def tensor(self, select=None):
+        """The dense variable, or the selected part of it, in float32 or wider."""
+        return _float32_or_wider(self._select(self.variable, select))
+
+    def extra(self, name, select=None):
+        """The technique's own variable `name` of this weight, or the selected part of it."""
+        return self._select(self.extra_variable(name), select)
+
+    def extra_variable(self, name):
+        """The technique's own `keras.Variable` `name` of this weight."""
+        return getattr(self.layer, self._attribute(name))
+
+    def add_variable(self, name, **kwargs):
+        """Adds a variable of the technique for this weight; stored on the layer under `name`.
+
+        (Under `<weight>_<name>` for weights after the layer's first.) Float variables are kept out of autocasting:
+        logs, exponentials and roots of them are taken in float32 under mixed precision.
+        """
+        attribute = self._attribute(name)
+        kwargs.setdefault("autocast", False)
+        variable = self.layer.add_weight(name=attribute, **kwargs)
+        setattr(self.layer, attribute, variable)
+        return variable
+
+    def _attribute(self, name):
+        first = self.name == self.layer.sparse_weight_names[0]
+        return name if first else f"{self.name}_{name}"
+
+    def _select(self, variable, select):
+        tensor = ops.convert_to_tensor(variable)
+        return tensor if select is None else select(tensor)
+
+    def __repr__(self):
+        return f"<SparseWeight {self.path} shape={self.shape} technique={self.technique.name}>"
+
+
+def _float32_or_wider(tensor):
+    if keras.backend.standardize_dtype(tensor.dtype) in ("float16", "bfloat16"):
+        return ops.cast(tensor, "float32")
+    return tensor
+
+
+# (technique name, stock Keras class) -> sparse class; filled by SparseLayer.__init_subclass__, read by `sparsify`.
+LAYER_CLASSES = {}
+# technique name or alias -> Technique class
+TECHNIQUES = {}
+
+
+class SparseLayer:
+    """Mixin of all sparse layers, placed before the Keras layer class in the bases.
+
+    Subclasses (the kinds) define `call` through `apply_weight`; classes with a `technique_class` are concrete.
+    """
+
+    technique_class = None
+    keras_class = None
+    sparse_weight_names = ("kernel",)
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if cls.keras_class is None:
+            cls.keras_class = next((base for base in cls.__mro__ if base.__module__.partition(".")[0] == "keras"), None)
+        technique = cls.technique_class
+        if technique is not None:
+            LAYER_CLASSES[technique.name, cls.keras_class] = cls
+            for name in (technique.name, *technique.aliases):
+                TECHNIQUES[name] = technique
+            cls.__signature__ = _joint_signature(cls.keras_class, technique)
+            keras.saving.register_keras_serializable("sparsity_tf")(cls)
+
+    def __init__(self, *args, **kwargs):
+        names = self.technique_class.option_names()
+        options = {name: _deserialize(kwargs.pop(name)) for name in names if name in kwargs}
+        super().__init__(*args, **kwargs)
+        self.technique = self.technique_class(**options)
+
+    def build(self, input_shape=None):
+        """Creates the Keras layer's variables, then the technique's."""
+        super().build(input_shape)
+        self.build_technique()
+
+    def build_technique(self):
+        """Adds the technique's variables to a layer whose own variables exist."""
+        technique = self.technique
+        if technique.stochastic:
+            self.seed_generator = keras.random.SeedGenerator(technique.seed)
+        for name in self.sparse_weight_names:
+            weight = SparseWeight(self, name)
+            # The technique computes in float32 and casts the result itself.
+            weight.variable._autocast = False
+            technique.build(weight)
+        if technique.penalized:
+            self.penalty_weight = self.add_weight(
+                name="penalty_weight",
+                shape=(),
+                initializer=keras.initializers.Constant(technique.penalty_weight),
+                dtype="float32",
+                trainable=False,
+                autocast=False,
+            )
+
+    @property
+    def sparse_weights(self):
+        """List of `SparseWeight`, one for each sparse weight; empty before the layer is built."""
+        return [SparseWeight(self, name) for name in self.sparse_weight_names] if self.built else []
+
+    def apply_weight(self, name, linear, inputs, training, select=None):
+        """Applies sparse weight `name` through the technique and adds the penalty in training."""
+        outputs = self.technique.apply(SparseWeight(self, name), linear, inputs, training, select)
+        # Once for a forward pass of the model, however often a shared layer is called in it.
+        if training and self.technique.penalized and not self._get_own_losses():
+            penalties = [self.technique.penalty(weight) for weight in self.sparse_weights]
+            self.add_loss(ops.multiply(self.penalty_weight, sum(penalties)))
+        return outputs
+
+    def filter_axes(self):
+        """Axes of the kernel that index output units: a "filter" is what is left when they are fixed."""
+        raise TypeError(f"{type(self).__name__} has no filters.")
+
+    def position_axes(self, rank):
+        """Axes of an output of the given rank that are positions (time, space): neither the batch nor the units."""
+        return tuple(range(1, rank - 1))
+
+    def get_config(self):
+        return {**super().get_config(), **self.technique.get_config()}
+
+    # Variables are stored under their names, so that a file can be inspected without the classes in it.
+    def save_own_variables(self, store):
+        for variable in self._own_variables():
+            store[variable.name] = variable
+
+    def load_own_variables(self, store):
+        variables = self._own_variables()
+        expected, found = {v.name for v in variables}, set(store.keys())
+        if expected != found:
+            raise ValueError(
+                f"Layer {self.name!r} ({type(self).__name__}) expected the variables {sorted(expected)} in the file. "
+                f"Received: {sorted(found)}. Was the file saved from a model with the same techniques?"
+            )
+        for variable in variables:
+            variable.assign(store[variable.name])
+
+    def _own_variables(self):
+        variables = self._trainable_variables + self._non_trainable_variables
+        if self.technique.stochastic and self.built:
+            # Keras does not save the counters of seed generators: a resumed run would draw the same noise again.
+            variables.append(self.seed_generator.state)
+        return variables
+
+
+def _joint_signature(keras_class, technique):
+    """Signature for `help()` and editors: the Keras layer's arguments, then the technique's."""
+    layer = list(inspect.signature(keras_class).parameters.values())
+    options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in inspect.signature(technique).parameters.values()]
+    names = {p.name for p in options}
+    layer = [p for p in layer if p.name not in names]
+    keywords = [p for p in layer if p.kind is inspect.Parameter.VAR_KEYWORD]
+    return inspect.Signature([p for p in layer if p not in keywords] + options + keywords)
+
+
+def get_sparse_weights(model):
+    """Lists the sparse weights of a model or layer.
+
+    Args:
+        model: Keras model or layer, of any kind; nested models and composite layers are entered.
+
+    Returns:
+        List of `SparseWeight`, in the order of the layers; a layer that is used several times is listed once.
+    """
+    weights = []
+    for layer in model._flatten_layers():
+        weights.extend(getattr(layer, "sparse_weights", ()))
+    return weights

@@ -1,0 +1,179 @@
+"""L0 regularisation with hard-concrete gates (Louizos et al., 2018, arXiv 1712.01312), as in Gale et al. (2019).
+
+Each weight is multiplied by a gate in [0, 1], a stretched and clipped binary-concrete variable. Training samples the
+gates, one tensor a call, and pays the expected number of open ones; inference uses a deterministic gate, which is
+exactly zero for many weights.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from sparsity_tf import noise
+from sparsity_tf.layers import kinds
+from sparsity_tf.layers.base import Technique
+
+EPSILON = 1e-8
+
+
+def hard_concrete_sample(log_alpha, u, beta=2 / 3, gamma=-0.1, zeta=1.1):
+    """A sampled gate: clip(sigmoid((log u - log(1 - u) + log_alpha) / beta) (zeta - gamma) + gamma, 0, 1).
+
+    Args:
+        log_alpha: Float tensor, location of the gates.
+        u: Tensor of the same shape, uniform on [0, 1).
+        beta: Temperature.
+        gamma: Lower end of the stretched interval, < 0.
+        zeta: Upper end of the stretched interval, > 1.
+
+    Returns:
+        Gates in [0, 1], the shape of `log_alpha` (equations 10 to 12 of the paper).
+    """
+    # log(u + eps) - log(1 - u), with one logarithm.
+    logit = ops.log(ops.add(u, EPSILON) / (1 - u))
+    gate = ops.sigmoid((logit + log_alpha) / beta)
+    return ops.clip(gate * (zeta - gamma) + gamma, 0, 1)
+
+
+def hard_concrete_mean(log_alpha, gamma=-0.1, zeta=1.1):
+    """The deterministic gate of inference: clip(sigmoid(log_alpha) (zeta - gamma) + gamma, 0, 1) (equation 13).
+
+    Exactly 0 for log_alpha <= log(-gamma / zeta) = -2.398 at the default interval, exactly 1 for >= 2.398. The shape of
+    `log_alpha`. (The name is the field's; it is not the mean of the distribution.)
+    """
+    return ops.clip(ops.sigmoid(log_alpha) * (zeta - gamma) + gamma, 0, 1)
+
+
+def expected_l0(log_alpha, beta=2 / 3, gamma=-0.1, zeta=1.1):
+    """P(gate > 0) of each weight, sigmoid(log_alpha - beta log(-gamma / zeta)) (equation 12 of the paper)."""
+    return ops.sigmoid(log_alpha - beta * math.log(-gamma / zeta))
+
+
+class L0(Technique):
+    """Hard-concrete gates on a weight.
+
+    The kernel of the Keras layer is the ungated weight; `log_alpha` is a second trainable variable of its shape.
+
+    Args:
+        log_alpha_initializer: Initial log alpha: a Keras initializer or a number. Default N(2.197, 0.01), an initial
+            dropout rate of 0.1; the rate r has log((1 - r) / r). See `initial_dropout_rate`.
+        initial_dropout_rate: Instead of an initializer: a rate in (0, 1), for N(log((1 - r) / r), 0.01).
+        beta: Temperature of the concrete distribution, > 0.
+        gamma: Lower end of the stretched interval, < 0.
+        zeta: Upper end of the stretched interval, > 1.
+        penalty_weight: Initial value of the layer's `penalty_weight` variable, which multiplies the expected number of
+            non-zero gates in the training loss: weight / (number of training examples). `callbacks.PenaltyRamp` moves
+            it. The default 0 adds no penalty.
+        seed: Integer seed of the gates; `None` draws one from Python's generator (`keras.utils.set_random_seed`).
+    """
+
+    name = "l0"
+    aliases = ("l0_regularization", "hard_concrete")
+    penalized = True
+    stochastic = True
+
+    def __init__(
+        self,
+        log_alpha_initializer=None,
+        initial_dropout_rate=None,
+        beta=2 / 3,
+        gamma=-0.1,
+        zeta=1.1,
+        penalty_weight=0.0,
+        seed=None,
+    ):
+        if log_alpha_initializer is not None and initial_dropout_rate is not None:
+            raise ValueError(
+                "Give `log_alpha_initializer` or `initial_dropout_rate`, not both. "
+                f"Received: log_alpha_initializer={log_alpha_initializer}, initial_dropout_rate={initial_dropout_rate}"
+            )
+        if initial_dropout_rate is not None and not 0 < initial_dropout_rate < 1:
+            raise ValueError(
+                "`initial_dropout_rate` must lie strictly between 0 and 1. "
+                f"Received: initial_dropout_rate={initial_dropout_rate}"
+            )
+        if not beta > 0:
+            raise ValueError(f"`beta` must be positive. Received: beta={beta}")
+        if not gamma < 0:
+            raise ValueError(f"`gamma` must be negative. Received: gamma={gamma}")
+        if not zeta > 1:
+            raise ValueError(f"`zeta` must be larger than 1. Received: zeta={zeta}")
+        if not (math.isfinite(penalty_weight) and penalty_weight >= 0):
+            raise ValueError(f"`penalty_weight` must be a number >= 0. Received: penalty_weight={penalty_weight}")
+        if isinstance(log_alpha_initializer, (int, float)):
+            log_alpha_initializer = keras.initializers.Constant(float(log_alpha_initializer))
+        self.log_alpha_initializer = keras.initializers.get(log_alpha_initializer)
+        self.initial_dropout_rate = initial_dropout_rate
+        self.beta = beta
+        self.gamma = gamma
+        self.zeta = zeta
+        self.penalty_weight = penalty_weight
+        self.seed = seed
+
+    def build(self, weight):
+        initializer = self.log_alpha_initializer
+        if initializer is None:
+            rate = self.initial_dropout_rate
+            mean = 2.197 if rate is None else math.log((1 - rate) / rate)
+            initializer = keras.initializers.RandomNormal(mean, 0.01, seed=self.seed)
+        weight.add_variable("log_alpha", shape=weight.shape, initializer=initializer)
+
+    def value(self, weight, select=None):
+        gate = hard_concrete_mean(weight.extra("log_alpha", select), self.gamma, self.zeta)
+        return ops.multiply(weight.tensor(select), gate)
+
+    def mask(self, weight):
+        return ops.not_equal(hard_concrete_mean(weight.extra("log_alpha"), self.gamma, self.zeta), 0)
+
+    def training_value(self, weight, select=None):
+        log_alpha = weight.extra("log_alpha", select)
+        u = noise.uniform(ops.shape(log_alpha), weight.layer.seed_generator, log_alpha.dtype)
+        return ops.multiply(weight.tensor(select), hard_concrete_sample(log_alpha, u, self.beta, self.gamma, self.zeta))
+
+    def penalty(self, weight):
+        return ops.sum(expected_l0(weight.extra("log_alpha"), self.beta, self.gamma, self.zeta))
+
+
+class L0Dense(kinds.SparseDense):
+    """`keras.layers.Dense` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+
+    technique_class = L0
+
+
+class L0EinsumDense(kinds.SparseEinsumDense):
+    """`keras.layers.EinsumDense` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+
+    technique_class = L0
+
+
+class L0Conv1D(kinds.SparseConv1D):
+    """`keras.layers.Conv1D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+
+    technique_class = L0
+
+
+class L0Conv2D(kinds.SparseConv2D):
+    """`keras.layers.Conv2D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+
+    technique_class = L0
+
+
+class L0Conv3D(kinds.SparseConv3D):
+    """`keras.layers.Conv3D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+
+    technique_class = L0
+
+
+class L0Embedding(kinds.SparseEmbedding):
+    """`keras.layers.Embedding` with L0 gates: separate gates at every position. Arguments: also those of `L0`."""
+
+    technique_class = L0
+
+
+if kinds.SparseReversibleEmbedding is not None:
+
+    class L0ReversibleEmbedding(kinds.SparseReversibleEmbedding):
+        """`keras.layers.ReversibleEmbedding` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+
+        technique_class = L0

@@ -1,0 +1,153 @@
+"""Layers with a mask: what magnitude pruning, random pruning and dynamic sparse training work on.
+
+The mask is a bool variable (one byte a weight). The dense kernel itself is kept exactly zero where masked: a constraint
+on the variable, which every Keras optimizer applies after its update, in `fit`, `train_on_batch` and custom loops
+alike. The forward pass in training then reads the plain kernel, at the speed of the dense layer; the backward pass
+masks the gradient, or lets it through where an algorithm grows weights by their gradient (RigL, sparse momentum).
+
+`MaskConstraint` is set on the variable, not on the layer: configs are those of the plain layer, and a constraint of
+the user's own is applied first.
+"""
+
+import keras
+from keras import ops
+
+from sparsity_tf.layers import kinds
+from sparsity_tf.layers.base import Technique
+
+
+class Masked(Technique):
+    """Weights times a mask that something else decides on (a callback, a file, an initializer).
+
+    Args:
+        mask_initializer: Keras initializer of the bool mask, called with `dtype="bool"` or returning numbers whose
+            non-zero entries live. Default all ones: a dense layer.
+        dense_gradient: Bool; let the gradient of masked entries through to the optimizer (they stay exactly zero all
+            the same). Algorithms that grow by gradient switch it on. Default `False`: masked entries get zero gradient.
+    """
+
+    name = "masked"
+    aliases = ("mask",)
+
+    def __init__(self, mask_initializer="ones", dense_gradient=False):
+        self.mask_initializer = keras.initializers.get(mask_initializer)
+        self.dense_gradient = dense_gradient
+
+    def build(self, weight):
+        mask = weight.add_variable(
+            "mask",
+            shape=weight.shape,
+            initializer=self._initial_mask,
+            dtype="bool",
+            trainable=False,
+        )
+        variable = weight.variable
+        variable.constraint = MaskConstraint(mask, variable.constraint)
+        if not isinstance(self.mask_initializer, keras.initializers.Ones):
+            variable.assign(variable.constraint(variable))
+
+    def _initial_mask(self, shape, dtype=None):
+        return ops.cast(ops.not_equal(self.mask_initializer(shape, dtype="float32"), 0), "bool")
+
+    def value(self, weight, select=None):
+        return _where(weight.extra("mask", select), weight.tensor(select))
+
+    def training_value(self, weight, select=None):
+        # The variable is zero where masked already; only the gradient needs the mask.
+        kernel = weight.tensor(select)
+        return kernel if self.dense_gradient else _mask_gradient(kernel, weight.extra("mask", select))
+
+    def mask(self, weight):
+        return weight.extra("mask")
+
+    def assign_mask(self, weight, mask):
+        mask = ops.convert_to_tensor(mask)
+        if tuple(mask.shape) != weight.shape:
+            raise ValueError(
+                f"`mask` for {weight.path!r} must have the shape {weight.shape}. Received: shape={tuple(mask.shape)}"
+            )
+        weight.extra_variable("mask").assign(ops.cast(mask, "bool"))
+        weight.variable.assign(weight.variable.constraint(weight.variable))
+
+
+class MaskConstraint(keras.constraints.Constraint):
+    """Sets masked entries to exactly zero, after the user's own constraint.
+
+    Args:
+        mask: Bool `keras.Variable` of the shape of the constrained one.
+        inner: The constraint that the variable had, or `None`.
+    """
+
+    def __init__(self, mask, inner=None):
+        self.mask = mask
+        self.inner = inner
+
+    def __call__(self, w):
+        if self.inner is not None:
+            w = self.inner(w)
+        return _where(ops.convert_to_tensor(self.mask), ops.convert_to_tensor(w))
+
+
+def _where(mask, kernel):
+    return ops.where(mask, kernel, ops.zeros((), kernel.dtype))
+
+
+def _mask_gradient(kernel, mask):
+    """Identity whose gradient is zero where the mask is."""
+
+    @ops.custom_gradient
+    def identity(x):
+        def gradient(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            # A product: without XLA it is faster than a selection, and the sign of a zero gradient is no matter.
+            return ops.multiply(upstream, ops.cast(mask, upstream.dtype))
+
+        return x, gradient
+
+    return identity(kernel)
+
+
+class _MaskedLayer:
+    """What the masked layers add to the protocol."""
+
+    technique_class = Masked
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        # A file edited by hand may hold weights outside its mask.
+        for weight in self.sparse_weights:
+            weight.variable.assign(weight.variable.constraint(weight.variable))
+
+
+class MaskedDense(_MaskedLayer, kinds.SparseDense):
+    """`keras.layers.Dense` with a masked kernel. Arguments: those of `keras.layers.Dense` and of `Masked`."""
+
+
+class MaskedEinsumDense(_MaskedLayer, kinds.SparseEinsumDense):
+    """`keras.layers.EinsumDense` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+
+
+class MaskedConv1D(_MaskedLayer, kinds.SparseConv1D):
+    """`keras.layers.Conv1D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+
+
+class MaskedConv2D(_MaskedLayer, kinds.SparseConv2D):
+    """`keras.layers.Conv2D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+
+
+class MaskedConv3D(_MaskedLayer, kinds.SparseConv3D):
+    """`keras.layers.Conv3D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+
+
+class MaskedDepthwiseConv2D(_MaskedLayer, kinds.SparseDepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+
+
+class MaskedEmbedding(_MaskedLayer, kinds.SparseEmbedding):
+    """`keras.layers.Embedding` with a masked table. Arguments: the stock layer's and those of `Masked`."""
+
+
+if kinds.SparseReversibleEmbedding is not None:
+
+    class MaskedReversibleEmbedding(_MaskedLayer, kinds.SparseReversibleEmbedding):
+        """`keras.layers.ReversibleEmbedding` with masked tables. Arguments: the stock layer's and those of `Masked`."""

@@ -1,0 +1,133 @@
+"""Soft threshold weight reparameterization, STR (Kusupati et al., 2020, arXiv 2002.03231).
+
+The effective weight is sign(w) max(|w| - g(s), 0) with a trainable threshold variable s and g a sigmoid or an
+exponential. Sparsity is not set but learned: weight decay on s raises the threshold, the task's gradient lowers it.
+All gradients come out of automatic differentiation:
+
+    d loss / d w_i = G_i 1[|w_i| > g(s)],    d loss / d s = -g'(s) sum_i G_i sign(w_i) 1[|w_i| > g(s)]
+"""
+
+import keras
+from keras import ops
+
+from sparsity_tf.layers import kinds
+from sparsity_tf.layers.base import Technique
+
+THRESHOLD_FUNCTIONS = {"sigmoid": ops.sigmoid, "exponential": ops.exp}
+GRANULARITIES = ("layer", "filter", "weight")
+
+
+def soft_threshold(w, threshold):
+    """sign(w) max(|w| - threshold, 0), the proximal operator of the L1 norm (equation 1 of the paper).
+
+    Args:
+        w: Float tensor.
+        threshold: Non-negative tensor that broadcasts over `w`.
+
+    Returns:
+        Tensor of the shape of `w`, exactly zero where |w| <= threshold.
+    """
+    return ops.multiply(ops.sign(w), ops.relu(ops.subtract(ops.abs(w), threshold)))
+
+
+class SoftThreshold(Technique):
+    """A learned soft threshold on a weight.
+
+    The kernel of the Keras layer is the raw weight; `raw_threshold` is the trainable variable s. Note that decoupled
+    weight decay (AdamW) with an exclusion of the thresholds, or an optimizer without decay, never sparsifies: give
+    `threshold_regularizer=keras.regularizers.L2(c)`, whose gradient 2 c s pushes a negative s up. (SGD with L2 decay
+    lambda as in the paper is `L2(lambda / 2)` on kernel and threshold.)
+
+    Args:
+        threshold_function: g, "sigmoid" (the paper's for all convolutional nets) or "exponential".
+        granularity: What one threshold governs: "layer", "filter" (an output unit) or "weight".
+        threshold_initializer: Initial s: a Keras initializer or a number. The paper's -3200 and -12800 are exactly
+            dense in float32 until decay has brought s to about -87; short runs want -5 to -100.
+        threshold_regularizer: Keras regularizer of s.
+    """
+
+    name = "soft_threshold"
+    aliases = ("str",)
+
+    def __init__(
+        self,
+        threshold_function="sigmoid",
+        granularity="layer",
+        threshold_initializer=-10.0,
+        threshold_regularizer=None,
+    ):
+        if threshold_function not in THRESHOLD_FUNCTIONS:
+            raise ValueError(
+                f"`threshold_function` must be one of {sorted(THRESHOLD_FUNCTIONS)}. "
+                f"Received: threshold_function={threshold_function!r}"
+            )
+        if granularity not in GRANULARITIES:
+            raise ValueError(f"`granularity` must be one of {GRANULARITIES}. Received: granularity={granularity!r}")
+        if isinstance(threshold_initializer, (int, float)):
+            threshold_initializer = keras.initializers.Constant(float(threshold_initializer))
+        self.threshold_function = threshold_function
+        self.granularity = granularity
+        self.threshold_initializer = keras.initializers.get(threshold_initializer)
+        self.threshold_regularizer = keras.regularizers.get(threshold_regularizer)
+
+    def build(self, weight):
+        weight.add_variable(
+            "raw_threshold",
+            shape=self._threshold_shape(weight),
+            initializer=self.threshold_initializer,
+            regularizer=self.threshold_regularizer,
+        )
+
+    def _threshold_shape(self, weight):
+        """() for "layer"; otherwise the weight's rank, so that it broadcasts."""
+        if self.granularity == "layer":
+            return ()
+        if self.granularity == "weight":
+            return weight.shape
+        axes = weight.layer.filter_axes()
+        return tuple(size if axis in axes else 1 for axis, size in enumerate(weight.shape))
+
+    def value(self, weight, select=None):
+        return soft_threshold(weight.tensor(select), self._threshold(weight))
+
+    def threshold(self, weight):
+        return ops.convert_to_numpy(self._threshold(weight))
+
+    def _threshold(self, weight):
+        return THRESHOLD_FUNCTIONS[self.threshold_function](weight.extra("raw_threshold"))
+
+
+class STRDense(kinds.SparseDense):
+    """`keras.layers.Dense` with a learned soft threshold. Arguments: the stock layer's and those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STREinsumDense(kinds.SparseEinsumDense):
+    """`keras.layers.EinsumDense` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRConv1D(kinds.SparseConv1D):
+    """`keras.layers.Conv1D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRConv2D(kinds.SparseConv2D):
+    """`keras.layers.Conv2D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRConv3D(kinds.SparseConv3D):
+    """`keras.layers.Conv3D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRDepthwiseConv2D(kinds.SparseDepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold

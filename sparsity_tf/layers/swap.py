@@ -1,0 +1,79 @@
+"""Turns a plain Keras layer into a sparse one and back, in place: the object, its name and its weights stay.
+
+The class of the layer is swapped for the sparse class of its kind and the technique's variables are added, as Keras's
+own `enable_lora` does with its adapters.
+"""
+
+import contextlib
+import functools
+import inspect
+
+import keras
+
+from sparsity_tf.layers.base import LAYER_CLASSES
+
+
+def make_sparse(layer, technique):
+    """Makes one layer sparse, now or, if it isn't built yet, when it is built.
+
+    Args:
+        layer: Layer of a stock Keras class that has a sparse form for the technique.
+        technique: Configured `Technique`.
+    """
+    layer.__class__ = LAYER_CLASSES[technique.name, type(layer)]
+    layer.technique = technique
+    _refresh_call_signature(layer)
+    if layer.built:
+        _add_variables(layer)
+        return
+    # Keras wraps `build` on the instance when the layer is created: that one builds the plain layer.
+    build_plain_layer = layer.build
+
+    @functools.wraps(build_plain_layer)
+    def build(*args, **kwargs):
+        build_plain_layer(*args, **kwargs)
+        _add_variables(layer)
+
+    layer.build = build
+
+
+def make_plain(layer):
+    """Turns one built sparse layer into the stock Keras layer, with the values of inference in its weights."""
+    values = [(weight.variable, weight.value()) for weight in layer.sparse_weights]
+    own = {id(variable) for variable, _ in values}
+    for variable, value in values:
+        variable.assign(value)
+        variable._autocast = True
+        variable.constraint = getattr(variable.constraint, "inner", variable.constraint)
+    keras_class, plain_names = layer.keras_class, {"bias"}
+    for variable in layer._trainable_variables + layer._non_trainable_variables:
+        if id(variable) not in own and variable.name not in plain_names:
+            delattr(layer, variable.name)
+    if layer.technique.stochastic:
+        layer._tracker.unlock()
+        layer._tracker.untrack(layer.seed_generator)
+        layer._tracker.lock()
+        del layer.seed_generator
+    del layer.technique
+    layer.__class__ = keras_class
+    _refresh_call_signature(layer)
+
+
+def _add_variables(layer):
+    layer._tracker.unlock()
+    try:
+        with contextlib.ExitStack() as scopes:
+            # Variables are named after their place in the model, like those of the plain layer.
+            for name in layer.path.split("/"):
+                scopes.enter_context(keras.name_scope(name))
+            layer.build_technique()
+    finally:
+        layer._tracker.lock()
+
+
+def _refresh_call_signature(layer):
+    """Layers read the signature of `call` once, when created; the sparse `call` has `training` where some have not."""
+    layer._call_signature = inspect.signature(layer.call)
+    layer.call_signature_parameters = list(layer._call_signature.parameters)
+    layer._call_has_training_arg = "training" in layer.call_signature_parameters
+    layer._call_has_context_arg = {name: name in layer.call_signature_parameters for name in layer._call_context_args}

@@ -1,0 +1,230 @@
+"""Sparse variational dropout (Molchanov et al., 2017, arXiv 1701.05369), as in Gale et al. (2019, arXiv 1902.09574).
+
+Each weight has a mean theta and a variance sigma^2 = alpha theta^2 with a log-uniform prior. Training samples the
+pre-activations (local reparametrisation) and pays the KL divergence; weights whose noise swamps them, log alpha at the
+threshold or above, are exact zeros at inference.
+
+The formulas are pure functions on tensors (`compute_log_alpha`, `compute_log_sigma2`, `kl_divergence`).
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from sparsity_tf import noise
+from sparsity_tf.layers import kinds
+from sparsity_tf.layers.base import Technique
+
+# Inside logarithms and square roots.
+EPSILON = 1e-8
+# Molchanov et al. (2017), equation 14.
+K1, K2, K3 = 0.63576, 1.8732, 1.48695
+# Squares of inputs are cut here, so that their products and sums stay finite in float32.
+_LARGEST_SQUARE = 1e30
+
+
+def compute_log_alpha(theta, log_sigma2, clip=None):
+    """log alpha = log sigma^2 - log(theta^2 + 1e-8), optionally clipped to [-clip, clip]."""
+    log_alpha = ops.subtract(log_sigma2, ops.log(ops.add(ops.square(theta), EPSILON)))
+    return log_alpha if clip is None else ops.clip(log_alpha, -clip, clip)
+
+
+def compute_log_sigma2(theta, log_alpha):
+    """The inverse: log sigma^2 = log alpha + log(theta^2 + 1e-8)."""
+    return ops.add(log_alpha, ops.log(ops.add(ops.square(theta), EPSILON)))
+
+
+def kl_divergence(log_alpha):
+    """KL divergence from the log-uniform prior to the posterior of each weight (equation 14 of the paper).
+
+    KL = k1 - k1 sigmoid(k2 + k3 log_alpha) + 0.5 log(1 + 1/alpha): within 0.01 nats of the exact integral, positive,
+    and zero in the limit of large alpha.
+
+    Args:
+        log_alpha: Float tensor.
+
+    Returns:
+        Tensor of the same shape, nats. The penalty of a layer is its sum.
+    """
+    return K1 - K1 * ops.sigmoid(K2 + K3 * log_alpha) + 0.5 * ops.softplus(-log_alpha)
+
+
+@ops.custom_gradient
+def _sum_of_kl_divergence(log_alpha):
+    """`sum(kl_divergence(log_alpha))` for clipped log alphas, with the derivative from the same pass over the weights.
+
+    Derived automatically, the gradient would repeat the exponentials and logarithms once for theta and once for
+    log sigma^2. Log alpha must lie within +-80 (exp(80) is finite).
+    """
+    inverse_alpha = ops.exp(-log_alpha)
+    gate = ops.sigmoid(K2 + K3 * log_alpha)
+    total = ops.sum(K1 - K1 * gate + 0.5 * ops.log(1 + inverse_alpha))
+    derivative = -K1 * K3 * gate * (1 - gate) - 0.5 * inverse_alpha / (1 + inverse_alpha)
+
+    def gradient(*args, upstream=None):
+        return ops.multiply(args[0] if upstream is None else upstream, derivative)
+
+    return total, gradient
+
+
+class VariationalDropout(Technique):
+    """Sparse variational dropout of a weight.
+
+    The kernel of the Keras layer is theta; `log_sigma2` is a second trainable variable of its shape.
+
+    Args:
+        log_sigma2_initializer: Initial log sigma^2: a Keras initializer or a number. Default -10; -15 for ResNet-50 in
+            Gale et al.; about -8 to sparsify a trained network.
+        clip_log_alpha: Log alpha is clipped to plus and minus this in training and in the penalty; `None` for no clip.
+        log_alpha_threshold: Weights with log alpha < threshold (strictly; not clipped) are kept at inference. 3 is a
+            dropout rate of 0.95.
+        mask_in_training: Drop the means above the threshold in training, too (their noise stays). It doubles the
+            compression of the LeNet of the paper at the same error.
+        share_noise: For inputs of rank > 2, one noise vector an example, shared by all positions (time, space), as in
+            Gale et al.'s Transformer. Default: independent noise everywhere.
+        penalty_weight: Initial value of the layer's `penalty_weight` variable, which multiplies the KL in the training
+            loss. With a loss that is a mean over examples the evidence lower bound asks for 1 / (number of training
+            examples): set that, or let `callbacks.PenaltyRamp` move it. The default 0 adds no penalty.
+        seed: Integer seed of the noise; `None` draws one from Python's generator (`keras.utils.set_random_seed`).
+    """
+
+    name = "variational_dropout"
+    aliases = ("vd",)
+    penalized = True
+    stochastic = True
+
+    def __init__(
+        self,
+        log_sigma2_initializer=-10.0,
+        clip_log_alpha=8.0,
+        log_alpha_threshold=3.0,
+        mask_in_training=False,
+        share_noise=False,
+        penalty_weight=0.0,
+        seed=None,
+    ):
+        if isinstance(log_sigma2_initializer, (int, float)):
+            log_sigma2_initializer = keras.initializers.Constant(float(log_sigma2_initializer))
+        if clip_log_alpha is not None and not clip_log_alpha > 0:
+            raise ValueError(
+                f"`clip_log_alpha` must be a positive number or `None`. Received: clip_log_alpha={clip_log_alpha}"
+            )
+        if not math.isfinite(log_alpha_threshold):
+            raise ValueError(
+                f"`log_alpha_threshold` must be a finite number. Received: log_alpha_threshold={log_alpha_threshold}"
+            )
+        if not (math.isfinite(penalty_weight) and penalty_weight >= 0):
+            raise ValueError(f"`penalty_weight` must be a number >= 0. Received: penalty_weight={penalty_weight}")
+        self.log_sigma2_initializer = keras.initializers.get(log_sigma2_initializer)
+        self.clip_log_alpha = clip_log_alpha
+        self.log_alpha_threshold = log_alpha_threshold
+        self.mask_in_training = mask_in_training
+        self.share_noise = share_noise
+        self.penalty_weight = penalty_weight
+        self.seed = seed
+
+    def build(self, weight):
+        weight.add_variable("log_sigma2", shape=weight.shape, initializer=self.log_sigma2_initializer)
+
+    def value(self, weight, select=None):
+        theta = weight.tensor(select)
+        return ops.where(self._kept(theta, weight.extra("log_sigma2", select)), theta, 0)
+
+    def mask(self, weight):
+        return self._kept(weight.tensor(), weight.extra("log_sigma2"))
+
+    def threshold(self, weight):
+        return self.log_alpha_threshold
+
+    def penalty(self, weight):
+        log_alpha = compute_log_alpha(weight.tensor(), weight.extra("log_sigma2"), self.clip_log_alpha)
+        if self.clip_log_alpha is None or self.clip_log_alpha > 80:
+            return ops.sum(kl_divergence(log_alpha))
+        return _sum_of_kl_divergence(log_alpha)
+
+    def apply(self, weight, linear, inputs, training, select=None):
+        if not training:
+            return super().apply(weight, linear, inputs, training, select)
+        layer = weight.layer
+        theta = weight.tensor(select)
+        log_sigma2 = weight.extra("log_sigma2", select)
+        kept_theta = ops.where(self._kept(theta, log_sigma2), theta, 0) if self.mask_in_training else theta
+        mean = linear(inputs, ops.cast(kept_theta, layer.compute_dtype))
+        # float16 can't hold the squares of activations above 255.
+        dtype = "float32" if layer.compute_dtype == "float16" else layer.compute_dtype
+        if inputs is not None:
+            inputs = ops.minimum(ops.square(ops.cast(inputs, dtype)), _LARGEST_SQUARE)
+        variance = linear(inputs, ops.cast(self._sigma2(theta, log_sigma2), dtype))
+        # Fast convolutions (Winograd) may round a variance of zero to below it.
+        variance = ops.maximum(ops.cast(variance, theta.dtype), 0)
+        shape = list(ops.shape(mean))
+        if self.share_noise:
+            for axis in layer.position_axes(len(shape)):
+                shape[axis] = 1
+        standard_normal = noise.normal(shape, layer.seed_generator, theta.dtype)
+        deviation = ops.multiply(ops.sqrt(ops.add(variance, EPSILON)), standard_normal)
+        return ops.add(mean, ops.cast(deviation, mean.dtype))
+
+    def _kept(self, theta, log_sigma2):
+        # Written so that a weight that is not a number is kept, and seen, rather than counted as pruned.
+        return ops.logical_not(compute_log_alpha(theta, log_sigma2) >= self.log_alpha_threshold)
+
+    def _sigma2(self, theta, log_sigma2):
+        sigma2 = ops.exp(log_sigma2)
+        if self.clip_log_alpha is None:
+            return sigma2
+        # Clipping log alpha to [-c, c] is clipping sigma^2 to [e^-c, e^c] (theta^2 + eps), without the logarithm.
+        theta2 = ops.add(ops.square(theta), EPSILON)
+        low, high = math.exp(-self.clip_log_alpha), math.exp(self.clip_log_alpha)
+        return ops.minimum(ops.maximum(sigma2, ops.multiply(theta2, low)), ops.multiply(theta2, high))
+
+
+class VDDense(kinds.SparseDense):
+    """`keras.layers.Dense` with variational dropout. Arguments: the stock layer's and those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class VDEinsumDense(kinds.SparseEinsumDense):
+    """`keras.layers.EinsumDense` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class VDConv1D(kinds.SparseConv1D):
+    """`keras.layers.Conv1D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class VDConv2D(kinds.SparseConv2D):
+    """`keras.layers.Conv2D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class VDConv3D(kinds.SparseConv3D):
+    """`keras.layers.Conv3D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class VDEmbedding(kinds.SparseEmbedding):
+    """`keras.layers.Embedding` with variational dropout: fresh noise at every position.
+
+    Arguments: the stock layer's and those of `VariationalDropout`.
+    """
+
+    technique_class = VariationalDropout
+
+
+if kinds.SparseReversibleEmbedding is not None:
+
+    class VDReversibleEmbedding(kinds.SparseReversibleEmbedding):
+        """`keras.layers.ReversibleEmbedding` with variational dropout in the lookup and in the (tied) projection.
+
+        The penalty of a tied table counts once. Arguments: also those of `VariationalDropout`.
+        """
+
+        technique_class = VariationalDropout

@@ -1,0 +1,212 @@
+"""The one test body that every sparse layer passes, and the list of layers: a new layer is one line in `CASES`.
+
+`run_sparse_layer_test` is Keras's own `run_layer_test` (construction, config round trip, shapes and dtypes, weight
+counts, a training step, mixed precision) plus what a sparse layer promises: exact zeros, the protocol, agreement with
+the stock layer, `.keras` round trip, compiled equal to eager, dynamic batch size, precision policies.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+from keras.src import testing
+
+from sparsity_tf import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A stock layer, how to construct it, and the shape of one example."""
+
+    arguments: dict
+    example_shape: tuple
+    filter_threshold_shape: tuple = None
+    integer_inputs: bool = False
+
+
+KINDS = {
+    "Dense": Kind({"units": 5, "activation": "relu"}, (7,), (1, 5)),
+    "EinsumDense": Kind(
+        {"equation": "abc,cde->abde", "output_shape": (None, 2, 3), "bias_axes": "de"}, (4, 7), (1, 2, 3)
+    ),
+    "Conv1D": Kind({"filters": 4, "kernel_size": 3, "padding": "causal", "dilation_rate": 2}, (9, 3), (1, 1, 4)),
+    "Conv2D": Kind({"filters": 4, "kernel_size": 3, "strides": 2, "padding": "same"}, (9, 8, 3), (1, 1, 1, 4)),
+    "Conv3D": Kind({"filters": 2, "kernel_size": 2, "use_bias": False}, (4, 4, 4, 3), (1, 1, 1, 1, 2)),
+    "DepthwiseConv2D": Kind({"kernel_size": 3, "depth_multiplier": 2, "activation": "relu"}, (6, 6, 3), (1, 1, 3, 2)),
+    "Embedding": Kind({"input_dim": 11, "output_dim": 6, "mask_zero": True}, (5,), integer_inputs=True),
+    "ReversibleEmbedding": Kind({"input_dim": 11, "output_dim": 6}, (5,), integer_inputs=True),
+}
+WITHOUT_DEPTHWISE = tuple(kind for kind in KINDS if kind != "DepthwiseConv2D")
+WITHOUT_EMBEDDINGS = tuple(kind for kind in KINDS if "Embedding" not in kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefix:
+    """What a technique adds to the layers that carry its prefix."""
+
+    kinds: tuple
+    trainable: int = 0
+    non_trainable: int = 0
+    seed_generators: int = 0
+    losses: int = 0
+
+
+PREFIXES = {
+    "VD": Prefix(WITHOUT_DEPTHWISE, trainable=1, non_trainable=1, seed_generators=1, losses=1),
+    "L0": Prefix(WITHOUT_DEPTHWISE, trainable=1, non_trainable=1, seed_generators=1, losses=1),
+    "STR": Prefix(WITHOUT_EMBEDDINGS, trainable=1),
+    "Masked": Prefix(tuple(KINDS), non_trainable=1),
+    "DNW": Prefix(WITHOUT_EMBEDDINGS),
+}
+
+CASES = [
+    (prefix, kind)
+    for prefix, added in PREFIXES.items()
+    for kind in added.kinds
+    if hasattr(keras.layers, kind)  # ReversibleEmbedding came with Keras 3.13
+]
+
+
+def example_inputs(kind, batch=2, seed=0):
+    """Inputs for a kind: normal numbers, or ids that include 0."""
+    rng = np.random.default_rng(seed)
+    shape = (batch, *KINDS[kind].example_shape)
+    if KINDS[kind].integer_inputs:
+        return rng.integers(0, KINDS[kind].arguments["input_dim"], shape).astype("int32")
+    return rng.normal(size=shape).astype("float32")
+
+
+def make_layer(prefix, kind, **options):
+    """A layer such as VDDense, not built."""
+    return getattr(layers, prefix + kind)(**KINDS[kind].arguments, **options)
+
+
+def make_half_sparse(layer, seed=0):
+    """Drives about half of each weight of a built layer to zero, by the technique's own variables."""
+    rng = np.random.default_rng(seed)
+    for weight in layer.sparse_weights:
+        chosen = rng.random(weight.shape) < 0.5
+        technique = layer.technique.name
+        if technique == "masked":
+            weight.assign_mask(~chosen)
+        elif technique == "variational_dropout":
+            weight.extra_variable("log_sigma2").assign(np.where(chosen, 20.0, -20.0))
+        elif technique == "l0":
+            weight.extra_variable("log_alpha").assign(np.where(chosen, -3.0, rng.normal(size=weight.shape)))
+        elif technique == "soft_threshold":
+            magnitude = np.abs(ops.convert_to_numpy(weight.variable))
+            t = np.median(magnitude)
+            weight.extra_variable("raw_threshold").assign(
+                np.full(weight.extra_variable("raw_threshold").shape, np.log(t / (1 - t)))
+            )
+
+
+def stock_layer(layer, inputs, **call_arguments):
+    """The stock Keras layer with the sparse layer's inference weights and biases."""
+    config = layer.get_config()
+    for name in layer.technique.option_names():
+        config.pop(name)
+    plain = layer.keras_class.from_config(config)
+    plain(inputs, **call_arguments)
+    for weight in layer.sparse_weights:
+        private = getattr(plain, f"_{weight.name}", None)
+        (getattr(plain, weight.name) if private is None else private).assign(weight.value())
+    if getattr(layer, "bias", None) is not None:
+        plain.bias.assign(layer.bias)
+    return plain
+
+
+def run_sparse_layer_test(prefix, kind, directory):
+    """Every promise of a sparse layer; see the module's docstring. `directory` is for files."""
+    _check_with_keras(prefix, kind)
+    inputs = example_inputs(kind)
+    layer = make_layer(prefix, kind)
+    assert layer.sparse_weights == []
+    layer(inputs)
+    make_half_sparse(layer)
+    if getattr(layer, "bias", None) is not None:
+        layer.bias.assign(np.linspace(-1, 1, int(np.prod(layer.bias.shape))).reshape(layer.bias.shape))
+    _check_protocol(layer)
+    _check_against_stock_layer(layer, inputs)
+    _check_model(layer, kind, directory)
+    _check_precision(prefix, kind)
+
+
+def _check_with_keras(prefix, kind):
+    added = PREFIXES[prefix]
+    arguments = KINDS[kind].arguments
+    options = {"penalty_weight": 1e-3} if added.losses else {}
+    has_bias = "Embedding" not in kind and arguments.get("use_bias", True)
+    testing.TestCase().run_layer_test(
+        getattr(layers, prefix + kind),
+        init_kwargs={**arguments, **options},
+        input_data=example_inputs(kind),
+        expected_num_trainable_weights=1 + has_bias + added.trainable,
+        expected_num_non_trainable_weights=added.non_trainable,
+        expected_num_seed_generators=added.seed_generators,
+        expected_num_losses=None,
+        supports_masking=None,
+        # Dtypes and finiteness of mixed precision are checked below, with gradients.
+        run_mixed_precision_check=not KINDS[kind].integer_inputs,
+    )
+
+
+def _check_protocol(layer):
+    for weight in layer.sparse_weights:
+        value, mask = ops.convert_to_numpy(weight.value()), ops.convert_to_numpy(weight.mask())
+        assert value.shape == mask.shape == weight.shape == tuple(weight.variable.shape)
+        assert mask.dtype == bool
+        assert (value[~mask] == 0).all()
+        assert weight.size == value.size
+        assert weight.count() == np.count_nonzero(value)
+        assert weight.sparsity() == 1 - np.count_nonzero(value) / value.size
+        assert 0.2 < weight.sparsity() < 1.0
+        assert weight.path == f"{layer.path}/{weight.name}"
+    assert [w.path for w in layers.get_sparse_weights(layer)] == [w.path for w in layer.sparse_weights]
+
+
+def _check_against_stock_layer(layer, inputs):
+    expected = stock_layer(layer, inputs)(inputs)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(layer(inputs, training=False)), ops.convert_to_numpy(expected), rtol=1e-5, atol=1e-6
+    )
+
+
+def _check_model(layer, kind, directory):
+    """In a functional model with a dynamic batch size: compiled equal to eager, saved and loaded, trained."""
+    inputs = keras.Input(KINDS[kind].example_shape, dtype="int32" if KINDS[kind].integer_inputs else None)
+    model = keras.Model(inputs, layer(inputs))
+    data = example_inputs(kind, batch=3)
+    expected = ops.convert_to_numpy(layer(data, training=False))
+    model.compile("sgd", "mse", jit_compile=True)
+    for batch in (1, 3):
+        np.testing.assert_allclose(model.predict(data[:batch], verbose=0), expected[:batch], rtol=1e-5, atol=1e-5)
+    model.train_on_batch(data, expected + 1)
+    for weight in layer.sparse_weights:
+        value, mask = ops.convert_to_numpy(weight.value()), ops.convert_to_numpy(weight.mask())
+        assert np.isfinite(value).all()
+        assert (value[~mask] == 0).all()
+
+    path = str(directory / "model.keras")
+    model.save(path)
+    loaded = keras.saving.load_model(path)
+    np.testing.assert_array_equal(loaded.predict(data, verbose=0), model.predict(data, verbose=0))
+    for ours, theirs in zip(layers.get_sparse_weights(model), layers.get_sparse_weights(loaded), strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(ours.value()), ops.convert_to_numpy(theirs.value()))
+    # The loaded model goes on training exactly as this one: noise counters and optimizer included.
+    model.train_on_batch(data, expected + 1)
+    loaded.train_on_batch(data, expected + 1)
+    for ours, theirs in zip(model.variables, loaded.variables, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs))
+
+
+def _check_precision(prefix, kind):
+    for policy in ("mixed_bfloat16", "mixed_float16", "float64"):
+        layer = make_layer(prefix, kind, dtype=policy)
+        outputs = layer(example_inputs(kind), training=True)
+        assert keras.backend.standardize_dtype(outputs.dtype) == layer.compute_dtype
+        assert np.isfinite(ops.convert_to_numpy(ops.cast(outputs, "float32"))).all()
+        for weight in layer.sparse_weights:
+            value_dtype = keras.backend.standardize_dtype(weight.value().dtype)
+            assert value_dtype == ("float64" if policy == "float64" else "float32")
