@@ -1,0 +1,137 @@
+"""Layers that create their own sublayers, remembered as sparse when saved.
+
+A functional model's config lists its layers, so a sparse one among them is saved and loaded as such. The config of
+`keras.layers.MultiHeadAttention`, or of a subclassed model, says nothing about the sublayers that it creates: loaded,
+they would be plain again. Here such a layer gets a subclass, made on the spot, whose config also lists which sublayers
+are sparse and how; loading makes them sparse again before the weights arrive.
+"""
+
+import functools
+
+import keras
+
+from sparsity_tf.layers import SparseLayer, make_sparse
+from sparsity_tf.layers.base import TECHNIQUES
+
+
+def remember_sparse_sublayers(layer):
+    """Gives every layer below (and including) `layer` whose config hides sparse sublayers a config that lists them."""
+    if isinstance(layer, SparseLayer):
+        return
+    if _config_lists_sublayers(layer):
+        for sublayer in layer._layers:
+            remember_sparse_sublayers(sublayer)
+    elif any(isinstance(sublayer, SparseLayer) for sublayer in _sublayers(layer)):
+        _become_composite(layer, _describe_sparse_sublayers(layer))
+
+
+def forget_sparse_sublayers(layer):
+    """The inverse, once the sublayers are plain again."""
+    for sublayer in layer._flatten_layers():
+        if isinstance(sublayer, SparseComposite):
+            sublayer.__class__ = type(sublayer).plain_class
+            del sublayer._sparse_sublayers
+
+
+class SparseComposite:
+    """Mixin of layers whose config lists the sparse ones among the sublayers that they create.
+
+    Its subclasses are made by `sparsify`, one for each plain class, and saved under the one registered name, so that
+    they can be loaded in a process where they were never made.
+    """
+
+    plain_class = None
+
+    def get_config(self):
+        sparse_class = type(self)
+        self.__class__ = sparse_class.plain_class
+        try:
+            serialized = keras.saving.serialize_keras_object(self)
+        finally:
+            self.__class__ = sparse_class
+        # Keras stores these two beside the config that is made here.
+        serialized.pop("build_config", None)
+        serialized.pop("compile_config", None)
+        return {"layer": serialized, "sparse_sublayers": self._sparse_sublayers}
+
+    def build_from_config(self, config):
+        super().build_from_config(config)
+        # Models without a `build` of their own are built by a symbolic call.
+        _restore_sparse_sublayers(self)
+
+    @classmethod
+    def from_config(cls, config):
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        _become_composite(layer, config["sparse_sublayers"])
+        if layer.built:
+            _restore_sparse_sublayers(layer)
+        else:
+            _restore_when_built(layer)
+        return layer
+
+
+def _config_lists_sublayers(layer):
+    """True for Keras's own containers: functional and sequential models, wrappers and RNNs."""
+    if type(layer).__module__.partition(".")[0] != "keras":
+        return False
+    containers = (keras.Model, keras.layers.Wrapper, keras.layers.RNN, keras.layers.StackedRNNCells)
+    return isinstance(layer, containers)
+
+
+def _become_composite(layer, description):
+    plain_class = type(layer).plain_class if isinstance(layer, SparseComposite) else type(layer)
+    layer.__class__ = _composite_class(plain_class)
+    # A tuple: Keras would track the contents of a list.
+    layer._sparse_sublayers = description
+
+
+@functools.cache
+def _composite_class(plain_class):
+    cls = type(f"Sparse{plain_class.__name__}", (SparseComposite, plain_class), {"plain_class": plain_class})
+    cls.__doc__ = f"`{plain_class.__name__}` with sparse sublayers."
+    return keras.saving.register_keras_serializable("sparsity_tf", "SparseComposite")(cls)
+
+
+def _sublayers(layer):
+    return layer._flatten_layers(include_self=False)
+
+
+def _describe_sparse_sublayers(layer):
+    """Sublayers are identified by their position: automatic names differ from process to process."""
+    return tuple(
+        {
+            "index": index,
+            "kind": sublayer.keras_class.__name__,
+            "technique": sublayer.technique.name,
+            "options": sublayer.technique.get_config(),
+        }
+        for index, sublayer in enumerate(_sublayers(layer))
+        if isinstance(sublayer, SparseLayer)
+    )
+
+
+def _restore_sparse_sublayers(layer):
+    sublayers = _sublayers(layer)
+    for entry in layer._sparse_sublayers:
+        index, kind = entry["index"], entry["kind"]
+        sublayer = sublayers[index] if index < len(sublayers) else None
+        if isinstance(sublayer, SparseLayer):
+            continue
+        if type(sublayer).__name__ != kind:
+            raise ValueError(
+                f"Layer {layer.name!r} was saved with a sparse {kind} as sublayer number {index}. "
+                f"Found: {type(sublayer).__name__}. Has the code of {type(layer).plain_class.__name__} changed?"
+            )
+        make_sparse(sublayer, TECHNIQUES[entry["technique"]].from_config(entry["options"]))
+
+
+def _restore_when_built(layer):
+    build_plain_layer = layer.build
+
+    # `wraps` keeps the signature, which Keras reads to name the shapes that it passes.
+    @functools.wraps(build_plain_layer)
+    def build(*args, **kwargs):
+        build_plain_layer(*args, **kwargs)
+        _restore_sparse_sublayers(layer)
+
+    layer.build = build

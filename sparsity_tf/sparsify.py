@@ -1,0 +1,235 @@
+"""Any Keras model -> sparse model, in place.
+
+A layer is made sparse by swapping its class for the sparse class of the same kind and adding the technique's variables:
+the layer object, its name, its weights and its place in the graph stay. This is how Keras's own `quantize` and
+`enable_lora` work on a model. What can't be made sparse is skipped and reported, with the reason.
+
+Layers that build their own sublayers (`MultiHeadAttention`, a subclassed model) don't mention those in their config;
+`composite.py` makes them remember.
+"""
+
+import collections
+import dataclasses
+import re
+
+import keras
+
+from sparsity_tf import composite
+from sparsity_tf.layers import LAYER_CLASSES, TECHNIQUES, SparseLayer, Technique, make_sparse
+
+
+def sparsify(model, technique, where=None, **technique_options):
+    """Makes the layers of a model sparse, in place.
+
+    Weights, layer names and, for "masked", predictions to the bit stay as they are. A model that was compiled must be
+    compiled again (the techniques add variables): the report says so and `model.compiled` becomes `False`.
+
+    Args:
+        model: Keras model or layer: functional, sequential or subclassed, nested, built or not.
+        technique: Name ("variational_dropout" or "vd", "l0", "soft_threshold" or "str", "masked",
+            "discovering_wirings" or "dnw") or a configured object such as
+            `layers.VariationalDropout(log_alpha_threshold=2.0)`.
+        where: Which layers: `None` for all that can be; a predicate of a layer; or a name or regular expression, or a
+            list of them, matched in full against the layer's name and against its path in the model
+            ("encoder/attention/query").
+        **technique_options: Options of a technique given by name.
+
+    Returns:
+        The same model. `model.sparsify_report` says what was changed, what was skipped and why.
+
+    Raises:
+        ValueError: Unknown technique or option; nothing that could be made sparse; an entry of `where` that matches no
+            layer, or that names a layer which can't be made sparse. The model is unchanged then.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "vd", where=["dense_.*"], log_alpha_threshold=3.0)
+    print(model.sparsify_report)
+    ```
+    """
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"`model` must be a Keras model or layer. Received: model={model!r} ({type(model).__name__})")
+    technique = get_technique(technique, **technique_options)
+    selected, skipped = _plan(model, technique, where)
+    for layer in selected:
+        make_sparse(layer, technique)
+    composite.remember_sparse_sublayers(model)
+    model.sparsify_report = SparsifyReport(
+        technique=technique,
+        changed=tuple(
+            ReportEntry(_path(layer), _kind(layer), sum(weight.size for weight in layer.sparse_weights))
+            for layer in selected
+        ),
+        skipped=tuple(ReportEntry(_path(layer), _kind(layer), 0, reason) for layer, reason in skipped),
+        notes=_forget_compiled_functions(model),
+    )
+    return model
+
+
+def get_technique(technique, **options):
+    """Looks a technique up by name or alias; a configured `Technique` passes through.
+
+    Raises:
+        ValueError: Unknown name, unknown or bad option, options beside a configured object.
+    """
+    if isinstance(technique, Technique):
+        if options:
+            raise ValueError(
+                "Options can't be given beside a configured technique. "
+                f"Received: technique={technique!r} and {sorted(options)}"
+            )
+        return technique
+    if technique not in TECHNIQUES:
+        raise ValueError(f"`technique` must be one of {sorted(TECHNIQUES)}. Received: technique={technique!r}")
+    cls = TECHNIQUES[technique]
+    unknown = sorted(set(options) - set(cls.option_names()))
+    if unknown:
+        raise ValueError(f"Technique {cls.name!r} has the options {list(cls.option_names())}. Received: {unknown}")
+    return cls(**options)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportEntry:
+    """One layer in a `SparsifyReport`.
+
+    Attributes:
+        path: The layer's path in the model.
+        kind: Name of its class (after the change).
+        weights: Number of weights that can now be zero (0 before the layer is built, and for skipped layers).
+        reason: Why it was skipped; empty if it was changed.
+    """
+
+    path: str
+    kind: str
+    weights: int
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class SparsifyReport:
+    """What `sparsify` changed, what it skipped and why.
+
+    Attributes:
+        technique: The configured technique.
+        changed: Tuple of `ReportEntry`, the layers made sparse.
+        skipped: Tuple of `ReportEntry`, layers with weights that stay dense, with the reason.
+        notes: Tuple of further remarks.
+    """
+
+    technique: Technique
+    changed: tuple
+    skipped: tuple
+    notes: tuple = ()
+
+    def __str__(self):
+        from tabulate import tabulate
+
+        weights = sum(entry.weights for entry in self.changed)
+        lines = [f"{self.technique!r}: {len(self.changed)} layers made sparse, {weights:,} weights"]
+        if self.changed:
+            rows = [(entry.path, entry.kind, f"{entry.weights:,}") for entry in self.changed]
+            lines.append(tabulate(rows, headers=("layer", "kind", "weights"), colalign=("left", "left", "right")))
+        reasons = collections.defaultdict(list)
+        for entry in self.skipped:
+            reasons[entry.reason].append(entry.path)
+        for reason, paths in reasons.items():
+            lines.append(f"skipped, {reason}: {_shorten(paths, 6)}")
+        lines.extend(self.notes)
+        return "\n".join(lines)
+
+
+def _plan(model, technique, where):
+    """Decides for every layer, before anything is changed: (layers to change, [(layer to skip, reason)])."""
+    matches, patterns = _matcher(where)
+    selected, skipped, used = [], [], set()
+    for layer in model._flatten_layers():
+        hits = matches(layer)
+        used.update(hits)
+        reason = _reason_to_skip(layer, technique)
+        if reason is None and hits:
+            selected.append(layer)
+        elif reason is not None and any(pattern in (layer.name, _path(layer)) for pattern in hits):
+            hint = f"; its sublayers are matched by '{_path(layer)}/.*'" if layer._layers else ""
+            raise ValueError(f"`where` names the layer {_path(layer)!r}, which can't be made sparse: {reason}{hint}.")
+        elif layer._trainable_variables or layer._non_trainable_variables:
+            skipped.append((layer, reason or "not selected by `where`"))
+    missing = [pattern for pattern in patterns if pattern not in used]
+    if missing:
+        names = [_path(layer) for layer in model._flatten_layers(include_self=False)]
+        raise ValueError(
+            f"`where` holds entries that match no layer: {missing}. The model's layers are: {_shorten(names)}"
+        )
+    if not selected:
+        reasons = sorted({f"{_path(layer)}: {reason}" for layer, reason in skipped})
+        raise ValueError(
+            f"There is no layer that technique {technique.name!r} can make sparse"
+            + (f" ({_shorten(reasons, 8, '; ')})" if reasons else ": is the model built?")
+        )
+    return selected, skipped
+
+
+def _matcher(where):
+    """Returns (function of a layer -> the entries of `where` that match it, the entries that must match something)."""
+    if where is None:
+        return (lambda layer: (None,)), []
+    if callable(where):
+        return (lambda layer: (where,) if where(layer) else ()), []
+    patterns = [where] if isinstance(where, str) else list(where)
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise ValueError(
+                "`where` must be a predicate of a layer, or names or regular expressions. "
+                f"Received the entry: {pattern!r} ({type(pattern).__name__})"
+            )
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"`where` holds an invalid regular expression {pattern!r}: {error}") from None
+
+    def matches(layer):
+        return tuple(p for p in patterns if re.fullmatch(p, layer.name) or re.fullmatch(p, _path(layer)))
+
+    return matches, patterns
+
+
+def _reason_to_skip(layer, technique):
+    if isinstance(layer, SparseLayer):
+        return f"already sparse ({layer.technique.name})"
+    if (technique.name, type(layer)) not in LAYER_CLASSES:
+        kinds = {cls for _, cls in LAYER_CLASSES}
+        if type(layer) in kinds:
+            return f"technique {technique.name!r} has no {_kind(layer)} layer"
+        base = next((cls for cls in type(layer).__mro__[1:] if cls in kinds), None)
+        if base is not None:
+            return f"a subclass of {base.__name__} may compute something else; use or write the sparse layer itself"
+        return f"{_kind(layer)} is not a layer with a sparse form"
+    if getattr(layer, "quantization_mode", None) is not None:
+        return f"quantized ({layer.quantization_mode})"
+    if getattr(layer, "lora_enabled", False) or getattr(layer, "lora_rank", None):
+        return "LoRA is enabled"
+    return None
+
+
+def _kind(layer):
+    return type(layer).__name__
+
+
+def _path(layer):
+    return layer.path or layer.name
+
+
+def _shorten(names, limit=20, separator=", "):
+    return separator.join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _forget_compiled_functions(model):
+    """Drops functions traced with the dense layers; returns notes for the report."""
+    if not isinstance(model, keras.Model):
+        return ()
+    model.train_function = model.test_function = model.predict_function = None
+    if model.compiled and model.optimizer is not None and model.optimizer.built:
+        # The optimizer holds slots for the variables that the model had.
+        model.compiled = False
+        return ("The model had been trained: compile it again, with a new optimizer.",)
+    return ()

@@ -1,0 +1,297 @@
+"""`sparsify`: which layers of which models, the report, and what stays as it was."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import sparsity_tf
+from sparsity_tf.layers import (
+    MaskedConv2D,
+    MaskedDense,
+    MaskedEinsumDense,
+    VariationalDropout,
+    VDDense,
+    get_sparse_weights,
+)
+
+
+def functional_model():
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(4, 3, name="stem")(inputs)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.DepthwiseConv2D(3, name="depthwise")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(6, activation="relu", name="hidden")(x)
+    return keras.Model(inputs, layers.Dense(3, name="logits")(x))
+
+
+def images(batch=4):
+    return np.random.default_rng(0).normal(size=(batch, 8, 8, 3)).astype("float32")
+
+
+@keras.saving.register_keras_serializable("tests")
+class Block(layers.Layer):
+    """A composite layer that creates its sublayers itself and doesn't mention them in its config."""
+
+    def __init__(self, units=4, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.attention = layers.MultiHeadAttention(2, 3, name="attention")
+        self.dense = layers.Dense(units, name="dense")
+
+    def build(self, input_shape):
+        self.attention.build(input_shape, input_shape)
+        self.dense.build(input_shape)
+        super().build(input_shape)
+
+    def call(self, inputs, training=False):
+        return self.dense(self.attention(inputs, inputs, training=training))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    """A subclassed model; its config is its constructor's arguments."""
+
+    def __init__(self, units=4, **kwargs):
+        super().__init__(**kwargs)
+        self.block = Block(units, name="block")
+        self.head = keras.Sequential([layers.Flatten(), layers.Dense(3, name="logits")], name="head")
+
+    def call(self, inputs, training=False):
+        return self.head(self.block(inputs, training=training))
+
+
+def sequences(batch=4):
+    return np.random.default_rng(0).normal(size=(batch, 5, 4)).astype("float32")
+
+
+def test_the_three_lines_of_the_readme():
+    model = functional_model()
+    assert sparsity_tf.sparsify(model, "masked") is model
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    model.fit(images(), np.zeros(4), verbose=0)
+
+
+def test_full_masks_predict_bit_for_bit_the_same():
+    model = functional_model()
+    before = model.predict(images(), verbose=0)
+    names = [layer.name for layer in model.layers]
+    weights = [weight.numpy() for weight in model.trainable_weights]
+    sparsity_tf.sparsify(model, "masked")
+    np.testing.assert_array_equal(model.predict(images(), verbose=0), before)
+    assert [layer.name for layer in model.layers] == names
+    for old, new in zip(weights, model.trainable_weights, strict=True):
+        np.testing.assert_array_equal(old, new.numpy())
+
+
+def test_every_layer_that_can_be_is_sparse_and_the_rest_is_reported():
+    model = sparsity_tf.sparsify(functional_model(), "vd")
+    report = model.sparsify_report
+    assert [entry.path for entry in report.changed] == ["stem", "hidden", "logits"]
+    assert [entry.kind for entry in report.changed] == ["VDConv2D", "VDDense", "VDDense"]
+    assert [entry.weights for entry in report.changed] == [3 * 3 * 3 * 4, 64 * 6, 18]
+    assert {entry.path: entry.reason for entry in report.skipped} == {
+        "norm": "BatchNormalization is not a layer with a sparse form",
+        "depthwise": "technique 'variational_dropout' has no DepthwiseConv2D layer",
+    }
+    text = str(report)
+    assert "3 layers made sparse, 510 weights" in text
+    assert "skipped, technique 'variational_dropout' has no DepthwiseConv2D layer: depthwise" in text
+
+
+@pytest.mark.parametrize(
+    "where,expected",
+    [
+        ("hidden", ["hidden"]),
+        (["stem", "logits"], ["stem", "logits"]),
+        (".*i.*", ["depthwise", "hidden", "logits"]),
+        (lambda layer: isinstance(layer, layers.Dense), ["hidden", "logits"]),
+        (lambda layer: layer.name != "stem", ["depthwise", "hidden", "logits"]),
+    ],
+)
+def test_where_selects_by_name_regular_expression_or_predicate(where, expected):
+    model = sparsity_tf.sparsify(functional_model(), "masked", where=where)
+    assert [entry.path for entry in model.sparsify_report.changed] == expected
+
+
+def test_a_name_is_not_a_prefix():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="a"), layers.Dense(2, name="ab")])
+    sparsity_tf.sparsify(model, "masked", where="a")
+    assert [layer.name for layer in model.layers if isinstance(layer, MaskedDense)] == ["a"]
+
+
+def test_a_second_call_adds_another_technique_to_other_layers():
+    model = sparsity_tf.sparsify(functional_model(), "masked", where="stem")
+    sparsity_tf.sparsify(model, "str", where=["hidden", "logits"])
+    assert [w.technique.name for w in get_sparse_weights(model)] == ["masked", "soft_threshold", "soft_threshold"]
+    with pytest.raises(ValueError, match=r"names the layer 'stem'.*already sparse \(masked\)"):
+        sparsity_tf.sparsify(model, "vd", where="stem")
+
+
+def test_a_configured_technique():
+    technique = VariationalDropout(log_alpha_threshold=1.5, penalty_weight=0.25)
+    model = sparsity_tf.sparsify(functional_model(), technique, where="hidden")
+    layer = model.get_layer("hidden")
+    assert isinstance(layer, VDDense)
+    assert layer.technique.log_alpha_threshold == 1.5
+    assert float(layer.penalty_weight) == 0.25
+
+
+def test_multi_head_attention_and_nested_models():
+    inner = keras.Sequential([keras.Input((5, 4)), layers.Dense(4, name="inner_dense")], name="inner")
+    inputs = keras.Input((5, 4))
+    x = layers.MultiHeadAttention(2, 3, name="attention")(inputs, inputs)
+    x = layers.TimeDistributed(layers.Dense(4, name="wrapped"), name="wrapper")(x)
+    model = keras.Model(inputs, inner(x))
+    before = model.predict(sequences(), verbose=0)
+    sparsity_tf.sparsify(model, "masked")
+    changed = {entry.path.rpartition("/")[2] for entry in model.sparsify_report.changed}
+    assert changed == {"query", "key", "value", "attention_output", "wrapped", "inner_dense"}
+    np.testing.assert_array_equal(model.predict(sequences(), verbose=0), before)
+
+
+def test_a_path_expression_selects_sublayers():
+    inputs = keras.Input((5, 4))
+    model = keras.Model(inputs, layers.MultiHeadAttention(2, 3, name="attention")(inputs, inputs))
+    with pytest.raises(ValueError, match=r"its sublayers are matched by 'attention/\.\*'"):
+        sparsity_tf.sparsify(model, "masked", where="attention")
+    sparsity_tf.sparsify(model, "masked", where="attention/(query|key)")
+    assert {entry.path for entry in model.sparsify_report.changed} == {"attention/query", "attention/key"}
+
+
+@pytest.mark.parametrize("technique", ["masked", "vd", "l0", "str", "dnw"])
+def test_subclassed_model_is_sparsified_trained_saved_and_loaded(technique, tmp_path):
+    model = Subclassed()
+    model(sequences())
+    sparsity_tf.sparsify(model, technique)
+    assert len(model.sparsify_report.changed) == 6
+    assert isinstance(model, Subclassed)
+    model.compile("adam", "mse")
+    model.fit(sequences(), np.zeros((4, 3)), verbose=0)
+    expected = model.predict(sequences(), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(sequences(), verbose=0), expected)
+    assert [w.layer.name for w in get_sparse_weights(loaded)] == [w.layer.name for w in get_sparse_weights(model)]
+
+
+def test_weights_saved_alone_load_into_a_model_prepared_alike(tmp_path):
+    model, other = (sparsity_tf.sparsify(functional_model(), "l0") for _ in range(2))
+    model.save_weights(tmp_path / "model.weights.h5")
+    other.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(model.predict(images(), verbose=0), other.predict(images(), verbose=0))
+
+
+def test_weights_of_another_technique_are_refused(tmp_path):
+    model = sparsity_tf.sparsify(functional_model(), "l0")
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = sparsity_tf.sparsify(functional_model(), "vd")
+    with pytest.raises(ValueError, match="(?s)log_sigma2.*a model with the same techniques"):
+        other.load_weights(tmp_path / "model.weights.h5")
+
+
+def test_layers_that_are_not_built_become_sparse_when_they_are():
+    model = keras.Sequential([layers.Dense(4, name="one"), layers.Dense(2, name="two")])
+    sparsity_tf.sparsify(model, "vd")
+    assert get_sparse_weights(model) == []
+    model(np.zeros((1, 3), "float32"))
+    assert [w.shape for w in get_sparse_weights(model)] == [(3, 4), (4, 2)]
+    assert {v.name for v in model.layers[0].trainable_variables} == {"kernel", "bias", "log_sigma2"}
+
+
+def test_a_shared_layer_is_one_layer():
+    shared = layers.Dense(4, name="shared")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, shared(shared(inputs)))
+    sparsity_tf.sparsify(model, "masked")
+    assert len(get_sparse_weights(model)) == len(model.sparsify_report.changed) == 1
+
+
+def test_new_variables_are_named_after_their_layer():
+    model = sparsity_tf.sparsify(functional_model(), "vd")
+    assert model.get_layer("hidden").log_sigma2.path == "hidden/log_sigma2"
+
+
+def test_frozen_layers_stay_frozen():
+    model = functional_model()
+    model.get_layer("hidden").trainable = False
+    sparsity_tf.sparsify(model, "vd")
+    assert model.get_layer("hidden").trainable_variables == []
+
+
+def test_a_trained_model_must_be_compiled_again():
+    model = functional_model()
+    model.compile("adam", "mse")
+    model.fit(images(), np.zeros((4, 3)), verbose=0)
+    sparsity_tf.sparsify(model, "vd")
+    assert "compile it again" in str(model.sparsify_report)
+    with pytest.raises(ValueError, match="compile"):
+        model.fit(images(), np.zeros((4, 3)), verbose=0)
+    model.compile("adam", "mse")
+    model.fit(images(), np.zeros((4, 3)), verbose=0)
+
+
+def test_a_subclass_of_a_stock_layer_is_skipped_with_the_reason():
+    class Twice(layers.Dense):
+        def call(self, inputs):
+            return 2 * super().call(inputs)
+
+    model = keras.Sequential([keras.Input((3,)), Twice(2, name="twice"), layers.Dense(2)])
+    sparsity_tf.sparsify(model, "masked")
+    (entry,) = model.sparsify_report.skipped
+    assert entry.kind == "Twice"
+    assert "a subclass of Dense may compute something else" in entry.reason
+
+
+def test_lora_and_quantized_layers_are_skipped():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4), layers.Dense(4), layers.Dense(4)])
+    model.layers[0].enable_lora(2)
+    model.layers[1].quantize("int8")
+    sparsity_tf.sparsify(model, "masked")
+    assert [entry.reason for entry in model.sparsify_report.skipped] == ["LoRA is enabled", "quantized (int8)"]
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (("magic",), r"`technique` must be one of .*'vd'.*Received: technique='magic'"),
+        (("vd", "nothing.*"), r"match no layer: \['nothing\.\*'\].*stem"),
+        (("vd", ["hidden", "absent"]), r"match no layer: \['absent'\]"),
+        (("vd", "depthwise"), r"names the layer 'depthwise'.*has no DepthwiseConv2D layer"),
+        (("vd", "norm"), r"names the layer 'norm'.*not a layer with a sparse form"),
+        (("vd", "("), r"invalid regular expression '\('"),
+        (("vd", [3]), r"Received the entry: 3"),
+        (("vd", lambda layer: False), r"no layer that technique 'variational_dropout' can make sparse"),
+    ],
+)
+def test_bad_input_is_named_and_changes_nothing(arguments, message):
+    model = functional_model()
+    with pytest.raises(ValueError, match=message):
+        sparsity_tf.sparsify(model, *arguments)
+    assert get_sparse_weights(model) == []
+    assert not hasattr(model, "sparsify_report")
+
+
+def test_bad_options_are_named():
+    with pytest.raises(ValueError, match=r"has the options .*'penalty_weight'.*Received: \['penalty'\]"):
+        sparsity_tf.sparsify(functional_model(), "vd", penalty=1.0)
+    with pytest.raises(ValueError, match="beside a configured technique"):
+        sparsity_tf.sparsify(functional_model(), VariationalDropout(), penalty_weight=1.0)
+    with pytest.raises(ValueError, match="must be a Keras model"):
+        sparsity_tf.sparsify("model.keras", "vd")
+
+
+def test_a_model_without_anything_to_sparsify():
+    model = keras.Sequential([keras.Input((3,)), layers.BatchNormalization()])
+    with pytest.raises(ValueError, match="no layer that technique 'masked' can make sparse.*BatchNormalization"):
+        sparsity_tf.sparsify(model, "masked")
+
+
+def test_kinds_of_the_masked_layers():
+    model = sparsity_tf.sparsify(functional_model(), "masked")
+    assert isinstance(model.get_layer("stem"), MaskedConv2D)
+    assert issubclass(MaskedEinsumDense, layers.EinsumDense)
