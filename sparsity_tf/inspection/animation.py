@@ -1,0 +1,118 @@
+"""A film of a kernel that becomes sparse: `MaskAnimation`.
+
+After the animations of the Sparse VD repository (Molchanov, Ashukha and Vetrov, ICML 2017): the
+masked kernels of one layer over training, at most 50 frames of 600 x 600 pixels, colour limits
+fitted anew in every frame, so that one sees the survivors grow while their neighbours vanish.
+"""
+
+from collections import namedtuple
+
+import numpy as np
+
+from sparsity_tf.inspection.plots import draw_pieces, kernel_pieces, piece_title, require_matplotlib
+
+_Frame = namedtuple("_Frame", ["pieces", "title"])
+
+
+class MaskAnimation:
+    """Collects the masked weights of a layer during training and writes them as an animated GIF.
+
+    However often `capture` is called, memory holds at most `2 * max_frames` frames, evenly spread
+    over the calls.
+
+    Args:
+        layer: a sparse or plain layer with a kernel; what is drawn is as in `plot_filters`.
+        max_filters: how many kernels to show at most.
+        max_frames: how many frames the film has at most, first and last included.
+
+    Raises:
+        ValueError: if `max_frames` is not an integer of at least 2.
+
+    Example:
+
+    ```python
+    film = MaskAnimation(model.get_layer("conv2"))
+    capture = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: film.capture(f"epoch {epoch + 1}")
+    )
+    model.fit(x, y, epochs=200, callbacks=[capture])
+    film.save_gif("conv2.gif")
+    ```
+    """
+
+    def __init__(self, layer, max_filters=100, max_frames=50):
+        if not isinstance(max_frames, int) or max_frames < 2:
+            raise ValueError(f"`max_frames` must be an integer of at least 2. Received: max_frames={max_frames!r}")
+        require_matplotlib()
+        self.layer = layer
+        self.max_filters = max_filters
+        self.max_frames = max_frames
+        self._kept = []
+        self._last = None
+        self._calls = 0
+        self._every = 1
+
+    def capture(self, label=""):
+        """Keeps the weights as they are now.
+
+        Args:
+            label: what to write above the frame, e.g. `"epoch 3"`.
+        """
+        # A copy: backends may hand out views of the variables' own memory.
+        pieces = kernel_pieces(self.layer, self.max_filters).copy()
+        title = piece_title(self.layer, pieces)
+        self._last = _Frame(pieces, f"{label}   {title}" if label else title)
+        if self._calls % self._every == 0:
+            self._kept.append(self._last)
+        self._calls += 1
+        if len(self._kept) == 2 * self.max_frames:
+            self._kept = self._kept[::2]
+            self._every *= 2
+
+    @property
+    def frames(self):
+        """The frames of the film, at most `max_frames`, as (array as in `plot_filters`, title)."""
+        frames = list(self._kept)
+        if frames and frames[-1] is not self._last:
+            frames.append(self._last)
+        if len(frames) <= self.max_frames:
+            return frames
+        spread = np.linspace(0, len(frames) - 1, self.max_frames)
+        return [frames[i] for i in spread.round().astype(int)]
+
+    def save_gif(self, path, frames_per_second=8):
+        """Writes the film; the last frame stays for two seconds, then it starts again.
+
+        Args:
+            path: where to write the GIF file.
+            frames_per_second: positive number.
+
+        Returns:
+            `matplotlib.figure.Figure` of the last frame.
+
+        Raises:
+            ValueError: if nothing was captured, or `frames_per_second` is not positive.
+        """
+        if not frames_per_second > 0:
+            raise ValueError(f"`frames_per_second` must be positive. Received: frames_per_second={frames_per_second!r}")
+        if not self.frames:
+            raise ValueError("`save_gif` needs at least one frame: call `capture` before. Received: 0 frames.")
+        from PIL import Image
+
+        images = []
+        for frame in self.frames:
+            figure = draw_pieces(frame.pieces, frame.title)
+            figure.canvas.draw()
+            pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+            images.append(Image.fromarray(pixels).quantize(128))
+        duration = [round(1000 / frames_per_second)] * (len(images) - 1) + [2000]
+        images[0].save(
+            path,
+            format="GIF",
+            save_all=True,
+            append_images=images[1:],
+            duration=duration,
+            loop=0,
+            optimize=False,
+        )
+        return figure

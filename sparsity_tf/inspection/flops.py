@@ -1,0 +1,256 @@
+"""How many operations a forward pass costs, dense and sparse: `count_flops`.
+
+Two conventions, both for one example (batch size 1):
+
+* `"mac"`, of soft threshold reparameterisation (Kusupati et al., ICML 2020, and its budget tables):
+  a multiply-accumulate is one operation; the kernels of all layers, plus one addition per input
+  element of a global average pooling. No biases, normalisation or activations.
+* `"rigl"`, of RigL (Evci et al., ICML 2020, appendix "Calculation of FLOPs"): multiplications and
+  additions each count. An output element that combines V weights costs V multiplications and V - 1
+  additions, and every such layer is charged one addition for a bias and one multiplication for a
+  ReLU, whether it has them or not. Pooling counts nothing. The output of a `"same"` convolution is
+  ceil((in - k + 1 + 2 floor(k / 2)) / stride), which is Keras's for odd kernels and one more for
+  some even ones.
+
+Sparse operations are those of the non-zero weights, exact: a weight of a convolution is used at
+every output position, so non-zeros x positions is the count, whatever the pattern.
+"""
+
+import math
+from collections import defaultdict, namedtuple
+from dataclasses import dataclass
+
+from sparsity_tf.inspection.layer_operations import operations_of
+from sparsity_tf.inspection.tracing import trace_calls
+from sparsity_tf.inspection.weights import flatten_layers, own_matrices, weight_records
+
+_CONVENTIONS = ("mac", "rigl")
+
+_Cost = namedtuple("_Cost", ["dense", "sparse"])
+
+
+@dataclass(frozen=True)
+class FlopsRow:
+    """The operations of one layer, summed over its calls.
+
+    Args:
+        name: path of the layer.
+        kind: name of its class.
+        calls: int, how often one forward pass calls it (for the cell of a recurrent layer: calls
+            the layer).
+        output_shape: shape of its last output, batch of 1 included, or `None` if it was not called.
+        dense: int, operations if no weight were zero.
+        sparse: operations of the non-zero weights; int, or NaN when the weights are not finite.
+        params_dense: int, kernel entries of the layer.
+        params_nonzero: int, those that are not exactly 0.
+        note: string, empty for an ordinary row; begins with "not counted" or "not called" when
+            `dense` is 0 for that reason.
+    """
+
+    name: str
+    kind: str
+    calls: int
+    output_shape: object
+    dense: int
+    sparse: object
+    params_dense: int
+    params_nonzero: int
+    note: str = ""
+
+
+class FlopsTable:
+    """Operations of a model, layer by layer and in total; made by `count_flops`.
+
+    `str(table)` is a readable table.
+
+    Args:
+        rows: sequence of `FlopsRow`.
+        convention: `"mac"` or `"rigl"`.
+    """
+
+    def __init__(self, rows, convention):
+        self.rows = list(rows)
+        self.convention = convention
+
+    @property
+    def dense(self):
+        """Operations of one forward pass if no weight were zero."""
+        return sum(row.dense for row in self.rows)
+
+    @property
+    def sparse(self):
+        """Operations of one forward pass without the zeros; NaN when weights are not finite."""
+        return sum(row.sparse for row in self.rows)
+
+    @property
+    def ratio(self):
+        """`sparse / dense`; 1.0 for a model without operations."""
+        return self.sparse / self.dense if self.dense else 1.0
+
+    @property
+    def params_dense(self):
+        """Kernel entries of all rows, biases left out."""
+        return sum(row.params_dense for row in self.rows)
+
+    @property
+    def params_nonzero(self):
+        """Kernel entries of all rows that are not exactly 0."""
+        return sum(row.params_nonzero for row in self.rows)
+
+    @property
+    def not_counted(self):
+        """Rows missing in the totals, because their kind of layer or their shape is not known."""
+        return [row for row in self.rows if row.note.startswith("not counted")]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __str__(self):
+        from tabulate import tabulate
+
+        header = [
+            "layer",
+            "kind",
+            "calls",
+            "output",
+            "weights",
+            "non-zeros",
+            "dense",
+            "sparse",
+            "sparse/dense",
+            "",
+        ]
+        body = [self._cells(row) for row in self.rows]
+        ratio = _ratio_text(self.sparse, self.dense)
+        total = ["total", "", "", "", f"{self.params_dense:,}", f"{self.params_nonzero:,}"]
+        body.append(total + [f"{self.dense:,}", f"{self.sparse:,}", ratio, ""])
+        align = ["left", "left", "right", "left"] + ["right"] * 5 + ["left"]
+        table = tabulate(body, header, tablefmt="simple", colalign=align, disable_numparse=True)
+        unit = {
+            "mac": "multiply-accumulates for one example (convention 'mac')",
+            "rigl": "multiplications + additions for one example (convention 'rigl')",
+        }[self.convention]
+        lines = [table, f"dense and sparse: {unit}"]
+        if self.not_counted:
+            names = ", ".join(row.name for row in self.not_counted)
+            lines.append(f"not counted, so missing in the totals: {names}")
+        return "\n".join(lines)
+
+    def __repr__(self):
+        return f"<FlopsTable convention={self.convention!r}, dense={self.dense}, sparse={self.sparse}>"
+
+    @staticmethod
+    def _cells(row):
+        counted = not row.note.startswith(("not counted", "not called"))
+        costs = [f"{row.dense:,}", f"{row.sparse:,}", _ratio_text(row.sparse, row.dense)] if counted else [""] * 3
+        shape = "" if row.output_shape is None else str(row.output_shape)
+        counts = [f"{row.params_dense:,}", f"{row.params_nonzero:,}"] if row.params_dense else ["", ""]
+        return [row.name, row.kind, row.calls, shape, *counts, *costs, row.note]
+
+
+def count_flops(model, convention="mac", input_shape=None):
+    """Counts the operations of one forward pass of `model` on one example.
+
+    Works on any Keras model: functional, sequential, subclassed, nested. The shapes are those that
+    the layers really see (a symbolic call is recorded); a layer called twice counts twice, its
+    weights once.
+
+    Counted are `Dense`, `EinsumDense`, `Conv1D/2D/3D` (strides, dilation, groups, any padding and
+    data format), their transposes, depthwise and separable convolutions, `ReversibleEmbedding` in
+    reverse, `SimpleRNN`, `LSTM` and `GRU` (and their cells), the products of queries, keys and
+    values in `MultiHeadAttention` and `GroupQueryAttention` (as a row without weights, equal in
+    dense and sparse), and under `"mac"` the additions of global average pooling. A lookup in an
+    embedding costs 0. Other layers that hold matrices have a row that says "not counted" and are
+    listed in `table.not_counted`; operations without weights (activations, `Dot`, `Attention`, bare
+    `keras.ops`) are left out.
+
+    Args:
+        model: a Keras model or layer.
+        convention: `"mac"` or `"rigl"`, see the top of this file.
+        input_shape: shape of the input without the batch dimension, or a list or dict of shapes.
+            `None` (default): the model's own. A model that is not built is built with this shape.
+
+    Returns:
+        A `FlopsTable`.
+
+    Raises:
+        ValueError: if `convention` is unknown, or the input shape is neither given nor known.
+
+    Example:
+
+    ```python
+    flops = count_flops(keras.applications.ResNet50(weights=None))
+    flops.dense  # 3858073600: 3,857,973,248 multiply-accumulates, 100,352 additions of the pooling
+    ```
+    """
+    if convention not in _CONVENTIONS:
+        raise ValueError(f"`convention` must be one of {_CONVENTIONS}. Received: convention={convention!r}")
+    calls = trace_calls(model, input_shape)
+    found_by_layer = defaultdict(list)
+    for call in calls:
+        found = operations_of(call, convention)
+        for layer_id in {id(layer) for layer in found.layers}:
+            found_by_layer[layer_id].append((call, found))
+    rows = [_row(layer, found_by_layer[id(layer)], convention) for layer in flatten_layers(model)]
+    return FlopsTable([row for row in rows if row is not None], convention)
+
+
+def _row(layer, found, convention):
+    """The layer's row from its (call, operations) pairs; `None` without kernels and operations."""
+    operations = [o for _, f in found for o in f.operations if o.layer is layer]
+    problem = next((f.problem for _, f in found if f.problem), None)
+    records = {record.name: record for record in weight_records(layer)}
+    if not records and not own_matrices(layer) and not operations:
+        return None
+    note = ""
+    dense = sparse = 0
+    if any(o.weight is not None and o.weight not in records for o in operations):
+        # A quantised layer, for instance, whose kernel is packed under another name.
+        problem = "its kernel is held in an unknown form"
+    if problem:
+        note = f"not counted: {problem}"
+    elif not found:
+        note = "not called"
+    else:
+        for operation in operations:
+            cost = _cost(operation, records, convention)
+            dense, sparse = dense + cost.dense, sparse + cost.sparse
+            note = operation.note or note
+    return FlopsRow(
+        name=layer.path or layer.name,
+        kind=type(layer).__name__,
+        calls=len(found),
+        output_shape=found[-1][0].output_shape if found else None,
+        dense=dense,
+        sparse=sparse,
+        params_dense=sum(math.prod(record.shape) for record in records.values()),
+        params_nonzero=sum(record.nonzeros for record in records.values()),
+        note=note,
+    )
+
+
+def _cost(operation, records, convention):
+    if operation.weight is None:
+        total = _in_convention(operation.uses, operation.outputs, convention, activated=False)
+        return _Cost(total, total)
+    record = records[operation.weight]
+    dense = _in_convention(math.prod(record.shape) * operation.uses, operation.outputs, convention)
+    if not record.finite:
+        return _Cost(dense, math.nan)
+    return _Cost(dense, _in_convention(record.nonzeros * operation.uses, operation.outputs, convention))
+
+
+def _in_convention(macs, outputs, convention, activated=True):
+    if convention == "mac":
+        return macs
+    # An output element: V = macs / outputs multiplications, V - 1 additions; + 1 bias, + 1 ReLU.
+    return 2 * macs - outputs + 2 * outputs * activated
+
+
+def _ratio_text(sparse, dense):
+    if math.isnan(sparse):
+        return "non-finite weights"
+    return f"{sparse / dense:.4f}" if dense else ""

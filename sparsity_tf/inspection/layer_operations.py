@@ -1,0 +1,229 @@
+"""How often a call of a layer uses each of its weights: the arithmetic behind `count_flops`, one
+function a kind.
+
+Everything here is shapes; weights and their zeros come later. A layer of a kind that is not listed
+is not guessed at.
+"""
+
+import math
+from collections import namedtuple
+
+import keras
+from keras import layers as kl
+
+from sparsity_tf.inspection.tracing import size_of
+from sparsity_tf.inspection.weights import flatten_layers, own_matrices, weight_records
+
+Operation = namedtuple("Operation", ["layer", "weight", "uses", "outputs", "note"], defaults=[""])
+Operation.__doc__ = """One product of a call.
+
+Args:
+    layer: the layer whose row it belongs to.
+    weight: name of the weight, or `None` for a product without weights.
+    uses: how many multiply-accumulates each entry of the weight takes part in; without a weight,
+        all of them.
+    outputs: number of output elements, of which each is one sum.
+    note: what to say in the row.
+"""
+
+LayerOperations = namedtuple("LayerOperations", ["layers", "operations", "problem"])
+LayerOperations.__doc__ = """What a call costs.
+
+Args:
+    layers: the layers that the call accounts for.
+    operations: list of `Operation`.
+    problem: `None`, or why the call cannot be counted.
+"""
+
+
+def operations_of(call, convention):
+    """Finds the operations of one recorded call.
+
+    Args:
+        call: a `LayerCall`.
+        convention: `"mac"` or `"rigl"`.
+
+    Returns:
+        A `LayerOperations`.
+    """
+    layer = call.layer
+    for classes, function in _KINDS:
+        if isinstance(layer, classes):
+            attended = [call.arguments.get("key"), call.arguments.get("value")]
+            shapes = keras.tree.flatten([call.input_shape, call.output_shape] + [x for x in attended if x is not None])
+            if any(size is None for size in shapes):
+                return LayerOperations(flatten_layers(layer), [], "its shapes are not known")
+            return function(call, convention)
+    if own_matrices(layer) or weight_records(layer):
+        return LayerOperations([layer], [], f"{type(layer).__name__} is not a known kind")
+    return LayerOperations([], [], None)
+
+
+def _counted(*operations):
+    return LayerOperations([operation.layer for operation in operations], list(operations), None)
+
+
+def _positions(call):
+    """Output positions of a convolution: its output without batch and channels."""
+    output = call.output_shape
+    return output[1:-1] if call.layer.data_format == "channels_last" else output[2:]
+
+
+def _convolution_positions(call, convention):
+    layer = call.layer
+    positions = _positions(call)
+    if convention == "rigl" and layer.padding == "same":
+        inputs = call.input_shape
+        inputs = inputs[1:-1] if layer.data_format == "channels_last" else inputs[2:]
+        # Depthwise and separable layers keep strides and dilations as tuples too; all are one entry
+        # a dimension.
+        spans = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
+        positions = [
+            math.ceil((size - span + 1 + 2 * (span // 2)) / stride)
+            for size, span, stride in zip(inputs, spans, layer.strides, strict=True)
+        ]
+    return call.input_shape[0] * math.prod(positions)
+
+
+def _dense(call, convention):
+    outputs = size_of(call.output_shape)
+    return _counted(Operation(call.layer, "kernel", outputs // call.layer.units, outputs))
+
+
+def _einsum_dense(call, convention):
+    layer = call.layer
+    left, right = layer.equation.replace(" ", "").split("->")[0].split(",")
+    front, _, back = left.partition("...")
+    shape = call.input_shape
+    # An ellipsis has no labels: what is before it counts from the front, after it from the back.
+    labels = dict(zip(front, shape[: len(front)], strict=True))
+    labels |= dict(zip(back, shape[len(shape) - len(back) :], strict=True))
+    free = [size for label, size in labels.items() if label not in right]
+    if "..." in left:
+        free += shape[len(front) : len(shape) - len(back)]
+    return _counted(Operation(layer, "kernel", math.prod(free), size_of(call.output_shape)))
+
+
+def _convolution(call, convention):
+    positions = _convolution_positions(call, convention)
+    return _counted(Operation(call.layer, "kernel", positions, positions * call.layer.filters))
+
+
+def _depthwise_convolution(call, convention):
+    positions = _convolution_positions(call, convention)
+    channels = math.prod(call.layer.kernel.shape[-2:])
+    return _counted(Operation(call.layer, "kernel", positions, positions * channels))
+
+
+def _separable_convolution(call, convention):
+    layer = call.layer
+    positions = _convolution_positions(call, convention)
+    channels = math.prod(layer.depthwise_kernel.shape[-2:])
+    return _counted(
+        Operation(layer, "depthwise_kernel", positions, positions * channels),
+        Operation(layer, "pointwise_kernel", positions, positions * layer.filters),
+    )
+
+
+def _transposed_convolution(call, convention):
+    # Each weight is used once for every *input* position; what falls outside the output is counted,
+    # as zeros of padding are in a convolution.
+    inputs = call.input_shape
+    positions = inputs[1:-1] if call.layer.data_format == "channels_last" else inputs[2:]
+    uses = inputs[0] * math.prod(positions)
+    return _counted(Operation(call.layer, "kernel", uses, size_of(call.output_shape)))
+
+
+def _lookup(call, convention):
+    return LayerOperations([call.layer], [], None)
+
+
+def _reversible_embedding(call, convention):
+    layer = call.layer
+    if not call.arguments.get("reverse", False):
+        return _lookup(call, convention)
+    outputs = size_of(call.output_shape)
+    weight = "embeddings" if layer.tie_weights else "reverse_embeddings"
+    return _counted(Operation(layer, weight, outputs // layer.input_dim, outputs))
+
+
+_CELLS = (kl.SimpleRNNCell, kl.LSTMCell, kl.GRUCell)
+
+
+def _cell_step(cell, steps):
+    # The recurrent sum joins the input's: V counts both, so its outputs are counted once.
+    return [
+        Operation(cell, "kernel", steps, steps * cell.kernel.shape[-1]),
+        Operation(cell, "recurrent_kernel", steps, 0),
+    ]
+
+
+def _cell(call, convention):
+    return _counted(*_cell_step(call.layer, call.input_shape[0]))
+
+
+def _recurrent(call, convention):
+    cell = call.layer.cell
+    cells = cell.cells if isinstance(cell, kl.StackedRNNCells) else [cell]
+    if not all(isinstance(cell, _CELLS) for cell in cells):
+        layers = [layer for cell in cells for layer in flatten_layers(cell)]
+        return LayerOperations(layers, [], "its recurrent cell is not a known kind")
+    steps = call.input_shape[0] * call.input_shape[1]
+    return _counted(*[operation for cell in cells for operation in _cell_step(cell, steps)])
+
+
+def _attention(layer, query, key, heads, key_dim, value_dim, axes):
+    """Q K^T and A V: every query position meets every key position, in every head."""
+    queries = math.prod(query[:-1])
+    keys = math.prod(key[axis] for axis in axes)
+    macs = queries * keys * heads * (key_dim + value_dim)
+    outputs = queries * heads * (keys + value_dim)
+    return _counted(Operation(layer, None, macs, outputs, "products of queries, keys and values"))
+
+
+def _multi_head_attention(call, convention):
+    layer, key = call.layer, call.arguments.get("key") or call.arguments["value"]
+    return _attention(
+        layer,
+        call.arguments["query"],
+        key,
+        layer.num_heads,
+        layer.key_dim,
+        layer.value_dim,
+        layer.attention_axes or (1,),
+    )
+
+
+def _group_query_attention(call, convention):
+    layer, key = call.layer, call.arguments.get("key") or call.arguments["value"]
+    head = layer.head_dim
+    return _attention(layer, call.arguments["query"], key, layer.num_query_heads, head, head, (1,))
+
+
+def _global_average_pooling(call, convention):
+    if convention != "mac":
+        return LayerOperations([], [], None)
+    return _counted(Operation(call.layer, None, size_of(call.input_shape), 0, "additions of the average"))
+
+
+# First match wins: a subclass stands before its parent. Older Keras versions lack some of the
+# classes.
+_KINDS = [
+    (kl.Dense, _dense),
+    (kl.EinsumDense, _einsum_dense),
+    ((kl.Conv1D, kl.Conv2D, kl.Conv3D), _convolution),
+    ((kl.DepthwiseConv1D, kl.DepthwiseConv2D), _depthwise_convolution),
+    ((kl.SeparableConv1D, kl.SeparableConv2D), _separable_convolution),
+    ((kl.Conv1DTranspose, kl.Conv2DTranspose, kl.Conv3DTranspose), _transposed_convolution),
+    (kl.Embedding, _lookup),
+    (kl.RNN, _recurrent),
+    (_CELLS, _cell),
+    (kl.MultiHeadAttention, _multi_head_attention),
+    (kl.GroupQueryAttention, _group_query_attention),
+    (
+        (kl.GlobalAveragePooling1D, kl.GlobalAveragePooling2D, kl.GlobalAveragePooling3D),
+        _global_average_pooling,
+    ),
+]
+if hasattr(kl, "ReversibleEmbedding"):
+    _KINDS.insert(0, (kl.ReversibleEmbedding, _reversible_embedding))

@@ -1,0 +1,270 @@
+"""Pictures of sparse models: surviving inputs, filters, and sparsity layer by layer.
+
+The first two are those of the Sparse VD repository (Molchanov, Ashukha and Vetrov, ICML 2017): the
+border pixels of MNIST that no unit looks at any more, and convolution kernels of which a few
+entries are left. Every function returns a `matplotlib.figure.Figure` that belongs to no window and
+no pyplot state, and writes it as PNG when given a path. matplotlib is needed only here: `pip
+install "sparsity-tf[plot]"`.
+"""
+
+import math
+
+import keras
+import numpy as np
+
+from sparsity_tf.inspection.tables import SparsityTable, sparsity_table
+from sparsity_tf.inspection.weights import flatten_layers, kernel_value
+
+_DEAD = (0.87, 0.87, 0.87)
+_LINES = (0.75, 0.75, 0.75)
+_DOTS_PER_INCH = 150
+
+
+def plot_input_mask(layer_or_model, image_shape=(28, 28), path=None):
+    """Shows which input pixels a fully connected layer still looks at.
+
+    Args:
+        layer_or_model: a dense layer on flattened images, or a model: its first `Dense` layer is
+            taken.
+        image_shape: `(height, width)` or `(height, width, channels)` of the images before
+            flattening. Channels are added up.
+        path: where to write a PNG file, or `None`.
+
+    Returns:
+        `matplotlib.figure.Figure`: for each pixel the number of units with a non-zero weight on it;
+        pixels with none are grey.
+
+    Raises:
+        ValueError: if there is no dense layer, or its inputs are not the pixels of `image_shape`.
+        ImportError: if matplotlib is missing.
+    """
+    require_matplotlib()
+    layer = _first_dense(layer_or_model)
+    kernel = kernel_value(layer)
+    image_shape = tuple(image_shape)
+    if len(image_shape) not in (2, 3) or math.prod(image_shape) != kernel.shape[0]:
+        raise ValueError(
+            "`image_shape` must be (height, width) or (height, width, channels) with "
+            f"{kernel.shape[0]} values, the inputs of layer {layer.name!r}. "
+            f"Received: image_shape={image_shape}"
+        )
+    live = np.count_nonzero(kernel, axis=1).reshape(image_shape[:2] + (-1,)).sum(axis=-1)
+    possible = kernel.shape[1] * math.prod(image_shape[2:])
+
+    figure = _figure((5.6, 5.2))
+    axes = figure.add_subplot()
+    colors = _colormap("viridis").with_extremes(bad=_DEAD)
+    image = axes.imshow(np.ma.masked_equal(live, 0), cmap=colors, vmin=0, vmax=max(live.max(), 1))
+    figure.colorbar(image, ax=axes, shrink=0.85, label=f"non-zero weights per pixel (of {possible:,})")
+    used = f"{np.count_nonzero(live):,} of {live.size:,} input pixels in use"
+    title = f"{layer.path or layer.name}: {used}"
+    axes.set_title(_with_warning(title, kernel), fontsize=10)
+    axes.set_xlabel("column (grey: pixel not used)")
+    axes.set_ylabel("row")
+    return _written(figure, path)
+
+
+def plot_filters(layer, path=None, max_filters=100):
+    """Shows the kernels of a convolution with their zeros.
+
+    Args:
+        layer: a convolution, sparse or plain. Each box is the kernel from one input channel to one
+            filter (for `Conv1D`: one filter, steps down and channels across), filter by filter. Of
+            a layer whose kernel is a matrix, such as `Dense`, the whole matrix is shown, inputs
+            down and units across.
+        path: where to write a PNG file, or `None`.
+        max_filters: how many boxes at most; the first ones are shown.
+
+    Returns:
+        `matplotlib.figure.Figure`: blue negative, red positive, symmetric about 0; exact zeros are
+        white.
+
+    Raises:
+        ValueError: if the layer has no kernel, or `max_filters` is not a positive integer.
+        ImportError: if matplotlib is missing.
+    """
+    pieces = kernel_pieces(layer, max_filters)
+    return _written(draw_pieces(pieces, piece_title(layer, pieces)), path)
+
+
+def plot_layer_sparsity(model_or_table, path=None):
+    """Shows the sparsity of each weight as a bar, with the number of weights left.
+
+    Args:
+        model_or_table: a Keras model, or the `SparsityTable` of one.
+        path: where to write a PNG file, or `None`.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: if there are no weights to show.
+        ImportError: if matplotlib is missing.
+    """
+    require_matplotlib()
+    table = model_or_table
+    if not isinstance(table, SparsityTable):
+        table = sparsity_table(table)
+    if not table.rows:
+        raise ValueError("`model_or_table` must have at least one kernel or embedding. Received one without any.")
+    rows = table.rows
+    positions = np.arange(len(rows))
+    figure = _figure((8.5, 1.3 + 0.28 * len(rows)))
+    axes = figure.add_subplot()
+    percent = [100 * row.sparsity if row.finite else 0 for row in rows]
+    axes.barh(positions, [100] * len(rows), color="#eceff3", height=0.72)
+    axes.barh(positions, percent, color="#3b6ea8", height=0.72)
+    for position, row in zip(positions, rows, strict=True):
+        left = f"{row.nonzeros:,} of {row.size:,}" if row.finite else "non-finite weights"
+        axes.text(101.5, position, left, va="center", fontsize=8)
+        if row.finite:
+            # Inside a long bar, right of a short one.
+            inside = row.sparsity > 0.15
+            axes.text(
+                100 * row.sparsity + (-1 if inside else 1),
+                position,
+                f"{100 * row.sparsity:.1f}",
+                va="center",
+                ha="right" if inside else "left",
+                color="white" if inside else "black",
+                fontsize=8,
+            )
+    axes.set_yticks(positions, [row.name for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    # The counts stand to the right of the axes; the layout makes room for them.
+    axes.set_xlim(0, 100)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("sparsity (% of weights that are exactly 0)", fontsize=9)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.text(101.5, -0.62, "weights left", fontsize=8, fontweight="bold", va="bottom")
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    if table.finite:
+        left = f"{table.nonzeros:,} of {table.size:,} weights left"
+        title = f"{100 * table.sparsity:.2f} % sparse: {left}"
+    else:
+        title = "sparsity unknown: non-finite weights"
+    axes.set_title(title, fontsize=10, loc="left", pad=18)
+    return _written(figure, path)
+
+
+def kernel_pieces(layer, max_filters):
+    """The images that `plot_filters` shows: an array of shape (boxes, height, width)."""
+    if not isinstance(max_filters, int) or max_filters < 1:
+        raise ValueError(f"`max_filters` must be a positive integer. Received: max_filters={max_filters!r}")
+    kernel = kernel_value(layer)
+    if kernel.ndim == 2:
+        return kernel[None]
+    if kernel.ndim == 3:
+        return kernel.transpose(2, 0, 1)[:max_filters]
+    order = (kernel.ndim - 1, kernel.ndim - 2) + tuple(range(kernel.ndim - 2))
+    return kernel.transpose(order).reshape((-1,) + kernel.shape[-4:-2])[:max_filters]
+
+
+def piece_title(layer, pieces):
+    """Title for `draw_pieces`: the layer, how much of it is shown, and how sparse all of it is."""
+    kernel = kernel_value(layer)
+    shown = "" if pieces.size == kernel.size else f" (first {len(pieces):,} kernels)"
+    zeros = f"{kernel.size - np.count_nonzero(kernel):,} of {kernel.size:,} weights are 0"
+    return _with_warning(f"{layer.path or layer.name}{shown}\n{zeros}", kernel)
+
+
+def draw_pieces(pieces, title):
+    """Draws kernels in a square grid of framed boxes, one colour scale for all, symmetric about 0.
+
+    Args:
+        pieces: array of shape (boxes, height, width).
+        title: string.
+
+    Returns:
+        `matplotlib.figure.Figure` of 6 x 6 inches.
+    """
+    require_matplotlib()
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    mosaic, empty = _mosaic(pieces)
+    finite = np.abs(mosaic[np.isfinite(mosaic)])
+    limit = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    norm, colors = Normalize(-limit, limit), _colormap("RdBu_r")
+    pixels = colors(norm(np.nan_to_num(mosaic, nan=0.0, posinf=0.0, neginf=0.0)))[..., :3]
+    pixels[mosaic == 0] = 1.0
+    pixels[~np.isfinite(mosaic)] = 0.0
+    pixels[empty] = _LINES
+
+    # Fixed places, by the shape of the grid: the frames of an animation must not move with the tick
+    # labels. The cells of one matrix need not be square.
+    wanted = pixels.shape[0] / pixels.shape[1] if len(pieces) > 1 else 0.86 / 0.78
+    height = min(0.86, 0.78 * wanted)
+    width = height / wanted
+    figure = _figure((6, 6), layout=None)
+    axes = figure.add_axes((0.03, 0.91 - height, width, height))
+    smooth = max(pixels.shape) > 900
+    axes.imshow(pixels, interpolation="antialiased" if smooth else "nearest", aspect="auto")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    bar = figure.add_axes((0.05 + width, 0.91 - height, 0.03, height))
+    figure.colorbar(ScalarMappable(norm, colors), cax=bar).set_label("weight (exact zeros: white)", fontsize=8)
+    bar.tick_params(labelsize=8)
+    figure.text(0.03, 0.92, title, fontsize=9, va="bottom")
+    return figure
+
+
+def _mosaic(pieces):
+    """The boxes side by side, entries blown up to cells of pixels; and where there is no box."""
+    count, height, width = pieces.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    cell = max(1, 600 // max(rows * height, columns * width))
+    line = 0 if count == 1 else max(1, cell // 3)
+    step = height * cell + line, width * cell + line
+    mosaic = np.zeros((rows * step[0] + line, columns * step[1] + line), "float32")
+    empty = np.ones(mosaic.shape, bool)
+    for index, piece in enumerate(pieces):
+        top, left = (index // columns) * step[0] + line, (index % columns) * step[1] + line
+        box = slice(top, top + height * cell), slice(left, left + width * cell)
+        mosaic[box] = piece.repeat(cell, axis=0).repeat(cell, axis=1)
+        empty[box] = False
+    return mosaic, empty
+
+
+def _first_dense(layer_or_model):
+    for layer in flatten_layers(layer_or_model):
+        if isinstance(layer, keras.layers.Dense):
+            return layer
+    raise ValueError(f"`layer_or_model` must be or contain a `Dense` layer. Received: {layer_or_model!r}")
+
+
+def _with_warning(title, kernel):
+    return title if np.isfinite(kernel).all() else f"{title}\nnon-finite weights"
+
+
+def _figure(size, layout="constrained"):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _colormap(name):
+    from matplotlib import colormaps
+
+    return colormaps[name]
+
+
+def require_matplotlib():
+    """Raises an `ImportError` that says what to install when matplotlib is missing."""
+    try:
+        # One of the submodules that are used: the package alone may be there in name only.
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            'Plots need matplotlib and pillow, the extra `plot`: pip install "sparsity-tf[plot]"'
+        ) from error
+
+
+def _written(figure, path):
+    if path is not None:
+        figure.savefig(path, format="png", dpi=_DOTS_PER_INCH)
+    return figure

@@ -1,0 +1,323 @@
+"""How sparse a model is, weight by weight: `sparsity_table`.
+
+The rows come from the protocol of sparse layers, so one table serves every technique; plain Keras
+layers whose kernels hold zeros (a model converted back with `to_dense`, a model pruned elsewhere)
+are counted as well. Two further layouts, `summary_table` and `stats_table`, are those of the `dst`
+package for dynamic sparse reparameterisation (Mostafa and Wang, 2019, "Parameter efficient training
+of deep convolutional neural networks by dynamic sparse reparameterization"), so that its users find
+their columns.
+"""
+
+import csv
+import math
+from dataclasses import dataclass
+
+from sparsity_tf.inspection.weights import flatten_layers, weight_records
+
+
+@dataclass(frozen=True)
+class SparsityRow:
+    """One weight of a `SparsityTable`.
+
+    Args:
+        name: path of the weight, e.g. `"encoder/dense_1/kernel"`.
+        shape: tuple of ints.
+        size: int, number of entries.
+        nonzeros: int, entries of the value used at inference that are not exactly 0.
+        threshold: `None`, a float, or `(lowest, highest)`. For variational dropout the threshold on
+            log alpha, for soft-threshold reparameterisation the threshold(s) on the magnitude.
+        finite: bool, whether all values behind the row are finite.
+        sparse: bool, whether the weight belongs to a sparse layer.
+    """
+
+    name: str
+    shape: tuple
+    size: int
+    nonzeros: int
+    threshold: object = None
+    finite: bool = True
+    sparse: bool = True
+
+    @property
+    def sparsity(self):
+        """Fraction of zeros, exact; NaN when the row is not finite."""
+        return _sparsity(self.size, self.nonzeros, self.finite)
+
+
+def _sparsity(size, nonzeros, finite):
+    if not finite:
+        return math.nan
+    return 1.0 - nonzeros / size if size else 0.0
+
+
+class SparsityTable:
+    """Sparsity of a model, weight by weight and in total; made by `sparsity_table`.
+
+    The totals are over the weights in the rows. Biases, normalisation parameters and the
+    technique's own parameters (variances, gates, thresholds) are in no row and in no total.
+
+    `str(table)` is a readable table.
+
+    Args:
+        rows: sequence of `SparsityRow`.
+        parameters: int, number of parameters of the whole model for `summary_table`: all trainable
+            ones, and the weights in the rows that are frozen.
+    """
+
+    def __init__(self, rows, parameters):
+        self.rows = list(rows)
+        self.parameters = parameters
+
+    @property
+    def size(self):
+        """Number of weights in all rows."""
+        return sum(row.size for row in self.rows)
+
+    @property
+    def nonzeros(self):
+        """Number of weights in all rows that are not exactly 0."""
+        return sum(row.nonzeros for row in self.rows)
+
+    @property
+    def finite(self):
+        """Whether every row is finite. If not, `sparsity` and `compression` are NaN."""
+        return all(row.finite for row in self.rows)
+
+    @property
+    def sparsity(self):
+        """Fraction of zeros over all rows; 0.0 without rows, NaN when a row is not finite."""
+        return _sparsity(self.size, self.nonzeros, self.finite)
+
+    @property
+    def compression(self):
+        """All weights / non-zero weights.
+
+        `inf` when none is left, 1.0 without rows, NaN when a row is not finite.
+        """
+        if not self.finite:
+            return math.nan
+        if not self.size:
+            return 1.0
+        return self.size / self.nonzeros if self.nonzeros else math.inf
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __str__(self):
+        with_threshold = any(row.threshold is not None for row in self.rows)
+        body = [self._cells(row, with_threshold) for row in self.rows]
+        total = [
+            "total",
+            "",
+            f"{self.size:,}",
+            f"{self.nonzeros:,}",
+            _percent(self.sparsity, self.finite),
+        ]
+        if with_threshold:
+            total.append("")
+        header = ["weight", "shape", "size", "non-zeros", "sparsity"] + ["threshold"] * with_threshold
+        align = ["left", "left"] + ["right"] * (len(header) - 2)
+        return f"{_grid(body + [total], header, align)}\n{self._verdict()}"
+
+    def __repr__(self):
+        return f"<SparsityTable rows={len(self.rows)}, size={self.size}, nonzeros={self.nonzeros}>"
+
+    def to_dict(self):
+        """Returns the table as plain Python values.
+
+        Returns:
+            `{"rows": [{"name", "shape", "size", "nonzeros", "sparsity", "threshold", "finite",
+            "sparse"}, ...], "total": {"size", "nonzeros", "sparsity", "compression", "finite"}}`.
+            Shapes are lists, sparsities are fractions.
+        """
+        rows = [
+            {
+                "name": row.name,
+                "shape": list(row.shape),
+                "size": row.size,
+                "nonzeros": row.nonzeros,
+                "sparsity": row.sparsity,
+                "threshold": row.threshold,
+                "finite": row.finite,
+                "sparse": row.sparse,
+            }
+            for row in self.rows
+        ]
+        fields = ("size", "nonzeros", "sparsity", "compression", "finite")
+        return {"rows": rows, "total": {field: getattr(self, field) for field in fields}}
+
+    def to_csv(self, path):
+        """Writes one line a weight, without a total: `name,shape,size,nonzeros,sparsity,threshold`.
+
+        Args:
+            path: where to write. Shapes are written as `784x300`, sparsities as fractions (`nan`
+                when the weight is not finite), several thresholds as `lowest..highest`, a missing
+                threshold as nothing.
+        """
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["name", "shape", "size", "nonzeros", "sparsity", "threshold"])
+            for row in self.rows:
+                threshold = _threshold_text(row.threshold, "r")
+                writer.writerow(
+                    [
+                        row.name,
+                        "x".join(map(str, row.shape)),
+                        row.size,
+                        row.nonzeros,
+                        row.sparsity,
+                        threshold,
+                    ]
+                )
+
+    def summary_table(self, free_parameters=True):
+        """The one-line `sum_table` of the `dst` package.
+
+        Sparse parameters are the weights in the rows of this table, dense parameters are all other
+        trainable parameters of the model (a technique's variances or thresholds count here), free =
+        dense + non-zero, and sparsity is the `dst` package's: zeros / **all** trainable parameters,
+        not zeros / sparse parameters.
+
+        Args:
+            free_parameters: whether to show the column "# free parameters", which came into the
+                package later.
+
+        Returns:
+            String.
+        """
+        dense = self.parameters - self.size
+        sparsity = (self.size - self.nonzeros) / self.parameters if self.parameters else 0.0
+        columns = {
+            "# total parameters": self.parameters,
+            "# sparse parameters": self.size,
+            "# dense parameters": dense,
+            "# nonzero parameters in sparse": self.nonzeros,
+            "# free parameters": dense + self.nonzeros,
+            "sparsity": f"{sparsity:.4f}" if self.finite else "non-finite weights",
+        }
+        if not free_parameters:
+            del columns["# free parameters"]
+        return _grid([list(columns.values())], list(columns), ["right"] * len(columns))
+
+    def stats_table(self):
+        """The `stats_table` of the `dst` package: one line a weight, sparsity with four decimals.
+
+        Returns:
+            String.
+        """
+        body = [
+            [
+                row.name,
+                row.size,
+                row.nonzeros,
+                f"{row.sparsity:.4f}" if row.finite else "non-finite weights",
+            ]
+            for row in self.rows
+        ]
+        header = ["Parameter tensor", "# total", "# nonzero", "sparsity"]
+        return _grid(body, header, ["left", "right", "right", "right"])
+
+    def _cells(self, row, with_threshold):
+        shape = " x ".join(map(str, row.shape))
+        cells = [
+            row.name,
+            shape,
+            f"{row.size:,}",
+            f"{row.nonzeros:,}",
+            _percent(row.sparsity, row.finite),
+        ]
+        return cells + [_threshold_text(row.threshold, ".4g")] * with_threshold
+
+    def _verdict(self):
+        if not self.rows:
+            return "no kernels or embeddings"
+        if not self.finite:
+            bad = [row.name for row in self.rows if not row.finite]
+            return f"non-finite weights: {', '.join(bad)}; the sparsity of this model is unknown"
+        if not self.nonzeros:
+            return "compression (all weights / non-zeros): inf, no weight is left"
+        return f"compression (all weights / non-zeros): {self.compression:.4g}x"
+
+
+def sparsity_table(model, include_dense=False):
+    """Counts the zeros in a model, weight by weight.
+
+    Every layer counts once, also when it is shared; nested models, wrappers and the projections
+    inside `MultiHeadAttention` are included. Counts are exact and are those of the value used at
+    inference.
+
+    Args:
+        model: a built `keras.Model`, or one built layer.
+        include_dense: whether to add rows for the kernels and embeddings of plain Keras layers,
+            with their exact zeros. A model that has no sparse layer at all gets these rows anyway.
+            Biases and normalisation parameters never have rows.
+
+    Returns:
+        A `SparsityTable`. Weights that are NaN or infinite give rows with `finite=False` and
+        sparsity NaN, never 1.0.
+
+    Raises:
+        ValueError: if `model` is no Keras layer or is not built.
+
+    Example:
+
+    ```python
+    table = sparsity_table(model)
+    print(table)
+    table.sparsity, table.compression
+    ```
+    """
+    layers = flatten_layers(model)
+    if not model.built:
+        raise ValueError(
+            "`model` must be built before its weights can be counted: call it on data, or "
+            "`model.build(input_shape)`. "
+            f"Received: model={model.name!r}, which is not built."
+        )
+    records = [record for layer in layers for record in weight_records(layer)]
+    if not include_dense and any(record.sparse for record in records):
+        records = [record for record in records if record.sparse]
+    rows = [
+        SparsityRow(
+            record.path,
+            record.shape,
+            math.prod(record.shape),
+            record.nonzeros,
+            record.threshold,
+            record.finite,
+            record.sparse,
+        )
+        for record in records
+    ]
+    counted = list(model.trainable_variables) + [record.variable for record in records]
+    parameters = sum({id(v): math.prod(v.shape) for v in counted}.values())
+    return SparsityTable(rows, parameters)
+
+
+def _grid(body, header, align):
+    from tabulate import tabulate
+
+    return tabulate(body, header, tablefmt="simple", colalign=align, disable_numparse=True)
+
+
+def _percent(sparsity, finite):
+    if not finite:
+        return "non-finite weights"
+    text = f"{100 * sparsity:.2f} %"
+    # A few survivors among millions must not read as none, nor a few zeros as dense.
+    if text == "100.00 %" and sparsity < 1:
+        return "> 99.99 %"
+    return "< 0.01 %" if text == "0.00 %" and sparsity > 0 else text
+
+
+def _threshold_text(threshold, spec):
+    if threshold is None:
+        return ""
+    if spec == "r":
+        return repr(threshold) if isinstance(threshold, float) else f"{threshold[0]!r}..{threshold[1]!r}"
+    if isinstance(threshold, float):
+        return format(threshold, spec)
+    return f"{threshold[0]:{spec}}..{threshold[1]:{spec}}"

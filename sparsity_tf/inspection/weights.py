@@ -1,0 +1,192 @@
+"""The weights of a model as inspection counts them: one record a kernel, read once.
+
+Everything in `sparsity_tf.inspection` (tables, operation counts, plots) starts from the records
+made here. A sparse layer says through its `sparse_weights` which of its weights are sparse and what
+they are at inference; a plain Keras layer says nothing, so its kernels are found by rank and name
+and their exact zeros are counted. No technique is known here: masked layers, variational dropout,
+L0 and soft thresholds all arrive through the same protocol.
+"""
+
+from collections import namedtuple
+
+import keras
+import numpy as np
+
+# Not kernels, whatever their rank: the bias of a multi-head projection has rank 2.
+_NOT_KERNELS = ("bias", "gamma", "beta", "alpha")
+
+# Attributes under which Keras layers hold a kernel. Read through the attribute, LoRA and quantised
+# layers give the kernel that they really apply.
+_KERNEL_NAMES = (
+    "kernel",
+    "recurrent_kernel",
+    "depthwise_kernel",
+    "pointwise_kernel",
+    "embeddings",
+    "reverse_embeddings",
+)
+
+WeightRecord = namedtuple(
+    "WeightRecord",
+    ["layer", "name", "path", "variable", "shape", "nonzeros", "finite", "threshold", "sparse"],
+)
+WeightRecord.__doc__ = """One kernel or embedding matrix of a layer, counted.
+
+Args:
+    layer: the Keras layer that owns the weight.
+    name: name of the weight in its layer, e.g. `"kernel"`.
+    path: name of the weight in the model, e.g. `"encoder/dense_1/kernel"`.
+    variable: the Keras variable that holds it.
+    shape: tuple of ints.
+    nonzeros: int, entries of the inference value that are not exactly 0 (NaN is not 0).
+    finite: bool, `False` if the value, the variable behind it, or any other variable of the layer
+        is NaN, or if the value or the variable is infinite. A gate computed from NaN is often 0:
+        without this flag a diverged model would look 100 % sparse.
+    threshold: `None`, a float, or `(lowest, highest)` when the weight has several thresholds.
+    sparse: bool, whether a sparse layer listed the weight (`False`: a kernel of a plain layer).
+"""
+
+
+def flatten_layers(model):
+    """Lists `model` and all layers below it, each once, in the order in which they were added.
+
+    Nested models, wrappers, recurrent cells and the projections inside `MultiHeadAttention` are
+    included.
+
+    Args:
+        model: a `keras.Model` or any `keras.layers.Layer`.
+
+    Returns:
+        List of layers, parents before children.
+    """
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"`model` must be a Keras model or layer. Received: model={model!r}")
+    layers, seen = [], set()
+
+    def visit(layer):
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            layers.append(layer)
+            for sublayer in layer._flatten_layers(include_self=False, recursive=False):
+                visit(sublayer)
+
+    visit(model)
+    return layers
+
+
+def as_numpy(tensor):
+    """Converts a tensor or variable to a NumPy array, half-precision floats to float32."""
+    array = keras.ops.convert_to_numpy(tensor)
+    return array if array.dtype.kind in "iub" else array.astype("float32", copy=False)
+
+
+def own_variables(layer):
+    """The variables that belong to `layer` itself, not to layers below it."""
+    return list(layer._trainable_variables) + list(layer._non_trainable_variables)
+
+
+def own_matrices(layer):
+    """Trainable variables of `layer` itself that have at least two dimensions and are no bias."""
+    return [
+        v
+        for v in layer._trainable_variables
+        if len(v.shape) >= 2 and "bias" not in v.name and not v.name.startswith("lora_")
+    ]
+
+
+def sparse_weights(layer):
+    """`layer.sparse_weights`, or an empty list for a plain Keras layer."""
+    return list(getattr(layer, "sparse_weights", None) or [])
+
+
+def weight_records(layer):
+    """Counts the kernels of one layer (not of the layers below it).
+
+    Args:
+        layer: a Keras layer, sparse or plain.
+
+    Returns:
+        List of `WeightRecord`, sparse weights first.
+    """
+    listed = sparse_weights(layer)
+    records = []
+    if listed:
+        any_nan = any(np.isnan(as_numpy(v)).any() for v in own_variables(layer) if "float" in v.dtype)
+        for weight in listed:
+            value = as_numpy(weight.value())
+            finite = not any_nan and np.isfinite(value).all() and np.isfinite(as_numpy(weight.variable)).all()
+            records.append(
+                WeightRecord(
+                    layer,
+                    weight.name,
+                    weight.path,
+                    weight.variable,
+                    tuple(weight.shape),
+                    int(np.count_nonzero(value)),
+                    bool(finite),
+                    _threshold(weight.threshold()),
+                    True,
+                )
+            )
+    for variable, value in _plain_kernels(layer, {id(weight.variable) for weight in listed}, bool(listed)):
+        records.append(
+            WeightRecord(
+                layer,
+                variable.name,
+                f"{layer.path or layer.name}/{variable.name}",
+                variable,
+                tuple(value.shape),
+                int(np.count_nonzero(value)),
+                bool(np.isfinite(value).all()),
+                None,
+                False,
+            )
+        )
+    return records
+
+
+def _plain_kernels(layer, listed_ids, is_sparse_layer):
+    """Variables and values of the kernels that no sparse weight stands for.
+
+    In a sparse layer only Keras's own names are kernels: its other matrices belong to the technique
+    (variances, gate parameters, thresholds).
+    """
+    unnamed = [] if is_sparse_layer else [v for v in own_matrices(layer) if v.name not in _NOT_KERNELS]
+    for variable in own_variables(layer):
+        if id(variable) in listed_ids:
+            continue
+        if variable.name in _KERNEL_NAMES:
+            yield variable, as_numpy(getattr(layer, variable.name, variable))
+        elif any(variable is v for v in unnamed):
+            yield variable, as_numpy(variable)
+
+
+def _threshold(threshold):
+    if threshold is None:
+        return None
+    values = np.asarray(threshold, dtype="float64")
+    if values.size == 1:
+        return float(values.reshape(()))
+    return float(values.min()), float(values.max())
+
+
+def kernel_value(layer):
+    """The kernel that a layer uses at inference, zeros included.
+
+    Args:
+        layer: a built sparse or plain layer; of several kernels the first counts.
+
+    Returns:
+        NumPy array.
+
+    Raises:
+        ValueError: if the layer has no kernel.
+    """
+    if not isinstance(layer, keras.layers.Layer):
+        raise ValueError(f"`layer` must be a Keras layer. Received: layer={layer!r}")
+    weights = sparse_weights(layer)
+    if weights:
+        return as_numpy(weights[0].value())
+    for _, value in _plain_kernels(layer, set(), False):
+        return value
+    raise ValueError(f"`layer` must be a built layer with a kernel. Received: layer={layer!r}")
