@@ -1,0 +1,19 @@
+"""Reading checkpoints, ours and those that other systems wrote, without building their models.
+
+`open_checkpoint` gives access to the tensors of a file by name; `checkpoint_sparsity` counts the
+zeros that its sparse layers produce at inference. The command over both is
+`python -m sparsity_tf.checkpoint_sparsity`.
+"""
+
+from sparsity_tf.checkpoints.readers import Checkpoint, CheckpointError, open_checkpoint
+from sparsity_tf.checkpoints.report import CheckpointSparsity, TensorSparsity
+from sparsity_tf.checkpoints.sparsity import checkpoint_sparsity
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "CheckpointSparsity",
+    "TensorSparsity",
+    "checkpoint_sparsity",
+    "open_checkpoint",
+]

@@ -1,0 +1,224 @@
+"""Keras files as named tensors: `.keras` archives and HDF5 files, by zip, JSON and h5py alone.
+
+A `.keras` file is a zip of `config.json` (how the layers were constructed) and `model.weights.h5`.
+In the HDF5 file every layer is a group with a subgroup `vars`, whose attribute `name` is the name
+of the layer and whose datasets are its variables: "0", "1", ... for layers of Keras, the variables'
+own names for the layers of this package.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+
+import h5py
+import numpy as np
+
+from sparsity_tf.checkpoints.readers import Checkpoint, CheckpointError, one_line
+
+_WEIGHTS = "model.weights.h5"
+_CONFIG = "config.json"
+
+
+class HDF5Checkpoint(Checkpoint):
+    """The variables of a Keras HDF5 file.
+
+    Args:
+        path: str, what the user named; used in messages.
+        file: An open `h5py.File`.
+        config: The parsed `config.json`, or None.
+        folder: A `tempfile.TemporaryDirectory` to remove with the reader, or None.
+    """
+
+    def __init__(self, path, file, config=None, folder=None):
+        super().__init__(path)
+        self._file = file
+        self._folder = folder
+        self._layers = list(_layer_configs(config, ()))
+        self._composites = list(_composite_configs(config))
+        self._layer_names = {}  # HDF5 path of a variable -> names of its layer and those around it
+        for key in self._variables():
+            self._layer_names[key] = self._names_around(key)
+        readable = {key: self._readable_name(key) for key in self._layer_names}
+        counts = {}
+        for name in readable.values():
+            counts[name] = counts.get(name, 0) + 1
+        self._keys = {}
+        for key, name in readable.items():
+            # Layers that share a name are told apart by their place in the file.
+            unique = name if counts[name] == 1 and name not in self._keys else key
+            self._keys[unique] = key
+            self._register(unique, (key, name))
+
+    def _variables(self):
+        found = {}
+
+        def visit(key, item):
+            if isinstance(item, h5py.Dataset) and item.shape is not None:
+                if item.dtype.kind in "biuf" or _is_bfloat16(item):
+                    found[key] = item
+
+        self._file.visititems(visit)
+        return [key for key in found if not self._is_optimizer_variable(key, found)]
+
+    def _is_optimizer_variable(self, key, variables):
+        """Optimizers start with their iteration, an integer, and their learning rate."""
+        if key.split("/")[0] in ("optimizer", "optimizer_weights"):
+            return True
+        first, second = (variables.get(f"{key.rpartition('/')[0]}/{i}") for i in range(2))
+        return (
+            first is not None
+            and second is not None
+            and first.shape == second.shape == ()
+            and first.dtype.kind in "iu"
+            and second.dtype.kind == "f"
+        )
+
+    def _names_around(self, key):
+        """Layer names, outermost first; None if one of them is not in the file."""
+        parts = key.split("/")
+        if len(parts) < 2 or parts[-2] != "vars":
+            return None
+        names = []
+        for depth in range(len(parts) - 1):
+            group = "/".join([*parts[:depth], "vars"])
+            if group in self._file:
+                names.append(self._file[group].attrs.get("name"))
+        return None if None in names else tuple(_text(name) for name in names)
+
+    def _readable_name(self, key):
+        names = self._layer_names[key]
+        if not names:
+            return key.removesuffix(":0")  # files of Keras 2
+        # The outermost name is the model's own.
+        return "/".join([*(names[1:] or names), key.rpartition("/")[2]])
+
+    def _shape(self, name):
+        return tuple(self._file[self._keys[name]].shape)
+
+    def _is_floating(self, name):
+        dataset = self._file[self._keys[name]]
+        return dataset.dtype.kind == "f" or _is_bfloat16(dataset)
+
+    def _read(self, name):
+        dataset = self._file[self._keys[name]]
+        value = dataset[()]
+        if _is_bfloat16(dataset):
+            # bfloat16 is the upper half of a float32.
+            return (value.view("<u2").astype("uint32") << 16).view("float32")
+        return value
+
+    def layer_option(self, name, option):
+        """Looks up a layer's constructor argument in `config.json`. See `Checkpoint`."""
+        around = self._layer_names[self._keys[self._known(name)]]
+        if not around:
+            return None
+        matching = [
+            (names, config[option]) for names, config in self._layers if names[-1] == around[-1] and option in config
+        ]
+        if _differ(matching):
+            matching = [(names, value) for names, value in matching if names == around] or matching
+        if not matching:
+            # Layers that make their own sublayers list the options of the sparse ones among them.
+            matching = [
+                (composite, options[option])
+                for composite, sublayers in self._composites
+                if composite is None or composite in around
+                for options in sublayers
+                if option in options
+            ]
+        if _differ(matching):
+            raise CheckpointError(
+                f"Checkpoint '{self.path}' gives several values of `{option}` for layers that may "
+                f"be '{'/'.join(around)}'; '{name}' cannot be attributed to one of them"
+            )
+        return matching[0][1] if matching else None
+
+    def close(self):
+        """Closes the file and removes what was unpacked."""
+        self._file.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def open_hdf5(path):
+    """Opens a `.weights.h5` (or other HDF5) file written by Keras. See `open_checkpoint`."""
+    try:
+        return HDF5Checkpoint(path, h5py.File(path, "r"))
+    except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ... on damage
+        raise CheckpointError(
+            f"'{path}' is not a readable HDF5 file (damaged or cut off?): {one_line(error)}"
+        ) from error
+
+
+def open_keras_archive(path):
+    """Opens a `.keras` file. See `open_checkpoint`.
+
+    The weights are unpacked to a temporary file rather than read inside the archive: only unpacking
+    verifies their checksum, and it costs disk instead of memory.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="sparsity_tf_")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+            if _WEIGHTS not in members or _CONFIG not in members:
+                raise CheckpointError(
+                    f"'{path}' is not a .keras file: it must hold {_CONFIG} and {_WEIGHTS}. Received: {members[:8]}"
+                )
+            config = json.loads(archive.read(_CONFIG))
+            weights = os.path.join(folder.name, _WEIGHTS)
+            with archive.open(_WEIGHTS) as source, open(weights, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        return HDF5Checkpoint(path, h5py.File(weights, "r"), config, folder)
+    except CheckpointError:
+        folder.cleanup()
+        raise
+    except Exception as error:  # zipfile, zlib and json have many ways to say "damaged"
+        folder.cleanup()
+        raise CheckpointError(
+            f"'{path}' is not a readable .keras file (damaged or cut off?): {one_line(error)}"
+        ) from error
+
+
+def _layer_configs(node, around):
+    """Yields (names, config) for every layer in a `config.json`; names are outermost first."""
+    if isinstance(node, dict):
+        config = node.get("config")
+        if "class_name" in node and isinstance(config, dict) and isinstance(config.get("name"), str):
+            around = (*around, config["name"])
+            yield around, config
+        for value in node.values():
+            yield from _layer_configs(value, around)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _layer_configs(value, around)
+
+
+def _composite_configs(node):
+    """Yields (name or None, options of each sublayer) for layers that list sparse sublayers.
+
+    See `sparsity_tf.composite`: sublayers are listed with their options, but not by name.
+    """
+    if isinstance(node, dict):
+        layer, sublayers = node.get("layer"), node.get("sparse_sublayers")
+        if isinstance(layer, dict) and isinstance(sublayers, list):
+            options = [entry["options"] for entry in sublayers]
+            yield layer.get("config", {}).get("name"), options
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from _composite_configs(value)
+
+
+def _differ(matching):
+    return any(value != matching[0][1] for _, value in matching)
+
+
+def _is_bfloat16(dataset):
+    # h5py knows no bfloat16: Keras stores two opaque bytes and notes the type beside them.
+    return dataset.dtype == np.dtype("V2") and _text(dataset.attrs.get("dtype")) == "bfloat16"
+
+
+def _text(value):
+    return value.decode() if isinstance(value, bytes) else value

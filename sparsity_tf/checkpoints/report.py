@@ -1,0 +1,85 @@
+"""What the sparsity of a checkpoint looks like: rows, totals, JSON."""
+
+import dataclasses
+import json
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSparsity:
+    """One row of the report.
+
+    Attributes:
+        name: str, the tensor as the checkpoint names it: the mask, gate or variance that decides,
+            the weight itself for `soft_threshold`, `discovering_wirings` and `zeros`.
+        technique: str, the naming rule that applied.
+        shape: Tuple of ints, of the weight.
+        size: int, number of entries.
+        nonzeros: int, number of entries that are not zero at inference.
+    """
+
+    name: str
+    technique: str
+    shape: tuple
+    size: int
+    nonzeros: int
+
+    @property
+    def sparsity(self):
+        """float in [0, 1]: `1 - nonzeros / size`; 0 for an empty tensor."""
+        return _sparsity(self.nonzeros, self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSparsity:
+    """The sparsity of a checkpoint, tensor by tensor and in total.
+
+    Attributes:
+        path: str, the checkpoint.
+        rows: Tuple of `TensorSparsity`, in the order of the names.
+        notes: Tuple of str: what was assumed because the checkpoint does not say it.
+    """
+
+    path: str
+    rows: tuple
+    notes: tuple = ()
+
+    @property
+    def size(self):
+        """int, the number of entries in all rows."""
+        return sum(row.size for row in self.rows)
+
+    @property
+    def nonzeros(self):
+        """int, the number of non-zero entries in all rows."""
+        return sum(row.nonzeros for row in self.rows)
+
+    @property
+    def global_sparsity(self):
+        """float in [0, 1]: `1 - nonzeros / size` over all rows together."""
+        return _sparsity(self.nonzeros, self.size)
+
+    def to_dict(self):
+        """Returns: dict with `global_sparsity`, `size`, `nonzeros` and the list `tensors`."""
+        return {
+            "global_sparsity": self.global_sparsity,
+            "size": self.size,
+            "nonzeros": self.nonzeros,
+            "tensors": [
+                {
+                    "name": row.name,
+                    "shape": list(row.shape),
+                    "size": row.size,
+                    "nonzeros": row.nonzeros,
+                    "sparsity": row.sparsity,
+                }
+                for row in self.rows
+            ],
+        }
+
+    def to_json(self, indent=2):
+        """Returns: str, `to_dict()` as JSON; sparsities are unrounded fractions."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+
+def _sparsity(nonzeros, size):
+    return 1.0 - nonzeros / size if size else 0.0

@@ -1,0 +1,383 @@
+"""From a checkpoint to its sparsity: which tensors make weights sparse, and how many are zero.
+
+The naming rules and formulas are those of "The State of Sparsity in Deep Neural Networks" (Gale,
+Elsen, Hooker, arXiv:1902.09574) and its published checkpoints, extended by the variables of this
+package's layers. By technique: whose name decides, and when an entry is non-zero:
+
+- magnitude_pruning, random_pruning: names ending in "mask"; mask != 0.
+- l0_regularization: names ending in "log_alpha" or "_aux"; the deterministic gate
+  clip(sigmoid(a) (zeta - gamma) + gamma, 0, 1) != 0.
+- variational_dropout: names ending in "log_sigma2" or "_aux", with a weight theta of equal shape
+  beside them; s - ln(theta^2 + 1e-8) < threshold, not clipped.
+- soft_threshold (Kusupati et al., arXiv:2002.03231): "raw_threshold" or "threshold" with a weight
+  and no mask beside it; abs(W) > g(s).
+- discovering_wirings (Wortsman et al., arXiv:1906.00586): a weight "kernel" with a number
+  "sparsity", either a tensor beside it or the layer's argument in a `.keras` file; W != 0 and
+  abs(W) among the n - floor(sparsity n) largest.
+- zeros: floating-point tensors with two or more dimensions; value != 0.
+
+The values of weights do not matter to masks and gates: a weight that is kept and happens to be zero
+counts as non-zero there.
+"""
+
+import fractions
+import math
+
+import numpy as np
+
+from sparsity_tf.checkpoints.readers import CheckpointError, open_checkpoint
+from sparsity_tf.checkpoints.report import CheckpointSparsity, TensorSparsity
+
+TECHNIQUES = (
+    "auto",
+    "magnitude_pruning",
+    "random_pruning",
+    "variational_dropout",
+    "l0_regularization",
+    "soft_threshold",
+    "discovering_wirings",
+    "zeros",
+)
+_ENDINGS = {
+    "magnitude_pruning": ("mask",),
+    "random_pruning": ("mask",),
+    "variational_dropout": ("log_sigma2", "_aux"),
+    "l0_regularization": ("log_alpha", "_aux"),
+    "soft_threshold": ("threshold",),
+    "discovering_wirings": ("kernel, with a number called sparsity",),
+}
+# Names of the weight beside a variable that has no prefix of its own. Keras keeps some of them
+# under an attribute with an underscore, which is how object-based checkpoints name them.
+_WEIGHTS = ("kernel", "weights", "embeddings", "_kernel", "_embeddings")
+_LOG_ALPHA_THRESHOLD = 3.0
+_EPSILON = 1e-8
+_GAMMA, _ZETA = -0.1, 1.1
+_CHUNK = 1 << 20
+
+
+def checkpoint_sparsity(path, technique="auto", log_alpha_threshold=None):
+    """Counts the zeros that the sparse weights of a checkpoint have at inference.
+
+    Optimizer slots are never counted. Tensors are read one at a time (at most two are in memory).
+
+    Args:
+        path: The checkpoint; see `open_checkpoint` for what may be given.
+        technique: str, which naming rule to follow (the table at the top of this module). With
+            `"auto"` every tensor that any sparse technique has left is listed; a checkpoint with
+            none gets the report of `"zeros"`.
+        log_alpha_threshold: float or None. Variational dropout: entries with log alpha below it
+            (strictly) are non-zero. None takes each layer's own from a `.keras` file, otherwise 3.
+
+    Returns:
+        A `CheckpointSparsity`.
+
+    Raises:
+        ValueError: if an argument is not as described.
+        CheckpointError: (a ValueError) if the checkpoint is absent or damaged, holds no tensor of
+            the technique, lacks a partner tensor, or a tensor holds NaN.
+
+    Example:
+
+    ```python
+    report = checkpoint_sparsity("model.keras")
+    print(report.global_sparsity, report.size, report.nonzeros)
+    ```
+    """
+    if technique not in TECHNIQUES:
+        raise ValueError(f"`technique` must be one of {', '.join(TECHNIQUES)}. Received: technique={technique}")
+    if log_alpha_threshold is not None and not _is_finite_number(log_alpha_threshold):
+        raise ValueError(
+            "`log_alpha_threshold` must be a finite number or None. "
+            f"Received: log_alpha_threshold={log_alpha_threshold}"
+        )
+    with open_checkpoint(path) as checkpoint:
+        counter = _Counter(checkpoint, log_alpha_threshold)
+        rows = counter.rows(technique)
+        return CheckpointSparsity(checkpoint.path, tuple(rows), tuple(counter.notes))
+
+
+class _Counter:
+    """Applies the naming rules to one open checkpoint."""
+
+    def __init__(self, checkpoint, log_alpha_threshold):
+        self.checkpoint = checkpoint
+        self.log_alpha_threshold = log_alpha_threshold
+        self.notes = []
+
+    def rows(self, technique):
+        rows = self._all_zeros() if technique == "zeros" else self._by_names(technique)
+        if not sum(row.size for row in rows):
+            raise CheckpointError(
+                f"Checkpoint '{self.checkpoint.path}' has no weights to count: no non-empty tensor "
+                "of floating-point numbers with two or more dimensions"
+            )
+        return rows
+
+    def _by_names(self, technique):
+        found = {name: self._technique(name) for name in self.checkpoint.names()}
+        found = {name: kind for name, kind in found.items() if kind is not None}
+        if technique == "auto" and not found:
+            self._note("no variable of a sparse layer found: exact zeros of weights counted")
+            return self._all_zeros()
+        chosen = self._choose(found, technique)
+        if not chosen:
+            others = ", ".join(sorted(set(found.values()) - {"_aux"})) or "none"
+            raise CheckpointError(
+                f"Checkpoint '{self.checkpoint.path}' has no tensor of {technique} (name ending "
+                f"in {' or '.join(_ENDINGS[technique])}). Techniques found: " + "; ".join([others, *self.notes])
+            )
+        return [getattr(self, "_" + kind)(name) for name, kind in chosen.items()]
+
+    def _technique(self, name):
+        """The technique whose variable `name` is; "_aux" where only the others can tell."""
+        aliases = self.checkpoint.aliases(name)
+        for ending, technique in (
+            ("mask", "magnitude_pruning"),
+            ("log_sigma2", "variational_dropout"),
+            ("log_alpha", "l0_regularization"),
+            ("_aux", "_aux"),
+        ):
+            if any(alias.endswith(ending) for alias in aliases):
+                return technique
+        if any(_leaf(alias) == "kernel" for alias in aliases):
+            return self._technique_of_kernel(name)
+        variable = self._threshold_variable(name)
+        if variable is not None:
+            # Magnitude pruning keeps a threshold beside each mask.
+            if self._siblings(name, variable, lambda base: _with_leaf(base, ("mask",))):
+                return None
+            # Plain "threshold" is not a rare name: with no weight beside it, it is none of ours.
+            if variable == "threshold" and not self._siblings(name, variable, _weight_names):
+                self._note(f"'{name}' ignored: no weight beside it")
+                return None
+            return "soft_threshold"
+        return None
+
+    def _choose(self, found, technique):
+        if technique == "random_pruning":
+            technique = "magnitude_pruning"
+        kinds = set(found.values())
+        probabilistic = kinds & {"variational_dropout", "l0_regularization"}
+        if technique in ("variational_dropout", "l0_regularization"):
+            if "_aux" in kinds and probabilistic and technique not in probabilistic:
+                raise CheckpointError(
+                    f"Checkpoint '{self.checkpoint.path}' was not written by {technique}: beside "
+                    f"its _aux tensors it has those of {', '.join(probabilistic)}"
+                )
+            aux = technique
+        elif technique == "auto" and "_aux" in kinds:
+            if len(probabilistic) != 1:
+                raise CheckpointError(
+                    f"Checkpoint '{self.checkpoint.path}' has tensors ending in _aux, which "
+                    "variational_dropout and l0_regularization both write: say which in "
+                    "sparsity_technique"
+                )
+            (aux,) = probabilistic
+        else:
+            aux = None
+        resolved = {name: aux if kind == "_aux" else kind for name, kind in found.items()}
+        return {name: kind for name, kind in resolved.items() if kind is not None and technique in ("auto", kind)}
+
+    def _magnitude_pruning(self, name):
+        return self._row(name, "magnitude_pruning", np.count_nonzero(self._tensor(name)))
+
+    def _l0_regularization(self, name):
+        log_alpha = self._tensor(name)
+        gamma = self._option(name, "gamma", _GAMMA)
+        zeta = self._option(name, "zeta", _ZETA)
+        nonzeros = 0
+        for (a,) in _chunks(log_alpha):
+            with np.errstate(over="ignore"):
+                gate = (zeta - gamma) / (1.0 + np.exp(-a)) + gamma
+            nonzeros += np.count_nonzero(np.clip(gate, 0.0, 1.0))
+        return self._row(name, "l0_regularization", nonzeros)
+
+    def _variational_dropout(self, name):
+        weight = self._weight(name, "log_sigma2", equal_shape=True)
+        threshold = self.log_alpha_threshold
+        if threshold is None:
+            threshold = self._option(name, "log_alpha_threshold", _LOG_ALPHA_THRESHOLD)
+        nonzeros = 0
+        for s, theta in _chunks(self._tensor(name), self._tensor(weight)):
+            with np.errstate(invalid="ignore"):
+                log_alpha = s - np.log(np.square(theta) + _EPSILON)
+            if np.isnan(log_alpha).any():
+                raise CheckpointError(
+                    f"Log alpha of '{name}' in '{self.checkpoint.path}' is NaN: an entry is infinite in both tensors"
+                )
+            nonzeros += np.count_nonzero(log_alpha < threshold)
+        return self._row(name, "variational_dropout", nonzeros)
+
+    def _soft_threshold(self, name):
+        weight = self._weight(name, self._threshold_variable(name))
+        raw = self._tensor(name).astype("float32")
+        function = self.checkpoint.layer_option(name, "threshold_function")
+        if function is None:
+            self._note("threshold_function is not in the file: sigmoid assumed")
+        with np.errstate(over="ignore"):
+            if function in (None, "sigmoid"):
+                threshold = 1.0 / (1.0 + np.exp(-raw))
+            elif function == "exponential":
+                threshold = np.exp(raw)
+            else:
+                raise CheckpointError(
+                    f"Layer of '{name}' in '{self.checkpoint.path}' has an unknown "
+                    f"threshold_function: {function}. Known: sigmoid, exponential"
+                )
+        value = self._tensor(weight)
+        if _broadcast_shape(raw.shape, value.shape) != value.shape:
+            raise CheckpointError(
+                f"'{name}' of shape {raw.shape} does not broadcast over '{weight}' of shape "
+                f"{value.shape} in '{self.checkpoint.path}'"
+            )
+        return self._row(weight, "soft_threshold", np.count_nonzero(np.abs(value) > threshold))
+
+    def _threshold_variable(self, name):
+        for variable in ("raw_threshold", "threshold"):
+            if any(_is_variable(alias, variable) for alias in self.checkpoint.aliases(name)):
+                return variable
+        return None
+
+    def _technique_of_kernel(self, name):
+        """Discovering wirings leaves nothing but the kernel: what tells is its layer's argument."""
+        others = ("mask", "log_sigma2", "log_alpha", "raw_threshold", "threshold")
+        if self._siblings(name, "kernel", lambda base: [base + other for other in others]):
+            return None
+        tensors, option = self._dnw_sparsity(name)
+        if tensors or option is not None:
+            return "discovering_wirings"
+        if any(alias.endswith("/vars/kernel") for alias in self.checkpoint.aliases(name)):
+            # Keras numbers its variables, the layers of this package name them.
+            self._note(
+                f"'{name}' taken for dense: if its layer discovers wirings, only a .keras file says how sparse it is"
+            )
+        return None
+
+    def _dnw_sparsity(self, name):
+        """The tensor and the layer's argument that may hold the sparsity of kernel `name`."""
+        beside = self._siblings(name, "kernel", lambda base: [base + "sparsity"])
+        scalars = [tensor for tensor in beside if self.checkpoint.shape(tensor) == ()]
+        return scalars, self.checkpoint.layer_option(name, "sparsity")
+
+    def _discovering_wirings(self, name):
+        tensors, sparsity = self._dnw_sparsity(name)
+        if tensors:
+            sparsity = self._tensor(tensors[0])[()]
+        if not _is_finite_number(sparsity) or not 0.0 <= sparsity <= 1.0:
+            raise CheckpointError(
+                f"The sparsity of '{name}' in '{self.checkpoint.path}' must be a number in [0, 1]. Received: {sparsity}"
+            )
+        value = self._tensor(name)
+        # The decimal that was meant: 0.29 of 100 is 29, though the float lies below it.
+        dropped = math.floor(fractions.Fraction(str(sparsity)) * value.size)
+        # The smallest go first and zeros are smallest, so ties do not change the count.
+        nonzeros = min(value.size - dropped, np.count_nonzero(value))
+        return self._row(name, "discovering_wirings", nonzeros)
+
+    def _all_zeros(self):
+        return [
+            self._row(name, "zeros", np.count_nonzero(self._tensor(name)))
+            for name in self.checkpoint.names()
+            if len(self.checkpoint.shape(name)) >= 2 and self.checkpoint.is_floating(name)
+        ]
+
+    def _row(self, name, technique, nonzeros):
+        shape = self.checkpoint.shape(name)
+        return TensorSparsity(name, technique, shape, math.prod(shape), int(nonzeros))
+
+    def _tensor(self, name):
+        value = self.checkpoint.tensor(name)
+        if value.dtype.kind == "f" and np.isnan(value).any():
+            raise CheckpointError(f"Tensor '{name}' of '{self.checkpoint.path}' holds NaN")
+        return value
+
+    def _option(self, name, option, default):
+        value = self.checkpoint.layer_option(name, option)
+        if value is None:
+            self._note(f"{option} is not in the file: {default} assumed")
+            return default
+        if not _is_finite_number(value):
+            raise CheckpointError(f"Layer of '{name}' in '{self.checkpoint.path}' has no usable `{option}`: {value}")
+        return float(value)
+
+    def _weight(self, name, variable, equal_shape=False):
+        """The one weight beside `name`; several names are possible, none is preferred silently."""
+        tried = self._siblings(name, variable, _weight_names, existing=False)
+        present = self._siblings(name, variable, _weight_names)
+        fitting = present
+        if equal_shape:
+            shape = self.checkpoint.shape(name)
+            fitting = [weight for weight in present if self.checkpoint.shape(weight) == shape]
+        if len(fitting) == 1:
+            return fitting[0]
+        if len(fitting) > 1:
+            problem = f"has several candidates for the weight: {', '.join(fitting)}"
+        elif present:
+            shapes = ", ".join(f"{weight} {self.checkpoint.shape(weight)}" for weight in present)
+            problem = f"{self.checkpoint.shape(name)} has another shape than its weight: {shapes}"
+        else:
+            problem = f"has no partner tensor. Tried: {', '.join(tried)}"
+        raise CheckpointError(f"'{name}' in '{self.checkpoint.path}' {problem}")
+
+    def _siblings(self, name, variable, names_of, existing=True):
+        """Tensors beside `name`, under any of its aliases, whose name `names_of(base)` gives."""
+        result = {}
+        for alias in self.checkpoint.aliases(name):
+            if not alias.endswith((variable, "_aux")):
+                continue  # "variables/6" says nothing about what is beside it
+            for sibling in names_of(_base(alias, variable)):
+                matches = self.checkpoint.find(sibling)
+                if not existing:
+                    result[sibling] = None
+                elif len(matches) == 1:  # a name shared by several layers identifies none
+                    result[matches[0]] = None
+        return list(result)
+
+    def _note(self, note):
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def _leaf(alias):
+    return alias.rpartition("/")[2].removeprefix("_")
+
+
+def _is_variable(alias, variable):
+    return _leaf(alias) == variable or alias.endswith("_" + variable)
+
+
+def _base(alias, variable):
+    """The alias without its ending: "a/b/" of "a/b/log_sigma2", "a/w" of "a/w_aux"."""
+    # Also "a/b/" of "a/b/_kernel", the attribute that Keras keeps a kernel under.
+    return alias.removesuffix("_aux").removesuffix(variable).removesuffix("_")
+
+
+def _with_leaf(base, leaves):
+    """Names beside `base`: "a/b/" + leaf, or "a/w" + "_" + leaf."""
+    separator = "" if base == "" or base.endswith("/") else "_"
+    return [base + separator + leaf for leaf in leaves]
+
+
+def _weight_names(base):
+    """Names that the weight may have: "a/b/kernel", ... beside "a/b/"; "a/w", "a/w_kernel", ..."""
+    if base == "" or base.endswith("/"):
+        return _with_leaf(base, _WEIGHTS)
+    return [base, *_with_leaf(base, ("kernel", "weights"))]
+
+
+def _chunks(*tensors):
+    """Equal-shaped tensors in flat float64 pieces: double precision without doubling memory."""
+    flat = [np.ravel(tensor) for tensor in tensors]
+    for start in range(0, flat[0].size, _CHUNK):
+        yield tuple(tensor[start : start + _CHUNK].astype("float64") for tensor in flat)
+
+
+def _broadcast_shape(*shapes):
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        return None
+
+
+def _is_finite_number(value):
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,184 @@
+"""TensorFlow checkpoints as named tensors: V1 and V2, name-based and object-based, SavedModel.
+
+Needs TensorFlow. In a name-based checkpoint (TensorFlow 1) a tensor has the variable's name. An
+object-based one (`tf.train.Checkpoint`, SavedModel) stores a graph of Python objects: the key is a
+path of attributes that may say nothing ("variables/6"), while the graph knows the variable's own
+name. Both are offered as names, without the suffix "/.ATTRIBUTES/VARIABLE_VALUE".
+"""
+
+import collections
+import glob
+import math
+import os
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from sparsity_tf.checkpoints.readers import Checkpoint, CheckpointError, one_line
+
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_SLOT_NAME = re.compile(
+    r"/(Adam|AdamW|LazyAdam|Adamax|Adagrad|AdagradDA|Adadelta|Momentum|RMSProp|Ftrl|LARS"
+    r"|Adafactor|ExponentialMovingAverage)(_\d+)?$"
+)
+
+
+class TensorFlowCheckpoint(Checkpoint):
+    """The variables of a TensorFlow checkpoint.
+
+    Args:
+        path: str, what the user named; used in messages.
+        reader: A `tf.train.CheckpointReader`.
+    """
+
+    def __init__(self, path, reader):
+        super().__init__(path)
+        self._reader = reader
+        types = reader.get_variable_to_dtype_map()
+        self._types = {
+            key: types[key]
+            for key in reader.get_variable_to_shape_map()
+            if types[key].is_floating or types[key].is_integer or types[key].is_bool
+        }
+        self._shapes = reader.get_variable_to_shape_map()
+        self._keys = {}
+        if _OBJECT_GRAPH in self._shapes:
+            self._name_objects(reader.get_tensor(_OBJECT_GRAPH))
+        else:
+            slots = _slots_by_name(self._types)
+            for key in self._types:
+                if key not in slots:
+                    self._keys[key] = key
+                    self._register(key, (key,))
+
+    def _name_objects(self, serialized):
+        from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+        graph = trackable_object_graph_pb2.TrackableObjectGraph()
+        graph.ParseFromString(serialized)
+        slots = _slot_nodes(graph)
+        own_names = {}  # key -> the variable's own name, "" if it has none
+        for i, node in enumerate(graph.nodes):
+            for attribute in node.attributes:
+                if attribute.checkpoint_key in self._types and i not in slots:
+                    own_names[attribute.checkpoint_key] = attribute.full_name
+        own_names = _without_second_copy(own_names)
+        counts = collections.Counter(own_names.values())
+        paths = {key: key.removesuffix(_SUFFIX) for key in own_names}
+        for key, own_name in own_names.items():
+            # "Variable" is what TensorFlow calls a variable that was given no name.
+            unique = counts[own_name] == 1 and not re.fullmatch(r"(Variable(_\d+)?)?", own_name)
+            name = own_name if unique and own_name not in paths.values() else paths[key]
+            self._keys[name] = key
+            self._register(name, (paths[key], own_name) if own_name else (paths[key],))
+
+    def stored_bytes(self):
+        """Returns: int, the bytes that all tensors take on disk, slots and strings included."""
+        types = self._reader.get_variable_to_dtype_map()
+        total = 0
+        for key, shape in self._shapes.items():
+            if types[key] == tf.string:
+                # A variable-length integer (7 bits a byte) for each length, a checksum, the bytes.
+                lengths = [len(text) for text in np.ravel(self._reader.get_tensor(key))]
+                total += 4 + sum(n + max(1, -(-n.bit_length() // 7)) for n in lengths)
+            else:
+                total += types[key].size * math.prod(shape)
+        return total
+
+    def _shape(self, name):
+        return tuple(self._shapes[self._keys[name]])
+
+    def _is_floating(self, name):
+        return self._types[self._keys[name]].is_floating
+
+    def _read(self, name):
+        return self._reader.get_tensor(self._keys[name])
+
+
+def open_tensorflow(prefix, path):
+    """Opens the TensorFlow checkpoint with this prefix. See `open_checkpoint`.
+
+    Args:
+        prefix: str, path without `.index`, or a V1 file.
+        path: str, what the user named; used in messages.
+
+    Returns:
+        A `TensorFlowCheckpoint`.
+
+    Raises:
+        CheckpointError: if it cannot be read, or a data file is missing or too short.
+    """
+    try:
+        checkpoint = TensorFlowCheckpoint(path, tf.train.load_checkpoint(prefix))
+        if os.path.isfile(prefix + ".index"):
+            _check_data_files(prefix, path, checkpoint)
+        return checkpoint
+    except CheckpointError:
+        raise
+    except Exception as error:  # TensorFlow raises its own errors, ValueError and RuntimeError
+        raise CheckpointError(
+            f"'{path}' is not a readable TensorFlow checkpoint (damaged or cut off?): {one_line(error)}"
+        ) from error
+
+
+def _check_data_files(prefix, path, checkpoint):
+    """Data files hold the tensors uncompressed, so their least size is known without reading them.
+
+    Without this a file cut off inside an optimizer slot would pass, since slots are never read.
+    """
+    files = glob.glob(glob.escape(prefix) + ".data-?????-of-?????")
+    for total in {int(file[-5:]) for file in files}:
+        if len([file for file in files if int(file[-5:]) == total]) == total:
+            break
+    else:
+        raise CheckpointError(f"Checkpoint '{path}' lacks data files. Found: {sorted(files)}")
+    needed = checkpoint.stored_bytes()
+    present = sum(os.path.getsize(file) for file in files)
+    if present < needed:
+        raise CheckpointError(
+            f"Checkpoint '{path}' is cut off: its tensors need {needed} bytes, its data files have {present}"
+        )
+
+
+def _slots_by_name(names):
+    """Optimizer slots of TensorFlow 1: "<variable>/Adam", "training/<variable>/Adam", ..."""
+    slots = set()
+    for name in names:
+        parts = name.split("/")
+        beneath_variable = any("/".join(parts[:end]) in names for end in range(1, len(parts)))
+        if beneath_variable or _SLOT_NAME.search(name):
+            slots.add(name)
+    return slots
+
+
+def _slot_nodes(graph):
+    """Nodes of the object graph that belong to optimizers, TensorFlow's and those of Keras 3."""
+    slots = set()
+    for node in graph.nodes:
+        slots.update(slot.slot_variable_node_id for slot in node.slot_variables)
+        children = {child.local_name: child.node_id for child in node.children}
+        if {"_iterations", "_variables"} <= set(children):
+            # The optimizer also refers to the model's weights: those are no slots.
+            trained = children.pop("_trainable_variables", None)
+            slots |= _descendants(graph, children.values()) - _descendants(graph, [trained])
+    return slots
+
+
+def _descendants(graph, roots):
+    pending, seen = [root for root in roots if root is not None], set()
+    while pending:
+        node = pending.pop()
+        if node not in seen:
+            seen.add(node)
+            pending.extend(child.node_id for child in graph.nodes[node].children)
+    return seen
+
+
+def _without_second_copy(own_names):
+    """`model.export` of Keras writes every variable twice, the second time in `_all_variables`."""
+    copies = {key: name for key, name in own_names.items() if key.startswith("_all_variables/")}
+    others = {key: name for key, name in own_names.items() if key not in copies}
+    missing = collections.Counter(copies.values()) - collections.Counter(others.values())
+    return own_names if missing else others
