@@ -46,13 +46,11 @@ class SparseComposite:
         sparse_class = type(self)
         self.__class__ = sparse_class.plain_class
         try:
-            serialized = keras.saving.serialize_keras_object(self)
+            plain = keras.saving.serialize_keras_object(self)
         finally:
             self.__class__ = sparse_class
-        # Keras stores these two beside the config that is made here.
-        serialized.pop("build_config", None)
-        serialized.pop("compile_config", None)
-        return {"layer": serialized, "sparse_sublayers": self._sparse_sublayers}
+        names = {key: plain[key] for key in ("module", "class_name", "registered_name")}
+        return {**plain["config"], "plain_class": names, "sparse_sublayers": self._sparse_sublayers}
 
     def build_from_config(self, config):
         super().build_from_config(config)
@@ -61,8 +59,10 @@ class SparseComposite:
 
     @classmethod
     def from_config(cls, config):
-        layer = keras.saving.deserialize_keras_object(config["layer"])
-        _become_composite(layer, config["sparse_sublayers"])
+        config = dict(config)
+        names, description = config.pop("plain_class"), config.pop("sparse_sublayers")
+        layer = keras.saving.deserialize_keras_object({**names, "config": config})
+        _become_composite(layer, description)
         if layer.built:
             _restore_sparse_sublayers(layer)
         else:
@@ -101,6 +101,7 @@ def _describe_sparse_sublayers(layer):
     return tuple(
         {
             "index": index,
+            "name": sublayer.name,
             "kind": sublayer.keras_class.__name__,
             "technique": sublayer.technique.name,
             "options": sublayer.technique.get_config(),

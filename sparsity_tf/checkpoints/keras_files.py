@@ -36,7 +36,6 @@ class HDF5Checkpoint(Checkpoint):
         self._file = file
         self._folder = folder
         self._layers = list(_layer_configs(config, ()))
-        self._composites = list(_composite_configs(config))
         self._layer_names = {}  # HDF5 path of a variable -> names of its layer and those around it
         for key in self._variables():
             self._layer_names[key] = self._names_around(key)
@@ -119,15 +118,6 @@ class HDF5Checkpoint(Checkpoint):
         ]
         if _differ(matching):
             matching = [(names, value) for names, value in matching if names == around] or matching
-        if not matching:
-            # Layers that make their own sublayers list the options of the sparse ones among them.
-            matching = [
-                (composite, options[option])
-                for composite, sublayers in self._composites
-                if composite is None or composite in around
-                for options in sublayers
-                if option in options
-            ]
         if _differ(matching):
             raise CheckpointError(
                 f"Checkpoint '{self.path}' gives several values of `{option}` for layers that may "
@@ -188,27 +178,14 @@ def _layer_configs(node, around):
         if "class_name" in node and isinstance(config, dict) and isinstance(config.get("name"), str):
             around = (*around, config["name"])
             yield around, config
+            # Layers that make their own sublayers list the sparse ones among them (`sparsity_tf.composite`).
+            for sublayer in config.get("sparse_sublayers") or ():
+                yield (*around, sublayer["name"]), sublayer["options"]
         for value in node.values():
             yield from _layer_configs(value, around)
     elif isinstance(node, list):
         for value in node:
             yield from _layer_configs(value, around)
-
-
-def _composite_configs(node):
-    """Yields (name or None, options of each sublayer) for layers that list sparse sublayers.
-
-    See `sparsity_tf.composite`: sublayers are listed with their options, but not by name.
-    """
-    if isinstance(node, dict):
-        layer, sublayers = node.get("layer"), node.get("sparse_sublayers")
-        if isinstance(layer, dict) and isinstance(sublayers, list):
-            options = [entry["options"] for entry in sublayers]
-            yield layer.get("config", {}).get("name"), options
-        node = list(node.values())
-    if isinstance(node, list):
-        for value in node:
-            yield from _composite_configs(value)
 
 
 def _differ(matching):
