@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 # TensorFlow sees a GPU only with the CUDA libraries of its own release.
 CUDA ?= $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo ,cuda)
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 BIN := $(VENV)/bin
@@ -40,7 +40,7 @@ help:
 	@echo "make clean      remove .venv, caches and build products (not runs/)"
 
 train: $(HAS_DEMO)
-	@$(BIN)/python -m sparsity_tf.train.classifier --config=demo --output_dir=runs/demo
+	@$(BIN)/python -m sparsity_tf.train.classifier --config=demo --output_dir=runs/demo --overwrite
 
 test: $(HAS_DEV)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)

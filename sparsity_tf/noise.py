@@ -10,9 +10,11 @@ The state is a `keras.random.SeedGenerator`: a seed and a counter, which sparse 
 that a resumed run draws the numbers that the uninterrupted run would have drawn.
 """
 
+import functools
 import math
 
 import keras
+from keras import ops
 
 
 def normal(shape, seed_generator, dtype="float32"):
@@ -21,17 +23,13 @@ def normal(shape, seed_generator, dtype="float32"):
     Args:
         shape: Tuple of integers or scalar tensors (dynamic sizes).
         seed_generator: `keras.random.SeedGenerator`; its counter advances by one.
-        dtype: Float dtype of the result.
+        dtype: "float32" or "float64".
 
     Returns:
         Tensor of the given shape, N(0, 1).
     """
     if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        # By inversion; the middle of each of the 2^23 steps, so that the largest number is finite: 5.2.
-        u = _hashed_uniform(shape, seed_generator.next(), dtype) + 2.0**-24
-        return math.sqrt(2) * tf.math.erfinv(2.0 * u - 1.0)
+        return _hashed_normal(shape, seed_generator.next(), dtype)
     return keras.random.normal(shape, dtype=dtype, seed=seed_generator)
 
 
@@ -41,7 +39,7 @@ def uniform(shape, seed_generator, dtype="float32"):
     Args:
         shape: Tuple of integers or scalar tensors (dynamic sizes).
         seed_generator: `keras.random.SeedGenerator`; its counter advances by one.
-        dtype: Float dtype of the result.
+        dtype: "float32" or "float64".
 
     Returns:
         Tensor of the given shape, U[0, 1).
@@ -51,15 +49,70 @@ def uniform(shape, seed_generator, dtype="float32"):
     return keras.random.uniform(shape, dtype=dtype, seed=seed_generator)
 
 
+def add_normal(mean, variance, seed_generator, epsilon=0.0, shared_axes=()):
+    """Samples N(mean, variance + epsilon), elementwise: mean + sqrt(max(variance, 0) + epsilon) n.
+
+    On TensorFlow this is one pass that XLA compiles, also in a step that is not compiled as a whole, and its gradient a
+    multiplication: elsewhere it would be a dozen passes over outputs that, in convolutions, are larger than the kernels.
+
+    Args:
+        mean: Float tensor.
+        variance: Tensor of the same shape, float32 or float64. Negative values (fast convolutions may round a zero to
+            below it) count as 0.
+        seed_generator: `keras.random.SeedGenerator`; its counter advances by one.
+        epsilon: Float added to the variance; keeps the gradient of the root finite.
+        shared_axes: Tuple of axes along which the same number n is used everywhere.
+
+    Returns:
+        Tensor of the shape and dtype of `mean`.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return _compiled_add_normal(epsilon, tuple(shared_axes))(mean, variance, seed_generator.next())
+    shape = [1 if axis in shared_axes else size for axis, size in enumerate(ops.shape(mean))]
+    deviation = ops.sqrt(ops.maximum(variance, 0) + epsilon)
+    return mean + ops.cast(deviation * normal(shape, seed_generator, variance.dtype), mean.dtype)
+
+
+@functools.cache
+def _compiled_add_normal(epsilon, shared_axes):
+    import tensorflow as tf
+
+    @tf.function(jit_compile=True, autograph=False)
+    def sample(mean, variance, seed):
+        shape = [1 if axis in shared_axes else size for axis, size in enumerate(tf.unstack(tf.shape(mean)))]
+        n = _hashed_normal(shape, seed, variance.dtype)
+        deviation = tf.sqrt(tf.maximum(variance, 0) + epsilon)
+        slope = tf.where(variance >= 0, 0.5 * n / deviation, 0)
+        return mean + tf.cast(deviation * n, mean.dtype), slope
+
+    @tf.custom_gradient
+    def add(mean, variance, seed):
+        outputs, slope = sample(mean, variance, seed)
+        return outputs, lambda upstream: (upstream, tf.cast(upstream, slope.dtype) * slope, None)
+
+    return add
+
+
+def _hashed_normal(shape, seed, dtype):
+    """Normal numbers by inversion."""
+    import tensorflow as tf
+
+    # The middle of each of the 2^23 steps of the uniform numbers, so that the largest number is finite: 5.2.
+    u = _hashed_uniform(shape, seed, dtype) + 2.0**-24
+    return math.sqrt(2) * tf.math.erfinv(2.0 * u - 1.0)
+
+
 def _hashed_uniform(shape, seed, dtype):
     """Uniform numbers of 23 bits, each a hash of its position under two keys made of the seed and the step."""
     import tensorflow as tf
 
-    keys = tf.bitcast(tf.cast(tf.bitwise.bitwise_and(seed, 0xFFFFFFFF), tf.uint32), tf.int32)
-    # Whitened first: neighbouring seeds and steps must not give shifted copies of one sequence.
-    keys = _mix(_mix(keys) + tf.constant([0x3C6EF372, 0x1B873593]))
+    words = tf.bitcast(tf.cast(tf.bitwise.bitwise_and(seed, 0xFFFFFFFF), tf.uint32), tf.int32)
+    # Both keys depend on seed and step: where the first keys of two sequences lie so close that the positions overlap,
+    # the second keys still tell them apart.
+    first = _mix(_mix(words[0] + 0x3C6EF372) + words[1])
+    second = _mix(first + 0x1B873593)
     positions = tf.range(tf.reduce_prod(tf.convert_to_tensor(shape, tf.int32)), dtype=tf.int32)
-    bits = _mix(tf.bitwise.bitwise_xor(_mix(positions + keys[0]), keys[1]))
+    bits = _mix(tf.bitwise.bitwise_xor(_mix(positions + first), second))
     # The bits of a float in [1, 2).
     one_to_two = tf.bitwise.bitwise_or(_shift_right(bits, 9), 0x3F800000)
     return tf.reshape(tf.cast(tf.bitcast(one_to_two, tf.float32) - 1.0, dtype), shape)

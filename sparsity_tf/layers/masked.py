@@ -7,6 +7,9 @@ masks the gradient, or lets it through where an algorithm grows weights by their
 
 `MaskConstraint` is set on the variable, not on the layer: configs are those of the plain layer, and a constraint of
 the user's own is applied first.
+
+On JAX the Keras trainer applies optimizers where masks can't be read. There the mask is applied in the forward pass;
+what is exactly zero is the weight's `value()`, in training, at inference and in files.
 """
 
 import keras
@@ -41,10 +44,10 @@ class Masked(Technique):
             dtype="bool",
             trainable=False,
         )
-        variable = weight.variable
-        variable.constraint = MaskConstraint(mask, variable.constraint)
+        if not _masks_in_forward_pass():
+            weight.variable.constraint = MaskConstraint(mask, weight.variable.constraint)
         if not isinstance(self.mask_initializer, keras.initializers.Ones):
-            variable.assign(variable.constraint(variable))
+            weight.variable.assign(self.value(weight))
 
     def _initial_mask(self, shape, dtype=None):
         return ops.cast(ops.not_equal(self.mask_initializer(shape, dtype="float32"), 0), "bool")
@@ -53,8 +56,11 @@ class Masked(Technique):
         return _where(weight.extra("mask", select), weight.tensor(select))
 
     def training_value(self, weight, select=None):
-        # The variable is zero where masked already; only the gradient needs the mask.
         kernel = weight.tensor(select)
+        if _masks_in_forward_pass():
+            value = self.value(weight, select)
+            return kernel + ops.stop_gradient(value - kernel) if self.dense_gradient else value
+        # The variable is zero where masked already; only the gradient needs the mask.
         return kernel if self.dense_gradient else _mask_gradient(kernel, weight.extra("mask", select))
 
     def mask(self, weight):
@@ -66,8 +72,13 @@ class Masked(Technique):
             raise ValueError(
                 f"`mask` for {weight.path!r} must have the shape {weight.shape}. Received: shape={tuple(mask.shape)}"
             )
+        old_value = self.value(weight)
         weight.extra_variable("mask").assign(ops.cast(mask, "bool"))
-        weight.variable.assign(weight.variable.constraint(weight.variable))
+        weight.variable.assign(_where(ops.cast(mask, "bool"), old_value))
+
+
+def _masks_in_forward_pass():
+    return keras.backend.backend() == "jax"
 
 
 class MaskConstraint(keras.constraints.Constraint):
@@ -112,11 +123,17 @@ class _MaskedLayer:
 
     technique_class = Masked
 
+    def save_own_variables(self, store):
+        # On JAX the variable itself may hold something where it is masked.
+        values = {weight.name: weight.value() for weight in self.sparse_weights}
+        for variable in self._own_variables():
+            store[variable.name] = values.get(variable.name, variable)
+
     def load_own_variables(self, store):
         super().load_own_variables(store)
         # A file edited by hand may hold weights outside its mask.
         for weight in self.sparse_weights:
-            weight.variable.assign(weight.variable.constraint(weight.variable))
+            weight.variable.assign(weight.value())
 
 
 class MaskedDense(_MaskedLayer, kinds.SparseDense):

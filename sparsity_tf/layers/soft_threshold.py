@@ -13,7 +13,13 @@ from keras import ops
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.base import Technique
 
-THRESHOLD_FUNCTIONS = {"sigmoid": ops.sigmoid, "exponential": ops.exp}
+
+def _exponential(s):
+    # A threshold of exp(80) prunes everything; above 88 the exponential and its gradient would overflow.
+    return ops.exp(ops.minimum(s, 80.0))
+
+
+THRESHOLD_FUNCTIONS = {"sigmoid": ops.sigmoid, "exponential": _exponential}
 GRANULARITIES = ("layer", "filter", "weight")
 
 

@@ -22,6 +22,8 @@ EPSILON = 1e-8
 K1, K2, K3 = 0.63576, 1.8732, 1.48695
 # Squares of inputs are cut here, so that their products and sums stay finite in float32.
 _LARGEST_SQUARE = 1e30
+# Largest exponent: exp(80) and its products with weights are finite in float32, so their gradients are no NaN.
+_LARGEST_EXPONENT = 80.0
 
 
 def compute_log_alpha(theta, log_sigma2, clip=None):
@@ -55,7 +57,7 @@ def _sum_of_kl_divergence(log_alpha):
     """`sum(kl_divergence(log_alpha))` for clipped log alphas, with the derivative from the same pass over the weights.
 
     Derived automatically, the gradient would repeat the exponentials and logarithms once for theta and once for
-    log sigma^2. Log alpha must lie within +-80 (exp(80) is finite).
+    log sigma^2. Log alpha must lie within +-80.
     """
     inverse_alpha = ops.exp(-log_alpha)
     gate = ops.sigmoid(K2 + K3 * log_alpha)
@@ -139,7 +141,7 @@ class VariationalDropout(Technique):
 
     def penalty(self, weight):
         log_alpha = compute_log_alpha(weight.tensor(), weight.extra("log_sigma2"), self.clip_log_alpha)
-        if self.clip_log_alpha is None or self.clip_log_alpha > 80:
+        if self.clip_log_alpha is None or self.clip_log_alpha > _LARGEST_EXPONENT:
             return ops.sum(kl_divergence(log_alpha))
         return _sum_of_kl_divergence(log_alpha)
 
@@ -156,22 +158,15 @@ class VariationalDropout(Technique):
         if inputs is not None:
             inputs = ops.minimum(ops.square(ops.cast(inputs, dtype)), _LARGEST_SQUARE)
         variance = linear(inputs, ops.cast(self._sigma2(theta, log_sigma2), dtype))
-        # Fast convolutions (Winograd) may round a variance of zero to below it.
-        variance = ops.maximum(ops.cast(variance, theta.dtype), 0)
-        shape = list(ops.shape(mean))
-        if self.share_noise:
-            for axis in layer.position_axes(len(shape)):
-                shape[axis] = 1
-        standard_normal = noise.normal(shape, layer.seed_generator, theta.dtype)
-        deviation = ops.multiply(ops.sqrt(ops.add(variance, EPSILON)), standard_normal)
-        return ops.add(mean, ops.cast(deviation, mean.dtype))
+        shared_axes = layer.position_axes(len(mean.shape)) if self.share_noise else ()
+        return noise.add_normal(mean, ops.cast(variance, theta.dtype), layer.seed_generator, EPSILON, shared_axes)
 
     def _kept(self, theta, log_sigma2):
         # Written so that a weight that is not a number is kept, and seen, rather than counted as pruned.
         return ops.logical_not(compute_log_alpha(theta, log_sigma2) >= self.log_alpha_threshold)
 
     def _sigma2(self, theta, log_sigma2):
-        sigma2 = ops.exp(log_sigma2)
+        sigma2 = ops.exp(ops.minimum(log_sigma2, _LARGEST_EXPONENT))
         if self.clip_log_alpha is None:
             return sigma2
         # Clipping log alpha to [-c, c] is clipping sigma^2 to [e^-c, e^c] (theta^2 + eps), without the logarithm.

@@ -1,0 +1,115 @@
+"""Reading the IDX files that MNIST and its relatives are published in.
+
+An IDX file is: two zero bytes, one byte for the element type, one byte for the number of
+dimensions, the dimensions as big-endian 32-bit integers, then the elements in C order
+(description: Y. LeCun, "The MNIST database of handwritten digits"). Two ideas live here:
+parsing one file with every way it can be broken turned into a `ValueError` that names the file,
+and finding the four files of a data set under the spellings that are in circulation.
+"""
+
+import gzip
+import os
+import zlib
+
+import numpy as np
+
+_ELEMENT_TYPES = {
+    0x08: np.dtype(">u1"),
+    0x09: np.dtype(">i1"),
+    0x0B: np.dtype(">i2"),
+    0x0C: np.dtype(">i4"),
+    0x0D: np.dtype(">f4"),
+    0x0E: np.dtype(">f8"),
+}
+
+# part of a data set -> (stem, number of dimensions)
+_PARTS = {
+    "x_train": ("train-images", 3),
+    "y_train": ("train-labels", 1),
+    "x_test": ("t10k-images", 3),
+    "y_test": ("t10k-labels", 1),
+}
+
+
+def _spellings(stem, ndim):
+    plain = [f"{stem}-idx{ndim}-ubyte", f"{stem}.idx{ndim}-ubyte"]
+    return plain + [f"{name}.gz" for name in plain]
+
+
+def read_idx(path):
+    """Reads one IDX file, gzipped or not (decided by its content, not by its name).
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        A numpy array of the shape and element type that the file states, in native byte order.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not IDX (wrong magic number), its gzip stream is damaged, or it
+            holds fewer or more bytes than its header promises. The message names the file.
+
+    Example:
+        >>> images = read_idx("train-images-idx3-ubyte.gz")
+        >>> images.shape, images.dtype
+        ((60000, 28, 28), dtype('uint8'))
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"The gzip stream of {path} is truncated or corrupt ({error}).") from error
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _ELEMENT_TYPES:
+        raise ValueError(
+            f"{path} is not an IDX file: it must begin with two zero bytes, an element type "
+            f"(one of {', '.join(f'0x{code:02x}' for code in _ELEMENT_TYPES)}) and the number of "
+            f"dimensions. Received: 0x{content[:4].hex()}"
+        )
+    dtype, ndim = _ELEMENT_TYPES[content[2]], content[3]
+    header = 4 + 4 * ndim
+    if len(content) < header:
+        raise ValueError(f"{path} is truncated: its header needs {header} bytes, it has {len(content)}.")
+    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", count=ndim, offset=4))
+    size = 1  # Python integers, so that an absurd header cannot overflow
+    for dimension in shape:
+        size *= dimension
+    expected, found = header + size * dtype.itemsize, len(content)
+    if found != expected:
+        problem = "is truncated" if found < expected else "has bytes after its last element"
+        raise ValueError(f"{path} {problem}: shape {shape} needs {expected} bytes, the file has {found}.")
+    array = np.frombuffer(content, dtype, offset=header).reshape(shape)
+    return array.astype(dtype.newbyteorder("="))
+
+
+def find_idx_files(folder):
+    """Finds the four IDX files of an MNIST-like data set in a folder.
+
+    Args:
+        folder: Path of a folder.
+
+    Returns:
+        A dict with the keys `x_train`, `y_train`, `x_test`, `y_test` and the paths as values; an
+        empty dict if the folder holds none of the four.
+
+    Raises:
+        FileNotFoundError: Some of the four are there and some are missing; the message names a
+            missing file and the spellings that are accepted.
+    """
+    found, missing = {}, []
+    for part, (stem, ndim) in _PARTS.items():
+        names = _spellings(stem, ndim)
+        paths = [os.path.join(folder, name) for name in names]
+        path = next((path for path in paths if os.path.isfile(path)), None)
+        if path is None:
+            missing.append(names)
+        else:
+            found[part] = path
+    if found and missing:
+        raise FileNotFoundError(
+            f"{os.path.join(folder, missing[0][0])} is missing (accepted names: "
+            f"{', '.join(missing[0])}), although {len(found)} of the four IDX files are there."
+        )
+    return found

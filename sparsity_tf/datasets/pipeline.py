@@ -1,0 +1,169 @@
+"""From an `ImageData` to batches, with nothing done per image on the way.
+
+Two ideas live here: the preprocessing of the SparseVD experiments (pixels / 255 minus the mean
+image of the training set; Molchanov et al., ICML 2017), and an epoch as a pure function of
+`(seed, epoch)`, so that a resumed run sees exactly the batches the uninterrupted one would have.
+The whole set stays in memory as uint8; an epoch's order (and, with `augment`, its shifted images)
+is drawn once in numpy, and the only work a batch is one gather and one subtraction.
+"""
+
+import numpy as np
+
+AUGMENTATIONS = ("none", "shift")
+
+
+def mean_image(images):
+    """The per-pixel mean of `images / 255`: float32, of the shape of one image."""
+    return (images.mean(axis=0, dtype=np.float64) / 255.0).astype(np.float32)
+
+
+def normalize(images, mean):
+    """`images / 255 - mean` as float32, with a channel axis of size 1 added at the end."""
+    return (images.astype(np.float32) / np.float32(255.0) - mean)[..., np.newaxis]
+
+
+def test_arrays(data):
+    """The preprocessed test set.
+
+    Args:
+        data: An `ImageData`.
+
+    Returns:
+        `(x, y)`: float32 `(n_test, height, width, 1)`, the mean of the *training* images removed,
+        and int32 `(n_test,)`.
+    """
+    return normalize(data.x_test, mean_image(data.x_train)), data.y_test.astype(np.int32)
+
+
+test_arrays.__test__ = False  # it is no test, whatever pytest makes of the name
+
+
+def epoch_order(num_examples, seed, epoch):
+    """The order of the examples in one epoch: an int64 permutation, a function of its arguments.
+
+    Example:
+        >>> a, b = epoch_order(10, seed=0, epoch=3), epoch_order(10, seed=0, epoch=3)
+        >>> bool((a == b).all()), sorted(a.tolist()) == list(range(10))
+        (True, True)
+    """
+    return np.random.default_rng([seed, epoch]).permutation(num_examples)
+
+
+def shift_images(images, offsets, limit=2):
+    """Moves each image by whole pixels, filling with zeros.
+
+    Args:
+        images: Array `(n, height, width)`.
+        offsets: Integer array `(n, 2)`, rows down and columns to the right, within +-`limit`.
+        limit: Largest offset in pixels.
+
+    Returns:
+        Array of the shape and dtype of `images`.
+
+    Raises:
+        ValueError: An offset exceeds `limit`.
+    """
+    offsets = np.asarray(offsets)
+    if offsets.size and np.abs(offsets).max() > limit:
+        raise ValueError(f"`offsets` must lie within +-{limit}. Received: up to {np.abs(offsets).max()}")
+    height, width = images.shape[1:]
+    padded = np.pad(images, ((0, 0), (limit, limit), (limit, limit)))
+    shifted = np.empty_like(images)
+    # One slice for each of the few possible offsets is much faster than an index for each pixel.
+    for down in range(-limit, limit + 1):
+        for right in range(-limit, limit + 1):
+            chosen = np.flatnonzero((offsets[:, 0] == down) & (offsets[:, 1] == right))
+            top, left = limit - down, limit - right
+            shifted[chosen] = padded[chosen, top : top + height, left : left + width]
+    return shifted
+
+
+def epoch_images(data, seed, epoch, augment="none"):
+    """The training images of one epoch, in order.
+
+    Args:
+        data: An `ImageData`.
+        seed: Non-negative integer.
+        epoch: Epoch, counted from 0.
+        augment: `"none"`, or `"shift"`: each image moved by -2..2 pixels down and across, both
+            drawn uniformly, anew each epoch.
+
+    Returns:
+        `(x, y)`: uint8 `(n_train, height, width)` and `(n_train,)`.
+
+    Raises:
+        ValueError: `augment` is unknown.
+    """
+    _check_augment(augment)
+    order = epoch_order(len(data.x_train), seed, epoch)
+    images = data.x_train[order]
+    if augment == "shift":
+        # A third word in the seed, so that the shifts are independent of the order.
+        offsets = np.random.default_rng([seed, epoch, 1]).integers(-2, 3, (len(images), 2))
+        images = shift_images(images, offsets)
+    return images, data.y_train[order]
+
+
+def _check_augment(augment):
+    if augment not in AUGMENTATIONS:
+        raise ValueError(f"`augment` must be one of {', '.join(AUGMENTATIONS)}. Received: augment={augment!r}")
+
+
+def steps_per_epoch(data, batch_size):
+    """Number of whole batches in an epoch; the incomplete last one is dropped.
+
+    Raises:
+        ValueError: `batch_size` is not a positive integer, or larger than the training set.
+    """
+    if not isinstance(batch_size, int) or not 1 <= batch_size <= len(data.x_train):
+        raise ValueError(
+            f"`batch_size` must be an integer from 1 to the {len(data.x_train)} training images. "
+            f"Received: batch_size={batch_size}"
+        )
+    return len(data.x_train) // batch_size
+
+
+def train_batches(data, batch_size, seed=0, first_epoch=0, augment="none"):
+    """An endless `tf.data.Dataset` of training batches, epoch after epoch.
+
+    Give it to `fit` with `steps_per_epoch=steps_per_epoch(data, batch_size)`.
+
+    Args:
+        data: An `ImageData`.
+        batch_size: Examples a batch; the incomplete last batch of an epoch is dropped.
+        seed: Non-negative integer. Batch b of epoch e depends on `(seed, e, b)` only.
+        first_epoch: Epoch (from 0) to begin with: a resumed run passes the number done.
+        augment: As for `epoch_images`.
+
+    Returns:
+        A dataset of `(x, y)`: float32 `(batch_size, height, width, 1)`, preprocessed as in
+        `normalize`, and int32 `(batch_size,)`.
+
+    Raises:
+        ValueError: As `steps_per_epoch` and `epoch_images`.
+    """
+    import tensorflow as tf
+
+    _check_augment(augment)
+    steps = steps_per_epoch(data, batch_size)
+    shape = data.x_train.shape[1:]
+
+    def one_epoch(epoch):
+        def draw(epoch):
+            images, labels = epoch_images(data, seed, int(epoch), augment)
+            images = images[: steps * batch_size].reshape(steps, batch_size, *shape)
+            return images, labels[: steps * batch_size].reshape(steps, batch_size)
+
+        images, labels = tf.numpy_function(draw, [epoch], (tf.uint8, tf.uint8), stateful=False)
+        images.set_shape((steps, batch_size, *shape))
+        labels.set_shape((steps, batch_size))
+        return tf.data.Dataset.from_tensor_slices((images, labels))
+
+    mean = tf.constant(mean_image(data.x_train))
+
+    def prepare(images, labels):
+        images = tf.cast(images, tf.float32) / 255.0 - mean
+        return images[..., tf.newaxis], tf.cast(labels, tf.int32)
+
+    epochs = tf.data.Dataset.range(first_epoch, 2**31)
+    return epochs.flat_map(one_epoch).map(prepare).prefetch(tf.data.AUTOTUNE)

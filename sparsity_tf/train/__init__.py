@@ -1,0 +1,1 @@
+"""Training binaries: thin. Flags -> data set + model + callbacks + fit; no algorithm lives here."""

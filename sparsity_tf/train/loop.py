@@ -1,0 +1,213 @@
+"""One training run: data + model + callbacks + fit, then the report.
+
+Two ideas live here: a run in a folder, prepared and then trained; and the verdict that keeps a
+broken network from being praised. One with weights that are not finite, or that predicts a single
+class, has no sparsity worth reporting (comparisons with NaN are false, so a diverged SparseVD net
+would read "100 % sparse").
+"""
+
+import dataclasses
+import json
+import math
+import os
+import sys
+
+import keras
+
+from sparsity_tf import datasets, inspection
+from sparsity_tf.train import build, log, pictures, state
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        line: The last line that the run prints.
+        collapsed: What is wrong with the network, or `None`.
+        test_error: Share of wrong test predictions, 0 to 1; NaN if outputs are not finite.
+        sparsity: Fraction of zeros among all kernels; `None` if collapsed.
+        compression: All weights / non-zero weights; `None` if collapsed.
+    """
+
+    line: str
+    collapsed: object
+    test_error: float
+    sparsity: object
+    compression: object
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to train: everything that the user could have got wrong is checked.
+
+    Attributes:
+        recipe: The `Recipe`.
+        output_dir: Folder of the run.
+        data: `ImageData`.
+        model: The compiled model, restored from the checkpoint if the run is resumed.
+        done: Number of epochs already done.
+        steps: Steps an epoch.
+    """
+
+    recipe: object
+    output_dir: str
+    data: object
+    model: object
+    done: int
+    steps: int
+
+
+def prepare(recipe, output_dir, resume=False, overwrite=False):
+    """Loads the data, makes or restores the model and claims the folder.
+
+    Args:
+        recipe: A `Recipe`.
+        output_dir: Folder of the run; made if missing.
+        resume: Continue the run in `output_dir` after its last checkpoint; a run that has none
+            yet begins anew.
+        overwrite: Remove an unfinished run in `output_dir`.
+
+    Returns:
+        `Prepared`, for `train`.
+
+    Raises:
+        ValueError: A setting that can't be used, or `output_dir` holds another run.
+        FileNotFoundError: The data set is not there.
+        ModuleNotFoundError: A package that the data set needs is not installed.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    data = build.load_data(recipe)
+    steps = datasets.steps_per_epoch(data, recipe.batch_size)
+    model, done = build.make_model(recipe, data), 0
+    state.claim_folder(output_dir, recipe, resume, overwrite)
+    print(f"data: {data.source}")
+    if resume:
+        restored, done = state.restore(output_dir, steps)
+        model = restored or model
+        print(f"resuming after epoch {done}" if done else "no checkpoint yet: starting anew")
+    if not done:
+        build.compile_model(recipe, model, steps)
+    print(
+        f"{len(data.x_train):,} training and {len(data.x_test):,} test images; {model.name}, "
+        f"technique {recipe.technique}; XLA {'on' if model.jit_compile else 'off'}, "
+        f"{model.steps_per_execution} steps a call",
+        flush=True,
+    )
+    return Prepared(recipe, output_dir, data, model, done, steps)
+
+
+def train(prepared):
+    """Trains a prepared run to its end and reports on it.
+
+    Written into the folder: `recipe.json`, `metrics.csv`, `tensorboard/`, `checkpoint.keras`
+    after every epoch, and at the end `results.json`, `sparsity.csv`, pictures and `model.keras`,
+    the trained network without the optimizer (`import sparsity_tf` is all that loading it needs). Two runs of a
+    recipe, or one run and its continuation after a kill, give bit-identical weights on a CPU.
+
+    Args:
+        prepared: What `prepare` returned.
+
+    Returns:
+        `RunResult`. Its `line` has been printed last.
+    """
+    test = datasets.test_arrays(prepared.data)
+    if prepared.done < prepared.recipe.epochs:
+        _fit(prepared, test)
+    return _report(prepared, test)
+
+
+def _fit(prepared, test):
+    recipe, data, done, steps = prepared.recipe, prepared.data, prepared.done, prepared.steps
+    bar = sys.stdout.isatty()
+    callbacks = [
+        *build.penalty_callbacks(recipe, len(data.x_train), steps),
+        log.RunLog(
+            prepared.output_dir,
+            *test,
+            num_examples=len(data.x_train),
+            epochs=recipe.epochs,
+            every=recipe.log_every,
+            first_epoch=done,
+            print_lines=not bar,
+        ),
+        pictures.Frames(prepared.output_dir, recipe.frame_every, recipe.epochs, done),
+        state.Checkpoint(prepared.output_dir),
+    ]
+    prepared.model.fit(
+        datasets.train_batches(data, recipe.batch_size, recipe.seed, first_epoch=done, augment=recipe.augment),
+        epochs=recipe.epochs,
+        initial_epoch=done,
+        steps_per_epoch=steps,
+        shuffle=False,  # the pipeline shuffles
+        callbacks=callbacks,
+        verbose=1 if bar else 0,
+    )
+
+
+def verdict(table, test):
+    """Says what is wrong with a network, or `None` if its sparsity may be reported.
+
+    Args:
+        table: `SparsityTable` of the network.
+        test: `TestFigures` of the network.
+
+    Returns:
+        A sentence without a full stop that begins with "diverged:" or "collapsed:", or `None`.
+    """
+    if not table.finite:
+        names = ", ".join(row.name for row in table.rows if not row.finite)
+        return f"diverged: weights that are not finite in {names}; no sparsity is reported"
+    if not test.finite:
+        return "diverged: outputs that are not finite; no sparsity is reported"
+    if test.only_class is not None:
+        return f"collapsed: the network predicts class {test.only_class} for every test digit; no sparsity is reported"
+    return None
+
+
+def _report(prepared, test):
+    model, output_dir = prepared.model, prepared.output_dir
+    figures = log.evaluate(model, *test)
+    table = inspection.sparsity_table(model)
+    collapsed = verdict(table, figures)
+    rows = log.read_metrics(output_dir)
+    results = {
+        "recipe": state.as_plain(prepared.recipe),
+        "data": prepared.data.source,
+        "epochs": int(rows[-1]["epoch"]) if rows else 0,
+        "training_seconds": round(sum(float(row["seconds"]) for row in rows), 2),
+        "collapsed": collapsed,
+        "test_error": None if math.isnan(figures.error) else figures.error,
+        "keras": keras.__version__,
+    }
+    if collapsed:
+        result = RunResult(collapsed, collapsed, figures.error, None, None)
+    else:
+        flops = inspection.count_flops(model)
+        line = (
+            f"test error {100 * figures.error:.2f} %, sparsity {100 * table.sparsity:.2f} %, "
+            f"compression {table.compression:.1f}x"
+        )
+        result = RunResult(line, None, figures.error, table.sparsity, table.compression)
+        results.update(
+            sparsity=table.sparsity,
+            compression=table.compression,
+            layers={row.name: row.sparsity for row in table.rows},
+            macs={"dense": flops.dense, "sparse": flops.sparse},
+        )
+        table.to_csv(os.path.join(output_dir, "sparsity.csv"))
+        print(f"\n{table}")
+        print(
+            f"multiply-accumulates an image: {flops.dense:,} dense, {flops.sparse:,} without the "
+            f"zeros ({100 * flops.ratio:.2f} %)"
+        )
+        # A copy, because a `.keras` file of a compiled model carries its optimizer.
+        plain = keras.saving.load_model(os.path.join(output_dir, state.CHECKPOINT), compile=False)
+        plain.save(os.path.join(output_dir, state.MODEL))
+        made = [state.MODEL, *pictures.draw(model, output_dir)]
+        print(f"in {output_dir}: {', '.join(['metrics.csv', 'results.json', *made])}")
+    with open(os.path.join(output_dir, state.RESULTS), "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=2)
+    print(f"training took {results['training_seconds']:.0f} s")
+    print(result.line, flush=True)
+    return result

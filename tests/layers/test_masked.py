@@ -1,0 +1,162 @@
+"""Masked layers: exact zeros after every step of every optimizer, in every kind of loop."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from sparsity_tf import layers
+from tests.gradients import gradients
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(8, 6)).astype("float32")
+Y = RNG.normal(size=(8, 3)).astype("float32")
+
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    "adam": lambda: keras.optimizers.Adam(0.05),
+    "adamw": lambda: keras.optimizers.AdamW(0.05, weight_decay=0.1),
+}
+
+
+def random_mask(shape, seed):
+    return np.random.default_rng(seed).random(shape) < 0.5
+
+
+def make_model(**options):
+    model = keras.Sequential([layers.MaskedDense(5, activation="tanh", **options), layers.MaskedDense(3, **options)])
+    model.build((None, 6))
+    return model
+
+
+def assign_random_masks(model, seed):
+    for weight in layers.get_sparse_weights(model):
+        weight.assign_mask(random_mask(weight.shape, seed))
+
+
+def check_zeros(model, all_live=False):
+    """Masked weights are zero; with `all_live` no other weight is."""
+    for weight in layers.get_sparse_weights(model):
+        kernel, mask = ops.convert_to_numpy(weight.variable), ops.convert_to_numpy(weight.mask())
+        assert np.isfinite(kernel).all()
+        assert (kernel[~mask] == 0).all()
+        assert (kernel[mask] != 0).all() or not all_live
+        np.testing.assert_array_equal(ops.convert_to_numpy(weight.value()), kernel)
+
+
+class CheckZeros(keras.callbacks.Callback):
+    batches = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        check_zeros(self.model)
+        self.batches += 1
+
+
+@pytest.mark.parametrize("dense_gradient", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_masked_weights_are_zero_after_every_step(optimizer, dense_gradient):
+    model = make_model(dense_gradient=dense_gradient)
+    model.compile(OPTIMIZERS[optimizer](), "mse")
+    model.train_on_batch(X, Y)  # Momentum of all weights, before there are masks.
+    assign_random_masks(model, seed=1)
+    check = CheckZeros()
+    model.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[check])
+    assert check.batches == 4
+    model.train_on_batch(X, Y)
+    check_zeros(model)
+
+    variables = model.trainable_variables
+    for _ in range(2):
+        found = gradients(lambda: ops.mean(ops.square(model(X, training=True) - Y)), variables)
+        model.optimizer.apply([ops.cast(g, "float32") for g in found], variables)
+        check_zeros(model)
+
+
+def test_a_mask_changed_between_compiled_steps_governs_the_next_step():
+    """What the new mask closes is zero, what it opens moves; also from a callback inside `fit`."""
+    model = keras.Sequential([layers.MaskedDense(3)])
+    model.build((None, 6))
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    for seed in range(3):
+        assign_random_masks(model, seed)
+        model.train_on_batch(X, Y)
+        check_zeros(model, all_live=True)
+
+    class ChangeMask(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            assign_random_masks(self.model, seed=10 + batch)
+
+        def on_train_batch_end(self, batch, logs=None):
+            check_zeros(self.model, all_live=True)
+
+    model.fit(X, Y, batch_size=2, verbose=0, callbacks=[ChangeMask()])
+
+
+@pytest.mark.parametrize("dense_gradient", [False, True])
+def test_gradient_is_masked_unless_dense(dense_gradient):
+    layer = layers.MaskedDense(3, dense_gradient=dense_gradient)
+    layer.build((None, 6))
+    mask = random_mask((6, 3), 0)
+    layer.sparse_weights[0].assign_mask(mask)
+    x = keras.Variable(X)
+    upstream = RNG.normal(size=(8, 3))
+    loss = lambda: ops.sum(layer(ops.convert_to_tensor(x), training=True) * upstream)  # noqa: E731
+    kernel_gradient, bias_gradient, x_gradient = gradients(loss, [layer.kernel, layer.bias, x])
+    dense = X.astype("float64").T @ upstream
+    np.testing.assert_allclose(kernel_gradient, dense if dense_gradient else dense * mask, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(bias_gradient, upstream.sum(axis=0), rtol=1e-4)
+    kernel = ops.convert_to_numpy(layer.kernel).astype("float64") * mask
+    np.testing.assert_allclose(x_gradient, upstream @ kernel.T, rtol=1e-4, atol=1e-5)
+
+
+def test_mask_is_a_bool_variable_that_is_not_trained():
+    layer = layers.MaskedDense(3, mask_initializer=keras.initializers.Identity())
+    layer.build((None, 3))
+    assert layer.mask.dtype == "bool" and not layer.mask.trainable
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.mask), np.eye(3, dtype=bool))
+    # From the start, not from the first step.
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.kernel) != 0, np.eye(3, dtype=bool))
+    assert layer.sparse_weights[0].sparsity() == pytest.approx(2 / 3)
+
+
+def test_the_users_own_constraint_still_applies():
+    layer = layers.MaskedDense(3, kernel_constraint=keras.constraints.UnitNorm(axis=0))
+    model = keras.Sequential([layer])
+    model.build((None, 6))
+    mask = random_mask((6, 3), 3)
+    layer.sparse_weights[0].assign_mask(mask)
+    model.compile("sgd", "mse")
+    for _ in range(2):
+        model.train_on_batch(X, Y)
+    kernel = ops.convert_to_numpy(layer.kernel)
+    np.testing.assert_array_equal(kernel != 0, mask)
+    np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), 1, rtol=1e-5)
+    assert isinstance(layer.kernel_constraint, keras.constraints.UnitNorm)
+
+
+def test_assign_mask_wants_the_weights_shape():
+    model = make_model()
+    with pytest.raises(ValueError, match=r"`mask` for .*kernel.* shape \(6, 5\).*\(5, 6\)"):
+        model.layers[0].sparse_weights[0].assign_mask(np.ones((5, 6), bool))
+
+
+def test_assign_mask_takes_numbers_and_tensors():
+    weight = make_model().layers[0].sparse_weights[0]
+    weight.assign_mask(ops.cast(random_mask((6, 5), 0), "float32"))
+    np.testing.assert_array_equal(ops.convert_to_numpy(weight.mask()), random_mask((6, 5), 0))
+
+
+def test_a_weight_that_is_not_a_number_stays_visible():
+    layer = layers.MaskedDense(3)
+    layer.build((None, 3))
+    layer.kernel.assign(np.full((3, 3), np.nan))
+    layer.sparse_weights[0].assign_mask(np.eye(3))
+    np.testing.assert_array_equal(np.isnan(ops.convert_to_numpy(layer.kernel)), np.eye(3, dtype=bool))
+    assert layer.sparse_weights[0].count() == 3
+
+
+def test_unknown_arguments_are_named():
+    with pytest.raises(ValueError, match="no_such_initializer"):
+        layers.MaskedDense(3, mask_initializer="no_such_initializer")
+    with pytest.raises(ValueError, match="sparsity"):
+        layers.MaskedDense(3, sparsity=0.5)

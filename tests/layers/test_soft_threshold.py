@@ -1,0 +1,145 @@
+"""STR layers: the soft threshold and its exact gradients at every granularity."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from sparsity_tf import layers
+from sparsity_tf.layers.soft_threshold import soft_threshold
+from tests.gradients import compiled, gradients
+
+W = np.array([[0.5, -0.3, 0.05], [-0.02, -0.8, 0.0], [0.9, 0.12, -0.7], [0.2, -0.1, 0.3]])
+X = np.random.default_rng(1).normal(size=(5, 4))
+UPSTREAM = np.random.default_rng(2).normal(size=(5, 3))
+# function: t = g(s), and g'(s) as a function of t
+FUNCTIONS = {
+    "sigmoid": (lambda s: 1 / (1 + np.exp(-s)), lambda t: t * (1 - t)),
+    "exponential": (np.exp, lambda t: t),
+}
+
+
+def to_numpy(tensor):
+    return np.asarray(ops.convert_to_numpy(tensor), "float64")
+
+
+def known_layer(weights=W, **options):
+    layer = layers.STRDense(weights.shape[1], use_bias=False, **options)
+    layer.build((None, weights.shape[0]))
+    layer.kernel.assign(weights)
+    return layer
+
+
+@pytest.mark.parametrize("granularity", ["layer", "filter", "weight"])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_value_and_gradients(function, granularity):
+    g, slope = FUNCTIONS[function]
+    layer = known_layer(threshold_function=function, granularity=granularity)
+    shape = {"layer": (), "filter": (1, 3), "weight": (4, 3)}[granularity]
+    assert tuple(layer.raw_threshold.shape) == shape
+    s = np.random.default_rng(3).uniform(-3, -1, shape)
+    layer.raw_threshold.assign(s)
+    t = g(s)
+    live = np.abs(W) > t
+    assert 0.2 < live.mean() < 0.8
+
+    (weight,) = layer.sparse_weights
+    value = np.sign(W) * np.maximum(np.abs(W) - t, 0)
+    np.testing.assert_allclose(to_numpy(weight.value()), value, atol=1e-6)
+    np.testing.assert_array_equal(to_numpy(weight.value()) != 0, live)
+    np.testing.assert_array_equal(ops.convert_to_numpy(weight.mask()), live)
+    np.testing.assert_allclose(weight.threshold(), t, rtol=1e-5)
+    assert weight.count() == live.sum()
+
+    x = keras.Variable(X)
+    found = gradients(
+        lambda: ops.sum(layer(ops.convert_to_tensor(x), training=True) * UPSTREAM),
+        [layer.kernel, layer.raw_threshold, x],
+    )
+    by_value = X.T @ UPSTREAM
+    by_threshold = -slope(t) * by_value * np.sign(W) * live
+    if granularity == "layer":
+        by_threshold = by_threshold.sum()
+    elif granularity == "filter":
+        by_threshold = by_threshold.sum(axis=0, keepdims=True)
+    for ours, theirs in zip(found, [by_value * live, by_threshold, UPSTREAM @ value.T], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_the_papers_sigmoid_at_minus_two():
+    layer = known_layer(threshold_initializer=-2.0)
+    np.testing.assert_allclose(layer.sparse_weights[0].threshold(), 0.119203, atol=1e-6)
+    # One live positive weight with gradient 1: d t / d s = t (1 - t).
+    layer = known_layer(np.array([[0.5]]), threshold_initializer=-2.0)
+    (gradient,) = gradients(lambda: ops.sum(layer(np.ones((1, 1), "float32"), training=True)), [layer.raw_threshold])
+    np.testing.assert_allclose(gradient, -0.119203 * (1 - 0.119203), rtol=1e-5)
+
+
+def test_at_the_threshold_and_at_zero_everything_is_zero():
+    w, t = keras.Variable([0.5, -0.5, 0.0, 0.75]), keras.Variable(0.5)
+    value = lambda: soft_threshold(ops.convert_to_tensor(w), ops.convert_to_tensor(t))  # noqa: E731
+    assert to_numpy(value()).tolist() == [0, 0, 0, 0.25]
+    by_weight, by_threshold = gradients(lambda: ops.sum(value()), [w, t])
+    assert by_weight.tolist() == [0, 0, 0, 1] and by_threshold == -1
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_minus_3200_is_exactly_dense(function):
+    layer = known_layer(threshold_function=function, threshold_initializer=-3200.0)
+    (weight,) = layer.sparse_weights
+    np.testing.assert_array_equal(to_numpy(weight.value()), to_numpy(layer.kernel))
+    assert weight.threshold() == 0
+    by_weight, by_threshold = gradients(
+        lambda: ops.sum(layer(X.astype("float32"), training=True) * UPSTREAM),
+        [layer.kernel, layer.raw_threshold],
+    )
+    assert by_threshold == 0
+    np.testing.assert_allclose(by_weight, X.T @ UPSTREAM * (W != 0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "function,s",
+    [
+        ("sigmoid", -1e7),
+        ("sigmoid", 1e7),
+        ("exponential", -1e7),
+        ("exponential", 80.0),
+        pytest.param(
+            "exponential",
+            100.0,
+        ),
+    ],
+)
+def test_extreme_thresholds_stay_finite(function, s):
+    layer = known_layer(threshold_function=function, threshold_initializer=s)
+    x = keras.Variable(np.full((2, 4), 1e18))
+    loss = lambda: ops.mean(layer(ops.convert_to_tensor(x), training=True))  # noqa: E731
+    assert np.isfinite(to_numpy(loss()))
+    for gradient in gradients(loss, [layer.kernel, layer.raw_threshold, x]):
+        assert np.isfinite(gradient).all()
+    if s > 0:
+        assert layer.sparse_weights[0].sparsity() == 1.0
+
+
+def test_decay_alone_raises_the_threshold():
+    """From -3200 s follows s (1 - lr * 2c) a step exactly: no gradient of the task is left."""
+    layer = known_layer(threshold_initializer=-3200.0, threshold_regularizer=keras.regularizers.L2(0.05))
+    model = keras.Sequential([layer])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    for _ in range(3):
+        model.train_on_batch(X.astype("float32"), UPSTREAM.astype("float32"))
+    np.testing.assert_allclose(to_numpy(layer.raw_threshold), -3200 * 0.99**3, rtol=1e-5)
+
+
+def test_a_weight_that_is_not_a_number_is_seen():
+    layer = known_layer(np.array([[np.nan, 0.1], [0.1, 0.9]]), threshold_initializer=0.0)
+    (weight,) = layer.sparse_weights
+    assert weight.count() == 2
+    for value in (to_numpy(weight.value()), to_numpy(compiled(lambda: weight.value())())):
+        np.testing.assert_allclose(value, [[np.nan, 0], [0, 0.4]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("option,value", [("threshold_function", "relu"), ("granularity", "channel")])
+def test_bad_options_are_named(option, value):
+    with pytest.raises(ValueError, match=rf"`{option}` must be one of .*Received: {option}='{value}'"):
+        layers.STRDense(3, **{option: value})

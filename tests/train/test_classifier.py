@@ -1,0 +1,331 @@
+"""A run from flags to the last line: files, exact continuation, and broken nets called broken."""
+
+import csv
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+
+from sparsity_tf import inspection
+from sparsity_tf.train import classifier, log, loop, presets, state
+
+pytestmark = pytest.mark.tensorflow
+
+LAST_LINE = r"test error \d+\.\d\d %, sparsity \d+\.\d\d %, compression \d+\.\dx"
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """IDX files of 64 + 32 images whose class is easy to see: a bright row at 2 * class."""
+    folder = tmp_path_factory.mktemp("digits")
+    random = np.random.default_rng(0)
+    for stem, count in (("train", 64), ("t10k", 32)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = random.integers(0, 60, (count, 28, 28), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label + 3] = 255
+        for kind, array in (("images", images), ("labels", labels)):
+            header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+            path = folder / f"{stem}-{kind}-idx{array.ndim}-ubyte"
+            path.write_bytes(header + array.tobytes())
+    return folder
+
+
+def command(digits, output_dir, *more):
+    # Without XLA: these nets compile for longer than they train.
+    return [
+        "--config=lenet300_vd",
+        f"--data_dir={digits}",
+        f"--output_dir={output_dir}",
+        "--batch_size=8",
+        "--epochs=3",
+        "--jit_compile=false",
+        "--steps_per_execution=4",
+        "--penalty_weight=0.1",
+        "--penalty_begin_epoch=1",
+        "--penalty_end_epoch=2",
+        *more,
+    ]
+
+
+def classify(arguments, capsys):
+    """Runs the classifier in this process: (exit status, lines of its output, its errors)."""
+    flag_values = flags.FlagValues()
+    classifier.define_flags(flag_values)
+    flag_values(["classifier", *arguments])
+    capsys.readouterr()
+    status = classifier.main(["classifier"], flag_values)
+    output = capsys.readouterr()
+    return status, output.out.splitlines(), output.err
+
+
+def stop_after(monkeypatch, epochs):
+    """Makes the run die, as if killed, before anything of the next epoch is saved."""
+
+    class Killed(Exception):
+        pass
+
+    save = state.Checkpoint.on_epoch_end
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == epochs:
+            raise Killed
+        save(self, epoch, logs)
+
+    monkeypatch.setattr(state.Checkpoint, "on_epoch_end", on_epoch_end)
+    return Killed
+
+
+def weights_of(folder):
+    model = keras.saving.load_model(folder / state.CHECKPOINT)
+    variables = model.variables + model.optimizer.variables
+    return [keras.ops.convert_to_numpy(v) for v in variables]
+
+
+@pytest.fixture(scope="module")
+def finished(digits, tmp_path_factory):
+    """A finished run: its folder, its exit status and its output."""
+    folder = tmp_path_factory.mktemp("runs") / "vd"
+    done = subprocess.run(
+        [sys.executable, "-m", "sparsity_tf.train.classifier", *command(digits, folder)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    return folder, done.returncode, done.stdout.splitlines()
+
+
+def test_last_line_and_exit_status_of_a_good_run(finished):
+    _, status, lines = finished
+    assert status == 0
+    assert re.fullmatch(LAST_LINE, lines[-1])
+
+
+def test_one_line_for_the_data_and_one_for_each_epoch(finished, digits):
+    _, _, lines = finished
+    assert lines[0] == f"data: mnist from the IDX files in {digits}."
+    assert sum(line.startswith("epoch ") for line in lines) == 3
+    assert any("dense_1/kernel" in line for line in lines)
+    assert any("multiply-accumulates" in line for line in lines)
+
+
+def test_results_hold_what_the_last_line_says(finished):
+    folder, _, lines = finished
+    results = json.loads((folder / "results.json").read_text())
+    said = re.findall(r"[\d.]+", lines[-1])
+    assert said == [
+        f"{100 * results['test_error']:.2f}",
+        f"{100 * results['sparsity']:.2f}",
+        f"{results['compression']:.1f}",
+    ]
+    assert results["collapsed"] is None and results["epochs"] == 3
+    assert results["macs"]["dense"] == 266_200
+    assert set(results["layers"]) == {f"dense_{i}/kernel" for i in (1, 2, 3)}
+
+
+def test_saved_model_is_the_trained_one_without_its_optimizer(finished):
+    folder = finished[0]
+    model = keras.saving.load_model(folder / "model.keras")
+    assert not model.compiled
+    results = json.loads((folder / "results.json").read_text())
+    assert inspection.sparsity_table(model).sparsity == results["sparsity"]
+
+
+def test_pictures_are_pictures(finished):
+    from PIL import Image
+
+    folder = finished[0]
+    for name in ("input_mask.png", "sparsity.png"):
+        with Image.open(folder / name) as image:
+            assert image.format == "PNG" and min(image.size) > 50
+    with Image.open(folder / "training.gif") as film:
+        assert film.n_frames == 4  # before training and after each of three epochs
+
+
+def test_metrics_have_one_row_an_epoch_and_the_same_columns(finished):
+    folder = finished[0]
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [row["step"] for row in rows] == ["8", "16", "24"]
+    assert all(None not in row and None not in row.values() for row in rows)
+    for column in ("loss", "accuracy", "test_error", "sparsity", "sparsity/dense_1/kernel"):
+        assert all(np.isfinite(float(row[column])) for row in rows)
+    weights = [float(row["penalty_weight"]) for row in rows]
+    # The first call of epoch 2 runs at 0, its second half way up the ramp.
+    assert weights == pytest.approx([0.0, 0.05, 0.1])
+
+
+def test_tensorboard_has_the_figures_of_the_metrics(finished):
+    import tensorflow as tf
+
+    folder = finished[0]
+    scalars = {}
+    for path in (folder / "tensorboard").iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                assert value.metadata.plugin_data.plugin_name == "scalars"
+                scalars[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+    for row in log.read_metrics(folder):
+        for name in set(row) - {"epoch", "step"}:
+            assert scalars[name, int(row["epoch"])] == pytest.approx(float(row[name]), rel=1e-6)
+
+
+def test_resumed_run_ends_bit_identical(finished, digits, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        killed = stop_after(patch, 1)
+        with pytest.raises(killed):
+            classify(command(digits, folder), capsys)
+    assert len(log.read_metrics(folder)) == 2  # the row of the lost epoch was written
+    status, lines, _ = classify(command(digits, folder, "--resume"), capsys)
+    assert status == 0 and "resuming after epoch 1" in lines
+    through, through_lines = finished[0], finished[2]
+    assert lines[-1] == through_lines[-1]
+    for a, b in zip(weights_of(folder), weights_of(through), strict=True):
+        np.testing.assert_array_equal(a, b)
+    rows, through_rows = log.read_metrics(folder), log.read_metrics(through)
+    for row in rows + through_rows:
+        del row["seconds"]
+    assert rows == through_rows
+    assert sorted(os.listdir(folder / "frames")) == sorted(os.listdir(through / "frames"))
+
+
+def test_resume_without_a_checkpoint_starts_anew(finished, digits, tmp_path, capsys):
+    status, lines, _ = classify(command(digits, tmp_path / "new", "--resume"), capsys)
+    assert status == 0 and "no checkpoint yet: starting anew" in lines
+    assert lines[-1] == finished[2][-1]
+
+
+def test_resume_of_a_finished_run_reports_again(finished, digits, capsys):
+    folder, _, before = finished
+    status, lines, _ = classify(command(digits, folder, "--resume"), capsys)
+    assert status == 0 and lines[-1] == before[-1]
+    assert not any(line.startswith("epoch ") for line in lines)
+
+
+def test_resume_with_other_settings_is_refused(finished, digits, capsys):
+    arguments = command(digits, finished[0], "--resume", "--learning_rate=0.1")
+    status, _, error = classify(arguments, capsys)
+    assert status == 2
+    usual = presets.PRESETS["lenet300_vd"].learning_rate
+    assert f"learning_rate: {usual} -> 0.1" in error
+    assert error.count("\n") == 1
+
+
+def test_unfinished_run_is_not_overwritten_by_accident(digits, tmp_path, capsys):
+    folder = tmp_path / "unfinished"
+    folder.mkdir()
+    (folder / state.CHECKPOINT).write_bytes(b"hours of work")
+    status, _, error = classify(command(digits, folder), capsys)
+    assert status == 2 and "--resume" in error and "--overwrite" in error
+    assert (folder / state.CHECKPOINT).read_bytes() == b"hours of work"
+
+
+def test_kill_while_saving_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+    checkpoint = state.Checkpoint(str(tmp_path))
+    checkpoint.set_model(model)
+    checkpoint.on_epoch_end(0, {"loss": 1.0})
+    before = (tmp_path / state.CHECKPOINT).read_bytes()
+
+    def save(path):
+        with open(path, "wb") as file:
+            file.write(b"half a file")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.on_epoch_end(1, {"loss": 1.0})
+    assert (tmp_path / state.CHECKPOINT).read_bytes() == before
+
+
+def test_collapsed_net_is_reported_as_such(digits, tmp_path, capsys):
+    # So much noise from the start that every weight is over the threshold.
+    options = '--technique_options={"log_sigma2_initializer": 8}'
+    status, lines, _ = classify(command(digits, tmp_path / "run", options), capsys)
+    assert status == 1
+    assert re.fullmatch(
+        r"collapsed: the network predicts class \d for every test digit; no sparsity is reported",
+        lines[-1],
+    )
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["collapsed"] == lines[-1] and "sparsity" not in results
+    assert "compression" not in lines[-1] and not any("compression (" in line for line in lines)
+
+
+def test_diverged_net_stops_and_is_reported_as_such(digits, tmp_path, capsys):
+    arguments = command(
+        digits,
+        tmp_path / "run",
+        "--technique=str",
+        "--optimizer=sgd",
+        "--learning_rate=1e30",
+        "--lr_schedule=constant",
+    )
+    status, lines, _ = classify(arguments, capsys)
+    assert status == 1
+    assert re.fullmatch(r"diverged: .*not finite.*; no sparsity is reported", lines[-1])
+    assert sum(line.startswith("epoch ") for line in lines) == 1  # of three
+    assert not (tmp_path / "run" / state.CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("technique", ["none", "l0", "str", "masked", "dnw"])
+def test_every_technique_trains(digits, tmp_path, capsys, technique):
+    arguments = command(digits, tmp_path / "run", f"--technique={technique}", "--epochs=1")
+    if technique == "dnw":
+        arguments.append("--sparsity=0.5")
+    status, lines, _ = classify(arguments, capsys)
+    assert status == 0 and re.fullmatch(LAST_LINE, lines[-1])
+    if technique == "dnw":
+        assert lines[-1].endswith("sparsity 50.00 %, compression 2.0x")
+
+
+def test_convolutional_net_trains_and_is_filmed(digits, tmp_path, capsys):
+    arguments = command(digits, tmp_path / "run", "--model=lenet_5_caffe", "--epochs=1")
+    status, lines, _ = classify(arguments, capsys)
+    assert re.fullmatch(LAST_LINE, lines[-1]) or status == 1
+    if status == 0:
+        for name in ("filters_conv_1.png", "filters_conv_2.png", "training.gif"):
+            assert (tmp_path / "run" / name).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=lenet"], "`config` must be one of lenet300_dense"),
+        (["--optimizer=lion"], "`optimizer` must be one of adam, adamw, sgd"),
+        (["--data_dir=/nowhere", "--dataset=mnist"], "`data_dir` does not exist"),
+        (["--batch_size=100000"], "`batch_size` must be an integer from 1 to the 64"),
+    ],
+)
+def test_unusable_flags_give_one_line_and_status_2(digits, tmp_path, capsys, arguments, message):
+    status, _, error = classify(command(digits, tmp_path / "run", *arguments), capsys)
+    assert status == 2
+    assert error.startswith(f"error: {message}") and error.count("\n") == 1
+    assert not (tmp_path / "run" / state.CHECKPOINT).exists()
+
+
+def test_unknown_flag_gives_one_line_and_status_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        classifier._parse(["classifier", "--epoch=3"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("error: Unknown command line flag 'epoch'") and error.count("\n") == 1
+
+
+def test_verdict_is_none_only_for_a_sound_net():
+    class Table:
+        finite = True
+        rows = ()
+
+    assert loop.verdict(Table, log.TestFigures(0.1, 0.02, None, True)) is None
+    assert loop.verdict(Table, log.TestFigures(2.3, 0.9, 7, True)).startswith("collapsed: the network predicts class 7")
+    assert loop.verdict(Table, log.TestFigures(float("nan"), float("nan"), None, False)).startswith("diverged")

@@ -1,0 +1,112 @@
+"""Recipes are checked when they are made, and the flags change exactly what they name."""
+
+import dataclasses
+
+import pytest
+from absl import flags
+
+from sparsity_tf.train import classifier, presets
+
+pytestmark = pytest.mark.tensorflow
+
+
+def recipe_of(*arguments):
+    flag_values = flags.FlagValues()
+    classifier.define_flags(flag_values)
+    flag_values(["classifier", *arguments])
+    return classifier.recipe_from_flags(flag_values)
+
+
+def test_every_preset_has_the_technique_and_network_of_its_name():
+    names = {"lenet300": "lenet_300_100", "lenet5": "lenet_5_caffe"}
+    for name, recipe in presets.PRESETS.items():
+        network, _, technique = name.partition("_")
+        if name != "demo":
+            assert recipe.model == names[network]
+            assert recipe.technique == technique.replace("dense", "none")
+    assert presets.PRESETS["demo"].technique == "vd"
+    assert presets.PRESETS["demo"].dataset == "mnist_demo"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"technique": "pruning"}, "none, vd, l0, str, masked, dnw"),
+        ({"dataset": "cifar"}, "mnist, mnist_demo, fashion_mnist"),
+        ({"model": "resnet"}, "lenet_300_100, lenet_5_caffe"),
+        ({"optimizer": "lion"}, "adam, adamw, sgd"),
+        ({"lr_schedule": "step"}, "constant, linear, cosine, piecewise"),
+        ({"jit_compile": "yes"}, "auto, true, false"),
+        ({"augment": "flip"}, "none, shift"),
+        ({"penalty_schedule": "square"}, "linear, cubic, none"),
+        ({"kernel_initializer": "ones"}, "glorot_uniform.*normal:STDDEV"),
+        ({"kernel_initializer": "normal:-1"}, "normal:STDDEV"),
+        ({"kernel_initializer": "normal:x"}, "normal:STDDEV"),
+        ({"learning_rate": 0.0}, "a number above 0"),
+        ({"learning_rate": float("nan")}, "a number above 0"),
+        ({"epochs": 0}, "an integer at least 1"),
+        ({"epochs": 2.5}, "an integer at least 1"),
+        ({"sparsity": 1.0}, "at least 0 and below 1"),
+        ({"lr_decay_from": 1.5}, "at least 0 and at most 1"),
+        ({"penalty_begin_epoch": 5.0, "penalty_end_epoch": 2.0}, "must not come before"),
+        ({"lr_schedule": "piecewise"}, "lr_boundaries"),
+        (
+            {"lr_schedule": "piecewise", "lr_boundaries": (3, 2), "lr_factors": (0.1, 0.1)},
+            "rising",
+        ),
+    ],
+)
+def test_value_that_is_not_allowed_is_named_with_what_is(change, message):
+    with pytest.raises(ValueError, match=message) as error:
+        presets.Recipe(**change)
+    assert next(iter(change)) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_preset_lists_the_known_ones():
+    with pytest.raises(ValueError, match="lenet300_dense, lenet300_vd.*Received: config=lenet"):
+        presets.get_preset("lenet")
+
+
+def test_preset_without_flags_is_the_preset():
+    assert recipe_of("--config=lenet5_vd") == presets.PRESETS["lenet5_vd"]
+
+
+def test_flags_replace_what_they_name():
+    recipe = recipe_of(
+        "--config=lenet300_vd",
+        "--epochs=3",
+        "--learning_rate=0.5",
+        "--lr_boundaries=1,2.5",
+        "--lr_factors=0.1,0.01",
+        "--lr_schedule=piecewise",
+        '--technique_options={"log_alpha_threshold": 2}',
+    )
+    before = presets.PRESETS["lenet300_vd"]
+    assert recipe == dataclasses.replace(
+        before,
+        epochs=3,
+        learning_rate=0.5,
+        lr_boundaries=(1.0, 2.5),
+        lr_factors=(0.1, 0.01),
+        lr_schedule="piecewise",
+        technique_options={**before.technique_options, "log_alpha_threshold": 2},
+    )
+
+
+def test_another_technique_leaves_the_options_of_the_presets_own_behind():
+    assert recipe_of("--config=lenet300_vd", "--technique=dnw").technique_options == {}
+    options = '--technique_options={"beta": 0.5}'
+    recipe = recipe_of("--config=lenet300_vd", "--technique=l0", options)
+    assert recipe.technique_options == {"beta": 0.5}
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "3"])
+def test_options_that_are_no_json_object_are_refused(text):
+    with pytest.raises(ValueError, match="`technique_options` must be a JSON object"):
+        recipe_of(f"--technique_options={text}")
+
+
+def test_list_that_is_not_of_numbers_is_refused():
+    with pytest.raises(ValueError, match="`lr_boundaries` must be numbers"):
+        recipe_of("--lr_boundaries=1,x")
