@@ -53,7 +53,7 @@ def add_normal(mean, variance, seed_generator, epsilon=0.0, shared_axes=()):
     """Samples N(mean, variance + epsilon), elementwise: mean + sqrt(max(variance, 0) + epsilon) n.
 
     On TensorFlow this is one pass that XLA compiles, also in a step that is not compiled as a whole, and its gradient a
-    multiplication: elsewhere it would be a dozen passes over outputs that, in convolutions, are larger than the kernels.
+    multiplication: a dozen passes otherwise, over outputs that in convolutions are larger than the kernels.
 
     Args:
         mean: Float tensor.
