@@ -1,18 +1,22 @@
-"""Training step of each sparse layer against the dense layer: time ratio and peak memory, with XLA and without.
+"""Training step of each sparse layer against the dense layer: time and peak memory, with XLA and without.
 
 Dense 1024 -> 1024 at batch 256, and Conv2D 64 -> 64, 3x3, on 32x32 images at batch 16. All arms of a comparison run in
-one process, interleaved round after round, so that a machine whose speed drifts slows them alike; the ratio is the
-median over rounds of (arm / dense of the same round). A second dense arm shows the noise. Peak memory is XLA's own
-figure for the compiled step (arguments + outputs + temporaries; with `--xla=both` printed for the XLA arm).
+one process, interleaved round after round, so that a machine whose speed drifts slows them alike; a ratio is the median
+over rounds of (arm / dense of the same round), for the wall clock and for the processor time of the process, which
+other work on the machine disturbs less. A second dense arm shows the noise. Peak memory is the largest resident set of
+a process of its own for each arm, minus that of the dense arm.
 
-    python benchmarks/layers.py [--rounds=20] [--steps=10] [--kind=dense|conv|both] [--xla=on|off|both]
+    python benchmarks/layers.py [--rounds=20] [--steps=10] [--kind=dense|conv|both] [--xla=on|off|both] [--nomemory]
 """
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import resource
 import statistics
+import subprocess
+import sys
 import time
 
 import keras
@@ -27,8 +31,11 @@ flags.DEFINE_integer("rounds", 20, "Rounds; every arm runs once in each.", lower
 flags.DEFINE_integer("steps", 10, "Training steps of an arm in a round.", lower_bound=1)
 flags.DEFINE_enum("kind", "both", ["dense", "conv", "both"], "Which layer.")
 flags.DEFINE_enum("xla", "both", ["on", "off", "both"], "Compile the step with XLA.")
+flags.DEFINE_bool("memory", True, "Measure peak memory, too: one more process for each arm.")
+flags.DEFINE_string("memory_of", None, "Run this arm alone and print its peak memory in KiB (used by the parent).")
 
 ARMS = {
+    "dense": (None, {}),
     "dense again": (None, {}),
     "masked": ("masked", {}),
     "masked, dense gradient": ("masked", {"dense_gradient": True}),
@@ -84,43 +91,62 @@ class Arm:
 
         self.step = tf.function(step, jit_compile=jit_compile)
         self.data = x, y
-        self.seconds = []
+        self.wall, self.processor = [], []
         for _ in range(3):
             self.step(x, y).numpy()
 
     def run(self, steps):
-        begin = time.perf_counter()
+        wall, processor = time.perf_counter(), time.process_time()
         for _ in range(steps):
             loss = self.step(*self.data)
         loss.numpy()
-        self.seconds.append((time.perf_counter() - begin) / steps)
+        self.wall.append((time.perf_counter() - wall) / steps)
+        self.processor.append((time.process_time() - processor) / steps)
 
 
 def compare(kind, jit_compile):
-    arms = {"dense": Arm(kind, None, {}, jit_compile)}
-    for name, (technique, options) in ARMS.items():
-        arms[name] = Arm(kind, technique, options, jit_compile)
+    """Times all arms and prints the table."""
+    arms = {name: Arm(kind, *arm, jit_compile) for name, arm in ARMS.items()}
     for _ in range(FLAGS.rounds):
         for arm in arms.values():
             arm.run(FLAGS.steps)
+    memory = {name: peak_memory(kind, name, jit_compile) for name in ARMS} if FLAGS.memory else {}
     rows = []
     for name, arm in arms.items():
-        ratios = [a / d for a, d in zip(arm.seconds, arms["dense"].seconds, strict=True)]
-        quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        wall = ratios(arm.wall, arms["dense"].wall)
         rows.append(
             [
                 name,
-                f"{1e3 * statistics.median(arm.seconds):.2f}",
-                f"{statistics.median(ratios):.3f}",
-                f"{quartiles[0]:.3f} to {quartiles[2]:.3f}",
+                f"{1e3 * statistics.median(arm.wall):.2f}",
+                f"{wall[1]:.3f} ({wall[0]:.3f} to {wall[2]:.3f})",
+                f"{ratios(arm.processor, arms['dense'].processor)[1]:.3f}",
+                f"{(memory[name] - memory['dense']) / 1024:+.0f}" if memory else "",
                 GOALS.get(name, {}).get(jit_compile, ""),
             ]
         )
     print(f"\n{kind}, XLA {'on' if jit_compile else 'off'}: {FLAGS.rounds} rounds of {FLAGS.steps} steps")
-    print(tabulate(rows, headers=["arm", "ms a step", "ratio to dense", "quartiles", "goal"], disable_numparse=True))
+    headers = ["arm", "ms a step", "wall / dense (quartiles)", "processor / dense", "MiB over dense", "goal"]
+    print(tabulate(rows, headers=headers, disable_numparse=True), flush=True)
+
+
+def ratios(seconds, dense):
+    """Quartiles of the ratios, round by round."""
+    values = [a / d for a, d in zip(seconds, dense, strict=True)]
+    return statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+
+
+def peak_memory(kind, name, jit_compile):
+    """KiB; in a process of its own, since a process never gives its peak back."""
+    command = [sys.executable, __file__, f"--kind={kind}", f"--xla={'on' if jit_compile else 'off'}"]
+    done = subprocess.run([*command, f"--memory_of={name}"], check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[-1])
 
 
 def main(_):
+    if FLAGS.memory_of:
+        Arm(FLAGS.kind, *ARMS[FLAGS.memory_of], FLAGS.xla == "on").run(3)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        return
     for kind in ("dense", "conv") if FLAGS.kind == "both" else (FLAGS.kind,):
         for jit_compile in {"on": (True,), "off": (False,), "both": (True, False)}[FLAGS.xla]:
             compare(kind, jit_compile)

@@ -10,8 +10,7 @@ import functools
 
 import keras
 
-from sparsity_tf.layers import SparseLayer, make_sparse
-from sparsity_tf.layers.base import TECHNIQUES
+from sparsity_tf.layers import TECHNIQUES, SparseLayer, after_build, make_sparse
 
 
 def remember_sparse_sublayers(layer):
@@ -22,7 +21,7 @@ def remember_sparse_sublayers(layer):
         for sublayer in layer._layers:
             remember_sparse_sublayers(sublayer)
     elif any(isinstance(sublayer, SparseLayer) for sublayer in _sublayers(layer)):
-        _become_composite(layer, _describe_sparse_sublayers(layer))
+        _become_composite(layer)
 
 
 def forget_sparse_sublayers(layer):
@@ -30,9 +29,9 @@ def forget_sparse_sublayers(layer):
     for sublayer in layer._flatten_layers():
         if isinstance(sublayer, SparseComposite):
             sublayer.__class__ = type(sublayer).plain_class
-            del sublayer._sparse_sublayers
 
 
+@keras.saving.register_keras_serializable("sparsity_tf", "SparseComposite")
 class SparseComposite:
     """Mixin of layers whose config lists the sparse ones among the sublayers that they create.
 
@@ -50,24 +49,38 @@ class SparseComposite:
         finally:
             self.__class__ = sparse_class
         names = {key: plain[key] for key in ("module", "class_name", "registered_name")}
-        return {**plain["config"], "plain_class": names, "sparse_sublayers": self._sparse_sublayers}
+        return {**plain["config"], "plain_class": names, "sparse_sublayers": _describe_sparse_sublayers(self)}
 
     def build_from_config(self, config):
         super().build_from_config(config)
         # Models without a `build` of their own are built by a symbolic call.
-        _restore_sparse_sublayers(self)
+        self._restore_sparse_sublayers()
 
     @classmethod
     def from_config(cls, config):
         config = dict(config)
         names, description = config.pop("plain_class"), config.pop("sparse_sublayers")
         layer = keras.saving.deserialize_keras_object({**names, "config": config})
-        _become_composite(layer, description)
-        if layer.built:
-            _restore_sparse_sublayers(layer)
-        else:
-            _restore_when_built(layer)
+        _become_composite(layer)
+        # A tuple: Keras would track the contents of a list.
+        layer._to_restore = tuple(description)
+        after_build(layer, layer._restore_sparse_sublayers)
         return layer
+
+    def _restore_sparse_sublayers(self):
+        sublayers = _sublayers(self)
+        for entry in getattr(self, "_to_restore", ()):
+            index, kind = entry["index"], entry["kind"]
+            sublayer = sublayers[index] if index < len(sublayers) else None
+            if isinstance(sublayer, SparseLayer):
+                continue
+            if type(sublayer).__name__ != kind:
+                raise ValueError(
+                    f"Layer {self.name!r} was saved with a sparse {kind} as sublayer number {index}. Found: "
+                    f"{type(sublayer).__name__}. Has the code of {type(self).plain_class.__name__} changed?"
+                )
+            make_sparse(sublayer, TECHNIQUES[entry["technique"]].from_config(entry["options"]))
+        self._to_restore = ()
 
 
 def _config_lists_sublayers(layer):
@@ -78,11 +91,9 @@ def _config_lists_sublayers(layer):
     return isinstance(layer, containers)
 
 
-def _become_composite(layer, description):
+def _become_composite(layer):
     plain_class = type(layer).plain_class if isinstance(layer, SparseComposite) else type(layer)
     layer.__class__ = _composite_class(plain_class)
-    # A tuple: Keras would track the contents of a list.
-    layer._sparse_sublayers = description
 
 
 @functools.cache
@@ -109,30 +120,3 @@ def _describe_sparse_sublayers(layer):
         for index, sublayer in enumerate(_sublayers(layer))
         if isinstance(sublayer, SparseLayer)
     )
-
-
-def _restore_sparse_sublayers(layer):
-    sublayers = _sublayers(layer)
-    for entry in layer._sparse_sublayers:
-        index, kind = entry["index"], entry["kind"]
-        sublayer = sublayers[index] if index < len(sublayers) else None
-        if isinstance(sublayer, SparseLayer):
-            continue
-        if type(sublayer).__name__ != kind:
-            raise ValueError(
-                f"Layer {layer.name!r} was saved with a sparse {kind} as sublayer number {index}. "
-                f"Found: {type(sublayer).__name__}. Has the code of {type(layer).plain_class.__name__} changed?"
-            )
-        make_sparse(sublayer, TECHNIQUES[entry["technique"]].from_config(entry["options"]))
-
-
-def _restore_when_built(layer):
-    build_plain_layer = layer.build
-
-    # `wraps` keeps the signature, which Keras reads to name the shapes that it passes.
-    @functools.wraps(build_plain_layer)
-    def build(*args, **kwargs):
-        build_plain_layer(*args, **kwargs)
-        _restore_sparse_sublayers(layer)
-
-    layer.build = build

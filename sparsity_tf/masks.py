@@ -4,11 +4,30 @@ Pure functions on tensors, for any Keras backend, inside or outside a compiled s
 and with all-equal scores.
 """
 
+import fractions
+import math
+
 import keras
 from keras import ops
 
 # Bits of |x| for a float32 x: everything but the sign.
 _MAGNITUDE_BITS = 31
+
+
+def number_of_zeros(sparsity, size):
+    """How many of `size` entries are zero at a sparsity: floor(sparsity * size), of the number as it is written.
+
+    The decimal notation decides, not its binary approximation: 0.7 of 10 entries are 7, and 0.29 of 100 are 29, which
+    the floating-point product would make 28.
+
+    Args:
+        sparsity: Fraction of zeros, in [0, 1].
+        size: Number of entries.
+
+    Returns:
+        Integer.
+    """
+    return math.floor(fractions.Fraction(str(sparsity)) * size)
 
 
 def top_k_mask(scores, k):

@@ -29,7 +29,7 @@ def normal(shape, seed_generator, dtype="float32"):
         Tensor of the given shape, N(0, 1).
     """
     if keras.backend.backend() == "tensorflow":
-        return _hashed_normal(shape, seed_generator.next(), dtype)
+        return _hashed_normal(shape, _next_seed(seed_generator), dtype)
     return keras.random.normal(shape, dtype=dtype, seed=seed_generator)
 
 
@@ -45,7 +45,7 @@ def uniform(shape, seed_generator, dtype="float32"):
         Tensor of the given shape, U[0, 1).
     """
     if keras.backend.backend() == "tensorflow":
-        return _hashed_uniform(shape, seed_generator.next(), dtype)
+        return _hashed_uniform(shape, _next_seed(seed_generator), dtype)
     return keras.random.uniform(shape, dtype=dtype, seed=seed_generator)
 
 
@@ -67,10 +67,20 @@ def add_normal(mean, variance, seed_generator, epsilon=0.0, shared_axes=()):
         Tensor of the shape and dtype of `mean`.
     """
     if keras.backend.backend() == "tensorflow":
-        return _compiled_add_normal(epsilon, tuple(shared_axes))(mean, variance, seed_generator.next())
+        return _compiled_add_normal(epsilon, tuple(shared_axes))(mean, variance, _next_seed(seed_generator))
     shape = [1 if axis in shared_axes else size for axis, size in enumerate(ops.shape(mean))]
     deviation = ops.sqrt(ops.maximum(variance, 0) + epsilon)
     return mean + ops.cast(deviation * normal(shape, seed_generator, variance.dtype), mean.dtype)
+
+
+def _next_seed(seed_generator):
+    """(seed, step), the seed moved by the replica: replicas see different examples and draw different noise."""
+    import tensorflow as tf
+
+    seed = seed_generator.next()
+    context = tf.distribute.get_replica_context()
+    replica = 0 if context is None else context.replica_id_in_sync_group
+    return seed + tf.cast(tf.stack([replica, 0]), seed.dtype) * 0x3779B97F
 
 
 @functools.cache

@@ -15,14 +15,15 @@ import re
 import keras
 
 from sparsity_tf import composite
-from sparsity_tf.layers import LAYER_CLASSES, TECHNIQUES, SparseLayer, Technique, make_sparse
+from sparsity_tf.layers import LAYER_CLASSES, TECHNIQUES, SparseLayer, Technique, flatten_layers, make_sparse
 
 
 def sparsify(model, technique, where=None, **technique_options):
     """Makes the layers of a model sparse, in place.
 
-    Weights, layer names and, for "masked", predictions to the bit stay as they are. A model that was compiled must be
-    compiled again (the techniques add variables): the report says so and `model.compiled` becomes `False`.
+    Weights, layer names and, for "masked", predictions to the bit stay as they are. Where the technique adds trainable
+    variables to a model that has been trained, it must be compiled again: the report says so, and Keras refuses to
+    train it before. (A model that contains this one and was trained before must be compiled again, too.)
 
     Args:
         model: Keras model or layer: functional, sequential or subclassed, nested, built or not.
@@ -52,8 +53,9 @@ def sparsify(model, technique, where=None, **technique_options):
         raise ValueError(f"`model` must be a Keras model or layer. Received: model={model!r} ({type(model).__name__})")
     technique = get_technique(technique, **technique_options)
     selected, skipped = _plan(model, technique, where)
-    for layer in selected:
-        make_sparse(layer, technique)
+    trainable_before = len(model.trainable_variables)
+    for position, layer in enumerate(selected):
+        make_sparse(layer, _own_copy(technique, position))
     composite.remember_sparse_sublayers(model)
     model.sparsify_report = SparsifyReport(
         technique=technique,
@@ -62,9 +64,17 @@ def sparsify(model, technique, where=None, **technique_options):
             for layer in selected
         ),
         skipped=tuple(ReportEntry(_path(layer), _kind(layer), 0, reason) for layer, reason in skipped),
-        notes=_forget_compiled_functions(model),
+        notes=_forget_compiled_functions(model, len(model.trainable_variables) != trainable_before),
     )
     return model
+
+
+def _own_copy(technique, position):
+    """A technique for one layer alone: options changed later stay there, and a common seed gives each its own noise."""
+    copy = type(technique).from_config(technique.get_config())
+    if technique.stochastic and technique.seed is not None:
+        copy.seed = technique.seed + position
+    return copy
 
 
 def get_technique(technique, **options):
@@ -80,7 +90,7 @@ def get_technique(technique, **options):
                 f"Received: technique={technique!r} and {sorted(options)}"
             )
         return technique
-    if technique not in TECHNIQUES:
+    if not isinstance(technique, str) or technique not in TECHNIQUES:
         raise ValueError(f"`technique` must be one of {sorted(TECHNIQUES)}. Received: technique={technique!r}")
     cls = TECHNIQUES[technique]
     unknown = sorted(set(options) - set(cls.option_names()))
@@ -128,7 +138,7 @@ class SparsifyReport:
         weights = sum(entry.weights for entry in self.changed)
         lines = [f"{self.technique!r}: {len(self.changed)} layers made sparse, {weights:,} weights"]
         if self.changed:
-            rows = [(entry.path, entry.kind, f"{entry.weights:,}") for entry in self.changed]
+            rows = [(e.path, e.kind, f"{e.weights:,}" if e.weights else "not built yet") for e in self.changed]
             lines.append(tabulate(rows, headers=("layer", "kind", "weights"), colalign=("left", "left", "right")))
         reasons = collections.defaultdict(list)
         for entry in self.skipped:
@@ -143,7 +153,7 @@ def _plan(model, technique, where):
     """Decides for every layer, before anything is changed: (layers to change, [(layer to skip, reason)])."""
     matches, patterns = _matcher(where)
     selected, skipped, used = [], [], set()
-    for layer in model._flatten_layers():
+    for layer in flatten_layers(model):
         hits = matches(layer)
         used.update(hits)
         reason = _reason_to_skip(layer, technique)
@@ -154,9 +164,11 @@ def _plan(model, technique, where):
             raise ValueError(f"`where` names the layer {_path(layer)!r}, which can't be made sparse: {reason}{hint}.")
         elif layer._trainable_variables or layer._non_trainable_variables:
             skipped.append((layer, reason or "not selected by `where`"))
+        elif _creates_sublayers_when_built(layer):
+            skipped.append((layer, "not built, so its sublayers are not known: build the model first"))
     missing = [pattern for pattern in patterns if pattern not in used]
     if missing:
-        names = [_path(layer) for layer in model._flatten_layers(include_self=False)]
+        names = [_path(layer) for layer in flatten_layers(model)[1:]]
         raise ValueError(
             f"`where` holds entries that match no layer: {missing}. The model's layers are: {_shorten(names)}"
         )
@@ -173,6 +185,8 @@ def _matcher(where):
     """Returns (function of a layer -> the entries of `where` that match it, the entries that must match something)."""
     if where is None:
         return (lambda layer: (None,)), []
+    if isinstance(where, keras.layers.Layer):
+        raise ValueError(f"`where` must hold names, not layers. Received: the layer {where.name!r}; give its name.")
     if callable(where):
         return (lambda layer: (where,) if where(layer) else ()), []
     patterns = [where] if isinstance(where, str) else list(where)
@@ -211,6 +225,12 @@ def _reason_to_skip(layer, technique):
     return None
 
 
+def _creates_sublayers_when_built(layer):
+    known = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+    unknown_class = type(layer).__module__.partition(".")[0] != "keras" and not isinstance(layer, keras.Model)
+    return not layer.built and (isinstance(layer, known) or unknown_class)
+
+
 def _kind(layer):
     return type(layer).__name__
 
@@ -223,13 +243,14 @@ def _shorten(names, limit=20, separator=", "):
     return separator.join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _forget_compiled_functions(model):
+def _forget_compiled_functions(model, has_new_variables):
     """Drops functions traced with the dense layers; returns notes for the report."""
-    if not isinstance(model, keras.Model):
-        return ()
-    model.train_function = model.test_function = model.predict_function = None
-    if model.compiled and model.optimizer is not None and model.optimizer.built:
-        # The optimizer holds slots for the variables that the model had.
-        model.compiled = False
-        return ("The model had been trained: compile it again, with a new optimizer.",)
-    return ()
+    models = [layer for layer in flatten_layers(model) if isinstance(layer, keras.Model)]
+    notes = ()
+    for part in models:
+        part.train_function = part.test_function = part.predict_function = None
+        if has_new_variables and part.compiled and part.optimizer is not None and part.optimizer.built:
+            # The optimizer holds slots for the variables that the model had.
+            part.compiled = False
+            notes += (f"Model {part.name!r} had been trained: compile it again, with a new optimizer.",)
+    return notes

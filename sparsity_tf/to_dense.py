@@ -3,7 +3,7 @@
 import keras
 
 from sparsity_tf import composite
-from sparsity_tf.layers import SparseLayer, make_plain
+from sparsity_tf.layers import SparseLayer, flatten_layers, make_plain
 
 
 def to_dense(model):
@@ -29,7 +29,7 @@ def to_dense(model):
     if not model.built:
         raise ValueError(f"`model` must be built before it is converted. Received: the unbuilt model {model.name!r}")
     dense = _copy(model)
-    for layer in dense._flatten_layers():
+    for layer in flatten_layers(dense):
         if isinstance(layer, SparseLayer):
             make_plain(layer)
     composite.forget_sparse_sublayers(dense)
@@ -39,11 +39,16 @@ def to_dense(model):
 def _copy(model):
     config = keras.saving.serialize_keras_object(model)
     config.pop("compile_config", None)
-    copy = keras.saving.deserialize_keras_object(config)
+    plain_class = getattr(type(model), "plain_class", type(model))
+    advice = (
+        f"Model {model.name!r} can't be copied from its own config. Give {plain_class.__name__} a `get_config` and a "
+        "`build`, and register it with `keras.saving.register_keras_serializable`."
+    )
+    try:
+        copy = keras.saving.deserialize_keras_object(config)
+    except TypeError as error:
+        raise ValueError(advice) from error
     if not copy.built:
-        raise ValueError(
-            f"{type(model).__name__} {model.name!r} can't be copied: built from its own config it has no weights. "
-            "Give its class `get_config` and `build`."
-        )
+        raise ValueError(advice)
     copy.set_weights(model.get_weights())
     return copy

@@ -12,6 +12,7 @@ import numbers
 import keras
 
 from sparsity_tf import schedules
+from sparsity_tf.layers import get_penalty_weights
 
 RAMPS = ("linear", "cubic", "none")
 
@@ -44,18 +45,14 @@ def _make_schedule(schedule, begin_step, end_step):
 
 
 def _find_variables(model):
-    variables = {}
-    for layer in model._flatten_layers():
-        variable = getattr(layer, "penalty_weight", None)
-        if isinstance(variable, keras.Variable):
-            variables[id(variable)] = variable
+    variables = get_penalty_weights(model)
     if not variables:
         raise ValueError(
-            "PenaltyRamp needs a model with at least one layer that has a `penalty_weight`: "
+            "PenaltyRamp needs a built model with at least one layer that has a `penalty_weight`: "
             'sparsity_tf.sparsify(model, "variational_dropout"), or "l0", makes one. '
             f"Received: model={model.name!r} with no such layer"
         )
-    return list(variables.values())
+    return variables
 
 
 class PenaltyRamp(keras.callbacks.Callback):
@@ -161,7 +158,8 @@ class PenaltyRamp(keras.callbacks.Callback):
         return self._move(model)
 
     def _move(self, model):
-        step = int(model.optimizer.iterations)
+        # Not `int(...)` itself, which the variables of `tf.distribute` strategies refuse.
+        step = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
         value = self.penalty_weight(step)
         if value != self._value:
             for variable in self._variables:

@@ -20,11 +20,11 @@ The values of weights do not matter to masks and gates: a weight that is kept an
 counts as non-zero there.
 """
 
-import fractions
 import math
 
 import numpy as np
 
+from sparsity_tf import masks
 from sparsity_tf.checkpoints.readers import CheckpointError, open_checkpoint
 from sparsity_tf.checkpoints.report import CheckpointSparsity, TensorSparsity
 
@@ -269,7 +269,7 @@ class _Counter:
             )
         value = self._tensor(name)
         # The decimal that was meant: 0.29 of 100 is 29, though the float lies below it.
-        dropped = math.floor(fractions.Fraction(str(sparsity)) * value.size)
+        dropped = masks.number_of_zeros(sparsity, value.size)
         # The smallest go first and zeros are smallest, so ties do not change the count.
         nonzeros = min(value.size - dropped, np.count_nonzero(value))
         return self._row(name, "discovering_wirings", nonzeros)

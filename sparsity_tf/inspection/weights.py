@@ -12,6 +12,8 @@ from collections import namedtuple
 import keras
 import numpy as np
 
+from sparsity_tf import layers
+
 # Not kernels, whatever their rank: the bias of a multi-head projection has rank 2.
 _NOT_KERNELS = ("bias", "gamma", "beta", "alpha")
 
@@ -48,30 +50,10 @@ Args:
 
 
 def flatten_layers(model):
-    """Lists `model` and all layers below it, each once, in the order in which they were added.
-
-    Nested models, wrappers, recurrent cells and the projections inside `MultiHeadAttention` are
-    included.
-
-    Args:
-        model: a `keras.Model` or any `keras.layers.Layer`.
-
-    Returns:
-        List of layers, parents before children.
-    """
+    """The model and all layers below it, see `sparsity_tf.layers.flatten_layers`; checks its argument."""
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"`model` must be a Keras model or layer. Received: model={model!r}")
-    layers, seen = [], set()
-
-    def visit(layer):
-        if id(layer) not in seen:
-            seen.add(id(layer))
-            layers.append(layer)
-            for sublayer in layer._flatten_layers(include_self=False, recursive=False):
-                visit(sublayer)
-
-    visit(model)
-    return layers
+    return layers.flatten_layers(model)
 
 
 def as_numpy(tensor):

@@ -6,6 +6,8 @@ from sparsity_tf.layers.base import (
     SparseLayer,
     SparseWeight,
     Technique,
+    flatten_layers,
+    get_penalty_weights,
     get_sparse_weights,
 )
 from sparsity_tf.layers.discovering_wirings import (
@@ -55,7 +57,7 @@ from sparsity_tf.layers.soft_threshold import (
     STRDepthwiseConv2D,
     STREinsumDense,
 )
-from sparsity_tf.layers.swap import make_plain, make_sparse
+from sparsity_tf.layers.swap import after_build, make_plain, make_sparse
 from sparsity_tf.layers.variational_dropout import (
     VariationalDropout,
     VDConv1D,

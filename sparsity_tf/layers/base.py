@@ -12,6 +12,8 @@ A public layer is a technique applied to a kind (`kinds.py`): `VDDense` is `Spar
 """
 
 import inspect
+import math
+import numbers
 
 import keras
 from keras import ops
@@ -28,12 +30,20 @@ class Technique:
     class HardThreshold(Technique):
         name = "hard_threshold"
 
-        def __init__(self, threshold=0.01):
-            self.threshold_value = threshold
+        def __init__(self, cutoff=0.01):
+            self.cutoff = cutoff
 
-        def value(self, weight, select=whole):
+        def value(self, weight, select=None):
             w = weight.tensor(select)
-            return ops.where(ops.abs(w) > self.threshold_value, w, 0)
+            return ops.where(ops.abs(w) > self.cutoff, w, 0)
+
+
+    @keras.saving.register_keras_serializable("my_package")
+    class HardThresholdDense(SparseDense):
+        technique_class = HardThreshold
+
+
+    sparsity_tf.sparsify(model, "hard_threshold", cutoff=0.1)
     ```
     """
 
@@ -129,6 +139,24 @@ def _short_repr(option):
         return repr(option)
     values = (f"{name}={value!r}" for name, value in option.get_config().items() if value is not None)
     return f"{type(option).__name__}({', '.join(values)})"
+
+
+def initializer_or_number(value):
+    """A Keras initializer from anything that Keras takes for one, or from a number (a constant)."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = keras.initializers.Constant(float(value))
+    return keras.initializers.get(value)
+
+
+def check_number(name, value, least=None, above=None, below=None):
+    """Raises a ValueError that names the argument unless `value` is a finite number within the bounds."""
+    bounds = {"at least": least, "above": above, "below": below}
+    wanted = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+    right = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    right = right and (least is None or value >= least)
+    right = right and (above is None or value > above) and (below is None or value < below)
+    if not right:
+        raise ValueError(f"`{name}` must be a finite number {wanted}".rstrip() + f". Received: {name}={value!r}")
 
 
 def _deserialize(option):
@@ -251,6 +279,18 @@ LAYER_CLASSES = {}
 TECHNIQUES = {}
 
 
+def _register(layer_class, technique):
+    methods = sorted(name for name in technique.option_names() if hasattr(Technique, name))
+    if methods:
+        raise ValueError(f"Options of {technique.__name__} have names that `Technique` needs itself: {methods}")
+    for name in (technique.name, *technique.aliases):
+        if TECHNIQUES.setdefault(name, technique) is not technique:
+            raise ValueError(f"There is a technique {name!r} already: {TECHNIQUES[name]}. Received: {technique}")
+    LAYER_CLASSES[technique.name, layer_class.keras_class] = layer_class
+    if layer_class.__module__.startswith("sparsity_tf."):
+        keras.saving.register_keras_serializable("sparsity_tf")(layer_class)
+
+
 class SparseLayer:
     """Mixin of all sparse layers, placed before the Keras layer class in the bases.
 
@@ -266,18 +306,23 @@ class SparseLayer:
         if cls.keras_class is None:
             cls.keras_class = next((base for base in cls.__mro__ if base.__module__.partition(".")[0] == "keras"), None)
         technique = cls.technique_class
-        if technique is not None:
-            LAYER_CLASSES[technique.name, cls.keras_class] = cls
-            for name in (technique.name, *technique.aliases):
-                TECHNIQUES[name] = technique
-            cls.__signature__ = _joint_signature(cls.keras_class, technique)
-            keras.saving.register_keras_serializable("sparsity_tf")(cls)
+        if technique is None:
+            return
+        cls.__signature__ = _joint_signature(cls.keras_class, technique)
+        if (technique.name, cls.keras_class) in LAYER_CLASSES:
+            return  # A subclass of a public layer does not take its place in `sparsify`.
+        _register(cls, technique)
 
     def __init__(self, *args, **kwargs):
         names = self.technique_class.option_names()
         options = {name: _deserialize(kwargs.pop(name)) for name in names if name in kwargs}
-        super().__init__(*args, **kwargs)
+        if kwargs.get("lora_rank") is not None:
+            raise ValueError(
+                f"{type(self).__name__} does not take LoRA adapters. Received: lora_rank={kwargs['lora_rank']}"
+            )
+        # Before the Keras layer's own constructor: `Embedding(weights=...)` builds the layer in it.
         self.technique = self.technique_class(**options)
+        super().__init__(*args, **kwargs)
 
     def build(self, input_shape=None):
         """Creates the Keras layer's variables, then the technique's."""
@@ -318,6 +363,12 @@ class SparseLayer:
             self.add_loss(ops.multiply(self.penalty_weight, sum(penalties)))
         return outputs
 
+    def enable_lora(self, *args, **kwargs):
+        raise ValueError(
+            f"{type(self).__name__} {self.name!r} does not take LoRA adapters: convert the model with "
+            "`sparsity_tf.to_dense` first."
+        )
+
     def filter_axes(self):
         """Axes of the kernel that index output units: a "filter" is what is left when they are fixed."""
         raise TypeError(f"{type(self).__name__} has no filters.")
@@ -337,6 +388,11 @@ class SparseLayer:
     def load_own_variables(self, store):
         variables = self._own_variables()
         expected, found = {v.name for v in variables}, set(store.keys())
+        if not found:
+            raise ValueError(
+                f"The file has nothing for layer {self.name!r} ({type(self).__name__}): it was saved from a model with "
+                "other techniques, or from the dense one, whose weights must be loaded before `sparsify`."
+            )
         if expected != found:
             raise ValueError(
                 f"Layer {self.name!r} ({type(self).__name__}) expected the variables {sorted(expected)} in the file. "
@@ -363,6 +419,31 @@ def _joint_signature(keras_class, technique):
     return inspect.Signature([p for p in layer if p not in keywords] + options + keywords)
 
 
+def flatten_layers(model):
+    """Lists a model and all layers below it, each once, parents before children, in the order of their creation.
+
+    Nested models, wrappers, recurrent cells and the projections inside `MultiHeadAttention` are included. (Keras's own
+    `_flatten_layers` reverses the order below the first level.)
+
+    Args:
+        model: Keras model or layer.
+
+    Returns:
+        List of layers.
+    """
+    layers, seen = [], set()
+
+    def visit(layer):
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            layers.append(layer)
+            for sublayer in layer._layers:
+                visit(sublayer)
+
+    visit(model)
+    return layers
+
+
 def get_sparse_weights(model):
     """Lists the sparse weights of a model or layer.
 
@@ -370,9 +451,25 @@ def get_sparse_weights(model):
         model: Keras model or layer, of any kind; nested models and composite layers are entered.
 
     Returns:
-        List of `SparseWeight`, in the order of the layers; a layer that is used several times is listed once.
+        List of `SparseWeight`, in the order of `flatten_layers`; a layer that is used several times is listed once.
     """
     weights = []
-    for layer in model._flatten_layers():
+    for layer in flatten_layers(model):
         weights.extend(getattr(layer, "sparse_weights", ()))
     return weights
+
+
+def get_penalty_weights(model):
+    """Lists the `penalty_weight` variables of a model or layer.
+
+    Args:
+        model: Keras model or layer.
+
+    Returns:
+        List of scalar float32 `keras.Variable`, one for each built layer whose technique adds a penalty to the loss.
+    """
+    variables = []
+    for layer in flatten_layers(model):
+        if isinstance(layer, SparseLayer) and layer.technique.penalized and layer.built:
+            variables.append(layer.penalty_weight)
+    return variables

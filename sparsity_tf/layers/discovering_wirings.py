@@ -4,13 +4,11 @@ Every forward pass keeps the weights of the largest magnitude and zeroes the res
 to all of them, so that a zeroed weight can grow back.
 """
 
-import math
-
 from keras import ops
 
 from sparsity_tf import masks
 from sparsity_tf.layers import kinds
-from sparsity_tf.layers.base import Technique
+from sparsity_tf.layers.base import Technique, check_number
 
 
 class DiscoveringWirings(Technique):
@@ -25,21 +23,20 @@ class DiscoveringWirings(Technique):
     aliases = ("dnw",)
 
     def __init__(self, sparsity=0.9):
-        if not 0 <= sparsity < 1:
-            raise ValueError(f"`sparsity` must lie in [0, 1). Received: sparsity={sparsity}")
+        check_number("sparsity", sparsity, least=0, below=1)
         self.sparsity = sparsity
 
     def value(self, weight, select=None):
-        return ops.where(self.mask(weight), weight.tensor(), 0)
+        # The mask depends on all weights, whichever a call needs.
+        kernel = ops.where(self.mask(weight), weight.tensor(), 0)
+        return kernel if select is None else select(kernel)
 
     def mask(self, weight):
-        # The product is nudged up by its own rounding error: 0.7 * 10 must be 7 zeros, not 6.
-        zeros = math.floor(self.sparsity * weight.size * (1 + 1e-12))
-        return masks.top_k_mask(weight.tensor(), weight.size - zeros)
+        return masks.top_k_mask(weight.tensor(), weight.size - masks.number_of_zeros(self.sparsity, weight.size))
 
     def training_value(self, weight, select=None):
-        kernel = weight.tensor()
-        return kernel + ops.stop_gradient(self.value(weight) - kernel)
+        kernel = weight.tensor(select)
+        return kernel + ops.stop_gradient(self.value(weight, select) - kernel)
 
 
 class DNWDense(kinds.SparseDense):

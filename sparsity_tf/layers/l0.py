@@ -12,7 +12,7 @@ from keras import ops
 
 from sparsity_tf import noise
 from sparsity_tf.layers import kinds
-from sparsity_tf.layers.base import Technique
+from sparsity_tf.layers.base import Technique, check_number, initializer_or_number
 
 EPSILON = 1e-8
 
@@ -88,22 +88,13 @@ class L0(Technique):
                 "Give `log_alpha_initializer` or `initial_dropout_rate`, not both. "
                 f"Received: log_alpha_initializer={log_alpha_initializer}, initial_dropout_rate={initial_dropout_rate}"
             )
-        if initial_dropout_rate is not None and not 0 < initial_dropout_rate < 1:
-            raise ValueError(
-                "`initial_dropout_rate` must lie strictly between 0 and 1. "
-                f"Received: initial_dropout_rate={initial_dropout_rate}"
-            )
-        if not beta > 0:
-            raise ValueError(f"`beta` must be positive. Received: beta={beta}")
-        if not gamma < 0:
-            raise ValueError(f"`gamma` must be negative. Received: gamma={gamma}")
-        if not zeta > 1:
-            raise ValueError(f"`zeta` must be larger than 1. Received: zeta={zeta}")
-        if not (math.isfinite(penalty_weight) and penalty_weight >= 0):
-            raise ValueError(f"`penalty_weight` must be a number >= 0. Received: penalty_weight={penalty_weight}")
-        if isinstance(log_alpha_initializer, (int, float)):
-            log_alpha_initializer = keras.initializers.Constant(float(log_alpha_initializer))
-        self.log_alpha_initializer = keras.initializers.get(log_alpha_initializer)
+        if initial_dropout_rate is not None:
+            check_number("initial_dropout_rate", initial_dropout_rate, above=0, below=1)
+        check_number("beta", beta, above=0)
+        check_number("gamma", gamma, below=0)
+        check_number("zeta", zeta, above=1)
+        check_number("penalty_weight", penalty_weight, least=0)
+        self.log_alpha_initializer = initializer_or_number(log_alpha_initializer)
         self.initial_dropout_rate = initial_dropout_rate
         self.beta = beta
         self.gamma = gamma

@@ -8,6 +8,10 @@ masks the gradient, or lets it through where an algorithm grows weights by their
 `MaskConstraint` is set on the variable, not on the layer: configs are those of the plain layer, and a constraint of
 the user's own is applied first.
 
+An optimizer with `use_ema=True` overwrites variables with their averages without asking constraints: weights that were
+alive within the memory of the average come back where a mask has closed them meanwhile. What is used at inference,
+`value()`, is exactly sparse all the same, and the next optimizer step cuts the variable again.
+
 On JAX the Keras trainer applies optimizers where masks can't be read. There the mask is applied in the forward pass;
 what is exactly zero is the weight's `value()`, in training, at inference and in files.
 """
@@ -103,19 +107,16 @@ def _where(mask, kernel):
     return ops.where(mask, kernel, ops.zeros((), kernel.dtype))
 
 
+@ops.custom_gradient
 def _mask_gradient(kernel, mask):
-    """Identity whose gradient is zero where the mask is."""
+    """`kernel` as it is, with a gradient that is zero where the mask is."""
 
-    @ops.custom_gradient
-    def identity(x):
-        def gradient(*args, upstream=None):
-            upstream = args[0] if upstream is None else upstream
-            # A product: without XLA it is faster than a selection, and the sign of a zero gradient is no matter.
-            return ops.multiply(upstream, ops.cast(mask, upstream.dtype))
+    def gradient(*args, upstream=None):
+        upstream = args[0] if upstream is None else upstream
+        # A product: without XLA it is faster than a selection, and the sign of a zero gradient is no matter.
+        return ops.multiply(upstream, ops.cast(mask, upstream.dtype)), None
 
-        return x, gradient
-
-    return identity(kernel)
+    return kernel, gradient
 
 
 class _MaskedLayer:

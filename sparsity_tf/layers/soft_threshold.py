@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from sparsity_tf.layers import kinds
-from sparsity_tf.layers.base import Technique
+from sparsity_tf.layers.base import Technique, initializer_or_number
 
 
 def _exponential(s):
@@ -69,11 +69,9 @@ class SoftThreshold(Technique):
             )
         if granularity not in GRANULARITIES:
             raise ValueError(f"`granularity` must be one of {GRANULARITIES}. Received: granularity={granularity!r}")
-        if isinstance(threshold_initializer, (int, float)):
-            threshold_initializer = keras.initializers.Constant(float(threshold_initializer))
         self.threshold_function = threshold_function
         self.granularity = granularity
-        self.threshold_initializer = keras.initializers.get(threshold_initializer)
+        self.threshold_initializer = initializer_or_number(threshold_initializer)
         self.threshold_regularizer = keras.regularizers.get(threshold_regularizer)
 
     def build(self, weight):
@@ -94,7 +92,9 @@ class SoftThreshold(Technique):
         return tuple(size if axis in axes else 1 for axis, size in enumerate(weight.shape))
 
     def value(self, weight, select=None):
-        return soft_threshold(weight.tensor(select), self._threshold(weight))
+        if self.granularity == "layer" or select is None:
+            return soft_threshold(weight.tensor(select), self._threshold(weight))
+        return select(self.value(weight))
 
     def threshold(self, weight):
         return ops.convert_to_numpy(self._threshold(weight))

@@ -23,16 +23,22 @@ def make_sparse(layer, technique):
     layer.__class__ = LAYER_CLASSES[technique.name, type(layer)]
     layer.technique = technique
     _refresh_call_signature(layer)
+    after_build(layer, lambda: _add_variables(layer))
+
+
+def after_build(layer, function):
+    """Calls a function as soon as a layer is built: now, or after its `build`."""
     if layer.built:
-        _add_variables(layer)
+        function()
         return
     # Keras wraps `build` on the instance when the layer is created: that one builds the plain layer.
     build_plain_layer = layer.build
 
+    # `wraps` keeps the signature, which Keras reads to name the shapes that it passes.
     @functools.wraps(build_plain_layer)
     def build(*args, **kwargs):
         build_plain_layer(*args, **kwargs)
-        _add_variables(layer)
+        function()
 
     layer.build = build
 
@@ -63,8 +69,9 @@ def _add_variables(layer):
     layer._tracker.unlock()
     try:
         with contextlib.ExitStack() as scopes:
-            # Variables are named after their place in the model, like those of the plain layer.
-            for name in layer.path.split("/"):
+            # Variables are named after their place in the model, like those of the plain layer; `add_weight` opens the
+            # scope of the layer itself.
+            for name in layer.path.split("/")[:-1]:
                 scopes.enter_context(keras.name_scope(name))
             layer.build_technique()
     finally:

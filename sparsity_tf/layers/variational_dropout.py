@@ -9,12 +9,11 @@ The formulas are pure functions on tensors (`compute_log_alpha`, `compute_log_si
 
 import math
 
-import keras
 from keras import ops
 
 from sparsity_tf import noise
 from sparsity_tf.layers import kinds
-from sparsity_tf.layers.base import Technique
+from sparsity_tf.layers.base import Technique, check_number, initializer_or_number
 
 # Inside logarithms and square roots.
 EPSILON = 1e-8
@@ -106,19 +105,11 @@ class VariationalDropout(Technique):
         penalty_weight=0.0,
         seed=None,
     ):
-        if isinstance(log_sigma2_initializer, (int, float)):
-            log_sigma2_initializer = keras.initializers.Constant(float(log_sigma2_initializer))
-        if clip_log_alpha is not None and not clip_log_alpha > 0:
-            raise ValueError(
-                f"`clip_log_alpha` must be a positive number or `None`. Received: clip_log_alpha={clip_log_alpha}"
-            )
-        if not math.isfinite(log_alpha_threshold):
-            raise ValueError(
-                f"`log_alpha_threshold` must be a finite number. Received: log_alpha_threshold={log_alpha_threshold}"
-            )
-        if not (math.isfinite(penalty_weight) and penalty_weight >= 0):
-            raise ValueError(f"`penalty_weight` must be a number >= 0. Received: penalty_weight={penalty_weight}")
-        self.log_sigma2_initializer = keras.initializers.get(log_sigma2_initializer)
+        if clip_log_alpha is not None:
+            check_number("clip_log_alpha", clip_log_alpha, above=0)
+        check_number("log_alpha_threshold", log_alpha_threshold)
+        check_number("penalty_weight", penalty_weight, least=0)
+        self.log_sigma2_initializer = initializer_or_number(log_sigma2_initializer)
         self.clip_log_alpha = clip_log_alpha
         self.log_alpha_threshold = log_alpha_threshold
         self.mask_in_training = mask_in_training

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from sparsity_tf import datasets, models
+from sparsity_tf.train import presets
 
 
 @keras.saving.register_keras_serializable("sparsity_tf")
@@ -84,10 +85,11 @@ def make_model(recipe, data):
     technique, options = None, None
     if recipe.technique != "none":
         technique, options = recipe.technique, dict(recipe.technique_options)
-        if technique == "dnw":
+        known = presets.technique_class(technique).option_names()
+        if "sparsity" in known:
             options.setdefault("sparsity", recipe.sparsity)
-        if technique == "str" and recipe.threshold_l2:
-            options["threshold_regularizer"] = keras.regularizers.L2(recipe.threshold_l2)
+        if "threshold_regularizer" in known and recipe.threshold_l2:
+            options.setdefault("threshold_regularizer", keras.regularizers.L2(recipe.threshold_l2))
     builder = {"lenet_300_100": models.lenet_300_100, "lenet_5_caffe": models.lenet_5_caffe}
     return builder[recipe.model](
         input_shape=(*data.x_train.shape[1:], 1),
@@ -161,7 +163,8 @@ def compile_model(recipe, model, steps):
 
 def penalty_callbacks(recipe, num_examples, steps):
     """The callback that moves the penalty weight, in a list; empty for techniques without one."""
-    if recipe.technique not in ("vd", "l0"):
+    technique = presets.technique_class(recipe.technique)
+    if technique is None or not technique.penalized:
         return []
     from sparsity_tf.callbacks import PenaltyRamp
 

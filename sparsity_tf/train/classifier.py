@@ -24,12 +24,12 @@ def define_flags(flag_values=flags.FLAGS):
     names = ", ".join(presets.PRESETS)
     flags.DEFINE_string("config", "demo", f"Recipe: {names}.", **own)
     flags.DEFINE_string("output_dir", None, "Folder of the run; default runs/CONFIG.", **own)
-    flags.DEFINE_bool("resume", False, "Continue the run in output_dir, exactly.", **own)
-    flags.DEFINE_bool("overwrite", False, "Remove an unfinished run in output_dir.", **own)
+    flags.DEFINE_bool("resume", False, "Continue the run that output_dir holds, exactly.", **own)
+    flags.DEFINE_bool("overwrite", False, "Remove the run that output_dir holds, finished or not.", **own)
     for field in dataclasses.fields(presets.Recipe):
         help = field.metadata["help"]
         if "choices" in field.metadata:
-            help += f" One of {', '.join(field.metadata['choices'])}."
+            help += f" One of {', '.join(presets.choices(field))}."
         # Not DEFINE_enum: `Recipe` checks the values, for flags as for callers from Python.
         define = {
             int: flags.DEFINE_integer,
@@ -57,10 +57,11 @@ def recipe_from_flags(flag_values):
             value = _numbers(field.name, value)
         changes[field.name] = value
     technique = changes.get("technique", recipe.technique)
-    if technique != recipe.technique and "technique_options" in changes:
+    other = presets.technique_class(technique) is not presets.technique_class(recipe.technique)
+    if other and "technique_options" in changes:
         # The preset's options are another technique's.
         changes["technique_options"] = _json_object("technique_options", flag_values["technique_options"].value)
-    elif technique != recipe.technique:
+    elif other:
         changes["technique_options"] = {}
     return dataclasses.replace(recipe, **changes)
 

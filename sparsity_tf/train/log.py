@@ -12,7 +12,7 @@ import time
 import keras
 import numpy as np
 
-from sparsity_tf import inspection
+from sparsity_tf import inspection, layers
 from sparsity_tf.train import state
 
 _TEST_BATCH = 1000
@@ -63,19 +63,15 @@ def evaluate(model, x, y):
 
 def penalty_weight(model):
     """The largest `penalty_weight` of the model's layers; 0 if there is none."""
-    weights = [
-        float(keras.ops.convert_to_numpy(layer.penalty_weight))
-        for layer in model._flatten_layers()
-        if hasattr(layer, "penalty_weight")
-    ]
-    return max(weights, default=0.0)
+    weights = layers.get_penalty_weights(model)
+    return max((float(keras.ops.convert_to_numpy(weight)) for weight in weights), default=0.0)
 
 
 class RunLog(keras.callbacks.Callback):
     """Measures the model every few epochs and writes what it finds.
 
-    Places: `metrics.csv` (the same columns in every row; sparsities and errors as fractions),
-    TensorBoard scalars, the logs that Keras's progress bar shows, and, without a progress bar,
+    Places: `metrics.csv` (the same columns in every row; sparsities, of all kernels and of each, and
+    errors as fractions), TensorBoard scalars, the logs that Keras's progress bar shows, and, without a progress bar,
     one printed line. Training stops at the first epoch whose loss is not finite.
 
     Args:
@@ -141,10 +137,10 @@ class RunLog(keras.callbacks.Callback):
 
     def _measure(self, epoch, logs):
         test = evaluate(self.model, self.x, self.y)
-        table = inspection.sparsity_table(self.model)
+        table = inspection.sparsity_table(self.model, include_dense=True)
         row = {
             "epoch": epoch + 1,
-            "step": int(self.model.optimizer.iterations),
+            "step": int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)),
             "seconds": round(self._seconds, 4),
             "learning_rate": self._rate,
             "loss": float(logs["loss"]),

@@ -26,7 +26,8 @@ class RunResult:
         line: The last line that the run prints.
         collapsed: What is wrong with the network, or `None`.
         test_error: Share of wrong test predictions, 0 to 1; NaN if outputs are not finite.
-        sparsity: Fraction of zeros among all kernels; `None` if collapsed.
+        sparsity: Fraction of zeros among all kernels, those of layers left dense too; `None` if
+            collapsed.
         compression: All weights / non-zero weights; `None` if collapsed.
     """
 
@@ -66,13 +67,14 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         output_dir: Folder of the run; made if missing.
         resume: Continue the run in `output_dir` after its last checkpoint; a run that has none
             yet begins anew.
-        overwrite: Remove an unfinished run in `output_dir`.
+        overwrite: Remove the run that `output_dir` holds, finished or not.
 
     Returns:
         `Prepared`, for `train`.
 
     Raises:
-        ValueError: A setting that can't be used, or `output_dir` holds another run.
+        ValueError: A setting that can't be used, or `output_dir` holds a run and neither flag is
+            given.
         FileNotFoundError: The data set is not there.
         ModuleNotFoundError: A package that the data set needs is not installed.
     """
@@ -145,12 +147,13 @@ def _fit(prepared, test):
     )
 
 
-def verdict(table, test):
+def verdict(table, test, loss):
     """Says what is wrong with a network, or `None` if its sparsity may be reported.
 
     Args:
         table: `SparsityTable` of the network.
         test: `TestFigures` of the network.
+        loss: Training loss of its last epoch.
 
     Returns:
         A sentence without a full stop that begins with "diverged:" or "collapsed:", or `None`.
@@ -160,6 +163,8 @@ def verdict(table, test):
         return f"diverged: weights that are not finite in {names}; no sparsity is reported"
     if not test.finite:
         return "diverged: outputs that are not finite; no sparsity is reported"
+    if not math.isfinite(loss):
+        return "diverged: a training loss that is not finite; no sparsity is reported"
     if test.only_class is not None:
         return f"collapsed: the network predicts class {test.only_class} for every test digit; no sparsity is reported"
     return None
@@ -168,9 +173,10 @@ def verdict(table, test):
 def _report(prepared, test):
     model, output_dir = prepared.model, prepared.output_dir
     figures = log.evaluate(model, *test)
-    table = inspection.sparsity_table(model)
-    collapsed = verdict(table, figures)
+    table = inspection.sparsity_table(model, include_dense=True)
     rows = log.read_metrics(output_dir)
+    # Without rows (the file was lost) the network's weights and outputs have to do.
+    collapsed = verdict(table, figures, float(rows[-1]["loss"]) if rows else 0.0)
     results = {
         "recipe": state.as_plain(prepared.recipe),
         "data": prepared.data.source,
@@ -195,15 +201,13 @@ def _report(prepared, test):
             layers={row.name: row.sparsity for row in table.rows},
             macs={"dense": flops.dense, "sparse": flops.sparse},
         )
-        table.to_csv(os.path.join(output_dir, "sparsity.csv"))
+        table.to_csv(os.path.join(output_dir, state.SPARSITY))
         print(f"\n{table}")
         print(
             f"multiply-accumulates an image: {flops.dense:,} dense, {flops.sparse:,} without the "
             f"zeros ({100 * flops.ratio:.2f} %)"
         )
-        # A copy, because a `.keras` file of a compiled model carries its optimizer.
-        plain = keras.saving.load_model(os.path.join(output_dir, state.CHECKPOINT), compile=False)
-        plain.save(os.path.join(output_dir, state.MODEL))
+        _without_optimizer(model).save(os.path.join(output_dir, state.MODEL))
         made = [state.MODEL, *pictures.draw(model, output_dir)]
         print(f"in {output_dir}: {', '.join(['metrics.csv', 'results.json', *made])}")
     with open(os.path.join(output_dir, state.RESULTS), "w", encoding="utf-8") as file:
@@ -211,3 +215,10 @@ def _report(prepared, test):
     print(f"training took {results['training_seconds']:.0f} s")
     print(result.line, flush=True)
     return result
+
+
+def _without_optimizer(model):
+    """A copy to save: the `.keras` file of a compiled model carries its optimizer."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy

@@ -11,13 +11,29 @@ import itertools
 import math
 import operator
 
+from sparsity_tf import layers
+
 DATASETS = ("mnist", "mnist_demo", "fashion_mnist")
 MODELS = ("lenet_300_100", "lenet_5_caffe")
-TECHNIQUES = ("none", "vd", "l0", "str", "masked", "dnw")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 LR_SCHEDULES = ("constant", "linear", "cosine", "piecewise")
 PENALTY_SCHEDULES = ("linear", "cubic", "none")
 INITIALIZERS = ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_normal")
+
+
+def technique_class(name):
+    """The `layers.Technique` subclass of a name or alias; `None` for "none" and unknown names."""
+    return layers.TECHNIQUES.get(name)
+
+
+def _technique_names():
+    return ("none", *layers.TECHNIQUES)
+
+
+def choices(field):
+    """The values that a field of `Recipe` allows; those of `technique` grow with the registry."""
+    allowed = field.metadata["choices"]
+    return allowed() if callable(allowed) else allowed
 
 
 def _choice(default, choices, help):
@@ -56,14 +72,17 @@ class Recipe:
         "glorot_uniform",
         f"Initializer of the kernels: {', '.join(INITIALIZERS)}, or normal:STDDEV.",
     )
-    technique: str = _choice("none", TECHNIQUES, "Sparsification technique.")
+    technique: str = _choice("none", _technique_names, "Sparsification technique.")
     technique_options: dict = _other(
         dict, "More options of the technique; as a flag a JSON object, merged over the preset's."
     )
     where: str = _other(None, "Regular expression for the names of the layers to make sparse; otherwise all.")
-    sparsity: float = _number(0.95, "Fraction of zeros of every layer (dnw only).", 0, below=1)
+    sparsity: float = _number(0.95, "Fraction of zeros of every layer (techniques with this option: dnw).", 0, below=1)
     threshold_l2: float = _number(
-        0.0, "Keras L2 factor c of the thresholds (str only): adds 2 c s to their gradient.", 0
+        0.0,
+        "Keras L2 factor c of the thresholds (techniques with the option threshold_regularizer: str): "
+        "adds 2 c s to their gradient.",
+        0,
     )
     kernel_l2: float = _number(0.0, "Keras L2 factor c of the kernels: adds 2 c w.", 0)
     optimizer: str = _choice("adam", OPTIMIZERS, "Optimizer.")
@@ -82,7 +101,7 @@ class Recipe:
     momentum: float = _number(0.9, "Momentum (sgd only).", 0, below=1)
     weight_decay: float = _number(0.0, "Decoupled weight decay of the optimizer.", 0)
     penalty_weight: float = _number(
-        1.0, "Weight of the KL or expected-L0 penalty (vd, l0); 1 is the lower bound itself.", 0
+        1.0, "Weight of the technique's penalty (vd: KL; l0: expected L0 norm); 1 is the lower bound itself.", 0
     )
     penalty_begin_epoch: float = _number(0.0, "Epoch until which the penalty is 0.", 0)
     penalty_end_epoch: float = _number(0.0, "Epoch from which the penalty is in full.", 0)
@@ -131,8 +150,8 @@ def _is_positive_number(text):
 
 def _check_field(field, value):
     meta, received = field.metadata, f"Received: {field.name}={value}"
-    if "choices" in meta and value not in meta["choices"]:
-        allowed = ", ".join(meta["choices"])
+    if "choices" in meta and value not in choices(field):
+        allowed = ", ".join(choices(field))
         raise ValueError(f"`{field.name}` must be one of {allowed}. {received}")
     if "bounds" not in meta:
         return

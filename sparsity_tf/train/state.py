@@ -6,6 +6,7 @@ is written under another name and renamed, so that a kill at any time leaves a v
 """
 
 import dataclasses
+import glob
 import json
 import os
 import shutil
@@ -17,8 +18,10 @@ MODEL = "model.keras"
 RECIPE = "recipe.json"
 METRICS = "metrics.csv"
 RESULTS = "results.json"
+SPARSITY = "sparsity.csv"
 TENSORBOARD = "tensorboard"
 FRAMES = "frames"
+PICTURES = ("sparsity.png", "training.gif", "input_mask.png", "filters_*.png")
 _UNFINISHED = "checkpoint.unfinished.keras"
 
 # Settings that may differ in a continued run: they do not touch the weights.
@@ -66,7 +69,7 @@ def restore(folder, steps):
     if not os.path.exists(path):
         return None, 0
     model = keras.saving.load_model(path)
-    return model, int(model.optimizer.iterations) // steps
+    return model, int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
 
 
 def as_plain(recipe):
@@ -75,17 +78,17 @@ def as_plain(recipe):
 
 
 def claim_folder(folder, recipe, resume, overwrite):
-    """Makes the folder ready for a run, and protects an unfinished run in it.
+    """Makes the folder ready for a run, and protects an earlier run in it, finished or not.
 
     Args:
         folder: Path; made if missing.
         recipe: The `Recipe` of the run, written to `recipe.json`.
         resume: Whether to continue the run in the folder.
-        overwrite: Whether an unfinished run in the folder may be removed.
+        overwrite: Whether an earlier run in the folder may be removed.
 
     Raises:
-        ValueError: The folder holds an unfinished run and neither flag is given, or the run to
-            continue had other settings. The message names the settings that differ.
+        ValueError: The folder holds anything of an earlier run and neither flag is given, or the
+            run to continue had other settings. The message names the settings that differ.
     """
     os.makedirs(folder, exist_ok=True)
     if resume and overwrite:
@@ -101,17 +104,23 @@ def claim_folder(folder, recipe, resume, overwrite):
             raise ValueError(
                 f"`resume` continues the run in {folder} with its own settings. Received other ones: {changes}"
             )
-    unfinished = os.path.exists(os.path.join(folder, CHECKPOINT)) and not os.path.exists(os.path.join(folder, RESULTS))
-    if unfinished and not (resume or overwrite):
+    earlier = _outputs(folder)
+    if earlier and not (resume or overwrite):
         raise ValueError(
-            f"{folder} holds an unfinished run: pass --resume to continue it, --overwrite to "
-            "begin anew, or another --output_dir."
+            f"{folder} holds an earlier run ({os.path.basename(earlier[0])}): pass --resume to continue it, "
+            "--overwrite to remove it, or another --output_dir."
         )
     if not resume:
-        for name in (CHECKPOINT, MODEL, METRICS, RESULTS):
-            if os.path.exists(os.path.join(folder, name)):
-                os.remove(os.path.join(folder, name))
-        for name in (TENSORBOARD, FRAMES):
-            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+        for output in earlier:
+            if os.path.isdir(output):
+                shutil.rmtree(output)
+            else:
+                os.remove(output)
     with open(path, "w", encoding="utf-8") as file:
         json.dump(wanted, file, indent=2)
+
+
+def _outputs(folder):
+    """Paths of what a run has written into the folder; the recipe alone is no loss."""
+    names = (CHECKPOINT, _UNFINISHED, MODEL, METRICS, RESULTS, SPARSITY, TENSORBOARD, FRAMES, *PICTURES)
+    return [path for name in names for path in sorted(glob.glob(os.path.join(glob.escape(folder), name)))]

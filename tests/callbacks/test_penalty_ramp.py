@@ -1,27 +1,27 @@
 """PenaltyRamp: the right weight at every step, in per-example units, however training runs."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 
 from sparsity_tf.callbacks import PenaltyRamp
+from sparsity_tf.layers import VDDense
 from sparsity_tf.schedules import Cosine, Cubic, ExponentialMovingAverage
 
 
 @keras.saving.register_keras_serializable(package="penalty_ramp_test")
-class PenalizedDense(keras.layers.Layer):
-    """x @ kernel, with a penalty; `seen[i]` is the `penalty_weight` of its i-th training step."""
-
-    def __init__(self, units, **kwargs):
-        super().__init__(**kwargs)
-        self.units = units
+class PenalizedDense(VDDense):
+    """A layer with a penalty; `seen[i]` is the `penalty_weight` of its i-th training step."""
 
     def build(self, input_shape):
         def variable(name, shape, dtype="float32"):
             return self.add_weight(shape=shape, initializer="zeros", trainable=False, dtype=dtype, name=name)
 
-        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), name="kernel")
-        self.penalty_weight = variable("penalty_weight", ())
+        super().build(input_shape)
         self.seen = variable("seen", (64,))
         self.count = variable("count", (), "int32")
 
@@ -30,11 +30,7 @@ class PenalizedDense(keras.layers.Layer):
             here = keras.ops.one_hot(self.count, 64, dtype="float32")
             self.seen.assign(self.seen + here * self.penalty_weight)
             self.count.assign(self.count + 1)
-            self.add_loss(self.penalty_weight * keras.ops.sum(keras.ops.square(self.kernel)))
-        return keras.ops.matmul(inputs, self.kernel)
-
-    def get_config(self):
-        return {**super().get_config(), "units": self.units}
+        return super().call(inputs, training=training)
 
 
 X = np.linspace(-1, 1, 40, dtype="float32").reshape(20, 2)
@@ -43,8 +39,8 @@ Y = X.sum(axis=1, keepdims=True)
 
 def make_model(**compile_options):
     inputs = keras.Input((2,))
-    inner = keras.Sequential([keras.Input((4,)), PenalizedDense(3, name="nested")])
-    hidden = PenalizedDense(4, name="first")(inputs)
+    inner = keras.Sequential([keras.Input((4,)), PenalizedDense(3, seed=1, name="nested")])
+    hidden = PenalizedDense(4, seed=2, name="first")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(1)(inner(hidden)))
     model.compile(keras.optimizers.SGD(0.01), "mse", **compile_options)
     return model
@@ -212,6 +208,43 @@ def test_a_model_without_a_penalty_is_refused_before_training():
     with pytest.raises(ValueError, match="penalty_weight.*plain"):
         fit(model, PenaltyRamp(num_examples=20))
     np.testing.assert_array_equal(model.get_weights()[0], before[0])
+
+
+REPLICAS = """
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+import keras, numpy, sparsity_tf
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+assert strategy.num_replicas_in_sync == 2
+with strategy.scope():
+    model = keras.Sequential([keras.Input((2,)), sparsity_tf.layers.VDDense(3)])
+    model.compile("sgd", "mse")
+ramp = sparsity_tf.callbacks.PenaltyRamp(num_examples=8, begin_step=0, end_step=2)
+x, y = numpy.ones((8, 2)), numpy.ones((8, 3))
+history = model.fit(x, y, batch_size=4, epochs=1, verbose=0, callbacks=[ramp]).history
+assert isinstance(model.optimizer.iterations.value, tf.distribute.DistributedValues)
+print(history["penalty_weight"], *(float(v) for v in model.layers[0].penalty_weight.value.values))
+ramp.update(model)
+print(*(float(v) for v in model.layers[0].penalty_weight.value.values))
+"""
+
+
+@pytest.mark.tensorflow
+def test_every_replica_of_a_distributed_model_gets_the_weight():
+    # A process of its own: logical devices must be set before TensorFlow starts.
+    process = subprocess.run(
+        [sys.executable, "-c", REPLICAS],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    # The second of two steps is half way up the ramp to 1/8; a third would be at its end.
+    assert process.stdout.splitlines() == ["[0.0625] 0.0625 0.0625", "0.125 0.125"]
 
 
 @pytest.mark.parametrize(

@@ -83,11 +83,16 @@ def test_initializer_with_a_standard_deviation(data):
     assert abs(kernel.std() - 0.01) < 1e-4
 
 
-def test_technique_gets_its_options(data):
-    recipe = presets.Recipe(technique="dnw", sparsity=0.5, where="dense_1")
+@pytest.mark.parametrize("name", ["dnw", "discovering_wirings"])
+def test_technique_with_a_sparsity_gets_it(data, name):
+    recipe = presets.Recipe(technique=name, sparsity=0.5, where="dense_1")
     weights = layers.get_sparse_weights(build.make_model(recipe, data))
     assert [weight.sparsity() for weight in weights] == [0.5]
-    recipe = presets.Recipe(technique="str", threshold_l2=0.25, kernel_l2=0.5)
+
+
+@pytest.mark.parametrize("name", ["str", "soft_threshold"])
+def test_technique_with_a_threshold_regularizer_gets_it(data, name):
+    recipe = presets.Recipe(technique=name, threshold_l2=0.25, kernel_l2=0.5)
     model = build.make_model(recipe, data)
     technique = layers.get_sparse_weights(model)[0].technique
     assert float(technique.threshold_regularizer.l2) == 0.25
@@ -100,11 +105,16 @@ def test_unknown_option_of_a_technique_is_refused(data):
         build.make_model(recipe, data)
 
 
-def test_penalty_ramp_is_in_epochs_and_only_for_penalized_techniques():
-    recipe = presets.Recipe(technique="vd", penalty_weight=2.0, penalty_begin_epoch=1.0, penalty_end_epoch=3.0)
+@pytest.mark.parametrize("name", ["vd", "variational_dropout", "l0"])
+def test_penalty_ramp_is_in_epochs(name):
+    recipe = presets.Recipe(technique=name, penalty_weight=2.0, penalty_begin_epoch=1.0, penalty_end_epoch=3.0)
     (ramp,) = build.penalty_callbacks(recipe, num_examples=100, steps=10)
     assert [ramp.penalty_weight(step) for step in (0, 10, 20, 30)] == [0, 0, 0.01, 0.02]
-    assert build.penalty_callbacks(presets.Recipe(technique="dnw"), 100, 10) == []
+
+
+@pytest.mark.parametrize("name", ["none", "str", "masked", "dnw"])
+def test_technique_without_a_penalty_has_no_ramp(name):
+    assert build.penalty_callbacks(presets.Recipe(technique=name), 100, 10) == []
 
 
 def test_steps_of_one_call_divide_the_epoch():

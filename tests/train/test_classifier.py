@@ -220,13 +220,49 @@ def test_resume_with_other_settings_is_refused(finished, digits, capsys):
     assert error.count("\n") == 1
 
 
-def test_unfinished_run_is_not_overwritten_by_accident(digits, tmp_path, capsys):
-    folder = tmp_path / "unfinished"
-    folder.mkdir()
-    (folder / state.CHECKPOINT).write_bytes(b"hours of work")
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [state.CHECKPOINT],
+        [state.CHECKPOINT, state.MODEL, state.RESULTS, state.METRICS, "sparsity.png", "filters_conv_1.png"],
+        [state.RESULTS, state.METRICS],
+        [os.path.join(state.FRAMES, "0001.npz")],
+    ],
+    ids=["unfinished", "finished", "diverged", "frames"],
+)
+def test_earlier_run_is_removed_only_when_asked(files, tmp_path):
+    folder = tmp_path / "run [1]"
+    for name in [*files, "notes.txt"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"hours of work")
+    before, recipe = contents(folder), presets.Recipe()
+    with pytest.raises(ValueError, match="holds an earlier run") as error:
+        state.claim_folder(str(folder), recipe, resume=False, overwrite=False)
+    message = str(error.value)
+    assert message.startswith(str(folder)) and "\n" not in message
+    assert "--resume" in message and "--overwrite" in message
+    assert contents(folder) == before
+    state.claim_folder(str(folder), recipe, resume=True, overwrite=False)
+    assert contents(folder).items() >= before.items()
+    state.claim_folder(str(folder), recipe, resume=False, overwrite=True)
+    assert sorted(os.listdir(folder)) == ["notes.txt", state.RECIPE]
+
+
+def test_finished_run_is_not_overwritten_by_accident(finished, digits, capsys):
+    folder = finished[0]
+    before = contents(folder)
     status, _, error = classify(command(digits, folder), capsys)
-    assert status == 2 and "--resume" in error and "--overwrite" in error
-    assert (folder / state.CHECKPOINT).read_bytes() == b"hours of work"
+    assert status == 2 and error.startswith(f"error: {folder} holds an earlier run") and error.count("\n") == 1
+    assert contents(folder) == before
+
+
+def test_folder_of_a_run_that_never_began_is_free(tmp_path):
+    for _ in range(2):
+        state.claim_folder(str(tmp_path), presets.Recipe(), resume=False, overwrite=False)
 
 
 def test_kill_while_saving_leaves_the_last_checkpoint(tmp_path, monkeypatch):
@@ -245,6 +281,40 @@ def test_kill_while_saving_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         checkpoint.on_epoch_end(1, {"loss": 1.0})
     assert (tmp_path / state.CHECKPOINT).read_bytes() == before
+
+
+def test_layers_left_dense_count_in_every_figure(digits, tmp_path, capsys):
+    arguments = command(digits, tmp_path / "run", "--technique=dnw", "--sparsity=0.5", "--where=dense_2", "--epochs=1")
+    status, lines, _ = classify(arguments, capsys)
+    assert status == 0
+    # 15,000 zeros among 266,200 weights.
+    assert lines[-1].endswith("sparsity 5.63 %, compression 1.1x")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["sparsity"] == pytest.approx(15_000 / 266_200)
+    assert results["layers"] == {"dense_1/kernel": 0.0, "dense_2/kernel": 0.5, "dense_3/kernel": 0.0}
+    (row,) = log.read_metrics(tmp_path / "run")
+    assert float(row["sparsity"]) == results["sparsity"]
+    assert [float(row[f"sparsity/dense_{i}/kernel"]) for i in (1, 2, 3)] == [0.0, 0.5, 0.0]
+
+
+def test_saved_model_is_the_one_reported_not_the_checkpoint(digits, tmp_path, capsys, monkeypatch):
+    # As if the last epochs had not been saved: the checkpoint is the first epoch's.
+    save = state.Checkpoint.on_epoch_end
+    monkeypatch.setattr(
+        state.Checkpoint, "on_epoch_end", lambda self, epoch, logs=None: save(self, epoch, logs) if epoch == 0 else None
+    )
+    reported = []
+    evaluate = log.evaluate
+    monkeypatch.setattr(log, "evaluate", lambda model, x, y: (reported.append(model), evaluate(model, x, y))[1])
+    status, _, _ = classify(command(digits, tmp_path / "run", "--epochs=2"), capsys)
+    assert status == 0
+    saved = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    checkpoint = keras.saving.load_model(tmp_path / "run" / state.CHECKPOINT)
+    kernels = [model.get_layer("dense_1").kernel.numpy() for model in (saved, reported[-1], checkpoint)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+    images = np.random.default_rng(0).normal(size=(4, 28, 28, 1))
+    np.testing.assert_array_equal(saved.predict_on_batch(images), reported[-1].predict_on_batch(images))
 
 
 def test_collapsed_net_is_reported_as_such(digits, tmp_path, capsys):
@@ -326,6 +396,10 @@ def test_verdict_is_none_only_for_a_sound_net():
         finite = True
         rows = ()
 
-    assert loop.verdict(Table, log.TestFigures(0.1, 0.02, None, True)) is None
-    assert loop.verdict(Table, log.TestFigures(2.3, 0.9, 7, True)).startswith("collapsed: the network predicts class 7")
-    assert loop.verdict(Table, log.TestFigures(float("nan"), float("nan"), None, False)).startswith("diverged")
+    sound, constant = log.TestFigures(0.1, 0.02, None, True), log.TestFigures(2.3, 0.9, 7, True)
+    broken = log.TestFigures(float("nan"), float("nan"), None, False)
+    assert loop.verdict(Table, sound, 0.1) is None
+    assert loop.verdict(Table, constant, 0.1).startswith("collapsed: the network predicts class 7")
+    assert loop.verdict(Table, broken, 0.1).startswith("diverged: outputs")
+    for loss in (float("nan"), float("inf")):
+        assert loop.verdict(Table, sound, loss).startswith("diverged: a training loss")

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from absl import flags
 
+from sparsity_tf import layers
 from sparsity_tf.train import classifier, presets
 
 pytestmark = pytest.mark.tensorflow
@@ -31,7 +32,7 @@ def test_every_preset_has_the_technique_and_network_of_its_name():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"technique": "pruning"}, "none, vd, l0, str, masked, dnw"),
+        ({"technique": "pruning"}, "one of none, .*discovering_wirings, dnw"),
         ({"dataset": "cifar"}, "mnist, mnist_demo, fashion_mnist"),
         ({"model": "resnet"}, "lenet_300_100, lenet_5_caffe"),
         ({"optimizer": "lion"}, "adam, adamw, sgd"),
@@ -61,6 +62,16 @@ def test_value_that_is_not_allowed_is_named_with_what_is(change, message):
         presets.Recipe(**change)
     assert next(iter(change)) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["none", "variational_dropout", "vd", "l0", "soft_threshold", "str", "masked", "dnw"])
+def test_every_name_and_alias_of_a_technique_is_allowed(name):
+    assert presets.Recipe(technique=name).technique == name
+
+
+def test_technique_that_is_registered_later_is_allowed(monkeypatch):
+    monkeypatch.setitem(layers.TECHNIQUES, "another", layers.Masked)
+    assert presets.Recipe(technique="another").technique == "another"
 
 
 def test_unknown_preset_lists_the_known_ones():
@@ -99,6 +110,12 @@ def test_another_technique_leaves_the_options_of_the_presets_own_behind():
     options = '--technique_options={"beta": 0.5}'
     recipe = recipe_of("--config=lenet300_vd", "--technique=l0", options)
     assert recipe.technique_options == {"beta": 0.5}
+
+
+def test_another_name_of_the_presets_technique_keeps_its_options():
+    recipe = recipe_of("--config=lenet300_vd", "--technique=variational_dropout")
+    assert recipe.technique == "variational_dropout"
+    assert recipe.technique_options == presets.PRESETS["lenet300_vd"].technique_options
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3"])
