@@ -219,6 +219,6 @@ def _report(prepared, test):
 
 def _without_optimizer(model):
     """A copy to save: the `.keras` file of a compiled model carries its optimizer."""
-    copy = keras.models.clone_model(model)
+    copy = type(model).from_config(model.get_config())
     copy.set_weights(model.get_weights())
     return copy

@@ -508,3 +508,22 @@ def test_arguments_are_checked(tmp_path):
         checkpoint_sparsity(tmp_path, "pruning")
     with pytest.raises(ValueError, match="Received: log_alpha_threshold=nan"):
         checkpoint_sparsity(tmp_path, log_alpha_threshold=float("nan"))
+
+
+@pytest.mark.parametrize("technique", ["vd", "str", "masked"])
+def test_the_saved_model_of_a_sparsified_model_counts_as_the_model_does(technique, tmp_path):
+    """Variables that `sparsify` adds stand beside the kernel, under the same name scope."""
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5, name="a"), keras.layers.Dense(4, name="b")])
+    sparsify(model, technique)
+    for weight in get_sparse_weights(model):
+        if technique == "masked":
+            weight.assign_mask(np.arange(weight.size).reshape(weight.shape) % 3 == 0)
+        elif technique == "vd":
+            weight.extra_variable("log_sigma2").assign(np.random.default_rng(0).normal(-1, 4, weight.shape))
+        else:
+            weight.extra_variable("raw_threshold").assign(-1.5)
+    model.export(tmp_path / "exported", verbose=False)
+    result = checkpoint_sparsity(tmp_path / "exported")
+    assert result.size == sum(weight.size for weight in get_sparse_weights(model))
+    assert result.nonzeros == sum(weight.count() for weight in get_sparse_weights(model))
+    assert 0 < result.nonzeros < result.size

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -281,6 +282,19 @@ def test_kill_while_saving_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         checkpoint.on_epoch_end(1, {"loss": 1.0})
     assert (tmp_path / state.CHECKPOINT).read_bytes() == before
+
+
+def test_net_whose_last_loss_is_not_finite_has_diverged(finished, digits, tmp_path, capsys):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    rows = log.read_metrics(folder)
+    rows[-1]["loss"] = "inf"
+    with open(folder / state.METRICS, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    status, lines, _ = classify(command(digits, folder, "--resume"), capsys)
+    assert status == 1
+    assert lines[-1] == "diverged: a training loss that is not finite; no sparsity is reported"
 
 
 def test_layers_left_dense_count_in_every_figure(digits, tmp_path, capsys):
