@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -147,8 +146,6 @@ def test_a_checkpoint_that_cannot_be_counted_is_one_line_and_status_1(run, check
 def test_the_command_as_users_start_it(checkpoint, tmp_path):
     cut = tmp_path / "cut.keras"
     cut.write_bytes(b"PK\x03\x04 half a zip")
-    # HDF5 files need no TensorFlow, so the command must do without it under another backend.
-    environment = {**os.environ, "KERAS_BACKEND": "numpy"}
     cases = (
         ([f"--checkpoint={checkpoint}"], 0, "global sparsity = 66.67 %"),
         ([f"--checkpoint={cut}"], 1, "not a readable .keras file"),
@@ -158,7 +155,6 @@ def test_the_command_as_users_start_it(checkpoint, tmp_path):
         subprocess.Popen(
             [sys.executable, "-m", "sparsity_tf.checkpoint_sparsity", *arguments],
             cwd=REPOSITORY,
-            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

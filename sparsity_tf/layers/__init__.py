@@ -5,7 +5,6 @@ from sparsity_tf.layers.base import (
     TECHNIQUES,
     SparseLayer,
     SparseWeight,
-    Technique,
     flatten_layers,
     get_penalty_weights,
     get_sparse_weights,
@@ -58,6 +57,7 @@ from sparsity_tf.layers.soft_threshold import (
     STREinsumDense,
 )
 from sparsity_tf.layers.swap import after_build, make_plain, make_sparse
+from sparsity_tf.layers.technique import Technique
 from sparsity_tf.layers.variational_dropout import (
     VariationalDropout,
     VDConv1D,

@@ -1,168 +1,20 @@
 """The protocol of sparse layers: which weights of a layer are sparse, and what they are worth.
 
-Three small classes:
-
-* `Technique`: what a method adds to a weight (variables, the value in training, the value at inference, a penalty);
 * `SparseWeight`: a handle on one sparse weight of a layer. Everything outside `layers/` (inspection, FLOPs, export,
   monitoring) reads models through `layer.sparse_weights` and needs nothing else;
-* `SparseLayer`: the part that all sparse layers share: options, variables, penalties, saving.
+* `SparseLayer`: the part that all sparse layers share: options, variables, penalties, saving;
+* functions that list the layers and the sparse weights of a model.
 
-A public layer is a technique applied to a kind (`kinds.py`): `VDDense` is `SparseDense` with
+A public layer is a technique (`technique.py`) applied to a kind (`kinds.py`): `VDDense` is `SparseDense` with
 `technique_class = VariationalDropout`.
 """
 
 import inspect
-import math
-import numbers
 
 import keras
 from keras import ops
 
-
-class Technique:
-    """What a sparsification method adds to a weight tensor.
-
-    A technique is a configured value: its constructor takes keyword options only, checks them, and stores them under
-    their names. It holds no tensors; the variables it asks for live on the layer. To add a technique, subclass this,
-    override `value` (and what else the method needs), and compose it with the kinds:
-
-    ```python
-    class HardThreshold(Technique):
-        name = "hard_threshold"
-
-        def __init__(self, cutoff=0.01):
-            self.cutoff = cutoff
-
-        def value(self, weight, select=None):
-            w = weight.tensor(select)
-            return ops.where(ops.abs(w) > self.cutoff, w, 0)
-
-
-    @keras.saving.register_keras_serializable("my_package")
-    class HardThresholdDense(SparseDense):
-        technique_class = HardThreshold
-
-
-    sparsity_tf.sparsify(model, "hard_threshold", cutoff=0.1)
-    ```
-    """
-
-    name = None
-    aliases = ()
-    # Adds a term to the training loss, times the layer's `penalty_weight`.
-    penalized = False
-    # Draws random numbers in training; the layer gets a `seed_generator`.
-    stochastic = False
-
-    def build(self, weight):
-        """Creates the technique's variables for `weight` with `weight.add_variable`."""
-
-    def value(self, weight, select=None):
-        """The dense tensor that is used at inference, exact zeros included.
-
-        Args:
-            weight: `SparseWeight`.
-            select: Function from a tensor shaped like the weight to the part that this call needs (the rows that an
-                embedding looks up), applied before any arithmetic. `None` for the whole.
-
-        Returns:
-            Tensor of `select(weight)`'s shape, in float32 or the variable's wider dtype.
-        """
-        raise TypeError(f"{type(self).__name__} must define `value(weight, select)`.")
-
-    def training_value(self, weight, select=None):
-        """The tensor that is used in training; the value at inference unless the technique says otherwise."""
-        return self.value(weight, select)
-
-    def mask(self, weight):
-        """Bool tensor: which entries are live at inference."""
-        return ops.not_equal(self.value(weight), 0)
-
-    def threshold(self, weight):
-        """The threshold (float or numpy array) that decides what is zero, or `None` if there is none."""
-        return None
-
-    def penalty(self, weight):
-        """Scalar tensor, the unweighted penalty of one weight (only if `penalized`)."""
-        raise TypeError(f"{type(self).__name__} has no penalty.")
-
-    def apply(self, weight, linear, inputs, training, select=None):
-        """Applies the weight to the inputs of a call.
-
-        Args:
-            weight: `SparseWeight`.
-            linear: The kind's linear operation, a function of (inputs, kernel).
-            inputs: The call's inputs; `None` for a lookup, where `linear` returns the kernel that it is given.
-            training: Bool.
-            select: As in `value`.
-
-        Returns:
-            The pre-activation output, without the bias.
-        """
-        kernel = self.training_value(weight, select) if training else self.value(weight, select)
-        return linear(inputs, ops.cast(kernel, weight.layer.compute_dtype))
-
-    def assign_mask(self, weight, mask):
-        """Sets which entries are live; only techniques whose mask is a variable can."""
-        raise ValueError(
-            f"The mask of {weight.path!r} can't be assigned: in technique {self.name!r} it follows from the weights. "
-            "Use technique 'masked' for masks that are set from outside."
-        )
-
-    @classmethod
-    def option_names(cls):
-        """Names of the constructor's options."""
-        return tuple(inspect.signature(cls).parameters)
-
-    def get_config(self):
-        """The options as a serialisable dict."""
-        config = {}
-        for name in self.option_names():
-            option = getattr(self, name)
-            if hasattr(option, "get_config"):
-                option = keras.saving.serialize_keras_object(option)
-            config[name] = option
-        return config
-
-    @classmethod
-    def from_config(cls, config):
-        """The inverse of `get_config`."""
-        return cls(**{name: _deserialize(option) for name, option in config.items()})
-
-    def __repr__(self):
-        options = ", ".join(f"{name}={_short_repr(getattr(self, name))}" for name in self.option_names())
-        return f"{type(self).__name__}({options})"
-
-
-def _short_repr(option):
-    if not hasattr(option, "get_config"):
-        return repr(option)
-    values = (f"{name}={value!r}" for name, value in option.get_config().items() if value is not None)
-    return f"{type(option).__name__}({', '.join(values)})"
-
-
-def initializer_or_number(value):
-    """A Keras initializer from anything that Keras takes for one, or from a number (a constant)."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = keras.initializers.Constant(float(value))
-    return keras.initializers.get(value)
-
-
-def check_number(name, value, least=None, above=None, below=None):
-    """Raises a ValueError that names the argument unless `value` is a finite number within the bounds."""
-    bounds = {"at least": least, "above": above, "below": below}
-    wanted = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
-    right = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    right = right and (least is None or value >= least)
-    right = right and (above is None or value > above) and (below is None or value < below)
-    if not right:
-        raise ValueError(f"`{name}` must be a finite number {wanted}".rstrip() + f". Received: {name}={value!r}")
-
-
-def _deserialize(option):
-    if isinstance(option, dict) and "class_name" in option:
-        return keras.saving.deserialize_keras_object(option)
-    return option
+from sparsity_tf.layers.technique import Technique, deserialize_option
 
 
 class SparseWeight:
@@ -315,7 +167,7 @@ class SparseLayer:
 
     def __init__(self, *args, **kwargs):
         names = self.technique_class.option_names()
-        options = {name: _deserialize(kwargs.pop(name)) for name in names if name in kwargs}
+        options = {name: deserialize_option(kwargs.pop(name)) for name in names if name in kwargs}
         if kwargs.get("lora_rank") is not None:
             raise ValueError(
                 f"{type(self).__name__} does not take LoRA adapters. Received: lora_rank={kwargs['lora_rank']}"

@@ -8,7 +8,7 @@ from keras import ops
 
 from sparsity_tf import masks
 from sparsity_tf.layers import kinds
-from sparsity_tf.layers.base import Technique, check_number
+from sparsity_tf.layers.technique import Technique, check_number
 
 
 class DiscoveringWirings(Technique):

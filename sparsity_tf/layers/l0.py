@@ -12,7 +12,7 @@ from keras import ops
 
 from sparsity_tf import noise
 from sparsity_tf.layers import kinds
-from sparsity_tf.layers.base import Technique, check_number, initializer_or_number
+from sparsity_tf.layers.technique import Technique, check_number, initializer_or_number
 
 EPSILON = 1e-8
 

@@ -20,7 +20,7 @@ import keras
 from keras import ops
 
 from sparsity_tf.layers import kinds
-from sparsity_tf.layers.base import Technique
+from sparsity_tf.layers.technique import Technique
 
 
 class Masked(Technique):

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from sparsity_tf.layers import kinds
-from sparsity_tf.layers.base import Technique, initializer_or_number
+from sparsity_tf.layers.technique import Technique, initializer_or_number
 
 
 def _exponential(s):
