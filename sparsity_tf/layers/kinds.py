@@ -1,7 +1,7 @@
 """The kinds: how each Keras layer applies a given kernel.
 
 A kind supplies the linear operation on (inputs, kernel), the bias and the activation; what the kernel is, in training
-and at inference, is the technique's business (`technique.Technique`). The constructors, shapes and configs are those of the
+and at inference, is the technique's business (`technique.py`). The constructors, shapes and configs are those of the
 Keras layer that the kind extends.
 """
 
