@@ -37,11 +37,12 @@ def assign_random_masks(model, seed):
 def check_zeros(model, all_live=False):
     """Masked weights are zero; with `all_live` no other weight is."""
     for weight in layers.get_sparse_weights(model):
-        kernel, mask = ops.convert_to_numpy(weight.variable), ops.convert_to_numpy(weight.mask())
+        kernel, mask = ops.convert_to_numpy(weight.value()), ops.convert_to_numpy(weight.mask())
         assert np.isfinite(kernel).all()
         assert (kernel[~mask] == 0).all()
         assert (kernel[mask] != 0).all() or not all_live
-        np.testing.assert_array_equal(ops.convert_to_numpy(weight.value()), kernel)
+        if keras.backend.backend() != "jax":  # where the variable itself is not kept at zero
+            np.testing.assert_array_equal(ops.convert_to_numpy(weight.variable), kernel)
 
 
 class CheckZeros(keras.callbacks.Callback):
