@@ -5,7 +5,8 @@ zeros that its sparse layers produce at inference. The command over both is
 `python -m sparsity_tf.checkpoint_sparsity`.
 """
 
-from sparsity_tf.checkpoints.readers import Checkpoint, CheckpointError, open_checkpoint
+from sparsity_tf.checkpoints.checkpoint import Checkpoint, CheckpointError
+from sparsity_tf.checkpoints.readers import open_checkpoint
 from sparsity_tf.checkpoints.report import CheckpointSparsity, TensorSparsity
 from sparsity_tf.checkpoints.sparsity import checkpoint_sparsity
 

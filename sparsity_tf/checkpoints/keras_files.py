@@ -15,7 +15,7 @@ import zipfile
 import h5py
 import numpy as np
 
-from sparsity_tf.checkpoints.readers import Checkpoint, CheckpointError, one_line
+from sparsity_tf.checkpoints.checkpoint import Checkpoint, CheckpointError, one_line
 
 _WEIGHTS = "model.weights.h5"
 _CONFIG = "config.json"

@@ -25,7 +25,8 @@ import math
 import numpy as np
 
 from sparsity_tf import masks
-from sparsity_tf.checkpoints.readers import CheckpointError, open_checkpoint
+from sparsity_tf.checkpoints.checkpoint import CheckpointError
+from sparsity_tf.checkpoints.readers import open_checkpoint
 from sparsity_tf.checkpoints.report import CheckpointSparsity, TensorSparsity
 
 TECHNIQUES = (

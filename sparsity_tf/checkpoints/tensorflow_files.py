@@ -15,7 +15,7 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from sparsity_tf.checkpoints.readers import Checkpoint, CheckpointError, one_line
+from sparsity_tf.checkpoints.checkpoint import Checkpoint, CheckpointError, one_line
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"

@@ -1,0 +1,121 @@
+"""What a checkpoint is here: named tensors, read one at a time, whatever format they come from."""
+
+import re
+
+import numpy as np
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is absent, damaged, or does not hold what was asked of it."""
+
+
+class Checkpoint:
+    """The variables of one checkpoint, read on demand. Optimizer slots are not among them.
+
+    A variable may be known under several names (an object-based TensorFlow checkpoint has the path
+    of Python attributes and the variable's own name; a Keras file the HDF5 path and the path made
+    of layer names). `names` lists one unique name each; `aliases` gives all of them, and `find`
+    goes the other way.
+
+    Use it as a context manager, or call `close`. Subclasses define `_shape`, `_is_floating` and
+    `_read`, and call `_register` for each variable.
+
+    Example:
+
+    ```python
+    with open_checkpoint("model.keras") as checkpoint:
+        for name in checkpoint.names():
+            print(name, checkpoint.shape(name))
+    ```
+    """
+
+    def __init__(self, path):
+        self.path = str(path)
+        self._aliases = {}
+        self._by_alias = {}
+
+    def _register(self, name, aliases):
+        self._aliases[name] = tuple(dict.fromkeys(aliases))
+        for alias in self._aliases[name]:
+            self._by_alias.setdefault(alias, []).append(name)
+
+    def names(self):
+        """Returns: list of str, the variables' names, sorted, without optimizer slots."""
+        return sorted(self._aliases, key=natural_order)
+
+    def aliases(self, name):
+        """Returns: tuple of str, every name under which the variable `name` is known."""
+        return self._aliases[self._known(name)]
+
+    def find(self, alias):
+        """Returns: list of str, the variables that have `alias` among their names."""
+        return self._by_alias.get(alias, [])
+
+    def shape(self, name):
+        """Returns: tuple of ints, the shape of `name`; the tensor itself is not read."""
+        return self._shape(self._known(name))
+
+    def is_floating(self, name):
+        """Returns: bool, whether `name` holds floating-point numbers (bfloat16 included)."""
+        return self._is_floating(self._known(name))
+
+    def tensor(self, name):
+        """Reads one tensor.
+
+        Args:
+            name: One of `names()`.
+
+        Returns:
+            A numpy array in the stored type, except that bfloat16 and 8-bit floats come as float32.
+
+        Raises:
+            CheckpointError: if there is no such tensor, or its bytes are damaged or cut off.
+        """
+        self._known(name)
+        try:
+            value = np.asarray(self._read(name))
+        except Exception as error:  # each library beneath has exception types of its own
+            raise CheckpointError(
+                f"Cannot read tensor '{name}' of checkpoint '{self.path}': {one_line(error)}"
+            ) from error
+        return value if value.dtype.kind in "biuf" else value.astype("float32")
+
+    def layer_option(self, name, option):
+        """Looks up a constructor argument of the layer that owns a variable.
+
+        Args:
+            name: One of `names()`.
+            option: Name of the argument, e.g. `"log_alpha_threshold"`.
+
+        Returns:
+            The value, or None where the file does not say (only `.keras` files hold it).
+
+        Raises:
+            CheckpointError: if several layers of this name disagree and none can be preferred.
+        """
+        del name, option
+        return None
+
+    def close(self):
+        """Releases files. The object cannot be used afterwards."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        self.close()
+
+    def _known(self, name):
+        if name not in self._aliases:
+            raise CheckpointError(f"Checkpoint '{self.path}' has no tensor named '{name}'")
+        return name
+
+
+def one_line(error):
+    """Returns: str, the message of an exception on one line, never empty."""
+    return " ".join(str(error).split())[:500] or type(error).__name__
+
+
+def natural_order(text):
+    """Sort key under which `layer_2` comes before `layer_10`."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", text))]
