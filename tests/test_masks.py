@@ -87,3 +87,11 @@ def test_other_dtypes_are_ranked_by_their_values(dtype):
 def test_nan_counts_as_the_largest():
     mask = masks.top_k_mask(np.array([1.0, np.nan, np.inf], "float32"), 1)
     assert ops.convert_to_numpy(mask).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "sparsity,size,zeros",
+    [(0.0, 10, 0), (0.9, 10, 9), (0.7, 10, 7), (0.29, 100, 29), (0.9, 7, 6), (0.999, 10, 9), (1.0, 3, 3), (0.5, 0, 0)],
+)
+def test_the_number_of_zeros_is_the_floor_of_the_decimal_product(sparsity, size, zeros):
+    assert masks.number_of_zeros(sparsity, size) == zeros

@@ -116,3 +116,18 @@ def test_bad_input():
         sparsity_tf.to_dense(None)
     with pytest.raises(ValueError, match="must be built"):
         sparsity_tf.to_dense(keras.Sequential([layers.Dense(2)]))
+
+
+def test_a_model_that_keras_cannot_rebuild_is_named():
+    class Unregistered(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(3)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model = Unregistered()
+    model(np.zeros((1, 4), "float32"))
+    with pytest.raises(ValueError, match="can't be copied from its own config. Give Unregistered a `get_config`"):
+        sparsity_tf.to_dense(sparsity_tf.sparsify(model, "masked"))
