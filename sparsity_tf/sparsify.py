@@ -9,6 +9,7 @@ Layers that build their own sublayers (`MultiHeadAttention`, a subclassed model)
 """
 
 import collections
+import copy
 import dataclasses
 import re
 
@@ -71,10 +72,15 @@ def sparsify(model, technique, where=None, **technique_options):
 
 def _own_copy(technique, position):
     """A technique for one layer alone: options changed later stay there, and a common seed gives each its own noise."""
-    copy = type(technique).from_config(technique.get_config())
+    own = copy.copy(technique)
+    for name in technique.option_names():
+        option = getattr(technique, name)
+        if hasattr(option, "get_config"):
+            # Not through the registry of serialisable classes: a user's own initializer need not be in it.
+            setattr(own, name, type(option).from_config(option.get_config()))
     if technique.stochastic and technique.seed is not None:
-        copy.seed = technique.seed + position
-    return copy
+        own.seed = technique.seed + position
+    return own
 
 
 def get_technique(technique, **options):

@@ -445,3 +445,14 @@ def test_a_dense_layer_in_a_recurrent_loop_trains(technique):
     model.train_on_batch(sequences(), np.zeros((4, 3)))
     value, mask = ops.convert_to_numpy(weight.value()), ops.convert_to_numpy(weight.mask())
     assert np.isfinite(value).all() and (value[~mask] == 0).all()
+
+
+def test_a_users_own_initializer_need_not_be_registered():
+    class Checkerboard(keras.initializers.Initializer):
+        def __call__(self, shape, dtype=None):
+            return np.indices(shape).sum(axis=0) % 2
+
+    model = sparsity_tf.sparsify(
+        functional_model(), "masked", where=["hidden", "logits"], mask_initializer=Checkerboard()
+    )
+    assert [weight.sparsity() for weight in get_sparse_weights(model)] == [0.5, 0.5]

@@ -131,3 +131,10 @@ def test_a_model_that_keras_cannot_rebuild_is_named():
     model(np.zeros((1, 4), "float32"))
     with pytest.raises(ValueError, match="can't be copied from its own config. Give Unregistered a `get_config`"):
         sparsity_tf.to_dense(sparsity_tf.sparsify(model, "masked"))
+
+
+def test_the_users_own_constraint_outlives_the_mask():
+    layer = MaskedDense(3, kernel_constraint="non_neg")
+    model = keras.Sequential([keras.Input((4,)), layer])
+    dense = sparsity_tf.to_dense(model)
+    assert isinstance(dense.layers[0].kernel.constraint, keras.constraints.NonNeg)

@@ -53,6 +53,10 @@ class Masked(Technique):
         if not isinstance(self.mask_initializer, keras.initializers.Ones):
             weight.variable.assign(self.value(weight))
 
+    def release(self, weight):
+        if isinstance(weight.variable.constraint, MaskConstraint):
+            weight.variable.constraint = weight.variable.constraint.inner
+
     def _initial_mask(self, shape, dtype=None):
         return ops.cast(ops.not_equal(self.mask_initializer(shape, dtype="float32"), 0), "bool")
 

@@ -46,11 +46,12 @@ def after_build(layer, function):
 def make_plain(layer):
     """Turns one built sparse layer into the stock Keras layer, with the values of inference in its weights."""
     values = [(weight.variable, weight.value()) for weight in layer.sparse_weights]
+    for weight in layer.sparse_weights:
+        layer.technique.release(weight)
     own = {id(variable) for variable, _ in values}
     for variable, value in values:
         variable.assign(value)
         variable._autocast = True
-        variable.constraint = getattr(variable.constraint, "inner", variable.constraint)
     keras_class, plain_names = layer.keras_class, {"bias"}
     for variable in layer._trainable_variables + layer._non_trainable_variables:
         if id(variable) not in own and variable.name not in plain_names:

@@ -50,6 +50,9 @@ class Technique:
     def build(self, weight):
         """Creates the technique's variables for `weight` with `weight.add_variable`."""
 
+    def release(self, weight):
+        """Undoes what `build` changed on the weight's own variable, when the layer becomes a plain one again."""
+
     def value(self, weight, select=None):
         """The dense tensor that is used at inference, exact zeros included.
 
