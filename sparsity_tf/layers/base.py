@@ -53,6 +53,11 @@ class SparseWeight:
         return size
 
     @property
+    def filter_axes(self):
+        """Axes of the weight that index output units, a tuple of integers."""
+        return self.layer.filter_axes(self.name)
+
+    @property
     def technique(self):
         """The layer's `Technique`."""
         return self.layer.technique
@@ -221,8 +226,8 @@ class SparseLayer:
             "`sparsity_tf.to_dense` first."
         )
 
-    def filter_axes(self):
-        """Axes of the kernel that index output units: a "filter" is what is left when they are fixed."""
+    def filter_axes(self, name="kernel"):
+        """Axes of weight `name` that index output units: a "filter" is what is left when they are fixed."""
         raise TypeError(f"{type(self).__name__} has no filters.")
 
     def position_axes(self, rank):

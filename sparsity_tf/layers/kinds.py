@@ -18,7 +18,7 @@ class SparseDense(SparseLayer, keras.layers.Dense):
         outputs = self.apply_weight("kernel", ops.matmul, inputs, training)
         return _bias_and_activation(self, outputs)
 
-    def filter_axes(self):
+    def filter_axes(self, name="kernel"):
         return (1,)
 
 
@@ -32,7 +32,7 @@ class SparseEinsumDense(SparseLayer, keras.layers.EinsumDense):
     def _contract(self, inputs, kernel):
         return ops.einsum(self.equation, inputs, kernel)
 
-    def filter_axes(self):
+    def filter_axes(self, name="kernel"):
         _, kernel, output = self._subscripts()
         return tuple(axis for axis, letter in enumerate(kernel) if letter in output)
 
@@ -55,7 +55,7 @@ class _SparseConv(SparseLayer):
         outputs = self.apply_weight("kernel", self.convolution_op, inputs, training)
         return _bias_and_activation(self, outputs, self.data_format)
 
-    def filter_axes(self):
+    def filter_axes(self, name="kernel"):
         return (self.rank + 1,)
 
     def position_axes(self, rank):
@@ -104,7 +104,7 @@ class SparseDepthwiseConv2D(SparseLayer, keras.layers.DepthwiseConv2D):
             data_format=self.data_format,
         )
 
-    def filter_axes(self):
+    def filter_axes(self, name="kernel"):
         return (self.rank, self.rank + 1)
 
     def position_axes(self, rank):
@@ -121,6 +121,10 @@ class SparseEmbedding(SparseLayer, keras.layers.Embedding):
 
     def compute_output_spec(self, inputs, training=False):
         return super().compute_output_spec(inputs)
+
+    def filter_axes(self, name="embeddings"):
+        # A row is a symbol: the output unit of a tied softmax. The untied projection has symbols as columns.
+        return (0,) if name == "embeddings" else (1,)
 
     def _lookup(self, inputs, training):
         ids = ops.cast(inputs, "int32") if inputs.dtype not in ("int32", "int64") else inputs

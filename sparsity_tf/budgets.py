@@ -1,0 +1,235 @@
+"""Budgets: how sparse each weight of a net came out, to be given to another training run.
+
+```python
+allocate(get_sparse_weights(model), None, budgets.from_model(trained))
+allocate(get_sparse_weights(model), None, budgets.read_csv("STR_Budgets_ResNet50.csv", column="90.23"))
+```
+
+A budget is a read-only dict from names to sparsities, and a distribution (`distributions.py`): called with tensors it
+finds out which number belongs to which. So pruning with the budget that a learned method found ("budget transfer" in
+Kusupati et al., "Soft Threshold Weight Reparameterization for Learnable Sparsity", arXiv 2002.03231) is one argument.
+"""
+
+import collections.abc
+import csv
+import fractions
+import math
+import numbers
+import re
+
+from sparsity_tf.distributions import check_tensors, exact_sparsity, names_of, shorten
+from sparsity_tf.layers import get_sparse_weights
+
+
+class Budget(collections.abc.Mapping):
+    """Sparsities by name, in the order of the net.
+
+    Args:
+        sparsities: Dict from names to numbers in [0, 1].
+        sizes: Dict from the same names to numbers of entries, or `None` where they aren't known.
+
+    Raises:
+        ValueError: For any other argument.
+    """
+
+    explicit = True
+
+    def __init__(self, sparsities, sizes=None):
+        if not sparsities or not all(isinstance(name, str) for name in sparsities):
+            raise ValueError(f"`sparsities` must be a dict from names. Received: sparsities={sparsities!r}")
+        for name, value in sparsities.items():
+            if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= value <= 1:
+                raise ValueError(f"`sparsities[{name!r}]` must be a number in [0, 1]. Received: {value!r}")
+        if sizes is not None and list(sizes) != list(sparsities):
+            raise ValueError(
+                f"`sizes` must have the names of `sparsities`. Received: {list(sizes)} beside {list(sparsities)}"
+            )
+        self._sparsities = {name: float(value) for name, value in sparsities.items()}
+        self.sizes = None if sizes is None else {name: int(size) for name, size in sizes.items()}
+
+    def __getitem__(self, name):
+        return self._sparsities[name]
+
+    def __iter__(self):
+        return iter(self._sparsities)
+
+    def __len__(self):
+        return len(self._sparsities)
+
+    def __repr__(self):
+        return f"Budget({self._sparsities}, sizes={self.sizes})"
+
+    def __call__(self, tensors, sparsity=None):
+        """The numbers of `match` as a list, in the order of `tensors`. The global target `sparsity` is not used."""
+        return [self[name] for name in self._entries(tensors)]
+
+    def match(self, tensors):
+        """Finds the entry of each tensor.
+
+        * By name, if each entry is the path, the layer's path or the layer's name of one tensor of its size;
+        * else by order, if there are as many entries as tensors, all sizes agree, and no entry has the name of another
+          tensor that it would fit. (So a budget from PyTorch's ResNet-50 fits a model that creates its layers in the
+          same order, and is refused by one that doesn't.) A budget without sizes is matched by order only if its names
+          are the positions 1, 2, 3, ...
+
+        Args:
+            tensors: List of tensors: `get_sparse_weights(model)` or `TensorSpec`s.
+
+        Returns:
+            Dict from path to sparsity, in the order of `tensors`.
+
+        Raises:
+            ValueError: If neither fits; says what does not.
+        """
+        return {tensor.path: self[name] for tensor, name in zip(tensors, self._entries(tensors), strict=True)}
+
+    def _entries(self, tensors):
+        """The name of each tensor's entry."""
+        check_tensors(tensors)
+        named = [[name for name in self if name in names_of(tensor) and self._fits(name, tensor)] for tensor in tensors]
+        flat = [name for found in named for name in found]
+        if all(len(found) == 1 for found in named) and sorted(flat) == sorted(self):
+            return flat
+        problems = self._problems_of_order(tensors, named)
+        if problems:
+            lost = [name for name in self if name not in flat]
+            unnamed = [tensor.path for tensor, found in zip(tensors, named, strict=True) if not found]
+            raise ValueError(
+                f"`tensors` must fit the budget. Received: by name, no tensor for {shorten(lost)} and no entry for "
+                f"{shorten(unnamed)}; by order, {shorten(problems)}"
+            )
+        return list(self)
+
+    def _fits(self, name, tensor):
+        return self.sizes is None or self.sizes[name] == math.prod(tensor.shape)
+
+    def _problems_of_order(self, tensors, named):
+        if len(self) != len(tensors):
+            return [f"{len(self)} entries for {len(tensors)} tensors"]
+        if self.sizes is None and list(self) != [str(position + 1) for position in range(len(self))]:
+            return ["the budget has no sizes that could be compared"]
+        problems = []
+        for name, tensor, found in zip(self, tensors, named, strict=True):
+            if not self._fits(name, tensor):
+                size = math.prod(tensor.shape)
+                problems.append(f"{name!r} has {self.sizes[name]} entries and {tensor.path!r} has {size}")
+            elif found and name not in found:
+                problems.append(f"{tensor.path!r} comes where {name!r} is, not where its own name is")
+        return problems
+
+
+def from_model(model):
+    """The sparsities that a model has now: exact zeros at inference.
+
+    Args:
+        model: Built Keras model or layer with sparse layers. Layers without sparse weights have no entries, whatever
+            zeros they hold.
+
+    Returns:
+        A `Budget` with sizes; names are paths ("encoder/dense_1/kernel"). `masks.number_of_zeros(s, size)` of an entry
+        is the number of zeros counted.
+
+    Raises:
+        ValueError: If the model has no sparse weights, or two of one path.
+    """
+    weights = get_sparse_weights(model)
+    if not weights:
+        raise ValueError(
+            "`model` must have sparse weights: apply `sparsify` and build it. "
+            f"Received: model={getattr(model, 'name', model)!r}"
+        )
+    sizes = {weight.path: weight.size for weight in weights}
+    if len(sizes) < len(weights):
+        raise ValueError(f"`model` must have distinct paths. Received: {[weight.path for weight in weights]}")
+    zeros = {weight.path: fractions.Fraction(weight.size - weight.count(), weight.size) for weight in weights}
+    return Budget({path: exact_sparsity(zeros[path], size) for path, size in sizes.items()}, sizes)
+
+
+def write_csv(path, budget):
+    """Writes a budget, one line a weight: `name,size,sparsity`, fractions in full precision, no total.
+
+    Args:
+        path: Where to write.
+        budget: `Budget`, or dict from names to sparsities such as `allocate` returns (the sizes are left empty then).
+
+    Raises:
+        ValueError: If `budget` is no budget.
+    """
+    if not isinstance(budget, Budget):
+        budget = Budget(budget)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "size", "sparsity"])
+        writer.writerows([name, (budget.sizes or {}).get(name, ""), repr(budget[name])] for name in budget)
+
+
+def read_csv(path, column=None):
+    """Reads a budget. Three layouts are known, by their header:
+
+    * columns `name`, `sparsity` (fractions) and perhaps `size`: what `write_csv` and `SparsityTable.to_csv` write;
+    * `Metric,Params,FLOPs,Sparsity (%),,,...`: STR's budgets. A column is named by its overall sparsity ("90.23"). Rows
+      other than layers (overall, backbone, pooling) are left out; names are PyTorch's ("layer1.0.conv1");
+    * `Layer,<method>,<method>,...`: STR's comparison of methods, in percent. Names are positions, "1" to "54".
+
+    Percents become the fraction that is meant: 59.8 is 0.598.
+
+    Args:
+        path: Path of the file.
+        column: Which budget of a file that holds several, a string or number; `None` if there is only one.
+
+    Returns:
+        A `Budget`, with sizes if the file has them.
+
+    Raises:
+        ValueError: For a file in another layout, a name that comes twice, or an unknown or missing `column`; lists
+            those that there are.
+    """
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if any(row)]
+    rows = [row + [""] * (len(rows[0]) - len(row)) for row in rows]
+    columns, entries = _parse(rows, path)
+    if (column is None and len(columns) != 1) or (column is not None and str(column) not in columns):
+        raise ValueError(f"`column` must be one of {columns} for {str(path)!r}. Received: column={column!r}")
+    position = 0 if column is None else columns.index(str(column))
+    names = [name for name, _, _ in entries]
+    if len(set(names)) < len(names):
+        raise ValueError(f"`path` must be a file with distinct names. Received: {str(path)!r} with {names}")
+    try:
+        sparsities = {name: _fraction(values[position]) for name, _, values in entries}
+        sizes = {name: int(size) for name, size, _ in entries} if all(size for _, size, _ in entries) else None
+        return Budget(sparsities, sizes)
+    except ValueError as error:
+        raise ValueError(
+            f"`path` must be a file with a number for each weight. Received: {str(path)!r} ({error})"
+        ) from None
+
+
+def _parse(rows, path):
+    """Returns (names of the columns, [(name, size or "", [value as written, ...]), ...])."""
+    header = rows[0] if rows else []
+    if "name" in header and "sparsity" in header:
+        cells = [dict(zip(header, row, strict=False)) for row in rows[1:]]
+        return ["sparsity"], [(row["name"], row.get("size", ""), [_from_counts(row)]) for row in cells]
+    if header[:4] == ["Metric", "Params", "FLOPs", "Sparsity (%)"]:
+        layers = [(re.fullmatch(r"Layer \d+ - (.+)", row[0]), row) for row in rows]
+        columns = [v for row in rows if row[0] == "Overall" for v in row[3:]]
+        return columns, [(name[1], row[1], [f"{v}%" for v in row[3:]]) for name, row in layers if name]
+    if header[:1] == ["Layer"] and len(header) > 1 and all(v.endswith("%") for row in rows[1:] for v in row[1:]):
+        return header[1:], [(row[0], "", row[1:]) for row in rows[1:]]
+    raise ValueError(
+        "`path` must be a file with columns `name` and `sparsity`, or one of STR's budgets. "
+        f"Received: {str(path)!r} with the header {header}"
+    )
+
+
+def _from_counts(row):
+    """The sparsity as it is written, or as the counts of a `SparsityTable` give it, without a rounding error."""
+    if not row.get("nonzeros") or row["sparsity"] == "nan":
+        return row["sparsity"]
+    size = int(row["size"])
+    return repr(exact_sparsity(fractions.Fraction(size - int(row["nonzeros"]), size), size))
+
+
+def _fraction(text):
+    """The number as it is written, exact also for percents."""
+    return float(fractions.Fraction(text[:-1]) / 100) if text.endswith("%") else float(text)

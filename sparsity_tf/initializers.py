@@ -1,0 +1,322 @@
+"""Initial weights for nets that are sparse from the start: the variance that fits the connections there are.
+
+A dense initializer sets the variance by the number of inputs or outputs of a unit. Where most of them are masked the
+signal shrinks; these initializers count what is left, on average over the tensor (`PerLayerScaled` and the three
+"augmented" ones) or for each unit (`PerUnitScaled`). `reinitialize` redraws the weights of a model that has its masks:
+
+```python
+model = sparsify(model, "masked")
+load_masks(model, "pruned.keras")
+initializers.reinitialize(model, "per_unit", seed=0)
+```
+
+Sources: Gale, Elsen and Hooker, "The State of Sparsity in Deep Neural Networks" (arXiv 1902.09574: scratch experiments
+with augmented initialization); Evci et al., "Gradient Flow in Sparse Neural Networks and How Lottery Tickets Win"
+(arXiv 2010.03533: variance of each unit).
+"""
+
+import base64
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsity_tf.distributions import check_sparsity
+from sparsity_tf.layers import get_sparse_weights
+
+# Standard deviation of a normal distribution that is cut off at two standard deviations.
+_TRUNCATED_STDDEV = 0.87962566103423978
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class PerLayerScaled(keras.initializers.VarianceScaling):
+    """`VarianceScaling` divided by the root of the density.
+
+    Independent entries of variance scale / (max(1, n) * (1 - sparsity)) with n the dense number of inputs, of outputs,
+    or their average. A unit's inputs are all entries but for `output_axes`, its outputs all but for `input_axes`.
+
+    Args:
+        sparsity: Fraction of the entries that will be masked, in [0, 1). No entry is zero here.
+        scale: Positive number.
+        mode: "fan_in", "fan_out" or "fan_avg".
+        distribution: "truncated_normal" (or "normal"), "untruncated_normal" or "uniform".
+        seed: Integer, `keras.random.SeedGenerator` or `None`.
+        input_axes: Axes of a weight that index the units it reads. Default: the last but one.
+        output_axes: Axes that index the units it feeds. Default: the last.
+
+    Raises:
+        ValueError: For any other argument. In a call: a shape that lacks the axes.
+    """
+
+    def __init__(
+        self,
+        sparsity,
+        scale=1.0,
+        mode="fan_in",
+        distribution="truncated_normal",
+        seed=None,
+        input_axes=(-2,),
+        output_axes=(-1,),
+    ):
+        check_sparsity("sparsity", sparsity)
+        super().__init__(scale, mode, distribution, seed)
+        self.sparsity = float(sparsity)
+        self.input_axes, self.output_axes = tuple(input_axes), tuple(output_axes)
+
+    def __call__(self, shape, dtype=None):
+        fan_in = math.prod(shape[axis] for axis in _all_but(self.output_axes, shape))
+        fan_out = math.prod(shape[axis] for axis in _all_but(self.input_axes, shape))
+        variance = _variance(self, fan_in, fan_out) / (1.0 - self.sparsity)
+        return _draw(self, shape, math.sqrt(variance), dtype)
+
+    def get_config(self):
+        return {"sparsity": self.sparsity, **_scaling_config(self)}
+
+
+class _Augmented(PerLayerScaled):
+    """A `PerLayerScaled` whose scaling is fixed: `settings` is (scale, mode, distribution)."""
+
+    settings = ()
+    ranks = ()
+
+    def __init__(self, sparsity, seed=None):
+        super().__init__(sparsity, *self.settings, seed=seed)
+
+    def __call__(self, shape, dtype=None):
+        if len(shape) not in self.ranks:
+            raise ValueError(f"`shape` must have one of {self.ranks} dimensions. Received: shape={tuple(shape)}")
+        return super().__call__(shape, dtype)
+
+    def get_config(self):
+        config = super().get_config()
+        return {"sparsity": config["sparsity"], "seed": config["seed"]}
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class SparseGlorotUniform(_Augmented):
+    """Uniform in +-sqrt(6 / (nnz / fan_out + nnz / fan_in)), nnz = fan_in * fan_out * (1 - sparsity).
+
+    The augmented initialization of dense layers in *The State of Sparsity*; with sparsity 0 it is Glorot's.
+
+    Args:
+        sparsity: Fraction of the entries that will be masked, in [0, 1).
+        seed: Integer, `keras.random.SeedGenerator` or `None`.
+
+    Raises:
+        ValueError: For another sparsity. In a call: a shape that has not two dimensions.
+    """
+
+    settings = (1.0, "fan_avg", "uniform")
+    ranks = (2,)
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class SparseHeNormal(_Augmented):
+    """Normal with standard deviation sqrt(2 / n), n = (kernel positions) * filters * (1 - sparsity).
+
+    The augmented initialization of convolutions in *The State of Sparsity*; note that n counts outputs.
+
+    Args:
+        sparsity: Fraction of the entries that will be masked, in [0, 1).
+        seed: Integer, `keras.random.SeedGenerator` or `None`.
+
+    Raises:
+        ValueError: For another sparsity. In a call: a shape that is no convolution kernel's (three to five dimensions).
+    """
+
+    settings = (2.0, "fan_out", "untruncated_normal")
+    ranks = (3, 4, 5)
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class SparseEmbeddingNormal(_Augmented):
+    """Normal with standard deviation (d * (1 - sparsity)) ** -0.5 for a table of shape (vocabulary, d).
+
+    The augmented initialization of embeddings in *The State of Sparsity*.
+
+    Args:
+        sparsity: Fraction of the entries that will be masked, in [0, 1).
+        seed: Integer, `keras.random.SeedGenerator` or `None`.
+
+    Raises:
+        ValueError: For another sparsity. In a call: a shape that has not two dimensions.
+    """
+
+    settings = (1.0, "fan_out", "untruncated_normal")
+    ranks = (2,)
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class PerUnitScaled(keras.initializers.VarianceScaling):
+    """`VarianceScaling` by the connections that each unit really has; masked entries are exactly zero.
+
+    A live entry that leads from unit i to unit j has variance scale / max(1, n) with n the number of live entries into
+    j ("fan_in"), out of i ("fan_out"), or the average of the two ("fan_avg"). Which entries lead where: see
+    `PerLayerScaled`. Units without live entries need no numbers, and a mask without any gives zeros.
+
+    Args:
+        mask: Array or tensor of the weight's shape; entries that are not zero live.
+        scale, mode, distribution, seed, input_axes, output_axes: As for `PerLayerScaled`.
+
+    Raises:
+        ValueError: For any other argument. In a call: a shape that is not the mask's.
+
+    Example:
+
+    >>> mask = [[1, 0, 0], [1, 0, 1]]
+    >>> PerUnitScaled(mask, scale=2.0, mode="fan_in", seed=0)((2, 3))  # standard deviations [[1, 0, 0], [1, 0, 1.41]]
+    """
+
+    def __init__(
+        self,
+        mask,
+        scale=1.0,
+        mode="fan_in",
+        distribution="truncated_normal",
+        seed=None,
+        input_axes=(-2,),
+        output_axes=(-1,),
+    ):
+        super().__init__(scale, mode, distribution, seed)
+        self.mask = _unpack(mask) if isinstance(mask, dict) else np.asarray(ops.convert_to_numpy(mask)) != 0
+        self.input_axes, self.output_axes = tuple(input_axes), tuple(output_axes)
+        fan_in = self.mask.sum(_all_but(self.output_axes, self.mask.shape, "mask"), keepdims=True)
+        fan_out = self.mask.sum(_all_but(self.input_axes, self.mask.shape, "mask"), keepdims=True)
+        self._stddev = np.sqrt(_variance(self, fan_in, fan_out))
+
+    def __call__(self, shape, dtype=None):
+        if tuple(shape) != self.mask.shape:
+            raise ValueError(f"`shape` must be that of the mask, {self.mask.shape}. Received: shape={tuple(shape)}")
+        values = _draw(self, shape, self._stddev, dtype)
+        return ops.where(self.mask, values, ops.zeros((), values.dtype))
+
+    def get_config(self):
+        return {"mask": _pack(self.mask), **_scaling_config(self)}
+
+
+def reinitialize(model, kind="per_unit", initializer=None, seed=None):
+    """Draws the weights of a model's masked layers anew, for the masks they have.
+
+    Masked entries are exactly zero, masks and all other variables stay as they are. Optimizer slots are not reset.
+
+    Args:
+        model: Built Keras model with masked layers (`sparsify(model, "masked")`).
+        kind: "per_unit" (`PerUnitScaled`), "per_layer" (`PerLayerScaled` with the sparsity that each weight has) or
+            "augmented" (the same with the settings of `SparseHeNormal` for convolutions, of `SparseGlorotUniform` for
+            other kernels). Embedding tables get the settings of `SparseEmbeddingNormal` in each kind.
+        initializer: What scale, mode and distribution are taken from: a Keras initializer of the `VarianceScaling`
+            family ("he_normal", "glorot_uniform"). Default: each layer's own. Not for "augmented".
+        seed: Integer, or `None` for a random one. Each weight draws its own numbers.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: For any other argument; if a layer's own initializer is of another family and none is given. Nothing
+            is changed then.
+    """
+    if kind not in ("per_unit", "per_layer", "augmented"):
+        raise ValueError(f"`kind` must be 'per_unit', 'per_layer' or 'augmented'. Received: kind={kind!r}")
+    if initializer is not None:
+        initializer = _check_family("initializer", keras.initializers.get(initializer))
+        if kind == "augmented":
+            raise ValueError(f"`initializer` must be `None` where kind is 'augmented'. Received: {initializer!r}")
+    weights = [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked"]
+    if not weights:
+        raise ValueError(
+            f"`model` must have masked layers and be built; `sparsify(model, 'masked')` makes them. Received: {model!r}"
+        )
+    settings = [_settings(weight, kind, initializer) for weight in weights]
+    generator = keras.random.SeedGenerator(seed)
+    for weight, (scale, mode, distribution) in zip(weights, settings, strict=True):
+        mask = ops.convert_to_numpy(weight.mask())
+        options = (scale, mode, distribution, generator, *_axes(weight))
+        if kind == "per_unit":
+            draw = PerUnitScaled(mask, *options)
+        else:
+            draw = PerLayerScaled(1.0 - mask.mean() if mask.any() else 0.0, *options)
+        values = draw(weight.shape, weight.variable.dtype)
+        weight.variable.assign(ops.where(mask, values, ops.zeros((), values.dtype)))
+    return model
+
+
+def _settings(weight, kind, initializer):
+    """The (scale, mode, distribution) that a weight is drawn with."""
+    layer = weight.layer
+    if isinstance(layer, keras.layers.Embedding) and weight.name == "embeddings":
+        return SparseEmbeddingNormal.settings
+    if kind == "augmented":
+        return SparseHeNormal.settings if _spatial_rank(layer) else SparseGlorotUniform.settings
+    if initializer is None:
+        names = (f"{weight.name}_initializer", "depthwise_initializer")
+        own = next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
+        initializer = _check_family("initializer", own, f" as the layer {layer.path!r} has it")
+    return initializer.scale, initializer.mode, initializer.distribution
+
+
+def _check_family(argument, initializer, where=""):
+    if not isinstance(initializer, keras.initializers.VarianceScaling):
+        raise ValueError(
+            f"`{argument}` must be a Keras initializer of the VarianceScaling family, such as 'he_normal'. "
+            f"Received: {initializer!r}{where}"
+        )
+    return initializer
+
+
+def _spatial_rank(layer):
+    return getattr(layer, "rank", 0)
+
+
+def _axes(weight):
+    """(input_axes, output_axes) of a weight: spatial axes are neither, a depthwise kernel's channels are both."""
+    if isinstance(weight.layer, keras.layers.Embedding) and weight.name == "embeddings":
+        return (0,), (1,)
+    output, spatial = weight.filter_axes, _spatial_rank(weight.layer)
+    inputs = tuple(axis for axis in range(spatial, len(weight.shape)) if axis not in output)
+    return inputs or (spatial,), output
+
+
+def _all_but(axes, shape, argument="shape"):
+    """The axes of a shape that are not among `axes`."""
+    rank = len(shape)
+    if rank < 2 or not all(-rank <= axis < rank for axis in axes):
+        raise ValueError(
+            f"`{argument}` must have at least two dimensions, the input and output axes among them. "
+            f"Received: shape={tuple(shape)} for the axes {axes}"
+        )
+    return tuple(axis for axis in range(rank) if axis not in {a % rank for a in axes})
+
+
+def _variance(initializer, fan_in, fan_out):
+    fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
+    return initializer.scale / np.maximum(1.0, fans[initializer.mode])
+
+
+def _draw(initializer, shape, stddev, dtype):
+    """Independent entries of mean 0 and the given standard deviation, a number or an array that broadcasts."""
+    options = {"dtype": dtype, "seed": initializer.seed}
+    if initializer.distribution == "uniform":
+        unit = keras.random.uniform(shape, -math.sqrt(3.0), math.sqrt(3.0), **options)
+    elif initializer.distribution == "truncated_normal":
+        unit = keras.random.truncated_normal(shape, 0.0, 1.0 / _TRUNCATED_STDDEV, **options)
+    else:
+        unit = keras.random.normal(shape, **options)
+    return unit * ops.cast(stddev, unit.dtype)
+
+
+def _scaling_config(initializer):
+    seed = keras.initializers.VarianceScaling.get_config(initializer)["seed"]
+    names = ("scale", "mode", "distribution", "input_axes", "output_axes")
+    values = {name: getattr(initializer, name) for name in names}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()} | {"seed": seed}
+
+
+def _pack(mask):
+    """A mask as JSON can hold it: one bit an entry, in base 64."""
+    return {"shape": list(mask.shape), "bits": base64.b64encode(np.packbits(mask).tobytes()).decode()}
+
+
+def _unpack(packed):
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(packed["bits"]), "uint8"))
+    return bits[: math.prod(packed["shape"])].reshape(packed["shape"]).astype(bool)
