@@ -8,6 +8,8 @@ plain Keras layers; a technique is applied at the end through `sparsity_tf.spars
 import keras
 from keras import layers
 
+from sparsity_tf.models._building import apply_technique, kernel_arguments
+
 
 def lenet_300_100(
     input_shape=(28, 28, 1),
@@ -44,14 +46,14 @@ def lenet_300_100(
     Example:
         >>> model = lenet_300_100(technique="vd", technique_options={"penalty_weight": 1 / 60000})
     """
-    kernel = _kernel_arguments(kernel_initializer, kernel_regularizer)
+    kernel = kernel_arguments(kernel_initializer, kernel_regularizer)
     inputs = keras.Input(input_shape, name="image")
     x = layers.Flatten(name="flatten")(inputs)
     x = layers.Dense(300, activation="relu", name="dense_1", **kernel())(x)
     x = layers.Dense(100, activation="relu", name="dense_2", **kernel())(x)
     outputs = layers.Dense(num_classes, name="dense_3", **kernel())(x)
     model = keras.Model(inputs, outputs, name=name)
-    return _sparsify(model, technique, technique_options, where)
+    return apply_technique(model, technique, technique_options, where)
 
 
 def lenet_5_caffe(
@@ -91,7 +93,7 @@ def lenet_5_caffe(
     Example:
         >>> model = lenet_5_caffe(technique="str", where=["dense_1"])
     """
-    kernel = _kernel_arguments(kernel_initializer, kernel_regularizer)
+    kernel = kernel_arguments(kernel_initializer, kernel_regularizer)
     inputs = keras.Input(input_shape, name="image")
     x = layers.Conv2D(20, 5, activation="relu", name="conv_1", **kernel())(inputs)
     x = layers.MaxPooling2D(2, name="pool_1")(x)
@@ -101,28 +103,4 @@ def lenet_5_caffe(
     x = layers.Dense(500, activation="relu", name="dense_1", **kernel())(x)
     outputs = layers.Dense(num_classes, name="dense_2", **kernel())(x)
     model = keras.Model(inputs, outputs, name=name)
-    return _sparsify(model, technique, technique_options, where)
-
-
-def _kernel_arguments(initializer, regularizer):
-    """A function making fresh kernel arguments: a shared seeded initializer repeats its draws."""
-
-    def arguments():
-        fresh = keras.initializers.get(initializer)
-        return {
-            "kernel_initializer": fresh.clone() if hasattr(fresh, "clone") else fresh,
-            "kernel_regularizer": keras.regularizers.get(regularizer),
-        }
-
-    return arguments
-
-
-def _sparsify(model, technique, options, where):
-    if technique is None:
-        for argument, value in (("technique_options", options), ("where", where)):
-            if value is not None:
-                raise ValueError(f"`{argument}` needs a `technique`. Received: {argument}={value!r}, technique=None")
-        return model
-    from sparsity_tf.sparsify import sparsify
-
-    return sparsify(model, technique, where=where, **(options or {}))
+    return apply_technique(model, technique, technique_options, where)

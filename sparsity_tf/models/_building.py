@@ -1,0 +1,172 @@
+"""What the builders of the zoo share: layers as the sources define them, and the technique put on at the end.
+
+Most of the networks were published in PyTorch. Its convolutions pad by the same number of zeros on both sides, Keras's
+"same" by what the input size asks for, the odd zero last: they agree for odd kernels at stride 1, and at stride 2 they
+look at different pixels. So every strided convolution pads explicitly here.
+"""
+
+import math
+
+import keras
+from keras import layers
+
+
+def kernel_arguments(initializer, regularizer):
+    """A function making fresh kernel arguments: a shared seeded initializer repeats its draws."""
+
+    def arguments():
+        fresh = keras.initializers.get(initializer)
+        return {
+            "kernel_initializer": fresh.clone() if hasattr(fresh, "clone") else fresh,
+            "kernel_regularizer": keras.regularizers.get(regularizer),
+        }
+
+    return arguments
+
+
+def apply_technique(model, technique, options, where):
+    """Makes the finished model sparse, where a technique is asked for."""
+    if technique is None:
+        for argument, value in (("technique_options", options), ("where", where)):
+            if value is not None:
+                raise ValueError(f"`{argument}` needs a `technique`. Received: {argument}={value!r}, technique=None")
+        return model
+    from sparsity_tf.sparsify import sparsify
+
+    return sparsify(model, technique, where=where, **(options or {}))
+
+
+def variance_scaling(scale, mode="fan_in", distribution="untruncated_normal"):
+    """`VarianceScaling`; `scale=2` is He et al.'s normal, which Keras's own `he_normal` truncates."""
+    return keras.initializers.VarianceScaling(scale, mode, distribution)
+
+
+def torch_default():
+    """PyTorch's default for a kernel: uniform between -1 / sqrt(fan_in) and 1 / sqrt(fan_in)."""
+    return variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def check_choice(argument, value, choices):
+    """Raises for a value that isn't one of the choices."""
+    if value not in choices:
+        raise ValueError(f"`{argument}` must be one of {list(choices)}. Received: {argument}={value!r}")
+
+
+def check_width(width):
+    """Raises for a width multiplier that isn't positive."""
+    if not width > 0:
+        raise ValueError(f"`width` must be a positive number. Received: width={width!r}")
+
+
+class Layers:
+    """The layers of one network, each applied as soon as it is made. Images have their channels last.
+
+    Args:
+        kernel_initializer: Initializer of every kernel that is given none of its own.
+        kernel_regularizer: Keras regularizer of every kernel, or `None`.
+        override: The user's initializer for all kernels, or `None`: those of the source.
+        uniform_biases: Whether biases start as PyTorch's do, uniform within 1 / sqrt(fan_in), instead of at 0.
+        epsilon: Of batch normalisation. (Its momentum is 0.9: PyTorch's 0.1 is the same thing.)
+    """
+
+    def __init__(self, kernel_initializer, kernel_regularizer=None, override=None, uniform_biases=False, epsilon=1e-5):
+        self._kernel_initializer = kernel_initializer
+        self._kernel_regularizer = kernel_regularizer
+        self._override = override
+        self._uniform_biases = uniform_biases
+        self._epsilon = epsilon
+
+    def conv(self, x, filters, size, strides=1, padding=None, use_bias=False, initializer=None, name=None):
+        """A convolution that pads `padding` zeros (default `size // 2`) on every side."""
+        x, padding = self._pad(x, size, strides, padding, name)
+        return layers.Conv2D(
+            filters,
+            size,
+            strides=strides,
+            padding=padding,
+            use_bias=use_bias,
+            data_format="channels_last",
+            name=name,
+            **self._kernel(initializer),
+            **self._bias(use_bias, size * size * x.shape[-1]),
+        )(x)
+
+    def depthwise_conv(self, x, size, strides=1, name=None):
+        """A depthwise convolution, padded as `conv`; its initializer is PyTorch's default unless overridden."""
+        x, padding = self._pad(x, size, strides, None, name)
+        # A filter here reads one channel: Keras calls that number of inputs, size * size, the kernel's *fan-out*.
+        arguments = self._kernel(variance_scaling(1 / 3, "fan_out", "uniform"))
+        return layers.DepthwiseConv2D(
+            size,
+            strides=strides,
+            padding=padding,
+            use_bias=False,
+            data_format="channels_last",
+            name=name,
+            **{argument.replace("kernel", "depthwise"): value for argument, value in arguments.items()},
+        )(x)
+
+    def dense(self, x, units, use_bias=True, initializer=None, name=None):
+        """A dense layer."""
+        return layers.Dense(
+            units,
+            use_bias=use_bias,
+            name=name,
+            **self._kernel(initializer),
+            **self._bias(use_bias, x.shape[-1]),
+        )(x)
+
+    def batch_norm(self, x, name, gamma="ones"):
+        """Batch normalisation."""
+        return layers.BatchNormalization(momentum=0.9, epsilon=self._epsilon, gamma_initializer=gamma, name=name)(x)
+
+    def relu(self, x, name):
+        """ReLU."""
+        return layers.ReLU(name=name)(x)
+
+    def conv_bn_relu(self, x, filters, size, strides=1, name=None, **arguments):
+        """Convolution, batch normalisation `<name>_bn`, ReLU `<name>_relu`."""
+        x = self.conv(x, filters, size, strides, name=name, **arguments)
+        return self.relu(self.batch_norm(x, f"{name}_bn"), f"{name}_relu")
+
+    def max_pool(self, x, size, strides, padding="valid", name=None):
+        """Max-pooling; `padding` is Keras's word, or the number of zeros on every side of maps that aren't negative."""
+        if isinstance(padding, int):
+            # PyTorch pads with -infinity; after a ReLU zeros make no difference.
+            x = layers.ZeroPadding2D(padding, data_format="channels_last", name=f"{name}_pad")(x)
+            padding = "valid"
+        return layers.MaxPooling2D(size, strides, padding, data_format="channels_last", name=name)(x)
+
+    def global_pool(self, x, keepdims=False):
+        """The average over all positions, `global_pool`."""
+        return layers.GlobalAveragePooling2D(data_format="channels_last", keepdims=keepdims, name="global_pool")(x)
+
+    def flatten(self, x):
+        """All features of an example in one axis, `flatten`."""
+        return layers.Flatten(data_format="channels_last", name="flatten")(x)
+
+    def classifier(self, x, num_classes, kind, initializer=None):
+        """Global pooling and the layer `classifier`: "dense", with bias, or "conv", 1x1 without bias."""
+        if kind == "dense":
+            return self.dense(self.global_pool(x), num_classes, initializer=initializer, name="classifier")
+        x = self.global_pool(x, keepdims=True)
+        return self.flatten(self.conv(x, num_classes, 1, initializer=initializer, name="classifier"))
+
+    def _pad(self, x, size, strides, padding, name):
+        """Pads where Keras's words don't say it: (padded tensor, padding argument of the convolution)."""
+        padding = size // 2 if padding is None else padding
+        if padding == 0:
+            return x, "valid"
+        if strides == 1 and padding == size // 2 and size % 2:
+            return x, "same"
+        return layers.ZeroPadding2D(padding, data_format="channels_last", name=f"{name}_pad")(x), "valid"
+
+    def _kernel(self, initializer):
+        chosen = self._override or initializer or self._kernel_initializer
+        return kernel_arguments(chosen, self._kernel_regularizer)()
+
+    def _bias(self, use_bias, fan_in):
+        if not (use_bias and self._uniform_biases):
+            return {}
+        bound = 1 / math.sqrt(fan_in)
+        return {"bias_initializer": keras.initializers.RandomUniform(-bound, bound)}

@@ -1,0 +1,72 @@
+"""The multilayer perceptron of the DSR experiments (Mostafa & Wang, ICML 2019, arXiv 1902.05967) on MNIST.
+
+LeNet-300-100 with batch normalisation in place of biases.
+
+Names of layers, for `where`: `stem` is the first dense layer, then `fc2`, ...; `classifier`. The batch normalisation
+after a layer is `<layer>_bn`.
+"""
+
+import keras
+
+from sparsity_tf.models import _building
+from sparsity_tf.models._building import Layers
+
+
+def mnist_mlp(
+    input_shape=(28, 28, 1),
+    num_classes=10,
+    hidden=(300, 100),
+    batch_norm="all",
+    kernel_initializer=None,
+    kernel_regularizer=None,
+    technique=None,
+    technique_options=None,
+    where=None,
+    name="mnist_mlp",
+):
+    """A multilayer perceptron: 784-300-100-10, ReLU.
+
+    Args:
+        input_shape: Shape of one image; it is flattened.
+        num_classes: Number of outputs.
+        hidden: Units of the hidden layers.
+        batch_norm: `"all"`, batch normalisation after every layer, the last included (DSR's paper code); `"hidden"`,
+            after the hidden layers (the `dst` package); `"none"`, biases instead. With batch normalisation no layer
+            has a bias.
+        kernel_initializer: Keras initializer of every kernel. Default as in the source: uniform within
+            1 / sqrt(fan-in).
+        kernel_regularizer: Keras regularizer of every kernel, or `None`.
+        technique: Name of a technique for `sparsity_tf.sparsify`, or `None` for a dense net.
+        technique_options: Dict of keyword arguments of the technique, or `None`.
+        where: Which layers to make sparse, passed on to `sparsify`. Defaults to `None`: all (as in the source).
+        name: Name of the model.
+
+    Returns:
+        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the default
+        shapes 266,200 weights, and 820 ("all"), 800 ("hidden") or 410 ("none") other trainable parameters.
+
+    Raises:
+        ValueError: Unknown `batch_norm`, empty `hidden`; `technique_options` or `where` without `technique`, or
+            arguments that `sparsify` refuses.
+
+    Example:
+        >>> model = mnist_mlp(batch_norm="hidden", technique="masked")
+    """
+    _building.check_choice("batch_norm", batch_norm, ("all", "hidden", "none"))
+    if not hidden:
+        raise ValueError(f"`hidden` must list the units of at least one layer. Received: hidden={hidden!r}")
+    net = Layers(_building.torch_default(), kernel_regularizer, override=kernel_initializer)
+    use_bias = batch_norm == "none"
+    inputs = keras.Input(input_shape, name="image")
+    x = net.flatten(inputs)
+    for index, units in enumerate(hidden, start=1):
+        layer = "stem" if index == 1 else f"fc{index}"
+        x = net.dense(x, units, use_bias, name=layer)
+        if batch_norm != "none":
+            x = net.batch_norm(x, f"{layer}_bn")
+        x = net.relu(x, f"{layer}_relu")
+    x = net.dense(x, num_classes, use_bias, name="classifier")
+    if batch_norm == "all":
+        x = net.batch_norm(x, "classifier_bn")
+    model = keras.Model(inputs, x, name=name)
+    return _building.apply_technique(model, technique, technique_options, where)

@@ -1,0 +1,125 @@
+"""Wide residual networks for CIFAR (Zagoruyko & Komodakis, BMVC 2016, arXiv 1605.07146), in three published forms.
+
+They are those of *Sparse Networks from Scratch* (Dettmers & Zettlemoyer, arXiv 1907.04840), of *DSR* (Mostafa & Wang,
+ICML 2019, arXiv 1902.05967) and of DSR's `dst` package.
+
+Names of layers, for `where`: `stem`; `stage<1-3>_block<n>_conv<1-2>` and `stage<s>_block1_projection`; `classifier`.
+The batch normalisation before a convolution is `stage<s>_block<n>_bn<1-2>`, the last one `final_bn`.
+"""
+
+from dataclasses import dataclass
+
+import keras
+from keras import layers
+
+from sparsity_tf.models import _building
+from sparsity_tf.models._building import Layers, variance_scaling
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """What differs between the sources; `projects` is what the 1x1 shortcut of a block reads."""
+
+    projects: str
+    dropout: float
+    conv_initializer: object
+
+
+def _he_normal():
+    return variance_scaling(2.0, "fan_out")
+
+
+_VARIANTS = {
+    "sparse_momentum": _Variant("activated", 0.3, _he_normal),
+    "dsr": _Variant("activated", 0.0, _he_normal),
+    "dst": _Variant("raw", 0.0, _building.torch_default),
+}
+
+
+def wide_resnet(
+    depth,
+    width,
+    input_shape=(32, 32, 3),
+    num_classes=10,
+    variant="sparse_momentum",
+    dropout=None,
+    kernel_initializer=None,
+    kernel_regularizer=None,
+    technique=None,
+    technique_options=None,
+    where=None,
+    name=None,
+):
+    """WRN-depth-width: a 3x3 stem, three stages of pre-activation blocks, global average pooling, dense classifier.
+
+    A block is BN, ReLU, 3x3 convolution (stride 2 in the first block of stages 2 and 3), BN, ReLU, dropout, 3x3
+    convolution, plus the shortcut. Where the number of channels changes the shortcut is a 1x1 convolution, otherwise
+    the block's input as it came. No convolution has a bias.
+
+    | `variant` | 1x1 shortcut reads | dropout | kernels of convolutions |
+    | --- | --- | --- | --- |
+    | `"sparse_momentum"` | the input after BN, ReLU | 0.3 | He normal, fan-out |
+    | `"dsr"` | the input after BN, ReLU | 0 | He normal, fan-out |
+    | `"dst"` | the input as it came | 0 | uniform within 1/sqrt(fan-in) |
+
+    Args:
+        depth: Number of layers, 6 n + 4 for n blocks a stage: 16, 22, 28, 40, ...
+        width: Multiplier of the 16, 32 and 64 filters of the stages, rounded to the nearest integer; not of the stem's.
+        input_shape: Shape of one image, channels last.
+        num_classes: Number of outputs.
+        variant: `"sparse_momentum"`, `"dsr"` or `"dst"`, see above.
+        dropout: Rate between the convolutions of a block, 0 to 1; default that of the variant.
+        kernel_initializer: Keras initializer of every kernel; default those of the variant, and uniform within
+            1 / sqrt(fan-in) in the classifier.
+        kernel_regularizer: Keras regularizer of every kernel, or `None`.
+        technique: Name of a technique for `sparsity_tf.sparsify`, or `None` for a dense net.
+        technique_options: Dict of keyword arguments of the technique, or `None`.
+        where: Which layers to make sparse, passed on to `sparsify`: `None` for all kernels, shortcuts included (sparse
+            momentum), or e.g. `models.DSR_WIDE_RESNET`.
+        name: Name of the model, default e.g. `wide_resnet_28_2`.
+
+    Returns:
+        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). Trainable parameters
+        for 10 classes: 1,467,610 (28-2), 17,158,106 (22-8), 10,961,370 (16-8), 17,116,634 (16-10).
+
+    Raises:
+        ValueError: A `depth` that isn't 6 n + 4, unknown `variant`, a `width` that isn't positive; `technique_options`
+            or `where` without `technique`, or arguments that `sparsify` refuses.
+
+    Example:
+        >>> model = wide_resnet(28, 2, variant="dsr", technique="masked", where=DSR_WIDE_RESNET)
+    """
+    if not isinstance(depth, int) or depth < 10 or (depth - 4) % 6:
+        raise ValueError(f"`depth` must be 6 n + 4 with n at least 1, e.g. 16 or 28. Received: depth={depth!r}")
+    _building.check_choice("variant", variant, _VARIANTS)
+    _building.check_width(width)
+    source = _VARIANTS[variant]
+    dropout = source.dropout if dropout is None else dropout
+    net = Layers(source.conv_initializer(), kernel_regularizer, override=kernel_initializer)
+
+    inputs = keras.Input(input_shape, name="image")
+    x = net.conv(inputs, 16, 3, name="stem")
+    for stage in range(3):
+        filters = round(16 * 2**stage * width)
+        for index in range((depth - 4) // 6):
+            strides = 2 if stage > 0 and index == 0 else 1
+            block_name = f"stage{stage + 1}_block{index + 1}"
+            x = _block(net, x, filters, strides, dropout, source.projects, block_name)
+    x = net.relu(net.batch_norm(x, "final_bn"), "final_relu")
+    outputs = net.classifier(x, num_classes, "dense", _building.torch_default())
+    model = keras.Model(inputs, outputs, name=name or f"wide_resnet_{depth}_{width}")
+    return _building.apply_technique(model, technique, technique_options, where)
+
+
+def _block(net, x, filters, strides, dropout, projects, name):
+    activated = net.relu(net.batch_norm(x, f"{name}_bn1"), f"{name}_relu1")
+    residual = net.conv(activated, filters, 3, strides, name=f"{name}_conv1")
+    residual = net.relu(net.batch_norm(residual, f"{name}_bn2"), f"{name}_relu2")
+    if dropout:
+        residual = layers.Dropout(dropout, name=f"{name}_dropout")(residual)
+    residual = net.conv(residual, filters, 3, name=f"{name}_conv2")
+    shortcut = x
+    if x.shape[-1] != filters:
+        projected = activated if projects == "activated" else x
+        shortcut = net.conv(projected, filters, 1, strides, name=f"{name}_projection")
+    return layers.Add(name=f"{name}_add")([residual, shortcut])
