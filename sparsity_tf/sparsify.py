@@ -174,10 +174,7 @@ def _plan(model, technique, where):
             skipped.append((layer, "not built, so its sublayers are not known: build the model first"))
     missing = [pattern for pattern in patterns if pattern not in used]
     if missing:
-        names = [_path(layer) for layer in flatten_layers(model)[1:]]
-        raise ValueError(
-            f"`where` holds entries that match no layer: {missing}. The model's layers are: {_shorten(names)}"
-        )
+        raise ValueError(_no_match(model, missing))
     if not selected:
         reasons = sorted({f"{_path(layer)}: {reason}" for layer, reason in skipped})
         raise ValueError(
@@ -185,6 +182,32 @@ def _plan(model, technique, where):
             + (f" ({_shorten(reasons, 8, '; ')})" if reasons else ": is the model built?")
         )
     return selected, skipped
+
+
+def match_layers(model, where):
+    """The layers of a model that `where` selects.
+
+    Args:
+        model: Keras model or layer.
+        where: As in `sparsify`.
+
+    Returns:
+        List of layers, those without weights included.
+
+    Raises:
+        ValueError: An entry of `where` that matches no layer or is no name, regular expression or predicate.
+    """
+    matches, patterns = _matcher(where)
+    hits = [(layer, matches(layer)) for layer in flatten_layers(model)]
+    missing = [pattern for pattern in patterns if not any(pattern in found for _, found in hits)]
+    if missing:
+        raise ValueError(_no_match(model, missing))
+    return [layer for layer, found in hits if found]
+
+
+def _no_match(model, missing):
+    names = [_path(layer) for layer in flatten_layers(model)[1:]]
+    return f"`where` holds entries that match no layer: {missing}. The model's layers are: {_shorten(names)}"
 
 
 def _matcher(where):

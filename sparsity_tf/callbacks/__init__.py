@@ -1,5 +1,13 @@
-"""Keras callbacks of sparsity_tf: one file an algorithm."""
+"""Callbacks that act between training steps: which weights live, and how much sparsity costs."""
 
+from sparsity_tf.callbacks.criteria import overall, uses
+from sparsity_tf.callbacks.dynamic import SET, DropAndGrow, RigL, StaticSparsity
+from sparsity_tf.callbacks.dynamic_reparameterization import DynamicSparseReparameterization
+from sparsity_tf.callbacks.iterative_pruning import IterativePruning
+from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
+from sparsity_tf.callbacks.one_shot import SNIP, GraSP
 from sparsity_tf.callbacks.penalty_ramp import PenaltyRamp
-
-__all__ = ["PenaltyRamp"]
+from sparsity_tf.callbacks.pruning import MagnitudePruning, RandomPruning
+from sparsity_tf.callbacks.sparse_momentum import SparseMomentum
+from sparsity_tf.callbacks.sparsity_monitor import SparsityMonitor
+from sparsity_tf.callbacks.weight_view import WeightView

@@ -17,10 +17,15 @@ what is exactly zero is the weight's `value()`, in training, at inference and in
 """
 
 import keras
+import numpy as np
 from keras import ops
 
+from sparsity_tf import structures
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.technique import Technique
+
+# Suffix of the names under which files hold what an algorithm remembers.
+_STATE = "_state"
 
 
 class Masked(Technique):
@@ -30,17 +35,28 @@ class Masked(Technique):
         mask_initializer: Keras initializer of the bool mask, called with `dtype="bool"` or returning numbers whose
             non-zero entries live. Default all ones: a dense layer.
         dense_gradient: Bool; let the gradient of masked entries through to the optimizer (they stay exactly zero all
-            the same). Algorithms that grow by gradient switch it on. Default `False`: masked entries get zero gradient.
+            the same). Default `False`: masked entries get zero gradient, unless an algorithm that grows by gradient
+            runs.
+        structure: Which entries live and die together when an algorithm prunes: `None` (each by itself), "2:4" (N:M
+            along the input axis), "4x1" (blocks), "filter" (output units); see `sparsity_tf.structures`. It is part of
+            the layer's config, so it survives saving and loading.
     """
 
     name = "masked"
     aliases = ("mask",)
 
-    def __init__(self, mask_initializer="ones", dense_gradient=False):
+    def __init__(self, mask_initializer="ones", dense_gradient=False, structure=None):
         self.mask_initializer = keras.initializers.get(mask_initializer)
         self.dense_gradient = dense_gradient
+        self.structure = structures.get(structure).spec
+        # What the algorithms that move the mask remember: name -> float64 numpy array. No variables: nothing of it is
+        # read in a step, and a model has the same weights with and without an algorithm.
+        self.states = {}
+        # Switched on by an algorithm while it runs. No option: a layer's config is the same with and without one.
+        self.dense_gradient_wanted = False
 
     def build(self, weight):
+        self.states = {}  # Of this layer alone: `sparsify` copies one technique for many.
         mask = weight.add_variable(
             "mask",
             shape=weight.shape,
@@ -64,12 +80,12 @@ class Masked(Technique):
         return _where(weight.extra("mask", select), weight.tensor(select))
 
     def training_value(self, weight, select=None):
-        kernel = weight.tensor(select)
+        kernel, dense = weight.tensor(select), self.dense_gradient or self.dense_gradient_wanted
         if _masks_in_forward_pass():
             value = self.value(weight, select)
-            return kernel + ops.stop_gradient(value - kernel) if self.dense_gradient else value
+            return kernel + ops.stop_gradient(value - kernel) if dense else value
         # The variable is zero where masked already; only the gradient needs the mask.
-        return kernel if self.dense_gradient else _mask_gradient(kernel, weight.extra("mask", select))
+        return kernel if dense else _mask_gradient(kernel, weight.extra("mask", select))
 
     def mask(self, weight):
         return weight.extra("mask")
@@ -80,9 +96,11 @@ class Masked(Technique):
             raise ValueError(
                 f"`mask` for {weight.path!r} must have the shape {weight.shape}. Received: shape={tuple(mask.shape)}"
             )
-        old_value = self.value(weight)
-        weight.extra_variable("mask").assign(ops.cast(mask, "bool"))
-        weight.variable.assign(_where(ops.cast(mask, "bool"), old_value))
+        mask = ops.cast(mask, "bool")
+        # Under the old mask first, where the variable itself may hold something outside it: what opens begins at zero.
+        value = self.value(weight) if _masks_in_forward_pass() else weight.tensor()
+        weight.extra_variable("mask").assign(mask)
+        weight.variable.assign(_where(mask, value))
 
 
 def _masks_in_forward_pass():
@@ -133,9 +151,13 @@ class _MaskedLayer:
         values = {weight.name: weight.value() for weight in self.sparse_weights}
         for variable in self._own_variables():
             store[variable.name] = values.get(variable.name, variable)
+        for name, state in self.technique.states.items():
+            store[name + _STATE] = state
 
     def load_own_variables(self, store):
-        super().load_own_variables(store)
+        states = {name for name in store.keys() if name.endswith(_STATE)}
+        self.technique.states = {name.removesuffix(_STATE): np.array(store[name], "float64") for name in states}
+        super().load_own_variables({name: store[name] for name in store.keys() if name not in states})
         # A file edited by hand may hold weights outside its mask.
         for weight in self.sparse_weights:
             weight.variable.assign(weight.value())

@@ -1,0 +1,100 @@
+"""Runs algorithms right after the optimizer's step, before any callback sees the step.
+
+Masks that changed in `on_train_batch_end` would depend on the order of the callbacks: a `ModelCheckpoint` that stands
+before the algorithm would write the weights of before the change. So algorithms are called by the model's train
+function itself, for which `fit` asks anew at every step.
+"""
+
+import keras
+
+# The order in which Keras's JAX trainer passes a model's state through the train function.
+_JAX_STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
+
+
+class TrainFunction:
+    """A model's train function, followed by the algorithms that change masks.
+
+    Args:
+        model: The Keras model.
+        function: Its train function.
+    """
+
+    def __init__(self, model, function):
+        self.model = model
+        self.function = function
+        self.algorithms = []
+
+    def start_anew(self, force=False):
+        """In the place of the model's `make_train_function`, which a `fit` or `train_on_batch` begins with.
+
+        One that finds the algorithms still here follows a `fit` that was interrupted: they end now.
+        """
+        for algorithm in list(self.algorithms):
+            remove(self.model, algorithm)
+            algorithm.finish()
+        return self.model.make_train_function(force)
+
+    def __call__(self, *args):
+        result = self.function(*args)
+        steps = self.model.steps_per_execution
+        due = [algorithm for algorithm in self.algorithms if algorithm.may_be_due(steps)]
+        if not due:
+            return result
+        if keras.backend.backend() != "jax":
+            self._update(due)
+            return result
+        logs, state = result
+        model = self.model
+        model._jax_state, model._jax_state_synced = dict(zip(_JAX_STATE, state, strict=True)), False
+        model.jax_state_sync()
+        self._update(due)
+        state = model._get_jax_state(purge_model_variables=True, **dict.fromkeys(_JAX_STATE, True))
+        model._jax_state_synced = False
+        return logs, state
+
+    def _update(self, algorithms):
+        for algorithm in algorithms:
+            algorithm.update(self.model)
+
+
+def install(model, algorithm):
+    """Lets an algorithm follow each call of the model's train function, until `remove`.
+
+    Args:
+        model: Keras model, in `fit`.
+        algorithm: Callback with `may_be_due(steps)`, called after each call of the function with the number of steps in
+            it, `update(model)`, called if that returned true, and `finish()`, called after an interrupted `fit`.
+    """
+    function = model.train_function
+    if not isinstance(function, TrainFunction):
+        function = TrainFunction(model, function)
+        model.train_function, model.make_train_function = function, function.start_anew
+    function.algorithms.append(algorithm)
+
+
+def remove(model, algorithm):
+    """Undoes `install`."""
+    # Found by the method rather than by the train function, which `compile` drops.
+    function = getattr(vars(model).get("make_train_function"), "__self__", None)
+    if function is None:
+        return
+    function.algorithms = [other for other in function.algorithms if other is not algorithm]
+    if not function.algorithms:
+        del model.make_train_function
+        if model.train_function is function:
+            model.train_function = function.function
+
+
+def algorithms(model):
+    """The algorithms that follow the model's train function now, a list."""
+    function = model.train_function
+    return list(function.algorithms) if isinstance(function, TrainFunction) else []
+
+
+def retrace(model):
+    """Makes the model's train function anew, for what is decided when it is traced."""
+    function = model.train_function
+    type(model).make_train_function(model, force=True)
+    if isinstance(function, TrainFunction):
+        function.function = model.train_function
+        model.train_function = function

@@ -1,0 +1,294 @@
+"""Dynamic sparse training: a fixed number of weights, some of which are dropped and others grown from time to time.
+
+* `DropAndGrow`, the algorithm: an initial random mask, how many to drop, which drop score, which grow score, and how
+  counts move between layers;
+* `StaticSparsity`, `SET` and `RigL`: nothing but their choices of these.
+
+Sources: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
+network science" (arXiv 1707.04780: SET); Evci et al., "Rigging the Lottery" (arXiv 1911.11134: RigL).
+"""
+
+import numpy as np
+
+from sparsity_tf import distributions, masks, schedules, structures
+from sparsity_tf.callbacks import criteria
+from sparsity_tf.callbacks.arguments import check_fraction
+from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
+
+DECAYS = ("cosine", "linear", "constant")
+
+
+class SparseFromTheStart(MaskAlgorithm):
+    """Base class of the algorithms that train with a mask from the first step on: the initial random masks.
+
+    A model whose masks are all full gets masks drawn at random: of n entries floor(s n) are zero, s the weight's share
+    of `sparsity` under `distribution`. Masks that are there already (a resumed run, `load_masks`, one-shot pruning)
+    stay as they are, and so do their counts.
+    """
+
+    def __init__(self, sparsity=0.9, distribution="uniform", dense=None, frequency=100, **kwargs):
+        super().__init__(frequency=frequency, **kwargs)
+        check_fraction("sparsity", sparsity)
+        self.target_sparsity, self.distribution, self.dense = sparsity, distribution, dense
+
+    def start(self):
+        targets = distributions.allocate(self.weights, self.target_sparsity, self.distribution, dense=self.dense)
+        views = self.views(step=0)
+        if not all(view.mask.all() for view in views):
+            return
+        self.check_not_over()
+        for index, (weight, view) in enumerate(zip(self.weights, views, strict=True)):
+            if targets[weight.path]:
+                weight.assign_mask(self.initial_mask(view, targets[weight.path], weight.technique.structure))
+                self._mask_slots(index, weight)
+
+    def initial_mask(self, view, sparsity, structure):
+        """The random mask that a weight begins with."""
+        if structure is not None:
+            return structures.get(structure).keep_highest(criteria.random(view), sparsity, None, view.filter_axes)
+        count = view.mask.size - masks.number_of_zeros(sparsity, view.mask.size)
+        return masks.random_mask(view.mask.shape, count, view.rng)
+
+    def _mask_slots(self, index, weight):
+        """What an optimizer of a model trained before remembers of weights that are zero now."""
+        self.reset_slots(index, ~self.view(index, 0).mask)
+
+
+class StaticSparsity(SparseFromTheStart):
+    """A random mask that never changes: the control experiment of dynamic sparse training.
+
+    Args:
+        sparsity: Fraction of zeros, in [0, 1), over the weights together.
+        distribution: What that means for each weight: "uniform", "erk", a dict, a CSV file, ...
+            (`sparsity_tf.distributions.allocate`).
+        dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`).
+        where, structure, seed: See `MaskAlgorithm`.
+
+    Raises:
+        ValueError: For any other argument; before training begins, if the model has nothing to prune.
+    """
+
+    structured = True
+    scheduled = False
+
+    def __init__(self, sparsity=0.9, distribution="uniform", dense=None, where=None, structure=None, seed=0):
+        super().__init__(sparsity, distribution, dense, where=where, structure=structure, seed=seed)
+
+    def start(self):
+        structures.check_sparsity("sparsity", self.target_sparsity, self.weights)
+        super().start()
+
+
+class DropAndGrow(SparseFromTheStart):
+    """Drops some live weights and grows as many others, on a schedule: any rule for which.
+
+    At an update, of each weight's n live entries the floor(n f) with the lowest drop scores are dropped, f the drop
+    fraction of the step, and as many of those not alive (just dropped ones included) with the highest grow scores are
+    grown. So the count of each weight never changes. Grown weights start at zero, with the optimizer's slots at zero;
+    an entry dropped and grown in the same update keeps its value and slots. Scores are functions of a `WeightView`
+    (see `sparsity_tf.callbacks.criteria`, and docs/extending.md for writing one). With a `redistribution`, what was
+    dropped everywhere is shared out in proportion to its statistic, as far as there is room.
+
+    Args:
+        sparsity: Fraction of zeros, in [0, 1), over the weights together.
+        distribution: What that means for each weight: "uniform", "erk", a dict, a CSV file, ...
+            (`sparsity_tf.distributions.allocate`).
+        drop: Drop score: "magnitude", "signed_magnitude" (canonical SET), "global_magnitude", "magnitude_variance"
+            (Adam), or a function.
+        grow: Grow score: "random", "gradient", "inverted_gradient", "momentum", "momentum_neuron", "global_momentum",
+            or a function.
+        redistribution: `None` for no movement between weights, or "momentum", "magnitude", "variance" (Adam),
+            "nonzeros", "size", or a function.
+        drop_fraction: Share of live weights to drop: a number in [0, 1], where `decay` begins, or a schedule or other
+            function of the step, which stands for itself.
+        decay: "cosine" (half a wave down to 0 at `end_step`), "linear" or "constant".
+        dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`).
+        begin_step, end_step, frequency, where, seed: See `MaskAlgorithm`. Default end: three quarters of training.
+
+    Raises:
+        ValueError: For any other argument; before training begins, if the model has nothing to prune, or the optimizer
+            lacks what a score reads.
+    """
+
+    # What the drop fraction falls to at the end.
+    floor = 0.0
+
+    def __init__(
+        self,
+        sparsity=0.9,
+        distribution="uniform",
+        drop="magnitude",
+        grow="random",
+        redistribution=None,
+        drop_fraction=0.3,
+        decay="cosine",
+        **kwargs,
+    ):
+        super().__init__(sparsity, distribution, **kwargs)
+        if not callable(drop_fraction):
+            check_fraction("drop_fraction", drop_fraction, closed=True)
+        if decay not in DECAYS:
+            raise ValueError(f"`decay` must be one of {DECAYS}. Received: decay={decay!r}")
+        self.drop_fraction, self.decay = drop_fraction, decay
+        self.drop = criteria.get("drop", drop, criteria.DROP)
+        self.grow = criteria.get("grow", grow, criteria.GROW)
+        self.redistribution = None
+        if redistribution is not None:
+            self.redistribution = criteria.get("redistribution", redistribution, criteria.REDISTRIBUTION)
+
+    def default_end_step(self, total_steps):
+        return 3 * total_steps // 4
+
+    def uses(self):
+        return criteria.used_by(self.drop, self.grow, self.redistribution)
+
+    def start(self):
+        super().start()
+        self.drop_fraction_at(self.begin_step)
+
+    def drop_fraction_at(self, step):
+        """The share of live weights that is dropped after a step: a float in [0, 1]."""
+        if callable(self.drop_fraction):
+            value = float(self.drop_fraction(step))
+            check_fraction("drop_fraction", value, closed=True)
+            return value
+        if self.decay == "constant":
+            return float(self.drop_fraction)
+        start, end = self._first, self.decay_end
+        if self.decay == "linear":
+            return schedules.Linear(self.drop_fraction, self.floor, start, end)(step)
+        return schedules.Cosine(self.drop_fraction, start, end, self.floor)(step)
+
+    @property
+    def decay_end(self):
+        """The step at which the drop fraction has fallen to its floor."""
+        return self.last_step
+
+    def change_masks(self, step):
+        views = self.views(step, self.drop_fraction_at(step))
+        drop_counts = [masks.number_of_zeros(view.drop_fraction, view.active) for view in views]
+        if not any(drop_counts):
+            return
+        statistics = [self.redistribution(view) for view in views] if self.redistribution else None
+        scores = [self._scores(self.drop, view) for view in views]
+        kept = criteria.lowest_live(views, scores, drop_counts, getattr(self.drop, "overall", False))
+        lost = [view.active - int(np.count_nonzero(mask)) for view, mask in zip(views, kept, strict=True)]
+        free = [mask.size - int(np.count_nonzero(mask)) for mask in kept]
+        grow_counts = lost if statistics is None else share_out(sum(lost), statistics, free)
+        self.grow_weights(views, kept, grow_counts)
+
+    def grow_weights(self, views, kept, counts):
+        """Grows `counts` entries on top of the masks `kept`, assigns the masks and resets slots."""
+        if self.grow is criteria.random:
+            # The same distribution without a score for every entry.
+            grown = [
+                masks.random_mask(mask.shape, count, view.rng, ~mask)
+                for mask, count, view in zip(kept, counts, views, strict=True)
+            ]
+        else:
+            scores = [self._scores(self.grow, view) for view in views]
+            grown = criteria.highest_free(kept, scores, counts, getattr(self.grow, "overall", False))
+        for index, (view, mask, new) in enumerate(zip(views, kept, grown, strict=True)):
+            self.assign(index, mask | new, view.mask)
+            self.reset_grown_slots(index, new & ~view.mask)
+
+    def reset_grown_slots(self, index, where):
+        """What happens to the optimizer's slots of grown weights: they become zero."""
+        self.reset_slots(index, where)
+
+    @staticmethod
+    def _scores(function, view):
+        scores = np.asarray(function(view))
+        if scores.shape != view.value.shape:
+            raise ValueError(
+                f"{getattr(function, '__name__', function)} must return scores of the weight's shape "
+                f"{view.value.shape} for {view.path!r}. Received: shape={scores.shape}"
+            )
+        return scores
+
+
+def share_out(total, statistics, room):
+    """Shares an integer out in proportion to statistics, none above its room, as exactly as whole numbers allow.
+
+    The largest remainders get what rounding down leaves. What finds no room goes to the others in proportion again.
+
+    Args:
+        total: Integer >= 0, at most the sum of `room`.
+        statistics: Sequence of numbers >= 0; all zero means equal shares.
+        room: Sequence of integers >= 0.
+
+    Returns:
+        List of integers with the sum `total`, each from 0 to its room.
+
+    Raises:
+        ValueError: A statistic is negative or not finite, or there is not enough room.
+    """
+    statistics, room = np.asarray(statistics, np.float64), np.asarray(room, np.int64)
+    if not np.isfinite(statistics).all() or (statistics < 0).any():
+        raise ValueError(f"A redistribution must return numbers >= 0. Received: {statistics.tolist()}")
+    if total > room.sum():
+        raise ValueError(f"There is room for {room.sum()} weights. Received: total={total}")
+    counts, statistics = np.zeros(len(room), np.int64), statistics / max(statistics.max(initial=0.0), 1e-300)
+    while left := total - int(counts.sum()):
+        open_ = counts < room
+        share = np.where(open_, statistics, 0.0)
+        share = share if share.sum() > 0 else open_.astype(np.float64)
+        ideal = left * share / share.sum()
+        extra = np.floor(ideal).astype(np.int64)
+        remainders = np.argsort(-(ideal - extra), kind="stable")
+        extra[[i for i in remainders if open_[i]][: left - int(extra.sum())]] += 1
+        counts = np.minimum(counts + extra, room)
+    return counts.tolist()
+
+
+class SET(DropAndGrow):
+    """Sparse evolutionary training (Mocanu et al. 2018): drop what is small, grow at random, once an epoch.
+
+    The share `drop_fraction` of the smallest positive and of the negative weights closest to zero goes
+    (`drop="signed_magnitude"`); as many grow at random in the same layer. Layers' densities are Erdos-Renyi's.
+
+    Args:
+        sparsity, distribution, drop, decay, frequency: See `DropAndGrow`; the defaults are SET's.
+        **kwargs: The other arguments of `DropAndGrow`: drop_fraction (0.3), dense, begin_step, end_step (by default the
+            last update comes before the last step), where, seed.
+    """
+
+    def __init__(
+        self,
+        sparsity=0.9,
+        distribution="erdos_renyi",
+        drop="signed_magnitude",
+        grow="random",
+        decay="constant",
+        frequency="epoch",
+        **kwargs,
+    ):
+        super().__init__(sparsity, distribution, drop, grow, decay=decay, frequency=frequency, **kwargs)
+
+    def default_end_step(self, total_steps):
+        return total_steps - 1
+
+
+class RigL(DropAndGrow):
+    """RigL (Evci et al. 2020): drop what is small, grow where the gradient of the loss is largest.
+
+    The gradient is the dense one of the very step after which masks change, as the optimizer received it: summed over
+    replicas, accumulated, clipped. No data are passed twice and no step is left out. (In the published TensorFlow 1
+    code an update takes the place of a step, and its cosine is measured from step 0: neither is copied.)
+
+    Args:
+        sparsity, distribution, drop, grow: See `DropAndGrow`. `grow="inverted_gradient"` is the paper's control.
+        **kwargs: The other arguments of `DropAndGrow`: drop_fraction (0.3), decay ("cosine"), frequency (100), dense,
+            begin_step, end_step (by default after three quarters of training; the paper's 25,000 of 32,000), where,
+            seed.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    model.fit(x, y, callbacks=[sparsity_tf.callbacks.RigL(sparsity=0.9)])
+    ```
+    """
+
+    def __init__(self, sparsity=0.9, distribution="erk", drop="magnitude", grow="gradient", **kwargs):
+        super().__init__(sparsity, distribution, drop, grow, **kwargs)

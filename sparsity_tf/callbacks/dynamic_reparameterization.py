@@ -1,0 +1,230 @@
+"""Dynamic sparse reparameterization (Mostafa and Wang, ICML 2019, arXiv 1902.05967).
+
+One global threshold prunes small weights; as many are grown at random, shared out over the layers in proportion to what
+survived in them; the threshold doubles or halves so that about the wanted number is pruned each time. Two variants: the
+paper's program, and `DSModel` of the authors' `dst` package, which counts relative to the whole model.
+"""
+
+import math
+
+import numpy as np
+
+from sparsity_tf import masks
+from sparsity_tf.callbacks.arguments import check_fraction
+from sparsity_tf.callbacks.dynamic import SparseFromTheStart, share_out
+from sparsity_tf.callbacks.weight_view import read_mask
+
+VARIANTS = ("paper", "model")
+
+# What growth is shared out in proportion to, as functions of (size, live before pruning, live after).
+HEURISTICS = {
+    "survivors": lambda size, before, after: after,
+    "pruned": lambda size, before, after: before - after,
+    "zeros": lambda size, before, after: size - after,
+    "live": lambda size, before, after: before,
+    "size": lambda size, before, after: size,
+}
+_ALIASES = {
+    "paper": "survivors",
+    "within_param": "pruned",
+    "anti_paper": "zeros",
+    "R_p_sphere": "survivors",
+    "K_p_sphere": "pruned",
+    "Z_p_sphere": "zeros",
+    "M_p_sphere": "live",
+    "N_p_sphere": "size",
+}
+
+
+class DynamicSparseReparameterization(SparseFromTheStart):
+    """Dynamic sparse reparameterization.
+
+    At an update every live entry with |w| < H is dropped, H one threshold for all weights; K go in all. As many are
+    grown, at random, shared out in proportion to the live entries that are left. H doubles where fewer than 90 % of
+    the wanted number went, and halves above 110 %. Grown weights start at zero; momentum is not reset. The budget is
+    conserved exactly: what finds no room in one weight goes to the others.
+
+    * `variant="paper"`: `sparsity` is that of the masked weights: of n entries int((1 - s) n + 0.1), but at least one,
+      live at the start. Entries pruned in an update are not grown again in it, unless there is no other room. A weight
+      that would lose all keeps its first live entry.
+    * `variant="model"` (`DSModel`): `sparsity` is that of the whole model, zeros / all trainable parameters, those
+      that no mask covers included; pruned entries may be grown again at once. Of the masked weights the share
+      s * (all parameters) / (masked weights) is zero, which must be possible.
+
+    The three steps can be called one by one on a prepared model: `prune_by_threshold`, `adjust_pruning_threshold`,
+    `reallocate_free_parameters`. The corner cases of the published programs are mended: the threshold is not halved
+    once at the start, growth that finds no room ends, and grown entries always start at zero.
+
+    Args:
+        sparsity: Fraction of zeros, in [0, 1).
+        variant: "paper" or "model".
+        prune_target: How much should be pruned at an update: an integer, a number of weights (the paper's N_p: 600
+            for MNIST, 20,000 for WRN-28-2, 400,000 for ResNet-50), or a fraction in (0, 1) of all trainable parameters
+            (the default 0.01 is that of `DSModel`).
+        initial_threshold: H at the start, > 0.
+        heuristic: What growth is shared out in proportion to: "survivors" (the paper's), "pruned" (no movement between
+            weights), "zeros", "live", "size", or a function of three arrays, entries, live before pruning, live after.
+            (`DSModel`'s names "paper", "within_param", "anti_paper", "R_p_sphere", ... are understood.)
+        power: Exponent of the heuristic, > 0.
+        frequency: Steps between updates: an integer, or a schedule P of the step, e.g. the paper's
+            `schedules.Piecewise((25 * S, 80 * S, 140 * S), (100, 200, 400, 800))` for S steps an epoch.
+        distribution, dense: As for `DropAndGrow`, for the initial masks.
+        **kwargs: begin_step, end_step (by default after nine tenths of training), where, seed.
+
+    Raises:
+        ValueError: For any other argument; before training begins, if the model has nothing to prune, or too few
+            masked weights for the sparsity of the whole.
+    """
+
+    state_name = "dynamic_reparameterization"
+    state_fields = ("threshold",)
+
+    def __init__(
+        self,
+        sparsity=0.9,
+        variant="paper",
+        prune_target=0.01,
+        initial_threshold=1e-3,
+        heuristic="survivors",
+        power=1.0,
+        frequency=100,
+        distribution="uniform",
+        **kwargs,
+    ):
+        super().__init__(sparsity, distribution, frequency=frequency, **kwargs)
+        if variant not in VARIANTS:
+            raise ValueError(f"`variant` must be one of {VARIANTS}. Received: variant={variant!r}")
+        for name, value in (
+            ("prune_target", prune_target),
+            ("initial_threshold", initial_threshold),
+            ("power", power),
+        ):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise ValueError(f"`{name}` must be a positive number. Received: {name}={value!r}")
+        if prune_target >= 1 and prune_target != int(prune_target):
+            raise ValueError(
+                "`prune_target` must be an integer, a number of weights, or a fraction below 1. "
+                f"Received: prune_target={prune_target!r}"
+            )
+        if not callable(heuristic):
+            known = sorted([*HEURISTICS, *_ALIASES])
+            if heuristic not in known:
+                raise ValueError(
+                    f"`heuristic` must be one of {known}, or a function. Received: heuristic={heuristic!r}"
+                )
+            heuristic = HEURISTICS[_ALIASES.get(heuristic, heuristic)]
+        self.variant, self.prune_target, self.initial_threshold = variant, prune_target, initial_threshold
+        self.heuristic, self.power = heuristic, power
+
+    def default_end_step(self, total_steps):
+        return 9 * total_steps // 10
+
+    def _attach(self, model):
+        super()._attach(model)
+        self.total = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+
+    def start(self):
+        masked = sum(weight.size for weight in self.weights)
+        self._requested = self.target_sparsity
+        if self.variant == "model":
+            self._requested = self.target_sparsity * self.total / masked
+            if self._requested >= 1:
+                raise ValueError(
+                    f"`sparsity` must be below {masked / self.total:.4f}, the share of the {self.total:,} parameters "
+                    f"that is under masks ({masked:,}). Received: sparsity={self.target_sparsity}"
+                )
+        self.target_sparsity, asked = self._requested, self.target_sparsity
+        try:
+            super().start()
+        finally:
+            self.target_sparsity = asked
+        if not self.has_state():
+            self.remember(threshold=self.initial_threshold)
+        self._before = self.active_counts()
+        self._pruned = [np.zeros(weight.shape, bool) for weight in self.weights]
+
+    def initial_mask(self, view, sparsity, structure):
+        if self.variant == "model":
+            return super().initial_mask(view, sparsity, structure)
+        count = int((1 - sparsity) * view.mask.size + 0.1)
+        return masks.random_mask(view.mask.shape, max(count, 1), view.rng)
+
+    @property
+    def threshold(self):
+        """The pruning threshold H in force."""
+        return self.recall()["threshold"]
+
+    def model_sparsity(self):
+        """Zeros under masks / all trainable parameters, as `DSModel` counts."""
+        return (sum(weight.size for weight in self.weights) - sum(self.active_counts())) / self.total
+
+    def change_masks(self, step):
+        self.prune_by_threshold()
+        self.adjust_pruning_threshold()
+        self.reallocate_free_parameters(step)
+
+    def prune_by_threshold(self):
+        """Drops every live entry with |w| < H.
+
+        Returns:
+            Dict from a weight's path to (live entries before, after).
+        """
+        self._before, self._pruned, counts = [], [], {}
+        for index, view in enumerate(self.views(step=0)):
+            kept = view.mask & ~(np.abs(view.value) < self.threshold)
+            if self.variant == "paper" and view.active and not kept.any():
+                kept.reshape(-1)[np.flatnonzero(view.mask)[0]] = True
+            self.assign(index, kept, view.mask)
+            self._before.append(view.active)
+            self._pruned.append(view.mask & ~kept)
+            counts[view.path] = (view.active, int(np.count_nonzero(kept)))
+        return counts
+
+    def adjust_pruning_threshold(self, tolerance=0.1, gain=2.0):
+        """Doubles or halves H by what the last pruning took. To be called after it.
+
+        Args:
+            tolerance: H stays where the number pruned is within this share of the target.
+            gain: Factor, > 1.
+
+        Returns:
+            The new threshold.
+        """
+        check_fraction("tolerance", tolerance)
+        pruned = sum(int(np.count_nonzero(mask)) for mask in self._pruned)
+        target = self.prune_target if self.prune_target >= 1 else self.prune_target * self.total
+        factor = gain if pruned < (1 - tolerance) * target else 1 / gain if pruned > (1 + tolerance) * target else 1.0
+        self.remember(threshold=self.threshold * factor)
+        return self.threshold
+
+    def reallocate_free_parameters(self, step=None):
+        """Grows at random what the last pruning freed (in the variant "model": up to the target sparsity).
+
+        Args:
+            step: Integer that the random numbers depend on. Default: the optimizer's count.
+
+        Returns:
+            Dict from a weight's path to the number of entries grown.
+        """
+        step = self.count() if step is None else step
+        old = [read_mask(weight) for weight in self.weights]
+        after = [int(np.count_nonzero(mask)) for mask in old]
+        sizes = [weight.size for weight in self.weights]
+        if self.variant == "model":
+            missing = self.total * (self.model_sparsity() - self.target_sparsity)
+            total = max(math.ceil(round(missing, 6)), 0)
+            free = [~mask for mask in old]
+        else:
+            total = sum(self._before) - sum(after)
+            free = [~mask & ~pruned for mask, pruned in zip(old, self._pruned, strict=True)]
+            if total > sum(int(np.count_nonzero(mask)) for mask in free):
+                free = [~mask for mask in old]
+        room = [int(np.count_nonzero(mask)) for mask in free]
+        shares = np.asarray(self.heuristic(np.array(sizes), np.array(self._before), np.array(after)), np.float64)
+        counts = share_out(min(total, sum(room)), np.maximum(shares, 0.0) ** self.power, room)
+        grown = {}
+        for index, (weight, mask, candidates, count) in enumerate(zip(self.weights, old, free, counts, strict=True)):
+            grown_mask = masks.random_mask(mask.shape, count, self.rng(step, index), candidates)
+            self.assign(index, mask | grown_mask, mask)
+            grown[weight.path] = count
+        return grown

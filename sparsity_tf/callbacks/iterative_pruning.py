@@ -1,0 +1,155 @@
+"""Iterative magnitude pruning with rewinding: how lottery tickets are found.
+
+Sources: Frankle and Carbin, "The lottery ticket hypothesis" (ICLR 2019, arXiv 1803.03635); Frankle et al., "Stabilizing
+the lottery ticket hypothesis" (arXiv 1903.01611: rewinding to an early step rather than to the start).
+"""
+
+import os
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsity_tf import masks
+from sparsity_tf.callbacks import optimizer_slots
+from sparsity_tf.callbacks.arguments import check_fraction, check_integer
+from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
+
+
+class IterativePruning(MaskAlgorithm):
+    """Trains, prunes by magnitude, rewinds the weights that are left, and trains again, some times over.
+
+    When the optimizer's count reaches `steps_per_round`, the weights are pruned, every variable of the model goes back
+    to what it held at `rewind_step`, the optimizer's slots to zero and its count, and with it learning rate schedules,
+    to `rewind_step`. After round r of R the sparsity is 1 - (1 - S)^(r/R), S the final one: each round prunes the same
+    share of what is left; a weight of n entries keeps floor((1 - s) n). After the last round the ticket is trained like
+    the others; `total_steps` says how many steps of `fit` that takes. With `steps_per_execution=k`, let k divide the
+    rounds.
+
+    Args:
+        final_sparsity: Fraction of zeros of the last round, in (0, 1).
+        rounds: Integer >= 1, how often the model is pruned.
+        steps_per_round: Integer > `rewind_step`, the count of optimizer steps at which a round ends.
+        rewind_step: Integer >= 0, the step whose weights each round begins with; 0 for the initial weights.
+        scope: "layer": each weight to the same sparsity; "global": magnitudes of all are compared.
+        snapshot: Path of an `.npz` file for the weights of `rewind_step`. With it a stopped run can be continued; the
+            default keeps them in memory. A run that starts anew writes it anew.
+        where: See `MaskAlgorithm`.
+
+    Raises:
+        ValueError: For any other argument; before training begins, if the model has nothing to prune, or the run to
+            continue kept no snapshot.
+
+    Example:
+
+    ```python
+    tickets = sparsity_tf.callbacks.IterativePruning(final_sparsity=0.95, rounds=10, steps_per_round=5000)
+    model.fit(data, steps_per_epoch=1000, epochs=tickets.total_steps // 1000, callbacks=[tickets])
+    ```
+    """
+
+    state_name = "iterative_pruning"
+    state_fields = ("rounds", "snapshot_taken")
+
+    def __init__(
+        self, final_sparsity, rounds, steps_per_round, rewind_step=0, scope="layer", snapshot=None, where=None
+    ):
+        super().__init__(where=where)
+        check_fraction("final_sparsity", final_sparsity)
+        check_integer("rounds", rounds, 1)
+        check_integer("rewind_step", rewind_step, 0)
+        check_integer("steps_per_round", steps_per_round, rewind_step + 1)
+        if scope not in ("layer", "global"):
+            raise ValueError(f"`scope` must be 'layer' or 'global'. Received: scope={scope!r}")
+        if snapshot is not None and not str(snapshot).endswith(".npz"):
+            raise ValueError(f"`snapshot` must be the path of an .npz file. Received: snapshot={snapshot!r}")
+        self.final_sparsity, self.rounds, self.steps_per_round = final_sparsity, rounds, steps_per_round
+        self.rewind_step, self.scope, self.snapshot = rewind_step, scope, snapshot
+        self._saved = None
+
+    @property
+    def total_steps(self):
+        """Number of steps that all rounds take, the training of the last ticket included."""
+        return self.steps_per_round + self.rounds * (self.steps_per_round - self.rewind_step)
+
+    def sparsity_after(self, round_):
+        """Sparsity after a number of rounds, a float."""
+        if round_ == self.rounds:
+            return self.final_sparsity
+        return 1 - (1 - self.final_sparsity) ** (round_ / self.rounds)
+
+    def start(self):
+        # The mask variables and the seeds of noise are no part of what is rewound.
+        masked = {id(weight.extra_variable("mask")) for weight in self.weights}
+        self._variables = [v for v in self._model.weights if id(v) not in masked]
+        if not self.recall()["snapshot_taken"]:
+            if self.count() > self.rewind_step:
+                raise ValueError(
+                    f"`rewind_step` must not come before the {self.count()} steps that the optimizer has taken: "
+                    f"compile the model anew. Received: rewind_step={self.rewind_step}"
+                )
+            self._saved = None
+            if self.count() == self.rewind_step:
+                self._take_snapshot()
+        elif self._saved is None and not (self.snapshot and os.path.exists(self.snapshot)):
+            raise ValueError(
+                "`snapshot` must name the file with the weights to rewind to: the run that is continued took them at "
+                f"step {self.rewind_step}. Received: snapshot={self.snapshot!r}"
+            )
+
+    def due(self, after, step):
+        state = self.recall() if self.weights else {"rounds": 0, "snapshot_taken": 0}
+        if not state["snapshot_taken"] and after < self.rewind_step <= step:
+            return self.rewind_step
+        if state["rounds"] < self.rounds and step >= self.steps_per_round:
+            return self.steps_per_round
+        return None
+
+    def change_masks(self, step):
+        if step == self.rewind_step:
+            self._take_snapshot()
+            return
+        round_ = int(self.recall()["rounds"]) + 1
+        self._prune(step, self.sparsity_after(round_))
+        self._rewind()
+        self.remember(rounds=round_)
+
+    def update(self, model):
+        super().update(model)
+        # The count may have gone back.
+        self._seen = self._upper_bound = self.count()
+
+    def _prune(self, step, sparsity):
+        views = self.views(step)
+        scores = [np.abs(view.value) for view in views]
+        if self.scope == "global":
+            count = masks.number_to_keep(sparsity, sum(score.size for score in scores))
+            kept = masks.highest_overall(scores, count, [view.mask for view in views])
+        else:
+            kept = [
+                masks.highest(score, masks.number_to_keep(sparsity, score.size), view.mask)
+                for score, view in zip(scores, views, strict=True)
+            ]
+        for index, (view, mask) in enumerate(zip(views, kept, strict=True)):
+            self.assign(index, mask, view.mask)
+
+    def _take_snapshot(self):
+        self._saved = [np.array(ops.convert_to_numpy(variable)) for variable in self._variables]
+        if self.snapshot:
+            unfinished = f"{self.snapshot}.unfinished.npz"
+            np.savez(unfinished, *self._saved)
+            os.replace(unfinished, self.snapshot)
+        self.remember(snapshot_taken=1)
+
+    def _rewind(self):
+        if self._saved is None:
+            with np.load(self.snapshot) as file:
+                self._saved = [file[f"arr_{index}"] for index in range(len(self._variables))]
+        for variable, value in zip(self._variables, self._saved, strict=True):
+            variable.assign(value)
+        for weight in self.weights:
+            weight.assign_mask(weight.extra_variable("mask"))
+        optimizer = optimizer_slots.inner_optimizer(self._optimizer)
+        optimizer_slots.reset_all(optimizer)
+        steps = optimizer.gradient_accumulation_steps or 1
+        optimizer._iterations.assign(keras.ops.cast(self.rewind_step * steps, optimizer._iterations.dtype))

@@ -1,0 +1,88 @@
+"""Derivatives of a compiled model's loss on one batch, for pruning before training."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def gradients(model, data, variables):
+    """dL/dw of the model's compiled loss, in training mode, on one batch.
+
+    Args:
+        model: Compiled Keras model.
+        data: Tuple (x, y) or (x, y, sample_weight).
+        variables: List of its trainable `keras.Variable`s.
+
+    Returns:
+        List of numpy arrays, the shapes of the variables.
+    """
+    return _evaluate(model, data, variables, 1.0, hessian=False)
+
+
+def hessian_gradient_products(model, data, variables, temperature=1.0):
+    """H g of the model's loss: its Hessian, over these variables, times its gradient.
+
+    Args:
+        model, data, variables: As for `gradients`.
+        temperature: The outputs are divided by this before the loss.
+
+    Returns:
+        List of numpy arrays, the shapes of the variables.
+    """
+    return _evaluate(model, data, variables, temperature, hessian=True)
+
+
+def _evaluate(model, data, variables, temperature, hessian):
+    x, y, *rest = data
+    sample_weight = rest[0] if rest else None
+    # What a forward pass in training mode moves, such as batch normalisation's averages, is put back.
+    others = [variable for variable in model.variables if not variable.trainable]
+    saved = [np.array(ops.convert_to_numpy(variable)) for variable in others]
+
+    def loss():
+        outputs = model(x, training=True)
+        if temperature != 1.0:
+            outputs = keras.tree.map_structure(lambda output: output / temperature, outputs)
+        return ops.cast(
+            model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True), "float32"
+        )
+
+    find = _tensorflow if keras.backend.backend() == "tensorflow" else _jax
+    try:
+        found = find(loss, variables, hessian, model)
+    finally:
+        for variable, value in zip(others, saved, strict=True):
+            variable.assign(value)
+    return [np.zeros(v.shape, "float32") if f is None else f for v, f in zip(variables, found, strict=True)]
+
+
+def _tensorflow(loss, variables, hessian, model):
+    import tensorflow as tf
+
+    values = [variable.value for variable in variables]
+
+    def dense(gradient):
+        return None if gradient is None else tf.cast(tf.convert_to_tensor(gradient), tf.float32)
+
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as inner:
+            value = loss()
+        first = [dense(gradient) for gradient in inner.gradient(value, values)]
+        flow = tf.add_n([tf.reduce_sum(tf.stop_gradient(g) * g) for g in first if g is not None])
+    found = [dense(gradient) for gradient in outer.gradient(flow, values)] if hessian else first
+    return [None if gradient is None else gradient.numpy() for gradient in found]
+
+
+def _jax(loss, variables, hessian, model):
+    import jax
+
+    def value_of(values):
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            return loss()
+
+    def flow_of(values):
+        first = jax.grad(value_of)(values)
+        return sum(ops.sum(jax.lax.stop_gradient(g) * g) for g in first)
+
+    values = [variable.value for variable in variables]
+    return [np.asarray(g, "float32") for g in jax.grad(flow_of if hessian else value_of)(values)]

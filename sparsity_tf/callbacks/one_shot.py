@@ -1,0 +1,112 @@
+"""Pruning at initialisation: SNIP and GraSP, which look at the loss on some data once, before training.
+
+Sources: Lee, Ajanthan and Torr, "SNIP: Single-shot network pruning based on connection sensitivity" (ICLR 2019,
+arXiv 1810.02340); Wang, Zhang and Grosse, "Picking winning tickets before training by preserving gradient flow" (ICLR
+2020, arXiv 2002.07376).
+"""
+
+import keras
+import numpy as np
+
+from sparsity_tf import distributions, masks
+from sparsity_tf.callbacks import loss_gradients
+from sparsity_tf.callbacks.dynamic import SparseFromTheStart
+
+
+class OneShotPruning(SparseFromTheStart):
+    """Base class: a subclass gives the scores, the lowest of which are pruned before the first step."""
+
+    scheduled = False
+
+    def __init__(self, sparsity=0.9, data=None, scope="global", distribution="uniform", **kwargs):
+        super().__init__(sparsity, distribution, **kwargs)
+        if scope not in ("global", "layer"):
+            raise ValueError(f"`scope` must be 'global' or 'layer'. Received: scope={scope!r}")
+        if scope == "global" and distribution != "uniform":
+            raise ValueError(
+                "`distribution` has no meaning with scope='global', which lets scores decide. "
+                f"Received: distribution={distribution!r}"
+            )
+        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+            raise ValueError(
+                "`data` must be a batch (x, y) or (x, y, sample_weight) to measure the loss on. "
+                f"Received: data of type {type(data).__name__}"
+            )
+        self.data, self.scope = tuple(data), scope
+
+    def start(self):
+        views = self.views(step=0)
+        if not all(view.mask.all() for view in views):
+            return  # Pruned before: a run that goes on.
+        sizes = [view.value.size for view in views]
+        scores = self.scores([weight.variable for weight in self.weights])
+        targets = distributions.allocate(self.weights, self.target_sparsity, self.distribution, dense=self.dense)
+        targets = [targets[weight.path] for weight in self.weights]
+        chosen = [index for index, target in enumerate(targets) if target]
+        if self.scope == "global":
+            total = sum(sizes[index] for index in chosen)
+            kept = masks.highest_overall(
+                [scores[index] for index in chosen], total - masks.number_of_zeros(self.target_sparsity, total)
+            )
+        else:
+            kept = [
+                masks.highest(scores[index], sizes[index] - masks.number_of_zeros(targets[index], sizes[index]))
+                for index in chosen
+            ]
+        for index, mask in zip(chosen, kept, strict=True):
+            self.assign(index, mask, views[index].mask)
+            self.reset_slots(index, ~mask)
+
+    def scores(self, variables):
+        """Scores of the entries of each variable, a list of arrays; the highest are kept."""
+        raise TypeError(f"{type(self).__name__} must define `scores(variables)`.")
+
+
+class SNIP(OneShotPruning):
+    """SNIP: keeps the weights to which the loss is most sensitive, |w dL/dw|, measured on one batch before training.
+
+    Args:
+        sparsity: Fraction of zeros, in [0, 1).
+        data: The batch to measure on: (x, y) or (x, y, sample_weight) arrays. Some hundreds of examples that hold every
+            class.
+        scope: "global" (the paper's: scores of all weights are compared) or "layer": each weight gets its own target,
+            as in RigL's code.
+        distribution, dense: Targets of the weights for scope "layer", and what stays dense: see `DropAndGrow`.
+        **kwargs: where, seed: see `MaskAlgorithm`.
+
+    Raises:
+        ValueError: For any other argument; before training begins, if the model has nothing to prune.
+    """
+
+    def scores(self, variables):
+        gradients = loss_gradients.gradients(self._model, self.data, variables)
+        values = [keras.ops.convert_to_numpy(variable) for variable in variables]
+        return [np.abs(value * gradient) for value, gradient in zip(values, gradients, strict=True)]
+
+
+class GraSP(OneShotPruning):
+    """GraSP: keeps the weights whose removal would weaken the gradient flow most.
+
+    The score of a weight is w (H g), g the gradient of the loss and H its Hessian (the paper's -w (H g) removes the
+    highest): the weights with the lowest w (H g) are removed. It is signed, as in the paper; RigL's deleted version
+    took the absolute value.
+
+    Args:
+        sparsity, data, scope, distribution, dense, **kwargs: See `SNIP`. The paper measures on ten examples a class.
+        temperature: Number > 0 by which the logits are divided, 200 in the paper. It needs a model whose outputs are
+            logits; 1 leaves the loss as it is compiled.
+
+    Raises:
+        ValueError: For any other argument; before training begins, if the model has nothing to prune.
+    """
+
+    def __init__(self, sparsity=0.9, data=None, scope="global", temperature=1.0, **kwargs):
+        super().__init__(sparsity, data, scope, **kwargs)
+        if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or temperature <= 0:
+            raise ValueError(f"`temperature` must be a number above 0. Received: temperature={temperature!r}")
+        self.temperature = temperature
+
+    def scores(self, variables):
+        products = loss_gradients.hessian_gradient_products(self._model, self.data, variables, self.temperature)
+        values = [keras.ops.convert_to_numpy(variable) for variable in variables]
+        return [value * product for value, product in zip(values, products, strict=True)]

@@ -1,0 +1,121 @@
+"""What an optimizer remembers of each weight: momentum, second moments; and how to forget it.
+
+Keras optimizers keep a slot as a list of variables in the order of the trainable ones. Slots are found by that form, so
+that optimizers of the user's own are served, too.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+# Names of the lists, first one that is there: SGD; Adam, AdamW, Lamb, Nadam, Lion and RMSprop; Adamax.
+_MOMENTUM = ("momentums", "_momentums", "_m")
+_VARIANCE = ("_velocities", "velocities")
+
+
+def read(variable):
+    """A variable or tensor as a numpy array, to be read only: without a copy where the backend has it in memory."""
+    value = getattr(variable, "value", variable)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # A TensorFlow variable would copy itself; its tensor does not, and keeps its content when the variable changes.
+        value = tf.convert_to_tensor(value)
+    return np.asarray(value)
+
+
+def inner_optimizer(optimizer):
+    """The optimizer that updates the weights: what a `LossScaleOptimizer` wraps, or the optimizer itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def count_steps(model):
+    """The number of optimizer steps that a compiled model has taken, an integer."""
+    # Not `int(...)` itself, which the variables of `tf.distribute` strategies refuse.
+    return int(ops.convert_to_numpy(model.optimizer.iterations))
+
+
+def _slots(optimizer, names=None):
+    """Dict name -> list of slot variables (or None), one for each trainable variable of a built optimizer."""
+    optimizer = inner_optimizer(optimizer)
+    own = {id(variable) for variable in optimizer.variables}
+    count = len(optimizer._trainable_variables)
+    slots = {}
+    for name, value in vars(optimizer).items():
+        if name == "_variables":
+            continue  # All of them, the count of steps included: of that length by chance.
+        if isinstance(value, list) and len(value) == count and (names is None or name in names):
+            if any(entry is not None for entry in value) and all(e is None or id(e) in own for e in value):
+                slots[name] = value
+    return slots
+
+
+def _slot(optimizer, names, variable):
+    found = _slots(optimizer, names)
+    index = inner_optimizer(optimizer)._get_variable_index(variable)
+    return next((found[name][index] for name in names if name in found), None)
+
+
+def check(optimizer, used, who):
+    """Raises a ValueError if a built optimizer does not keep what an algorithm reads.
+
+    Args:
+        optimizer: Built Keras optimizer.
+        used: Set of names, of which "momentum" and "variance" are looked at.
+        who: Name of the algorithm.
+    """
+    for name, slots, hint in (
+        ("momentum", _MOMENTUM, "SGD needs `momentum=0.9` or so"),
+        ("variance", _VARIANCE, "Adam keeps one"),
+    ):
+        if name in used and not _slots(optimizer, slots):
+            raise ValueError(
+                f"{who} reads the optimizer's {name}, and the optimizer keeps none ({hint}). "
+                f"Received: optimizer={type(inner_optimizer(optimizer)).__name__}"
+            )
+
+
+def momentum(optimizer, variable):
+    """The momentum of a variable as a numpy array: the buffer of SGD, m / (sqrt(v) + 1e-8) of Adam.
+
+    Keras's SGD buffer is the published one times minus the learning rate: the order and the shares are the same.
+
+    Args:
+        optimizer: Built Keras optimizer with a momentum.
+        variable: `keras.Variable` that it trains.
+
+    Returns:
+        Float array of the shape of the variable.
+    """
+    first = read(_slot(optimizer, _MOMENTUM, variable))
+    second = _slot(optimizer, _VARIANCE, variable)
+    if second is None or not isinstance(inner_optimizer(optimizer), keras.optimizers.Adam):
+        return first
+    return first / (np.sqrt(read(second)) + 1e-8)
+
+
+def variance(optimizer, variable):
+    """Adam's running mean of squared gradients as a numpy array."""
+    return read(_slot(optimizer, _VARIANCE, variable))
+
+
+def reset(optimizer, variable, where):
+    """Sets every slot of a variable to zero at some entries.
+
+    Args:
+        optimizer: Built Keras optimizer.
+        variable: `keras.Variable` that it trains.
+        where: Bool array of the variable's shape.
+    """
+    index = inner_optimizer(optimizer)._get_variable_index(variable)
+    for slot in _slots(optimizer).values():
+        if slot[index] is not None and tuple(slot[index].shape) == tuple(variable.shape):
+            slot[index].assign(ops.where(where, ops.zeros((), slot[index].dtype), slot[index]))
+
+
+def reset_all(optimizer):
+    """Sets every slot of every variable to zero, as in an optimizer that has not taken a step. Its count stays."""
+    for slot in _slots(optimizer).values():
+        for variable in slot:
+            if variable is not None:
+                variable.assign(ops.zeros(variable.shape, variable.dtype))

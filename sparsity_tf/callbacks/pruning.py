@@ -1,0 +1,197 @@
+"""Gradual pruning: sparsity rises on a schedule, and the smallest, or random, weights go (Zhu and Gupta, 2017).
+
+Source: Zhu and Gupta, "To prune, or not to prune" (arXiv 1710.01878); Gale, Elsen and Hooker, "The State of Sparsity in
+Deep Neural Networks" (arXiv 1902.09574), whose counts these are: at sparsity s a weight of n entries keeps
+floor((1 - s) n).
+"""
+
+import numpy as np
+
+from sparsity_tf import distributions, masks, schedules, structures
+from sparsity_tf.callbacks.arguments import check_fraction
+from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
+
+SCOPES = ("layer", "global")
+
+
+class GradualPruning(MaskAlgorithm):
+    """Base class of `MagnitudePruning` and `RandomPruning`: a subclass says with which scores weights are kept."""
+
+    structured = True
+    always_at_end = True
+    # What is pruned stays pruned.
+    cumulative = True
+
+    def __init__(
+        self,
+        final_sparsity=None,
+        begin_step=0,
+        end_step=None,
+        frequency=100,
+        initial_sparsity=0.0,
+        schedule="cubic",
+        distribution="uniform",
+        dense=None,
+        **kwargs,
+    ):
+        super().__init__(begin_step, end_step, frequency, **kwargs)
+        check_fraction("initial_sparsity", initial_sparsity)
+        if final_sparsity is None and isinstance(structures.get(self.structure), structures.NM):
+            final_sparsity = structures.get(self.structure).sparsity
+        check_fraction("final_sparsity", final_sparsity)
+        if initial_sparsity > final_sparsity:
+            raise ValueError(
+                "`initial_sparsity` must not exceed `final_sparsity`. "
+                f"Received: initial_sparsity={initial_sparsity}, final_sparsity={final_sparsity}"
+            )
+        if isinstance(schedule, str) and schedule not in ("cubic", "linear", "constant"):
+            raise ValueError(
+                "`schedule` must be 'cubic', 'linear', 'constant', or a schedule or other function of the step. "
+                f"Received: schedule={schedule!r}"
+            )
+        self.final_sparsity, self.initial_sparsity = final_sparsity, initial_sparsity
+        self.schedule, self.distribution, self.dense = schedule, distribution, dense
+
+    def default_end_step(self, total_steps):
+        return total_steps // 2
+
+    def start(self):
+        structures.check_sparsity("final_sparsity", self.final_sparsity, self.weights)
+        # A distribution is of the final sparsity; on the way there every weight has the same share of its own.
+        targets = distributions.allocate(self.weights, self.final_sparsity, self.distribution, dense=self.dense)
+        self.targets = [targets[weight.path] for weight in self.weights]
+        self.sparsity_at(0)
+        if any(self.targets) and all(view.mask.all() for view in self.views(step=0)):
+            self.check_not_over()
+
+    def sparsity_at(self, step):
+        """The sparsity that the schedule asks for after a step, over the weights pruned: a float in [0, 1)."""
+        if callable(self.schedule):
+            value = float(self.schedule(step))
+            check_fraction("schedule", value)
+            if value > self.final_sparsity:
+                raise ValueError(
+                    f"`schedule` must not exceed `final_sparsity`. Received: schedule({step}) = {value}, "
+                    f"final_sparsity={self.final_sparsity}"
+                )
+            return value
+        if self.schedule == "constant":
+            return self.final_sparsity
+        make = schedules.Cubic if self.schedule == "cubic" else schedules.Linear
+        return make(self.initial_sparsity, self.final_sparsity, self._first, self.last_step)(step)
+
+    def _target(self, index, step):
+        sparsity, final = self.sparsity_at(step), self.targets[index]
+        if final == self.final_sparsity:
+            return sparsity
+        return final if sparsity == self.final_sparsity else sparsity * final / self.final_sparsity
+
+    def change_masks(self, step):
+        for index, weight in enumerate(self.weights):
+            if self.targets[index]:
+                self._prune(index, weight, step)
+
+    def _prune(self, index, weight, step):
+        view, sparsity = self.view(index, step), self._target(index, step)
+        structure = structures.get(weight.technique.structure)
+        among = view.mask if self.cumulative else None
+        mask = structure.keep_highest(self.scores(view), sparsity, among, view.filter_axes)
+        self.assign(index, mask, view.mask)
+
+    def scores(self, view):
+        """Scores of the entries of a weight: those with the lowest are pruned."""
+        raise TypeError(f"{type(self).__name__} must define `scores(view)`.")
+
+
+class MagnitudePruning(GradualPruning):
+    """Prunes the weights of the smallest magnitude, on a schedule that rises to the final sparsity.
+
+    After the steps `begin_step`, `begin_step + frequency`, ..., and after `end_step` itself (so that the final sparsity
+    is always reached), each weight of n entries keeps its floor((1 - s(t)) n) largest; what is pruned stays pruned.
+    With ties the lower index is kept.
+
+    **Per epoch, as STR's GMP** (Kusupati et al. 2020): `frequency="epoch"` with steps S an epoch,
+    `begin_step=e0 * S`, `end_step=(e1 + 1) * S` gives its c(e) = p (1 - (1 - (e - e0) / T)^3) before epoch e; unlike
+    it, p itself is reached, at the end of epoch e1.
+
+    Args:
+        final_sparsity: Fraction of zeros at the end, in [0, 1). With an N:M structure it is 1 - N/M and may be left
+            out.
+        begin_step: Integer >= 0, step after which pruning begins.
+        end_step: Integer > `begin_step`, step after which the final sparsity holds; default: half of the training.
+        frequency: Integer >= 1, steps between updates, or "epoch".
+        initial_sparsity: Sparsity at `begin_step`.
+        schedule: "cubic" (the paper's), "linear", "constant" (all at once), or a schedule or other function from the
+            step to a sparsity.
+        distribution: What the final sparsity means for each weight: "uniform", "erk", a dict, a CSV file, ...
+            (`sparsity_tf.distributions.allocate`). On the way every weight has the same share of its own target.
+        dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`).
+        scope: "layer", or "global": magnitudes of all weights are compared with each other, and
+            floor((1 - s) n) of all entries live. Then there are no targets of single weights.
+        where, structure, seed: Keywords, see `MaskAlgorithm`.
+
+    Raises:
+        ValueError: For any other argument; before training begins, if the model has nothing to prune.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    pruning = sparsity_tf.callbacks.MagnitudePruning(final_sparsity=0.9, begin_step=1000, end_step=8000)
+    model.fit(x, y, callbacks=[pruning])
+    ```
+    """
+
+    def __init__(self, final_sparsity=None, begin_step=0, end_step=None, frequency=100, scope="layer", **kwargs):
+        super().__init__(final_sparsity, begin_step, end_step, frequency, **kwargs)
+        if scope not in SCOPES:
+            raise ValueError(f"`scope` must be one of {SCOPES}. Received: scope={scope!r}")
+        if scope == "global" and self.distribution != "uniform":
+            raise ValueError(
+                "`distribution` has no meaning with scope='global', which lets magnitudes decide. "
+                f"Received: distribution={self.distribution!r}"
+            )
+        self.scope = scope
+
+    def scores(self, view):
+        return np.abs(view.value)
+
+    def change_masks(self, step):
+        if self.scope == "layer":
+            super().change_masks(step)
+            return
+        chosen = [index for index, target in enumerate(self.targets) if target]
+        views = [self.view(index, step) for index in chosen]
+        kinds = [structures.get(self.weights[index].technique.structure) for index in chosen]
+        scores = [kind.reduce(self.scores(view), view.filter_axes) for kind, view in zip(kinds, views, strict=True)]
+        alive = [kind.reduce(view.mask, view.filter_axes) > 0 for kind, view in zip(kinds, views, strict=True)]
+        count = masks.number_to_keep(self.sparsity_at(step), sum(score.size for score in scores))
+        count = min(count, sum(int(np.count_nonzero(mask)) for mask in alive))
+        kept = masks.highest_overall(scores, count, alive)
+        for index, view, kind, groups in zip(chosen, views, kinds, kept, strict=True):
+            self.assign(index, kind.expand(groups, view.value.shape, view.filter_axes), view.mask)
+
+
+class RandomPruning(GradualPruning):
+    """Prunes random weights, on a schedule: the control experiment of magnitude pruning.
+
+    Counts are those of `MagnitudePruning`. Cumulative: what is pruned stays pruned, and those that go are drawn
+    uniformly from those left. (The published code of *State of Sparsity* names a random method but prunes by magnitude,
+    and a sibling's rule brings pruned weights back: neither is copied.)
+
+    Args:
+        cumulative: Bool; `False` draws a new mask of the same count at every update, over all entries.
+        final_sparsity, begin_step, end_step, frequency, initial_sparsity, schedule, distribution, dense, where,
+            structure, seed: See `MagnitudePruning`. N:M structures draw their entries in each group.
+
+    Raises:
+        ValueError: As `MagnitudePruning`.
+    """
+
+    def __init__(self, final_sparsity=None, begin_step=0, end_step=None, frequency=100, cumulative=True, **kwargs):
+        super().__init__(final_sparsity, begin_step, end_step, frequency, **kwargs)
+        self.cumulative = cumulative
+
+    def scores(self, view):
+        # Live entries have the higher scores, so that N:M groups, too, keep them.
+        return view.rng.random(view.value.shape, dtype=np.float32) + (view.mask if self.cumulative else 0)

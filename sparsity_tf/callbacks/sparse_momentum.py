@@ -1,0 +1,181 @@
+"""Sparse momentum: sparse networks from scratch (Dettmers and Zettlemoyer, 2019, arXiv 1907.04840).
+
+Once an epoch: prune small weights, decide by the mean momentum of its live weights how many each layer may get back,
+and grow the ones whose momentum is largest. The count of live weights is held by a correction term rather than exactly,
+as published; what the public program gets wrong (empty layers, negative quotas, quotas that never settle) is mended.
+"""
+
+import math
+
+import numpy as np
+
+from sparsity_tf import masks
+from sparsity_tf.callbacks import criteria
+from sparsity_tf.callbacks.dynamic import DropAndGrow
+
+
+class SparseMomentum(DropAndGrow):
+    """Sparse momentum, with all modes of its public program.
+
+    At an update, with r the drop fraction of the step, N, n and z a weight's entries, live and masked ones, L weights:
+
+    1. shares v: the redistribution statistic, divided by its sum;
+    2. rate p = r; but min(z / N, r) for a weight less than 20 % sparse whose share is above 1 / L;
+    3. the ceil(p n) live entries with the lowest drop scores go, K in all;
+    4. quotas g = ceil(v (K + a)), at most 0.99 (z + ceil(p n)), what exceeds that going to the others in equal parts;
+    5. each weight grows its floor(g) masked entries with the highest grow scores;
+    6. correction, B the count of live weights at the start and d what is missing to it now:
+       a <- a / 4 + 3 d / 4 + (mean of all d so far).
+
+    An entry that is dropped and grown in one update keeps its value; others start at zero. The optimizer's momentum is
+    never reset: gradients of masked weights are dense, so that a grown weight starts with the momentum it has gathered.
+
+    Args:
+        sparsity: Fraction of zeros, in [0, 1), over the weights together.
+        distribution: Initial masks: "uniform" (the program's "constant") or "by_size" ("linear"), or any other of
+            `sparsity_tf.distributions.allocate`. Counts are exact, not drawn.
+        drop: "magnitude"; "signed_magnitude" or "SET" (canonical; the program's are defective); "global_magnitude"
+            (the exact smallest ceil(r B) of all; the program searches a threshold); "threshold" (|w| at most a common
+            threshold, which starts at 0.001 and doubles or halves when 2 % less or more than ceil(r B) went);
+            "magnitude_variance" (Adam); or a function.
+        grow: "momentum", "random", "momentum_neuron", "global_momentum", or a function.
+        redistribution: "momentum", "magnitude", "nonzeros", "none" (by size), "variance" (Adam), or a function.
+        drop_fraction: The paper's prune rate, 0.5; or a schedule or other function of the step.
+        decay: "cosine" (to 0.005 at the end of training), "linear" (to 0) or "constant".
+        frequency: Steps between updates; default "epoch".
+        **kwargs: dense, begin_step, end_step (by default the last update comes before the last step), where, seed: see
+            `DropAndGrow`.
+
+    Raises:
+        ValueError: For any other argument; before training begins, if the model has nothing to prune or the optimizer
+            has no momentum.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=100, callbacks=[sparsity_tf.callbacks.SparseMomentum(sparsity=0.95)])
+    ```
+    """
+
+    state_name = "sparse_momentum"
+    state_fields = ("baseline", "adjustment", "sum_of_errors", "updates", "threshold")
+
+    def __init__(
+        self,
+        sparsity=0.95,
+        distribution="uniform",
+        drop="magnitude",
+        grow="momentum",
+        redistribution="momentum",
+        drop_fraction=0.5,
+        decay="cosine",
+        frequency="epoch",
+        **kwargs,
+    ):
+        self.by_threshold = isinstance(drop, str) and drop == "threshold"
+        super().__init__(
+            sparsity,
+            distribution,
+            "magnitude" if self.by_threshold else drop,
+            grow,
+            redistribution,
+            drop_fraction,
+            decay,
+            frequency=frequency,
+            **kwargs,
+        )
+        self.floor = 0.005 if decay == "cosine" else 0.0
+
+    def default_end_step(self, total_steps):
+        return total_steps - 1
+
+    @property
+    def decay_end(self):
+        return self._total_steps or self.last_step
+
+    def start(self):
+        drawn = all(view.mask.all() for view in self.views(step=0))
+        super().start()
+        if not self.has_state():
+            size = sum(weight.size for weight in self.weights)
+            wanted = size - masks.number_of_zeros(self.target_sparsity, size)
+            active = sum(self.active_counts())
+            # A distribution that leaves some of the budget over gets it back in time.
+            self.remember(baseline=wanted if drawn else active, threshold=0.001)
+
+    def change_masks(self, step):
+        rate, state = self.drop_fraction_at(step), self.recall()
+        views = self.views(step, rate)
+        shares = _normalise([float(self.redistribution(view)) for view in views])
+        rates = [_rate(view, share, rate, len(views)) for view, share in zip(views, shares, strict=True)]
+        counts = [math.ceil(p * view.active) for p, view in zip(rates, views, strict=True)]
+        kept = self._drop(views, counts, rate, state)
+        lost = sum(view.active - int(np.count_nonzero(mask)) for view, mask in zip(views, kept, strict=True))
+        limits = [0.99 * (view.mask.size - view.active + count) for view, count in zip(views, counts, strict=True)]
+        quotas = share_quotas(lost + state["adjustment"], shares, limits)
+        free = [mask.size - int(np.count_nonzero(mask)) for mask in kept]
+        self.grow_weights(views, kept, [min(math.floor(g), n) for g, n in zip(quotas, free, strict=True)])
+        error = state["baseline"] - sum(self.active_counts())
+        total, updates = state["sum_of_errors"] + error, state["updates"] + 1
+        self.remember(
+            adjustment=0.25 * state["adjustment"] + 0.75 * error + total / updates,
+            sum_of_errors=total,
+            updates=updates,
+        )
+
+    def _drop(self, views, counts, rate, state):
+        if self.by_threshold:
+            kept = [view.mask & (np.abs(view.value) > state["threshold"]) for view in views]
+            lost = sum(view.active - int(np.count_nonzero(mask)) for view, mask in zip(views, kept, strict=True))
+            expected = math.ceil(rate * state["baseline"])
+            factor = 2.0 if lost < 0.98 * expected else 0.5 if lost > 1.02 * expected else 1.0
+            self.remember(threshold=state["threshold"] * factor)
+            return kept
+        overall = getattr(self.drop, "overall", False)
+        if overall:
+            active = [view.active for view in views]
+            counts = [min(math.ceil(rate * state["baseline"]), sum(active))]
+        scores = [self._scores(self.drop, view) for view in views]
+        return criteria.lowest_live(views, scores, counts, overall)
+
+    def reset_grown_slots(self, index, where):
+        """Nothing: momentum is never reset."""
+
+
+def share_quotas(total, shares, limits):
+    """How many weights each layer may grow: ceil(share * total), with what exceeds a limit spread over all equally.
+
+    Args:
+        total: Number to grow in all, may be fractional; below zero counts as zero.
+        shares: Sequence of numbers >= 0 with the sum 1.
+        limits: Sequence of numbers >= 0.
+
+    Returns:
+        List of floats, none above its limit: their floors are what grows. Spreading ends when less than one weight is
+        left over, or every layer is full.
+    """
+    # Rounding errors of float32 statistics must not make a whole weight.
+    quotas = np.ceil(np.asarray(shares) * max(total, 0.0) * (1 - 1e-6))
+    limits = np.asarray(limits, np.float64)
+    while True:
+        excess = np.maximum(quotas - limits, 0).sum()
+        quotas = np.minimum(quotas, limits)
+        if excess < 1 or (quotas >= limits).all():
+            return quotas.tolist()
+        quotas = quotas + excess / len(quotas)
+
+
+def _normalise(statistics):
+    statistics = np.asarray(statistics, np.float64)
+    if not np.isfinite(statistics).all() or (statistics < 0).any():
+        raise ValueError(f"`redistribution` must give numbers >= 0. Received: {statistics.tolist()}")
+    total = statistics.sum()
+    return statistics / total if total > 0 else np.full(len(statistics), 1 / len(statistics))
+
+
+def _rate(view, share, rate, count):
+    """A weight that is nearly dense and favoured loses no more than it has room to grow again."""
+    sparsity = 1 - view.active / view.mask.size
+    return min(sparsity, rate) if sparsity < 0.2 and share > 1 / count else rate

@@ -1,0 +1,207 @@
+"""Writes down how sparse a model is while it trains: TensorBoard scalars, a CSV file, tables."""
+
+import csv
+import os
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsity_tf.callbacks import after_step
+from sparsity_tf.callbacks.arguments import check_integer
+from sparsity_tf.layers import get_sparse_weights
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "weight",
+    "size",
+    "nonzeros",
+    "sparsity",
+    "threshold",
+    "drop_fraction",
+    "dropped",
+    "grown",
+    "mask_change",
+)
+_TOTAL = "total"
+
+
+class SparsityMonitor(keras.callbacks.Callback):
+    """Records the sparsity of every sparse weight, of any technique.
+
+    Each record has one row a weight and one in total: its entries, non-zeros and sparsity; the technique's threshold
+    (the mean, where there are several) or that of the algorithm; the algorithm's drop fraction; how many entries
+    algorithms dropped and grew since the last record; and the share of entries whose mask differs from the last
+    record's. What does not apply stays empty. It may stand anywhere among the callbacks.
+
+    Args:
+        csv_path: Path of a CSV file with the columns `COLUMNS`. A resumed run (`initial_epoch`, `BackupAndRestore`)
+            is appended to what it holds of earlier steps.
+        log_dir: Folder for TensorBoard: `sparsity/<weight>`, `threshold/<weight>`, ... over the optimizer's step.
+        every: "epoch", or an integer >= 1: steps between records.
+        verbose: 1 prints `sparsity_table(model)` when training ends, 2 after every record.
+
+    Raises:
+        ValueError: For any other argument, or at the start of training, if the model has no sparse weights.
+    """
+
+    def __init__(self, csv_path=None, log_dir=None, every="epoch", verbose=0):
+        super().__init__()
+        if every != "epoch":
+            check_integer("every", every, 1)
+        if verbose not in (0, 1, 2):
+            raise ValueError(f"`verbose` must be 0, 1 or 2. Received: verbose={verbose!r}")
+        self.csv_path, self.log_dir, self.every, self.verbose = csv_path, log_dir, every, verbose
+        # All records of this run: list of dicts by column.
+        self.rows = []
+        self._writer, self._masks, self._moved, self._epoch = None, {}, {}, 0
+        self._steps_seen = self._recorded_at = 0
+        self._started = False
+
+    def on_train_begin(self, logs=None):
+        self._started = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Only now do all algorithms have their first masks, and a model to continue is restored.
+        if not self._started:
+            self._start()
+            self._started = True
+
+    def _start(self):
+        self.rows, self._writer, self._moved = [], None, {}
+        weights = get_sparse_weights(self.model)
+        if not weights:
+            raise ValueError(
+                "SparsityMonitor needs a model with sparse layers; `sparsity_tf.sparsify` makes them. "
+                f"Received: model={self.model.name!r}"
+            )
+        self._masks = {weight.path: ops.convert_to_numpy(weight.mask()) for weight in weights}
+        self._steps_seen = self._recorded_at = self._step()
+        if self.csv_path:
+            self._open_csv()
+        if self.log_dir:
+            import tensorflow as tf
+
+            self._writer = tf.summary.create_file_writer(os.fspath(self.log_dir))
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.every == "epoch":
+            return
+        # An upper bound of the optimizer's count, which is asked for only then: reading it waits for the device.
+        self._steps_seen += self.model.steps_per_execution
+        if self._steps_seen - self._recorded_at >= self.every:
+            self._steps_seen = self._step()
+            if self._steps_seen - self._recorded_at >= self.every:
+                self.record()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.every == "epoch":
+            self.record()
+
+    def on_train_end(self, logs=None):
+        if self._writer is not None:
+            self._writer.close()
+        if self.verbose == 1:
+            self._print()
+
+    def record(self):
+        """Records the model as it is now.
+
+        Returns:
+            The rows, a list of dicts by column.
+        """
+        step, algorithms = self._step(), after_step.algorithms(self.model)
+        self._steps_seen = self._recorded_at = step
+        rows = [self._row(weight, step, algorithms) for weight in get_sparse_weights(self.model)]
+        rows.append(self._total(rows, step))
+        self.rows.extend(rows)
+        if self.csv_path:
+            with open(self.csv_path, "a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, COLUMNS).writerows(rows)
+        if self._writer is not None:
+            self._write_scalars(rows, step)
+        if self.verbose == 2:
+            self._print()
+        return rows
+
+    def _row(self, weight, step, algorithms):
+        value, mask = ops.convert_to_numpy(weight.value()), ops.convert_to_numpy(weight.mask())
+        nonzeros = int(np.count_nonzero(value))
+        before = self._masks.get(weight.path, mask)
+        self._masks[weight.path] = mask
+        row = {
+            "epoch": self._epoch,
+            "step": step,
+            "weight": weight.path,
+            "size": weight.size,
+            "nonzeros": nonzeros,
+            "sparsity": 1 - nonzeros / weight.size if weight.size else 0.0,
+            "mask_change": float(np.mean(before != mask)) if mask.size else 0.0,
+        }
+        threshold = weight.threshold()
+        if threshold is not None:
+            row["threshold"] = float(np.mean(threshold))
+        for algorithm in algorithms:
+            if weight.path in algorithm.dropped:
+                row.update(self._of_algorithm(algorithm, weight.path, step))
+        return row
+
+    def _of_algorithm(self, algorithm, path, step):
+        dropped, grown = algorithm.dropped[path], algorithm.grown[path]
+        dropped_before, grown_before = self._moved.get((id(algorithm), path), (0, 0))
+        self._moved[id(algorithm), path] = dropped, grown
+        row = {"dropped": dropped - dropped_before, "grown": grown - grown_before}
+        if hasattr(algorithm, "drop_fraction_at"):
+            row["drop_fraction"] = algorithm.drop_fraction_at(step)
+        if "threshold" in algorithm.state_fields:
+            row["threshold"] = algorithm.recall()["threshold"]
+        return row
+
+    def _total(self, rows, step):
+        size, nonzeros = sum(row["size"] for row in rows), sum(row["nonzeros"] for row in rows)
+        total = {
+            "epoch": self._epoch,
+            "step": step,
+            "weight": _TOTAL,
+            "size": size,
+            "nonzeros": nonzeros,
+            "sparsity": 1 - nonzeros / size if size else 0.0,
+            "mask_change": sum(row["mask_change"] * row["size"] for row in rows) / size if size else 0.0,
+        }
+        for name in ("dropped", "grown"):
+            if any(name in row for row in rows):
+                total[name] = sum(row.get(name, 0) for row in rows)
+        return total
+
+    def _open_csv(self):
+        kept, step = [], self._step()
+        if step and os.path.exists(self.csv_path):
+            with open(self.csv_path, newline="", encoding="utf-8") as file:
+                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        with open(self.csv_path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(kept)
+
+    def _write_scalars(self, rows, step):
+        import tensorflow as tf
+
+        with self._writer.as_default(step=step):
+            for row in rows:
+                for name in COLUMNS[5:]:
+                    if name in row:
+                        tf.summary.scalar(f"{name}/{row['weight']}", row[name])
+        self._writer.flush()
+
+    def _print(self):
+        from sparsity_tf import inspection
+
+        print(f"\n{inspection.sparsity_table(self.model)}")
+
+    def _step(self):
+        optimizer = getattr(self.model, "optimizer", None)
+        return 0 if optimizer is None else int(ops.convert_to_numpy(optimizer.iterations))

@@ -1,0 +1,84 @@
+"""Takes the masks of one model, or of a file, into another: scratch experiments and lottery tickets."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsity_tf.layers import get_sparse_weights
+
+
+def load_masks(model, source):
+    """Sets the masks of a model's masked layers to those of another model or of a checkpoint.
+
+    Weights outside the new masks become exactly zero; those inside stay as they are. (For a lottery ticket load the
+    initial weights first, for a scratch experiment draw new ones: `sparsity_tf.initializers.reinitialize`.)
+
+    Args:
+        model: Built Keras model with masked layers (`sparsify(model, "masked")`).
+        source: A Keras model with sparse layers of any technique, of which the entries alive at inference are taken;
+            or the path of a checkpoint that holds masks: `.keras`, `.weights.h5`, a SavedModel or a TensorFlow
+            checkpoint, those of *State of Sparsity* included. Masks are matched by the weights' paths where all of
+            them are found, else by their order, if number and shapes agree.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: The model has no masked layers, the source no masks, or the two do not fit. Nothing is changed then.
+    """
+    weights = [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked"]
+    if not weights:
+        raise ValueError(
+            f"`model` must have masked layers; `sparsify(model, 'masked')` makes them. Received: model={model.name!r}"
+        )
+    found = _of_model(source) if isinstance(source, keras.layers.Layer) else _of_checkpoint(source)
+    if not found:
+        raise ValueError(f"`source` holds no masks. Received: source={source!r}")
+    chosen = _match(weights, found, source)
+    for weight, mask in zip(weights, chosen, strict=True):
+        weight.assign_mask(mask)
+    return model
+
+
+def _of_model(model):
+    return {weight.path: ops.convert_to_numpy(weight.mask()) for weight in get_sparse_weights(model)}
+
+
+def _of_checkpoint(path):
+    """Masks by the path of the weight they belong to: the mask's own, with the name of the weight in its place."""
+    from sparsity_tf.checkpoints import open_checkpoint
+
+    found = {}
+    with open_checkpoint(path) as checkpoint:
+        for name in checkpoint.names():
+            aliases = [alias for alias in checkpoint.aliases(name) if alias.endswith("mask")]
+            if aliases:
+                # The longest: a path made of layer names rather than of positions.
+                found[max(aliases, key=len)] = checkpoint.tensor(name) != 0
+    return found
+
+
+def _match(weights, found, source):
+    by_path = [_named(weight, found) for weight in weights]
+    if all(mask is not None for mask in by_path):
+        chosen = by_path
+    elif len(found) == len(weights):
+        chosen = list(found.values())
+    else:
+        raise ValueError(
+            f"`source` holds {len(found)} masks ({', '.join(list(found)[:6])}, ...), which fit the model's "
+            f"{len(weights)} masked weights ({', '.join(weight.path for weight in weights[:6])}, ...) neither by name "
+            f"nor by number. Received: source={source!r}"
+        )
+    for weight, mask in zip(weights, chosen, strict=True):
+        if tuple(np.shape(mask)) != weight.shape:
+            raise ValueError(
+                f"`source` has a mask of shape {tuple(np.shape(mask))} for {weight.path!r} of shape {weight.shape}. "
+                f"Received: source={source!r}"
+            )
+    return chosen
+
+
+def _named(weight, found):
+    own = weight.extra_variable("mask").path
+    return next((mask for path, mask in found.items() if path in (weight.path, own)), None)

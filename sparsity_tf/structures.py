@@ -1,0 +1,212 @@
+"""Structures: which entries of a weight live and die together.
+
+A structure is written as a string, so that it prints, compares and saves with a layer's config:
+
+* `None`: every entry by itself;
+* `"2:4"`: N:M sparsity. Of each M consecutive entries along the input axis at least M - N are zero;
+* `"4x1"`: blocks of that shape over the last axes of the kernel (input x output units);
+* `"filter"`: whole output units: columns of a dense kernel, filters of a convolution.
+
+A group's score is the mean of the scores of its entries; blocks at an edge may be smaller. Counts are of groups:
+floor((1 - sparsity) * groups) of them live.
+"""
+
+import math
+import re
+
+import numpy as np
+
+from sparsity_tf import masks
+
+
+def get(structure):
+    """Turns what a user may write into a structure.
+
+    Args:
+        structure: `None`, "N:M" with 1 <= N < M, "AxB..." with positive sizes, "filter", or a structure.
+
+    Returns:
+        An `Elements`, `NM`, `Blocks` or `Filters`.
+
+    Raises:
+        ValueError: Anything else.
+    """
+    if isinstance(structure, Elements):
+        return structure
+    if structure is None:
+        return Elements()
+    if structure == "filter":
+        return Filters()
+    if isinstance(structure, str):
+        if found := re.fullmatch(r"(\d+):(\d+)", structure):
+            return NM(int(found[1]), int(found[2]))
+        if re.fullmatch(r"\d+(x\d+)*", structure):
+            return Blocks(tuple(int(size) for size in structure.split("x")))
+    raise ValueError(
+        f"`structure` must be None, 'N:M' such as '2:4', a block such as '4x1', or 'filter'. "
+        f"Received: structure={structure!r}"
+    )
+
+
+class Elements:
+    """Every entry is a group of its own."""
+
+    spec = None
+
+    def reduce(self, scores, filter_axes=(-1,)):
+        """Scores of the groups: an array of any shape, one entry a group."""
+        return scores
+
+    def expand(self, groups, shape, filter_axes=(-1,)):
+        """The inverse for masks: every entry gets its group's bit."""
+        return np.asarray(groups).reshape(shape)
+
+    def keep_highest(self, scores, sparsity, among=None, filter_axes=(-1,)):
+        """The mask of the groups with the highest scores.
+
+        Args:
+            scores: Float array, the shape of the weight.
+            sparsity: Fraction of groups that are zero.
+            among: Bool array of the same shape, the present mask: groups alive in it go before all others.
+            filter_axes: Axes of the kernel that index output units.
+
+        Returns:
+            Bool array with exactly floor((1 - sparsity) * groups) groups alive.
+        """
+        group_scores = self.reduce(scores, filter_axes)
+        count = masks.number_to_keep(sparsity, group_scores.size)
+        chosen = keep(group_scores, count, None if among is None else self.reduce(among, filter_axes) > 0)
+        return self.expand(chosen, scores.shape, filter_axes)
+
+
+def keep(scores, count, alive=None):
+    """The `count` highest scores; entries that are alive go before all others, whatever their scores."""
+    if alive is None:
+        return masks.highest(scores, count)
+    missing = count - int(np.count_nonzero(alive))
+    if missing <= 0:
+        return masks.highest(scores, count, alive)
+    return np.logical_or(alive, masks.highest(scores, missing, ~np.asarray(alive)))
+
+
+class Blocks(Elements):
+    """Blocks of a shape, aligned to the last axes: (4, 1) is four inputs of one output unit.
+
+    Args:
+        shape: Tuple of positive integers.
+    """
+
+    def __init__(self, shape):
+        if not shape or any(size < 1 for size in shape):
+            raise ValueError(f"`structure`: the sizes of a block must be positive. Received: {shape}")
+        self.shape = tuple(shape)
+        self.spec = "x".join(str(size) for size in shape)
+
+    def _axes(self, shape):
+        """(block size of every axis, number of blocks of every axis)."""
+        if len(self.shape) > len(shape):
+            raise ValueError(
+                f"`structure`: a block of {len(self.shape)} axes does not fit a weight of shape {shape}. "
+                f"Received: structure={self.spec!r}"
+            )
+        sizes = (1,) * (len(shape) - len(self.shape)) + self.shape
+        return sizes, [math.ceil(length / size) for length, size in zip(shape, sizes, strict=True)]
+
+    def reduce(self, scores, filter_axes=(-1,)):
+        sums, counts = np.asarray(scores, "float64"), np.ones(np.shape(scores))
+        for axis, size in enumerate(self._axes(np.shape(scores))[0]):
+            starts = np.arange(0, sums.shape[axis], size)
+            sums, counts = np.add.reduceat(sums, starts, axis), np.add.reduceat(counts, starts, axis)
+        return sums / counts
+
+    def expand(self, groups, shape, filter_axes=(-1,)):
+        sizes, counts = self._axes(shape)
+        mask = np.asarray(groups).reshape(counts)
+        for axis, size in enumerate(sizes):
+            mask = np.repeat(mask, size, axis)
+        return mask[tuple(slice(length) for length in shape)]
+
+
+class Filters(Elements):
+    """Whole output units."""
+
+    spec = "filter"
+
+    def reduce(self, scores, filter_axes=(-1,)):
+        inputs = self._input_axes(np.ndim(scores), filter_axes)
+        return np.mean(np.asarray(scores, "float64"), axis=inputs) if inputs else scores
+
+    def expand(self, groups, shape, filter_axes=(-1,)):
+        inputs = self._input_axes(len(shape), filter_axes)
+        return np.broadcast_to(np.expand_dims(groups, inputs), shape).copy()
+
+    def _input_axes(self, rank, filter_axes):
+        outputs = {axis % rank for axis in filter_axes}
+        return tuple(axis for axis in range(rank) if axis not in outputs)
+
+
+class NM(Elements):
+    """N:M sparsity: of each M consecutive entries along the input axis at most N live.
+
+    The input axis is the last one that does not index output units. While a schedule ramps up, each group keeps
+    max(N, ceil((1 - sparsity) M)) entries. The last group is shorter where M does not divide the axis; it keeps as many
+    as a full one, if it has them.
+
+    Args:
+        n: Number of entries that live, >= 1.
+        m: Size of a group, > n.
+    """
+
+    def __init__(self, n, m):
+        if not 1 <= n < m:
+            raise ValueError(f"`structure`: N:M needs 1 <= N < M. Received: structure='{n}:{m}'")
+        self.n, self.m = n, m
+        self.spec = f"{n}:{m}"
+
+    @property
+    def sparsity(self):
+        """Fraction of zeros of the full pattern, 1 - N / M."""
+        return 1 - self.n / self.m
+
+    def reduce(self, scores, filter_axes=(-1,)):
+        raise ValueError(f"Structure {self.spec!r} fixes the count of every group: it has no common ranking of groups.")
+
+    def keep_highest(self, scores, sparsity, among=None, filter_axes=(-1,)):
+        scores = np.asarray(scores, "float64")
+        if np.isnan(scores).any():
+            raise ValueError(
+                f"`scores` must not hold NaN. Received: {np.isnan(scores).sum()} NaN of {scores.size} scores"
+            )
+        outputs = {axis % scores.ndim for axis in filter_axes}
+        axis = max((axis for axis in range(scores.ndim) if axis not in outputs), default=scores.ndim - 1)
+        length = scores.shape[axis]
+
+        def in_groups(array, filler):
+            rows = np.moveaxis(array, axis, -1)
+            padding = [(0, 0)] * (rows.ndim - 1) + [(0, -length % self.m)]
+            return np.pad(rows, padding, constant_values=filler)
+
+        padded = in_groups(scores, -np.inf)
+        groups = padded.reshape(padded.size // self.m, self.m)
+        dead = np.zeros(groups.shape, bool) if among is None else in_groups(~among, True).reshape(groups.shape)
+        count = max(self.n, self.m - masks.number_of_zeros(sparsity, self.m))
+        chosen = np.zeros(groups.shape, bool)
+        # Stable: among equal scores the lower index wins.
+        np.put_along_axis(chosen, np.lexsort((-groups, dead), axis=1)[:, :count], True, axis=1)
+        return np.moveaxis(chosen.reshape(padded.shape)[..., :length], -1, axis)
+
+
+def check_sparsity(name, sparsity, weights):
+    """Raises a ValueError that names the argument unless a sparsity is the one that N:M structures fix.
+
+    Args:
+        name: Name of the argument.
+        sparsity: Its value, a float.
+        weights: List of masked `SparseWeight`.
+    """
+    for weight in weights:
+        structure = get(weight.technique.structure)
+        if isinstance(structure, NM) and abs(structure.sparsity - sparsity) > 1e-9:
+            raise ValueError(
+                f"`{name}` must be {structure.sparsity} with structure {structure.spec!r}. Received: {name}={sparsity}"
+            )

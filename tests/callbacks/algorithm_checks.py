@@ -1,0 +1,436 @@
+"""What every algorithm that changes masks must pass, and the list of them: a new one is one line in `CASES`.
+
+What an algorithm promises: exact counts after every update, masked weights that are exactly zero after every optimizer
+step and in every file whatever the order of the callbacks, nothing outside [begin, end], no retracing, a resumed run
+equal to the bit, the same masks for the same seed, and a model that is as before when it ends.
+"""
+
+import dataclasses
+import typing
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsity_tf import callbacks, layers, masks, to_dense
+from sparsity_tf.layers import get_sparse_weights
+
+RNG = np.random.default_rng(7)
+BATCH, STEPS_PER_EPOCH, EPOCHS, STEPS = 8, 6, 2, 12
+# Every batch is the same, so that a run which stops inside an epoch can be continued with that epoch's first batch.
+X = RNG.normal(size=(BATCH, 12)).astype("float32")
+Y = RNG.normal(size=(BATCH, 5)).astype("float32")
+BEGIN, END, FREQUENCY = 2, 8, 2
+# When masks may change: after these steps.
+UPDATES = (2, 4, 6, 8)
+WINDOW = dict(begin_step=BEGIN, end_step=END, frequency=FREQUENCY)
+
+
+def data():
+    """Inputs and targets of an epoch."""
+    return np.tile(X, (STEPS_PER_EPOCH, 1)), np.tile(Y, (STEPS_PER_EPOCH, 1))
+
+
+def sgd():
+    return keras.optimizers.SGD(0.1, momentum=0.9)
+
+
+def adam():
+    return keras.optimizers.Adam(0.01)
+
+
+# Counts that algorithms promise: functions of (algorithm, sizes, counts now, step).
+
+
+def each_is(sparsity):
+    """Of each weight's n entries floor(s n) are zero."""
+    return lambda algorithm, sizes, counts, step: [n - masks.number_of_zeros(sparsity, n) for n in sizes] == counts
+
+
+def total_is(sparsity):
+    """Of all n entries floor(s n) of each weight are zero, wherever they are."""
+    return lambda algorithm, sizes, counts, step: (
+        sum(n - masks.number_of_zeros(sparsity, n) for n in sizes) == sum(counts)
+    )
+
+
+def all_together(sparsity):
+    """Of the n entries of all weights floor(s n) are zero."""
+    return lambda algorithm, sizes, counts, step: (
+        sum(sizes) - masks.number_of_zeros(sparsity, sum(sizes)) == sum(counts)
+    )
+
+
+def reached(step):
+    """The last update at or before a step, or `None`."""
+    return max((update for update in UPDATES if update <= step), default=None)
+
+
+def on_schedule(algorithm, sizes, counts, step):
+    """Each weight keeps floor((1 - s(t)) n) from the update at t on."""
+    update = reached(step)
+    sparsity = 0.0 if update is None else algorithm.sparsity_at(update)
+    return [masks.number_to_keep(sparsity, n) for n in sizes] == counts
+
+
+def all_on_schedule(algorithm, sizes, counts, step):
+    """All weights together keep floor((1 - s(t)) n)."""
+    update = reached(step)
+    sparsity = 0.0 if update is None else algorithm.sparsity_at(update)
+    return masks.number_to_keep(sparsity, sum(sizes)) == sum(counts)
+
+
+def in_rounds(algorithm, sizes, counts, step):
+    """Each weight keeps floor((1 - s) n), s the sparsity after the rounds done."""
+    sparsity = algorithm.sparsity_after(int(algorithm.recall()["rounds"]))
+    return [masks.number_to_keep(sparsity, n) for n in sizes] == counts
+
+
+def near_the_budget(algorithm, sizes, counts, step):
+    """Sparse momentum holds its budget by a correction: within a few weights."""
+    return abs(sum(counts) - algorithm.recall()["baseline"]) <= 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An algorithm, the counts it promises, an optimizer, and whether the seed matters and masks move."""
+
+    make: typing.Callable
+    counts: typing.Callable
+    optimizer: typing.Callable = sgd
+    seeded: bool = True
+    moves: bool = True
+
+
+def gmp(**options):
+    return lambda directory=None, seed=0: callbacks.MagnitudePruning(0.8, **WINDOW, seed=seed, **options)
+
+
+def drop_and_grow(algorithm, **options):
+    return lambda directory=None, seed=0: algorithm(0.7, seed=seed, **{**WINDOW, "distribution": "uniform", **options})
+
+
+def one_shot(algorithm, **options):
+    return lambda directory=None, seed=0: algorithm(0.7, data=(X, Y), seed=seed, **options)
+
+
+def tickets(directory=None, seed=0, **options):
+    snapshot = None if directory is None else str(directory / "initial.npz")
+    return callbacks.IterativePruning(0.8, rounds=2, steps_per_round=5, rewind_step=2, snapshot=snapshot, **options)
+
+
+CASES = {
+    "magnitude": Case(gmp(), on_schedule, seeded=False),
+    "magnitude-linear-adam": Case(gmp(schedule="linear"), on_schedule, adam, seeded=False),
+    "magnitude-global": Case(gmp(scope="global"), all_on_schedule, seeded=False),
+    "random": Case(lambda d=None, seed=0: callbacks.RandomPruning(0.8, **WINDOW, seed=seed), on_schedule),
+    "random-independent": Case(
+        lambda d=None, seed=0: callbacks.RandomPruning(0.8, **WINDOW, cumulative=False, seed=seed), on_schedule
+    ),
+    "static": Case(lambda d=None, seed=0: callbacks.StaticSparsity(0.7, seed=seed), each_is(0.7), moves=False),
+    "set": Case(drop_and_grow(callbacks.SET), each_is(0.7)),
+    "rigl": Case(drop_and_grow(callbacks.RigL), each_is(0.7)),
+    "rigl-adam": Case(drop_and_grow(callbacks.RigL, drop_fraction=0.5), each_is(0.7), adam),
+    "drop-and-grow": Case(
+        drop_and_grow(callbacks.DropAndGrow, grow="momentum", redistribution="magnitude"), total_is(0.7)
+    ),
+    "sparse-momentum": Case(drop_and_grow(callbacks.SparseMomentum), near_the_budget),
+    "sparse-momentum-variance": Case(
+        drop_and_grow(callbacks.SparseMomentum, drop="magnitude_variance", redistribution="variance"),
+        near_the_budget,
+        adam,
+    ),
+    "dsr": Case(
+        drop_and_grow(callbacks.DynamicSparseReparameterization, prune_target=20, initial_threshold=0.05),
+        lambda algorithm, sizes, counts, step: sum(int(0.3 * n + 0.1) for n in sizes) == sum(counts),
+    ),
+    "snip": Case(one_shot(callbacks.SNIP), all_together(0.7), seeded=False, moves=False),
+    "grasp": Case(one_shot(callbacks.GraSP), all_together(0.7), seeded=False, moves=False),
+    "lottery": Case(tickets, in_rounds, seeded=False),
+}
+
+
+def make_model(case, loss="mse", **compile_options):
+    """A small model of two masked layers, always with the same initial weights, compiled."""
+    kernel = [keras.initializers.GlorotUniform(seed=seed) for seed in (1, 2)]
+    model = keras.Sequential(
+        [
+            keras.Input((12,)),
+            layers.MaskedDense(16, activation="tanh", kernel_initializer=kernel[0], name="first"),
+            layers.MaskedDense(5, kernel_initializer=kernel[1], name="second"),
+        ]
+    )
+    model.compile(case.optimizer(), loss, **{"jit_compile": False, **compile_options})
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def fit(model, *used, epochs=EPOCHS, **options):
+    x, y = data()
+    return model.fit(
+        x, y, batch_size=BATCH, epochs=epochs, shuffle=False, verbose=0, callbacks=list(used), **options
+    ).history
+
+
+def masks_of(model):
+    """Copies of all masks, a list of bool arrays."""
+    return [np.array(ops.convert_to_numpy(weight.mask())) for weight in get_sparse_weights(model)]
+
+
+def state_of(model):
+    """Everything that training changes, a dict of arrays: weights, masks, optimizer."""
+    # On JAX the variable itself may hold something where it is masked.
+    values = {id(weight.variable): weight.value() for weight in get_sparse_weights(model)}
+    state = {f"{index} {v.path}": values.get(id(v), v) for index, v in enumerate(model.weights)}
+    state.update({f"{index} of the optimizer": v for index, v in enumerate(model.optimizer.variables)})
+    return {name: np.array(ops.convert_to_numpy(value)) for name, value in state.items()}
+
+
+def assert_same(found, expected):
+    """Equal to the bit."""
+    for name, a, b in zip(expected, found.values(), expected.values(), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def count_of(model):
+    """Number of optimizer steps taken."""
+    return int(ops.convert_to_numpy(model.optimizer.iterations))
+
+
+def check_zeros(model):
+    """Masked weights are exactly zero: what is used, and on TensorFlow the variable itself."""
+    for weight in get_sparse_weights(model):
+        mask, value = ops.convert_to_numpy(weight.mask()), ops.convert_to_numpy(weight.value())
+        assert np.isfinite(value).all()
+        assert (value[~mask] == 0).all()
+        if keras.backend.backend() == "tensorflow":
+            np.testing.assert_array_equal(ops.convert_to_numpy(weight.variable), value)
+
+
+class Watch(keras.callbacks.Callback):
+    """Keeps the masks after every step, and checks that what they close is zero."""
+
+    def __init__(self, loss=None):
+        super().__init__()
+        self.steps, self.masks, self.traces, self.loss = [], [], [], loss
+
+    def on_train_batch_end(self, batch, logs=None):
+        check_zeros(self.model)
+        self.traces.append(getattr(self.loss, "calls", None))
+        self.steps.append(count_of(self.model))
+        self.masks.append(masks_of(self.model))
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Ends training after a number of batches."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.left = batches
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            self.end()
+
+    def end(self):
+        self.model.stop_training = True
+
+
+class CountingLoss:
+    """The mean squared error; `calls` counts how often Python calls it: when a step is traced."""
+
+    __name__ = "counting_loss"
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, y_true, y_pred):
+        self.calls += 1
+        return ops.mean(ops.square(y_true - y_pred), axis=-1)
+
+
+class Interruption(Exception):
+    """What interrupts training."""
+
+
+class InterruptAfter(StopAfter):
+    """Raises after a number of batches."""
+
+    def end(self):
+        raise Interruption
+
+
+def check_training(case, directory):
+    """One compiled `fit`: counts, zeros, the window, the order of callbacks, no retracing, nothing left behind."""
+    loss = CountingLoss()
+    model, algorithm = make_model(case, loss), case.make()
+    config, attributes = model.get_config(), set(vars(model.optimizer))
+    before, after = Watch(loss), Watch(loss)
+    files = [str(directory / name) for name in ("before.weights.h5", "after.weights.h5")]
+    # One file after an update, which the other callbacks see as they do.
+    first, last = (keras.callbacks.ModelCheckpoint(f, save_weights_only=True, save_freq=STEPS - 4) for f in files)
+    history = fit(model, before, first, algorithm, last, after)
+    assert before.steps == after.steps and len(set(after.traces)) == 1
+    for one, other in zip(before.masks, after.masks, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    sizes = [weight.size for weight in get_sparse_weights(model)]
+    check_counts(case, algorithm, sizes, after)
+    live = sum(int(mask.sum()) for mask in after.masks[-1])
+    assert history["sparsity"][-1] == 1 - live / sum(sizes)
+
+    # Nothing of it stays on the model or the optimizer, and the dense model predicts the same.
+    assert model.get_config() == config
+    assert set(vars(model.optimizer)) == attributes
+    assert "make_train_function" not in vars(model)
+    dense = to_dense(model)
+    np.testing.assert_allclose(dense.predict(X, verbose=0), model.predict(X, verbose=0), rtol=1e-5, atol=1e-6)
+
+    states = []
+    for file in files:
+        restored = make_model(case)
+        restored.load_weights(file)
+        states.append(state_of(restored))
+    assert_same(*states)
+    saved = [int(mask.sum()) for mask in masks_of(restored)]
+    assert saved == [int(mask.sum()) for mask in after.masks[STEPS - 5]]
+
+
+def check_counts(case, algorithm, sizes, watch):
+    """The counts after every step are those promised, and nothing changes but after updates."""
+    counts = [[int(mask.sum()) for mask in seen] for seen in watch.masks]
+    if isinstance(algorithm, callbacks.IterativePruning):
+        assert watch.steps == [1, 2, 3, 4, 2, 3, 4, 2, 3, 4, 5, 6]
+        assert case.counts(algorithm, sizes, counts[-1], STEPS)
+        return
+    assert watch.steps == list(range(1, STEPS + 1))
+    for step, found in zip(watch.steps, counts, strict=True):
+        assert case.counts(algorithm, sizes, found, step), (step, found)
+    pairs = zip(watch.steps[1:], watch.masks, watch.masks[1:], strict=False)
+    changed = {step for step, old, new in pairs if not all(np.array_equal(a, b) for a, b in zip(old, new, strict=True))}
+    assert changed <= set(UPDATES)
+    assert bool(changed) == case.moves
+
+
+def check_other_loops(case):
+    """`train_on_batch` and a loop of one's own come to what `fit` comes to, for the same seed."""
+    trained = make_model(case, run_eagerly=True)
+    fit(trained, case.make(), StopAfter(END + 1))
+    expected = state_of(trained)
+
+    model, algorithm = make_model(case, run_eagerly=True), case.make()
+    algorithm.prepare(model, EPOCHS, STEPS_PER_EPOCH)
+    for _ in range(END + 1):
+        model.train_on_batch(X, Y)
+        algorithm.update(model)
+        check_zeros(model)
+    algorithm.finish()
+    assert_same(state_of(model), expected)
+
+    if case.seeded:
+        other = make_model(case, run_eagerly=True)
+        fit(other, case.make(seed=1), StopAfter(END + 1))
+        assert not all(np.array_equal(a, b) for a, b in zip(masks_of(other), masks_of(trained), strict=True))
+
+
+def check_own_loop(case):
+    """A TensorFlow loop, compiled, with `optimizer.apply`."""
+    import tensorflow as tf
+
+    model, algorithm = make_model(case), case.make()
+    algorithm.prepare(model)
+
+    @tf.function
+    def train_step(x, y):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(model(x, training=True) - y))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        model.optimizer.apply(gradients, model.trainable_variables)
+
+    sizes, seen = [weight.size for weight in get_sparse_weights(model)], Watch()
+    seen.set_model(model)
+    for _ in range(STEPS):
+        train_step(X, Y)
+        algorithm.update(model)
+        seen.on_train_batch_end(0)
+    algorithm.finish()
+    check_counts(case, algorithm, sizes, seen)
+
+
+def check_interruption(case, directory):
+    """An interrupted `fit` leaves nothing behind, for one with the algorithm and for one without."""
+    whole = make_model(case, run_eagerly=True)
+    fit(whole, case.make(directory), StopAfter(END + 1))
+
+    model = make_model(case, run_eagerly=True)
+    attributes = set(vars(model.optimizer))
+    try:
+        fit(model, InterruptAfter(3), case.make(directory))
+    except Interruption:
+        pass
+    interrupted = masks_of(model)
+    model.save_weights(directory / "interrupted.weights.h5")
+    goes_on = make_model(case, run_eagerly=True)
+    goes_on.load_weights(directory / "interrupted.weights.h5")
+    fit(goes_on, case.make(directory), StopAfter(END - 2))
+    assert_same(state_of(goes_on), state_of(whole))
+
+    fit(model, epochs=1)
+    assert all(np.array_equal(a, b) for a, b in zip(masks_of(model), interrupted, strict=True))
+    assert set(vars(model.optimizer)) == attributes
+    assert "make_train_function" not in vars(model)
+    assert not any(weight.technique.dense_gradient_wanted for weight in get_sparse_weights(model))
+    check_zeros(model)
+
+
+def check_resuming(case, directory):
+    """Stops after every step, and goes on from a `.weights.h5` or a `.keras` file: equal to the bit."""
+    whole = make_model(case, run_eagerly=True)
+    files = directory / "whole"
+    files.mkdir()
+
+    class Save(keras.callbacks.Callback):
+        taken = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.taken += 1
+            self.model.stop_training = self.taken == STEPS - 1
+            self.model.save_weights(files / f"{self.taken}.weights.h5")
+            if self.taken == FREQUENCY + 1:
+                self.model.save(files / "model.keras")
+
+    # Before the algorithm: it saves masks that have changed all the same.
+    fit(whole, Save(), case.make(directory))
+    expected = state_of(whole)
+
+    loaded = keras.saving.load_model(files / "model.keras")
+    loaded.run_eagerly = True
+    fit(loaded, case.make(directory), StopAfter(STEPS - 1 - (FREQUENCY + 1)))
+    assert_same(state_of(loaded), expected)
+    for taken in range(1, STEPS - 1):
+        # The same model again and again: what it remembers of other runs does not matter.
+        loaded.load_weights(files / f"{taken}.weights.h5")
+        fit(loaded, case.make(directory), StopAfter(STEPS - 1 - taken))
+        assert_same(state_of(loaded), expected)
+
+
+def check_backup(case, directory):
+    """`BackupAndRestore` before or after the algorithm continues an interrupted run, equal to the bit."""
+    whole = make_model(case, run_eagerly=True)
+    fit(whole, case.make(directory), StopAfter(STEPS - 2))
+    for taken, place in ((3, 0), (6, 1)):
+        backups = [keras.callbacks.BackupAndRestore(directory / f"backup{taken}", save_freq=1) for _ in range(2)]
+
+        def ordered(algorithm, backup, place=place):
+            return [backup, algorithm] if place == 0 else [algorithm, backup]
+
+        model = make_model(case, run_eagerly=True)
+        try:
+            fit(model, *ordered(case.make(directory), backups[0]), InterruptAfter(taken))
+        except Interruption:
+            pass
+        model = make_model(case, run_eagerly=True)
+        for weight in get_sparse_weights(model):
+            weight.variable.assign(weight.variable + 1)  # Another initial state: it is what is restored that counts.
+        fit(model, *ordered(case.make(directory), backups[1]), StopAfter(STEPS - 2 - taken))
+        assert_same(state_of(model), state_of(whole))
