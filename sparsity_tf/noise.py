@@ -11,10 +11,11 @@ that a resumed run draws the numbers that the uninterrupted run would have drawn
 """
 
 import functools
-import math
 
 import keras
 from keras import ops
+
+from sparsity_tf.fused import fused
 
 
 def normal(shape, seed_generator, dtype="float32"):
@@ -49,10 +50,32 @@ def uniform(shape, seed_generator, dtype="float32"):
     return keras.random.uniform(shape, dtype=dtype, seed=seed_generator)
 
 
+def uniform_source(shape, seed_generator, dtype="float32"):
+    """What `uniform_from` needs, inside a compiled function, to return the numbers of `uniform`.
+
+    Args:
+        shape: Tuple of integers or scalar tensors (dynamic sizes).
+        seed_generator: `keras.random.SeedGenerator`; its counter advances by one.
+        dtype: "float32" or "float64".
+
+    Returns:
+        Tensor: the seed on TensorFlow, where drawing costs next to nothing in a pass over memory that is made anyway;
+        elsewhere the numbers.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return _next_seed(seed_generator)
+    return uniform(shape, seed_generator, dtype)
+
+
+def uniform_from(source, shape, dtype="float32"):
+    """The uniform numbers of `uniform_source(shape, ...)`."""
+    return _hashed_uniform(shape, source, dtype) if keras.backend.backend() == "tensorflow" else source
+
+
 def add_normal(mean, variance, seed_generator, epsilon=0.0, shared_axes=()):
     """Samples N(mean, variance + epsilon), elementwise: mean + sqrt(max(variance, 0) + epsilon) n.
 
-    On TensorFlow this is one pass that XLA compiles, also in a step that is not compiled as a whole, and its gradient a
+    On TensorFlow this is one pass, also in a step that XLA does not compile as a whole, and its gradient a
     multiplication: a dozen passes otherwise, over outputs that in convolutions are larger than the kernels.
 
     Args:
@@ -67,7 +90,7 @@ def add_normal(mean, variance, seed_generator, epsilon=0.0, shared_axes=()):
         Tensor of the shape and dtype of `mean`.
     """
     if keras.backend.backend() == "tensorflow":
-        return _compiled_add_normal(epsilon, tuple(shared_axes))(mean, variance, _next_seed(seed_generator))
+        return _fused_add_normal(epsilon, tuple(shared_axes))(mean, variance, _next_seed(seed_generator))
     shape = [1 if axis in shared_axes else size for axis, size in enumerate(ops.shape(mean))]
     deviation = ops.sqrt(ops.maximum(variance, 0) + epsilon)
     return mean + ops.cast(deviation * normal(shape, seed_generator, variance.dtype), mean.dtype)
@@ -84,32 +107,40 @@ def _next_seed(seed_generator):
 
 
 @functools.cache
-def _compiled_add_normal(epsilon, shared_axes):
+def _fused_add_normal(epsilon, shared_axes):
     import tensorflow as tf
 
-    @tf.function(jit_compile=True, autograph=False)
-    def sample(mean, variance, seed):
+    def forward(mean, variance, seed):
         shape = [1 if axis in shared_axes else size for axis, size in enumerate(tf.unstack(tf.shape(mean)))]
         n = _hashed_normal(shape, seed, variance.dtype)
         deviation = tf.sqrt(tf.maximum(variance, 0) + epsilon)
         slope = tf.where(variance >= 0, 0.5 * n / deviation, 0)
-        return mean + tf.cast(deviation * n, mean.dtype), slope
+        return mean + tf.cast(deviation * n, mean.dtype), (slope,)
 
-    @tf.custom_gradient
-    def add(mean, variance, seed):
-        outputs, slope = sample(mean, variance, seed)
-        return outputs, lambda upstream: (upstream, tf.cast(upstream, slope.dtype) * slope, None)
+    def backward(upstream, slope):
+        return upstream, tf.cast(upstream, slope.dtype) * slope, None
 
-    return add
+    return fused(forward, backward)
+
+
+# The inverse of the normal distribution function is (u - 1/2) P(w) / Q(w), w = -log(4 u (1 - u)), with these
+# coefficients from the constant up: a minimax fit of the relative error, 7.5e-6, over all uniform numbers drawn here.
+_P = (2.5066187, 0.84394697, 0.15127333, 0.0160685)
+_Q = (1.0, 0.074778199, 0.028052526, 0.000420525)
 
 
 def _hashed_normal(shape, seed, dtype):
-    """Normal numbers by inversion."""
+    """Normal numbers by inversion: one logarithm, and the division last, so that XLA computes no number twice."""
     import tensorflow as tf
 
-    # The middle of each of the 2^23 steps of the uniform numbers, so that the largest number is finite: 5.2.
+    # The middle of each of the 2^23 steps of the uniform numbers, so that the largest number is finite: 5.3.
     u = _hashed_uniform(shape, seed, dtype) + 2.0**-24
-    return math.sqrt(2) * tf.math.erfinv(2.0 * u - 1.0)
+    w = -tf.math.log(4.0 * u * (1.0 - u))
+    return (u - 0.5) * _polynomial(_P, w) / _polynomial(_Q, w)
+
+
+def _polynomial(coefficients, x):
+    return functools.reduce(lambda value, coefficient: value * x + coefficient, reversed(coefficients))
 
 
 def _hashed_uniform(shape, seed, dtype):

@@ -1,11 +1,14 @@
 """Random numbers: reproducible from seed and counter, correctly distributed, the same compiled."""
 
+import statistics
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from sparsity_tf import noise
+from tests.gradients import compiled, gradients
 
 DRAWS = {"normal": noise.normal, "uniform": noise.uniform}
 
@@ -85,3 +88,50 @@ def test_no_seed_gives_a_shifted_copy_of_another(draw):
     ours, theirs = (draw(keras.random.SeedGenerator(seed), (5_000,)) for seed in (11414, 17488))
     # 5000 of 2^23 numbers twice: about three in common by chance.
     assert np.isin(ours, theirs).mean() < 0.01
+
+
+@pytest.mark.tensorflow
+def test_normals_are_the_quantiles_of_the_uniforms():
+    ours, theirs = keras.random.SeedGenerator(3), keras.random.SeedGenerator(3)
+    u = np.float64(ops.convert_to_numpy(noise.uniform((20_000,), ours))) + 2.0**-24
+    expected = np.array([statistics.NormalDist().inv_cdf(p) for p in u])
+    assert np.abs(expected).max() > 3.5
+    np.testing.assert_allclose(ops.convert_to_numpy(noise.normal((20_000,), theirs)), expected, rtol=2e-5)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("bits,expected", [(0, -5.294704), (1 << 22, 1.494e-7), ((1 << 23) - 1, 5.294704)])
+def test_the_extreme_normals(bits, expected, monkeypatch):
+    """Of the 2^23 uniform numbers the first, the middle and the last: finite and symmetric."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(noise, "_hashed_uniform", lambda shape, seed, dtype: tf.fill(shape, bits / 2**23))
+    for draw in (noise._hashed_normal, compiled(lambda *a: noise._hashed_normal(*a, "float32"))):
+        arguments = ((2,), None, "float32") if draw is noise._hashed_normal else ((2,), None)
+        np.testing.assert_allclose(draw(*arguments).numpy(), expected, rtol=1e-3 if bits == 1 << 22 else 1e-5)
+
+
+def test_uniform_numbers_from_their_source_are_those_drawn_at_once():
+    ours, theirs = keras.random.SeedGenerator(3), keras.random.SeedGenerator(3)
+    for _ in range(2):
+        drawn = noise.uniform_from(noise.uniform_source((5, 3), ours), (5, 3))
+        np.testing.assert_array_equal(ops.convert_to_numpy(drawn), ops.convert_to_numpy(noise.uniform((5, 3), theirs)))
+
+
+@pytest.mark.parametrize("shared_axes", [(), (1,)])
+def test_added_noise_and_its_gradients(shared_axes):
+    mean, variance = np.random.default_rng(0).uniform(0.5, 2, (2, 3, 4, 2)).astype("float32")
+    variance[0, 0] = -1e-9  # Counts as 0.
+    generator = keras.random.SeedGenerator(3)
+    n = ops.convert_to_numpy(noise.normal((3, 1, 2) if shared_axes else (3, 4, 2), keras.random.SeedGenerator(3)))
+    n = np.broadcast_to(n, mean.shape).astype("float64")
+    deviation = np.sqrt(np.maximum(variance, 0).astype("float64") + 1e-8)
+    variables, upstream = [keras.Variable(mean), keras.Variable(variance)], np.linspace(-1, 1, 24).reshape(3, 4, 2)
+    state = ops.convert_to_numpy(generator.state)
+    add = lambda: noise.add_normal(*map(ops.convert_to_tensor, variables), generator, 1e-8, shared_axes)  # noqa: E731
+    np.testing.assert_allclose(ops.convert_to_numpy(add()), mean + n * deviation, rtol=1e-4, atol=1e-5)
+    generator.state.assign(state)
+    by_mean, by_variance = gradients(lambda: ops.sum(add() * upstream), variables)
+    np.testing.assert_allclose(by_mean, upstream, rtol=1e-6)
+    expected = np.where(variance >= 0, upstream * n / (2 * deviation), 0)
+    np.testing.assert_allclose(by_variance, expected, rtol=1e-4, atol=1e-6)

@@ -5,12 +5,14 @@ gates, one tensor a call, and pays the expected number of open ones; inference u
 exactly zero for many weights.
 """
 
+import functools
 import math
 
 import keras
 from keras import ops
 
 from sparsity_tf import noise
+from sparsity_tf.fused import fused
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.technique import Technique, check_number, initializer_or_number
 
@@ -48,6 +50,45 @@ def hard_concrete_mean(log_alpha, gamma=-0.1, zeta=1.1):
 def expected_l0(log_alpha, beta=2 / 3, gamma=-0.1, zeta=1.1):
     """P(gate > 0) of each weight, sigmoid(log_alpha - beta log(-gamma / zeta)) (equation 12 of the paper)."""
     return ops.sigmoid(log_alpha - beta * math.log(-gamma / zeta))
+
+
+@functools.cache
+def _fused_sample(beta, gamma, zeta):
+    """theta times sampled gates, a function of (theta, log_alpha, source of the uniform numbers)."""
+
+    def forward(theta, log_alpha, source):
+        u = noise.uniform_from(source, ops.shape(theta), theta.dtype)
+        # exp(-logit u); at u = 0 the bound is what epsilon makes of it, should the compiler have rounded that away.
+        odds = ops.minimum((1 - u) / (u + EPSILON), 1 / EPSILON)
+        if beta == 2 / 3:  # No logarithm for the usual temperature: odds^(3/2) exp(-3/2 log_alpha).
+            inverse = odds * ops.sqrt(odds) * ops.exp(log_alpha / -beta)
+        else:
+            inverse = ops.exp((ops.log(odds) - log_alpha) / beta)
+        gate = 1 / (1 + inverse)
+        kernel = theta * ops.clip(gate * (zeta - gamma) + gamma, 0, 1)
+        return kernel, (gate, kernel)
+
+    def backward(upstream, gate, kernel):
+        stretched = gate * (zeta - gamma) + gamma
+        # theta is kernel / stretched. XLA, had it to read theta once more, would copy the variable before updating it.
+        by_gate = ops.where((stretched > 0) & (stretched < 1), kernel / stretched, 0) * (zeta - gamma)
+        return upstream * ops.clip(stretched, 0, 1), upstream * by_gate * gate * (1 - gate) / beta, None
+
+    return fused(forward, backward)
+
+
+@functools.cache
+def _fused_expected_l0(beta, gamma, zeta):
+    """The sum of `expected_l0(log_alpha)`."""
+
+    def forward(log_alpha):
+        p = expected_l0(log_alpha, beta, gamma, zeta)
+        return ops.sum(p), (p,)
+
+    def backward(upstream, p):
+        return (upstream * p * (1 - p),)
+
+    return fused(forward, backward)
 
 
 class L0(Technique):
@@ -118,12 +159,17 @@ class L0(Technique):
         return ops.not_equal(hard_concrete_mean(weight.extra("log_alpha"), self.gamma, self.zeta), 0)
 
     def training_value(self, weight, select=None):
-        log_alpha = weight.extra("log_alpha", select)
-        u = noise.uniform(ops.shape(log_alpha), weight.layer.seed_generator, log_alpha.dtype)
-        return ops.multiply(weight.tensor(select), hard_concrete_sample(log_alpha, u, self.beta, self.gamma, self.zeta))
+        theta = weight.tensor(select)
+        log_alpha = ops.cast(weight.extra("log_alpha", select), theta.dtype)
+        if select is not None:
+            # Lookups have a new shape for every length of sequences: not worth a compilation each.
+            u = noise.uniform(ops.shape(theta), weight.layer.seed_generator, theta.dtype)
+            return ops.multiply(theta, hard_concrete_sample(log_alpha, u, self.beta, self.gamma, self.zeta))
+        source = noise.uniform_source(ops.shape(theta), weight.layer.seed_generator, theta.dtype)
+        return _fused_sample(self.beta, self.gamma, self.zeta)(theta, log_alpha, source)
 
     def penalty(self, weight):
-        return ops.sum(expected_l0(weight.extra("log_alpha"), self.beta, self.gamma, self.zeta))
+        return _fused_expected_l0(self.beta, self.gamma, self.zeta)(weight.extra("log_alpha"))
 
 
 class L0Dense(kinds.SparseDense):

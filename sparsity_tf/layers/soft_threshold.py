@@ -2,7 +2,7 @@
 
 The effective weight is sign(w) max(|w| - g(s), 0) with a trainable threshold variable s and g a sigmoid or an
 exponential. Sparsity is not set but learned: weight decay on s raises the threshold, the task's gradient lowers it.
-All gradients come out of automatic differentiation:
+The gradients are those of the soft threshold as it stands:
 
     d loss / d w_i = G_i 1[|w_i| > g(s)],    d loss / d s = -g'(s) sum_i G_i sign(w_i) 1[|w_i| > g(s)]
 """
@@ -10,6 +10,7 @@ All gradients come out of automatic differentiation:
 import keras
 from keras import ops
 
+from sparsity_tf.fused import fused
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.technique import Technique, initializer_or_number
 
@@ -34,6 +35,26 @@ def soft_threshold(w, threshold):
         Tensor of the shape of `w`, exactly zero where |w| <= threshold.
     """
     return ops.multiply(ops.sign(w), ops.relu(ops.subtract(ops.abs(w), threshold)))
+
+
+def _forward(w, threshold):
+    value = soft_threshold(w, threshold)
+    return value, (value, threshold)
+
+
+def _backward(upstream, value, threshold):
+    by_w = ops.where(value != 0, upstream, 0)
+    # No product: XLA on CPUs sums products three times as slowly.
+    by_threshold = ops.where(value > 0, -upstream, by_w)
+    if len(threshold.shape) == 0:
+        return by_w, ops.sum(by_threshold)
+    # Sizes of 1 where it broadcasts.
+    axes = [axis for axis, size in enumerate(threshold.shape) if size == 1]
+    return by_w, ops.sum(by_threshold, axes, keepdims=True) if axes else by_threshold
+
+
+# `soft_threshold`, faster.
+_fused_soft_threshold = fused(_forward, _backward)
 
 
 class SoftThreshold(Technique):
@@ -95,6 +116,12 @@ class SoftThreshold(Technique):
         if self.granularity == "layer" or select is None:
             return soft_threshold(weight.tensor(select), self._threshold(weight))
         return select(self.value(weight))
+
+    def training_value(self, weight, select=None):
+        if select is not None:
+            return self.value(weight, select)
+        kernel = weight.tensor()
+        return _fused_soft_threshold(kernel, ops.cast(self._threshold(weight), kernel.dtype))
 
     def threshold(self, weight):
         return ops.convert_to_numpy(self._threshold(weight))

@@ -7,11 +7,13 @@ threshold or above, are exact zeros at inference.
 The formulas are pure functions on tensors (`compute_log_alpha`, `compute_log_sigma2`, `kl_divergence`).
 """
 
+import functools
 import math
 
 from keras import ops
 
 from sparsity_tf import noise
+from sparsity_tf.fused import fused
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.technique import Technique, check_number, initializer_or_number
 
@@ -23,6 +25,8 @@ K1, K2, K3 = 0.63576, 1.8732, 1.48695
 _LARGEST_SQUARE = 1e30
 # Largest exponent: exp(80) and its products with weights are finite in float32, so their gradients are no NaN.
 _LARGEST_EXPONENT = 80.0
+# With log alpha in this range all products of the KL divergence's derivative are finite in float32.
+_LARGEST_FUSED_CLIP = 15.0
 
 
 def compute_log_alpha(theta, log_sigma2, clip=None):
@@ -51,22 +55,62 @@ def kl_divergence(log_alpha):
     return K1 - K1 * ops.sigmoid(K2 + K3 * log_alpha) + 0.5 * ops.softplus(-log_alpha)
 
 
-@ops.custom_gradient
-def _sum_of_kl_divergence(log_alpha):
-    """`sum(kl_divergence(log_alpha))` for clipped log alphas, with the derivative from the same pass over the weights.
+def _theta2(theta):
+    return ops.add(ops.square(theta), EPSILON)
 
-    Derived automatically, the gradient would repeat the exponentials and logarithms once for theta and once for
-    log sigma^2. Log alpha must lie within +-80.
-    """
-    inverse_alpha = ops.exp(-log_alpha)
-    gate = ops.sigmoid(K2 + K3 * log_alpha)
-    total = ops.sum(K1 - K1 * gate + 0.5 * ops.log(1 + inverse_alpha))
-    derivative = -K1 * K3 * gate * (1 - gate) - 0.5 * inverse_alpha / (1 + inverse_alpha)
 
-    def gradient(*args, upstream=None):
-        return ops.multiply(args[0] if upstream is None else upstream, derivative)
+def _clipped_sigma2(theta, log_sigma2, clip):
+    """sigma^2. Clipping log alpha to +-c is clipping sigma^2 to e^(+-c) (theta^2 + eps), without the logarithm."""
+    theta2 = _theta2(theta)
+    sigma2 = ops.exp(ops.minimum(log_sigma2, _LARGEST_EXPONENT))
+    return ops.minimum(ops.maximum(sigma2, theta2 * math.exp(-clip)), theta2 * math.exp(clip))
 
-    return total, gradient
+
+def _is_clipped(theta, sigma2, clip):
+    """Read off the clipped sigma^2; compilers may round the same product in two ways."""
+    theta2 = _theta2(theta)
+    low, high = math.exp(1e-6 - clip), math.exp(clip - 1e-6)
+    return ops.logical_or(sigma2 <= theta2 * low, sigma2 >= theta2 * high)
+
+
+def _fused_sigma2(theta, log_sigma2, clip):
+    """`_clipped_sigma2`, faster."""
+    return _sigma2_function(clip)(theta, log_sigma2)
+
+
+@functools.cache
+def _sigma2_function(clip):
+    def forward(theta, log_sigma2):
+        sigma2 = _clipped_sigma2(theta, log_sigma2, clip)
+        return sigma2, (sigma2, theta)
+
+    def backward(upstream, sigma2, theta):
+        clipped, by_log = _is_clipped(theta, sigma2, clip), upstream * sigma2
+        return ops.where(clipped, by_log * 2 * theta / _theta2(theta), 0), ops.where(clipped, 0, by_log)
+
+    return fused(forward, backward)
+
+
+@functools.cache
+def _fused_kl_divergence(clip):
+    """The sum of `kl_divergence(compute_log_alpha(theta, log_sigma2, clip))`, clip at most `_LARGEST_FUSED_CLIP`."""
+
+    def forward(theta, log_sigma2):
+        theta2, sigma2 = _theta2(theta), _clipped_sigma2(theta, log_sigma2, clip)
+        # Neither logarithm waits for the other's exponential. sigma^2 is what the layer has computed already.
+        odds = ops.exp(-K2 - K3 * compute_log_alpha(theta, log_sigma2, clip))
+        total = ops.sum(K1 * odds / (1 + odds) + 0.5 * ops.log(1 + theta2 / sigma2))
+        # K1 K3 odds / (1 + odds)^2 + 0.5 / (1 + alpha), over a common denominator: XLA keeps a quotient for both
+        # gradients, where it would compute a sum again for each.
+        square, total2 = ops.square(1 + odds), theta2 + sigma2
+        slope = (K1 * K3 * odds * total2 + 0.5 * theta2 * square) / (square * total2)
+        return total, (ops.where(_is_clipped(theta, sigma2, clip), 0, -slope), theta)
+
+    def backward(upstream, slope, theta):
+        by_log_alpha = upstream * slope
+        return by_log_alpha * -2 * theta / _theta2(theta), by_log_alpha
+
+    return fused(forward, backward)
 
 
 class VariationalDropout(Technique):
@@ -131,10 +175,10 @@ class VariationalDropout(Technique):
         return self.log_alpha_threshold
 
     def penalty(self, weight):
-        log_alpha = compute_log_alpha(weight.tensor(), weight.extra("log_sigma2"), self.clip_log_alpha)
-        if self.clip_log_alpha is None or self.clip_log_alpha > _LARGEST_EXPONENT:
-            return ops.sum(kl_divergence(log_alpha))
-        return _sum_of_kl_divergence(log_alpha)
+        theta, log_sigma2, clip = weight.tensor(), weight.extra("log_sigma2"), self.clip_log_alpha
+        if clip is None or clip > _LARGEST_FUSED_CLIP:
+            return ops.sum(kl_divergence(compute_log_alpha(theta, log_sigma2, clip)))
+        return _fused_kl_divergence(clip)(theta, ops.cast(log_sigma2, theta.dtype))
 
     def apply(self, weight, linear, inputs, training, select=None):
         if not training:
@@ -148,7 +192,7 @@ class VariationalDropout(Technique):
         dtype = "float32" if layer.compute_dtype == "float16" else layer.compute_dtype
         if inputs is not None:
             inputs = ops.minimum(ops.square(ops.cast(inputs, dtype)), _LARGEST_SQUARE)
-        variance = linear(inputs, ops.cast(self._sigma2(theta, log_sigma2), dtype))
+        variance = linear(inputs, ops.cast(self._sigma2(theta, log_sigma2, select), dtype))
         shared_axes = layer.position_axes(len(mean.shape)) if self.share_noise else ()
         return noise.add_normal(mean, ops.cast(variance, theta.dtype), layer.seed_generator, EPSILON, shared_axes)
 
@@ -156,14 +200,12 @@ class VariationalDropout(Technique):
         # Written so that a weight that is not a number is kept, and seen, rather than counted as pruned.
         return ops.logical_not(compute_log_alpha(theta, log_sigma2) >= self.log_alpha_threshold)
 
-    def _sigma2(self, theta, log_sigma2):
-        sigma2 = ops.exp(ops.minimum(log_sigma2, _LARGEST_EXPONENT))
+    def _sigma2(self, theta, log_sigma2, select=None):
         if self.clip_log_alpha is None:
-            return sigma2
-        # Clipping log alpha to [-c, c] is clipping sigma^2 to [e^-c, e^c] (theta^2 + eps), without the logarithm.
-        theta2 = ops.add(ops.square(theta), EPSILON)
-        low, high = math.exp(-self.clip_log_alpha), math.exp(self.clip_log_alpha)
-        return ops.minimum(ops.maximum(sigma2, ops.multiply(theta2, low)), ops.multiply(theta2, high))
+            return ops.exp(ops.minimum(log_sigma2, _LARGEST_EXPONENT))
+        # Lookups have a new shape for every length of sequences: not worth a compilation each.
+        clipped = _clipped_sigma2 if select else _fused_sigma2
+        return clipped(theta, ops.cast(log_sigma2, theta.dtype), self.clip_log_alpha)
 
 
 class VDDense(kinds.SparseDense):

@@ -107,6 +107,48 @@ def test_training_pass_and_gradients(beta, gamma, zeta):
     assert (regimes > 0).all()
 
 
+@pytest.mark.parametrize("beta", [BETA, 0.9])
+def test_gradients_of_a_lookup_are_those_of_the_whole(beta):
+    """Looked-up rows take another way through the code than whole kernels."""
+    layer = layers.L0Embedding(2, 3, seed=5, beta=beta)
+    layer.build(None)
+    layer.embeddings.assign(THETA)
+    layer.log_alpha.assign(LOG_ALPHA)
+    state = ops.convert_to_numpy(layer.seed_generator.state)
+    ids, upstream = np.array([1, 0, 1, 1, 0]), UPSTREAM
+    found = gradients(lambda: ops.sum(layer(ids, training=True) * upstream), [layer.embeddings, layer.log_alpha])
+    layer.seed_generator.state.assign(state)
+    u = to_numpy(noise.uniform((5, 3), layer.seed_generator))
+
+    g = sigmoid((np.log(u + 1e-8) - np.log(1 - u) + LOG_ALPHA[ids]) / beta)
+    stretched = g * (ZETA - GAMMA) + GAMMA
+    between = (0 < stretched) & (stretched < 1)
+    by_row = [
+        upstream * np.clip(stretched, 0, 1),
+        upstream * THETA[ids] * between * (ZETA - GAMMA) * g * (1 - g) / beta,
+    ]
+    for ours, rows in zip(found, by_row, strict=True):
+        expected = np.stack([rows[ids == row].sum(axis=0) for row in range(2)])
+        np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("u", [0.0, 2.0**-23, 1 - 2.0**-23])
+@pytest.mark.parametrize("log_alpha", [-1e7, -100.0, 0.0, 100.0, 1e7])
+def test_gates_at_the_ends_of_the_uniform_numbers(log_alpha, u, monkeypatch):
+    monkeypatch.setattr(noise, "uniform_from", lambda source, shape, dtype: ops.full(shape, u, dtype))
+    for beta in (BETA, 0.77):
+        sample = l0._fused_sample.__wrapped__(beta, GAMMA, ZETA)  # Not the cached one: it has this u compiled in.
+        theta, a = keras.Variable(np.float32([0.0, 2.0])), keras.Variable(np.float32([log_alpha] * 2))
+        run = lambda: sample(ops.convert_to_tensor(theta), ops.convert_to_tensor(a), u)  # noqa: B023, E731
+        g = sigmoid(np.clip((np.log(u + 1e-8) - np.log(1 - u) + log_alpha) / beta, -700, 700))
+        z = np.clip(g * (ZETA - GAMMA) + GAMMA, 0, 1)
+        np.testing.assert_allclose(to_numpy(run()), [0, 2 * z], atol=1e-5)
+        by_theta, by_log_alpha = gradients(lambda: ops.sum(run()), [theta, a])  # noqa: B023
+        np.testing.assert_allclose(by_theta, [z, z], atol=1e-5)
+        assert np.isfinite(by_log_alpha).all() and by_log_alpha[0] == 0
+
+
 def test_penalty_and_its_gradient():
     layer = known_layer()
     penalty = lambda: layer.technique.penalty(layer.sparse_weights[0])  # noqa: E731

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from sparsity_tf import layers
+from sparsity_tf.layers import soft_threshold as soft_threshold_module
 from sparsity_tf.layers.soft_threshold import soft_threshold
 from tests.gradients import compiled, gradients
 
@@ -64,6 +65,21 @@ def test_value_and_gradients(function, granularity):
         by_threshold = by_threshold.sum(axis=0, keepdims=True)
     for ours, theirs in zip(found, [by_value * live, by_threshold, UPSTREAM @ value.T], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_training_is_the_soft_threshold_at_and_off_its_corners():
+    """The fused function against the plain one, ties and zeros included."""
+    w, upstream = np.float32([0.5, -0.5, 0.0, 0.75, -0.75, np.inf]), np.float32([1, 2, 3, 4, 5, 0])
+    for threshold in (0.5, [0.5, 0.0, 0.0, 0.5, 1.0, 0.5]):
+        variables = [keras.Variable(w), keras.Variable(np.float32(threshold))]
+        values, found = [], []
+        for function in (soft_threshold_module._fused_soft_threshold, soft_threshold):
+            value = lambda: function(*map(ops.convert_to_tensor, variables))  # noqa: B023, E731
+            values.append(to_numpy(value()))
+            found.append(gradients(lambda: ops.sum(ops.where(upstream > 0, value(), 0) * upstream), variables))  # noqa: B023
+        np.testing.assert_array_equal(*values)
+        for ours, theirs in zip(*found, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_papers_sigmoid_at_minus_two():

@@ -136,6 +136,44 @@ def reference_sigma2(clip):
     return sigma2, np.where(inside, 0, np.exp(clipped) * 2 * THETA), np.where(inside, sigma2, 0)
 
 
+@pytest.mark.parametrize("clip", [8.0, None, 2.0, 15.0, 20.0, 100.0])
+def test_penalty_and_its_gradients(clip):
+    layer = known_layer(clip_log_alpha=clip)
+    theta2 = THETA**2 + EPS
+    log_alpha = LOG_SIGMA2 - np.log(theta2)
+    limit = np.inf if clip is None else clip
+    clipped = np.clip(log_alpha, -limit, limit)
+    p = sigmoid(K2 + K3 * clipped)
+    penalty = lambda: layer.technique.penalty(layer.sparse_weights[0])  # noqa: E731
+    expected = (K1 - K1 * p + 0.5 * np.log1p(np.exp(-clipped))).sum()
+    np.testing.assert_allclose(to_numpy(penalty()), expected, rtol=1e-5)
+    slope = np.where(np.abs(log_alpha) < limit, -K1 * K3 * p * (1 - p) - 0.5 * sigmoid(-clipped), 0)
+    assert clip not in (2.0, 8.0) or 0 < (slope == 0).sum() < slope.size
+    by_theta, by_log_sigma2 = gradients(lambda: 0.5 * penalty(), [layer.kernel, layer.log_sigma2])
+    np.testing.assert_allclose(by_theta, 0.5 * slope * -2 * THETA / theta2, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(by_log_sigma2, 0.5 * slope, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip", [8.0, 2.0])
+def test_gradients_of_a_lookup_are_those_of_the_whole(clip):
+    """Looked-up rows take another way through the code than whole kernels."""
+    layer = layers.VDEmbedding(4, 3, seed=5, clip_log_alpha=clip)
+    layer.build(None)
+    layer.embeddings.assign(THETA)
+    layer.log_sigma2.assign(LOG_SIGMA2)
+    state = ops.convert_to_numpy(layer.seed_generator.state)
+    ids = np.array([3, 1, 0, 2])
+    upstream = UPSTREAM[:4]
+    found = gradients(lambda: ops.sum(layer(ids, training=True) * upstream), [layer.embeddings, layer.log_sigma2])
+    n = replayed_normals(layer, state, (4, 3))
+    sigma2, by_theta, by_s = (table[ids] for table in reference_sigma2(clip))
+    by_sigma2 = upstream * n / (2 * np.sqrt(sigma2 + EPS))
+    expected = np.zeros((2, 4, 3))
+    expected[0, ids], expected[1, ids] = upstream + by_sigma2 * by_theta, by_sigma2 * by_s
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-5)
+
+
 @pytest.mark.parametrize("mask_in_training", [False, True])
 @pytest.mark.parametrize("clip", [8.0, None, 2.0])
 def test_training_pass_and_gradients(clip, mask_in_training):
