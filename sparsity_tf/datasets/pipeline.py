@@ -78,15 +78,16 @@ def shift_images(images, offsets, limit=2):
     return shifted
 
 
-def epoch_images(data, seed, epoch, augment="none"):
+def epoch_images(data, seed, epoch, augment="none", shift_pixels=2):
     """The training images of one epoch, in order.
 
     Args:
         data: An `ImageData`.
         seed: Non-negative integer.
         epoch: Epoch, counted from 0.
-        augment: `"none"`, or `"shift"`: each image moved by -2..2 pixels down and across, both
-            drawn uniformly, anew each epoch.
+        augment: `"none"`, or `"shift"`: each image moved by -`shift_pixels`..`shift_pixels` pixels
+            down and across, both drawn uniformly, anew each epoch.
+        shift_pixels: Positive integer.
 
     Returns:
         `(x, y)`: uint8 `(n_train, height, width)` and `(n_train,)`.
@@ -99,8 +100,8 @@ def epoch_images(data, seed, epoch, augment="none"):
     images = data.x_train[order]
     if augment == "shift":
         # A third word in the seed, so that the shifts are independent of the order.
-        offsets = np.random.default_rng([seed, epoch, 1]).integers(-2, 3, (len(images), 2))
-        images = shift_images(images, offsets)
+        offsets = np.random.default_rng([seed, epoch, 1]).integers(-shift_pixels, shift_pixels + 1, (len(images), 2))
+        images = shift_images(images, offsets, shift_pixels)
     return images, data.y_train[order]
 
 
@@ -123,7 +124,7 @@ def steps_per_epoch(data, batch_size):
     return len(data.x_train) // batch_size
 
 
-def train_batches(data, batch_size, seed=0, first_epoch=0, augment="none"):
+def train_batches(data, batch_size, seed=0, first_epoch=0, augment="none", shift_pixels=2):
     """An endless `tf.data.Dataset` of training batches, epoch after epoch.
 
     Give it to `fit` with `steps_per_epoch=steps_per_epoch(data, batch_size)`.
@@ -134,6 +135,7 @@ def train_batches(data, batch_size, seed=0, first_epoch=0, augment="none"):
         seed: Non-negative integer. Batch b of epoch e depends on `(seed, e, b)` only.
         first_epoch: Epoch (from 0) to begin with: a resumed run passes the number done.
         augment: As for `epoch_images`.
+        shift_pixels: As for `epoch_images`.
 
     Returns:
         A dataset of `(x, y)`: float32 `(batch_size, height, width, 1)`, preprocessed as in
@@ -150,7 +152,7 @@ def train_batches(data, batch_size, seed=0, first_epoch=0, augment="none"):
 
     def one_epoch(epoch):
         def draw(epoch):
-            images, labels = epoch_images(data, seed, int(epoch), augment)
+            images, labels = epoch_images(data, seed, int(epoch), augment, shift_pixels)
             images = images[: steps * batch_size].reshape(steps, batch_size, *shape)
             return images, labels[: steps * batch_size].reshape(steps, batch_size)
 

@@ -15,7 +15,8 @@ import sys
 
 from absl import app, flags
 
-from sparsity_tf.train import presets
+from sparsity_tf.train import algorithms, presets
+from sparsity_tf.train.recipe import Recipe, choices
 
 
 def define_flags(flag_values=flags.FLAGS):
@@ -26,17 +27,20 @@ def define_flags(flag_values=flags.FLAGS):
     flags.DEFINE_string("output_dir", None, "Folder of the run; default runs/CONFIG.", **own)
     flags.DEFINE_bool("resume", False, "Continue the run that output_dir holds, exactly.", **own)
     flags.DEFINE_bool("overwrite", False, "Remove the run that output_dir holds, finished or not.", **own)
-    for field in dataclasses.fields(presets.Recipe):
+    for field in dataclasses.fields(Recipe):
         help = field.metadata["help"]
         if "choices" in field.metadata:
-            help += f" One of {', '.join(presets.choices(field))}."
+            help += f" One of {', '.join(choices(field))}."
         # Not DEFINE_enum: `Recipe` checks the values, for flags as for callers from Python.
         define = {
+            bool: flags.DEFINE_bool,
             int: flags.DEFINE_integer,
             float: flags.DEFINE_float,
             tuple: flags.DEFINE_list,
         }.get(field.type, flags.DEFINE_string)
         define(field.name, None, help, **own)
+    flags.DEFINE_float("density", None, "Another way to say final_sparsity: 1 - density.", **own)
+    flags.DEFINE_alias("sparsity", "final_sparsity", **own)
 
 
 def recipe_from_flags(flag_values):
@@ -46,8 +50,11 @@ def recipe_from_flags(flag_values):
         ValueError: Unknown preset or a value that is not allowed; the message lists what is.
     """
     recipe = presets.get_preset(flag_values.config)
+    technique = flag_values.technique or recipe.technique
+    if algorithms.identity(technique) is not algorithms.identity(recipe.technique):
+        recipe = _with_another_technique(recipe, technique)
     changes = {}
-    for field in dataclasses.fields(presets.Recipe):
+    for field in dataclasses.fields(Recipe):
         value = flag_values[field.name].value
         if value is None:
             continue
@@ -56,14 +63,28 @@ def recipe_from_flags(flag_values):
         elif field.type is tuple:
             value = _numbers(field.name, value)
         changes[field.name] = value
-    technique = changes.get("technique", recipe.technique)
-    other = presets.technique_class(technique) is not presets.technique_class(recipe.technique)
-    if other and "technique_options" in changes:
-        # The preset's options are another technique's.
-        changes["technique_options"] = _json_object("technique_options", flag_values["technique_options"].value)
-    elif other:
-        changes["technique_options"] = {}
+    if flag_values.density is not None:
+        changes["final_sparsity"] = _sparsity_of(flag_values.density, flag_values.final_sparsity)
     return dataclasses.replace(recipe, **changes)
+
+
+def _sparsity_of(density, final_sparsity):
+    if final_sparsity is not None:
+        raise ValueError(
+            "`density` and `final_sparsity` exclude each other. "
+            f"Received: density={density}, final_sparsity={final_sparsity}"
+        )
+    if not 0 < density <= 1:
+        raise ValueError(f"`density` must be a number above 0 and at most 1. Received: density={density}")
+    return round(1 - density, 12)
+
+
+def _with_another_technique(recipe, technique):
+    """The preset with another technique: of the settings of its own only the sparsity stays, where it is used."""
+    changes = dict.fromkeys(algorithms.SETTINGS)
+    if "final_sparsity" in algorithms.settings_of(technique):
+        changes["final_sparsity"] = recipe.final_sparsity
+    return dataclasses.replace(recipe, technique=technique, technique_options={}, **changes)
 
 
 def _json_object(name, text):

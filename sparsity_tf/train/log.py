@@ -16,6 +16,8 @@ from sparsity_tf import inspection, layers
 from sparsity_tf.train import state
 
 _TEST_BATCH = 1000
+# What a `SparsityMonitor` knows beside the sparsities.
+_OF_MASKS = ("threshold", "drop_fraction", "dropped", "grown", "mask_change")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +87,11 @@ class RunLog(keras.callbacks.Callback):
         first_epoch: Number of epochs done before this process; later rows in `metrics.csv`, from
             an epoch that was cut off before its checkpoint, are dropped.
         print_lines: Whether to print a line for each measurement.
+        monitor: A `SparsityMonitor` that stands before this callback: what its CSV file has beside sparsities becomes
+            TensorBoard scalars, too. `None`: there is none.
     """
 
-    def __init__(self, folder, x, y, num_examples, epochs, every=1, first_epoch=0, print_lines=True):
+    def __init__(self, folder, x, y, num_examples, epochs, every=1, first_epoch=0, print_lines=True, monitor=None):
         super().__init__()
         self.path = os.path.join(folder, state.METRICS)
         self.tensorboard = os.path.join(folder, state.TENSORBOARD)
@@ -96,6 +100,7 @@ class RunLog(keras.callbacks.Callback):
         self.epochs = epochs
         self.every = every
         self.print_lines = print_lines
+        self.monitor = monitor
         self._seconds = 0.0
         self._writer = None
         rows = [row for row in read_metrics(folder) if int(row["epoch"]) <= first_epoch]
@@ -161,7 +166,15 @@ class RunLog(keras.callbacks.Callback):
             for name, value in row.items():
                 if name not in ("epoch", "step"):
                     _write_scalar(name, value, row["epoch"])
+            for of_weight in self._of_masks(row["epoch"] - 1):
+                for name in _OF_MASKS:
+                    if name in of_weight:
+                        _write_scalar(f"{name}/{of_weight['weight']}", of_weight[name], row["epoch"])
         self._writer.flush()
+
+    def _of_masks(self, epoch):
+        """The monitor's rows of an epoch, counted from 0."""
+        return [row for row in self.monitor.rows if row["epoch"] == epoch] if self.monitor else []
 
 
 def _write_scalar(name, value, step):

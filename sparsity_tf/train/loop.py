@@ -15,7 +15,8 @@ import sys
 import keras
 
 from sparsity_tf import datasets, inspection
-from sparsity_tf.train import build, log, pictures, state
+from sparsity_tf.callbacks import SparsityMonitor
+from sparsity_tf.train import algorithms, build, log, pictures, state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Prepared:
         output_dir: Folder of the run.
         data: `ImageData`.
         model: The compiled model, restored from the checkpoint if the run is resumed.
+        algorithm: The callback that moves masks, or `None`.
+        epochs: Number of epochs of the whole run.
         done: Number of epochs already done.
         steps: Steps an epoch.
     """
@@ -55,6 +58,8 @@ class Prepared:
     output_dir: str
     data: object
     model: object
+    algorithm: object
+    epochs: int
     done: int
     steps: int
 
@@ -81,7 +86,12 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
     keras.utils.set_random_seed(recipe.seed)
     data = build.load_data(recipe)
     steps = datasets.steps_per_epoch(data, recipe.batch_size)
+    build.rehearse(recipe, data, steps)
+    keras.utils.set_random_seed(recipe.seed)
     model, done = build.make_model(recipe, data), 0
+    algorithm = build.make_algorithm(recipe, data, steps, output_dir)
+    # Lottery tickets know how many epochs all rounds take.
+    epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
     state.claim_folder(output_dir, recipe, resume, overwrite)
     print(f"data: {data.source}")
     if resume:
@@ -89,21 +99,22 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         model = restored or model
         print(f"resuming after epoch {done}" if done else "no checkpoint yet: starting anew")
     if not done:
-        build.compile_model(recipe, model, steps)
+        build.compile_model(recipe, model, steps, algorithms.update_grid(recipe, algorithm, steps))
     print(
         f"{len(data.x_train):,} training and {len(data.x_test):,} test images; {model.name}, "
         f"technique {recipe.technique}; XLA {'on' if model.jit_compile else 'off'}, "
         f"{model.steps_per_execution} steps a call",
         flush=True,
     )
-    return Prepared(recipe, output_dir, data, model, done, steps)
+    return Prepared(recipe, output_dir, data, model, algorithm, epochs, done, steps)
 
 
 def train(prepared):
     """Trains a prepared run to its end and reports on it.
 
     Written into the folder: `recipe.json`, `metrics.csv`, `tensorboard/`, `checkpoint.keras`
-    after every epoch, and at the end `results.json`, `sparsity.csv`, pictures and `model.keras`,
+    after every epoch, with an algorithm that moves masks `sparsity_by_step.csv` (what it dropped and
+    grew, a row a weight and epoch), and at the end `results.json`, `sparsity.csv`, pictures and `model.keras`,
     the trained network without the optimizer (`import sparsity_tf` is all that loading it needs). Two runs of a
     recipe, or one run and its continuation after a kill, give bit-identical weights on a CPU.
 
@@ -113,8 +124,8 @@ def train(prepared):
     Returns:
         `RunResult`. Its `line` has been printed last.
     """
-    test = datasets.test_arrays(prepared.data)
-    if prepared.done < prepared.recipe.epochs:
+    test = build.test_arrays(prepared.recipe, prepared.data)
+    if prepared.done < prepared.epochs:
         _fit(prepared, test)
     return _report(prepared, test)
 
@@ -122,23 +133,29 @@ def train(prepared):
 def _fit(prepared, test):
     recipe, data, done, steps = prepared.recipe, prepared.data, prepared.done, prepared.steps
     bar = sys.stdout.isatty()
+    masks, monitor = [], None
+    if prepared.algorithm is not None:
+        monitor = SparsityMonitor(os.path.join(prepared.output_dir, state.SPARSITY_BY_STEP))
+        masks = [prepared.algorithm, monitor]
     callbacks = [
         *build.penalty_callbacks(recipe, len(data.x_train), steps),
+        *masks,
         log.RunLog(
             prepared.output_dir,
             *test,
             num_examples=len(data.x_train),
-            epochs=recipe.epochs,
+            epochs=prepared.epochs,
             every=recipe.log_every,
             first_epoch=done,
             print_lines=not bar,
+            monitor=monitor,
         ),
-        pictures.Frames(prepared.output_dir, recipe.frame_every, recipe.epochs, done),
+        pictures.Frames(prepared.output_dir, recipe.frame_every, prepared.epochs, done),
         state.Checkpoint(prepared.output_dir),
     ]
     prepared.model.fit(
-        datasets.train_batches(data, recipe.batch_size, recipe.seed, first_epoch=done, augment=recipe.augment),
-        epochs=recipe.epochs,
+        build.train_batches(recipe, data, first_epoch=done),
+        epochs=prepared.epochs,
         initial_epoch=done,
         steps_per_epoch=steps,
         shuffle=False,  # the pipeline shuffles

@@ -1,8 +1,9 @@
 """What a run leaves on disk to be continued: the checkpoint and the recipe it belongs to.
 
-The checkpoint is one `.keras` file with everything the next step depends on: weights, penalty
-weights, seed generators, optimizer slots and the step counter, from which the epoch follows. It
-is written under another name and renamed, so that a kill at any time leaves a valid file.
+The checkpoint is one `.keras` file with everything the next step depends on: weights, masks and what their algorithm
+remembers, penalty weights, seed generators, optimizer slots, the step counter and the number of epochs. (The weights to
+which lottery tickets are rewound are a file of their own.) It is written under another name and renamed, so that a kill
+at any time leaves a valid file.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import glob
 import json
 import os
 import shutil
+import zipfile
 
 import keras
 
@@ -19,10 +21,15 @@ RECIPE = "recipe.json"
 METRICS = "metrics.csv"
 RESULTS = "results.json"
 SPARSITY = "sparsity.csv"
+SPARSITY_BY_STEP = "sparsity_by_step.csv"
+SNAPSHOT = "snapshot.npz"
 TENSORBOARD = "tensorboard"
 FRAMES = "frames"
 PICTURES = ("sparsity.png", "training.gif", "input_mask.png", "filters_*.png")
 _UNFINISHED = "checkpoint.unfinished.keras"
+# In the checkpoint, which is a zip archive: the number of epochs done, which the step counter of a network that was
+# rewound does not tell.
+_EPOCHS = "epochs.json"
 
 # Settings that may differ in a continued run: they do not touch the weights.
 _FREE = ("data_dir", "log_every", "frame_every")
@@ -48,6 +55,8 @@ class Checkpoint(keras.callbacks.Callback):
             return
         unfinished = os.path.join(self.folder, _UNFINISHED)
         self.model.save(unfinished)
+        with zipfile.ZipFile(unfinished, "a") as archive:
+            archive.writestr(_EPOCHS, json.dumps(epoch + 1))
         # The rename must not reach the disk before the content does.
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
@@ -69,6 +78,10 @@ def restore(folder, steps):
     if not os.path.exists(path):
         return None, 0
     model = keras.saving.load_model(path)
+    with zipfile.ZipFile(path) as archive:
+        if _EPOCHS in archive.namelist():
+            return model, json.loads(archive.read(_EPOCHS))
+    # A checkpoint of an earlier version of this program.
     return model, int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
 
 
@@ -122,5 +135,6 @@ def claim_folder(folder, recipe, resume, overwrite):
 
 def _outputs(folder):
     """Paths of what a run has written into the folder; the recipe alone is no loss."""
-    names = (CHECKPOINT, _UNFINISHED, MODEL, METRICS, RESULTS, SPARSITY, TENSORBOARD, FRAMES, *PICTURES)
+    files = (CHECKPOINT, _UNFINISHED, SNAPSHOT, MODEL, METRICS, RESULTS, SPARSITY, SPARSITY_BY_STEP)
+    names = (*files, TENSORBOARD, FRAMES, *PICTURES)
     return [path for name in names for path in sorted(glob.glob(os.path.join(glob.escape(folder), name)))]

@@ -1,10 +1,13 @@
-"""A recipe becomes the learning rate, optimizer, network and penalty ramp that it states."""
+"""A recipe becomes the data, learning rate, optimizer, network and penalty ramp that it states."""
+
+import dataclasses
 
 import keras
 import numpy as np
 import pytest
 
 from sparsity_tf import datasets, layers
+from sparsity_tf.datasets import pipeline
 from sparsity_tf.train import build, presets
 
 pytestmark = pytest.mark.tensorflow
@@ -77,15 +80,71 @@ def test_optimizer_is_the_one_named(name, kind):
         assert optimizer.momentum == 0.7
 
 
+def test_nesterov_is_the_optimizers():
+    assert build.make_optimizer(presets.Recipe(optimizer="sgd", nesterov=True), 10).nesterov is True
+    assert build.make_optimizer(presets.Recipe(optimizer="sgd"), 10).nesterov is False
+
+
 def test_initializer_with_a_standard_deviation(data):
     model = build.make_model(presets.Recipe(kernel_initializer="normal:0.01"), data)
     kernel = keras.ops.convert_to_numpy(model.get_layer("dense_1").kernel)
     assert abs(kernel.std() - 0.01) < 1e-4
 
 
+def test_initializer_of_torch_is_uniform_within_the_root_of_the_inputs(data):
+    model = build.make_model(presets.Recipe(kernel_initializer="torch_default"), data)
+    kernel = keras.ops.convert_to_numpy(model.get_layer("dense_1").kernel)
+    assert 0.999 / 28 < kernel.max() < 1 / 28 and abs(kernel.std() - 1 / 28 / np.sqrt(3)) < 1e-4
+
+
+def test_both_penalties_of_the_kernel(data):
+    model = build.make_model(presets.Recipe(kernel_l1=0.25, kernel_l2=0.5), data)
+    regularizer = model.get_layer("dense_1").kernel_regularizer
+    assert (float(regularizer.l1), float(regularizer.l2)) == (0.25, 0.5)
+
+
+@pytest.fixture
+def noise(data):
+    images = np.random.default_rng(0).integers(0, 256, data.x_train.shape, dtype=np.uint8)
+    return dataclasses.replace(data, x_train=images, x_test=images)
+
+
+@pytest.mark.parametrize("normalize", ["mean_image", "standardize"])
+def test_training_and_test_images_are_normalized_alike(noise, normalize):
+    recipe = presets.Recipe(normalize=normalize, batch_size=len(noise.x_train))
+    x, y = build.test_arrays(recipe, noise)
+    batch, labels = next(iter(build.train_batches(recipe, noise)))
+    order = pipeline.epoch_order(len(x), recipe.seed, 0)
+    np.testing.assert_allclose(batch, x[order], atol=1e-6)
+    np.testing.assert_array_equal(labels, y[order])
+    if normalize == "standardize":
+        pixels = noise.x_train.astype(float)
+        np.testing.assert_allclose(x[..., 0], (pixels - pixels.mean()) / pixels.std(), atol=1e-5)
+    else:
+        np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-6)
+
+
+def test_images_are_shifted_by_as_many_pixels_as_the_recipe_says(noise):
+    recipe = presets.Recipe(augment="shift", shift_pixels=7, batch_size=20, seed=3)
+    batch = next(iter(build.train_batches(recipe, noise)))[0]
+    images = pipeline.epoch_images(noise, 3, 0, "shift", 7)[0]
+    np.testing.assert_allclose(batch, pipeline.normalize(images, pipeline.mean_image(noise.x_train)), atol=1e-6)
+
+
+def test_first_training_examples_are_used(noise, monkeypatch):
+    monkeypatch.setattr(datasets, "mnist", lambda folder: noise)
+    few = build.load_data(presets.Recipe(train_examples=12))
+    np.testing.assert_array_equal(few.x_train, noise.x_train[:12])
+    np.testing.assert_array_equal(few.y_train, noise.y_train[:12])
+    assert few.x_test is noise.x_test
+    assert build.load_data(presets.Recipe()) is noise
+    with pytest.raises(ValueError, match="`train_examples` must be at most 20.*train_examples=21"):
+        build.load_data(presets.Recipe(train_examples=21))
+
+
 @pytest.mark.parametrize("name", ["dnw", "discovering_wirings"])
 def test_technique_with_a_sparsity_gets_it(data, name):
-    recipe = presets.Recipe(technique=name, sparsity=0.5, where="dense_1")
+    recipe = presets.Recipe(technique=name, final_sparsity=0.5, where="dense_1")
     weights = layers.get_sparse_weights(build.make_model(recipe, data))
     assert [weight.sparsity() for weight in weights] == [0.5]
 

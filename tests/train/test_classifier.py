@@ -5,17 +5,16 @@ import json
 import os
 import re
 import shutil
-import struct
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
-from absl import flags
 
 from sparsity_tf import inspection
-from sparsity_tf.train import classifier, log, loop, presets, state
+from sparsity_tf.train import classifier, log, loop, pictures, presets, state
+from tests.train.runs import classify, weights_of, write_digits
 
 pytestmark = pytest.mark.tensorflow
 
@@ -24,19 +23,14 @@ LAST_LINE = r"test error \d+\.\d\d %, sparsity \d+\.\d\d %, compression \d+\.\dx
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """IDX files of 64 + 32 images whose class is easy to see: a bright row at 2 * class."""
-    folder = tmp_path_factory.mktemp("digits")
-    random = np.random.default_rng(0)
-    for stem, count in (("train", 64), ("t10k", 32)):
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        images = random.integers(0, 60, (count, 28, 28), dtype=np.uint8)
-        for image, label in zip(images, labels, strict=True):
-            image[2 * label + 3] = 255
-        for kind, array in (("images", images), ("labels", labels)):
-            header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-            path = folder / f"{stem}-{kind}-idx{array.ndim}-ubyte"
-            path.write_bytes(header + array.tobytes())
-    return folder
+    return write_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(autouse=True)
+def pictures_for_those_who_look(request, monkeypatch):
+    """Drawing takes longer than training here; the run of `finished`, a process of its own, draws all the same."""
+    if "film" not in request.node.name:
+        monkeypatch.setattr(pictures, "draw", lambda model, folder: [])
 
 
 def command(digits, output_dir, *more):
@@ -56,17 +50,6 @@ def command(digits, output_dir, *more):
     ]
 
 
-def classify(arguments, capsys):
-    """Runs the classifier in this process: (exit status, lines of its output, its errors)."""
-    flag_values = flags.FlagValues()
-    classifier.define_flags(flag_values)
-    flag_values(["classifier", *arguments])
-    capsys.readouterr()
-    status = classifier.main(["classifier"], flag_values)
-    output = capsys.readouterr()
-    return status, output.out.splitlines(), output.err
-
-
 def stop_after(monkeypatch, epochs):
     """Makes the run die, as if killed, before anything of the next epoch is saved."""
 
@@ -82,12 +65,6 @@ def stop_after(monkeypatch, epochs):
 
     monkeypatch.setattr(state.Checkpoint, "on_epoch_end", on_epoch_end)
     return Killed
-
-
-def weights_of(folder):
-    model = keras.saving.load_model(folder / state.CHECKPOINT)
-    variables = model.variables + model.optimizer.variables
-    return [keras.ops.convert_to_numpy(v) for v in variables]
 
 
 @pytest.fixture(scope="module")
@@ -361,8 +338,8 @@ def test_diverged_net_stops_and_is_reported_as_such(digits, tmp_path, capsys):
     assert not (tmp_path / "run" / state.CHECKPOINT).exists()
 
 
-@pytest.mark.parametrize("technique", ["none", "l0", "str", "masked", "dnw"])
-def test_every_technique_trains(digits, tmp_path, capsys, technique):
+@pytest.mark.parametrize("technique", ["none", "l0", "str", "dnw"])
+def test_every_technique_of_layers_trains(digits, tmp_path, capsys, technique):
     arguments = command(digits, tmp_path / "run", f"--technique={technique}", "--epochs=1")
     if technique == "dnw":
         arguments.append("--sparsity=0.5")

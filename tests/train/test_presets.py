@@ -3,19 +3,12 @@
 import dataclasses
 
 import pytest
-from absl import flags
 
 from sparsity_tf import layers
-from sparsity_tf.train import classifier, presets
+from sparsity_tf.train import presets
+from tests.train.runs import recipe_of
 
 pytestmark = pytest.mark.tensorflow
-
-
-def recipe_of(*arguments):
-    flag_values = flags.FlagValues()
-    classifier.define_flags(flag_values)
-    flag_values(["classifier", *arguments])
-    return classifier.recipe_from_flags(flag_values)
 
 
 def test_every_preset_has_the_technique_and_network_of_its_name():
@@ -23,7 +16,8 @@ def test_every_preset_has_the_technique_and_network_of_its_name():
     for name, recipe in presets.PRESETS.items():
         network, _, technique = name.partition("_")
         if name != "demo":
-            assert recipe.model == names[network]
+            # Dynamic sparse reparameterization has a LeNet-300-100 of its own, with batch normalisation.
+            assert recipe.model == ("mnist_mlp" if technique == "dsr" else names[network])
             assert recipe.technique == technique.replace("dense", "none")
     assert presets.PRESETS["demo"].technique == "vd"
     assert presets.PRESETS["demo"].dataset == "mnist_demo"
@@ -39,6 +33,12 @@ def test_every_preset_has_the_technique_and_network_of_its_name():
         ({"lr_schedule": "step"}, "constant, linear, cosine, piecewise"),
         ({"jit_compile": "yes"}, "auto, true, false"),
         ({"augment": "flip"}, "none, shift"),
+        ({"shift_pixels": 0}, "an integer at least 1"),
+        ({"normalize": "no"}, "mean_image, standardize"),
+        ({"train_examples": -1}, "an integer at least 0"),
+        ({"nesterov": 1}, "true or false"),
+        ({"nesterov": True}, "optimizer=sgd"),
+        ({"kernel_l1": -1.0}, "at least 0"),
         ({"penalty_schedule": "square"}, "linear, cubic, none"),
         ({"kernel_initializer": "ones"}, "glorot_uniform.*normal:STDDEV"),
         ({"kernel_initializer": "normal:-1"}, "normal:STDDEV"),
@@ -47,7 +47,7 @@ def test_every_preset_has_the_technique_and_network_of_its_name():
         ({"learning_rate": float("nan")}, "a number above 0"),
         ({"epochs": 0}, "an integer at least 1"),
         ({"epochs": 2.5}, "an integer at least 1"),
-        ({"sparsity": 1.0}, "at least 0 and below 1"),
+        ({"final_sparsity": 1.0}, "at least 0 and below 1"),
         ({"lr_decay_from": 1.5}, "at least 0 and at most 1"),
         ({"penalty_begin_epoch": 5.0, "penalty_end_epoch": 2.0}, "must not come before"),
         ({"lr_schedule": "piecewise"}, "lr_boundaries"),
@@ -64,7 +64,9 @@ def test_value_that_is_not_allowed_is_named_with_what_is(change, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["none", "variational_dropout", "vd", "l0", "soft_threshold", "str", "masked", "dnw"])
+@pytest.mark.parametrize(
+    "name", ["none", "variational_dropout", "vd", "l0", "soft_threshold", "str", "masked", "dnw", "gmp", "snfs"]
+)
 def test_every_name_and_alias_of_a_technique_is_allowed(name):
     assert presets.Recipe(technique=name).technique == name
 

@@ -1,0 +1,213 @@
+"""The algorithms of `sparsity_tf.callbacks` as techniques of a recipe: one table, from settings to arguments.
+
+They all train masked layers. A setting that is `None` is not passed on, so that the callback's default holds; a setting
+that a technique does not take is an error. What a callback has beside these goes through `technique_options`.
+"""
+
+import contextlib
+import inspect
+import itertools
+import math
+import os
+import re
+import typing
+
+from sparsity_tf import callbacks, layers, schedules
+from sparsity_tf.train import state
+
+
+class Algorithm(typing.NamedTuple):
+    """A row of the table: the callback, and for each setting of a recipe the name of its argument."""
+
+    callback: type
+    settings: dict
+
+
+def _same(*names):
+    return {name: name for name in names}
+
+
+_TARGET = {"final_sparsity": "sparsity", "distribution": "distribution", "dense_layers": "dense"}
+_WHEN = _same("begin_step", "end_step", "frequency")
+_GRADUAL = {**_TARGET, **_WHEN, **_same("final_sparsity", "initial_sparsity", "structure")}
+_DROP_AND_GROW = {
+    **_TARGET,
+    **_WHEN,
+    **_same("drop_fraction", "redistribution"),
+    "drop_fraction_decay": "decay",
+    "death": "drop",
+    "growth": "grow",
+}
+
+ALGORITHMS = {
+    "magnitude": Algorithm(callbacks.MagnitudePruning, {**_GRADUAL, **_same("scope")}),
+    "random": Algorithm(callbacks.RandomPruning, _GRADUAL),
+    "static": Algorithm(callbacks.StaticSparsity, {**_TARGET, **_same("structure")}),
+    "set": Algorithm(callbacks.SET, _DROP_AND_GROW),
+    "rigl": Algorithm(callbacks.RigL, _DROP_AND_GROW),
+    "sparse_momentum": Algorithm(callbacks.SparseMomentum, _DROP_AND_GROW),
+    "dsr": Algorithm(
+        callbacks.DynamicSparseReparameterization,
+        {**_TARGET, **_WHEN, **_same("prune_target"), "redistribution": "heuristic"},
+    ),
+    "snip": Algorithm(callbacks.SNIP, {**_TARGET, **_same("scope")}),
+    "grasp": Algorithm(callbacks.GraSP, {**_TARGET, **_same("scope")}),
+    "lottery": Algorithm(callbacks.IterativePruning, _same("final_sparsity", "rounds", "rewind_step", "scope")),
+}
+ALGORITHMS["gmp"] = ALGORITHMS["magnitude"]
+ALGORITHMS["snfs"] = ALGORITHMS["sparse_momentum"]
+
+# Settings of the technique "masked" itself.
+_OF_MASKED = ("load_masks", "reinitialize")
+SETTINGS = tuple(dict.fromkeys([*itertools.chain(*(a.settings for a in ALGORITHMS.values())), *_OF_MASKED]))
+
+# Arguments that the run itself gives, and those that settings give: none is a technique option.
+_GIVEN = {"where", "seed", "data", "steps_per_round", "snapshot"}
+_GIVEN.update(itertools.chain(*(algorithm.settings.values() for algorithm in ALGORITHMS.values())))
+
+
+def identity(technique):
+    """What a technique's name or alias stands for: a callback or a `layers.Technique`, a class; `None` for "none"."""
+    algorithm = ALGORITHMS.get(technique)
+    return algorithm.callback if algorithm else layers.TECHNIQUES.get(technique)
+
+
+def settings_of(technique):
+    """Those of `SETTINGS` that a technique takes, a tuple."""
+    if technique in ALGORITHMS:
+        return tuple(ALGORITHMS[technique].settings)
+    layer_technique = layers.TECHNIQUES.get(technique)
+    if layer_technique is layers.Masked:
+        return _OF_MASKED
+    return ("final_sparsity",) if layer_technique and "sparsity" in layer_technique.option_names() else ()
+
+
+def check_settings(recipe):
+    """Raises a ValueError if the recipe has a setting that its technique does not take."""
+    taken = settings_of(recipe.technique)
+    for name in SETTINGS:
+        value = getattr(recipe, name)
+        if value is not None and name not in taken:
+            raise ValueError(
+                f"`{name}` is not used by technique {recipe.technique}, which takes "
+                f"{', '.join(taken) or 'no such setting'}. Received: {name}={value}"
+            )
+    if recipe.frequency is not None:
+        parse_frequency(recipe.frequency, 1)
+
+
+def parse_frequency(text, steps):
+    """The `frequency` of a callback from that of a recipe.
+
+    Args:
+        text: An integer >= 1; "epoch"; or pairs EPOCH:FREQUENCY with rising epochs, the first 0, such as
+            "0:100,25:200": from epoch 25 on every 200 steps.
+        steps: Steps an epoch.
+
+    Returns:
+        An integer, "epoch", or a `schedules.Piecewise`.
+
+    Raises:
+        ValueError: Anything else.
+    """
+    if text == "epoch":
+        return text
+    pairs = re.fullmatch(r"\d+|[\d.]+:\d+(,[\d.]+:\d+)*", text) and [pair.split(":") for pair in text.split(",")]
+    with contextlib.suppress(ValueError):
+        frequencies = [int(pair[-1]) for pair in pairs or ()]
+        epochs = [float(pair[0]) for pair in pairs or () if len(pair) == 2]
+        rising = not epochs or (epochs[0] == 0 and all(a < b for a, b in itertools.pairwise(epochs)))
+        if frequencies and min(frequencies) >= 1 and rising:
+            boundaries = tuple(round(epoch * steps) for epoch in epochs[1:])
+            return schedules.Piecewise(boundaries, tuple(frequencies)) if epochs else frequencies[0]
+    raise ValueError(
+        "`frequency` must be an integer of at least 1, epoch, or pairs EPOCH:FREQUENCY with rising epochs from 0 on, "
+        f"such as 0:100,25:200. Received: frequency={text}"
+    )
+
+
+def make(recipe, steps, batch, folder=None):
+    """The recipe's algorithm, a callback, or `None`.
+
+    Args:
+        recipe: A `Recipe`.
+        steps: Steps an epoch.
+        batch: Function that gives training arrays (x, y), for pruning at initialisation.
+        folder: Folder of the run, for what has to be kept beside the model; `None` keeps it in memory.
+
+    Raises:
+        ValueError: A setting or an option that the callback refuses; the message uses the recipe's names.
+    """
+    if recipe.technique not in ALGORITHMS:
+        return None
+    callback, settings = ALGORITHMS[recipe.technique]
+    values = {name: getattr(recipe, name) for name in settings}
+    if recipe.frequency is not None:
+        values["frequency"] = parse_frequency(recipe.frequency, steps)
+    if recipe.dense_layers is not None:
+        names = recipe.dense_layers.split(",")
+        values["dense_layers"] = names if len(names) > 1 else names[0]
+    arguments = {settings[name]: value for name, value in values.items() if value is not None}
+    known = _option_names(callback)
+    run = {"seed": recipe.seed, "data": None, "steps_per_round": recipe.epochs * steps}
+    run["snapshot"] = folder and os.path.join(folder, state.SNAPSHOT)
+    if "data" in known:
+        run["data"] = batch()
+    arguments.update({name: value for name, value in run.items() if name in known})
+    _check_complete(recipe, callback, arguments)
+    _check_options(recipe, known - _GIVEN)
+    if (recipe.rewind_step or 0) % steps:
+        raise ValueError(
+            f"`rewind_step` must be a multiple of the {steps} steps of an epoch. "
+            f"Received: rewind_step={recipe.rewind_step}"
+        )
+    with recipe_names(recipe):
+        return callback(**arguments, **recipe.technique_options)
+
+
+def _check_complete(recipe, callback, arguments):
+    for name, parameter in inspect.signature(callback).parameters.items():
+        if parameter.default is parameter.empty and parameter.kind != parameter.VAR_KEYWORD and name not in arguments:
+            raise ValueError(f"`{name}` must be given with technique {recipe.technique}. Received: {name}=None")
+
+
+def _check_options(recipe, known):
+    unknown = sorted(set(recipe.technique_options) - known)
+    if unknown:
+        raise ValueError(
+            f"`technique_options` of {recipe.technique} may hold {', '.join(sorted(known)) or 'nothing'} (the others "
+            f"have flags of their own). Received: {', '.join(unknown)}"
+        )
+
+
+def _option_names(callback):
+    """Names of all arguments of a callback, those that it passes on to its base classes too."""
+    names = set()
+    for base in callback.__mro__:
+        parameters = inspect.signature(base.__init__).parameters.values()
+        names.update(parameter.name for parameter in parameters if parameter.kind == parameter.POSITIONAL_OR_KEYWORD)
+        if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
+            return names - {"self"}
+    return names - {"self"}
+
+
+@contextlib.contextmanager
+def recipe_names(recipe):
+    """Errors of the recipe's callback raised inside name its settings rather than the callback's arguments."""
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+        for name, argument in ALGORITHMS[recipe.technique].settings.items():
+            message = message.replace(f"`{argument}`", f"`{name}`")
+            message = re.sub(rf"\b{argument}=", f"{name}=", message)
+        raise ValueError(message) from error
+
+
+def update_grid(recipe, algorithm, steps):
+    """The largest divisor of the steps an epoch that divides every step at which the algorithm may change masks."""
+    if algorithm is None or "frequency" not in ALGORITHMS[recipe.technique].settings:
+        return steps
+    frequency = algorithm.frequency
+    periods = [frequency] if isinstance(frequency, int) else getattr(frequency, "values", ())
+    return math.gcd(steps, algorithm.begin_step, algorithm.end_step or 0, *periods)

