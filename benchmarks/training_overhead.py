@@ -1,0 +1,115 @@
+"""Whole-`fit` throughput of each algorithm, at its paper's settings, relative to the dense model.
+
+LeNet-300-100 on generated digits of MNIST's shape, batch 100, 540 steps an epoch (the training of sparse momentum's
+MNIST experiments), and the MLP 784-1024-1024-10 at batch 256. All arms run in one process, each twice, in turn; a ratio
+is the median over epochs of (median dense seconds / arm's seconds): 1 is as fast as dense.
+
+    python benchmarks/training_overhead.py [--epochs=8] [--xla=on|off|both] [--model=lenet|mlp|both]
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import statistics
+import time
+
+import keras
+import numpy as np
+from absl import app, flags
+from tabulate import tabulate
+
+import sparsity_tf
+from sparsity_tf import callbacks
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("epochs", 8, "Epochs measured, after one that compiles.", lower_bound=3)
+flags.DEFINE_enum("xla", "on", ["on", "off", "both"], "Compile the step with XLA.")
+flags.DEFINE_enum("model", "both", ["lenet", "mlp", "both"], "Which model.")
+GOAL = 0.95
+STEPS = 540
+
+
+def algorithms(total):
+    """The arms at their papers' settings: magnitude pruning over half the training, the others to its end."""
+    return {
+        "MagnitudePruning": lambda: callbacks.MagnitudePruning(0.95, begin_step=0, end_step=total, frequency=100),
+        "RandomPruning": lambda: callbacks.RandomPruning(0.95, begin_step=0, end_step=total, frequency=100),
+        "StaticSparsity": lambda: callbacks.StaticSparsity(0.95),
+        "SET, once an epoch": lambda: callbacks.SET(0.95, frequency=STEPS, end_step=total),
+        "RigL, every 100 steps": lambda: callbacks.RigL(0.95, frequency=100, end_step=total),
+        "SparseMomentum, once an epoch": lambda: callbacks.SparseMomentum(0.95, frequency=STEPS, end_step=total),
+        "DynamicSparseReparameterization, every 100 steps": lambda: callbacks.DynamicSparseReparameterization(
+            0.95, frequency=100, end_step=total, prune_target=600
+        ),
+    }
+
+
+def build(name, jit_compile):
+    sizes, batch = {"lenet": ((300, 100), 100), "mlp": ((1024, 1024), 256)}[name]
+    dense = [keras.layers.Dense(size, activation="relu") for size in sizes]
+    model = keras.Sequential([keras.Input((784,)), *dense, keras.layers.Dense(10)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)
+    model.compile(optimizer, loss, jit_compile=jit_compile, steps_per_execution=20)
+    return model, batch
+
+
+class Arm:
+    """A model in training; each `run` is one epoch of `fit`, of which all but the first are kept."""
+
+    def __init__(self, name, make, jit_compile):
+        import tensorflow as tf
+
+        self.model, batch = build(name, jit_compile)
+        rng = np.random.default_rng(0)
+        x = tf.constant(rng.normal(size=(batch, 784)).astype("float32"))
+        y = tf.constant(rng.integers(0, 10, batch).astype("int32"))
+        self.data = tf.data.Dataset.from_tensors((x, y)).cache().repeat()
+        self.callbacks = []
+        if make is not None:
+            sparsity_tf.sparsify(self.model, "masked")
+            self.callbacks = [make()]
+        self.seconds, self.started = [], None
+
+    def train(self, epochs):
+        arm = self
+
+        class Clock(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch, logs=None):
+                arm.started = time.perf_counter()
+
+            def on_epoch_end(self, epoch, logs=None):
+                if epoch:
+                    arm.seconds.append(time.perf_counter() - arm.started)
+
+        self.model.fit(self.data, steps_per_epoch=STEPS, epochs=epochs, verbose=0, callbacks=[*self.callbacks, Clock()])
+
+
+def compare(name, jit_compile):
+    epochs = 1 + FLAGS.epochs
+    made = {"dense": None, **algorithms(epochs * STEPS)}
+    # In turn, half of the epochs at a time: whoever runs while the machine is busy is not always the same.
+    seconds = {arm: [] for arm in made}
+    for _ in range(2):
+        for arm, make in made.items():
+            current = Arm(name, make, jit_compile)
+            current.train(epochs)
+            seconds[arm].extend(current.seconds)
+    dense = statistics.median(seconds["dense"])
+    rows = []
+    for arm, values in seconds.items():
+        low, middle, high = statistics.quantiles([dense / value for value in values], n=4)
+        rows.append([arm, f"{statistics.median(values) * 1e3 / STEPS:.2f}", f"{middle:.3f} ({low:.3f} to {high:.3f})"])
+    print(f"\n{name}, XLA {'on' if jit_compile else 'off'}: {2 * FLAGS.epochs} epochs of {STEPS} steps; goal {GOAL}")
+    print(tabulate(rows, headers=["arm", "ms a step", "throughput / dense (quartiles)"], disable_numparse=True))
+
+
+def main(_):
+    for name in ("lenet", "mlp") if FLAGS.model == "both" else (FLAGS.model,):
+        for jit_compile in {"on": (True,), "off": (False,), "both": (True, False)}[FLAGS.xla]:
+            compare(name, jit_compile)
+
+
+if __name__ == "__main__":
+    app.run(main)
