@@ -34,7 +34,7 @@ def load_masks(model, source):
     found = _of_model(source) if isinstance(source, keras.layers.Layer) else _of_checkpoint(source)
     if not found:
         raise ValueError(f"`source` holds no masks. Received: source={source!r}")
-    chosen = _match(weights, found, source)
+    chosen = _match(model, weights, found, source)
     for weight, mask in zip(weights, chosen, strict=True):
         weight.assign_mask(mask)
     return model
@@ -47,21 +47,23 @@ def _of_model(model):
 def _of_checkpoint(path):
     """Masks by the path of the weight they belong to: the mask's own, with the name of the weight in its place."""
     from sparsity_tf.checkpoints import open_checkpoint
+    from sparsity_tf.checkpoints.checkpoint import natural_order
 
     found = {}
     with open_checkpoint(path) as checkpoint:
-        for name in checkpoint.names():
+        # By place in the file, which tells the order of layers of one kind; names need not.
+        for name in sorted(checkpoint.names(), key=lambda name: natural_order(checkpoint.aliases(name)[0])):
             aliases = [alias for alias in checkpoint.aliases(name) if alias.endswith("mask")]
             if aliases:
-                # The longest: a path made of layer names rather than of positions.
-                found[max(aliases, key=len)] = checkpoint.tensor(name) != 0
+                # The last: a path made of layer names, where there is one, rather than of positions.
+                found[aliases[-1]] = checkpoint.tensor(name) != 0
     return found
 
 
-def _match(weights, found, source):
-    by_path = [_named(weight, found) for weight in weights]
-    if all(mask is not None for mask in by_path):
-        chosen = by_path
+def _match(model, weights, found, source):
+    by_path = [_named(model, weight, found) for weight in weights]
+    if None not in by_path and len(set(by_path)) == len(weights):
+        chosen = [found[path] for path in by_path]
     elif len(found) == len(weights):
         chosen = list(found.values())
     else:
@@ -79,6 +81,12 @@ def _match(weights, found, source):
     return chosen
 
 
-def _named(weight, found):
-    own = weight.extra_variable("mask").path
-    return next((mask for path, mask in found.items() if path in (weight.path, own)), None)
+def _named(model, weight, found):
+    """The path in `found` that is the weight's, or `None`; the name of the model itself does not matter."""
+    own = (weight.path, weight.extra_variable("mask").path)
+    exact = next((path for path in found if path in own), None)
+    if exact is not None:
+        return exact
+    within = [path.removeprefix(f"{model.name}/") for path in own]
+    same = [path for path in found if path in within or path.partition("/")[2] in within]
+    return same[0] if len(same) == 1 else None

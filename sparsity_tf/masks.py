@@ -133,7 +133,9 @@ def highest_overall(scores, count, among=None):
     Raises:
         ValueError: As `highest`.
     """
-    flat = np.concatenate([np.asarray(array).reshape(-1) for array in scores]) if scores else np.zeros(0)
+    if not scores:
+        return []
+    flat = np.concatenate([np.asarray(array).reshape(-1) for array in scores])
     candidates = None if among is None else np.concatenate([np.asarray(array).reshape(-1) for array in among])
     chosen = highest(flat, count, candidates)
     ends = np.cumsum([np.size(array) for array in scores])

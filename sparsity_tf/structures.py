@@ -67,26 +67,19 @@ class Elements:
         Args:
             scores: Float array, the shape of the weight.
             sparsity: Fraction of groups that are zero.
-            among: Bool array of the same shape, the present mask: groups alive in it go before all others.
+            among: Bool array of the same shape, the present mask: groups that are dead in it stay dead.
             filter_axes: Axes of the kernel that index output units.
 
         Returns:
-            Bool array with exactly floor((1 - sparsity) * groups) groups alive.
+            Bool array with exactly floor((1 - sparsity) * groups) groups alive, or all of `among` where these are less.
         """
         group_scores = self.reduce(scores, filter_axes)
         count = masks.number_to_keep(sparsity, group_scores.size)
-        chosen = keep(group_scores, count, None if among is None else self.reduce(among, filter_axes) > 0)
+        alive = None if among is None else self.reduce(among, filter_axes) > 0
+        if alive is not None:
+            count = min(count, int(np.count_nonzero(alive)))
+        chosen = masks.highest(group_scores, count, alive)
         return self.expand(chosen, scores.shape, filter_axes)
-
-
-def keep(scores, count, alive=None):
-    """The `count` highest scores; entries that are alive go before all others, whatever their scores."""
-    if alive is None:
-        return masks.highest(scores, count)
-    missing = count - int(np.count_nonzero(alive))
-    if missing <= 0:
-        return masks.highest(scores, count, alive)
-    return np.logical_or(alive, masks.highest(scores, missing, ~np.asarray(alive)))
 
 
 class Blocks(Elements):
@@ -102,8 +95,8 @@ class Blocks(Elements):
         self.shape = tuple(shape)
         self.spec = "x".join(str(size) for size in shape)
 
-    def _axes(self, shape):
-        """(block size of every axis, number of blocks of every axis)."""
+    def axes(self, shape):
+        """(block size of every axis, number of blocks of every axis) of a weight's shape."""
         if len(self.shape) > len(shape):
             raise ValueError(
                 f"`structure`: a block of {len(self.shape)} axes does not fit a weight of shape {shape}. "
@@ -114,13 +107,13 @@ class Blocks(Elements):
 
     def reduce(self, scores, filter_axes=(-1,)):
         sums, counts = np.asarray(scores, "float64"), np.ones(np.shape(scores))
-        for axis, size in enumerate(self._axes(np.shape(scores))[0]):
+        for axis, size in enumerate(self.axes(np.shape(scores))[0]):
             starts = np.arange(0, sums.shape[axis], size)
             sums, counts = np.add.reduceat(sums, starts, axis), np.add.reduceat(counts, starts, axis)
         return sums / counts
 
     def expand(self, groups, shape, filter_axes=(-1,)):
-        sizes, counts = self._axes(shape)
+        sizes, counts = self.axes(shape)
         mask = np.asarray(groups).reshape(counts)
         for axis, size in enumerate(sizes):
             mask = np.repeat(mask, size, axis)
@@ -193,19 +186,21 @@ class NM(Elements):
         chosen = np.zeros(groups.shape, bool)
         # Stable: among equal scores the lower index wins.
         np.put_along_axis(chosen, np.lexsort((-groups, dead), axis=1)[:, :count], True, axis=1)
-        return np.moveaxis(chosen.reshape(padded.shape)[..., :length], -1, axis)
+        return np.moveaxis((chosen & ~dead).reshape(padded.shape)[..., :length], -1, axis)
 
 
-def check_sparsity(name, sparsity, weights):
-    """Raises a ValueError that names the argument unless a sparsity is the one that N:M structures fix.
+def check(name, sparsity, weights):
+    """Raises a ValueError unless the structures of weights fit their shapes, and a sparsity the N:M ones.
 
     Args:
-        name: Name of the argument.
-        sparsity: Its value, a float.
+        name: Name of the argument that holds the sparsity.
+        sparsity: Float.
         weights: List of masked `SparseWeight`.
     """
     for weight in weights:
         structure = get(weight.technique.structure)
+        if isinstance(structure, Blocks):
+            structure.axes(weight.shape)
         if isinstance(structure, NM) and abs(structure.sparsity - sparsity) > 1e-9:
             raise ValueError(
                 f"`{name}` must be {structure.sparsity} with structure {structure.spec!r}. Received: {name}={sparsity}"

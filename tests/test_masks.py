@@ -1,4 +1,4 @@
-"""`top_k_mask` against a stable sort of numpy: exact counts, ties to the lower index."""
+"""From scores to masks, against a stable sort of numpy: exact counts, ties to the lower index."""
 
 import functools
 
@@ -95,3 +95,135 @@ def test_nan_counts_as_the_largest():
 )
 def test_the_number_of_zeros_is_the_floor_of_the_decimal_product(sparsity, size, zeros):
     assert masks.number_of_zeros(sparsity, size) == zeros
+
+
+@pytest.mark.parametrize(
+    "sparsity,size,kept",
+    [(0.0, 10, 10), (0.9, 10, 1), (0.9, 7, 0), (0.7, 10, 3), (0.71, 100, 29), (1.0, 3, 0), (0.5, 0, 0)],
+)
+def test_the_number_to_keep_is_the_floor_of_the_decimal_product(sparsity, size, kept):
+    assert masks.number_to_keep(sparsity, size) == kept
+
+
+def first_of_a_stable_sort(scores, count, among=None):
+    """The definition of `highest`: the first `count` candidates by falling score, in row-major order."""
+    flat = np.asarray(scores).ravel()
+    candidates = np.arange(flat.size) if among is None else np.flatnonzero(among)
+    order = candidates[np.argsort(-flat[candidates], kind="stable")]
+    mask = np.zeros(flat.size, bool)
+    mask[order[:count]] = True
+    return mask.reshape(np.shape(scores))
+
+
+SOME_EXAMPLES = hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
+ENTRIES_BY_SIGN = {**ENTRIES, "signs": st.sampled_from([-1.0, 0.0, 1.0])}
+
+
+@SOME_EXAMPLES
+@hypothesis.given(data=st.data())
+def test_highest_is_the_start_of_a_stable_sort(data):
+    shape = data.draw(st.sampled_from(SHAPES))
+    size = int(np.prod(shape))
+    entries = ENTRIES_BY_SIGN[data.draw(st.sampled_from(sorted(ENTRIES_BY_SIGN)))]
+    scores = np.array(data.draw(st.lists(entries, min_size=size, max_size=size)), "float32").reshape(shape)
+    among = None
+    if data.draw(st.booleans()):
+        among = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)), bool).reshape(shape)
+    count = data.draw(st.integers(0, size if among is None else int(among.sum())))
+    mask = masks.highest(scores, count, among)
+    np.testing.assert_array_equal(mask, first_of_a_stable_sort(scores, count, among))
+
+
+LARGE = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "nine in ten are zero": lambda rng, n: rng.normal(size=n) * (rng.random(n) < 0.1),
+    "three values": lambda rng, n: rng.integers(0, 3, n),
+    "all equal": lambda rng, n: np.full(n, 0.5),
+    "all zero": lambda rng, n: np.zeros(n),
+    "sorted": lambda rng, n: np.arange(n),
+    "periodic, so that the sample is misled": lambda rng, n: np.arange(n) % (n // 10_000),
+    "infinite at both ends": lambda rng, n: np.where(rng.random(n) < 0.3, np.inf, -np.inf),
+}
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "among"])
+@pytest.mark.parametrize("kind", LARGE)
+def test_highest_of_a_large_array_is_the_start_of_a_stable_sort(kind, masked):
+    rng, size = np.random.default_rng(3), 54_321
+    scores = LARGE[kind](rng, size).astype("float32")
+    among = rng.random(size) < 0.2 if masked else None
+    available = int(among.sum()) if masked else size
+    for count in (0, 1, 2, available // 10, available // 2, available - 1, available):
+        mask = masks.highest(scores, count, among)
+        np.testing.assert_array_equal(mask, first_of_a_stable_sort(scores, count, among), err_msg=str(count))
+
+
+def test_highest_among_a_few_of_a_large_array():
+    scores, among = np.random.default_rng(0).normal(size=40_000).astype("float32"), np.zeros(40_000, bool)
+    among[[5, 7, 39_999]] = True
+    np.testing.assert_array_equal(masks.highest(scores, 2, among), first_of_a_stable_sort(scores, 2, among))
+
+
+@pytest.mark.parametrize("size", [4, 30_000])
+def test_a_candidate_that_is_nan_is_an_error(size):
+    scores = np.zeros(size, "float32")
+    scores[1] = np.nan
+    with pytest.raises(ValueError, match="1 NaN of"):
+        masks.highest(scores, 1)
+    with pytest.raises(ValueError, match="1 NaN of"):
+        masks.highest(scores, 1, np.ones(size, bool))
+
+
+@pytest.mark.parametrize("size", [4, 30_000])
+def test_nan_elsewhere_does_not_matter(size):
+    scores = np.arange(size, dtype="float32")
+    scores[1::2] = np.nan
+    mask = masks.highest(scores, 1, np.arange(size) % 2 == 0)
+    assert np.flatnonzero(mask).tolist() == [size - 2]
+
+
+@pytest.mark.parametrize("count", [-1, 3])
+def test_more_than_there_are_can_not_be_chosen(count):
+    among = np.array([True, False, True])
+    with pytest.raises(ValueError, match=f"2 candidates. Received: count={count}"):
+        masks.highest(np.zeros(3), count, among)
+    with pytest.raises(ValueError, match=f"2 candidates. Received: count={count}"):
+        masks.random_mask((3,), count, np.random.default_rng(0), among)
+    with pytest.raises(ValueError, match="3 candidates. Received: count=4"):
+        masks.highest(np.zeros(3), 4)
+
+
+def test_highest_overall_compares_all_arrays():
+    first, second = masks.highest_overall([np.array([[1.0, 5.0], [2.0, 0.0]]), np.array([3.0, 2.0])], 3)
+    assert first.tolist() == [[False, True], [True, False]]  # Its 2 stands before the other's.
+    assert second.tolist() == [True, False]
+
+
+def test_highest_overall_chooses_candidates_only():
+    among = [np.array([False, True]), np.array([], bool), np.array([True])]
+    found = masks.highest_overall([np.array([9.0, 1.0]), np.array([]), np.array([0.0])], 1, among)
+    assert [mask.tolist() for mask in found] == [[False, True], [], [False]]
+    with pytest.raises(ValueError, match="2 candidates"):
+        masks.highest_overall([np.zeros(2), np.zeros(0), np.zeros(1)], 3, among)
+
+
+# Many of the candidates are ranked by random numbers; few of many are drawn one by one.
+@pytest.mark.parametrize("count", [0, 1, 3, 20, 30], ids=str)
+def test_random_masks_are_uniform_among_the_candidates(count):
+    rng, draws = np.random.default_rng(5), 3000
+    among = np.ones((4, 10), bool)
+    among[:, 3] = False
+    among[0, :6] = False
+    total = np.zeros(among.shape)
+    for _ in range(draws):
+        mask = masks.random_mask(among.shape, count, rng, among)
+        assert mask.sum() == count and not (mask & ~among).any()
+        total += mask
+    share = count / among.sum()
+    deviation = np.sqrt(draws * share * (1 - share))
+    assert np.abs(total[among] - draws * share).max() <= 4.5 * deviation
+
+
+def test_a_random_mask_among_all_has_the_exact_count():
+    mask = masks.random_mask((200, 300), 12_345, np.random.default_rng(0))
+    assert mask.shape == (200, 300) and mask.sum() == 12_345

@@ -75,7 +75,7 @@ class StaticSparsity(SparseFromTheStart):
         super().__init__(sparsity, distribution, dense, where=where, structure=structure, seed=seed)
 
     def start(self):
-        structures.check_sparsity("sparsity", self.target_sparsity, self.weights)
+        structures.check("sparsity", self.target_sparsity, self.weights)
         super().start()
 
 

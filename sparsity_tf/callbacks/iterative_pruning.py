@@ -121,15 +121,14 @@ class IterativePruning(MaskAlgorithm):
 
     def _prune(self, step, sparsity):
         views = self.views(step)
-        scores = [np.abs(view.value) for view in views]
+        scores, alive = [np.abs(view.value) for view in views], [view.mask for view in views]
+        # Masks of before that are sparser already stay as they are.
         if self.scope == "global":
             count = masks.number_to_keep(sparsity, sum(score.size for score in scores))
-            kept = masks.highest_overall(scores, count, [view.mask for view in views])
+            kept = masks.highest_overall(scores, min(count, sum(view.active for view in views)), alive)
         else:
-            kept = [
-                masks.highest(score, masks.number_to_keep(sparsity, score.size), view.mask)
-                for score, view in zip(scores, views, strict=True)
-            ]
+            counts = [min(masks.number_to_keep(sparsity, view.mask.size), view.active) for view in views]
+            kept = [masks.highest(*arguments) for arguments in zip(scores, counts, alive, strict=True)]
         for index, (view, mask) in enumerate(zip(views, kept, strict=True)):
             self.assign(index, mask, view.mask)
 

@@ -148,9 +148,8 @@ class MaskAlgorithm(keras.callbacks.Callback):
     # Keras's events.
 
     def on_train_begin(self, logs=None):
-        model = self.model
-        self._bind(model, self.params.get("epochs"), self.params.get("steps"))
-        after_step.install(model, self)
+        self._bind(self.model, self.params.get("epochs"), self.params.get("steps"))
+        after_step.install(self.model, self)
 
     def on_epoch_begin(self, epoch, logs=None):
         model = self.model
@@ -202,6 +201,9 @@ class MaskAlgorithm(keras.callbacks.Callback):
             optimizer_slots.check(model.optimizer, self.uses(), type(self).__name__)
             self._resolve_schedule(epochs, steps_per_epoch)
             self.weights = self._find_weights(model)
+            self._structures = [weight.technique.structure for weight in self.weights]
+            for weight in self.weights:
+                weight.technique.structure = self.structure or weight.technique.structure
             self.dropped = {weight.path: 0 for weight in self.weights}
             self.grown = dict(self.dropped)
             self._attach(model)
@@ -213,9 +215,11 @@ class MaskAlgorithm(keras.callbacks.Callback):
                 self.start()
         except BaseException:
             self.finish()
+            for weight, structure in zip(self.weights, self._structures, strict=True):
+                weight.technique.structure = structure
             raise
-        self._started, self._seen = True, count_steps(model)
-        self._upper_bound = self._seen
+        self._started = True
+        self._seen = self._upper_bound = count_steps(model)
         self._measure()
 
     def finish(self):
@@ -245,11 +249,9 @@ class MaskAlgorithm(keras.callbacks.Callback):
         if not masked:
             raise ValueError(
                 f"{type(self).__name__} found no masked layer to work on: `where` selects none of those that "
-                f"`sparsify` made, or they are frozen. Received: where={self.where!r}"
+                f"`sparsify` made, or they are frozen or not built. Received: where={self.where!r}"
             )
         for weight in masked:
-            if self.structure is not None:
-                weight.technique.structure = self.structure
             if weight.technique.structure is not None and not self.structured:
                 raise ValueError(
                     f"{type(self).__name__} moves single weights. Received: layer {weight.layer.path!r} with "

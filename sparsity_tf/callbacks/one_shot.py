@@ -43,7 +43,7 @@ class OneShotPruning(SparseFromTheStart):
         targets = distributions.allocate(self.weights, self.target_sparsity, self.distribution, dense=self.dense)
         targets = [targets[weight.path] for weight in self.weights]
         chosen = [index for index, target in enumerate(targets) if target]
-        if self.scope == "global":
+        if self.scope == "global" and chosen:
             total = sum(sizes[index] for index in chosen)
             kept = masks.highest_overall(
                 [scores[index] for index in chosen], total - masks.number_of_zeros(self.target_sparsity, total)

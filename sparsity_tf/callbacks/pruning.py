@@ -44,7 +44,7 @@ class GradualPruning(MaskAlgorithm):
                 "`initial_sparsity` must not exceed `final_sparsity`. "
                 f"Received: initial_sparsity={initial_sparsity}, final_sparsity={final_sparsity}"
             )
-        if isinstance(schedule, str) and schedule not in ("cubic", "linear", "constant"):
+        if schedule not in ("cubic", "linear", "constant") and not callable(schedule):
             raise ValueError(
                 "`schedule` must be 'cubic', 'linear', 'constant', or a schedule or other function of the step. "
                 f"Received: schedule={schedule!r}"
@@ -56,7 +56,7 @@ class GradualPruning(MaskAlgorithm):
         return total_steps // 2
 
     def start(self):
-        structures.check_sparsity("final_sparsity", self.final_sparsity, self.weights)
+        structures.check("final_sparsity", self.final_sparsity, self.weights)
         # A distribution is of the final sparsity; on the way there every weight has the same share of its own.
         targets = distributions.allocate(self.weights, self.final_sparsity, self.distribution, dense=self.dense)
         self.targets = [targets[weight.path] for weight in self.weights]
@@ -161,6 +161,8 @@ class MagnitudePruning(GradualPruning):
             super().change_masks(step)
             return
         chosen = [index for index, target in enumerate(self.targets) if target]
+        if not chosen:
+            return
         views = [self.view(index, step) for index in chosen]
         kinds = [structures.get(self.weights[index].technique.structure) for index in chosen]
         scores = [kind.reduce(self.scores(view), view.filter_axes) for kind, view in zip(kinds, views, strict=True)]

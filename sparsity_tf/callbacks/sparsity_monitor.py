@@ -179,22 +179,26 @@ class SparsityMonitor(keras.callbacks.Callback):
 
     def _open_csv(self):
         kept, step = [], self._step()
-        if step and os.path.exists(self.csv_path):
+        if (step or self._epoch) and os.path.exists(self.csv_path):
             with open(self.csv_path, newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+                # Rows of earlier epochs whatever their step: a rewound run counts the same steps again.
+                kept = [row for row in csv.DictReader(file) if self._is_earlier(row, step)]
         with open(self.csv_path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(kept)
 
-    def _write_scalars(self, rows, step):
-        import tensorflow as tf
+    def _is_earlier(self, row, step):
+        if int(row["epoch"]) < self._epoch:
+            return True
+        return int(row["step"]) <= step and int(row["epoch"]) <= (self._epoch or int(row["epoch"]))
 
+    def _write_scalars(self, rows, step):
         with self._writer.as_default(step=step):
             for row in rows:
                 for name in COLUMNS[5:]:
                     if name in row:
-                        tf.summary.scalar(f"{name}/{row['weight']}", row[name])
+                        write_scalar(f"{name}/{row['weight']}", row[name], step)
         self._writer.flush()
 
     def _print(self):
@@ -205,3 +209,13 @@ class SparsityMonitor(keras.callbacks.Callback):
     def _step(self):
         optimizer = getattr(self.model, "optimizer", None)
         return 0 if optimizer is None else int(ops.convert_to_numpy(optimizer.iterations))
+
+
+def write_scalar(name, value, step):
+    """`tf.summary.scalar`, which needs the package tensorboard only for these few lines."""
+    import tensorflow as tf
+
+    metadata = tf.compat.v1.SummaryMetadata()
+    metadata.plugin_data.plugin_name = "scalars"
+    metadata.data_class = 1  # DATA_CLASS_SCALAR
+    tf.summary.write(name, tf.constant(value, tf.float32), step=step, metadata=metadata)

@@ -1,5 +1,6 @@
 """Sparse layers: each technique on each kind of Keras layer that it suits."""
 
+from sparsity_tf.layers.activation import SparseActivation, SparseBatchNormalization
 from sparsity_tf.layers.base import (
     LAYER_CLASSES,
     TECHNIQUES,

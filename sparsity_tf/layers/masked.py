@@ -87,6 +87,10 @@ class Masked(Technique):
         # The variable is zero where masked already; only the gradient needs the mask.
         return kernel if dense else _mask_gradient(kernel, weight.extra("mask", select))
 
+    def apply(self, weight, linear, inputs, training, select=None):
+        # A subclassed model whose `call` has no `training` argument trains its layers without telling them.
+        return super().apply(weight, linear, inputs, training or self.dense_gradient_wanted, select)
+
     def mask(self, weight):
         return weight.extra("mask")
 

@@ -6,6 +6,7 @@ Every builder takes `technique`, `technique_options` and `where`, and makes the 
 
 from sparsity_tf.models.alexnet import alexnet_b as alexnet_b
 from sparsity_tf.models.alexnet import alexnet_s as alexnet_s
+from sparsity_tf.models.cifar_resnet import cifar_resnet as cifar_resnet
 from sparsity_tf.models.lenet import lenet_5_caffe as lenet_5_caffe
 from sparsity_tf.models.lenet import lenet_300_100 as lenet_300_100
 from sparsity_tf.models.mlp import mnist_mlp as mnist_mlp

@@ -21,7 +21,7 @@ from sparsity_tf.train.recipe import Recipe, choices
 
 def define_flags(flag_values=flags.FLAGS):
     """Defines one flag for each field of `Recipe`, and those of the run itself."""
-    own = {"flag_values": flag_values, "module_name": __name__}
+    own = {"flag_values": flag_values}
     names = ", ".join(presets.PRESETS)
     flags.DEFINE_string("config", "demo", f"Recipe: {names}.", **own)
     flags.DEFINE_string("output_dir", None, "Folder of the run; default runs/CONFIG.", **own)

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from sparsity_tf import inspection, layers
+from sparsity_tf.callbacks.sparsity_monitor import write_scalar
 from sparsity_tf.train import state
 
 _TEST_BATCH = 1000
@@ -165,26 +166,16 @@ class RunLog(keras.callbacks.Callback):
         with self._writer.as_default():
             for name, value in row.items():
                 if name not in ("epoch", "step"):
-                    _write_scalar(name, value, row["epoch"])
+                    write_scalar(name, value, row["epoch"])
             for of_weight in self._of_masks(row["epoch"] - 1):
                 for name in _OF_MASKS:
                     if name in of_weight:
-                        _write_scalar(f"{name}/{of_weight['weight']}", of_weight[name], row["epoch"])
+                        write_scalar(f"{name}/{of_weight['weight']}", of_weight[name], row["epoch"])
         self._writer.flush()
 
     def _of_masks(self, epoch):
         """The monitor's rows of an epoch, counted from 0."""
         return [row for row in self.monitor.rows if row["epoch"] == epoch] if self.monitor else []
-
-
-def _write_scalar(name, value, step):
-    """`tf.summary.scalar`, which needs the package tensorboard only for these few lines."""
-    import tensorflow as tf
-
-    metadata = tf.compat.v1.SummaryMetadata()
-    metadata.plugin_data.plugin_name = "scalars"
-    metadata.data_class = 1  # DATA_CLASS_SCALAR
-    tf.summary.write(name, tf.constant(value, tf.float32), step=step, metadata=metadata)
 
 
 def read_metrics(folder):

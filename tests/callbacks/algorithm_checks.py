@@ -384,7 +384,7 @@ def check_interruption(case, directory):
 
 
 def check_resuming(case, directory):
-    """Stops after every step, and goes on from a `.weights.h5` or a `.keras` file: equal to the bit."""
+    """Stops after a step, and goes on from a `.weights.h5` or a `.keras` file: equal to the bit."""
     whole = make_model(case, run_eagerly=True)
     files = directory / "whole"
     files.mkdir()
@@ -407,7 +407,8 @@ def check_resuming(case, directory):
     loaded.run_eagerly = True
     fit(loaded, case.make(directory), StopAfter(STEPS - 1 - (FREQUENCY + 1)))
     assert_same(state_of(loaded), expected)
-    for taken in range(1, STEPS - 1):
+    # A third of all steps; the algorithms that are alike take different ones.
+    for taken in range(1 + list(CASES.values()).index(case) % 3, STEPS - 1, 3):
         # The same model again and again: what it remembers of other runs does not matter.
         loaded.load_weights(files / f"{taken}.weights.h5")
         fit(loaded, case.make(directory), StopAfter(STEPS - 1 - taken))

@@ -28,9 +28,10 @@ def test_an_interrupted_fit_leaves_nothing_behind(case, tmp_path):
     checks.check_interruption(case, tmp_path)
 
 
-def test_a_run_stopped_after_any_step_continues_exactly(case, tmp_path):
+def test_a_stopped_run_continues_exactly(case, tmp_path):
     checks.check_resuming(case, tmp_path)
 
 
-def test_backups_are_restored_wherever_they_stand(case, tmp_path):
-    checks.check_backup(case, tmp_path)
+@pytest.mark.parametrize("name", ["random", "rigl", "sparse-momentum", "dsr", "lottery"])
+def test_backups_are_restored_wherever_they_stand(name, tmp_path):
+    checks.check_backup(checks.CASES[name], tmp_path)

@@ -1,0 +1,375 @@
+"""Sparse activations: feature maps that live at some of their positions only, and the batch normalisation of them.
+
+From the `dst` package (PyTorch, by the authors of DSR: Mostafa & Wang, ICML 2019, arXiv 1902.05967), where masks
+imitate the spatial bottleneck of Peng et al. (2018, arXiv 1809.02601). They skip no arithmetic: layers compute dense
+maps.
+
+What differs from `dst`, whose behaviour here was a defect:
+
+* dynamic masks are drawn in training only; `dst` draws, and overwrites the saved mask, in evaluation too;
+* dead positions are zero in evaluation too: `dst` normalises the masked maps of static and structured masks as a whole,
+  so that a dead position becomes beta - gamma mean / sd, unlike in training;
+* the Lp norm of activations, which its README promises and no version has, exists (`lp_penalty`);
+* maps may have any size, not only square ones, and a mask without a live position is refused.
+"""
+
+import fractions
+import math
+import random
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsity_tf import masks, noise
+from sparsity_tf.layers.technique import check_number, deserialize_option
+
+MODES = ("structured", "static", "dynamic")
+
+# (row, column) parities of the 2x2 cell, in the order in which quarters of the positions come alive.
+_PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
+
+
+def structured_mask(height, width, quarters):
+    """Marks the same positions of every 2x2 cell: 1 is every other row and column, 2 a checkerboard, 4 all.
+
+    Args:
+        height: Number of rows.
+        width: Number of columns.
+        quarters: How many positions of a cell live, 0 to 4; they come in the order (even row, even column), (odd, odd),
+            (even, odd), (odd, even).
+
+    Returns:
+        Bool array (height, width). Exactly `quarters` quarters of it are True where both sizes are even.
+    """
+    mask = np.zeros((height, width), bool)
+    for row, column in _PHASES[:quarters]:
+        mask[row::2, column::2] = True
+    return mask
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class SparseActivation(keras.layers.Layer):
+    """Sets feature maps to zero at positions that all examples of the batch and all channels share.
+
+    | `mode` | live positions | in inference |
+    | --- | --- | --- |
+    | `"structured"` | `density` quarters of every 2x2 cell, see `structured_mask` | the same |
+    | `"static"` | random, drawn when the layer is built | the same |
+    | `"dynamic"` | random, drawn in every training step | all, times the density |
+
+    Of `n` positions exactly `floor(density n)` live in the random modes, of the number as it is written. Training does
+    not divide by the density. Random masks are bool variables, saved with the model, and so is the counter of the
+    draws: a resumed run draws what the uninterrupted run would have drawn. (Structured masks follow from the size.) All
+    replicas of a `tf.distribute` strategy draw the same masks.
+
+    Args:
+        mode: `"structured"`, `"static"` or `"dynamic"`.
+        density: Fraction of live positions, above 0, at most 1; for structured masks 0.25, 0.5, 0.75 or 1.
+        dense_inference: Whether inference multiplies all positions by the fraction that is live in training, as dropout
+            does, instead of masking. Default: for dynamic masks only. A dynamic mask without it is in inference the one
+            of the last training step.
+        lp_penalty: Weight of the activity penalty `lp_norm(outputs)`, added to the loss in training. At least 0.
+        p: Exponent of the norm, at least 1.
+        data_format: `"channels_last"` or `"channels_first"`; default Keras's image data format.
+        seed: Integer seed of the random masks; `None` draws one from Python's generator
+            (`keras.utils.set_random_seed`).
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Input and output shape: `(batch, height, width, channels)`, or `(batch, channels, height, width)`. Height and width
+        must be known when the layer is built, and stay.
+
+    Raises:
+        ValueError: Any other argument; inputs of another rank or of unknown size; a density that leaves no position.
+
+    Example:
+        >>> layer = SparseActivation("static", density=0.25, seed=0)
+        >>> outputs = layer(keras.random.normal((8, 32, 32, 16)))
+        >>> layer.count(), layer.sparsity()
+        (256, 0.75)
+    """
+
+    def __init__(
+        self,
+        mode="structured",
+        density=0.5,
+        dense_inference=None,
+        lp_penalty=0.0,
+        p=1,
+        data_format=None,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if mode not in MODES:
+            raise ValueError(f"`mode` must be one of {list(MODES)}. Received: mode={mode!r}")
+        check_number("density", density, above=0)
+        if density > 1 or (mode == "structured" and 4 * density not in (1, 2, 3, 4)):
+            allowed = "0.25, 0.5, 0.75 or 1 for structured masks" if mode == "structured" else "at most 1"
+            raise ValueError(f"`density` must be {allowed}. Received: density={density!r}")
+        check_number("lp_penalty", lp_penalty, least=0)
+        check_number("p", p, least=1)
+        data_format = data_format or keras.config.image_data_format()
+        if data_format not in ("channels_last", "channels_first"):
+            raise ValueError(
+                f"`data_format` must be 'channels_last' or 'channels_first'. Received: data_format={data_format!r}"
+            )
+        self.mode = mode
+        self.density = density
+        self.dense_inference = mode == "dynamic" if dense_inference is None else bool(dense_inference)
+        self.lp_penalty = lp_penalty
+        self.p = p
+        self.data_format = data_format
+        self.seed = seed
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        """Makes the mask for the height and width of `input_shape`."""
+        self._size = self._size_of(input_shape)
+        rows, columns = (1, 2) if self.data_format == "channels_last" else (2, 3)
+        self.input_spec = keras.InputSpec(ndim=4, axes=dict(zip((rows, columns), self._size, strict=True)))
+        if self.mode == "structured":
+            self._pattern = structured_mask(*self._size, round(4 * self.density))
+            self._count = int(np.count_nonzero(self._pattern))
+            return
+        positions = math.prod(self._size)
+        self._count = math.floor(fractions.Fraction(str(self.density)) * positions)
+        if self._count == 0:
+            raise ValueError(
+                f"`density` leaves none of the {positions} positions of {self.name!r} alive. "
+                f"Received: density={self.density}, input_shape={tuple(input_shape)}"
+            )
+        seed = random.randrange(2**31) if self.seed is None else self.seed
+        first = masks.random_mask(self._size, self._count, np.random.default_rng(seed))
+        self._mask = self.add_weight(
+            name="live_positions",  # A variable called `mask` would be one of weights: `checkpoints` counts it.
+            shape=self._size,
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(first, dtype=dtype),
+            dtype="bool",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+        if self.mode == "dynamic":
+            self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def _size_of(self, input_shape):
+        if len(input_shape) != 4:
+            raise ValueError(
+                f"{self.name!r} takes feature maps of rank 4, batch and channels included. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        size = tuple(input_shape[1:3] if self.data_format == "channels_last" else input_shape[2:])
+        if None in size:
+            raise ValueError(
+                f"{self.name!r} has one mask for all inputs, so their height and width must be known. "
+                f"Received: input_shape={tuple(input_shape)}, data_format={self.data_format!r}"
+            )
+        return size
+
+    def mask(self):
+        """Bool tensor (height, width): the live positions; of a dynamic mask those of the last training step."""
+        return ops.convert_to_tensor(self._pattern if self.mode == "structured" else self._mask)
+
+    def count(self):
+        """Number of live positions, exactly. The layer must be built."""
+        return self._count
+
+    def sparsity(self):
+        """Fraction of dead positions, exactly; `1 - density` up to rounding. The layer must be built."""
+        return 1.0 - self._count / math.prod(self._size)
+
+    def lp_norm(self, outputs):
+        """The norm (sum |a|^p)^(1/p) of each example's activations a, averaged over the batch.
+
+        Its gradient is finite everywhere, also where all activations are 0.
+
+        Args:
+            outputs: Tensor, the batch first.
+
+        Returns:
+            Scalar tensor, float32 or wider.
+        """
+        magnitudes = ops.abs(ops.cast(outputs, keras.backend.result_type(outputs.dtype, "float32")))
+        axes = tuple(range(1, len(outputs.shape)))
+        if self.p == 1:
+            return ops.mean(ops.sum(magnitudes, axes))
+        powers = ops.sum(ops.power(magnitudes, self.p), axes)
+        # The slope of the root is infinite at 0; both branches of `where` have a gradient.
+        alive = powers > 0
+        return ops.mean(ops.where(alive, ops.power(ops.where(alive, powers, 1), 1 / self.p), 0))
+
+    def call(self, inputs, training=None):
+        live = self.call_mask(training)
+        if live is None:
+            return inputs * (self._count / math.prod(self._size))
+        outputs = ops.where(live, inputs, 0)
+        self.add_penalty(outputs, training)
+        return outputs
+
+    def call_mask(self, training):
+        """The mask of one call: a dynamic one is drawn anew in training.
+
+        Args:
+            training: Bool.
+
+        Returns:
+            Bool tensor that broadcasts against the inputs, or `None` where inference is dense.
+        """
+        if self.dense_inference and not training:
+            return None
+        live = self._draw() if training and self.mode == "dynamic" else self.mask()
+        return ops.expand_dims(live, (0, -1) if self.data_format == "channels_last" else (0, 1))
+
+    def add_penalty(self, outputs, training):
+        """Adds the Lp norm of `outputs` to the loss, in training and where it has a weight."""
+        if training and self.lp_penalty:
+            self.add_loss(self.lp_penalty * self.lp_norm(outputs))
+
+    def _draw(self):
+        positions = math.prod(self._size)
+        if keras.backend.backend() == "tensorflow":
+            # Not `noise.uniform`: it draws other numbers in every replica, and the mask belongs to the model.
+            u = noise.uniform_from(self.seed_generator.next(), (positions,))
+        else:
+            u = noise.uniform((positions,), self.seed_generator)
+        # The order of random numbers is a random permutation: any `count` of its values are at random positions.
+        live = ops.reshape(ops.argsort(u) < self._count, self._size)
+        self._mask.assign(live)
+        return live
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "mode": self.mode,
+            "density": self.density,
+            "dense_inference": self.dense_inference,
+            "lp_penalty": self.lp_penalty,
+            "p": self.p,
+            "data_format": self.data_format,
+            "seed": self.seed,
+        }
+
+    def save_own_variables(self, store):
+        for variable in self._saved_variables():
+            store[variable.name] = variable
+
+    def load_own_variables(self, store):
+        variables = self._saved_variables()
+        expected, found = sorted(variable.name for variable in variables), sorted(store.keys())
+        if expected != found:
+            raise ValueError(
+                f"Layer {self.name!r} ({self.mode} {type(self).__name__}) expected the variables {expected} in the "
+                f"file. Received: {found}. Was the file saved from a model with the same mode?"
+            )
+        for variable in variables:
+            variable.assign(store[variable.name])
+
+    def _saved_variables(self):
+        if self.mode == "structured" or not self.built:
+            return []
+        # Keras does not save the counters of seed generators: a resumed run would draw the same masks again.
+        return [self._mask] + ([self.seed_generator.state] if self.mode == "dynamic" else [])
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class SparseBatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` of the live positions of a sparse activation.
+
+    Mean and variance of a channel are those of its live positions, and only these are normalised; the others are
+    exactly 0 in the output, in training and in inference. Where inference is dense (dynamic masks) it is the batch
+    normalisation of all positions of the unmasked inputs, times the density.
+
+    Args:
+        axis: The axis of the channels: -1 or 3, or 1 for `channels_first`, where there is a `sparse_activation`.
+        momentum: As in the stock layer. (PyTorch's default 0.1 is 0.9 here.)
+        epsilon: As in the stock layer. (PyTorch's default is 1e-5.)
+        sparse_activation: `SparseActivation`, which then is part of this layer; or a mode of it, for the density 0.5;
+            or `None` for the stock layer's behaviour. Its `lp_penalty` counts the outputs of this layer.
+        **kwargs: The other arguments of `keras.layers.BatchNormalization`, with its defaults. `synchronized=True` is
+            for no `sparse_activation` only.
+
+    Raises:
+        ValueError: Any other `sparse_activation`, one with another data format than `axis` says, `synchronized=True`
+            with one; inputs as in `SparseActivation`; a `mask` in a call with one.
+
+    Example:
+        >>> layer = SparseBatchNormalization(sparse_activation=SparseActivation("dynamic", density=0.25))
+        >>> outputs = layer(keras.random.normal((8, 32, 32, 16)), training=True)
+    """
+
+    def __init__(self, axis=-1, momentum=0.99, epsilon=1e-3, *, sparse_activation=None, **kwargs):
+        super().__init__(axis=axis, momentum=momentum, epsilon=epsilon, **kwargs)
+        self.sparse_activation = self._checked(deserialize_option(sparse_activation))
+
+    def _checked(self, sparse_activation):
+        if sparse_activation is None:
+            return None
+        if self.synchronized:
+            raise ValueError("`synchronized` must be False with a `sparse_activation`. Received: synchronized=True")
+        if self.axis not in (-1, 1, 3):
+            raise ValueError(f"`axis` must be -1, 3 or 1 with a `sparse_activation`. Received: axis={self.axis}")
+        data_format = "channels_first" if self.axis == 1 else "channels_last"
+        if isinstance(sparse_activation, str) and sparse_activation in MODES:
+            return SparseActivation(sparse_activation, data_format=data_format, dtype=self.dtype_policy)
+        if not isinstance(sparse_activation, SparseActivation):
+            raise ValueError(
+                f"`sparse_activation` must be a SparseActivation, one of {list(MODES)}, or None. "
+                f"Received: sparse_activation={sparse_activation!r}"
+            )
+        if sparse_activation.data_format != data_format:
+            raise ValueError(
+                f"`sparse_activation` must have the data format of `axis`, {data_format!r}. "
+                f"Received: axis={self.axis}, sparse_activation.data_format={sparse_activation.data_format!r}"
+            )
+        return sparse_activation
+
+    def build(self, input_shape):
+        """Creates the variables of the stock layer and the mask."""
+        super().build(input_shape)
+        if self.sparse_activation is not None:
+            if not self.sparse_activation.built:
+                self.sparse_activation.build(input_shape)
+            axes = {**self.sparse_activation.input_spec.axes, **self.input_spec.axes}
+            self.input_spec = keras.InputSpec(ndim=4, axes=axes)
+
+    def call(self, inputs, training=None, mask=None):
+        activation = self.sparse_activation
+        if activation is None:
+            return super().call(inputs, training=training, mask=mask)
+        if mask is not None:
+            raise ValueError(f"{self.name!r} takes no `mask` besides that of its `sparse_activation`.")
+        # A frozen batch normalisation is one in inference mode (Keras).
+        updating = training and self.trainable
+        live = activation.call_mask(updating)
+        if live is None:
+            return super().call(inputs, training=False) * (1.0 - activation.sparsity())
+        # The stock layer hands this mask on to `_moments` and takes one of any shape of the right rank.
+        outputs = super().call(inputs, training=updating, mask=ops.squeeze(live, self.axis))
+        outputs = ops.where(live, outputs, 0)
+        activation.add_penalty(outputs, training)
+        return outputs
+
+    def _moments(self, inputs, mask):
+        """Mean and variance of the live positions. (The stock layer takes no mask of `channels_first` maps.)"""
+        if self.sparse_activation is None:
+            return super()._moments(inputs, mask)
+        live = ops.expand_dims(mask, self.axis)
+        number = ops.cast(ops.shape(inputs)[0], inputs.dtype) * self.sparse_activation.count()
+
+        def mean_of_live(x):
+            return ops.sum(ops.where(live, x, 0), self._reduction_axes, keepdims=True) / number
+
+        mean = mean_of_live(inputs)
+        variance = mean_of_live(ops.square(inputs - mean))
+        return ops.reshape(mean, (-1,)), ops.reshape(variance, (-1,))
+
+    def get_config(self):
+        serialized = self.sparse_activation
+        if serialized is not None:
+            serialized = keras.saving.serialize_keras_object(serialized)
+            # It is built with this layer, for the size of this layer's inputs.
+            serialized.pop("build_config", None)
+        return {**super().get_config(), "sparse_activation": serialized}

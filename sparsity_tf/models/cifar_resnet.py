@@ -1,0 +1,113 @@
+"""Residual networks for CIFAR (He et al., CVPR 2016, arXiv 1512.03385), with masks that imitate a spatial bottleneck.
+
+As in DSR's `dst` package. The spatial bottleneck (Peng et al., 2018, arXiv 1809.02601) computes the first half of a
+block at fewer positions. Here a mask says at which (`layers.SparseActivation`); the convolutions stay dense, so that
+accuracy can be studied but no arithmetic is saved.
+
+Names of layers, for `where`: `stem`; `stage<1-3>_block<n>_conv<1-2>`, `stage2_block1_projection` and
+`stage3_block1_projection`; `classifier`. The batch normalisation after a convolution is `<convolution>_bn`; that of the
+first convolution of a block, `stage<s>_block<n>_conv1_bn`, has the mask (`.sparse_activation`).
+"""
+
+import keras
+from keras import layers
+
+from sparsity_tf.layers import SparseActivation, SparseBatchNormalization
+from sparsity_tf.models import _building
+from sparsity_tf.models._building import Layers
+
+_MASKS = ("none", "structured", "static", "dynamic")
+
+
+def cifar_resnet(
+    depth,
+    input_shape=(32, 32, 3),
+    num_classes=10,
+    spatial_mask="none",
+    quarters=2,
+    seed=None,
+    kernel_initializer=None,
+    kernel_regularizer=None,
+    technique=None,
+    technique_options=None,
+    where=None,
+    name=None,
+):
+    """ResNet-depth for small images: 3x3 stem, three stages of basic blocks, global average pooling, dense classifier.
+
+    The stages have 16, 32 and 64 filters. A block is 3x3 convolution (stride 2 in the first block of stages 2 and 3),
+    batch normalisation, ReLU, 3x3 convolution, batch normalisation, plus the shortcut, ReLU. Where the shape changes
+    the shortcut is a 1x1 convolution with batch normalisation. No convolution has a bias. Strided convolutions pad
+    symmetrically.
+
+    With a `spatial_mask` the first batch normalisation of every block is a `layers.SparseBatchNormalization` with a
+    mask of its own, of the size of the block's output: 9, 15, 21, 27 and 54 masks for the usual depths. Masks add no
+    trainable parameters.
+
+    Kernels start as PyTorch's do by default, uniform within 1 / sqrt(fan-in), and the classifier's bias too.
+
+    Args:
+        depth: Number of layers, 6 n + 2 for n blocks a stage: 20, 32, 44, 56, 110, ...
+        input_shape: Shape of one image, channels last. With a mask its height and width must be known.
+        num_classes: Number of outputs.
+        spatial_mask: `"none"` (or `None`), `"structured"`, `"static"` or `"dynamic"`: the mode of `SparseActivation`.
+        quarters: How many quarters of the positions live, 1, 2 or 3; without effect without a mask.
+        seed: Integer seed of random masks, of which each block derives its own; `None` draws them.
+        kernel_initializer: Keras initializer of every kernel; default see above.
+        kernel_regularizer: Keras regularizer of every kernel, or `None`.
+        technique: Name of a technique for `sparsity_tf.sparsify`, or `None` for dense weights.
+        technique_options: Dict of keyword arguments of the technique, or `None`.
+        where: Which layers to make sparse, passed on to `sparsify`: `None` for all kernels, or e.g.
+            `models.FIRST_LAYER_DENSE`.
+        name: Name of the model, default e.g. `cifar_resnet_20`.
+
+    Returns:
+        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). Trainable parameters
+        for 10 classes: 272,474 (20), 466,906 (32), 661,338 (44), 855,770 (56), 1,730,714 (110); 5,850 more for 100.
+
+    Raises:
+        ValueError: A `depth` that isn't 6 n + 2, unknown `spatial_mask` or `quarters`; `technique_options` or `where`
+            without `technique`, or arguments that `sparsify` refuses.
+
+    Example:
+        >>> model = cifar_resnet(20, spatial_mask="structured", quarters=2)
+    """
+    if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
+        raise ValueError(f"`depth` must be 6 n + 2 with n at least 1, e.g. 20 or 110. Received: depth={depth!r}")
+    spatial_mask = "none" if spatial_mask is None else spatial_mask
+    _building.check_choice("spatial_mask", spatial_mask, _MASKS)
+    _building.check_choice("quarters", quarters, (1, 2, 3))
+    net = Layers(_building.torch_default(), kernel_regularizer, override=kernel_initializer, uniform_biases=True)
+
+    inputs = keras.Input(input_shape, name="image")
+    x = net.conv_bn_relu(inputs, 16, 3, name="stem")
+    blocks = (depth - 2) // 6
+    for stage in range(3):
+        for index in range(blocks):
+            block_seed = None if seed is None else seed + stage * blocks + index
+            mask = None
+            if spatial_mask != "none":
+                mask = SparseActivation(
+                    spatial_mask, quarters / 4, data_format="channels_last", seed=block_seed, name="sparse_activation"
+                )
+            strides = 2 if stage > 0 and index == 0 else 1
+            x = _block(net, x, 16 * 2**stage, strides, mask, f"stage{stage + 1}_block{index + 1}")
+    outputs = net.classifier(x, num_classes, "dense")
+    model = keras.Model(inputs, outputs, name=name or f"cifar_resnet_{depth}")
+    return _building.apply_technique(model, technique, technique_options, where)
+
+
+def _block(net, x, filters, strides, mask, name):
+    residual = net.conv(x, filters, 3, strides, name=f"{name}_conv1")
+    if mask is None:
+        residual = net.batch_norm(residual, f"{name}_conv1_bn")
+    else:
+        residual = SparseBatchNormalization(
+            momentum=0.9, epsilon=1e-5, sparse_activation=mask, name=f"{name}_conv1_bn"
+        )(residual)
+    residual = net.relu(residual, f"{name}_conv1_relu")
+    residual = net.batch_norm(net.conv(residual, filters, 3, name=f"{name}_conv2"), f"{name}_conv2_bn")
+    if strides > 1 or x.shape[-1] != filters:
+        x = net.conv(x, filters, 1, strides, name=f"{name}_projection")
+        x = net.batch_norm(x, f"{name}_projection_bn")
+    return net.relu(layers.Add(name=f"{name}_add")([residual, x]), f"{name}_relu")

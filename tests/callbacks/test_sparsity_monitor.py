@@ -1,0 +1,154 @@
+"""SparsityMonitor: what its records say, in CSV and in TensorBoard, wherever it stands and when a run is resumed."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from sparsity_tf import callbacks, layers
+from sparsity_tf.callbacks.sparsity_monitor import COLUMNS
+from sparsity_tf.layers import get_sparse_weights
+from tests.callbacks import algorithm_checks as checks
+from tests.callbacks.algorithm_checks import CASES, StopAfter, fit, make_model, masks_of
+
+
+def read(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def rows_of(rows, name):
+    return [row for row in rows if row["weight"].endswith(name)]
+
+
+@pytest.mark.parametrize("monitor_first", [True, False])
+def test_records_of_rigl(monitor_first, tmp_path):
+    model, algorithm = make_model(CASES["rigl"], run_eagerly=True), CASES["rigl"].make()
+    monitor = callbacks.SparsityMonitor(tmp_path / "log.csv", every=2)
+    watch = checks.Watch()
+    fit(model, *[monitor, algorithm][:: 1 if monitor_first else -1], watch)
+    rows = read(tmp_path / "log.csv")
+    assert tuple(rows[0]) == COLUMNS
+    total, first = rows_of(rows, "total"), rows_of(rows, "first/kernel")
+    assert [int(row["step"]) for row in total] == [2, 4, 6, 8, 10, 12]
+    assert [int(row["epoch"]) for row in total] == [0, 0, 0, 1, 1, 1]
+    assert {row["sparsity"] for row in first[4:]} == {str(1 - 58 / 192)}
+    assert [int(row["size"]) for row in total] == [192 + 80] * 6
+    # Grown weights are zero until the next step.
+    assert all(int(row["nonzeros"]) <= 58 + 24 for row in total)
+    for row, step in zip(first, (2, 4, 6, 8, 10, 12), strict=True):
+        assert float(row["drop_fraction"]) == pytest.approx(algorithm.drop_fraction_at(step))
+        assert row["threshold"] == ""
+        changed = np.mean(watch.masks[step - 1][0] != watch.masks[step - 2][0])
+        assert float(row["mask_change"]) == pytest.approx(changed)
+        assert int(row["grown"]) == int(row["dropped"]) == round(changed * 192 / 2)
+    assert sum(int(row["grown"]) for row in first) == algorithm.grown[first[0]["weight"]] > 0
+    for row in total:
+        parts = [other for other in rows if other["step"] == row["step"] and other["weight"] != "total"]
+        assert int(row["dropped"]) == sum(int(part["dropped"]) for part in parts)
+        assert int(row["nonzeros"]) == sum(int(part["nonzeros"]) for part in parts)
+    assert [str(row["step"]) for row in monitor.rows] == [row["step"] for row in rows]
+
+
+def test_thresholds_of_algorithms_and_of_techniques():
+    case = CASES["dsr"]
+    model, algorithm, monitor = make_model(case, run_eagerly=True), case.make(), callbacks.SparsityMonitor(every=1)
+    thresholds = []
+    change_masks = algorithm.change_masks
+    algorithm.change_masks = lambda step: (change_masks(step), thresholds.append(algorithm.threshold))
+    fit(model, monitor, algorithm)
+    found = [row["threshold"] for row in rows_of(monitor.rows, "first/kernel")]
+    assert found[1:8:2] == thresholds and len(set(thresholds)) > 1
+
+    model = keras.Sequential([keras.Input((12,)), layers.STRDense(5), layers.VDDense(5)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    monitor = callbacks.SparsityMonitor()
+    fit(model, monitor)
+    assert [row["epoch"] for row in rows_of(monitor.rows, "total")] == [0, 1]
+    values = [float(np.mean(weight.threshold())) for weight in get_sparse_weights(model)]
+    assert [row["threshold"] for row in monitor.rows[-3:-1]] == pytest.approx(values)
+    assert "grown" not in monitor.rows[0]
+
+
+@pytest.mark.tensorflow
+def test_scalars_for_tensorboard(tmp_path):
+    import tensorflow as tf
+
+    model = make_model(CASES["magnitude"], run_eagerly=True)
+    fit(model, callbacks.SparsityMonitor(log_dir=tmp_path, every="epoch"), CASES["magnitude"].make())
+    found = {}
+    for file in tmp_path.iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                found[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+    assert {step for _, step in found} == {6, 12}
+    assert found["sparsity/total", 12] == pytest.approx(1 - (38 + 16) / 272)
+    paths = [weight.path for weight in get_sparse_weights(model)]
+    assert found[f"sparsity/{paths[0]}", 12] == pytest.approx(1 - 38 / 192)
+    assert found[f"dropped/{paths[0]}", 6] + found[f"dropped/{paths[0]}", 12] == 192 - 38
+    assert found[f"mask_change/{paths[0]}", 6] + found[f"mask_change/{paths[0]}", 12] == pytest.approx(1 - 38 / 192)
+    assert ("threshold/total", 12) not in found
+
+
+def test_a_resumed_run_is_appended_to_and_a_new_one_starts_anew(tmp_path):
+    case, path, weights = CASES["rigl"], tmp_path / "log.csv", tmp_path / "model.weights.h5"
+    model = make_model(case, run_eagerly=True)
+    fit(model, case.make(), callbacks.SparsityMonitor(path, every=3), StopAfter(6))
+    model.save_weights(weights)
+    # These are lost: the run goes on from step 6.
+    fit(model, case.make(), callbacks.SparsityMonitor(path, every=3), StopAfter(3), initial_epoch=1)
+    assert [row["step"] for row in rows_of(read(path), "total")] == ["3", "6", "9"]
+    model = make_model(case, run_eagerly=True)
+    model.load_weights(weights)
+    fit(model, callbacks.SparsityMonitor(path, every=3), case.make(), initial_epoch=1)
+    assert [row["step"] for row in rows_of(read(path), "total")] == ["3", "6", "9", "12"]
+
+    whole = make_model(case, run_eagerly=True)
+    fit(whole, case.make(), callbacks.SparsityMonitor(tmp_path / "whole.csv", every=3))
+    columns = ("step", "nonzeros", "dropped", "grown", "mask_change", "drop_fraction")
+    for one, other in zip(read(path), read(tmp_path / "whole.csv"), strict=True):
+        assert [one[name] for name in columns] == [other[name] for name in columns]
+    fit(make_model(case, run_eagerly=True), callbacks.SparsityMonitor(path), epochs=1)
+    assert [row["step"] for row in rows_of(read(path), "total")] == ["6"]
+
+
+def test_one_monitor_serves_several_runs(tmp_path):
+    model, monitor = make_model(CASES["static"], run_eagerly=True), None
+    monitor = callbacks.SparsityMonitor(
+        tmp_path / "log.csv", tmp_path / "board" if checks.keras.backend.backend() == "tensorflow" else None
+    )
+    fit(model, callbacks.StaticSparsity(0.7), monitor, epochs=1)
+    fit(model, monitor, epochs=1)
+    assert [row["step"] for row in rows_of(read(tmp_path / "log.csv"), "total")] == ["6", "12"]
+    assert {row["step"] for row in monitor.rows} == {12}
+
+
+def test_steps_are_those_of_the_optimizer():
+    """Not batches: with several steps in one execution, or several batches for one step."""
+    model = make_model(CASES["static"], steps_per_execution=2)
+    monitor = callbacks.SparsityMonitor(every=4)
+    fit(model, monitor)
+    assert [row["step"] for row in rows_of(monitor.rows, "total")] == [4, 8, 12]
+    model = make_model(CASES["static"])
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), "mse", run_eagerly=True)
+    fit(model, monitor)
+    assert [row["step"] for row in rows_of(monitor.rows, "total")] == [4]
+
+
+def test_tables_are_printed(capsys):
+    for verbose, times in ((0, 0), (1, 1), (2, 2)):
+        fit(make_model(CASES["static"], run_eagerly=True), callbacks.SparsityMonitor(verbose=verbose))
+        assert capsys.readouterr().out.count("second") == times
+
+
+def test_progress_and_history_show_the_sparsity(capsys):
+    model = make_model(CASES["magnitude"], run_eagerly=True)
+    x, y = checks.data()
+    options = dict(batch_size=8, epochs=2, shuffle=False, callbacks=[CASES["magnitude"].make()])
+    history = model.fit(x, y, verbose=1, **options).history
+    live = sum(int(mask.sum()) for mask in masks_of(model))
+    assert history["sparsity"][-1] == pytest.approx(1 - live / 272)
+    assert "sparsity: 0.8" in capsys.readouterr().out
+    assert ops.convert_to_numpy(model.optimizer.iterations) == 12
