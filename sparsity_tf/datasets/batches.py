@@ -1,0 +1,175 @@
+"""What training needs of a data set, whichever it is and wherever it lies: `Batches`.
+
+Two ideas live here. A run sees batches by the number of the optimizer step: batch b of epoch e depends on the seed,
+e and b only, and `train(first_step=...)` begins anywhere, so that a resumed run sees what the uninterrupted one would
+have. And a global batch is cut into equal parts for the replicas of a `tf.distribute` strategy (`Slice`).
+"""
+
+import abc
+import contextlib
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """The part of each global batch that one input pipeline delivers: one batch for each of its replicas.
+
+    Attributes:
+        pipelines: Number of input pipelines (workers) that share the global batch.
+        index: Number of this one, from 0.
+        replicas: Replicas that this pipeline feeds; each takes one of its batches a step.
+        batch_size: Examples a replica and step.
+    """
+
+    pipelines: int
+    index: int
+    replicas: int
+    batch_size: int
+
+    @classmethod
+    def of(cls, context, batch_size):
+        """From a `tf.distribute.InputContext` (`None`: all of it) and the global batch size."""
+        if context is None:
+            return cls(1, 0, 1, batch_size)
+        replicas, pipelines = context.num_replicas_in_sync, context.num_input_pipelines
+        if replicas % pipelines or batch_size % replicas:
+            raise ValueError(
+                "`batch_size` must be a multiple of the number of replicas, and each input pipeline feed the same "
+                f"number. Received: batch_size={batch_size}, {replicas} replicas, {pipelines} input pipelines"
+            )
+        return cls(pipelines, context.input_pipeline_id, replicas // pipelines, batch_size // replicas)
+
+
+class Batches(abc.ABC):
+    """Batches for training and evaluation, with the sizes that a training program asks for.
+
+    Made by `array_batches` (MNIST, CIFAR: in memory) and `file_batches` (ImageNet: read as it goes).
+
+    Args:
+        batch_size: Examples a step, over all replicas.
+        eval_batch_size: Examples a batch in evaluation.
+        seed: Non-negative integer.
+        dtype: Element type of the images, `"float32"`, `"bfloat16"` or `"float16"`.
+        num_examples: Number of training examples.
+        num_validation: Number of held-out training examples.
+        num_test: Number of test examples.
+        num_classes: Number of classes.
+        image_shape: `(height, width, channels)` of a preprocessed image.
+        name: Name of the data set.
+        source: A sentence saying where it came from.
+
+    All of them are attributes. Labels are int32, 0 to `num_classes - 1`.
+
+    Example:
+        >>> batches = array_batches(cifar10(data_dir), 128, normalize="standardize", augment="crop_flip")
+        >>> model.fit(batches.train(), epochs=200, steps_per_epoch=batches.steps_per_epoch)
+        >>> model.evaluate(batches.test())
+
+        Under a strategy of several workers, each reading only its part:
+
+        >>> batches_of_worker = lambda context: batches.train(first_step, context)
+        >>> model.fit(strategy.distribute_datasets_from_function(batches_of_worker), ...)
+    """
+
+    def __init__(
+        self,
+        batch_size,
+        eval_batch_size,
+        seed,
+        dtype,
+        num_examples,
+        num_validation,
+        num_test,
+        num_classes,
+        image_shape,
+        name,
+        source,
+    ):
+        for argument, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            most = num_examples if argument == "batch_size" else None
+            whole = isinstance(size, int) and not isinstance(size, bool) and size >= 1
+            if not whole or (most is not None and size > most):
+                bound = f"an integer from 1 to the {most} training images" if most is not None else "a positive integer"
+                raise ValueError(f"`{argument}` must be {bound}. Received: {argument}={size}")
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"`seed` must be a non-negative integer. Received: seed={seed}")
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"`dtype` must be float32, bfloat16 or float16. Received: dtype={dtype}")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.dtype = dtype
+        self.num_examples = num_examples
+        self.num_validation = num_validation
+        self.num_test = num_test
+        self.num_classes = num_classes
+        self.image_shape = tuple(image_shape)
+        self.name = name
+        self.source = source
+
+    @property
+    def steps_per_epoch(self):
+        """Number of whole batches in an epoch; the incomplete last one is dropped."""
+        return self.num_examples // self.batch_size
+
+    def train(self, first_step=0, context=None):
+        """An endless `tf.data.Dataset` of training batches, epoch after epoch.
+
+        Args:
+            first_step: Optimizer steps already done: the first batch is the one of that step (from 0).
+            context: `tf.distribute.InputContext` of the worker, as `distribute_datasets_from_function` passes it;
+                the batches are then those of its replicas. Defaults to `None`: whole batches, which `fit` splits
+                among the replicas by itself.
+
+        Returns:
+            A dataset of `(images, labels)`, `(batch, height, width, channels)` and `(batch,)`.
+        """
+        if not isinstance(first_step, int) or first_step < 0:
+            raise ValueError(f"`first_step` must be a non-negative integer. Received: first_step={first_step}")
+        part = Slice.of(context, self.batch_size)
+        return _with_options(self._train(*divmod(first_step, self.steps_per_epoch), part))
+
+    def test(self, context=None):
+        """A finite dataset that has every test example once, without augmentation; the last batch may be smaller.
+
+        Args:
+            context: `tf.distribute.InputContext`: every `num_input_pipelines`-th example is the worker's, and
+                `eval_batch_size` is divided among all replicas.
+        """
+        return _with_options(self._evaluation("test", Slice.of(context, self.eval_batch_size)))
+
+    def validation(self, context=None):
+        """As `test`, of the held-out training examples. They are not augmented.
+
+        Raises:
+            ValueError: No examples are held out.
+        """
+        if not self.num_validation:
+            raise ValueError("No examples are held out for validation: give `validation_split`.")
+        return _with_options(self._evaluation("validation", Slice.of(context, self.eval_batch_size)))
+
+    @contextlib.contextmanager
+    def naming_errors(self):
+        """A context for `fit` and `evaluate` in which an error of reading becomes a `ValueError` that names the file.
+
+        TensorFlow reports a corrupt record without saying where. Data in memory have been checked already.
+        """
+        yield
+
+    @abc.abstractmethod
+    def _train(self, epoch, step, part):
+        """The batches of a `Slice` from step `step` of epoch `epoch` on."""
+
+    @abc.abstractmethod
+    def _evaluation(self, split, part):
+        """The examples of `"test"` or `"validation"` that fall to a `Slice`."""
+
+
+def _with_options(dataset):
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.deterministic = True
+    # Where `fit` splits whole batches among workers, each takes its part of the same batch.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
