@@ -127,7 +127,9 @@ class Filters(Elements):
 
     def reduce(self, scores, filter_axes=(-1,)):
         inputs = self._input_axes(np.ndim(scores), filter_axes)
-        return np.mean(np.asarray(scores, "float64"), axis=inputs) if inputs else scores
+        # The mean; 0 of a unit without inputs.
+        count = math.prod(np.shape(scores)[axis] for axis in inputs)
+        return np.sum(scores, axis=inputs, dtype="float64") / max(count, 1) if inputs else scores
 
     def expand(self, groups, shape, filter_axes=(-1,)):
         inputs = self._input_axes(len(shape), filter_axes)

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from sparsity_tf import structures
 from sparsity_tf.callbacks import after_step, optimizer_slots
 from sparsity_tf.callbacks.arguments import check_integer
 from sparsity_tf.callbacks.gradient_tap import GradientTap
@@ -70,8 +71,6 @@ class MaskAlgorithm(keras.callbacks.Callback):
             check_integer("frequency", frequency, 1)
         check_integer("seed", seed, 0)
         if structure is not None:
-            from sparsity_tf import structures
-
             structure = structures.get(structure).spec
             if not self.structured:
                 raise ValueError(
