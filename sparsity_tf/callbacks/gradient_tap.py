@@ -66,7 +66,7 @@ class GradientTap:
             return
         wanted = self.wanted(self.optimizer.iterations + 1)
         if keras.backend.backend() != "tensorflow":
-            buffer.assign(ops.where(wanted, ops.cast(gradient, buffer.dtype), buffer))
+            buffer.assign(ops.where(wanted, ops.cast(gradient, buffer.dtype), ops.convert_to_tensor(buffer)))
             return
         import tensorflow as tf
 

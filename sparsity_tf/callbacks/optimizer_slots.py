@@ -110,7 +110,8 @@ def reset(optimizer, variable, where):
     index = inner_optimizer(optimizer)._get_variable_index(variable)
     for slot in _slots(optimizer).values():
         if slot[index] is not None and tuple(slot[index].shape) == tuple(variable.shape):
-            slot[index].assign(ops.where(where, ops.zeros((), slot[index].dtype), slot[index]))
+            value = ops.convert_to_tensor(slot[index])
+            slot[index].assign(ops.where(where, ops.zeros((), value.dtype), value))
 
 
 def reset_all(optimizer):
