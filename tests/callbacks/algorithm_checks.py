@@ -1,153 +1,22 @@
-"""What every algorithm that changes masks must pass, and the list of them: a new one is one line in `CASES`.
+"""What every algorithm of `algorithm_cases.CASES` must pass.
 
 What an algorithm promises: exact counts after every update, masked weights that are exactly zero after every optimizer
 step and in every file whatever the order of the callbacks, nothing outside [begin, end], no retracing, a resumed run
 equal to the bit, the same masks for the same seed, and a model that is as before when it ends.
 """
 
-import dataclasses
-import typing
-
 import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf import callbacks, layers, masks, to_dense
+from sparsity_tf import callbacks, layers, to_dense
 from sparsity_tf.layers import get_sparse_weights
-
-RNG = np.random.default_rng(7)
-BATCH, STEPS_PER_EPOCH, EPOCHS, STEPS = 8, 6, 2, 12
-# Every batch is the same, so that a run which stops inside an epoch can be continued with that epoch's first batch.
-X = RNG.normal(size=(BATCH, 12)).astype("float32")
-Y = RNG.normal(size=(BATCH, 5)).astype("float32")
-BEGIN, END, FREQUENCY = 2, 8, 2
-# When masks may change: after these steps.
-UPDATES = (2, 4, 6, 8)
-WINDOW = dict(begin_step=BEGIN, end_step=END, frequency=FREQUENCY)
+from tests.callbacks.algorithm_cases import BATCH, CASES, END, EPOCHS, FREQUENCY, STEPS, STEPS_PER_EPOCH, UPDATES, X, Y
 
 
 def data():
     """Inputs and targets of an epoch."""
     return np.tile(X, (STEPS_PER_EPOCH, 1)), np.tile(Y, (STEPS_PER_EPOCH, 1))
-
-
-def sgd():
-    return keras.optimizers.SGD(0.1, momentum=0.9)
-
-
-def adam():
-    return keras.optimizers.Adam(0.01)
-
-
-# Counts that algorithms promise: functions of (algorithm, sizes, counts now, step).
-
-
-def each_is(sparsity):
-    """Of each weight's n entries floor(s n) are zero."""
-    return lambda algorithm, sizes, counts, step: [n - masks.number_of_zeros(sparsity, n) for n in sizes] == counts
-
-
-def total_is(sparsity):
-    """Of all n entries floor(s n) of each weight are zero, wherever they are."""
-    return lambda algorithm, sizes, counts, step: (
-        sum(n - masks.number_of_zeros(sparsity, n) for n in sizes) == sum(counts)
-    )
-
-
-def all_together(sparsity):
-    """Of the n entries of all weights floor(s n) are zero."""
-    return lambda algorithm, sizes, counts, step: (
-        sum(sizes) - masks.number_of_zeros(sparsity, sum(sizes)) == sum(counts)
-    )
-
-
-def reached(step):
-    """The last update at or before a step, or `None`."""
-    return max((update for update in UPDATES if update <= step), default=None)
-
-
-def on_schedule(algorithm, sizes, counts, step):
-    """Each weight keeps floor((1 - s(t)) n) from the update at t on."""
-    update = reached(step)
-    sparsity = 0.0 if update is None else algorithm.sparsity_at(update)
-    return [masks.number_to_keep(sparsity, n) for n in sizes] == counts
-
-
-def all_on_schedule(algorithm, sizes, counts, step):
-    """All weights together keep floor((1 - s(t)) n)."""
-    update = reached(step)
-    sparsity = 0.0 if update is None else algorithm.sparsity_at(update)
-    return masks.number_to_keep(sparsity, sum(sizes)) == sum(counts)
-
-
-def in_rounds(algorithm, sizes, counts, step):
-    """Each weight keeps floor((1 - s) n), s the sparsity after the rounds done."""
-    sparsity = algorithm.sparsity_after(int(algorithm.recall()["rounds"]))
-    return [masks.number_to_keep(sparsity, n) for n in sizes] == counts
-
-
-def near_the_budget(algorithm, sizes, counts, step):
-    """Sparse momentum holds its budget by a correction: within a few weights."""
-    return abs(sum(counts) - algorithm.recall()["baseline"]) <= 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """An algorithm, the counts it promises, an optimizer, and whether the seed matters and masks move."""
-
-    make: typing.Callable
-    counts: typing.Callable
-    optimizer: typing.Callable = sgd
-    seeded: bool = True
-    moves: bool = True
-
-
-def gmp(**options):
-    return lambda directory=None, seed=0: callbacks.MagnitudePruning(0.8, **WINDOW, seed=seed, **options)
-
-
-def drop_and_grow(algorithm, **options):
-    return lambda directory=None, seed=0: algorithm(0.7, seed=seed, **{**WINDOW, "distribution": "uniform", **options})
-
-
-def one_shot(algorithm, **options):
-    return lambda directory=None, seed=0: algorithm(0.7, data=(X, Y), seed=seed, **options)
-
-
-def tickets(directory=None, seed=0, **options):
-    snapshot = None if directory is None else str(directory / "initial.npz")
-    return callbacks.IterativePruning(0.8, rounds=2, steps_per_round=5, rewind_step=2, snapshot=snapshot, **options)
-
-
-CASES = {
-    "magnitude": Case(gmp(), on_schedule, seeded=False),
-    "magnitude-linear-adam": Case(gmp(schedule="linear"), on_schedule, adam, seeded=False),
-    "magnitude-global": Case(gmp(scope="global"), all_on_schedule, seeded=False),
-    "random": Case(lambda d=None, seed=0: callbacks.RandomPruning(0.8, **WINDOW, seed=seed), on_schedule),
-    "random-independent": Case(
-        lambda d=None, seed=0: callbacks.RandomPruning(0.8, **WINDOW, cumulative=False, seed=seed), on_schedule
-    ),
-    "static": Case(lambda d=None, seed=0: callbacks.StaticSparsity(0.7, seed=seed), each_is(0.7), moves=False),
-    "set": Case(drop_and_grow(callbacks.SET), each_is(0.7)),
-    "rigl": Case(drop_and_grow(callbacks.RigL), each_is(0.7)),
-    "rigl-adam": Case(drop_and_grow(callbacks.RigL, drop_fraction=0.5), each_is(0.7), adam),
-    "drop-and-grow": Case(
-        drop_and_grow(callbacks.DropAndGrow, grow="momentum", redistribution="magnitude"), total_is(0.7)
-    ),
-    "sparse-momentum": Case(drop_and_grow(callbacks.SparseMomentum), near_the_budget),
-    "sparse-momentum-variance": Case(
-        drop_and_grow(callbacks.SparseMomentum, drop="magnitude_variance", redistribution="variance"),
-        near_the_budget,
-        adam,
-    ),
-    "dsr": Case(
-        drop_and_grow(callbacks.DynamicSparseReparameterization, prune_target=20, initial_threshold=0.05),
-        lambda algorithm, sizes, counts, step: sum(int(0.3 * n + 0.1) for n in sizes) == sum(counts),
-    ),
-    "snip": Case(one_shot(callbacks.SNIP), all_together(0.7), seeded=False, moves=False),
-    "grasp": Case(one_shot(callbacks.GraSP), all_together(0.7), seeded=False, moves=False),
-    "lottery": Case(tickets, in_rounds, seeded=False),
-}
 
 
 def make_model(case, loss="mse", **compile_options):
@@ -160,7 +29,9 @@ def make_model(case, loss="mse", **compile_options):
             layers.MaskedDense(5, kernel_initializer=kernel[1], name="second"),
         ]
     )
-    model.compile(case.optimizer(), loss, **{"jit_compile": False, **compile_options})
+    # On JAX nothing else is compiled at all; on TensorFlow XLA only costs time here.
+    jit_compile = keras.backend.backend() == "jax" and not compile_options.get("run_eagerly")
+    model.compile(case.optimizer(), loss, **{"jit_compile": jit_compile, **compile_options})
     model.optimizer.build(model.trainable_variables)
     return model
 

@@ -63,3 +63,14 @@ def first(scores, count, among):
     mask = np.zeros(scores.size, bool)
     mask[candidates[np.argsort(-scores[candidates], kind="stable")[:count]]] = True
     return mask.reshape(np.shape(among))
+
+
+def updates(algorithm, steps, by=1):
+    """The steps at which a prepared algorithm changes masks, run in pieces of `by` steps: (on the schedule, when)."""
+    found, after = [], 0
+    for step in range(by, steps + 1, by):
+        due = algorithm.due(after, step)
+        if due is not None:
+            found.append(due if by == 1 else (due, step))
+        after = step
+    return found

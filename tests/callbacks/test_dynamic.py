@@ -160,7 +160,7 @@ def test_set_grows_at_random_over_all_that_is_free():
         grown += mask_of(weight) & (np.arange(100).reshape(10, 10) >= 20)
     # Of 10 grown each time 8 / 9 are among the 80 that were not there.
     assert grown.sum() == pytest.approx(40 * 10 * 8 / 9, rel=0.06)
-    assert (grown.reshape(-1)[20:] > 0).mean() > 0.95
+    assert (grown.reshape(-1)[20:] > 0).mean() >= 0.9
 
 
 @pytest.mark.parametrize("grow,best", [("gradient", [3, 5]), ("inverted_gradient", [4, 7])])

@@ -8,21 +8,10 @@ import pytest
 
 from sparsity_tf import callbacks, layers, masks
 from sparsity_tf.layers import get_sparse_weights
-from tests.callbacks.bags import first, make_bag, masks_of
+from tests.callbacks.bags import first, make_bag, masks_of, updates
 
 # Of the Transformer of Gale et al.: 72 attention matrices, 12 of each feed-forward layer, one shared embedding.
 TRANSFORMER = [512 * 512] * 72 + [512 * 2048] * 24 + [33288 * 512]
-
-
-def updates(algorithm, steps, by=1):
-    """The steps at which a prepared algorithm changes masks, run in pieces of `by` steps: (on the schedule, when)."""
-    found, after = [], 0
-    for step in range(by, steps + 1, by):
-        due = algorithm.due(after, step)
-        if due is not None:
-            found.append(due if by == 1 else (due, step))
-        after = step
-    return found
 
 
 def prepared(algorithm, **options):
