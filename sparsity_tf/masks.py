@@ -17,6 +17,8 @@ from keras import ops
 
 # About how many entries are sorted to find where a threshold lies.
 _SAMPLE = 10_000
+# How many entries are looked at at a time.
+_PIECE = 1 << 16
 # Bits of |x| for a float32 x: everything but the sign.
 _MAGNITUDE_BITS = 31
 
@@ -82,7 +84,9 @@ def highest(scores, count, among=None):
     if count == available:
         return np.ones(scores.shape, bool) if alive is None else alive.copy().reshape(scores.shape)
     last = _nth_highest(values, alive, count, available)
-    chosen = _among(values >= last, alive)
+    chosen = values >= last
+    if alive is not None:
+        chosen &= alive
     surplus = np.count_nonzero(chosen) - count
     if surplus:
         ties = np.flatnonzero(_among(values == last, alive))
@@ -102,21 +106,31 @@ def _nth_highest(values, alive, count, available):
     """
     step = values.size // _SAMPLE
     if step > 1:
-        sample = values[::step] if alive is None else values[::step][alive[::step]]
-        sample = np.sort(sample)
+        sample = np.sort(values[::step] if alive is None else values[::step][alive[::step]])
         position = sample.size * (1 - count / available)
         margin = 1.5 * np.sqrt(sample.size)
         low = sample[int(position - margin)] if position > margin else -np.inf
         high = sample[int(position + margin)] if position + margin < sample.size else np.inf
-        above = np.count_nonzero(_among(values > high, alive))
-        if low == high and above < count <= above + np.count_nonzero(_among(values == low, alive)):
+        above, inside = _above_and_inside(values, alive, low, high)
+        if low == high and above < count <= above + inside.size:
             return low  # Nothing but ties.
-        inside = values[_among((values >= low) & (values <= high), alive)]
         if 1 <= count - above <= inside.size:
             return np.partition(inside, inside.size - (count - above))[inside.size - (count - above)]
     if alive is not None:
         values = values[alive]
     return np.partition(values, values.size - count)[values.size - count]
+
+
+def _above_and_inside(values, alive, low, high):
+    """How many values lie above `high`, and those within [low, high]."""
+    above, inside = 0, []
+    # In pieces that stay in the cache: fresh memory for arrays of the full size takes longer than all the rest.
+    for start in range(0, values.size, _PIECE):
+        piece = values[start : start + _PIECE]
+        live = None if alive is None else alive[start : start + _PIECE]
+        above += np.count_nonzero(_among(piece > high, live))
+        inside.append(piece[_among((piece >= low) & (piece <= high), live)])
+    return above, np.concatenate(inside)
 
 
 def highest_overall(scores, count, among=None):

@@ -5,6 +5,8 @@ before the algorithm would write the weights of before the change. So algorithms
 function itself, for which `fit` asks anew at every step.
 """
 
+import contextlib
+
 import keras
 
 # The order in which Keras's JAX trainer passes a model's state through the train function.
@@ -98,3 +100,10 @@ def retrace(model):
     if isinstance(function, TrainFunction):
         function.function = model.train_function
         model.train_function = function
+
+
+def scope(model):
+    """Where variables are made and set: under the model's `tf.distribute` strategy."""
+    if keras.backend.backend() == "tensorflow":
+        return model.distribute_strategy.scope()
+    return contextlib.nullcontext()

@@ -246,34 +246,54 @@ def used_by(*functions):
     return set().union(*(getattr(function, "uses", ()) for function in functions))
 
 
-def lowest_live(views, scores, counts, ranked_overall):
-    """The live entries with the lowest scores, for each weight or over all weights.
+def scores(function, view):
+    """The scores that a drop or grow function gives a weight, checked."""
+    found = np.asarray(function(view))
+    if found.shape != view.value.shape:
+        raise ValueError(
+            f"{getattr(function, '__name__', function)} must return scores of the weight's shape "
+            f"{view.value.shape} for {view.path!r}. Received: shape={found.shape}"
+        )
+    return found
+
+
+def lowest_live(function, views, counts, each=map):
+    """What remains alive when the live entries with the lowest scores are dropped.
 
     Args:
+        function: Drop score; its scores are ranked in each weight, or over all weights if it is marked `overall`.
         views: List of `WeightView`.
-        scores: List of arrays.
-        counts: How many of each weight; with `ranked_overall` their sum counts.
-        ranked_overall: Bool.
+        counts: How many entries of each weight to drop; if ranked over all, their sum counts.
+        each: As `map`.
 
     Returns:
-        List of bool arrays: what remains alive.
+        List of bool arrays.
     """
-    if ranked_overall:
+    if getattr(function, "overall", False):
         remain = sum(view.active for view in views) - sum(counts)
-        return masks.highest_overall(scores, remain, [view.mask for view in views])
-    return [
-        masks.highest(score, view.active - count, view.mask)
-        for view, score, count in zip(views, scores, counts, strict=True)
-    ]
+        found = list(each(lambda view: scores(function, view), views))
+        return masks.highest_overall(found, remain, [view.mask for view in views])
+
+    def keep(view, count):
+        return masks.highest(scores(function, view), view.active - count, view.mask)
+
+    return list(each(keep, views, counts))
 
 
-def highest_free(kept, scores, counts, ranked_overall):
-    """The entries that are not alive with the highest scores; arguments as for `lowest_live`.
+def highest_free(function, views, kept, counts, each=map):
+    """The entries outside the masks `kept` with the highest scores; the other arguments as for `lowest_live`.
 
     Returns:
         List of bool arrays: what grows.
     """
-    free = [~mask for mask in kept]
-    if ranked_overall:
-        return masks.highest_overall(scores, sum(counts), free)
-    return [masks.highest(score, count, mask) for score, count, mask in zip(scores, counts, free, strict=True)]
+    if getattr(function, "overall", False):
+        found = list(each(lambda view: scores(function, view), views))
+        return masks.highest_overall(found, sum(counts), [~mask for mask in kept])
+
+    def grow(view, mask, count):
+        if function is random:
+            # The same distribution without a score for every entry.
+            return masks.random_mask(mask.shape, count, view.rng, ~mask)
+        return masks.highest(scores(function, view), count, ~mask)
+
+    return list(each(grow, views, kept, counts))

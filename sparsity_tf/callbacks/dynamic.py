@@ -169,9 +169,8 @@ class DropAndGrow(SparseFromTheStart):
         drop_counts = [masks.number_of_zeros(view.drop_fraction, view.active) for view in views]
         if not any(drop_counts):
             return
-        statistics = [self.redistribution(view) for view in views] if self.redistribution else None
-        scores = [self._scores(self.drop, view) for view in views]
-        kept = criteria.lowest_live(views, scores, drop_counts, getattr(self.drop, "overall", False))
+        statistics = self.each(self.redistribution, views) if self.redistribution else None
+        kept = criteria.lowest_live(self.drop, views, drop_counts, self.each)
         lost = [view.active - int(np.count_nonzero(mask)) for view, mask in zip(views, kept, strict=True)]
         free = [mask.size - int(np.count_nonzero(mask)) for mask in kept]
         grow_counts = lost if statistics is None else share_out(sum(lost), statistics, free)
@@ -179,32 +178,14 @@ class DropAndGrow(SparseFromTheStart):
 
     def grow_weights(self, views, kept, counts):
         """Grows `counts` entries on top of the masks `kept`, assigns the masks and resets slots."""
-        if self.grow is criteria.random:
-            # The same distribution without a score for every entry.
-            grown = [
-                masks.random_mask(mask.shape, count, view.rng, ~mask)
-                for mask, count, view in zip(kept, counts, views, strict=True)
-            ]
-        else:
-            scores = [self._scores(self.grow, view) for view in views]
-            grown = criteria.highest_free(kept, scores, counts, getattr(self.grow, "overall", False))
+        grown = criteria.highest_free(self.grow, views, kept, counts, self.each)
         for index, (view, mask, new) in enumerate(zip(views, kept, grown, strict=True)):
             self.assign(index, mask | new, view.mask)
-            self.reset_grown_slots(index, new & ~view.mask)
+            self.reset_grown_slots(index, new > view.mask)
 
     def reset_grown_slots(self, index, where):
         """What happens to the optimizer's slots of grown weights: they become zero."""
         self.reset_slots(index, where)
-
-    @staticmethod
-    def _scores(function, view):
-        scores = np.asarray(function(view))
-        if scores.shape != view.value.shape:
-            raise ValueError(
-                f"{getattr(function, '__name__', function)} must return scores of the weight's shape "
-                f"{view.value.shape} for {view.path!r}. Received: shape={scores.shape}"
-            )
-        return scores
 
 
 def share_out(total, statistics, room):

@@ -9,14 +9,12 @@ the same on every backend and replica, it never retraces, and a run that was sto
 an algorithm has to remember beside the masks is saved with the model (`Masked.states`).
 """
 
-import contextlib
-
 import keras
 import numpy as np
 from keras import ops
 
 from sparsity_tf import structures
-from sparsity_tf.callbacks import after_step, optimizer_slots
+from sparsity_tf.callbacks import after_step, optimizer_slots, threads
 from sparsity_tf.callbacks.arguments import check_integer
 from sparsity_tf.callbacks.gradient_tap import GradientTap
 from sparsity_tf.callbacks.optimizer_slots import count_steps
@@ -194,7 +192,7 @@ class MaskAlgorithm(keras.callbacks.Callback):
                 f"Received: model={model.name!r}"
             )
         self._model, self._optimizer, self._started = model, model.optimizer, False
-        with _scope(model):
+        with after_step.scope(model):
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
             optimizer_slots.check(model.optimizer, self.uses(), type(self).__name__)
@@ -210,7 +208,7 @@ class MaskAlgorithm(keras.callbacks.Callback):
 
     def _start(self, model):
         try:
-            with _scope(model):
+            with after_step.scope(model):
                 self.start()
         except BaseException:
             self.finish()
@@ -350,11 +348,15 @@ class MaskAlgorithm(keras.callbacks.Callback):
         """The `WeightView`s of all weights."""
         return [self.view(index, step, drop_fraction) for index in range(len(self.weights))]
 
+    def each(self, function, *sequences):
+        """As `map` over what belongs to each weight, to a list; in several threads if the weights are large."""
+        return threads.map_each(sum(weight.size for weight in self.weights), function, *sequences)
+
     def assign(self, index, mask, old_mask):
         """Sets the mask of a weight and counts what changed."""
         weight = self.weights[index]
-        self.dropped[weight.path] += int(np.count_nonzero(old_mask & ~mask))
-        self.grown[weight.path] += int(np.count_nonzero(mask & ~old_mask))
+        self.dropped[weight.path] += int(np.count_nonzero(old_mask > mask))
+        self.grown[weight.path] += int(np.count_nonzero(mask > old_mask))
         weight.assign_mask(mask)
 
     def reset_slots(self, index, where):
@@ -390,10 +392,3 @@ class MaskAlgorithm(keras.callbacks.Callback):
     def _measure(self):
         size = sum(weight.size for weight in self.weights)
         self.sparsity = 1.0 - sum(self.active_counts()) / size if size else 0.0
-
-
-def _scope(model):
-    """Where variables are made: under the model's `tf.distribute` strategy."""
-    if keras.backend.backend() == "tensorflow":
-        return model.distribute_strategy.scope()
-    return contextlib.nullcontext()

@@ -87,16 +87,15 @@ class GradualPruning(MaskAlgorithm):
         return final if sparsity == self.final_sparsity else sparsity * final / self.final_sparsity
 
     def change_masks(self, step):
-        for index, weight in enumerate(self.weights):
-            if self.targets[index]:
-                self._prune(index, weight, step)
+        chosen = [index for index, target in enumerate(self.targets) if target]
+        views = [self.view(index, step) for index in chosen]
+        for index, view, mask in zip(chosen, views, self.each(self._new_mask, chosen, views), strict=True):
+            self.assign(index, mask, view.mask)
 
-    def _prune(self, index, weight, step):
-        view, sparsity = self.view(index, step), self._target(index, step)
-        structure = structures.get(weight.technique.structure)
+    def _new_mask(self, index, view):
+        structure = structures.get(self.weights[index].technique.structure)
         among = view.mask if self.cumulative else None
-        mask = structure.keep_highest(self.scores(view), sparsity, among, view.filter_axes)
-        self.assign(index, mask, view.mask)
+        return structure.keep_highest(self.scores(view), self._target(index, view.step), among, view.filter_axes)
 
     def scores(self, view):
         """Scores of the entries of a weight: those with the lowest are pruned."""

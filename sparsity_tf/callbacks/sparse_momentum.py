@@ -108,7 +108,7 @@ class SparseMomentum(DropAndGrow):
     def change_masks(self, step):
         rate, state = self.drop_fraction_at(step), self.recall()
         views = self.views(step, rate)
-        shares = _normalise([float(self.redistribution(view)) for view in views])
+        shares = _normalise([float(statistic) for statistic in self.each(self.redistribution, views)])
         rates = [_rate(view, share, rate, len(views)) for view, share in zip(views, shares, strict=True)]
         counts = [math.ceil(p * view.active) for p, view in zip(rates, views, strict=True)]
         kept = self._drop(views, counts, rate, state)
@@ -133,12 +133,9 @@ class SparseMomentum(DropAndGrow):
             factor = 2.0 if lost < 0.98 * expected else 0.5 if lost > 1.02 * expected else 1.0
             self.remember(threshold=state["threshold"] * factor)
             return kept
-        overall = getattr(self.drop, "overall", False)
-        if overall:
-            active = [view.active for view in views]
-            counts = [min(math.ceil(rate * state["baseline"]), sum(active))]
-        scores = [self._scores(self.drop, view) for view in views]
-        return criteria.lowest_live(views, scores, counts, overall)
+        if getattr(self.drop, "overall", False):
+            counts = [min(math.ceil(rate * state["baseline"]), sum(view.active for view in views))]
+        return criteria.lowest_live(self.drop, views, counts, self.each)
 
     def reset_grown_slots(self, index, where):
         """Nothing: momentum is never reset."""
