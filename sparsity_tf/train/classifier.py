@@ -1,6 +1,8 @@
-"""Trains a small image classifier with or without a sparsification technique.
+"""Trains an image classifier with or without a sparsification technique.
 
     python -m sparsity_tf.train.classifier --config=lenet300_vd --data_dir=/data/mnist
+    python -m sparsity_tf.train.classifier --config=wrn-28-2_snfs --data_dir=/data/cifar10
+    python -m sparsity_tf.train.classifier --config=resnet50_str --data_dir=/data/imagenet --strategy=mirrored
 
 `--config` names a recipe of `train/presets.py`; every setting of it has a flag of the same name
 that overrides it. The last line of the output is
@@ -59,7 +61,7 @@ def recipe_from_flags(flag_values):
         if value is None:
             continue
         if field.type is dict:
-            value = {**recipe.technique_options, **_json_object(field.name, value)}
+            value = {**getattr(recipe, field.name), **_json_object(field.name, value)}
         elif field.type is tuple:
             value = _numbers(field.name, value)
         changes[field.name] = value

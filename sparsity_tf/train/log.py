@@ -1,11 +1,9 @@
 """What a run says while it trains: test figures, one CSV row and TensorBoard scalars an epoch.
 
-Two ideas live here: `evaluate`, which measures the deterministic sparse network on the test set,
-and `RunLog`, the callback that writes the same figures to every place.
+One idea lives here: `RunLog`, the callback that writes the same figures to every place.
 """
 
 import csv
-import dataclasses
 import os
 import time
 
@@ -15,53 +13,10 @@ import numpy as np
 from sparsity_tf import inspection, layers
 from sparsity_tf.callbacks.sparsity_monitor import write_scalar
 from sparsity_tf.train import state
+from sparsity_tf.train.evaluation import Evaluation
 
-_TEST_BATCH = 1000
 # What a `SparsityMonitor` knows beside the sparsities.
 _OF_MASKS = ("threshold", "drop_fraction", "dropped", "grown", "mask_change")
-
-
-@dataclasses.dataclass(frozen=True)
-class TestFigures:
-    """What `evaluate` found.
-
-    Attributes:
-        loss: Mean cross-entropy in nats; NaN if an output is not finite.
-        error: Share of wrong predictions, 0 to 1; NaN if an output is not finite.
-        only_class: The class that every prediction is, or `None` if they differ.
-        finite: Whether all outputs are finite.
-    """
-
-    __test__ = False
-
-    loss: float
-    error: float
-    only_class: object
-    finite: bool
-
-
-def evaluate(model, x, y):
-    """Measures a classifier as it is used at inference: no noise, masked weights exactly zero.
-
-    Args:
-        model: Keras model from `(n, ...)` to logits `(n, num_classes)`.
-        x: Array `(n, ...)`, preprocessed as in training.
-        y: Integer array `(n,)`.
-
-    Returns:
-        `TestFigures`.
-    """
-    batches = [x[start : start + _TEST_BATCH] for start in range(0, len(x), _TEST_BATCH)]
-    logits = np.concatenate([model.predict_on_batch(batch) for batch in batches])
-    logits = logits.astype(np.float64)
-    if not np.isfinite(logits).all():
-        return TestFigures(float("nan"), float("nan"), None, False)
-    predictions = logits.argmax(axis=1)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    loss = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]
-    constant = bool((predictions == predictions[0]).all())
-    only_class = int(predictions[0]) if constant else None
-    return TestFigures(float(loss.mean()), float((predictions != y).mean()), only_class, True)
 
 
 def penalty_weight(model):
@@ -79,31 +34,32 @@ class RunLog(keras.callbacks.Callback):
 
     Args:
         folder: Folder of the run.
-        x: Test inputs.
-        y: Test labels.
-        num_examples: Number of training examples; the column `penalty_weight` is the layers'
-            variable times this, that is the recipe's weight times the ramp.
+        batches: `datasets.Batches` of the run. The column `penalty_weight` is the layers' variable times the number
+            of training examples, that is the recipe's weight times the ramp.
         epochs: Number of epochs of the whole run.
         every: Epochs between measurements; the last epoch is always measured.
         first_epoch: Number of epochs done before this process; later rows in `metrics.csv`, from
             an epoch that was cut off before its checkpoint, are dropped.
         print_lines: Whether to print a line for each measurement.
+        writes: Whether to write at all: of several workers one does, but all take part in measuring.
         monitor: A `SparsityMonitor` that stands before this callback: what its CSV file has beside sparsities becomes
             TensorBoard scalars, too. `None`: there is none.
     """
 
-    def __init__(self, folder, x, y, num_examples, epochs, every=1, first_epoch=0, print_lines=True, monitor=None):
+    def __init__(self, folder, batches, epochs, every=1, first_epoch=0, print_lines=True, writes=True, monitor=None):
         super().__init__()
         self.path = os.path.join(folder, state.METRICS)
         self.tensorboard = os.path.join(folder, state.TENSORBOARD)
-        self.x, self.y = x, y
-        self.num_examples = num_examples
+        self.batches = batches
         self.epochs = epochs
         self.every = every
         self.print_lines = print_lines
+        self.writes = writes
         self.monitor = monitor
         self._seconds = 0.0
-        self._writer = None
+        self._writer = self._evaluation = None
+        if not writes:
+            return
         rows = [row for row in read_metrics(folder) if int(row["epoch"]) <= first_epoch]
         if os.path.exists(self.path):
             _write_rows(self.path, rows)
@@ -111,10 +67,13 @@ class RunLog(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         import tensorflow as tf
 
-        self._writer = tf.summary.create_file_writer(self.tensorboard)
+        self._evaluation = Evaluation(self.model, self.batches)
+        if self.writes:
+            self._writer = tf.summary.create_file_writer(self.tensorboard)
 
     def on_train_end(self, logs=None):
-        self._writer.close()
+        if self.writes:
+            self._writer.close()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
@@ -129,9 +88,11 @@ class RunLog(keras.callbacks.Callback):
         if (epoch + 1) % self.every and epoch + 1 != self.epochs and not broken:
             return
         row = self._measure(epoch, logs)
+        logs.update(test_error=row["test_error"], sparsity=row["sparsity"])
+        if not self.writes:
+            return
         _write_rows(self.path, [row], append=os.path.exists(self.path))
         self._write_scalars(row)
-        logs.update(test_error=row["test_error"], sparsity=row["sparsity"])
         if self.print_lines:
             print(
                 f"epoch {epoch + 1:>{len(str(self.epochs))}}/{self.epochs}  loss {row['loss']:.4f}"
@@ -142,7 +103,7 @@ class RunLog(keras.callbacks.Callback):
             )
 
     def _measure(self, epoch, logs):
-        test = evaluate(self.model, self.x, self.y)
+        test = self._evaluation.run()
         table = inspection.sparsity_table(self.model, include_dense=True)
         row = {
             "epoch": epoch + 1,
@@ -154,7 +115,8 @@ class RunLog(keras.callbacks.Callback):
             "test_loss": test.loss,
             "test_accuracy": 1.0 - test.error,
             "test_error": test.error,
-            "penalty_weight": penalty_weight(self.model) * self.num_examples,
+            "test_top5_error": test.top5_error,
+            "penalty_weight": penalty_weight(self.model) * self.batches.num_examples,
             "sparsity": table.sparsity,
             "compression": table.compression,
         }

@@ -6,6 +6,7 @@ class, has no sparsity worth reporting (comparisons with NaN are false, so a div
 would read "100 % sparse").
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -14,9 +15,12 @@ import sys
 
 import keras
 
-from sparsity_tf import datasets, inspection
+from sparsity_tf import inspection
 from sparsity_tf.callbacks import SparsityMonitor
 from sparsity_tf.train import algorithms, build, log, pictures, state
+from sparsity_tf.train.batches import load_data, make_batches
+from sparsity_tf.train.evaluation import Evaluation
+from sparsity_tf.train.strategy import distribute, get_strategy, is_chief
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +31,7 @@ class RunResult:
         line: The last line that the run prints.
         collapsed: What is wrong with the network, or `None`.
         test_error: Share of wrong test predictions, 0 to 1; NaN if outputs are not finite.
+        top5_error: Share of test images whose class is not among the five likeliest; NaN as above.
         sparsity: Fraction of zeros among all kernels, those of layers left dense too; `None` if
             collapsed.
         compression: All weights / non-zero weights; `None` if collapsed.
@@ -35,6 +40,7 @@ class RunResult:
     line: str
     collapsed: object
     test_error: float
+    top5_error: float
     sparsity: object
     compression: object
 
@@ -46,22 +52,27 @@ class Prepared:
     Attributes:
         recipe: The `Recipe`.
         output_dir: Folder of the run.
-        data: `ImageData`.
+        batches: `datasets.Batches`.
         model: The compiled model, restored from the checkpoint if the run is resumed.
         algorithm: The callback that moves masks, or `None`.
         epochs: Number of epochs of the whole run.
         done: Number of epochs already done.
-        steps: Steps an epoch.
+        strategy: The `tf.distribute` strategy.
     """
 
     recipe: object
     output_dir: str
-    data: object
+    batches: object
     model: object
     algorithm: object
     epochs: int
     done: int
-    steps: int
+    strategy: object
+
+    @property
+    def chief(self):
+        """Whether this process writes the run's files."""
+        return is_chief(self.strategy)
 
 
 def prepare(recipe, output_dir, resume=False, overwrite=False):
@@ -83,30 +94,61 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         FileNotFoundError: The data set is not there.
         ModuleNotFoundError: A package that the data set needs is not installed.
     """
+    strategy = get_strategy(recipe.strategy)
+    _check_strategy(recipe, strategy)
     keras.utils.set_random_seed(recipe.seed)
-    data = build.load_data(recipe)
-    steps = datasets.steps_per_epoch(data, recipe.batch_size)
-    build.rehearse(recipe, data, steps)
-    keras.utils.set_random_seed(recipe.seed)
-    model, done = build.make_model(recipe, data), 0
-    algorithm = build.make_algorithm(recipe, data, steps, output_dir)
-    # Lottery tickets know how many epochs all rounds take.
-    epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
-    state.claim_folder(output_dir, recipe, resume, overwrite)
-    print(f"data: {data.source}")
-    if resume:
-        restored, done = state.restore(output_dir, steps)
-        model = restored or model
-        print(f"resuming after epoch {done}" if done else "no checkpoint yet: starting anew")
-    if not done:
-        build.compile_model(recipe, model, steps, algorithms.update_grid(recipe, algorithm, steps))
+    batches = make_batches(recipe, load_data(recipe))
+    steps = batches.steps_per_epoch
+    with _settings(recipe), strategy.scope():
+        build.rehearse(recipe, batches)
+        keras.utils.set_random_seed(recipe.seed)
+        model, done = build.make_model(recipe, batches), 0
+        algorithm = build.make_algorithm(recipe, batches, output_dir)
+        # Lottery tickets know how many epochs all rounds take.
+        epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
+        if is_chief(strategy):
+            state.claim_folder(output_dir, recipe, resume, overwrite)
+            print(f"data: {batches.source}")
+        if resume:
+            restored, done = state.restore(output_dir, steps)
+            model = restored or model
+            print(f"resuming after epoch {done}" if done else "no checkpoint yet: starting anew")
+        if not done:
+            build.compile_model(recipe, model, steps, algorithms.update_grid(recipe, algorithm, steps))
+            if recipe.keep_initial and is_chief(strategy):
+                state.save_without_optimizer(model, os.path.join(output_dir, state.INITIAL))
+    replicas = strategy.num_replicas_in_sync
     print(
-        f"{len(data.x_train):,} training and {len(data.x_test):,} test images; {model.name}, "
+        f"{batches.num_examples:,} training and {batches.num_test:,} test images; {model.name}, "
         f"technique {recipe.technique}; XLA {'on' if model.jit_compile else 'off'}, "
-        f"{model.steps_per_execution} steps a call",
+        f"{model.steps_per_execution} steps a call" + (f", {replicas} replicas" if replicas > 1 else ""),
         flush=True,
     )
-    return Prepared(recipe, output_dir, data, model, algorithm, epochs, done, steps)
+    return Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, strategy)
+
+
+def _check_strategy(recipe, strategy):
+    replicas = strategy.num_replicas_in_sync
+    if recipe.batch_size % replicas:
+        raise ValueError(
+            f"`batch_size` must be a multiple of the {replicas} replicas. Received: batch_size={recipe.batch_size}"
+        )
+    if recipe.strategy != "none" and recipe.technique == "lottery":
+        raise ValueError(
+            "`strategy` must be none with technique lottery, whose snapshot is one process's. "
+            f"Received: strategy={recipe.strategy}"
+        )
+
+
+@contextlib.contextmanager
+def _settings(recipe):
+    """Keras's global precision policy while the network is made."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.dtype_policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def train(prepared):
@@ -115,7 +157,8 @@ def train(prepared):
     Written into the folder: `recipe.json`, `metrics.csv`, `tensorboard/`, `checkpoint.keras`
     after every epoch, with an algorithm that moves masks `sparsity_by_step.csv` (what it dropped and
     grew, a row a weight and epoch), and at the end `results.json`, `sparsity.csv`, pictures and `model.keras`,
-    the trained network without the optimizer (`import sparsity_tf` is all that loading it needs). Two runs of a
+    the trained network without the optimizer (`import sparsity_tf` is all that loading it needs); `initial.keras` and
+    `best.keras` if the recipe says so. Of several workers the first writes. Two runs of a
     recipe, or one run and its continuation after a kill, give bit-identical weights on a CPU.
 
     Args:
@@ -124,40 +167,45 @@ def train(prepared):
     Returns:
         `RunResult`. Its `line` has been printed last.
     """
-    test = build.test_arrays(prepared.recipe, prepared.data)
     if prepared.done < prepared.epochs:
-        _fit(prepared, test)
-    return _report(prepared, test)
+        with prepared.batches.naming_errors():
+            _fit(prepared)
+    return _report(prepared)
 
 
-def _fit(prepared, test):
-    recipe, data, done, steps = prepared.recipe, prepared.data, prepared.done, prepared.steps
-    bar = sys.stdout.isatty()
-    masks, monitor = [], None
+def _fit(prepared):
+    recipe, batches, done, folder = prepared.recipe, prepared.batches, prepared.done, prepared.output_dir
+    bar = sys.stdout.isatty() and prepared.chief
+    monitor = None
+    callbacks = build.penalty_callbacks(recipe, batches.num_examples, batches.steps_per_epoch)
     if prepared.algorithm is not None:
-        monitor = SparsityMonitor(os.path.join(prepared.output_dir, state.SPARSITY_BY_STEP))
-        masks = [prepared.algorithm, monitor]
-    callbacks = [
-        *build.penalty_callbacks(recipe, len(data.x_train), steps),
-        *masks,
+        callbacks.append(prepared.algorithm)
+        if prepared.chief:
+            monitor = SparsityMonitor(os.path.join(folder, state.SPARSITY_BY_STEP))
+            callbacks.append(monitor)
+    callbacks.append(
         log.RunLog(
-            prepared.output_dir,
-            *test,
-            num_examples=len(data.x_train),
+            folder,
+            batches,
             epochs=prepared.epochs,
             every=recipe.log_every,
             first_epoch=done,
             print_lines=not bar,
+            writes=prepared.chief,
             monitor=monitor,
-        ),
-        pictures.Frames(prepared.output_dir, recipe.frame_every, prepared.epochs, done),
-        state.Checkpoint(prepared.output_dir),
-    ]
+        )
+    )
+    if prepared.chief:
+        if recipe.keep_best:
+            errors = [float(row["test_error"]) for row in log.read_metrics(folder)]
+            callbacks.append(state.Best(folder, min(errors, default=math.inf)))
+        callbacks.append(pictures.Frames(folder, recipe.frame_every, prepared.epochs, done))
+        callbacks.append(state.Checkpoint(folder))
     prepared.model.fit(
-        build.train_batches(recipe, data, first_epoch=done),
+        distribute(prepared.strategy, batches, done * batches.steps_per_epoch),
         epochs=prepared.epochs,
         initial_epoch=done,
-        steps_per_epoch=steps,
+        steps_per_epoch=batches.steps_per_epoch,
         shuffle=False,  # the pipeline shuffles
         callbacks=callbacks,
         verbose=1 if bar else 0,
@@ -183,48 +231,52 @@ def verdict(table, test, loss):
     if not math.isfinite(loss):
         return "diverged: a training loss that is not finite; no sparsity is reported"
     if test.only_class is not None:
-        return f"collapsed: the network predicts class {test.only_class} for every test digit; no sparsity is reported"
+        return f"collapsed: the network predicts class {test.only_class} for every test image; no sparsity is reported"
     return None
 
 
-def _report(prepared, test):
+def _report(prepared):
     model, output_dir = prepared.model, prepared.output_dir
-    figures = log.evaluate(model, *test)
+    figures = Evaluation(model, prepared.batches).run()
     table = inspection.sparsity_table(model, include_dense=True)
     rows = log.read_metrics(output_dir)
     # Without rows (the file was lost) the network's weights and outputs have to do.
     collapsed = verdict(table, figures, float(rows[-1]["loss"]) if rows else 0.0)
     results = {
         "recipe": state.as_plain(prepared.recipe),
-        "data": prepared.data.source,
+        "data": prepared.batches.source,
         "epochs": int(rows[-1]["epoch"]) if rows else 0,
         "training_seconds": round(sum(float(row["seconds"]) for row in rows), 2),
         "collapsed": collapsed,
         "test_error": None if math.isnan(figures.error) else figures.error,
+        "test_top5_error": None if math.isnan(figures.top5_error) else figures.top5_error,
         "keras": keras.__version__,
     }
     if collapsed:
-        result = RunResult(collapsed, collapsed, figures.error, None, None)
+        result = RunResult(collapsed, collapsed, figures.error, figures.top5_error, None, None)
     else:
         flops = inspection.count_flops(model)
         line = (
             f"test error {100 * figures.error:.2f} %, sparsity {100 * table.sparsity:.2f} %, "
             f"compression {table.compression:.1f}x"
         )
-        result = RunResult(line, None, figures.error, table.sparsity, table.compression)
+        result = RunResult(line, None, figures.error, figures.top5_error, table.sparsity, table.compression)
         results.update(
             sparsity=table.sparsity,
             compression=table.compression,
             layers={row.name: row.sparsity for row in table.rows},
             macs={"dense": flops.dense, "sparse": flops.sparse},
         )
+    if not prepared.chief:
+        return result
+    if not collapsed:
         table.to_csv(os.path.join(output_dir, state.SPARSITY))
         print(f"\n{table}")
         print(
             f"multiply-accumulates an image: {flops.dense:,} dense, {flops.sparse:,} without the "
             f"zeros ({100 * flops.ratio:.2f} %)"
         )
-        _without_optimizer(model).save(os.path.join(output_dir, state.MODEL))
+        state.save_without_optimizer(model, os.path.join(output_dir, state.MODEL))
         made = [state.MODEL, *pictures.draw(model, output_dir)]
         print(f"in {output_dir}: {', '.join(['metrics.csv', 'results.json', *made])}")
     with open(os.path.join(output_dir, state.RESULTS), "w", encoding="utf-8") as file:
@@ -232,10 +284,3 @@ def _report(prepared, test):
     print(f"training took {results['training_seconds']:.0f} s")
     print(result.line, flush=True)
     return result
-
-
-def _without_optimizer(model):
-    """A copy to save: the `.keras` file of a compiled model carries its optimizer."""
-    copy = type(model).from_config(model.get_config())
-    copy.set_weights(model.get_weights())
-    return copy

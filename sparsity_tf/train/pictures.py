@@ -17,13 +17,20 @@ from sparsity_tf.inspection.plots import kernel_value
 from sparsity_tf.train import state
 
 _MOST_FRAMES = 50
+# Convolutions that are drawn; of deeper networks the first alone, whose filters see the image.
+_FEW = 2
 
 
 def filmed_layer(model):
-    """The layer that the film shows: the last convolution, or else the first dense layer."""
+    """The layer that the film shows: the last convolution that is drawn, or else the first dense layer."""
     layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
-    convolutions = [layer for layer in layers if len(layer.kernel.shape) == 4]
-    return convolutions[-1] if convolutions else layers[0]
+    return (drawn_convolutions(model) or layers)[-1 if drawn_convolutions(model) else 0]
+
+
+def drawn_convolutions(model):
+    """The convolutions whose filters are drawn: both of a small network, the first of a deep one."""
+    convolutions = [layer for layer in model.layers if len(getattr(layer, "kernel", np.empty(0)).shape) == 4]
+    return convolutions if len(convolutions) <= _FEW else convolutions[:1]
 
 
 class Frames(keras.callbacks.Callback):
@@ -79,8 +86,8 @@ def draw(model, folder):
 
     Returns:
         Names of the files written: `sparsity.png`, `training.gif`, and `input_mask.png` for a
-        fully connected net or `filters_LAYER.png` for each convolution. An empty list, after a
-        line that says why, if the packages for drawing are not installed.
+        fully connected net or `filters_LAYER.png` for each convolution of a small one (the first of a deep one). An
+        empty list, after a line that says why, if the packages for drawing are not installed.
     """
     made = []
 
@@ -88,7 +95,7 @@ def draw(model, folder):
         made.append(name)
         return os.path.join(folder, name)
 
-    convolutions = [layer for layer in model.layers if len(getattr(layer, "kernel", np.empty(0)).shape) == 4]
+    convolutions = drawn_convolutions(model)
     try:
         inspection.plot_layer_sparsity(model, path("sparsity.png"))
         for layer in convolutions:

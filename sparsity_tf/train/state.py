@@ -24,6 +24,8 @@ SPARSITY = "sparsity.csv"
 SPARSITY_BY_STEP = "sparsity_by_step.csv"
 SNAPSHOT = "snapshot.npz"
 TENSORBOARD = "tensorboard"
+INITIAL = "initial.keras"
+BEST = "best.keras"
 FRAMES = "frames"
 PICTURES = ("sparsity.png", "training.gif", "input_mask.png", "filters_*.png")
 _UNFINISHED = "checkpoint.unfinished.keras"
@@ -32,7 +34,7 @@ _UNFINISHED = "checkpoint.unfinished.keras"
 _EPOCHS = "epochs.json"
 
 # Settings that may differ in a continued run: they do not touch the weights.
-_FREE = ("data_dir", "log_every", "frame_every")
+_FREE = ("data_dir", "log_every", "frame_every", "keep_best", "keep_initial")
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -57,10 +59,46 @@ class Checkpoint(keras.callbacks.Callback):
         self.model.save(unfinished)
         with zipfile.ZipFile(unfinished, "a") as archive:
             archive.writestr(_EPOCHS, json.dumps(epoch + 1))
-        # The rename must not reach the disk before the content does.
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, os.path.join(self.folder, CHECKPOINT))
+        _finish(unfinished, os.path.join(self.folder, CHECKPOINT))
+
+
+class Best(keras.callbacks.Callback):
+    """Keeps the model with the lowest test error so far, as `best.keras` in a folder, without its optimizer.
+
+    It stands behind the `RunLog`, whose `test_error` it reads.
+
+    Args:
+        folder: Path of an existing folder.
+        lowest: Lowest test error of the epochs before, in a run that is continued.
+    """
+
+    def __init__(self, folder, lowest=float("inf")):
+        super().__init__()
+        self.folder = folder
+        self.lowest = lowest
+
+    def on_epoch_end(self, epoch, logs=None):
+        error = (logs or {}).get("test_error", float("nan"))
+        if error < self.lowest:  # false for NaN
+            self.lowest = error
+            save_without_optimizer(self.model, os.path.join(self.folder, BEST))
+
+
+def save_without_optimizer(model, path):
+    """Saves a network without the optimizer that the `.keras` file of a compiled model carries; atomically."""
+    # Under no strategy: the copy is a file's content and trains nothing.
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    unfinished = os.path.join(os.path.dirname(path), "unfinished_" + os.path.basename(path))
+    copy.save(unfinished)
+    _finish(unfinished, path)
+
+
+def _finish(unfinished, path):
+    # The rename must not reach the disk before the content does.
+    with open(unfinished, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
 
 
 def restore(folder, steps):
@@ -135,6 +173,6 @@ def claim_folder(folder, recipe, resume, overwrite):
 
 def _outputs(folder):
     """Paths of what a run has written into the folder; the recipe alone is no loss."""
-    files = (CHECKPOINT, _UNFINISHED, SNAPSHOT, MODEL, METRICS, RESULTS, SPARSITY, SPARSITY_BY_STEP)
-    names = (*files, TENSORBOARD, FRAMES, *PICTURES)
+    files = (CHECKPOINT, _UNFINISHED, SNAPSHOT, INITIAL, BEST, MODEL, METRICS, RESULTS, SPARSITY, SPARSITY_BY_STEP)
+    names = (*files, "unfinished_*.keras", TENSORBOARD, FRAMES, *PICTURES)
     return [path for name in names for path in sorted(glob.glob(os.path.join(glob.escape(folder), name)))]

@@ -14,6 +14,7 @@ import pytest
 
 from sparsity_tf import inspection
 from sparsity_tf.train import classifier, log, loop, pictures, presets, state
+from sparsity_tf.train.evaluation import Evaluation, TestFigures
 from tests.train.runs import classify, weights_of, write_digits
 
 pytestmark = pytest.mark.tensorflow
@@ -295,8 +296,8 @@ def test_saved_model_is_the_one_reported_not_the_checkpoint(digits, tmp_path, ca
         state.Checkpoint, "on_epoch_end", lambda self, epoch, logs=None: save(self, epoch, logs) if epoch == 0 else None
     )
     reported = []
-    evaluate = log.evaluate
-    monkeypatch.setattr(log, "evaluate", lambda model, x, y: (reported.append(model), evaluate(model, x, y))[1])
+    run = Evaluation.run
+    monkeypatch.setattr(Evaluation, "run", lambda self: (reported.append(self.model), run(self))[1])
     status, _, _ = classify(command(digits, tmp_path / "run", "--epochs=2"), capsys)
     assert status == 0
     saved = keras.saving.load_model(tmp_path / "run" / "model.keras")
@@ -314,7 +315,7 @@ def test_collapsed_net_is_reported_as_such(digits, tmp_path, capsys):
     status, lines, _ = classify(command(digits, tmp_path / "run", options), capsys)
     assert status == 1
     assert re.fullmatch(
-        r"collapsed: the network predicts class \d for every test digit; no sparsity is reported",
+        r"collapsed: the network predicts class \d for every test image; no sparsity is reported",
         lines[-1],
     )
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -387,8 +388,8 @@ def test_verdict_is_none_only_for_a_sound_net():
         finite = True
         rows = ()
 
-    sound, constant = log.TestFigures(0.1, 0.02, None, True), log.TestFigures(2.3, 0.9, 7, True)
-    broken = log.TestFigures(float("nan"), float("nan"), None, False)
+    sound, constant = TestFigures(0.1, 0.02, 0.0, None, True), TestFigures(2.3, 0.9, 0.5, 7, True)
+    broken = TestFigures(float("nan"), float("nan"), float("nan"), None, False)
     assert loop.verdict(Table, sound, 0.1) is None
     assert loop.verdict(Table, constant, 0.1).startswith("collapsed: the network predicts class 7")
     assert loop.verdict(Table, broken, 0.1).startswith("diverged: outputs")

@@ -1,0 +1,119 @@
+"""The learning rates and optimizers of the recipes, with steps counted from the recipe's epochs."""
+
+import math
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class HoldThenDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that is constant for a part of the run and then falls to zero.
+
+    The policy "linear" of the SparseVD experiments is `decay_from=0.5`, "linear to 0" is
+    `decay_from=0`. The decay makes the compression: while the rate is high, useless weights
+    jitter by about the rate and stay just under the threshold.
+
+    Args:
+        learning_rate: Rate of the constant part, > 0.
+        total_steps: Steps in the whole run; the rate is 0 from there on.
+        decay_from: Fraction of the run, 0 to 1, after which the rate falls.
+        shape: `"linear"`, or `"cosine"` for half a cosine wave.
+
+    Example:
+        >>> schedule = HoldThenDecay(0.1, total_steps=100, decay_from=0.5)
+        >>> [round(float(schedule(step)), 3) for step in (0, 50, 75, 100)]
+        [0.1, 0.1, 0.05, 0.0]
+    """
+
+    def __init__(self, learning_rate, total_steps, decay_from=0.5, shape="linear"):
+        if shape not in ("linear", "cosine"):
+            raise ValueError(f"`shape` must be 'linear' or 'cosine'. Received: shape={shape!r}")
+        if total_steps < 1 or not 0 <= decay_from <= 1:
+            raise ValueError(
+                "`total_steps` must be positive and `decay_from` between 0 and 1. "
+                f"Received: total_steps={total_steps}, decay_from={decay_from}"
+            )
+        self.learning_rate = learning_rate
+        self.total_steps = total_steps
+        self.decay_from = decay_from
+        self.shape = shape
+
+    def __call__(self, step):
+        left = self.total_steps - ops.cast(step, "float32")
+        # At least one step, so that decay_from=1 is a constant rate and no division by zero.
+        falling = max(self.total_steps * (1.0 - self.decay_from), 1.0)
+        fraction = ops.clip(left / falling, 0.0, 1.0)
+        if self.shape == "cosine":
+            fraction = 0.5 - 0.5 * ops.cos(math.pi * fraction)
+        return self.learning_rate * fraction
+
+    def get_config(self):
+        names = ("learning_rate", "total_steps", "decay_from", "shape")
+        return {name: getattr(self, name) for name in names}
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """Another learning rate, times a factor that first rises linearly from 0 at step 0 to 1 (Goyal et al., 2017).
+
+    Args:
+        schedule: A Keras learning-rate schedule, or a number.
+        warmup_steps: Steps after which the factor is 1, >= 1.
+
+    Example:
+        >>> schedule = WarmUp(0.4, warmup_steps=4)
+        >>> [round(float(schedule(step)), 3) for step in (0, 1, 4, 9)]
+        [0.0, 0.1, 0.4, 0.4]
+    """
+
+    def __init__(self, schedule, warmup_steps):
+        if not warmup_steps >= 1:
+            raise ValueError(f"`warmup_steps` must be at least 1. Received: warmup_steps={warmup_steps}")
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+
+    def __call__(self, step):
+        rate = self.schedule(step) if callable(self.schedule) else self.schedule
+        return rate * ops.minimum(ops.cast(step, "float32") / self.warmup_steps, 1.0)
+
+    def get_config(self):
+        schedule = self.schedule
+        if callable(schedule):
+            schedule = keras.saving.serialize_keras_object(schedule)
+        return {"schedule": schedule, "warmup_steps": self.warmup_steps}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config["schedule"], dict):
+            config["schedule"] = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(**config)
+
+
+def learning_rate(recipe, steps):
+    """The recipe's learning rate, a number or a Keras schedule; `steps` is the steps an epoch."""
+    rate = _after_warmup(recipe, steps)
+    return WarmUp(rate, recipe.lr_warmup_epochs * steps) if recipe.lr_warmup_epochs else rate
+
+
+def _after_warmup(recipe, steps):
+    rate = recipe.learning_rate
+    if recipe.lr_schedule == "constant":
+        return rate
+    if recipe.lr_schedule == "piecewise":
+        # Keras keeps a value up to and including its boundary step.
+        boundaries = [round(epoch * steps) - 1 for epoch in recipe.lr_boundaries]
+        values = [rate, *(rate * factor for factor in recipe.lr_factors)]
+        return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
+    return HoldThenDecay(rate, recipe.epochs * steps, recipe.lr_decay_from, recipe.lr_schedule)
+
+
+def make_optimizer(recipe, steps):
+    """The recipe's Keras optimizer; `steps` is the steps an epoch."""
+    rate, decay = learning_rate(recipe, steps), recipe.weight_decay
+    if recipe.optimizer == "sgd":
+        return keras.optimizers.SGD(rate, recipe.momentum, recipe.nesterov, weight_decay=decay or None)
+    if recipe.optimizer == "adamw":
+        return keras.optimizers.AdamW(rate, weight_decay=decay)
+    return keras.optimizers.Adam(rate, weight_decay=decay or None)
