@@ -126,6 +126,31 @@ def parse_frequency(text, steps):
     )
 
 
+def parse_distribution(text):
+    """The `distribution` of a callback from that of a recipe.
+
+    Args:
+        text: A name, the path of a budget, or NAME=SPARSITY pairs separated by commas, such as
+            "stage.*=0.91,classifier=0.8": names of layers or regular expressions.
+
+    Returns:
+        The text, or a dict.
+
+    Raises:
+        ValueError: Pairs that are none.
+    """
+    if "=" not in text:
+        return text
+    try:
+        pairs = [pair.rsplit("=", 1) for pair in text.split(",")]
+        return {name: float(sparsity) for name, sparsity in pairs}
+    except ValueError:
+        raise ValueError(
+            "`distribution` must be a name, a .csv file, or NAME=SPARSITY pairs separated by commas. "
+            f"Received: distribution={text}"
+        ) from None
+
+
 def make(recipe, steps, batch, folder=None):
     """The recipe's algorithm, a callback, or `None`.
 
@@ -144,6 +169,8 @@ def make(recipe, steps, batch, folder=None):
     values = {name: getattr(recipe, name) for name in settings}
     if recipe.frequency is not None:
         values["frequency"] = parse_frequency(recipe.frequency, steps)
+    if recipe.distribution is not None:
+        values["distribution"] = parse_distribution(recipe.distribution)
     if recipe.dense_layers is not None:
         names = recipe.dense_layers.split(",")
         values["dense_layers"] = names if len(names) > 1 else names[0]

@@ -133,7 +133,9 @@ class Recipe:
         "200 steps; not where gradients are read).",
     )
     distribution: str = _other(
-        None, "What final_sparsity means for each layer: uniform, er, erk, by_size, or a budget's .csv file."
+        None,
+        "What final_sparsity means for each layer: uniform, er, erk, by_size, a budget's .csv file, or pairs such as "
+        "stage.*=0.91,classifier=0.8.",
     )
     dense_layers: str = _other(
         None, "Layers kept dense: first, last, first_and_last, or names and regular expressions separated by commas."

@@ -106,6 +106,13 @@ def test_every_setting_is_tried_and_has_a_flag():
     assert set(algorithms.SETTINGS) - tried == {"final_sparsity", "load_masks", "reinitialize"}
 
 
+def test_distribution_may_be_a_number_for_each_layer():
+    assert algorithms.parse_distribution("erk") == "erk"
+    assert algorithms.parse_distribution("dense_1=0.9,dense_[23]=0.5") == {"dense_1": 0.9, "dense_[23]": 0.5}
+    with pytest.raises(ValueError, match="`distribution` must be a name.*distribution=dense_1=much"):
+        algorithms.parse_distribution("dense_1=much")
+
+
 def test_setting_that_is_not_given_is_the_callbacks_default():
     algorithm = make("--technique=rigl")
     assert (algorithm.target_sparsity, algorithm.frequency, algorithm.distribution) == (0.9, 100, "erk")
