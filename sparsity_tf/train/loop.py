@@ -20,7 +20,7 @@ from sparsity_tf.callbacks import SparsityMonitor
 from sparsity_tf.train import algorithms, build, log, pictures, state
 from sparsity_tf.train.batches import load_data, make_batches
 from sparsity_tf.train.evaluation import Evaluation
-from sparsity_tf.train.strategy import distribute, get_strategy, is_chief
+from sparsity_tf.train.strategy import distribute, get_strategy, is_chief, prepare_for_workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +133,11 @@ def _check_strategy(recipe, strategy):
         raise ValueError(
             f"`batch_size` must be a multiple of the {replicas} replicas. Received: batch_size={recipe.batch_size}"
         )
+    if recipe.strategy == "multiworker" and recipe.steps_per_execution > 1:
+        raise ValueError(
+            "`steps_per_execution` must be 0 or 1 with strategy=multiworker. "
+            f"Received: steps_per_execution={recipe.steps_per_execution}"
+        )
     if recipe.strategy != "none" and recipe.technique == "lottery":
         raise ValueError(
             "`strategy` must be none with technique lottery, whose snapshot is one process's. "
@@ -201,6 +206,8 @@ def _fit(prepared):
             callbacks.append(state.Best(folder, min(errors, default=math.inf)))
         callbacks.append(pictures.Frames(folder, recipe.frame_every, prepared.epochs, done))
         callbacks.append(state.Checkpoint(folder))
+    if recipe.strategy == "multiworker":
+        prepare_for_workers(prepared.model, batches)
     prepared.model.fit(
         distribute(prepared.strategy, batches, done * batches.steps_per_epoch),
         epochs=prepared.epochs,

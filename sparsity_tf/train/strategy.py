@@ -3,6 +3,8 @@
 import json
 import os
 
+import numpy as np
+
 
 def get_strategy(name):
     """Makes a strategy; to be called before any other work of TensorFlow, which several workers demand.
@@ -63,6 +65,26 @@ def is_chief(strategy):
     """Whether this process writes the run's files: the only worker, or the first of several."""
     resolver = strategy.cluster_resolver
     return resolver is None or not getattr(resolver, "task_type", None) or (resolver.task_id or 0) == 0
+
+
+def prepare_for_workers(model, batches):
+    """Makes `fit` work under several workers, for which Keras 3.15 has two faults (tensorflow/tensorflow#72388).
+
+    It reduces its first batch over the replicas to build metrics, which a nested batch does not survive: they are built
+    here. And it averages what a step returns over the first axis, which scalars do not have: here they get one.
+
+    Args:
+        model: Model compiled in the strategy's scope.
+        batches: `datasets.Batches`.
+    """
+    import tensorflow as tf
+
+    example = np.zeros((1, *batches.image_shape), batches.dtype), np.zeros((1,), "int32")
+    with model.distribute_strategy.scope():
+        model._symbolic_build(data_batch=example)
+    model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
+    step = model.train_step
+    model.train_step = lambda data: {name: tf.reshape(value, (1,)) for name, value in step(data).items()}
 
 
 def distribute(strategy, batches, first_step):
