@@ -7,7 +7,7 @@ Sources of the numbers:
 - `wrn-22-2_*`: RigL (Evci et al., ICML 2020, arXiv 1911.11134): 97,656 steps of 128 (250 epochs here: 97,500).
 - `vgg_like_vd`: SparseVD (Molchanov et al., ICML 2017, arXiv 1701.05369), from random weights.
 - `cifar_resnet_sb_*`: the spatial bottleneck (Peng et al., arXiv 1809.02601) of the `dst` package, ResNet-110.
-- `resnet20_*`: ours, 12 epochs for two CPU cores, so that techniques can be compared in a coffee break.
+- `smallnet_*`: ours, four epochs of a quarter-width VGG-like net, so that two CPU cores can compare the techniques.
 
 All weight decay of these programs is coupled to the gradient (kernel_l2 = decay / 2) and reaches biases and batch
 normalisation, too (other_l2), but for RigL's and dst's.
@@ -101,20 +101,20 @@ _SPATIAL = {
     "batch_size": 64,
 }
 
-# A warm-up, because twelve epochs leave no time to recover from a bad first one.
-_SHORT = {
+_SMALL = {
     **_CIFAR,
-    "model": "cifar_resnet",
-    "model_options": {"depth": 20},
+    "model": "vgg_like",
+    "model_options": {"width": 0.25},
     "kernel_l2": 2.5e-4,
     "lr_schedule": "cosine",
-    "lr_decay_from": 1 / 12,
-    "lr_warmup_epochs": 1.0,
-    "epochs": 12,
+    "lr_decay_from": 0.125,
+    # Four epochs leave no time to recover from a bad first one.
+    "lr_warmup_epochs": 0.5,
+    "epochs": 4,
     "batch_size": 128,
 }
-# Masks settle after three quarters of the 4,680 steps.
-_SHORT_MASKS = {**_SHORT, "final_sparsity": 0.9, "end_step": 3510}
+# Masks settle after three quarters of the 1,560 steps.
+_SMALL_MASKS = {**_SMALL, "final_sparsity": 0.9, "end_step": 1170, "frequency": "50"}
 
 
 def _sparse_momentum_recipes():
@@ -177,25 +177,27 @@ CIFAR = {
         f"cifar_resnet_sb_{mask}": Recipe(**_SPATIAL, model_options={"depth": 110, "spatial_mask": mask, "quarters": 2})
         for mask in ("none", "structured", "static", "dynamic")
     },
-    "resnet20_dense": Recipe(**_SHORT),
-    "resnet20_gmp": Recipe(**_SHORT_MASKS, technique="gmp", begin_step=390, frequency="100"),
-    "resnet20_rigl": Recipe(**_SHORT_MASKS, technique="rigl", distribution="erk", frequency="100"),
-    "resnet20_set": Recipe(**_SHORT_MASKS, technique="set", distribution="erk", frequency="100"),
-    "resnet20_snfs": Recipe(**_SHORT_MASKS, technique="snfs", frequency="390"),
-    "resnet20_dsr": Recipe(**_SHORT_MASKS, technique="dsr", frequency="0:100,3:200,6:400", prune_target=3_000),
-    "resnet20_static": Recipe(**{**_SHORT_MASKS, "end_step": None}, technique="static", distribution="erk"),
-    "resnet20_str": Recipe(
-        **{**_SHORT, "kernel_l2": 5e-4},
-        technique="str",
-        technique_options={"threshold_initializer": -8.0},
-        threshold_l2=3e-3,
+    "smallnet_dense": Recipe(**_SMALL),
+    "smallnet_gmp": Recipe(**_SMALL_MASKS, technique="gmp", begin_step=195),
+    "smallnet_rigl": Recipe(**_SMALL_MASKS, technique="rigl", distribution="erk"),
+    "smallnet_set": Recipe(**_SMALL_MASKS, technique="set", distribution="erk"),
+    "smallnet_snfs": Recipe(**{**_SMALL_MASKS, "frequency": "130"}, technique="snfs"),
+    "smallnet_dsr": Recipe(**_SMALL_MASKS, technique="dsr", prune_target=3_000),
+    "smallnet_static": Recipe(
+        **{**_SMALL_MASKS, "end_step": None, "frequency": None}, technique="static", distribution="erk"
     ),
-    "resnet20_vd": Recipe(
-        **{**_SHORT, "kernel_l2": 0.0, "optimizer": "adam", "nesterov": False, "learning_rate": 2e-3},
+    "smallnet_str": Recipe(
+        **{**_SMALL, "kernel_l2": 5e-4},
+        technique="str",
+        technique_options={"threshold_initializer": -6.0},
+        threshold_l2=5e-3,
+    ),
+    "smallnet_vd": Recipe(
+        **{**_SMALL, "kernel_l2": 0.0, "optimizer": "adam", "nesterov": False, "learning_rate": 2e-3},
         technique="vd",
-        technique_options={"log_sigma2_initializer": -10.0, "log_alpha_threshold": 3.0},
+        technique_options={"log_sigma2_initializer": -8.0, "log_alpha_threshold": 3.0},
         penalty_weight=0.5,
-        penalty_begin_epoch=1.0,
-        penalty_end_epoch=8.0,
+        penalty_begin_epoch=0.5,
+        penalty_end_epoch=2.5,
     ),
 }

@@ -21,7 +21,7 @@ NETWORKS = {
     "vgg_d": "vgg_d",
     "vgg_like": "vgg_like",
     "cifar_resnet_sb": "cifar_resnet",
-    "resnet20": "cifar_resnet",
+    "smallnet": "vgg_like",
     "resnet50": "resnet",
     "mobilenetv1": "mobilenet_v1",
 }
@@ -60,7 +60,7 @@ SMALL = [
     "wrn-28-2_dsr",
     "wrn-22-2_set",
     "vgg_like_vd",
-    "resnet20_snfs",
+    "smallnet_snfs",
     "cifar_resnet_sb_dynamic",
 ]
 

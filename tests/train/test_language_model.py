@@ -1,0 +1,207 @@
+"""A character model from flags to the last line: bits per character, exact continuation, errors before any work."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+from keras import ops
+
+from sparsity_tf import layers
+from sparsity_tf.datasets import CharacterBatches, character_corpus
+from sparsity_tf.train import algorithms, language_build, language_model, language_presets, language_recipe, state
+
+pytestmark = pytest.mark.tensorflow
+
+LAST_LINE = (
+    r"bits per character \d\.\d{4} \(validation\), \d\.\d{4} \(test\), sparsity \d+\.\d\d %, compression \d+\.\dx"
+)
+SMALL = (
+    "--cell=gru",
+    "--hidden_size=12",
+    "--depth=1",
+    "--window=8",
+    "--batch_size=8",
+    "--epoch_steps=6",
+    "--epochs=2",
+    "--frequency=3",
+    "--eval_characters=400",
+    "--jit_compile=false",
+)
+
+
+def run(*arguments):
+    """Runs the program in this process; returns its exit status."""
+    values = flags.FlagValues()
+    language_model.define_flags(values)
+    return language_model.main(values(["language_model", *map(str, arguments)])[:1], values)
+
+
+def weights_of(folder):
+    model = keras.saving.load_model(os.path.join(folder, "checkpoint.keras"))
+    return {
+        variable.path: ops.convert_to_numpy(variable) for variable in [*model.variables, *model.optimizer.variables]
+    }
+
+
+def test_a_run_ends_with_bits_per_character_and_leaves_its_files(tmp_path, capsys):
+    assert run("--config=small_char_rnn_dsr", f"--output_dir={tmp_path}", *SMALL) == 0
+    printed = capsys.readouterr().out
+    assert re.fullmatch(LAST_LINE, printed.splitlines()[-1])
+    assert "Shakespeare's sonnets" in printed
+    names = {"checkpoint.keras", "metrics.csv", "model.keras", "recipe.json", "results.json", "sparsity.csv"}
+    assert names <= set(os.listdir(tmp_path))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["epochs"] == 2 and results["collapsed"] is None
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["6", "12"]
+    assert float(rows[-1]["val_bits_per_character"]) == pytest.approx(results["bits_per_character"]["validation"])
+    # `DSModel`'s sparsity is of all parameters; the share of the masked ones is higher.
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    masked = layers.get_sparse_weights(model)
+    zeros = sum(weight.size - weight.count() for weight in masked)
+    parameters = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    assert zeros / parameters == pytest.approx(0.9, abs=2e-3)
+    assert results["sparsity"] == pytest.approx(zeros / sum(weight.size for weight in masked))
+
+
+def test_bits_are_the_mean_cross_entropy_over_the_text(tmp_path):
+    run("--config=small_char_rnn_dense", f"--output_dir={tmp_path}", *SMALL[:-3], "--epochs=1", "--eval_characters=403")
+    results = json.loads((tmp_path / "results.json").read_text())
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    ids, total = character_corpus(None, 128).test, 0.0
+    for start in range(0, 403, 8):
+        length = min(8, 403 - start)
+        logits = ops.convert_to_numpy(model(ids[np.newaxis, start : start + length]))[0].astype("float64")
+        log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        total -= log_probabilities[np.arange(length), ids[start + 1 : start + length + 1]].sum()
+    assert results["bits_per_character"]["test"] == pytest.approx(total / 403 / np.log(2), rel=1e-5)
+
+
+def test_a_continued_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
+    command = ("--config=small_char_rnn_dsr", *SMALL)
+    assert run(*command, f"--output_dir={tmp_path / 'whole'}") == 0
+    save = state.Checkpoint.on_epoch_end
+
+    class Killed(Exception):
+        pass
+
+    def save_and_die(self, epoch, logs=None):
+        save(self, epoch, logs)
+        raise Killed
+
+    monkeypatch.setattr(state.Checkpoint, "on_epoch_end", save_and_die)
+    with pytest.raises(Killed):
+        run(*command, f"--output_dir={tmp_path / 'parts'}")
+    monkeypatch.setattr(state.Checkpoint, "on_epoch_end", save)
+    assert run(*command, f"--output_dir={tmp_path / 'parts'}", "--resume") == 0
+    whole, parts = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], parts[name], err_msg=name)
+    rows = [(tmp_path / folder / "metrics.csv").read_text().splitlines() for folder in ("whole", "parts")]
+    assert len(rows[0]) == len(rows[1]) == 3
+
+
+def test_an_earlier_run_is_never_overwritten_unasked(tmp_path, capsys):
+    (tmp_path / "model.keras").write_text("precious")
+    arguments = ("--config=small_char_rnn_dense", f"--output_dir={tmp_path}", *SMALL[:-3])
+    assert run(*arguments) == 2
+    assert "holds an earlier run (model.keras)" in capsys.readouterr().err
+    assert (tmp_path / "model.keras").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (("--config=gpt",), "`config` must be one of char_rnn_dense,"),
+        (("--cell=elman",), "`cell` must be one of rnn, lstm, gru. Received: cell=elman"),
+        (("--vocabulary_size=1",), "`vocabulary_size` must be 0 or at least 2"),
+        (("--data_dir=/nowhere.txt",), "`data_dir` must be a text file or a folder"),
+        (("--config=small_char_rnn_dense", "--final_sparsity=0.5"), "`final_sparsity` is not used by technique none"),
+        (("--config=small_char_rnn_narang", '--technique_options={"q": 1}'), "`technique_options` of narang may hold"),
+        (("--window=100000",), "The training text must hold at least"),
+        (("--frequency=often",), "`frequency` must be an integer"),
+    ],
+)
+def test_what_cannot_be_used_is_said_before_anything_is_written(arguments, message, tmp_path, capsys):
+    assert run(f"--output_dir={tmp_path / 'run'}", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_text_is_an_error_of_one_line(tmp_path, capsys):
+    (tmp_path / "empty.txt").touch()
+    assert run(f"--data_dir={tmp_path / 'empty.txt'}", f"--output_dir={tmp_path / 'run'}") == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'empty.txt'} is empty.\n"
+
+
+def test_diverged_and_collapsed_networks_are_called_so(tmp_path, capsys):
+    broken = (*SMALL, "--config=small_char_rnn_dsr", "--optimizer=rmsprop", "--clip_norm=0", "--learning_rate=1e30")
+    assert run(*broken, f"--output_dir={tmp_path / 'diverged'}") == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("diverged: ")
+    dead = ("--config=small_char_rnn_narang", *SMALL, '--technique_options={"target_magnitude": 1000.0}')
+    assert run(*dead, "--begin_step=1", "--end_step=9", f"--output_dir={tmp_path / 'collapsed'}") == 1
+    assert "collapsed: the network predicts the same whatever the text; no sparsity" in capsys.readouterr().out
+    assert not (tmp_path / "collapsed" / "model.keras").exists()
+
+
+@pytest.mark.parametrize("name", language_presets.PRESETS)
+def test_every_preset_can_be_prepared(name):
+    recipe = language_presets.get_preset(name)
+    model = language_build.make_model(recipe, 20)
+    technique = "masked" if recipe.technique in algorithms.ALGORITHMS else None
+    assert {weight.technique.name for weight in layers.get_sparse_weights(model)} == (
+        {technique} if technique else set()
+    )
+    corpus = character_corpus(None, recipe.vocabulary_size or None)
+    batches = CharacterBatches(corpus, recipe.batch_size, recipe.window)
+    algorithm = language_build.make_algorithm(recipe, batches)
+    assert (algorithm is None) == (technique is None)
+
+
+def test_published_presets_have_the_published_numbers():
+    recipe = language_presets.get_preset("char_rnn_dsr")
+    assert (recipe.cell, recipe.hidden_size, recipe.depth, recipe.window, recipe.batch_size) == (
+        "rnn",
+        1024,
+        2,
+        50,
+        128,
+    )
+    assert (recipe.optimizer, recipe.learning_rate, recipe.kernel_l2, recipe.epochs) == ("rmsprop", 2e-3, 5e-6, 50)
+    frequency = algorithms.parse_frequency(recipe.frequency, 10)
+    assert [frequency(step) for step in (0, 99, 101, 201, 301)] == [100, 100, 200, 400, 800]
+    assert frequency(401) > 10_000
+
+
+@pytest.mark.parametrize("technique", ["vd", "l0", "str", "dnw", "magnitude"])
+def test_every_technique_trains_the_recurrent_layers(technique, tmp_path, capsys):
+    arguments = [argument for argument in SMALL if "frequency" not in argument and "epochs" not in argument]
+    arguments += ["--frequency=3"] if technique == "magnitude" else []
+    arguments += ["--final_sparsity=0.5"] if technique in ("magnitude", "dnw") else []
+    recipe = ("--config=small_char_rnn_dense", f"--technique={technique}", "--epochs=1")
+    assert run(*recipe, *arguments, f"--output_dir={tmp_path}") == 0
+    assert re.fullmatch(LAST_LINE, capsys.readouterr().out.splitlines()[-1])
+
+
+def test_every_field_has_a_flag_with_help():
+    values = flags.FlagValues()
+    language_model.define_flags(values)
+    for name in language_recipe.LanguageRecipe.__dataclass_fields__:
+        assert values[name].help.strip()
+
+
+@pytest.mark.slow
+def test_the_program_runs_by_its_module_name(tmp_path):
+    command = [sys.executable, "-m", "sparsity_tf.train.language_model", "--config=small_char_rnn_narang", *SMALL]
+    done = subprocess.run([*command, f"--output_dir={tmp_path}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(LAST_LINE, done.stdout.splitlines()[-1])
