@@ -17,8 +17,11 @@ import math
 import numbers
 import re
 
-from sparsity_tf.distributions import check_tensors, exact_sparsity, names_of, shorten
-from sparsity_tf.layers import get_sparse_weights
+import keras
+
+from sparsity_tf.distributions import allocate, check_tensors, exact_sparsity, names_of, shorten
+from sparsity_tf.layers import flatten_layers, get_sparse_weights
+from sparsity_tf.masks import number_of_zeros, number_to_keep
 
 
 class Budget(collections.abc.Mapping):
@@ -61,7 +64,7 @@ class Budget(collections.abc.Mapping):
 
     def __call__(self, tensors, sparsity=None):
         """The numbers of `match` as a list, in the order of `tensors`. The global target `sparsity` is not used."""
-        return [self[name] for name in self._entries(tensors)]
+        return [self[name] for name in self.entries(tensors)]
 
     def match(self, tensors):
         """Finds the entry of each tensor.
@@ -81,10 +84,10 @@ class Budget(collections.abc.Mapping):
         Raises:
             ValueError: If neither fits; says what does not.
         """
-        return {tensor.path: self[name] for tensor, name in zip(tensors, self._entries(tensors), strict=True)}
+        return {tensor.path: self[name] for tensor, name in zip(tensors, self.entries(tensors), strict=True)}
 
-    def _entries(self, tensors):
-        """The name of each tensor's entry."""
+    def entries(self, tensors):
+        """The name of each tensor's entry, a list in the order of `tensors`; see `match`."""
         check_tensors(tensors)
         named = [[name for name in self if name in names_of(tensor) and self._fits(name, tensor)] for tensor in tensors]
         flat = [name for found in named for name in found]
@@ -161,6 +164,97 @@ def write_csv(path, budget):
         writer = csv.writer(file)
         writer.writerow(["name", "size", "sparsity"])
         writer.writerows([name, (budget.sizes or {}).get(name, ""), repr(budget[name])] for name in budget)
+
+
+def write_str_csv(path, budget, flops=None, pooling=None):
+    """Writes a budget in the layout of STR's `STR_Budgets_ResNet50.csv`.
+
+    Percents have two decimals, as there, and more where the number of zeros would not come out right in every
+    algorithm: `masks.number_of_zeros` and `masks.number_to_keep` of `read_csv(path)[name]` give the counts of before.
+
+    Args:
+        path: Where to write.
+        budget: `Budget` with sizes; the last entry is the classifier, which the line "Backbone" leaves out.
+        flops: Dict from the names of the budget to dense multiply-accumulates, or `None`: the column is left empty.
+        pooling: Dict from names of pooling layers to their additions, or `None`.
+
+    Raises:
+        ValueError: If `budget` is no budget with sizes, or `flops` lacks one of its names.
+    """
+    if not isinstance(budget, Budget) or budget.sizes is None:
+        raise ValueError(f"`budget` must be a `Budget` with sizes. Received: budget={budget!r}")
+    missing = [name for name in budget if flops is not None and name not in flops]
+    if missing:
+        raise ValueError(f"`flops` must have the names of the budget. Received none for {shorten(missing)}")
+    pooling = pooling or {}
+
+    def total(metric, names, added=0):
+        size = sum(budget.sizes[name] for name in names)
+        zeros = sum(number_of_zeros(budget[name], budget.sizes[name]) for name in names)
+        cost = "" if flops is None else sum(flops[name] for name in names) + added
+        return [metric, size, cost, f"{100 * zeros / size:.2f}"]
+
+    names = list(budget)
+    additions = sum(pooling.values())
+    rows = [total("Overall", names, additions)]
+    if len(names) > 1:
+        rows.append(total("Backbone", names[:-1], additions))
+    for index, name in enumerate(names, start=1):
+        cost = "" if flops is None else flops[name]
+        percent = _percent(budget[name], budget.sizes[name])
+        rows.append([f"Layer {index} - {name}", budget.sizes[name], cost, percent])
+    rows += [[f"AP - {name}", 0, cost, 0] for name, cost in pooling.items()]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Metric", "Params", "FLOPs", "Sparsity (%)"])
+        writer.writerows(rows)
+
+
+def _percent(sparsity, size):
+    """The shortest percent of two decimals or more that stands for this number of zeros, and of entries that live."""
+    zeros = number_of_zeros(sparsity, size)
+    for decimals in range(2, 18):
+        whole, rest = divmod(round(fractions.Fraction(100 * zeros, size) * 10**decimals), 10**decimals)
+        text = f"{whole}.{rest:0{decimals}d}"
+        read = _fraction(f"{text}%")
+        # Rounded down by one rule and up by the other, so that every algorithm arrives at the same count.
+        if number_of_zeros(read, size) == zeros and number_to_keep(read, size) == size - zeros:
+            return text
+    raise AssertionError(f"{zeros} of {size} entries are no percentage")
+
+
+def set_sparsities(model, distribution, sparsity=None):
+    """Gives every discovered-wirings layer a sparsity of its own: the transfer of a budget to DNW.
+
+    Call it before training; functions that the model has compiled are dropped. The numbers are saved with the layers.
+
+    Args:
+        model: Built Keras model with layers of the technique "discovering_wirings" (`sparsify(model, "dnw")`).
+        distribution: As in `allocate`: a `Budget`, the path of a CSV file, a name, ...
+        sparsity: As in `allocate`.
+
+    Returns:
+        Dict from path to sparsity.
+
+    Raises:
+        ValueError: If the model has no such layer, the distribution does not fit, or it wants a layer without weights.
+    """
+    weights = [w for w in get_sparse_weights(model) if w.technique.name == "discovering_wirings"]
+    if not weights:
+        raise ValueError(
+            "`model` must have layers of the technique 'discovering_wirings'. "
+            f"Received: model={getattr(model, 'name', model)!r}"
+        )
+    targets = allocate(weights, sparsity, distribution)
+    empty = [path for path, target in targets.items() if target >= 1]
+    if empty:
+        raise ValueError(f"`distribution` must leave every layer a weight. Received: sparsity 1 for {shorten(empty)}")
+    for weight in weights:
+        weight.technique.sparsity = targets[weight.path]
+    for layer in flatten_layers(model):
+        if isinstance(layer, keras.Model):
+            layer.train_function = layer.test_function = layer.predict_function = None
+    return targets
 
 
 def read_csv(path, column=None):

@@ -27,7 +27,8 @@ def number_of_zeros(sparsity, size):
     """How many of `size` entries are zero at a sparsity: floor(sparsity * size), of the number as it is written.
 
     The decimal notation decides, not its binary approximation: 0.7 of 10 entries are 7, and 0.29 of 100 are 29, which
-    the floating-point product would make 28.
+    the floating-point product would make 28. A float that no shorter notation tells from a whole number of entries is
+    that number: 1 / 3 of 3 entries is 1.
 
     Args:
         sparsity: Fraction of zeros, in [0, 1].
@@ -36,7 +37,7 @@ def number_of_zeros(sparsity, size):
     Returns:
         Integer.
     """
-    return math.floor(fractions.Fraction(str(sparsity)) * size)
+    return math.floor(_share(sparsity, size))
 
 
 def number_to_keep(sparsity, size):
@@ -52,7 +53,17 @@ def number_to_keep(sparsity, size):
     Returns:
         Integer.
     """
-    return math.floor((1 - fractions.Fraction(str(sparsity))) * size)
+    return math.floor(size - _share(sparsity, size))
+
+
+def _share(sparsity, size):
+    """sparsity * size, a `Fraction`: of the decimal notation, or whole if a float can't be nearer to that."""
+    share = fractions.Fraction(str(sparsity)) * size
+    whole = round(share)
+    # Two roundings of a number below 1: a quotient of counts, and perhaps a percentage on the way. (All or none is only
+    # what says so: 0.9999999999999999 leaves an entry.)
+    rounded = 0 < whole < size and abs(share - whole) <= size * fractions.Fraction(1, 2**51)
+    return fractions.Fraction(whole) if rounded else share
 
 
 def highest(scores, count, among=None):

@@ -1,19 +1,31 @@
-"""Looking at sparse models: sparsity and operations layer by layer, pictures of what survived."""
+"""Looking at sparse models: sparsity, operations, times and features layer by layer, pictures of what survived."""
 
 from sparsity_tf.inspection.animation import MaskAnimation
+from sparsity_tf.inspection.comparison_plots import plot_class_specialization, plot_speedup
+from sparsity_tf.inspection.features import FeatureRow, FeatureTable, class_specialization, specialization_anova
 from sparsity_tf.inspection.flops import FlopsRow, FlopsTable, count_flops
 from sparsity_tf.inspection.plots import plot_filters, plot_input_mask, plot_layer_sparsity
+from sparsity_tf.inspection.speedup import SpeedupRow, SpeedupTable, estimate_speedup
 from sparsity_tf.inspection.tables import SparsityRow, SparsityTable, sparsity_table
 
 __all__ = [
+    "FeatureRow",
+    "FeatureTable",
     "FlopsRow",
     "FlopsTable",
     "MaskAnimation",
     "SparsityRow",
     "SparsityTable",
+    "SpeedupRow",
+    "SpeedupTable",
+    "class_specialization",
     "count_flops",
+    "estimate_speedup",
+    "plot_class_specialization",
     "plot_filters",
     "plot_input_mask",
     "plot_layer_sparsity",
+    "plot_speedup",
     "sparsity_table",
+    "specialization_anova",
 ]

@@ -51,7 +51,7 @@ def plot_input_mask(layer_or_model, image_shape=(28, 28), path=None):
     live = np.count_nonzero(kernel, axis=1).reshape(image_shape[:2] + (-1,)).sum(axis=-1)
     possible = kernel.shape[1] * math.prod(image_shape[2:])
 
-    figure = _figure((5.6, 5.2))
+    figure = new_figure((5.6, 5.2))
     axes = figure.add_subplot()
     colors = _colormap("viridis").with_extremes(bad=_DEAD)
     image = axes.imshow(np.ma.masked_equal(live, 0), cmap=colors, vmin=0, vmax=max(live.max(), 1))
@@ -61,7 +61,7 @@ def plot_input_mask(layer_or_model, image_shape=(28, 28), path=None):
     axes.set_title(_with_warning(title, kernel), fontsize=10)
     axes.set_xlabel("column (grey: pixel not used)")
     axes.set_ylabel("row")
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def plot_filters(layer, path=None, max_filters=100):
@@ -84,7 +84,7 @@ def plot_filters(layer, path=None, max_filters=100):
         ImportError: if matplotlib is missing.
     """
     pieces = kernel_pieces(layer, max_filters)
-    return _written(draw_pieces(pieces, piece_title(layer, pieces)), path)
+    return written(draw_pieces(pieces, piece_title(layer, pieces)), path)
 
 
 def plot_layer_sparsity(model_or_table, path=None):
@@ -109,7 +109,7 @@ def plot_layer_sparsity(model_or_table, path=None):
         raise ValueError("`model_or_table` must have at least one kernel or embedding. Received one without any.")
     rows = table.rows
     positions = np.arange(len(rows))
-    figure = _figure((8.5, 1.3 + 0.28 * len(rows)))
+    figure = new_figure((8.5, 1.3 + 0.28 * len(rows)))
     axes = figure.add_subplot()
     percent = [100 * row.sparsity if row.finite else 0 for row in rows]
     axes.barh(positions, [100] * len(rows), color="#eceff3", height=0.72)
@@ -144,7 +144,7 @@ def plot_layer_sparsity(model_or_table, path=None):
     else:
         title = "sparsity unknown: non-finite weights"
     axes.set_title(title, fontsize=10, loc="left", pad=18)
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def kernel_pieces(layer, max_filters):
@@ -196,7 +196,7 @@ def draw_pieces(pieces, title):
     wanted = pixels.shape[0] / pixels.shape[1] if len(pieces) > 1 else 0.86 / 0.78
     height = min(0.86, 0.78 * wanted)
     width = height / wanted
-    figure = _figure((6, 6), layout=None)
+    figure = new_figure((6, 6), layout=None)
     axes = figure.add_axes((0.03, 0.91 - height, width, height))
     smooth = max(pixels.shape) > 900
     axes.imshow(pixels, interpolation="antialiased" if smooth else "nearest", aspect="auto")
@@ -238,7 +238,8 @@ def _with_warning(title, kernel):
     return title if np.isfinite(kernel).all() else f"{title}\nnon-finite weights"
 
 
-def _figure(size, layout="constrained"):
+def new_figure(size, layout="constrained"):
+    """A figure of `size` inches that belongs to no window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -264,7 +265,8 @@ def require_matplotlib():
         ) from error
 
 
-def _written(figure, path):
+def written(figure, path):
+    """Writes the figure as PNG, unless `path` is `None`; returns it."""
     if path is not None:
         figure.savefig(path, format="png", dpi=_DOTS_PER_INCH)
     return figure

@@ -48,7 +48,7 @@ def trace_calls(model, input_shape=None):
         ValueError: if the input shape is neither given nor known, or has unknown dimensions.
     """
     layers = flatten_layers(model)
-    args, kwargs = _symbolic_inputs(model, input_shape)
+    args, kwargs = symbolic_inputs(model, input_shape)
     if not model.built:
         model(*args, **kwargs)
         layers = flatten_layers(model)
@@ -59,7 +59,7 @@ def trace_calls(model, input_shape=None):
         calls.clear()
         return model(*args, **kwargs)
 
-    with _recorded(layers, calls):
+    with wrapped_calls(layers, _recorder(calls)):
         _Symbolic(run).compute_output_spec(*args, **kwargs)
     return calls
 
@@ -76,18 +76,21 @@ class _Symbolic(keras.Operation):
 
 
 @contextlib.contextmanager
-def _recorded(layers, calls):
-    depth = [0]
+def wrapped_calls(layers, wrap):
+    """Replaces the `call` of layers, and puts it back whatever happens.
+
+    Args:
+        layers: list of Keras layers.
+        wrap: function of (layer, its own bound `call`) that gives the function to run in its place.
+    """
     replaced = []
     try:
         for layer in layers:
             name = "quantized_call" if getattr(layer, "quantization_mode", None) else "call"
-            # `quantized_call` takes `*args`: the names of the arguments are those of `call`.
-            signature = inspect.signature(layer.call)
             replaced.append((layer, name, layer.__dict__.get(name)))
             # Through __dict__: attributes set on a layer are tracked, and those of a built layer
             # may be locked.
-            layer.__dict__[name] = _recorder(layer, getattr(layer, name), signature, calls, depth)
+            layer.__dict__[name] = wrap(layer, getattr(layer, name))
         yield
     finally:
         for layer, name, original in replaced:
@@ -97,24 +100,32 @@ def _recorded(layers, calls):
                 layer.__dict__[name] = original
 
 
-def _recorder(layer, call, signature, calls, depth):
-    opaque = isinstance(layer, keras.layers.RNN)
+def _recorder(calls):
+    """What `wrapped_calls` takes: appends a `LayerCall` to `calls` for each call."""
+    depth = [0]
 
-    @functools.wraps(call)
-    def recorder(*args, **kwargs):
-        inside = depth[0] > 0
-        depth[0] += opaque
-        try:
-            outputs = call(*args, **kwargs)
-        finally:
-            depth[0] -= opaque
-        if not inside:
-            arguments = {k: _shapes(v) for k, v in signature.bind(*args, **kwargs).arguments.items()}
-            first = next(iter(arguments.values()), None)
-            calls.append(LayerCall(layer, arguments, first, _shapes(outputs)))
-        return outputs
+    def wrap(layer, call):
+        opaque = isinstance(layer, keras.layers.RNN)
+        # `quantized_call` takes `*args`: the names of the arguments are those of `call`.
+        signature = inspect.signature(layer.call)
 
-    return recorder
+        @functools.wraps(call)
+        def recorder(*args, **kwargs):
+            inside = depth[0] > 0
+            depth[0] += opaque
+            try:
+                outputs = call(*args, **kwargs)
+            finally:
+                depth[0] -= opaque
+            if not inside:
+                arguments = {k: _shapes(v) for k, v in signature.bind(*args, **kwargs).arguments.items()}
+                first = next(iter(arguments.values()), None)
+                calls.append(LayerCall(layer, arguments, first, _shapes(outputs)))
+            return outputs
+
+        return recorder
+
+    return wrap
 
 
 def _shapes(structure):
@@ -131,8 +142,8 @@ def _shapes(structure):
     return keras.tree.map_structure(shape, structure)
 
 
-def _symbolic_inputs(model, input_shape):
-    """Positional and keyword arguments for a symbolic call of batch size 1."""
+def symbolic_inputs(model, input_shape=None):
+    """Positional and keyword arguments for a symbolic call of batch size 1, `KerasTensor`s; see `trace_calls`."""
     if input_shape is not None:
         dtypes = _input_dtypes(model)
         shapes = _map_shapes(lambda shape: (1,) + shape, input_shape)

@@ -50,6 +50,7 @@ ALGORITHMS = {
         callbacks.DynamicSparseReparameterization,
         {**_TARGET, **_WHEN, **_same("prune_target"), "redistribution": "heuristic"},
     ),
+    "narang": Algorithm(callbacks.NarangPruning, _WHEN),
     "snip": Algorithm(callbacks.SNIP, {**_TARGET, **_same("scope")}),
     "grasp": Algorithm(callbacks.GraSP, {**_TARGET, **_same("scope")}),
     "lottery": Algorithm(callbacks.IterativePruning, _same("final_sparsity", "rounds", "rewind_step", "scope")),
@@ -79,7 +80,9 @@ def settings_of(technique):
     layer_technique = layers.TECHNIQUES.get(technique)
     if layer_technique is layers.Masked:
         return _OF_MASKED
-    return ("final_sparsity",) if layer_technique and "sparsity" in layer_technique.option_names() else ()
+    return (
+        ("final_sparsity", "distribution") if layer_technique and "sparsity" in layer_technique.option_names() else ()
+    )
 
 
 def check_settings(recipe):

@@ -9,6 +9,7 @@ import inspect
 import keras
 
 from sparsity_tf import initializers, layers, models
+from sparsity_tf.budgets import set_sparsities
 from sparsity_tf.load_masks import load_masks
 from sparsity_tf.train import algorithms, learning_rates
 from sparsity_tf.train.batches import first_batch
@@ -72,6 +73,8 @@ def make_model(recipe, batches):
         where=recipe.where if technique else None,
         **_initializer(recipe),
     )
+    if technique is not None and recipe.distribution is not None and recipe.technique not in algorithms.ALGORITHMS:
+        set_sparsities(model, algorithms.parse_distribution(recipe.distribution), recipe.final_sparsity)
     if recipe.other_l2:
         _regularize_others(model, recipe.other_l2)
     if recipe.load_weights is not None:

@@ -134,7 +134,7 @@ class Recipe:
     )
     distribution: str = _other(
         None,
-        "What final_sparsity means for each layer: uniform, er, erk, by_size, a budget's .csv file, or pairs such as "
+        "What final_sparsity means for each layer (algorithms, dnw): uniform, er, erk, by_size, a budget's .csv file, or pairs such as "
         "stage.*=0.91,classifier=0.8.",
     )
     dense_layers: str = _other(

@@ -43,6 +43,12 @@ def test_technique_with_a_sparsity_gets_it(batches, name):
     assert [weight.sparsity() for weight in weights] == [0.5]
 
 
+def test_discovered_wirings_take_a_distribution(batches):
+    recipe = presets.Recipe(technique="dnw", final_sparsity=0.5, distribution="dense_1=0.9,dense_[23]=0.25")
+    weights = layers.get_sparse_weights(build.make_model(recipe, batches))
+    assert [weight.sparsity() for weight in weights] == pytest.approx([0.9, 0.25, 0.25])
+
+
 @pytest.mark.parametrize("name", ["str", "soft_threshold"])
 def test_technique_with_a_threshold_regularizer_gets_it(batches, name):
     recipe = presets.Recipe(technique=name, threshold_l2=0.25, kernel_l2=0.5)

@@ -1,0 +1,325 @@
+"""How much single feature maps belong to single classes: `class_specialization`, its histograms and their comparison.
+
+Of Dettmers and Zettlemoyer, "Sparse Networks from Scratch" (arXiv 1907.04840, section 5.2, and their program's option
+`--save-features`), who ask whether sparse networks have more general or more special features than dense ones.
+
+A layer's contribution A[channel, class] is the sum of |activation| over all examples of a class and over all positions.
+The channels that put out least, and together 5 % of the layer's sum, are left out. Of each other one the class
+specialisation is max over classes of A / sum over classes of A: 1/classes for a map that serves all alike, 1 for a map
+of one class.
+"""
+
+import math
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from sparsity_tf.inspection.forward import batches_of, check_built, run_and_hear
+from sparsity_tf.inspection.weights import as_numpy, flatten_layers
+
+
+@dataclass(frozen=True)
+class FeatureRow:
+    """The feature maps of one layer.
+
+    Args:
+        name: path of the layer.
+        contributions: float64 array of shape (channels, classes), the sums of |activation|.
+        density: fraction of the layer's outputs that aren't exactly 0.
+        dropped_share: share of the layer's sum that the channels left out may have together.
+    """
+
+    name: str
+    contributions: np.ndarray
+    density: float
+    dropped_share: float = 0.05
+
+    @property
+    def kept(self):
+        """Indices of the channels that count, those of the least contribution first."""
+        totals = self.contributions.sum(axis=1)
+        if not np.isfinite(totals).all() or not totals.any():
+            return np.empty(0, int)
+        order = np.argsort(totals, kind="stable")
+        shares = np.cumsum(totals[order]) / totals.sum()
+        return order[np.searchsorted(shares, self.dropped_share) :]
+
+    @property
+    def specialization(self):
+        """Array with a number in [1 / classes, 1] for each of `kept`; empty if all maps are 0 or some aren't finite."""
+        kept = self.contributions[self.kept]
+        return kept.max(axis=1, initial=0) / kept.sum(axis=1)
+
+
+class FeatureTable:
+    """Class specialisation, layer by layer; made by `class_specialization`.
+
+    `str(table)` is a readable table.
+
+    Args:
+        rows: sequence of `FeatureRow`.
+    """
+
+    def __init__(self, rows):
+        self.rows = list(rows)
+
+    @property
+    def mean(self):
+        """Mean specialisation over the channels of all layers, NaN if there are none."""
+        values = np.concatenate([np.empty(0), *[row.specialization for row in self.rows]])
+        return float(values.mean()) if values.size else math.nan
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __str__(self):
+        from tabulate import tabulate
+
+        header = ["layer", "channels", "counted", "mean specialization", "highest", "density"]
+        body = [self._cells(row) for row in self.rows]
+        table = tabulate(body, header, colalign=("left", *["right"] * 5), disable_numparse=True)
+        return f"{table}\nmean class specialization: {self.mean:.4f}"
+
+    @staticmethod
+    def _cells(row):
+        values = row.specialization
+        if values.size:
+            cells = [f"{values.mean():.4f}", f"{values.max():.4f}"]
+        else:
+            cells = ["all maps are 0" if np.isfinite(row.contributions).all() else "non-finite activations", ""]
+        return [row.name, len(row.contributions), len(values), *cells, f"{row.density:.4f}"]
+
+    def __repr__(self):
+        return f"<FeatureTable rows={len(self.rows)}, mean={self.mean:.4f}>"
+
+
+def class_specialization(model, data, where=None, num_classes=None, dropped_share=0.05):
+    """Measures how much the feature maps of a model belong to single classes.
+
+    Runs the model for inference over labelled data, once, and keeps no activations.
+
+    Args:
+        model: built Keras model, dense or sparse.
+        data: batches `(inputs, labels)`: one tuple, or an iterable of them such as a `tf.data.Dataset`. Labels are
+            integers, shape (n,) or (n, 1), or one-hot, shape (n, classes).
+        where: which layers' outputs are features, as in `sparsify`: names, regular expressions or a predicate. `None`
+            (default): every layer that ends in a ReLU (`ReLU`, `Activation("relu")`, or `activation="relu"`) and puts
+            out maps, that is positions and channels. Of a residual network the source's program takes the two ReLUs of
+            each block (here `where=r"stage.*_relu\\d"`).
+        num_classes: number of classes; `None`: the width of one-hot labels or of the model's last output.
+        dropped_share: share of a layer's sum, 0 to 1, that the weakest channels, which are left out, may have.
+
+    Returns:
+        A `FeatureTable`, a row a layer in the order of the model; layers that did not run have none. A layer called
+        several times counts all its outputs.
+
+    Raises:
+        ValueError: for a `model` that isn't built, data without labels, labels outside of the classes, an unknown
+            number of classes, or if no layer is selected.
+
+    Example:
+
+    ```python
+    dense, sparse = class_specialization(dense_model, test_data), class_specialization(sparse_model, test_data)
+    plot_class_specialization(dense, sparse, path="features.png")
+    print(specialization_anova(dense, sparse))
+    ```
+    """
+    everything = flatten_layers(model)
+    check_built(model)
+    if not 0 <= dropped_share < 1:
+        raise ValueError(f"`dropped_share` must be a number in [0, 1). Received: dropped_share={dropped_share!r}")
+    selected = _select(model, everything, where)
+    sums, counts = {}, {id(layer): np.zeros(2, "int64") for layer in selected}
+    heard = []
+
+    def hear(layer, _, outputs):
+        maps = as_numpy(outputs)
+        if maps.ndim < 2:
+            raise ValueError(f"`where` must select layers with channels. Received: the output of {layer.name!r}")
+        counts[id(layer)] += np.count_nonzero(maps), maps.size
+        heard.append((id(layer), _by_channel(layer, maps)))
+
+    for inputs, labels in batches_of(data):
+        heard.clear()
+        outputs = run_and_hear(model, inputs, selected, hear)
+        one_hot = _one_hot(labels, num_classes, outputs)
+        for layer_id, channels in heard:
+            contributions = channels.T @ one_hot
+            sums[layer_id] = contributions + (sums[layer_id] if layer_id in sums else 0)
+    return FeatureTable(
+        FeatureRow(
+            layer.path or layer.name, sums[id(layer)], counts[id(layer)][0] / counts[id(layer)][1], dropped_share
+        )
+        for layer in selected
+        if id(layer) in sums
+    )
+
+
+def _select(model, everything, where):
+    if where is not None:
+        from sparsity_tf.sparsify import match_layers
+
+        return match_layers(model, where)
+    chosen = [layer for layer in everything if _ends_in_relu(layer) and _puts_out_maps(layer)]
+    if not chosen:
+        raise ValueError(
+            "`where` must be given for a model without a layer that ends in a ReLU and puts out maps. "
+            f"Received: where=None with model={model.name!r}"
+        )
+    return chosen
+
+
+def _ends_in_relu(layer):
+    return isinstance(layer, keras.layers.ReLU) or getattr(layer, "activation", None) is keras.activations.relu
+
+
+def _puts_out_maps(layer):
+    try:
+        return len(layer.output.shape) > 2
+    except (AttributeError, ValueError):  # Not part of a functional graph: only its kind tells.
+        return not isinstance(layer, keras.layers.Dense)
+
+
+def _by_channel(layer, maps):
+    """Sums of |activation| over all positions, float64 of shape (examples, channels)."""
+    data_format = getattr(layer, "data_format", None) or keras.config.image_data_format()
+    channel = 1 if data_format == "channels_first" else maps.ndim - 1
+    positions = tuple(axis for axis in range(1, maps.ndim) if axis != channel)
+    return np.abs(maps).sum(axis=positions, dtype="float64")
+
+
+def _one_hot(labels, num_classes, outputs):
+    """Float64 array of shape (examples, classes)."""
+    if labels is None:
+        raise ValueError("`data` must hold labels: tuples (inputs, labels). Received: inputs only")
+    labels = as_numpy(labels)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        if num_classes not in (None, labels.shape[1]):
+            raise ValueError(
+                f"`num_classes` must be the width of one-hot labels, {labels.shape[1]}. "
+                f"Received: num_classes={num_classes}"
+            )
+        return labels.astype("float64")
+    labels = labels.reshape(-1).astype("int64")
+    classes = num_classes or _width(outputs)
+    if labels.size and not (0 <= labels.min() and labels.max() < classes):
+        raise ValueError(
+            f"`data` must hold labels from 0 to {classes - 1}. Received: labels from {labels.min()} to {labels.max()}"
+        )
+    return np.eye(classes)[labels]
+
+
+def _width(outputs):
+    if not hasattr(outputs, "shape") or len(outputs.shape) != 2 or outputs.shape[1] < 2:
+        raise ValueError("`num_classes` must be given for a model whose output isn't one score a class.")
+    return int(outputs.shape[1])
+
+
+@dataclass(frozen=True)
+class AnovaRow:
+    """One source of variance in an `Anova`.
+
+    Args:
+        source: "layer", "network", "layer x network" or "residual".
+        sum_of_squares: float.
+        degrees: int, degrees of freedom.
+        f: mean square / residual mean square; NaN for the residual.
+        eta_squared: sum of squares / total sum of squares.
+        omega_squared: (sum of squares - degrees x residual mean square) / (total + residual mean square); NaN for the
+            residual.
+    """
+
+    source: str
+    sum_of_squares: float
+    degrees: int
+    f: float
+    eta_squared: float
+    omega_squared: float
+
+
+class Anova:
+    """A two-way analysis of variance; made by `specialization_anova`. `str(anova)` is a readable table.
+
+    Args:
+        rows: sequence of four `AnovaRow`.
+    """
+
+    def __init__(self, rows):
+        self.rows = list(rows)
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __str__(self):
+        from tabulate import tabulate
+
+        header = ["source", "sum of squares", "degrees", "F", "eta^2", "omega^2"]
+        body = [
+            [row.source, f"{row.sum_of_squares:.4g}", row.degrees]
+            + ["" if math.isnan(v) else f"{v:.4g}" for v in (row.f, row.eta_squared, row.omega_squared)]
+            for row in self.rows
+        ]
+        return tabulate(body, header, colalign=("left", *["right"] * 5), disable_numparse=True)
+
+
+def specialization_anova(dense, sparse):
+    """Says how much of the variance of class specialisation is due to the layer, to sparsity, and to both together.
+
+    Specialisation ~ layer + network + layer x network over all channels, sums of squares of type 1 (each source after
+    those before it), with effect sizes, as in the source's analysis. Layers are paired by their order.
+
+    Args:
+        dense: `FeatureTable` of one network.
+        sparse: `FeatureTable` of the other one, with as many layers.
+
+    Returns:
+        An `Anova`.
+
+    Raises:
+        ValueError: if the numbers of layers differ, or there are fewer than two or one has no channels in a network.
+    """
+    check_pair(dense, sparse)
+    groups = [[row.specialization for row in table] for table in (dense, sparse)]
+    values = np.concatenate([v for group in groups for v in group])
+    layer = np.concatenate([np.full(v.size, i) for group in groups for i, v in enumerate(group)])
+    network = np.concatenate([np.full(v.size, i) for i, group in enumerate(groups) for v in group])
+    count = len(groups[0])
+    if count < 2 or any(not v.size for group in groups for v in group) or values.size <= 2 * count:
+        raise ValueError(
+            "`dense` and `sparse` must have two layers or more, with several channels each. "
+            f"Received: {[[v.size for v in group] for group in groups]} channels"
+        )
+    by_layer, by_network = np.eye(count)[layer], network[:, None].astype("float64")
+    designs = [np.ones((values.size, 1)), by_layer, by_network, by_layer * by_network]
+    residuals = [_residual(values, np.concatenate(designs[: n + 1], axis=1)) for n in range(4)]
+    degrees = (count - 1, 1, count - 1)
+    total, error_degrees = residuals[0], values.size - 2 * count
+    error = residuals[3] / error_degrees
+    rows = []
+    for source, degree, before, after in zip(
+        ("layer", "network", "layer x network"), degrees, residuals[:3], residuals[1:], strict=True
+    ):
+        squares = before - after
+        f = squares / degree / error if error else math.inf
+        rows.append(AnovaRow(source, squares, degree, f, squares / total, (squares - degree * error) / (total + error)))
+    rows.append(AnovaRow("residual", residuals[3], error_degrees, math.nan, residuals[3] / total, math.nan))
+    return Anova(rows)
+
+
+def _residual(values, design):
+    """The sum of squares that a linear model leaves; the design may have dependent columns."""
+    fitted = design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    return float(np.square(values - fitted).sum())
+
+
+def check_pair(dense, sparse):
+    """Raises a ValueError unless two `FeatureTable`s have as many layers."""
+    if len(dense) != len(sparse):
+        raise ValueError(
+            f"`dense` and `sparse` must have the same number of layers. Received: {len(dense)} and {len(sparse)} layers"
+        )

@@ -1,0 +1,76 @@
+"""Looking into forward passes on real data: what the layers of a model read and put out.
+
+Shared by the estimate of speed-ups (`speedup.py`) and the statistics of features (`features.py`). The model runs
+eagerly and for inference; what watches it is removed whatever happens.
+"""
+
+import functools
+
+import keras
+
+from sparsity_tf.inspection.tracing import wrapped_calls
+
+
+def batches_of(data):
+    """Splits data into batches of inputs and targets.
+
+    Args:
+        data: one batch of inputs (an array or tensor); one batch as a tuple `(inputs, targets)`, weights may follow; or
+            an iterable of either, such as a list, a `tf.data.Dataset` or a `keras.utils.PyDataset`. It must end.
+
+    Yields:
+        `(inputs, targets)`, targets `None` where there are none.
+
+    Raises:
+        ValueError: if there is no batch, or `data` is none of these.
+    """
+    if hasattr(data, "shape") or isinstance(data, tuple | dict):
+        data = [data]
+    elif isinstance(data, keras.utils.PyDataset):
+        data = (data[index] for index in range(data.num_batches))
+    elif not hasattr(data, "__iter__"):
+        raise ValueError(f"`data` must be an array, a tuple of them or an iterable of batches. Received: data={data!r}")
+    empty = True
+    for batch in data:
+        empty = False
+        if not isinstance(batch, tuple):
+            yield batch, None
+        else:
+            yield batch[0], batch[1] if len(batch) > 1 else None
+    if empty:
+        raise ValueError("`data` must hold at least one batch. Received: none")
+
+
+def run_and_hear(model, inputs, layers, hear):
+    """Runs `model` once for inference, and tells about the calls of some of its layers.
+
+    Args:
+        model: built Keras model or layer.
+        inputs: one batch of inputs.
+        layers: list of Keras layers in the model.
+        hear: function of (layer, inputs, outputs), concrete tensors, called after each call of each of `layers`.
+
+    Returns:
+        What the model puts out.
+    """
+
+    def wrap(layer, call):
+        @functools.wraps(call)
+        def heard(first, *args, **kwargs):
+            outputs = call(first, *args, **kwargs)
+            hear(layer, first, outputs)
+            return outputs
+
+        return heard
+
+    with wrapped_calls(layers, wrap):
+        return model(keras.tree.map_structure(keras.ops.convert_to_tensor, inputs), training=False)
+
+
+def check_built(model):
+    """Raises a ValueError unless the layers of `model` exist."""
+    if not model.built:
+        raise ValueError(
+            "`model` must be built before it can be looked into: call it on data, or `model.build(input_shape)`. "
+            f"Received: model={model.name!r}, which is not built."
+        )
