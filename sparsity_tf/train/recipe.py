@@ -134,8 +134,8 @@ class Recipe:
     )
     distribution: str = _other(
         None,
-        "What final_sparsity means for each layer (algorithms, dnw): uniform, er, erk, by_size, a budget's .csv file, or "
-        "pairs such as stage.*=0.91,classifier=0.8.",
+        "What final_sparsity means for each layer (algorithms, dnw): uniform, er, erk, by_size, a budget's .csv file, "
+        "or pairs such as stage.*=0.91,classifier=0.8.",
     )
     dense_layers: str = _other(
         None, "Layers kept dense: first, last, first_and_last, or names and regular expressions separated by commas."
