@@ -84,11 +84,12 @@ class SparseComposite:
 
 
 def _config_lists_sublayers(layer):
-    """True for Keras's own containers: functional and sequential models, wrappers and RNNs."""
+    """True for Keras's own containers: functional and sequential models, wrappers, RNNs of a given cell."""
     if type(layer).__module__.partition(".")[0] != "keras":
         return False
-    containers = (keras.Model, keras.layers.Wrapper, keras.layers.RNN, keras.layers.StackedRNNCells)
-    return isinstance(layer, containers)
+    # `LSTM` and the like are RNNs, too, but make their cell themselves.
+    containers = (keras.Model, keras.layers.Wrapper, keras.layers.StackedRNNCells)
+    return isinstance(layer, containers) or type(layer) is keras.layers.RNN
 
 
 def _become_composite(layer):

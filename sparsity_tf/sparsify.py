@@ -16,7 +16,15 @@ import re
 import keras
 
 from sparsity_tf import composite
-from sparsity_tf.layers import LAYER_CLASSES, TECHNIQUES, SparseLayer, Technique, flatten_layers, make_sparse
+from sparsity_tf.layers import (
+    LAYER_CLASSES,
+    TECHNIQUES,
+    SparseLayer,
+    Technique,
+    flatten_layers,
+    get_sparse_weights,
+    make_sparse,
+)
 
 
 def sparsify(model, technique, where=None, **technique_options):
@@ -61,7 +69,7 @@ def sparsify(model, technique, where=None, **technique_options):
     model.sparsify_report = SparsifyReport(
         technique=technique,
         changed=tuple(
-            ReportEntry(_path(layer), _kind(layer), sum(weight.size for weight in layer.sparse_weights))
+            ReportEntry(_path(layer), _kind(layer), sum(weight.size for weight in get_sparse_weights(layer)))
             for layer in selected
         ),
         skipped=tuple(ReportEntry(_path(layer), _kind(layer), 0, reason) for layer, reason in skipped),
@@ -159,8 +167,13 @@ def _plan(model, technique, where):
     """Decides for every layer, before anything is changed: (layers to change, [(layer to skip, reason)])."""
     matches, patterns = _matcher(where)
     selected, skipped, used = [], [], set()
-    for layer in flatten_layers(model):
-        hits = matches(layer)
+    layers = flatten_layers(model)
+    parts = {id(layer): _parts(layer, technique) for layer in layers}
+    owned = {id(part) for found in parts.values() for part in found}
+    for layer in layers:
+        if id(layer) in owned:
+            continue
+        hits = tuple(hit for one in (layer, *parts[id(layer)]) for hit in matches(one))
         used.update(hits)
         reason = _reason_to_skip(layer, technique)
         if reason is None and hits:
@@ -168,7 +181,7 @@ def _plan(model, technique, where):
         elif reason is not None and any(pattern in (layer.name, _path(layer)) for pattern in hits):
             hint = f"; its sublayers are matched by '{_path(layer)}/.*'" if layer._layers else ""
             raise ValueError(f"`where` names the layer {_path(layer)!r}, which can't be made sparse: {reason}{hint}.")
-        elif layer._trainable_variables or layer._non_trainable_variables:
+        elif any(one._trainable_variables or one._non_trainable_variables for one in (layer, *parts[id(layer)])):
             skipped.append((layer, reason or "not selected by `where`"))
         elif _creates_sublayers_when_built(layer):
             skipped.append((layer, "not built, so its sublayers are not known: build the model first"))
@@ -184,8 +197,14 @@ def _plan(model, technique, where):
     return selected, skipped
 
 
+def _parts(layer, technique):
+    """The layers that become sparse with this one: the cell of a recurrent layer."""
+    sparse_class = LAYER_CLASSES.get((technique.name, type(layer)))
+    return [getattr(layer, name) for name in sparse_class.sparse_part_names] if sparse_class else []
+
+
 def match_layers(model, where):
-    """The layers of a model that `where` selects.
+    """The layers of a model that `where` selects; with a recurrent layer its cell.
 
     Args:
         model: Keras model or layer.
@@ -202,7 +221,8 @@ def match_layers(model, where):
     missing = [pattern for pattern in patterns if not any(pattern in found for _, found in hits)]
     if missing:
         raise ValueError(_no_match(model, missing))
-    return [layer for layer, found in hits if found]
+    chosen = [layer for layer, found in hits if found]
+    return chosen + [part for layer in chosen if isinstance(layer, SparseLayer) for part in layer.sparse_parts]
 
 
 def _no_match(model, missing):
@@ -251,7 +271,7 @@ def _reason_to_skip(layer, technique):
         return f"quantized ({layer.quantization_mode})"
     if getattr(layer, "lora_enabled", False) or getattr(layer, "lora_rank", None):
         return "LoRA is enabled"
-    return None
+    return LAYER_CLASSES[technique.name, type(layer)].reason_against(layer)
 
 
 def _creates_sublayers_when_built(layer):

@@ -5,6 +5,7 @@ from sparsity_tf.callbacks.dynamic import SET, DropAndGrow, RigL, StaticSparsity
 from sparsity_tf.callbacks.dynamic_reparameterization import DynamicSparseReparameterization
 from sparsity_tf.callbacks.iterative_pruning import IterativePruning
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
+from sparsity_tf.callbacks.narang_pruning import NarangPruning
 from sparsity_tf.callbacks.one_shot import SNIP, GraSP
 from sparsity_tf.callbacks.penalty_ramp import PenaltyRamp
 from sparsity_tf.callbacks.pruning import MagnitudePruning, RandomPruning

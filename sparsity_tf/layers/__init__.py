@@ -19,6 +19,7 @@ from sparsity_tf.layers.discovering_wirings import (
     DNWDepthwiseConv2D,
     DNWEinsumDense,
 )
+from sparsity_tf.layers.fast_grnn import FastGRNN, FastGRNNCell, STRFastGRNN, STRFastGRNNCell, fold_rank
 from sparsity_tf.layers.kinds import (
     SparseConv1D,
     SparseConv2D,
@@ -48,6 +49,46 @@ from sparsity_tf.layers.masked import (
     MaskedEinsumDense,
     MaskedEmbedding,
 )
+from sparsity_tf.layers.recurrent import (
+    DNWGRU,
+    DNWLSTM,
+    L0GRU,
+    L0LSTM,
+    STRGRU,
+    STRLSTM,
+    VDGRU,
+    VDLSTM,
+    DNWGRUCell,
+    DNWLSTMCell,
+    DNWSimpleRNN,
+    DNWSimpleRNNCell,
+    L0GRUCell,
+    L0LSTMCell,
+    L0SimpleRNN,
+    L0SimpleRNNCell,
+    MaskedGRU,
+    MaskedGRUCell,
+    MaskedLSTM,
+    MaskedLSTMCell,
+    MaskedSimpleRNN,
+    MaskedSimpleRNNCell,
+    STRGRUCell,
+    STRLSTMCell,
+    STRSimpleRNN,
+    STRSimpleRNNCell,
+    VDGRUCell,
+    VDLSTMCell,
+    VDSimpleRNN,
+    VDSimpleRNNCell,
+)
+from sparsity_tf.layers.recurrent_kinds import (
+    SparseGRU,
+    SparseGRUCell,
+    SparseLSTM,
+    SparseLSTMCell,
+    SparseSimpleRNN,
+    SparseSimpleRNNCell,
+)
 from sparsity_tf.layers.soft_threshold import (
     SoftThreshold,
     STRConv1D,
@@ -59,6 +100,14 @@ from sparsity_tf.layers.soft_threshold import (
 )
 from sparsity_tf.layers.swap import after_build, make_plain, make_sparse
 from sparsity_tf.layers.technique import Technique
+from sparsity_tf.layers.transformer import (
+    DotProductAttention,
+    FastDropout,
+    ScaledTokens,
+    ShiftRight,
+    TargetSpace,
+    TimingSignal,
+)
 from sparsity_tf.layers.variational_dropout import (
     VariationalDropout,
     VDConv1D,

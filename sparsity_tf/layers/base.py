@@ -92,6 +92,12 @@ class SparseWeight:
         """The dense variable, or the selected part of it, in float32 or wider."""
         return _float32_or_wider(self._select(self.variable, select))
 
+    @property
+    def tensor_dtype(self):
+        """Dtype of `tensor()`, a string."""
+        dtype = keras.backend.standardize_dtype(self.variable.dtype)
+        return "float32" if dtype in ("float16", "bfloat16") else dtype
+
     def extra(self, name, select=None):
         """The technique's own variable `name` of this weight, or the selected part of it."""
         return self._select(self.extra_variable(name), select)
@@ -157,6 +163,10 @@ class SparseLayer:
     technique_class = None
     keras_class = None
     sparse_weight_names = ("kernel",)
+    # Names of the variables that the technique added.
+    technique_variables = ()
+    # Attributes with layers that are made sparse together with this one: the cell of a recurrent layer.
+    sparse_part_names = ()
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -188,9 +198,9 @@ class SparseLayer:
 
     def build_technique(self):
         """Adds the technique's variables to a layer whose own variables exist."""
-        technique = self.technique
+        technique, before = self.technique, {variable.name for variable in self._list_variables()}
         if technique.stochastic:
-            self.seed_generator = keras.random.SeedGenerator(technique.seed)
+            self.add_seed_generator()
         for name in self.sparse_weight_names:
             weight = SparseWeight(self, name)
             # The technique computes in float32 and casts the result itself.
@@ -205,6 +215,28 @@ class SparseLayer:
                 trainable=False,
                 autocast=False,
             )
+        self.technique_variables = tuple(v.name for v in self._list_variables() if v.name not in before)
+
+    @property
+    def sparse_parts(self):
+        """The layers that are sparse together with this one, and hold its sparse weights; a list."""
+        return [getattr(self, name) for name in self.sparse_part_names]
+
+    def add_seed_generator(self):
+        """Makes the generator of the technique's noise."""
+        self.seed_generator = keras.random.SeedGenerator(self.technique.seed)
+
+    def remove_seed_generator(self):
+        """The inverse, when the layer becomes a plain one again."""
+        self._tracker.unlock()
+        self._tracker.untrack(self.seed_generator)
+        self._tracker.lock()
+        del self.seed_generator
+
+    @classmethod
+    def reason_against(cls, layer):
+        """Why a layer of class `keras_class` can't become one of this class, or `None` if it can."""
+        return None
 
     @property
     def sparse_weights(self):
@@ -258,8 +290,11 @@ class SparseLayer:
         for variable in variables:
             variable.assign(store[variable.name])
 
+    def _list_variables(self):
+        return self._trainable_variables + self._non_trainable_variables
+
     def _own_variables(self):
-        variables = self._trainable_variables + self._non_trainable_variables
+        variables = self._list_variables()
         if self.technique.stochastic and self.built:
             # Keras does not save the counters of seed generators: a resumed run would draw the same noise again.
             variables.append(self.seed_generator.state)
@@ -327,6 +362,6 @@ def get_penalty_weights(model):
     """
     variables = []
     for layer in flatten_layers(model):
-        if isinstance(layer, SparseLayer) and layer.technique.penalized and layer.built:
+        if isinstance(layer, SparseLayer) and layer.technique.penalized and layer.sparse_weights:
             variables.append(layer.penalty_weight)
     return variables

@@ -145,7 +145,7 @@ def _mask_gradient(kernel, mask):
     return kernel, gradient
 
 
-class _MaskedLayer:
+class MaskedLayer:
     """What the masked layers add to the protocol."""
 
     technique_class = Masked
@@ -159,7 +159,8 @@ class _MaskedLayer:
             store[name + _STATE] = state
 
     def load_own_variables(self, store):
-        states = {name for name in store.keys() if name.endswith(_STATE)}
+        own = {variable.name for variable in self._own_variables()}
+        states = {name for name in store.keys() if name.endswith(_STATE) and name not in own}
         self.technique.states = {name.removesuffix(_STATE): np.array(store[name], "float64") for name in states}
         super().load_own_variables({name: store[name] for name in store.keys() if name not in states})
         # A file edited by hand may hold weights outside its mask.
@@ -167,35 +168,35 @@ class _MaskedLayer:
             weight.variable.assign(weight.value())
 
 
-class MaskedDense(_MaskedLayer, kinds.SparseDense):
+class MaskedDense(MaskedLayer, kinds.SparseDense):
     """`keras.layers.Dense` with a masked kernel. Arguments: those of `keras.layers.Dense` and of `Masked`."""
 
 
-class MaskedEinsumDense(_MaskedLayer, kinds.SparseEinsumDense):
+class MaskedEinsumDense(MaskedLayer, kinds.SparseEinsumDense):
     """`keras.layers.EinsumDense` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
 
 
-class MaskedConv1D(_MaskedLayer, kinds.SparseConv1D):
+class MaskedConv1D(MaskedLayer, kinds.SparseConv1D):
     """`keras.layers.Conv1D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
 
 
-class MaskedConv2D(_MaskedLayer, kinds.SparseConv2D):
+class MaskedConv2D(MaskedLayer, kinds.SparseConv2D):
     """`keras.layers.Conv2D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
 
 
-class MaskedConv3D(_MaskedLayer, kinds.SparseConv3D):
+class MaskedConv3D(MaskedLayer, kinds.SparseConv3D):
     """`keras.layers.Conv3D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
 
 
-class MaskedDepthwiseConv2D(_MaskedLayer, kinds.SparseDepthwiseConv2D):
+class MaskedDepthwiseConv2D(MaskedLayer, kinds.SparseDepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
 
 
-class MaskedEmbedding(_MaskedLayer, kinds.SparseEmbedding):
+class MaskedEmbedding(MaskedLayer, kinds.SparseEmbedding):
     """`keras.layers.Embedding` with a masked table. Arguments: the stock layer's and those of `Masked`."""
 
 
 if kinds.SparseReversibleEmbedding is not None:
 
-    class MaskedReversibleEmbedding(_MaskedLayer, kinds.SparseReversibleEmbedding):
+    class MaskedReversibleEmbedding(MaskedLayer, kinds.SparseReversibleEmbedding):
         """`keras.layers.ReversibleEmbedding` with masked tables. Arguments: the stock layer's and those of `Masked`."""

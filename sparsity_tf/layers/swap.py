@@ -23,6 +23,8 @@ def make_sparse(layer, technique):
     layer.__class__ = LAYER_CLASSES[technique.name, type(layer)]
     layer.technique = technique
     _refresh_call_signature(layer)
+    for part in layer.sparse_parts:
+        make_sparse(part, technique)
     after_build(layer, lambda: _add_variables(layer))
 
 
@@ -48,19 +50,15 @@ def make_plain(layer):
     values = [(weight.variable, weight.value()) for weight in layer.sparse_weights]
     for weight in layer.sparse_weights:
         layer.technique.release(weight)
-    own = {id(variable) for variable, _ in values}
     for variable, value in values:
         variable.assign(value)
         variable._autocast = True
-    keras_class, plain_names = layer.keras_class, {"bias"}
-    for variable in layer._trainable_variables + layer._non_trainable_variables:
-        if id(variable) not in own and variable.name not in plain_names:
-            delattr(layer, variable.name)
+    keras_class = layer.keras_class
+    for name in layer.technique_variables:
+        delattr(layer, name)
+    layer.__dict__.pop("technique_variables", None)
     if layer.technique.stochastic:
-        layer._tracker.unlock()
-        layer._tracker.untrack(layer.seed_generator)
-        layer._tracker.lock()
-        del layer.seed_generator
+        layer.remove_seed_generator()
     del layer.technique
     layer.__class__ = keras_class
     _refresh_call_signature(layer)

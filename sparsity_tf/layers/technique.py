@@ -98,6 +98,22 @@ class Technique:
         kernel = self.training_value(weight, select) if training else self.value(weight, select)
         return linear(inputs, ops.cast(kernel, weight.layer.compute_dtype))
 
+    def over_time(self, weight, linear, batch_size):
+        """How training applies a recurrent layer's input kernel, where that is no product with one tensor.
+
+        What is drawn at random is drawn here, once for all steps of the sequences.
+
+        Args:
+            weight: `SparseWeight`.
+            linear: As in `apply`.
+            batch_size: Integer or scalar tensor, number of sequences.
+
+        Returns:
+            Function of the inputs of one step, `(batch, features)`, or of all, `(batch, time, features)`, that returns
+            the pre-activation without the bias. `None` (the default) where the kernel of `apply` says it all.
+        """
+        return None
+
     def assign_mask(self, weight, mask):
         """Sets which entries are live; only techniques whose mask is a variable can."""
         raise ValueError(

@@ -113,6 +113,14 @@ def _fused_kl_divergence(clip):
     return fused(forward, backward)
 
 
+def _moments(linear, inputs, theta, sigma2):
+    """Mean and variance of the pre-activation of independent weights."""
+    mean = linear(inputs, theta)
+    if inputs is not None:
+        inputs = ops.minimum(ops.square(ops.cast(inputs, sigma2.dtype)), _LARGEST_SQUARE)
+    return mean, linear(inputs, sigma2)
+
+
 class VariationalDropout(Technique):
     """Sparse variational dropout of a weight.
 
@@ -184,17 +192,33 @@ class VariationalDropout(Technique):
         if not training:
             return super().apply(weight, linear, inputs, training, select)
         layer = weight.layer
+        mean, variance = _moments(linear, inputs, *self._kernels(weight, select))
+        shared_axes = layer.position_axes(len(mean.shape)) if self.share_noise else ()
+        variance = ops.cast(variance, weight.tensor_dtype)
+        return noise.add_normal(mean, variance, layer.seed_generator, EPSILON, shared_axes)
+
+    def over_time(self, weight, linear, batch_size):
+        kernels, dtype = self._kernels(weight), weight.tensor_dtype
+        n = noise.normal((batch_size, weight.shape[-1]), weight.layer.seed_generator, dtype)
+
+        def function(inputs):
+            mean, variance = _moments(linear, inputs, *kernels)
+            deviation = ops.sqrt(ops.maximum(ops.cast(variance, dtype), 0) + EPSILON)
+            shared = n if len(inputs.shape) == 2 else ops.expand_dims(n, 1)
+            return mean + ops.cast(deviation * shared, mean.dtype)
+
+        return function
+
+    def _kernels(self, weight, select=None):
+        """The kernels of the pre-activation's mean and of its variance."""
+        layer = weight.layer
         theta = weight.tensor(select)
         log_sigma2 = weight.extra("log_sigma2", select)
         kept_theta = ops.where(self._kept(theta, log_sigma2), theta, 0) if self.mask_in_training else theta
-        mean = linear(inputs, ops.cast(kept_theta, layer.compute_dtype))
         # float16 can't hold the squares of activations above 255.
         dtype = "float32" if layer.compute_dtype == "float16" else layer.compute_dtype
-        if inputs is not None:
-            inputs = ops.minimum(ops.square(ops.cast(inputs, dtype)), _LARGEST_SQUARE)
-        variance = linear(inputs, ops.cast(self._sigma2(theta, log_sigma2, select), dtype))
-        shared_axes = layer.position_axes(len(mean.shape)) if self.share_noise else ()
-        return noise.add_normal(mean, ops.cast(variance, theta.dtype), layer.seed_generator, EPSILON, shared_axes)
+        sigma2 = self._sigma2(theta, log_sigma2, select)
+        return ops.cast(kept_theta, layer.compute_dtype), ops.cast(sigma2, dtype)
 
     def _kept(self, theta, log_sigma2):
         # Written so that a weight that is not a number is kept, and seen, rather than counted as pruned.

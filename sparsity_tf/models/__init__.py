@@ -6,6 +6,7 @@ Every builder takes `technique`, `technique_options` and `where`, and makes the 
 
 from sparsity_tf.models.alexnet import alexnet_b as alexnet_b
 from sparsity_tf.models.alexnet import alexnet_s as alexnet_s
+from sparsity_tf.models.char_rnn import CharRNN as CharRNN
 from sparsity_tf.models.cifar_resnet import cifar_resnet as cifar_resnet
 from sparsity_tf.models.lenet import lenet_5_caffe as lenet_5_caffe
 from sparsity_tf.models.lenet import lenet_300_100 as lenet_300_100
@@ -25,6 +26,9 @@ from sparsity_tf.models.selection import FIRST_AND_LAST_LAYER_DENSE as FIRST_AND
 from sparsity_tf.models.selection import FIRST_LAYER_DENSE as FIRST_LAYER_DENSE
 from sparsity_tf.models.selection import LAST_LAYER_DENSE as LAST_LAYER_DENSE
 from sparsity_tf.models.selection import all_but as all_but
+from sparsity_tf.models.transformer import EMBEDDING_DENSE as EMBEDDING_DENSE
+from sparsity_tf.models.transformer import TRANSFORMER_SIZES as TRANSFORMER_SIZES
+from sparsity_tf.models.transformer import Transformer as Transformer
 from sparsity_tf.models.vgg import vgg_c as vgg_c
 from sparsity_tf.models.vgg import vgg_d as vgg_d
 from sparsity_tf.models.vgg import vgg_like as vgg_like

@@ -132,6 +132,12 @@ CASES = {
         drop_and_grow(callbacks.DynamicSparseReparameterization, prune_target=20, initial_threshold=0.05),
         lambda algorithm, sizes, counts, step: sum(int(0.3 * n + 0.1) for n in sizes) == sum(counts),
     ),
+    "narang": Case(
+        lambda d=None, seed=0: callbacks.NarangPruning(0.3, ramp_step=5, seed=seed, **WINDOW),
+        # What the threshold leaves: all of it up to `begin_step`, less from then on.
+        lambda algorithm, sizes, counts, step: (sizes == counts) == (step < BEGIN + FREQUENCY),
+        seeded=False,
+    ),
     "snip": Case(one_shot(callbacks.SNIP), all_together(0.7), seeded=False, moves=False),
     "grasp": Case(one_shot(callbacks.GraSP), all_together(0.7), seeded=False, moves=False),
     "lottery": Case(tickets, in_rounds, seeded=False),

@@ -23,6 +23,9 @@ class Kind:
     example_shape: tuple
     filter_threshold_shape: tuple = None
     integer_inputs: bool = False
+    # Sparse weights, and generators of random numbers that the stock layer has itself.
+    sparse_weights: int = 1
+    seed_generators: int = 0
 
 
 KINDS = {
@@ -36,6 +39,9 @@ KINDS = {
     "DepthwiseConv2D": Kind({"kernel_size": 3, "depth_multiplier": 2, "activation": "relu"}, (6, 6, 3), (1, 1, 3, 2)),
     "Embedding": Kind({"input_dim": 11, "output_dim": 6, "mask_zero": True}, (5,), integer_inputs=True),
     "ReversibleEmbedding": Kind({"input_dim": 11, "output_dim": 6}, (5,), integer_inputs=True),
+    "SimpleRNN": Kind({"units": 5}, (4, 3), (1, 5), sparse_weights=2, seed_generators=1),
+    "LSTM": Kind({"units": 5, "return_sequences": True}, (4, 3), (1, 20), sparse_weights=2, seed_generators=1),
+    "GRU": Kind({"units": 5, "go_backwards": True}, (4, 3), (1, 15), sparse_weights=2, seed_generators=1),
 }
 WITHOUT_DEPTHWISE = tuple(kind for kind in KINDS if kind != "DepthwiseConv2D")
 WITHOUT_EMBEDDINGS = tuple(kind for kind in KINDS if "Embedding" not in kind)
@@ -43,20 +49,20 @@ WITHOUT_EMBEDDINGS = tuple(kind for kind in KINDS if "Embedding" not in kind)
 
 @dataclasses.dataclass(frozen=True)
 class Prefix:
-    """What a technique adds to the layers that carry its prefix."""
+    """What a technique adds to the layers that carry its prefix: variables to each sparse weight, the rest once."""
 
     kinds: tuple
     trainable: int = 0
-    non_trainable: int = 0
+    masks: int = 0
     seed_generators: int = 0
     losses: int = 0
 
 
 PREFIXES = {
-    "VD": Prefix(WITHOUT_DEPTHWISE, trainable=1, non_trainable=1, seed_generators=1, losses=1),
-    "L0": Prefix(WITHOUT_DEPTHWISE, trainable=1, non_trainable=1, seed_generators=1, losses=1),
+    "VD": Prefix(WITHOUT_DEPTHWISE, trainable=1, seed_generators=1, losses=1),
+    "L0": Prefix(WITHOUT_DEPTHWISE, trainable=1, seed_generators=1, losses=1),
     "STR": Prefix(WITHOUT_EMBEDDINGS, trainable=1),
-    "Masked": Prefix(tuple(KINDS), non_trainable=1),
+    "Masked": Prefix(tuple(KINDS), masks=1),
     "DNW": Prefix(WITHOUT_EMBEDDINGS),
 }
 
@@ -85,7 +91,7 @@ def make_layer(prefix, kind, **options):
 def make_half_sparse(layer, seed=0):
     """Drives about half of each weight of a built layer to zero, by the technique's own variables."""
     rng = np.random.default_rng(seed)
-    for weight in layer.sparse_weights:
+    for weight in layers.get_sparse_weights(layer):
         chosen = rng.random(weight.shape) < 0.5
         technique = layer.technique.name
         if technique == "masked":
@@ -109,12 +115,18 @@ def stock_layer(layer, inputs, **call_arguments):
         config.pop(name)
     plain = layer.keras_class.from_config(config)
     plain(inputs, **call_arguments)
-    for weight in layer.sparse_weights:
-        private = getattr(plain, f"_{weight.name}", None)
-        (getattr(plain, weight.name) if private is None else private).assign(weight.value())
-    if getattr(layer, "bias", None) is not None:
-        plain.bias.assign(layer.bias)
+    holder = weight_holder(plain)
+    for weight in layers.get_sparse_weights(layer):
+        private = getattr(holder, f"_{weight.name}", None)
+        (getattr(holder, weight.name) if private is None else private).assign(weight.value())
+    if getattr(weight_holder(layer), "bias", None) is not None:
+        holder.bias.assign(weight_holder(layer).bias)
     return plain
+
+
+def weight_holder(layer):
+    """The layer that has the weights: of a recurrent layer the cell."""
+    return getattr(layer, "cell", layer)
 
 
 def run_sparse_layer_test(prefix, kind, directory):
@@ -125,8 +137,9 @@ def run_sparse_layer_test(prefix, kind, directory):
     assert layer.sparse_weights == []
     layer(inputs)
     make_half_sparse(layer)
-    if getattr(layer, "bias", None) is not None:
-        layer.bias.assign(np.linspace(-1, 1, int(np.prod(layer.bias.shape))).reshape(layer.bias.shape))
+    bias = getattr(weight_holder(layer), "bias", None)
+    if bias is not None:
+        bias.assign(np.linspace(-1, 1, int(np.prod(bias.shape))).reshape(bias.shape))
     _check_protocol(layer)
     _check_against_stock_layer(layer, inputs)
     _check_model(layer, kind, directory)
@@ -142,9 +155,9 @@ def _check_with_keras(prefix, kind):
         getattr(layers, prefix + kind),
         init_kwargs={**arguments, **options},
         input_data=example_inputs(kind),
-        expected_num_trainable_weights=1 + has_bias + added.trainable,
-        expected_num_non_trainable_weights=added.non_trainable,
-        expected_num_seed_generators=added.seed_generators,
+        expected_num_trainable_weights=has_bias + KINDS[kind].sparse_weights * (1 + added.trainable),
+        expected_num_non_trainable_weights=KINDS[kind].sparse_weights * added.masks + added.losses,
+        expected_num_seed_generators=max(KINDS[kind].seed_generators, added.seed_generators),
         expected_num_losses=None,
         supports_masking=None,
         # Dtypes and finiteness of mixed precision are checked below, with gradients.
@@ -153,7 +166,9 @@ def _check_with_keras(prefix, kind):
 
 
 def _check_protocol(layer):
-    for weight in layer.sparse_weights:
+    weights = layers.get_sparse_weights(layer)
+    assert len({weight.path for weight in weights}) == len(weights) >= 1
+    for weight in weights:
         value, mask = ops.convert_to_numpy(weight.value()), ops.convert_to_numpy(weight.mask())
         assert value.shape == mask.shape == weight.shape == tuple(weight.variable.shape)
         assert mask.dtype == bool
@@ -162,8 +177,8 @@ def _check_protocol(layer):
         assert weight.count() == np.count_nonzero(value)
         assert weight.sparsity() == 1 - np.count_nonzero(value) / value.size
         assert 0.2 < weight.sparsity() < 1.0
-        assert weight.path == f"{layer.path}/{weight.name}"
-    assert [w.path for w in layers.get_sparse_weights(layer)] == [w.path for w in layer.sparse_weights]
+        assert weight.path == f"{weight_holder(layer).path}/{weight.name}"
+    assert [w.path for w in weights] == [w.path for w in weight_holder(layer).sparse_weights]
 
 
 def _check_against_stock_layer(layer, inputs):
@@ -183,7 +198,7 @@ def _check_model(layer, kind, directory):
     for batch in (1, 3):
         np.testing.assert_allclose(model.predict(data[:batch], verbose=0), expected[:batch], rtol=1e-5, atol=1e-5)
     model.train_on_batch(data, expected + 1)
-    for weight in layer.sparse_weights:
+    for weight in layers.get_sparse_weights(layer):
         value, mask = ops.convert_to_numpy(weight.value()), ops.convert_to_numpy(weight.mask())
         assert np.isfinite(value).all()
         assert (value[~mask] == 0).all()
@@ -209,6 +224,6 @@ def _check_precision(prefix, kind):
         outputs = layer(example_inputs(kind), training=True)
         assert keras.backend.standardize_dtype(outputs.dtype) == layer.compute_dtype
         assert np.isfinite(ops.convert_to_numpy(ops.cast(outputs, "float32"))).all()
-        for weight in layer.sparse_weights:
+        for weight in layers.get_sparse_weights(layer):
             value_dtype = keras.backend.standardize_dtype(weight.value().dtype)
             assert value_dtype == ("float64" if policy == "float64" else "float32")

@@ -1,0 +1,92 @@
+"""Gradual pruning by a rising threshold, for recurrent nets (Narang et al., ICLR 2017, arXiv 1704.05119).
+
+What the `dst` package calls "compressed": a threshold on magnitudes rises linearly, then half as fast again, until it
+reaches q, the magnitude below which as many weights of a trained dense network lie as shall be pruned. The sparsity
+that results is not set; it is what the threshold leaves.
+"""
+
+import math
+
+import numpy as np
+
+from sparsity_tf.callbacks.arguments import check_integer
+from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
+
+
+class NarangPruning(MaskAlgorithm):
+    """Prunes weights under a threshold that rises while training runs.
+
+    After the steps `begin_step`, `begin_step + frequency`, ..., every live weight with |w| < eps(t) is pruned, for
+    good, where with s = `begin_step`, r = `ramp_step`, e = `end_step`, f = `frequency`
+
+        a = 2 q f / (2 (r - s) + 3 (e - r)),   eps(t) = a (t - s) / f                            for s < t <= r
+                                               eps(t) = (a (r - s + 1) + 1.5 a (t - r)) / f      for r < t <= e
+
+    (Algorithm 1 of the paper; the same threshold for every layer. eps(e) = q + a / f.) After `end_step` masks stay.
+
+    Args:
+        target_magnitude: q > 0: the p-quantile of the magnitudes of a dense network trained before, for a sparsity of
+            about p (the paper's 90th percentile).
+        begin_step: Integer >= 0, s. Default: the steps of one epoch.
+        ramp_step: Integer, r, between the two. Default: a quarter of training.
+        end_step: Integer, e. Default: half of training.
+        frequency: Integer >= 1, steps between updates.
+        where, seed: See `MaskAlgorithm`.
+
+    Raises:
+        ValueError: For any other argument; before training begins, if the model has nothing to prune or the length of
+            training, where it is needed, is not known.
+    """
+
+    def __init__(
+        self, target_magnitude=0.1, begin_step=None, ramp_step=None, end_step=None, frequency=100, where=None, seed=0
+    ):
+        super().__init__(begin_step or 0, end_step, frequency, where=where, seed=seed)
+        if isinstance(target_magnitude, bool) or not isinstance(target_magnitude, (int, float)):
+            raise ValueError(f"`target_magnitude` must be a number. Received: target_magnitude={target_magnitude!r}")
+        if not 0 < target_magnitude < math.inf:
+            raise ValueError(f"`target_magnitude` must be positive. Received: target_magnitude={target_magnitude!r}")
+        check_integer("frequency", frequency, 1)
+        if ramp_step is not None:
+            check_integer("ramp_step", ramp_step, 0)
+        self.target_magnitude, self.ramp_step = target_magnitude, ramp_step
+        self._begins_after_an_epoch = begin_step is None
+
+    def default_end_step(self, total_steps):
+        return total_steps // 2
+
+    def _resolve_schedule(self, epochs, steps_per_epoch):
+        super()._resolve_schedule(epochs, steps_per_epoch)
+        if self._begins_after_an_epoch:
+            if not steps_per_epoch:
+                raise ValueError(
+                    "`begin_step` must be given where the steps of an epoch are not known. Received: begin_step=None"
+                )
+            self._first = steps_per_epoch
+        self._ramp = self.ramp_step
+        if self._ramp is None:
+            if not self._total_steps:
+                raise ValueError(
+                    "`ramp_step` must be given where the length of training is not known. Received: ramp_step=None"
+                )
+            self._ramp = self._total_steps // 4
+        if not self._first <= self._ramp <= self.last_step or self._first == self.last_step:
+            raise ValueError(
+                "`begin_step`, `ramp_step` and `end_step` must rise. Received, or by default: "
+                f"begin_step={self._first}, ramp_step={self._ramp}, end_step={self.last_step}"
+            )
+
+    def threshold_at(self, step):
+        """eps(t): the threshold of the update after a step, 0.0 up to `begin_step`."""
+        start, ramp, end = self._first, self._ramp, self.last_step
+        slope = 2 * self.target_magnitude / (2 * (ramp - start) + 3 * (end - ramp))
+        if step <= start:
+            return 0.0
+        if step <= ramp:
+            return slope * (step - start)
+        return slope * (ramp - start + 1) + 1.5 * slope * (min(step, end) - ramp)
+
+    def change_masks(self, step):
+        threshold = self.threshold_at(step)
+        for index, view in enumerate(self.views(step)):
+            self.assign(index, view.mask & ~(np.abs(view.value) < threshold), view.mask)

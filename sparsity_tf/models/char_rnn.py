@@ -1,0 +1,100 @@
+"""The character language model of the `dst` package (Mostafa and Wang, ICML 2019, arXiv 1902.05967).
+
+One-hot characters, a stack of recurrent layers, a softmax layer without bias. The program's LSTM and GRU keep the
+matrix of each gate as a sparse tensor of its own; here the gates of a cell are one tensor, as in Keras. (A threshold
+over all layers sees no difference; shares of growth are those of whole kernels.) PyTorch's two biases a cell, of which
+only the sum matters, are one here, save in the GRU.
+
+Names of layers, for `where`: `rnn1`, `rnn2`, ...; `classifier`.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from sparsity_tf.models import _building
+
+CELLS = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
+
+
+def CharRNN(  # noqa: N802  (a builder that reads like a class, as Keras's applications do)
+    vocabulary_size,
+    hidden_size=128,
+    depth=2,
+    cell="lstm",
+    kernel_regularizer=None,
+    technique=None,
+    technique_options=None,
+    where=None,
+    name="char_rnn",
+):
+    """A recurrent network that predicts the next character.
+
+    Every window of text begins with a state of zeros; kernels and biases of the recurrent layers begin uniform within
+    1 / sqrt(hidden_size), the last kernel within that of its inputs.
+
+    Args:
+        vocabulary_size: Number of characters V, >= 2.
+        hidden_size: Units H of each recurrent layer.
+        depth: Number of recurrent layers.
+        cell: "rnn", "lstm" or "gru".
+        kernel_regularizer: Keras regularizer of all kernels and biases (PyTorch's weight decay is on both), or `None`.
+        technique: Name of a technique for `sparsity_tf.sparsify`, or `None` for a dense net.
+        technique_options: Dict of keyword arguments of the technique, or `None`.
+        where: Which layers to make sparse. Defaults to `None`: all (as in the source).
+        name: Name of the model.
+
+    Returns:
+        A `keras.Model` from integers `(batch, time)` to logits `(batch, time, V)`. Kernels hold
+        c H (V + H) + (depth - 1) 2 c H^2 + H V weights, c = 1, 4, 3 for "rnn", "lstm", "gru".
+
+    Raises:
+        ValueError: For any other argument; `technique_options` or `where` without `technique`, or arguments that
+            `sparsify` refuses.
+
+    Example:
+        >>> model = CharRNN(50, hidden_size=1024, cell="gru", technique="masked")
+    """
+    for argument, value, least in (
+        ("vocabulary_size", vocabulary_size, 2),
+        ("hidden_size", hidden_size, 1),
+        ("depth", depth, 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"`{argument}` must be an integer of at least {least}. Received: {argument}={value!r}")
+    _building.check_choice("cell", cell, tuple(CELLS))
+    bound = 1 / math.sqrt(hidden_size)
+
+    def uniform():
+        return keras.initializers.RandomUniform(-bound, bound)
+
+    def regularizer():
+        return keras.regularizers.get(kernel_regularizer)
+
+    inputs = keras.Input((None,), dtype="int32", name="characters")
+    x = ops.one_hot(inputs, vocabulary_size, dtype=keras.config.dtype_policy().compute_dtype)
+    # An LSTM whose forget gates begin at 1 is Keras's own idea.
+    options = {"unit_forget_bias": False} if cell == "lstm" else {}
+    for index in range(1, depth + 1):
+        x = CELLS[cell](
+            hidden_size,
+            return_sequences=True,
+            kernel_initializer=uniform(),
+            recurrent_initializer=uniform(),
+            bias_initializer=uniform(),
+            kernel_regularizer=regularizer(),
+            recurrent_regularizer=regularizer(),
+            bias_regularizer=regularizer(),
+            name=f"rnn{index}",
+            **options,
+        )(x)
+    x = keras.layers.Dense(
+        vocabulary_size,
+        use_bias=False,
+        kernel_initializer=uniform(),
+        kernel_regularizer=regularizer(),
+        name="classifier",
+    )(x)
+    model = keras.Model(inputs, x, name=name)
+    return _building.apply_technique(model, technique, technique_options, where)

@@ -1,0 +1,240 @@
+"""The Transformer of *State of Sparsity* (Gale et al., 2019, arXiv 1902.09574), which is tensor2tensor's base.
+
+A pre-norm encoder-decoder (Vaswani et al., 2017, arXiv 1706.03762) whose source embedding, target embedding and softmax
+share one matrix. `sparsity_tf.decoding` translates with it.
+
+Names of layers, for `where`: `embedding`; `encoder_layer<n>_self_attention_<part>` with `<part>` one of `query`, `key`,
+`value`, `output`; `encoder_layer<n>_ffn_inner` and `..._ffn_outer`; `decoder_layer<n>_...` the same and
+`decoder_layer<n>_cross_attention_<part>`. With `split_heads` the parts `query`, `key` and `value` are
+`..._query_head<h>` each.
+"""
+
+import keras
+from keras import layers
+
+from sparsity_tf.layers.transformer import (
+    DotProductAttention,
+    FastDropout,
+    ScaledTokens,
+    ShiftRight,
+    TargetSpace,
+    TimingSignal,
+)
+from sparsity_tf.models import _building
+
+TRANSFORMER_SIZES = {
+    "base": {"num_layers": 6, "hidden_size": 512, "filter_size": 2048, "num_heads": 8},
+    "tiny": {"num_layers": 2, "hidden_size": 128, "filter_size": 512, "num_heads": 4},
+}
+# Everything but the shared embedding and softmax matrix, a value of `where`.
+EMBEDDING_DENSE = r"(en|de)coder_layer\d+_.*"
+
+
+def Transformer(
+    vocabulary_size,
+    num_layers=None,
+    hidden_size=None,
+    filter_size=None,
+    num_heads=None,
+    *,
+    size="base",
+    dropout=0.1,
+    attention_dropout=0.1,
+    relu_dropout=0.1,
+    num_target_spaces=32,
+    target_space=0,
+    split_heads=False,
+    packed=False,
+    flash_attention=None,
+    seed=None,
+    technique=None,
+    where=None,
+    name="transformer",
+    **technique_options,
+):
+    """An encoder-decoder for translation, with any of its matrices sparse.
+
+    Encoder: shared embedding times sqrt(hidden_size), zero for padding, plus a target-space vector, plus sinusoids;
+    dropout; `num_layers` times [normalise, self-attention, dropout, add] [normalise, feed-forward, dropout, add]; a
+    last normalisation. Decoder: targets shifted right by a zero vector, plus sinusoids; the same with causal
+    self-attention and attention to the encoder. Logits are products with the rows of the shared embedding. Attention
+    projections have no bias; the feed-forward layers have, with a ReLU and dropout between. Layer normalisation has
+    epsilon 1e-6. Kernels start Glorot uniform, the embedding normal with deviation hidden_size^-0.5.
+
+    Args:
+        vocabulary_size: Number of symbols of both languages; 0 is padding, 1 the end of a sentence.
+        num_layers: Layers of the encoder, and of the decoder; default that of `size`.
+        hidden_size: Units of a position; default that of `size`.
+        filter_size: Inner units of the feed-forward layers; default that of `size`.
+        num_heads: Attention heads, a divisor of `hidden_size`; default that of `size`.
+        size: "base" (6 layers, 512, 2048, 8 heads) or "tiny" (2, 128, 512, 4): `TRANSFORMER_SIZES`.
+        dropout: Rate after the inputs and after every attention and feed-forward layer.
+        attention_dropout: Rate for attention probabilities.
+        relu_dropout: Rate between the two feed-forward layers.
+        num_target_spaces: Rows of the target-space table; 0 for a model without one.
+        target_space: The row of it that is used.
+        split_heads: One kernel (hidden_size, hidden_size / num_heads) for each head of query, key and value, so that
+            each head is pruned by itself.
+        packed: Whether an example holds several sentences; the model then takes the packed extras below.
+        flash_attention: `None` lets the backend choose, see `keras.ops.dot_product_attention`.
+        seed: Integer seed of the dropout, or `None`.
+        technique: Name or configured object for `sparsity_tf.sparsify`, or `None` for a dense model.
+        where: Which layers to make sparse; `None` for all projections and the embedding: for "base" with 33,288 symbols
+            97 tensors of together 61,083,648 weights. `EMBEDDING_DENSE` leaves the embedding out.
+        name: Name of the model.
+        **technique_options: Options of the technique. (`share_noise` of "vd" does not reach the embedding, whose noise
+            is independent at every position, as in the paper.)
+
+    Returns:
+        A functional `keras.Model` from a dict of int32 tensors, `"inputs"` (batch, source length) and `"targets"`
+        (batch, target length), 0 where padded, to float32 logits (batch, target length, vocabulary_size). Logits at
+        position i predict target i: the shift happens inside. A packed model also takes `"inputs_segments"`,
+        `"targets_segments"` (which sentence, from 1; 0 where padded), `"inputs_positions"` and `"targets_positions"`
+        (from 0 in every sentence). "base" with 33,288 symbols has 61,163,520 parameters.
+
+    Raises:
+        ValueError: A size that isn't positive, `num_heads` that doesn't divide `hidden_size`, a rate outside [0, 1);
+            `where` or options without `technique`; what `sparsify` refuses.
+        ImportError: Keras before 3.13, which has no `ReversibleEmbedding`.
+
+    Example:
+        >>> model = Transformer(33288, size="base", technique="masked")
+    """
+    _building.check_choice("size", size, TRANSFORMER_SIZES)
+    given = {"num_layers": num_layers, "hidden_size": hidden_size, "filter_size": filter_size, "num_heads": num_heads}
+    sizes = {key: TRANSFORMER_SIZES[size][key] if value is None else value for key, value in given.items()}
+    _check_positive(vocabulary_size=vocabulary_size, **sizes)
+    if sizes["hidden_size"] % sizes["num_heads"]:
+        raise ValueError(
+            "`num_heads` must divide `hidden_size`. "
+            f"Received: num_heads={sizes['num_heads']}, hidden_size={sizes['hidden_size']}"
+        )
+    rates = {"dropout": dropout, "attention_dropout": attention_dropout, "relu_dropout": relu_dropout}
+    for argument, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ValueError(f"`{argument}` must be at least 0 and less than 1. Received: {argument}={rate!r}")
+    if not hasattr(layers, "ReversibleEmbedding"):
+        raise ImportError("`Transformer` needs Keras 3.13 or newer, which needs Python 3.11: `pip install -U keras`.")
+
+    net = _Network(sizes, rates, split_heads, flash_attention, seed)
+    keys = ("inputs", "targets")
+    if packed:
+        keys += tuple(f"{side}_{what}" for side in keys for what in ("segments", "positions"))
+    inputs = {key: keras.Input((None,), dtype="int32", name=key) for key in keys}
+    embedding = layers.ReversibleEmbedding(
+        vocabulary_size,
+        sizes["hidden_size"],
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=sizes["hidden_size"] ** -0.5),
+        name="embedding",
+    )
+
+    x = ScaledTokens(name="encoder_tokens")(embedding(inputs["inputs"]), inputs["inputs"])
+    if num_target_spaces:
+        x = TargetSpace(num_target_spaces, target_space, name="encoder_target_space")(x)
+    x = TimingSignal(name="encoder_timing")(x, inputs.get("inputs_positions"))
+    encoded = net.encoder(net.dropout(x, "encoder_dropout"), inputs)
+
+    x = ScaledTokens(name="decoder_tokens")(embedding(inputs["targets"]), inputs["targets"])
+    x = ShiftRight(name="decoder_shift")(x, inputs.get("targets_positions"))
+    x = TimingSignal(name="decoder_timing")(x, inputs.get("targets_positions"))
+    decoded = net.decoder(net.dropout(x, "decoder_dropout"), encoded, inputs)
+
+    # Losses are computed in float32 whatever the model computes in.
+    logits = layers.Activation("linear", dtype="float32", name="logits")(embedding(decoded, reverse=True))
+    model = keras.Model(inputs, logits, name=name)
+    _building.apply_technique(model, technique, technique_options or None, where)
+    if getattr(getattr(embedding, "technique", None), "share_noise", False):
+        embedding.technique.share_noise = False
+    return model
+
+
+class _Network:
+    """The layers of one network, each applied as soon as it is made."""
+
+    def __init__(self, sizes, rates, split_heads, flash_attention, seed):
+        self.sizes = sizes
+        self.rates = rates
+        self.split_heads = split_heads
+        self.flash_attention = flash_attention
+        self._seed = seed
+
+    def encoder(self, x, inputs):
+        segments = inputs.get("inputs_segments")
+        masks = {"key_ids": inputs["inputs"]} if segments is None else _segments(segments, segments)
+        for name in self._layer_names("encoder"):
+            x = self._attention(x, None, f"{name}_self_attention", masks)
+            x = self._feed_forward(x, f"{name}_ffn")
+        return self._normalize(x, "encoder_norm")
+
+    def decoder(self, x, encoded, inputs):
+        source, target = inputs.get("inputs_segments"), inputs.get("targets_segments")
+        own_masks = {} if target is None else _segments(target, target)
+        masks = {"key_ids": inputs["inputs"]} if target is None else _segments(target, source)
+        for name in self._layer_names("decoder"):
+            x = self._attention(x, None, f"{name}_self_attention", own_masks, causal=True)
+            x = self._attention(x, encoded, f"{name}_cross_attention", masks)
+            x = self._feed_forward(x, f"{name}_ffn")
+        return self._normalize(x, "decoder_norm")
+
+    def dropout(self, x, name, rate="dropout"):
+        """Dropout; no layer at rate 0, so that a model without dropout has none."""
+        rate = self.rates[rate]
+        return FastDropout(rate, seed=self._next_seed(), name=name)(x) if rate else x
+
+    def _layer_names(self, side):
+        return [f"{side}_layer{number + 1}" for number in range(self.sizes["num_layers"])]
+
+    def _attention(self, x, memory, name, masks, causal=False):
+        """Normalise, attend to `memory` (`None`: to itself), drop, add."""
+        units, heads = self.sizes["hidden_size"], self.sizes["num_heads"]
+        queries = self._normalize(x, f"{name}_norm")
+        keys = queries if memory is None else memory
+        attended = DotProductAttention(
+            heads,
+            causal=causal,
+            dropout=self.rates["attention_dropout"],
+            flash_attention=self.flash_attention,
+            seed=self._next_seed(),
+            name=name,
+        )(
+            self._project_heads(queries, f"{name}_query"),
+            self._project_heads(keys, f"{name}_key"),
+            self._project_heads(keys, f"{name}_value"),
+            **masks,
+        )
+        output = layers.Dense(units, use_bias=False, name=f"{name}_output")(attended)
+        return layers.Add(name=f"{name}_add")([x, self.dropout(output, f"{name}_dropout")])
+
+    def _project_heads(self, x, name):
+        units, heads = self.sizes["hidden_size"], self.sizes["num_heads"]
+        if not self.split_heads:
+            return layers.Dense(units, use_bias=False, name=name)(x)
+        parts = [
+            layers.Dense(units // heads, use_bias=False, name=f"{name}_head{head + 1}")(x) for head in range(heads)
+        ]
+        return layers.Concatenate(name=name)(parts) if heads > 1 else parts[0]
+
+    def _feed_forward(self, x, name):
+        inner = self._normalize(x, f"{name}_norm")
+        inner = layers.Dense(self.sizes["filter_size"], activation="relu", name=f"{name}_inner")(inner)
+        inner = self.dropout(inner, f"{name}_inner_dropout", "relu_dropout")
+        outer = layers.Dense(self.sizes["hidden_size"], name=f"{name}_outer")(inner)
+        return layers.Add(name=f"{name}_add")([x, self.dropout(outer, f"{name}_dropout")])
+
+    def _normalize(self, x, name):
+        return layers.LayerNormalization(epsilon=1e-6, name=name)(x)
+
+    def _next_seed(self):
+        if self._seed is not None:
+            self._seed += 1
+        return self._seed
+
+
+def _segments(query, key):
+    return {"query_segments": query, "key_segments": key}
+
+
+def _check_positive(**numbers):
+    for argument, number in numbers.items():
+        if not (isinstance(number, int) and number > 0):
+            raise ValueError(f"`{argument}` must be a positive integer. Received: {argument}={number!r}")

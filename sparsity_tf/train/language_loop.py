@@ -1,0 +1,289 @@
+"""One training run of a character model: text + network + callbacks + fit, then the report."""
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+
+import keras
+import numpy as np
+
+from sparsity_tf import inspection
+from sparsity_tf.callbacks import SparsityMonitor
+from sparsity_tf.callbacks.sparsity_monitor import write_scalar
+from sparsity_tf.train import algorithms, language_build, log, state
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        line: The last line that the run prints.
+        collapsed: What is wrong with the network, or `None`.
+        validation, test: Bits per character; NaN if outputs are not finite.
+        sparsity: Fraction of zeros among all kernels; `None` if collapsed.
+        compression: All weights / non-zero weights; `None` if collapsed.
+    """
+
+    line: str
+    collapsed: object
+    validation: float
+    test: float
+    sparsity: object
+    compression: object
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to train: everything that the user could have got wrong is checked.
+
+    Attributes:
+        recipe: The `LanguageRecipe`.
+        output_dir: Folder of the run.
+        batches: `datasets.CharacterBatches`.
+        model: The compiled model, restored from the checkpoint if the run is resumed.
+        algorithm: The callback that moves masks, or `None`.
+        epochs: Number of epochs of the whole run.
+        done: Number of epochs already done.
+        steps: Steps an epoch.
+    """
+
+    recipe: object
+    output_dir: str
+    batches: object
+    model: object
+    algorithm: object
+    epochs: int
+    done: int
+    steps: int
+
+
+def prepare(recipe, output_dir, resume=False, overwrite=False):
+    """Reads the text, makes or restores the model and claims the folder.
+
+    Args:
+        recipe: A `LanguageRecipe`.
+        output_dir: Folder of the run; made if missing.
+        resume: Continue the run in `output_dir` after its last checkpoint; a run that has none yet begins anew.
+        overwrite: Remove the run that `output_dir` holds, finished or not.
+
+    Returns:
+        `Prepared`, for `train`.
+
+    Raises:
+        ValueError: A setting that can't be used, a text with errors, or `output_dir` holds a run and neither flag is
+            given.
+        FileNotFoundError: The text is not there.
+    """
+    batches = language_build.make_batches(recipe)
+    steps = language_build.steps_per_epoch(recipe, batches)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.dtype_policy)
+    try:
+        language_build.rehearse(recipe, batches)
+        keras.utils.set_random_seed(recipe.seed)
+        model, done = language_build.make_model(recipe, len(batches.corpus.vocabulary)), 0
+        algorithm = language_build.make_algorithm(recipe, batches, output_dir)
+        # Lottery tickets know how many epochs all rounds take.
+        epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
+        state.claim_folder(output_dir, recipe, resume, overwrite)
+        if resume:
+            restored, done = state.restore(output_dir, steps)
+            _check_text(restored, batches)
+            model = restored or model
+        if not done:
+            grid = algorithms.update_grid(recipe, algorithm, steps)
+            language_build.compile_model(recipe, model, steps, grid)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    corpus = batches.corpus
+    print(f"data: {corpus.source}")
+    if resume:
+        print(f"resuming after epoch {done}" if done else "no checkpoint yet: starting anew")
+    trainable = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    print(
+        f"{len(corpus.train):,} training, {len(corpus.validation):,} validation and {len(corpus.test):,} test "
+        f"characters, of {len(corpus.vocabulary)} kinds ({sum(corpus.unknown.values()):,} unknown); "
+        f"{batches.steps_per_epoch:,} steps see the text once; {trainable:,} trainable parameters, "
+        f"technique {recipe.technique}; XLA {'on' if model.jit_compile else 'off'}, "
+        f"{model.steps_per_execution} steps a call",
+        flush=True,
+    )
+    return Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps)
+
+
+def _check_text(model, batches):
+    size = len(batches.corpus.vocabulary)
+    if model is not None and model.output_shape[-1] != size:
+        raise ValueError(
+            f"`resume` needs the text of the run: its network knows {model.output_shape[-1]} characters. "
+            f"Received: {size} ({batches.corpus.source})"
+        )
+
+
+class LanguageLog(keras.callbacks.Callback):
+    """Writes what `fit` found on training and validation text after each of its epochs.
+
+    Places: `metrics.csv` (the same columns in every row; sparsities as fractions), TensorBoard scalars and, without a
+    progress bar, one printed line. Training stops at the first epoch whose loss is not finite.
+
+    Args:
+        folder: Folder of the run.
+        epochs: Number of epochs of the whole run.
+        penalty_examples: The column `penalty_weight` is the layers' variable times this.
+        first_epoch: Number of epochs done before this process; later rows in `metrics.csv` are dropped.
+        print_lines: Whether to print a line an epoch.
+    """
+
+    def __init__(self, folder, epochs, penalty_examples, first_epoch=0, print_lines=True):
+        super().__init__()
+        self.path = os.path.join(folder, state.METRICS)
+        self.tensorboard = os.path.join(folder, state.TENSORBOARD)
+        self.epochs, self.penalty_examples, self.print_lines = epochs, penalty_examples, print_lines
+        self._writer = None
+        if os.path.exists(self.path):
+            log._write_rows(self.path, [row for row in log.read_metrics(folder) if int(row["epoch"]) <= first_epoch])
+
+    def on_train_begin(self, logs=None):
+        import tensorflow as tf
+
+        self._writer = tf.summary.create_file_writer(self.tensorboard)
+
+    def on_train_end(self, logs=None):
+        self._writer.close()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self._begin, self._trained = time.perf_counter(), None
+
+    def on_test_begin(self, logs=None):
+        self._trained = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs = {} if logs is None else logs
+        if not np.isfinite(logs["loss"]):
+            self.model.stop_training = True
+        table = inspection.sparsity_table(self.model, include_dense=True)
+        row = {
+            "epoch": epoch + 1,
+            "step": int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)),
+            "seconds": round((self._trained or time.perf_counter()) - self._begin, 4),
+            "learning_rate": self._rate,
+            "loss": float(logs["loss"]),
+            "bits_per_character": float(logs["bits_per_character"]),
+            "val_bits_per_character": float(logs["val_bits_per_character"]),
+            "penalty_weight": log.penalty_weight(self.model) * self.penalty_examples,
+            "sparsity": table.sparsity,
+            "compression": table.compression,
+        }
+        row.update({f"sparsity/{weight.name}": weight.sparsity for weight in table.rows})
+        logs.update(sparsity=row["sparsity"])
+        log._write_rows(self.path, [row], append=os.path.exists(self.path))
+        with self._writer.as_default():
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    write_scalar(name, value, row["step"])
+        self._writer.flush()
+        if self.print_lines:
+            print(
+                f"epoch {epoch + 1:>{len(str(self.epochs))}}/{self.epochs}  loss {row['loss']:.4f}  "
+                f"bits/character {row['bits_per_character']:.4f}, validation {row['val_bits_per_character']:.4f}  "
+                f"sparsity {100 * row['sparsity']:.2f} %  {row['seconds']:.1f} s",
+                flush=True,
+            )
+
+
+def train(prepared):
+    """Trains a prepared run to its end and reports on it.
+
+    Written into the folder: `recipe.json`, `metrics.csv`, `tensorboard/`, `checkpoint.keras` after every epoch, with an
+    algorithm that moves masks `sparsity_by_step.csv`, and at the end `results.json`, `sparsity.csv` and `model.keras`,
+    the network without its optimizer. Two runs of a recipe, or one run and its continuation after a kill, give
+    bit-identical weights on a CPU.
+
+    Args:
+        prepared: What `prepare` returned.
+
+    Returns:
+        `RunResult`. Its `line` has been printed last.
+    """
+    if prepared.done < prepared.epochs:
+        _fit(prepared)
+    return _report(prepared)
+
+
+def _fit(prepared):
+    recipe, batches, folder = prepared.recipe, prepared.batches, prepared.output_dir
+    bar = sys.stdout.isatty()
+    callbacks = language_build.penalty_callbacks(recipe, batches)
+    if prepared.algorithm is not None:
+        callbacks += [prepared.algorithm, SparsityMonitor(os.path.join(folder, state.SPARSITY_BY_STEP))]
+    callbacks += [
+        LanguageLog(folder, prepared.epochs, language_build.penalty_examples(batches), prepared.done, not bar),
+        state.Checkpoint(folder),
+    ]
+    prepared.model.fit(
+        batches.train(prepared.done * prepared.steps),
+        epochs=prepared.epochs,
+        initial_epoch=prepared.done,
+        steps_per_epoch=prepared.steps,
+        validation_data=batches.validation(),
+        shuffle=False,  # the pipeline shuffles
+        callbacks=callbacks,
+        verbose=1 if bar else 0,
+    )
+
+
+def _report(prepared):
+    recipe, model, folder, batches = prepared.recipe, prepared.model, prepared.output_dir, prepared.batches
+    bits = {}
+    for split, data in (("validation", batches.validation()), ("test", batches.test())):
+        bits[split] = float(model.evaluate(data, verbose=0, return_dict=True)["bits_per_character"])
+    table = inspection.sparsity_table(model, include_dense=True)
+    rows = log.read_metrics(folder)
+    collapsed = _verdict(model, batches, table, [*bits.values(), *(float(row["loss"]) for row in rows[-1:])])
+    results = {
+        "recipe": state.as_plain(recipe),
+        "data": batches.corpus.source,
+        "vocabulary": "".join(batches.corpus.vocabulary),
+        "unknown_characters": batches.corpus.unknown,
+        "epochs": int(rows[-1]["epoch"]) if rows else 0,
+        "training_seconds": round(sum(float(row["seconds"]) for row in rows), 2),
+        "collapsed": collapsed,
+        "bits_per_character": {split: value if math.isfinite(value) else None for split, value in bits.items()},
+        "keras": keras.__version__,
+    }
+    if collapsed:
+        result = RunResult(f"{collapsed}; no sparsity is reported", collapsed, *bits.values(), None, None)
+    else:
+        line = (
+            f"bits per character {bits['validation']:.4f} (validation), {bits['test']:.4f} (test), "
+            f"sparsity {100 * table.sparsity:.2f} %, compression {table.compression:.1f}x"
+        )
+        result = RunResult(line, None, *bits.values(), table.sparsity, table.compression)
+        results.update(
+            sparsity=table.sparsity,
+            compression=table.compression,
+            layers={row.name: row.sparsity for row in table.rows},
+        )
+        table.to_csv(os.path.join(folder, state.SPARSITY))
+        print(f"\n{table}")
+        state.save_without_optimizer(model, os.path.join(folder, state.MODEL))
+    with open(os.path.join(folder, state.RESULTS), "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=2, ensure_ascii=False)
+    print(f"in {folder}: {', '.join(sorted(os.listdir(folder)))}")
+    print(f"training took {results['training_seconds']:.0f} s")
+    print(result.line, flush=True)
+    return result
+
+
+def _verdict(model, batches, table, figures):
+    """What is wrong with the network, or `None`."""
+    if not table.finite or not all(math.isfinite(figure) for figure in figures):
+        return "diverged: weights, losses or outputs that are not finite"
+    if language_build.ignores_its_input(model, batches):
+        return "collapsed: the network predicts the same whatever the text"
+    return None
