@@ -28,7 +28,7 @@ def penalty_weight(model):
 class RunLog(keras.callbacks.Callback):
     """Measures the model every few epochs and writes what it finds.
 
-    Places: `metrics.csv` (the same columns in every row; sparsities, of all kernels and of each, and
+    Places: `metrics.csv` (the same columns in every row; sparsities, of all kernels and of each, thresholds, and
     errors as fractions), TensorBoard scalars, the logs that Keras's progress bar shows, and, without a progress bar,
     one printed line. Training stops at the first epoch whose loss is not finite.
 
@@ -121,6 +121,8 @@ class RunLog(keras.callbacks.Callback):
             "compression": table.compression,
         }
         row.update({f"sparsity/{weight.name}": weight.sparsity for weight in table.rows})
+        thresholds = {weight.name: weight.threshold for weight in table.rows if weight.threshold is not None}
+        row.update({f"threshold/{name}": float(np.mean(threshold)) for name, threshold in thresholds.items()})
         self._seconds = 0.0
         return row
 

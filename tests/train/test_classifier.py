@@ -135,7 +135,7 @@ def test_metrics_have_one_row_an_epoch_and_the_same_columns(finished):
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert [row["step"] for row in rows] == ["8", "16", "24"]
     assert all(None not in row and None not in row.values() for row in rows)
-    for column in ("loss", "accuracy", "test_error", "sparsity", "sparsity/dense_1/kernel"):
+    for column in ("loss", "test_error", "sparsity", "sparsity/dense_1/kernel", "threshold/dense_1/kernel"):
         assert all(np.isfinite(float(row[column])) for row in rows)
     weights = [float(row["penalty_weight"]) for row in rows]
     # The first call of epoch 2 runs at 0, its second half way up the ramp.
