@@ -12,9 +12,15 @@ A data set that fits into memory is an `ImageData` (`mnist`, `fashion_mnist`, `c
         model.fit(batches.train(first_step=done), steps_per_epoch=batches.steps_per_epoch, ...)
         model.evaluate(batches.test())
 
+Sentence pairs have the same methods (`train(first_step)`, `validation()`, `test()`) with a vocabulary:
+
+    vocabulary = datasets.subwords.load(path)
+    batches = datasets.translation_batches(datasets.parallel_corpus("tsv", data_dir), vocabulary)
+
 `train_batches` and `test_arrays` are the older way for MNIST; `array_batches` gives the same batches.
 """
 
+from sparsity_tf.datasets import subwords as subwords
 from sparsity_tf.datasets.arrays import array_batches as array_batches
 from sparsity_tf.datasets.batches import Batches as Batches
 from sparsity_tf.datasets.characters import CharacterBatches as CharacterBatches

@@ -127,7 +127,7 @@ class Batches(abc.ABC):
         if not isinstance(first_step, int) or first_step < 0:
             raise ValueError(f"`first_step` must be a non-negative integer. Received: first_step={first_step}")
         part = Slice.of(context, self.batch_size)
-        return _with_options(self._train(*divmod(first_step, self.steps_per_epoch), part))
+        return with_options(self._train(*divmod(first_step, self.steps_per_epoch), part))
 
     def test(self, context=None):
         """A finite dataset that has every test example once, without augmentation; the last batch may be smaller.
@@ -136,7 +136,7 @@ class Batches(abc.ABC):
             context: `tf.distribute.InputContext`: every `num_input_pipelines`-th example is the worker's, and
                 `eval_batch_size` is divided among all replicas.
         """
-        return _with_options(self._evaluation("test", Slice.of(context, self.eval_batch_size)))
+        return with_options(self._evaluation("test", Slice.of(context, self.eval_batch_size)))
 
     def validation(self, context=None):
         """As `test`, of the held-out training examples. They are not augmented.
@@ -146,7 +146,7 @@ class Batches(abc.ABC):
         """
         if not self.num_validation:
             raise ValueError("No examples are held out for validation: give `validation_split`.")
-        return _with_options(self._evaluation("validation", Slice.of(context, self.eval_batch_size)))
+        return with_options(self._evaluation("validation", Slice.of(context, self.eval_batch_size)))
 
     @contextlib.contextmanager
     def naming_errors(self):
@@ -165,7 +165,8 @@ class Batches(abc.ABC):
         """The examples of `"test"` or `"validation"` that fall to a `Slice`."""
 
 
-def _with_options(dataset):
+def with_options(dataset):
+    """The dataset in a fixed order, prefetched, and cut by examples where `fit` splits it among workers."""
     import tensorflow as tf
 
     options = tf.data.Options()

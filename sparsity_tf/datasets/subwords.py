@@ -339,7 +339,7 @@ def train(texts, path, size, kind="bpe", character_coverage=0.9999, byte_fallbac
         ) from error
     path = os.fspath(path)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    unfinished = f"{path}.unfinished"
+    unfinished = f"{path}.{os.getpid()}.unfinished"
     with open(unfinished, "wb") as file:
         file.write(model.getvalue())
     os.replace(unfinished, path)

@@ -8,7 +8,7 @@ are of similar length, or packed into rows of equal length (see `bucketing`).
 import numpy as np
 
 from sparsity_tf.datasets import bucketing, subwords
-from sparsity_tf.datasets.batches import Slice, _with_options
+from sparsity_tf.datasets.batches import Slice, with_options
 from sparsity_tf.datasets.encoded_text import encode_pairs
 
 _SPLITS = ("train", "validation", "test")
@@ -176,7 +176,7 @@ class TranslationBatches:
             features = dict(zip(keys, features, strict=True))
             return features, features["targets"], weights
 
-        return _with_options(tf.data.Dataset.range(begin * own, end * own).map(prepare))
+        return with_options(tf.data.Dataset.range(begin * own, end * own).map(prepare))
 
     def _batch(self, split, chosen, bucket):
         """The arrays of a batch: those of the features in the order of their keys, then the weights."""

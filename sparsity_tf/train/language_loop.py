@@ -145,7 +145,7 @@ class LanguageLog(keras.callbacks.Callback):
         self.epochs, self.penalty_examples, self.print_lines = epochs, penalty_examples, print_lines
         self._writer = None
         if os.path.exists(self.path):
-            log._write_rows(self.path, [row for row in log.read_metrics(folder) if int(row["epoch"]) <= first_epoch])
+            log.write_rows(self.path, [row for row in log.read_metrics(folder) if int(row["epoch"]) <= first_epoch])
 
     def on_train_begin(self, logs=None):
         import tensorflow as tf
@@ -181,7 +181,7 @@ class LanguageLog(keras.callbacks.Callback):
         }
         row.update({f"sparsity/{weight.name}": weight.sparsity for weight in table.rows})
         logs.update(sparsity=row["sparsity"])
-        log._write_rows(self.path, [row], append=os.path.exists(self.path))
+        log.write_rows(self.path, [row], append=os.path.exists(self.path))
         with self._writer.as_default():
             for name, value in row.items():
                 if name not in ("epoch", "step"):

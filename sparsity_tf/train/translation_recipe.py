@@ -3,7 +3,8 @@
 import dataclasses
 
 from sparsity_tf.train import algorithms
-from sparsity_tf.train.recipe import Recipe, _check_field, _choice, _number, _other
+from sparsity_tf.train.fields import check_field, choice, like, number, other
+from sparsity_tf.train.recipe import Recipe
 
 LR_SCHEDULES = ("rsqrt", "constant", "linear", "cosine")
 SPLITS = ("none", "validation", "test")
@@ -30,16 +31,6 @@ REGULARIZATIONS = {
         "label_smoothing": 0.1,
     },
 }
-_OF_IMAGES = {field.name: field for field in dataclasses.fields(Recipe)}
-
-
-def _as_for_images(name, **changes):
-    """The field of `Recipe` of that name: one meaning and one help text for both programs."""
-    field = _OF_IMAGES[name]
-    metadata = {**field.metadata, **changes}
-    if field.default is not dataclasses.MISSING:
-        return dataclasses.field(default=field.default, metadata=metadata)
-    return dataclasses.field(default_factory=field.default_factory, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,114 +44,114 @@ class TranslationRecipe:
         ValueError: A value that is not allowed; the message names it and says what is.
     """
 
-    dataset: str = _other("tsv", "Corpus: tsv, text, or a name of tfds such as wmt14_translate/de-en.")
-    data_dir: str = _other(
+    dataset: str = other("tsv", "Corpus: tsv, text, or a name of tfds such as wmt14_translate/de-en.")
+    data_dir: str = other(
         None,
         "Folder with train, validation (or valid, dev) and test files, .tsv or by language; one .tsv, or two text "
         "files separated by a comma; of a tfds data set where it is kept.",
     )
-    source_language: str = _other("en", "Language to translate from: end of file names, or key of the tfds features.")
-    target_language: str = _other("de", "Language to translate into.")
-    reverse: bool = _other(False, "Exchange the columns of a TSV (or the two languages).")
-    held_out: int = _number(1000, "Pairs of each of the two splits cut off the end of a corpus that is one file.", 1)
-    vocabulary: str = _other(
+    source_language: str = other("en", "Language to translate from: end of file names, or key of the tfds features.")
+    target_language: str = other("de", "Language to translate into.")
+    reverse: bool = other(False, "Exchange the columns of a TSV (or the two languages).")
+    held_out: int = number(1000, "Pairs of each of the two splits cut off the end of a corpus that is one file.", 1)
+    vocabulary: str = other(
         None, "Vocabulary file, of SentencePiece or tensor2tensor; otherwise one is trained on the training pairs."
     )
-    vocabulary_size: int = _number(32_768, "Size of the vocabulary that is trained.", 300)
-    vocabulary_kind: str = _choice("bpe", ("bpe", "unigram"), "Kind of the vocabulary that is trained.")
-    batch_tokens: int = _number(4096, "Subwords in a batch on each side, padding included, over all replicas.", 1)
-    max_length: int = _number(
+    vocabulary_size: int = number(32_768, "Size of the vocabulary that is trained.", 300)
+    vocabulary_kind: str = choice("bpe", ("bpe", "unigram"), "Kind of the vocabulary that is trained.")
+    batch_tokens: int = number(4096, "Subwords in a batch on each side, padding included, over all replicas.", 1)
+    max_length: int = number(
         256, "Subwords in a training sentence at most, its end included; length of packed rows.", 2
     )
-    packed: bool = _other(False, "Pack several sentences into each row.")
-    too_long: str = _choice("drop", ("drop", "error"), "What to do with longer training pairs.")
-    eval_batch_tokens: int = _number(4096, "As batch_tokens, in evaluation.", 1)
-    eval_max_length: int = _number(1024, "Subwords in a validation or test sentence at most.", 2)
-    eval_too_long: str = _choice("error", ("drop", "error"), "What to do with longer validation and test pairs.")
-    bucket_growth: float = _number(1.1, "Ratio of the lengths of neighbouring buckets.", above=1)
-    pad_to: str = _choice(
+    packed: bool = other(False, "Pack several sentences into each row.")
+    too_long: str = choice("drop", ("drop", "error"), "What to do with longer training pairs.")
+    eval_batch_tokens: int = number(4096, "As batch_tokens, in evaluation.", 1)
+    eval_max_length: int = number(1024, "Subwords in a validation or test sentence at most.", 2)
+    eval_too_long: str = choice("error", ("drop", "error"), "What to do with longer validation and test pairs.")
+    bucket_growth: float = number(1.1, "Ratio of the lengths of neighbouring buckets.", above=1)
+    pad_to: str = choice(
         "bucket", ("bucket", "longest"), "Pad sentences to their bucket, or to the longest of a batch."
     )
-    num_layers: int = _number(6, "Layers of the encoder, and of the decoder.", 1)
-    hidden_size: int = _number(512, "Units of a position.", 1)
-    filter_size: int = _number(2048, "Inner units of the feed-forward layers.", 1)
-    num_heads: int = _number(8, "Attention heads.", 1)
-    split_heads: bool = _other(False, "A matrix of its own for each head's query, key and value.")
-    dropout: float = _number(0.1, "Dropout after the inputs and after each part of a layer.", 0, below=1)
-    attention_dropout: float = _number(0.1, "Dropout of attention probabilities.", 0, below=1)
-    relu_dropout: float = _number(0.1, "Dropout between the feed-forward layers.", 0, below=1)
-    label_smoothing: float = _number(
+    num_layers: int = number(6, "Layers of the encoder, and of the decoder.", 1)
+    hidden_size: int = number(512, "Units of a position.", 1)
+    filter_size: int = number(2048, "Inner units of the feed-forward layers.", 1)
+    num_heads: int = number(8, "Attention heads.", 1)
+    split_heads: bool = other(False, "A matrix of its own for each head's query, key and value.")
+    dropout: float = number(0.1, "Dropout after the inputs and after each part of a layer.", 0, below=1)
+    attention_dropout: float = number(0.1, "Dropout of attention probabilities.", 0, below=1)
+    relu_dropout: float = number(0.1, "Dropout between the feed-forward layers.", 0, below=1)
+    label_smoothing: float = number(
         0.1, "Share of each target that is spread evenly over the other subwords.", 0, below=1
     )
-    technique: str = _as_for_images("technique")
-    technique_options: dict = _as_for_images("technique_options")
-    where: str = _as_for_images("where")
-    final_sparsity: float = _as_for_images("final_sparsity")
-    initial_sparsity: float = _as_for_images("initial_sparsity")
-    begin_step: int = _as_for_images("begin_step")
-    end_step: int = _as_for_images("end_step")
-    frequency: str = _as_for_images("frequency")
-    distribution: str = _as_for_images("distribution")
-    dense_layers: str = _as_for_images("dense_layers")
-    structure: str = _as_for_images("structure")
-    scope: str = _as_for_images("scope")
-    drop_fraction: float = _as_for_images("drop_fraction")
-    drop_fraction_decay: str = _as_for_images("drop_fraction_decay")
-    growth: str = _as_for_images("growth")
-    death: str = _as_for_images("death")
-    redistribution: str = _as_for_images("redistribution")
-    prune_target: float = _as_for_images("prune_target")
-    load_masks: str = _as_for_images("load_masks")
-    load_weights: str = _as_for_images("load_weights")
-    reinitialize: str = _as_for_images("reinitialize")
-    rounds: int = _as_for_images("rounds")
-    rewind_step: int = _as_for_images("rewind_step")
-    threshold_l2: float = _as_for_images("threshold_l2")
-    learning_rate: float = _number(
+    technique: str = like(Recipe, "technique")
+    technique_options: dict = like(Recipe, "technique_options")
+    where: str = like(Recipe, "where")
+    final_sparsity: float = like(Recipe, "final_sparsity")
+    initial_sparsity: float = like(Recipe, "initial_sparsity")
+    begin_step: int = like(Recipe, "begin_step")
+    end_step: int = like(Recipe, "end_step")
+    frequency: str = like(Recipe, "frequency")
+    distribution: str = like(Recipe, "distribution")
+    dense_layers: str = like(Recipe, "dense_layers")
+    structure: str = like(Recipe, "structure")
+    scope: str = like(Recipe, "scope")
+    drop_fraction: float = like(Recipe, "drop_fraction")
+    drop_fraction_decay: str = like(Recipe, "drop_fraction_decay")
+    growth: str = like(Recipe, "growth")
+    death: str = like(Recipe, "death")
+    redistribution: str = like(Recipe, "redistribution")
+    prune_target: float = like(Recipe, "prune_target")
+    load_masks: str = like(Recipe, "load_masks")
+    load_weights: str = like(Recipe, "load_weights")
+    reinitialize: str = like(Recipe, "reinitialize")
+    rounds: int = like(Recipe, "rounds")
+    rewind_step: int = like(Recipe, "rewind_step")
+    threshold_l2: float = like(Recipe, "threshold_l2")
+    learning_rate: float = number(
         2.0,
         "rsqrt: the constant c of c min(1, t / warmup_steps) / sqrt(max(t, warmup_steps) hidden_size); else the "
         "highest rate.",
         above=0,
     )
-    lr_schedule: str = _choice(
+    lr_schedule: str = choice(
         "rsqrt",
         LR_SCHEDULES,
         "rsqrt; or a warm-up, then constant, or linear or cosine down to 0 from lr_decay_from on.",
     )
-    warmup_steps: int = _number(8000, "Steps in which the learning rate rises.", 1)
-    lr_decay_from: float = _as_for_images("lr_decay_from")
-    beta_1: float = _number(0.9, "Adam's decay of the mean gradient.", 0, below=1)
-    beta_2: float = _number(0.997, "Adam's decay of the mean square.", 0, below=1)
-    epsilon: float = _number(1e-9, "Adam's epsilon.", above=0)
-    penalty_weight: float = _number(1.0, "Weight of the technique's penalty (vd, l0), divided by penalty_examples.", 0)
-    penalty_examples: int = _number(
+    warmup_steps: int = number(8000, "Steps in which the learning rate rises.", 1)
+    lr_decay_from: float = like(Recipe, "lr_decay_from")
+    beta_1: float = number(0.9, "Adam's decay of the mean gradient.", 0, below=1)
+    beta_2: float = number(0.997, "Adam's decay of the mean square.", 0, below=1)
+    epsilon: float = number(1e-9, "Adam's epsilon.", above=0)
+    penalty_weight: float = number(1.0, "Weight of the technique's penalty (vd, l0), divided by penalty_examples.", 0)
+    penalty_examples: int = number(
         0, "What penalty_weight is divided by; 0: the number of training pairs. (WMT: 4,500,000.)", 0
     )
-    penalty_begin_step: int = _number(0, "Step until which the penalty is 0.", 0)
-    penalty_end_step: int = _number(0, "Step from which the penalty is in full.", 0)
-    penalty_schedule: str = _as_for_images("penalty_schedule")
-    train_steps: int = _number(500_000, "Steps of the whole run.", 1)
-    eval_every: int = _number(
+    penalty_begin_step: int = number(0, "Step until which the penalty is 0.", 0)
+    penalty_end_step: int = number(0, "Step from which the penalty is in full.", 0)
+    penalty_schedule: str = like(Recipe, "penalty_schedule")
+    train_steps: int = number(500_000, "Steps of the whole run.", 1)
+    eval_every: int = number(
         10_000, "Steps between evaluations, log rows and checkpoints; a divisor of train_steps.", 1
     )
-    seed: int = _as_for_images("seed")
-    jit_compile: str = _as_for_images("jit_compile", help="XLA; auto: on a GPU.")
-    dtype_policy: str = _as_for_images("dtype_policy")
-    strategy: str = _as_for_images("strategy")
-    steps_per_execution: int = _as_for_images("steps_per_execution")
-    keep_initial: bool = _as_for_images("keep_initial")
-    keep_best: bool = _other(
+    seed: int = like(Recipe, "seed")
+    jit_compile: str = like(Recipe, "jit_compile", help="XLA; auto: on a GPU.")
+    dtype_policy: str = like(Recipe, "dtype_policy")
+    strategy: str = like(Recipe, "strategy")
+    steps_per_execution: int = like(Recipe, "steps_per_execution")
+    keep_initial: bool = like(Recipe, "keep_initial")
+    keep_best: bool = other(
         True, "Keep the model of the lowest validation loss once masks and penalties are final, as best.keras."
     )
-    bleu: str = _choice("validation", SPLITS, "Split to translate and score at the end.")
-    beam_size: int = _number(4, "Width of the beam search at the end; 1: greedy.", 1)
-    length_penalty: float = _number(0.6, "Alpha of the length penalty ((5 + length) / 6)^alpha.", 0)
-    extra_length: int = _number(100, "Subwords that a translation may be longer than its source.", 0)
-    decode_batch_size: int = _number(32, "Sentences translated at a time.", 1)
+    bleu: str = choice("validation", SPLITS, "Split to translate and score at the end.")
+    beam_size: int = number(4, "Width of the beam search at the end; 1: greedy.", 1)
+    length_penalty: float = number(0.6, "Alpha of the length penalty ((5 + length) / 6)^alpha.", 0)
+    extra_length: int = number(100, "Subwords that a translation may be longer than its source.", 0)
+    decode_batch_size: int = number(32, "Sentences translated at a time.", 1)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            _check_field(field, getattr(self, field.name))
+            check_field(field, getattr(self, field.name))
         algorithms.check_settings(self)
         if self.hidden_size % self.num_heads:
             raise ValueError(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sparsity_tf import inspection
-from sparsity_tf.train import classifier, log, loop, pictures, presets, state
+from sparsity_tf.train import log, loop, pictures, presets, recipe_flags, state
 from sparsity_tf.train.evaluation import Evaluation, TestFigures
 from tests.train.runs import classify, weights_of, write_digits
 
@@ -377,7 +377,7 @@ def test_unusable_flags_give_one_line_and_status_2(digits, tmp_path, capsys, arg
 
 def test_unknown_flag_gives_one_line_and_status_2(capsys):
     with pytest.raises(SystemExit) as stop:
-        classifier._parse(["classifier", "--epoch=3"])
+        recipe_flags.parse(["classifier", "--epoch=3"])
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert error.startswith("error: Unknown command line flag 'epoch'") and error.count("\n") == 1

@@ -1,0 +1,159 @@
+"""Translating batches with a Transformer: the encoder and the whole search in one compiled function."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsity_tf.decoding import network, search
+
+
+class Decoder:
+    """Translates with a model, from ids to ids.
+
+    The weights of inference, that is what the technique leaves of each sparse weight, are computed when the object is
+    made, once for all that it translates: after more training, make a new one. A compiled function (by XLA, on
+    TensorFlow and JAX) belongs to each shape of the inputs; pad to a few lengths to have few of them.
+
+    Args:
+        model: Model that `models.Transformer` built, with any technique; loaded or not.
+        cached: `False` calls the model itself on all of the target at every step: the reference that the cache is
+            measured against, as slow as it sounds.
+
+    Raises:
+        ValueError: Another kind of model.
+
+    Example:
+        >>> decoder = Decoder(keras.saving.load_model("model.keras"))
+        >>> hypotheses = decoder.beam_search(ids)
+    """
+
+    def __init__(self, model, cached=True):
+        self._weights = network.inference_weights(model)
+        self._model = None if cached else model
+        self._heads = network.num_heads(model)
+        self._compiled = functools.cache(self._compile)
+
+    @property
+    def vocabulary_size(self):
+        """Number of symbols of the model."""
+        return self._weights["embedding"].shape[0]
+
+    def beam_search(self, inputs, beam_size=4, alpha=0.6, extra_length=100, num_results=1, end_id=1):
+        """Translates by beam search; the rules are those of `search.py`.
+
+        Args:
+            inputs: Integer array (batch, source length) of ids, each row ended by `end_id` and padded with 0.
+            beam_size: Number of hypotheses.
+            alpha: Exponent of the length penalty, at least 0; larger prefers longer outputs.
+            extra_length: An output may have as many tokens, the end included, as its input (end included, padding not)
+                plus this.
+            num_results: How many of the hypotheses to return; with more than one the search goes on until none of them
+                can be displaced.
+            end_id: The end symbol.
+
+        Returns:
+            `search.Hypotheses` of numpy arrays, `(batch, num_results, ...)`, best first.
+
+        Raises:
+            ValueError: Ids that aren't a non-empty integer matrix or are outside the vocabulary; a bad number.
+        """
+        _check_integer("beam_size", beam_size, 1)
+        _check_integer("num_results", num_results, 1, beam_size)
+        if not (isinstance(alpha, (int, float)) and 0 <= alpha < float("inf")):
+            raise ValueError(f"`alpha` must be a finite number that is at least 0. Received: alpha={alpha!r}")
+        options = (("beam_size", beam_size), ("alpha", float(alpha)), ("stop_early", num_results == 1))
+        hypotheses = self._run(inputs, extra_length, end_id, options)
+        return search.Hypotheses(*(array[:, :num_results] for array in hypotheses))
+
+    def greedy(self, inputs, extra_length=100, end_id=1):
+        """Translates by the most probable token at every position.
+
+        Args: those of `beam_search`.
+
+        Returns:
+            `search.Hypotheses` of numpy arrays, `(batch, 1, ...)`; scores are log P.
+        """
+        return self._run(inputs, extra_length, end_id, None)
+
+    def _run(self, inputs, extra_length, end_id, options):
+        inputs = np.asarray(inputs)
+        if inputs.ndim != 2 or not inputs.size or not np.issubdtype(inputs.dtype, np.integer):
+            raise ValueError(
+                "`inputs` must be integers of shape (batch, source length), neither 0. "
+                f"Received: shape={inputs.shape}, dtype={inputs.dtype}"
+            )
+        if inputs.min() < 0 or inputs.max() >= self.vocabulary_size:
+            raise ValueError(
+                f"`inputs` must be ids below the model's vocabulary size, {self.vocabulary_size}. "
+                f"Received: ids from {inputs.min()} to {inputs.max()}"
+            )
+        _check_integer("extra_length", extra_length, 0)
+        lengths = (inputs != 0).cumsum(axis=1).argmax(axis=1) + 1
+        function = self._compiled(inputs.shape[1] + extra_length, end_id, options)
+        limits = (lengths + extra_length).astype("int32")
+        results = function(
+            self._weights, ops.convert_to_tensor(inputs, dtype="int32"), ops.convert_to_tensor(limits, dtype="int32")
+        )
+        return search.Hypotheses(*(ops.convert_to_numpy(tensor) for tensor in results))
+
+    def _compile(self, length, end_id, options):
+        def decode(weights, inputs, limits):
+            beams = dict(options)["beam_size"] if options else 1
+            if self._model is None:
+                next_logits, cache = self._with_cache(weights, inputs, beams, length)
+            else:
+                next_logits, cache = self._without_cache(inputs, beams), ()
+            if options is None:
+                return tuple(search.greedy_search(next_logits, cache, limits, length, end_id))
+            return tuple(search.beam_search(next_logits, cache, limits, length, end_id=end_id, **dict(options)))
+
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return tf.function(decode, jit_compile=True, autograph=False)
+        if keras.backend.backend() == "jax":
+            import jax
+
+            return jax.jit(decode)
+        return decode
+
+    def _with_cache(self, weights, inputs, beams, length):
+        source, target = network.start_cache(weights, inputs, self._heads, beams, length)
+
+        def next_logits(target, tokens, ancestors, sequences, step):
+            return network.next_logits(weights, source, target, tokens, ancestors, step, self._heads)
+
+        return next_logits, target
+
+    def _without_cache(self, inputs, beams):
+        batch, length = inputs.shape
+        sources = ops.repeat(inputs, beams, axis=0)
+
+        def next_logits(cache, tokens, ancestors, sequences, step):
+            targets = ops.reshape(sequences, (batch * beams, sequences.shape[2]))
+            logits = self._model(self._features(sources, targets), training=False)[:, step]
+            return ops.reshape(logits, (batch, beams, logits.shape[-1])), cache
+
+        return next_logits
+
+    def _features(self, inputs, targets):
+        features = {"inputs": inputs, "targets": targets}
+        if "inputs_segments" in {tensor.name for tensor in self._model.inputs}:
+            for side, ids in (("inputs", inputs), ("targets", targets)):
+                # What the target will hold is padding yet, and causality hides it.
+                segments = ops.not_equal(ids, 0) if side == "inputs" else ops.ones_like(ids)
+                features[f"{side}_segments"] = ops.cast(segments, "int32")
+                positions = ops.arange(ids.shape[1], dtype="int32")
+                features[f"{side}_positions"] = ops.broadcast_to(positions, ids.shape)
+        return features
+
+
+def _check_integer(argument, value, least, most=None):
+    right = (
+        isinstance(value, int) and not isinstance(value, bool) and value >= least and (most is None or value <= most)
+    )
+    if not right:
+        wanted = f"at least {least}" + ("" if most is None else f" and at most {most}")
+        raise ValueError(f"`{argument}` must be an integer, {wanted}. Received: {argument}={value!r}")

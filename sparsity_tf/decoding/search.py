@@ -1,0 +1,172 @@
+"""Beam search and greedy decoding over any source of logits, the whole loop in one graph.
+
+The rules are tensor2tensor's, which *State of Sparsity* (Gale et al., 2019, arXiv 1902.09574) decodes with:
+
+* a hypothesis that ends scores log P / ((5 + length) / 6)^alpha (Wu et al., 2016, arXiv 1609.08144, equation 14 without
+  coverage), its length counted with the end symbol;
+* of the 2 beam best continuations those that end compete with the finished ones and the others go on, so that the beam
+  never runs dry;
+* a sentence is done at its length limit, or when its best live hypothesis, were it to score as if it had the longest
+  length allowed, would be worse than the best finished one;
+* a sentence of which no hypothesis has ended gives the live ones, scored by log P.
+
+What tensor2tensor decides for a batch (the limit, the end of the search) is decided for each sentence here: a
+translation does not depend on the sentences beside it.
+"""
+
+import collections
+
+from keras import ops
+
+_MINUS_INFINITY = -1e7
+
+Hypotheses = collections.namedtuple("Hypotheses", ["sequences", "scores", "finished"])
+Hypotheses.__doc__ = """What a search found, best first.
+
+Args:
+    sequences: int32 (batch, beams, length), 0 after the end symbol.
+    scores: float32 (batch, beams): log P over the length penalty where `finished`, else log P.
+    finished: bool (batch, beams): whether the sequence holds the end symbol.
+"""
+
+_Alive = collections.namedtuple("_Alive", ["tokens", "ancestors", "sequences", "log_probs"])
+
+
+def length_penalty(length, alpha):
+    """((5 + length) / 6)^alpha."""
+    return ops.power((5.0 + ops.cast(length, "float32")) / 6.0, alpha)
+
+
+def beam_search(next_logits, cache, limits, length, beam_size, alpha, end_id=1, stop_early=True):
+    """Searches for the best sequences.
+
+    Args:
+        next_logits: Function of (cache, tokens (batch, beams) at the previous position, ancestors (batch, beams,
+            length), sequences (batch, beams, length) so far, step) to (logits (batch, beams, vocabulary), cache).
+            `tokens` are 0 at step 0. `ancestors[..., t]` is the place in the beam at which the hypothesis' own past
+            stood when position t was computed.
+        cache: Nested structure of tensors.
+        limits: int32 tensor (batch,), largest length of each sentence's output, at least 1.
+        length: Integer, at least the largest of `limits`.
+        beam_size: Number of hypotheses.
+        alpha: Exponent of the length penalty, at least 0.
+        end_id: The end symbol.
+        stop_early: Whether only the best hypothesis is wanted. If not, a sentence is done when no live hypothesis can
+            displace the worst finished one.
+
+    Returns:
+        `Hypotheses`.
+    """
+    batch = limits.shape[0]
+    positions = ops.arange(length, dtype="int32")
+    places = ops.broadcast_to(ops.arange(beam_size, dtype="int32"), (batch, beam_size))
+    empty = ops.zeros((batch, beam_size, length), "int32")
+    worst = ops.full((batch, beam_size), _MINUS_INFINITY, "float32")
+    # One hypothesis to start with: equal ones would never part.
+    first = ops.where(places == 0, 0.0, worst)
+    alive = _Alive(ops.zeros((batch, beam_size), "int32"), empty, empty, first)
+    finished = Hypotheses(empty, worst, ops.zeros((batch, beam_size), "bool"))
+    done = ops.zeros((batch,), "bool")
+    longest = length_penalty(limits, alpha)
+
+    def goes_on(step, alive, finished, done, cache):
+        return ops.logical_and(step < length, ops.logical_not(ops.all(done)))
+
+    def advance(step, alive, finished, done, cache):
+        ancestors = ops.where(positions == step, places[:, :, None], alive.ancestors)
+        logits, cache = next_logits(cache, alive.tokens, ancestors, alive.sequences, step)
+        grown = _grow(logits, alive, ancestors, step, positions)
+        is_end = grown.tokens == end_id
+        # At first places of the beam stand for nothing: what they grow into is no end, either.
+        ends = ops.logical_and(is_end, grown.log_probs > _MINUS_INFINITY / 2)
+        scores = grown.log_probs / length_penalty(step + 1, alpha)
+        # The probability, too: where the vocabulary is so small that what has ended must fill a place, it is nothing.
+        going_on = grown._replace(log_probs=ops.where(is_end, _MINUS_INFINITY, grown.log_probs))
+        new_alive = _best(going_on, ops.where(is_end, 2 * _MINUS_INFINITY, scores), beam_size)
+        pool = Hypotheses(
+            ops.concatenate([finished.sequences, grown.sequences], axis=1),
+            ops.concatenate([finished.scores, ops.where(ends, scores, _MINUS_INFINITY)], axis=1),
+            ops.concatenate([finished.finished, ends], axis=1),
+        )
+        new_finished = _best(pool, pool.scores, beam_size)
+        alive, finished = _keep(done, alive, new_alive), _keep(done, finished, new_finished)
+        bound = ops.max(finished.scores, axis=1) if stop_early else ops.min(finished.scores, axis=1)
+        met = bound > alive.log_probs[:, 0] / longest
+        done = ops.logical_or(done, ops.logical_or(met, step + 1 >= limits))
+        return step + 1, alive, finished, done, cache
+
+    start = (ops.convert_to_tensor(0, "int32"), alive, finished, done, cache)
+    _, alive, finished, _, _ = ops.while_loop(goes_on, advance, start)
+    any_finished = ops.any(finished.finished, axis=1, keepdims=True)
+    return Hypotheses(
+        ops.where(any_finished[:, :, None], finished.sequences, alive.sequences),
+        ops.where(any_finished, finished.scores, alive.log_probs),
+        finished.finished,
+    )
+
+
+def greedy_search(next_logits, cache, limits, length, end_id=1):
+    """Takes the most probable token at every position.
+
+    Args: as those of `beam_search`.
+
+    Returns:
+        `Hypotheses` with one beam; scores are log P.
+    """
+    batch = limits.shape[0]
+    positions = ops.arange(length, dtype="int32")
+    ancestors = ops.zeros((batch, 1, length), "int32")
+
+    def goes_on(step, tokens, sequences, log_probs, ended, cache):
+        return ops.logical_and(step < length, ops.any(_running(step, ended)))
+
+    def _running(step, ended):
+        return ops.logical_and(ops.logical_not(ended), ops.expand_dims(step < limits, 1))
+
+    def advance(step, tokens, sequences, log_probs, ended, cache):
+        logits, cache = next_logits(cache, tokens, ancestors, sequences, step)
+        running = _running(step, ended)
+        best = ops.max(logits, axis=-1)
+        tokens = ops.where(running, ops.cast(ops.argmax(logits, axis=-1), "int32"), 0)
+        sequences = ops.where(positions == step, tokens[:, :, None], sequences)
+        log_probs = log_probs + ops.where(running, best - ops.logsumexp(logits, axis=-1), 0.0)
+        return step + 1, tokens, sequences, log_probs, ops.logical_or(ended, tokens == end_id), cache
+
+    zeros = ops.zeros((batch, 1), "int32")
+    start = (ops.convert_to_tensor(0, "int32"), zeros, ops.zeros((batch, 1, length), "int32"))
+    start += (ops.zeros((batch, 1), "float32"), ops.zeros((batch, 1), "bool"), cache)
+    _, _, sequences, log_probs, ended, _ = ops.while_loop(goes_on, advance, start)
+    return Hypotheses(sequences, log_probs, ended)
+
+
+def _grow(logits, alive, ancestors, step, positions):
+    """The 2 beam best continuations of the live hypotheses, as `_Alive`."""
+    beam_size = logits.shape[1]
+    wanted = min(2 * beam_size, logits.shape[2])
+    # The best of every beam first: a small table, instead of a pass over all beams' vocabularies with the sums.
+    best, tokens = ops.top_k(logits, wanted)
+    log_probs = best - ops.logsumexp(logits, axis=-1, keepdims=True) + alive.log_probs[:, :, None]
+    flat = (logits.shape[0], beam_size * wanted)
+    log_probs, chosen = ops.top_k(ops.reshape(log_probs, flat), 2 * beam_size)
+    tokens = ops.take_along_axis(ops.reshape(ops.cast(tokens, "int32"), flat), chosen, axis=1)
+    parents = ops.cast(chosen // wanted, "int32")
+    sequences = ops.where(positions == step, tokens[:, :, None], _of_parents(alive.sequences, parents))
+    return _Alive(tokens, _of_parents(ancestors, parents), sequences, log_probs)
+
+
+def _best(pool, scores, beam_size):
+    """The entries of a named tuple with the best scores, in their order."""
+    _, chosen = ops.top_k(scores, beam_size)
+    return type(pool)(*(_of_parents(x, chosen) for x in pool))
+
+
+def _of_parents(x, parents):
+    parents = parents if len(x.shape) == 2 else parents[:, :, None]
+    return ops.take_along_axis(x, parents, axis=1)
+
+
+def _keep(done, old, new):
+    """`new` for the sentences that go on."""
+    return type(old)(
+        *(ops.where(ops.reshape(done, (-1,) + (1,) * (len(a.shape) - 1)), a, b) for a, b in zip(old, new, strict=True))
+    )

@@ -1,0 +1,74 @@
+"""How a recipe says what a setting is: default, help text and what is allowed; each becomes a flag of the same name."""
+
+import dataclasses
+import math
+import operator
+
+from sparsity_tf.train import algorithms
+
+
+def choices(field):
+    """The values that a field of `Recipe` allows; those of `technique` grow with the registry."""
+    allowed = field.metadata["choices"]
+    return allowed() if callable(allowed) else allowed
+
+
+def choice(default, choices, help):
+    """A field with one of some values; `choices` is a tuple, or a function that gives one."""
+    return dataclasses.field(default=default, metadata={"choices": choices, "help": help})
+
+
+def number(default, help, least=None, above=None, most=None, below=None):
+    """A field with a finite number within bounds."""
+    bounds = {"at least": least, "above": above, "at most": most, "below": below}
+    bounds = {word: bound for word, bound in bounds.items() if bound is not None}
+    return dataclasses.field(default=default, metadata={"help": help, "bounds": bounds})
+
+
+def other(default, help):
+    """A field that the recipe checks itself; `default` is a value, or a function that makes one."""
+    factory = default if callable(default) else lambda: default
+    return dataclasses.field(default_factory=factory, metadata={"help": help})
+
+
+def like(recipe, name, **changes):
+    """The field of that name of another recipe's class: one meaning and one help text for several programs."""
+    field = next(field for field in dataclasses.fields(recipe) if field.name == name)
+    metadata = {**field.metadata, **changes}
+    if field.default is not dataclasses.MISSING:
+        return dataclasses.field(default=field.default, metadata=metadata)
+    return dataclasses.field(default_factory=field.default_factory, metadata=metadata)
+
+
+def check_field(field, value):
+    """Raises a ValueError that names the field, its value and what is allowed, if the value is not."""
+    if value is None and field.name in algorithms.SETTINGS:
+        return
+    meta, received = field.metadata, f"Received: {field.name}={value}"
+    if "choices" in meta and value not in choices(field):
+        allowed = ", ".join(choices(field))
+        raise ValueError(f"`{field.name}` must be one of {allowed}. {received}")
+    if field.name in algorithms.SETTINGS and field.type is str and not isinstance(value, str):
+        raise ValueError(f"`{field.name}` must be a string. {received}")
+    if field.type is bool and not isinstance(value, bool):
+        raise ValueError(f"`{field.name}` must be true or false. {received}")
+    if "bounds" not in meta:
+        return
+    number = isinstance(value, int if field.type is int else (int, float))
+    if (
+        not number
+        or isinstance(value, bool)
+        or not math.isfinite(value)
+        or not all(_BOUNDS[word](value, bound) for word, bound in meta["bounds"].items())
+    ):
+        kind = "an integer" if field.type is int else "a number"
+        bounds = " and ".join(f"{word} {bound}" for word, bound in meta["bounds"].items())
+        raise ValueError(f"`{field.name}` must be {kind} {bounds}. {received}")
+
+
+_BOUNDS = {
+    "at least": operator.ge,
+    "above": operator.gt,
+    "at most": operator.le,
+    "below": operator.lt,
+}

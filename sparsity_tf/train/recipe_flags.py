@@ -1,0 +1,151 @@
+"""What the training programs of this folder share: flags from the fields of a recipe, and a recipe from flags."""
+
+import dataclasses
+import json
+import os
+import sys
+
+from absl import app, flags
+
+from sparsity_tf.train import algorithms
+from sparsity_tf.train.fields import choices
+
+
+def define(recipe, presets, default, flag_values):
+    """Defines one flag for each field of a recipe, and those of the run itself.
+
+    Args:
+        recipe: Dataclass of recipes.
+        presets: Dict of recipes by name.
+        default: Name of the one that `--config` defaults to.
+        flag_values: The `absl.flags.FlagValues` to define them on.
+    """
+    own = {"flag_values": flag_values}
+    flags.DEFINE_string("config", default, f"Recipe: {', '.join(presets)}.", **own)
+    flags.DEFINE_string("output_dir", None, "Folder of the run; default runs/CONFIG.", **own)
+    flags.DEFINE_bool("resume", False, "Continue the run that output_dir holds, exactly.", **own)
+    flags.DEFINE_bool("overwrite", False, "Remove the run that output_dir holds, finished or not.", **own)
+    for field in dataclasses.fields(recipe):
+        help = field.metadata["help"]
+        if "choices" in field.metadata:
+            help += f" One of {', '.join(choices(field))}."
+        # Not DEFINE_enum: the recipe checks the values, for flags as for callers from Python.
+        define_one = {
+            bool: flags.DEFINE_bool,
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            tuple: flags.DEFINE_list,
+        }.get(field.type, flags.DEFINE_string)
+        define_one(field.name, None, help, **own)
+    flags.DEFINE_float("density", None, "Another way to say final_sparsity: 1 - density.", **own)
+    flags.DEFINE_alias("sparsity", "final_sparsity", **own)
+
+
+def recipe_from(flag_values, recipe, changes=None):
+    """The preset `recipe` with the settings given as flags replaced.
+
+    Args:
+        flag_values: Parsed flags that `define` defined.
+        recipe: The recipe that `--config` names.
+        changes: Dict of settings that replace the preset's, and are replaced by flags.
+
+    Raises:
+        ValueError: A value that is not allowed; the message lists what is.
+    """
+    technique = flag_values.technique or recipe.technique
+    if algorithms.identity(technique) is not algorithms.identity(recipe.technique):
+        recipe = _with_another_technique(recipe, technique)
+    changes = dict(changes or {})
+    for field in dataclasses.fields(recipe):
+        value = flag_values[field.name].value
+        if value is None:
+            continue
+        if field.type is dict:
+            value = {**getattr(recipe, field.name), **_json_object(field.name, value)}
+        elif field.type is tuple:
+            value = _numbers(field.name, value)
+        changes[field.name] = value
+    if flag_values.density is not None:
+        changes["final_sparsity"] = _sparsity_of(flag_values.density, flag_values.final_sparsity)
+    return dataclasses.replace(recipe, **changes)
+
+
+def _sparsity_of(density, final_sparsity):
+    if final_sparsity is not None:
+        raise ValueError(
+            "`density` and `final_sparsity` exclude each other. "
+            f"Received: density={density}, final_sparsity={final_sparsity}"
+        )
+    if not 0 < density <= 1:
+        raise ValueError(f"`density` must be a number above 0 and at most 1. Received: density={density}")
+    return round(1 - density, 12)
+
+
+def _with_another_technique(recipe, technique):
+    """The preset with another technique: of the settings of its own only the sparsity stays, where it is used."""
+    changes = dict.fromkeys(algorithms.SETTINGS)
+    if "final_sparsity" in algorithms.settings_of(technique):
+        changes["final_sparsity"] = recipe.final_sparsity
+    return dataclasses.replace(recipe, technique=technique, technique_options={}, **changes)
+
+
+def _json_object(name, text):
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"`{name}` must be a JSON object ({error}). Received: {text}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"`{name}` must be a JSON object. Received: {text}")
+    return value
+
+
+def _numbers(name, texts):
+    try:
+        return tuple(float(text) for text in texts)
+    except ValueError as error:
+        raise ValueError(f"`{name}` must be numbers separated by commas. Received: {','.join(texts)}") from error
+
+
+def run(argv, flag_values, prepare, train):
+    """Runs a program once its flags are parsed.
+
+    Args:
+        argv: What is left of the command line, program name first.
+        flag_values: Parsed flags.
+        prepare: Function of the run's folder that makes a run or raises for what the user got wrong.
+        train: Function of that run; gives a result with the attribute `collapsed`.
+
+    Returns:
+        Exit status: 0, 1 if the network diverged or collapsed, 2 if flags or data can't be used, 130 if interrupted.
+    """
+    if len(argv) > 1:
+        return _complain(f"only flags are expected. Received: {' '.join(argv[1:])}")
+    output_dir = flag_values.output_dir or os.path.join("runs", flag_values.config)
+    try:
+        prepared = prepare(output_dir)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        return _complain(error)
+    try:
+        result = train(prepared)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; --resume --output_dir={output_dir} continues", file=sys.stderr)
+        return 130
+    return 1 if result.collapsed else 0
+
+
+def run_main(main):
+    """Entry point of a command line whose flags are defined: an unknown one is one line and exit status 2."""
+    app.run(main, flags_parser=parse)
+
+
+def parse(argv):
+    """The command line without its flags."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(_complain(error))
+
+
+def _complain(message):
+    print(f"error: {message}", file=sys.stderr)
+    return 2

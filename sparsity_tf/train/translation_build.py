@@ -1,0 +1,250 @@
+"""From a `TranslationRecipe` to what `fit` needs: corpus, vocabulary, batches, compiled model, callbacks."""
+
+import hashlib
+import os
+
+import keras
+from keras import ops
+
+from sparsity_tf import initializers, layers, models
+from sparsity_tf.datasets import parallel_text, subwords, translation
+from sparsity_tf.load_masks import load_masks
+from sparsity_tf.train import algorithms
+from sparsity_tf.train.learning_rates import HoldThenDecay, WarmUp
+from sparsity_tf.train.load_weights import load_weights
+from sparsity_tf.train.losses import SmoothedCrossentropy
+
+VOCABULARY = "vocabulary.subwords"
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class ReciprocalSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of the Transformer: c min(1, t / w) / sqrt(max(t, w) d) at step t.
+
+    Source: Vaswani et al., arXiv 1706.03762, equation 3; tensor2tensor's
+    `constant*linear_warmup*rsqrt_decay*rsqrt_hidden_size`.
+
+    Args:
+        constant: c, > 0; 2 in tensor2tensor's base model.
+        warmup_steps: w, >= 1: steps in which the rate rises linearly from 0.
+        hidden_size: d, the units of a position.
+
+    Example:
+        >>> schedule = ReciprocalSquareRoot(2.0, warmup_steps=8000, hidden_size=512)
+        >>> [f"{float(schedule(step)):.3e}" for step in (0, 8000, 100_000)]
+        ['0.000e+00', '9.882e-04', '2.795e-04']
+    """
+
+    def __init__(self, constant, warmup_steps, hidden_size):
+        for name, value in (("constant", constant), ("warmup_steps", warmup_steps), ("hidden_size", hidden_size)):
+            if not value > 0:
+                raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+        self.constant, self.warmup_steps, self.hidden_size = constant, warmup_steps, hidden_size
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        rise = ops.minimum(1.0, step / self.warmup_steps)
+        return self.constant * self.hidden_size**-0.5 * rise * ops.rsqrt(ops.maximum(step, float(self.warmup_steps)))
+
+    def get_config(self):
+        return {name: getattr(self, name) for name in ("constant", "warmup_steps", "hidden_size")}
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class TokenCrossentropy(keras.metrics.MeanMetricWrapper):
+    """Mean cross-entropy of the tokens in nats, without label smoothing; its exponential is the perplexity."""
+
+    def __init__(self, name="cross_entropy", dtype=None):
+        super().__init__(_crossentropy, name=name, dtype=dtype)
+
+    def get_config(self):
+        return {"name": self.name, "dtype": self.dtype}
+
+
+def _crossentropy(y_true, y_pred):
+    return ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+
+
+def open_corpus(recipe):
+    """The recipe's `ParallelCorpus`."""
+    return parallel_text.parallel_corpus(
+        recipe.dataset,
+        recipe.data_dir,
+        recipe.source_language,
+        recipe.target_language,
+        recipe.reverse,
+        recipe.held_out,
+    )
+
+
+def make_vocabulary(recipe, corpus, cache_dir):
+    """The recipe's vocabulary: the file that it names, or one trained on the training pairs and kept in `cache_dir`.
+
+    Raises:
+        FileNotFoundError, ValueError: As `subwords.load` and `subwords.train`.
+    """
+    if recipe.vocabulary is not None:
+        return subwords.load(recipe.vocabulary)
+    settings = recipe.vocabulary_size, recipe.vocabulary_kind, recipe.seed, corpus.train.fingerprint
+    key = hashlib.sha256(repr(settings).encode()).hexdigest()[:20]
+    path = os.path.join(cache_dir, f"vocabulary-{key}.model")
+    if os.path.exists(path):
+        return subwords.load(path)
+    texts = (text for pair in corpus.train for text in pair)
+    return subwords.train(texts, path, recipe.vocabulary_size, recipe.vocabulary_kind, seed=recipe.seed)
+
+
+def make_batches(recipe, corpus, vocabulary, cache_dir, replicas=1):
+    """The recipe's `TranslationBatches`."""
+    names = ("batch_tokens", "max_length", "packed", "too_long", "bucket_growth", "pad_to", "seed")
+    names += ("eval_batch_tokens", "eval_max_length", "eval_too_long")
+    options = {name: getattr(recipe, name) for name in names}
+    return translation.translation_batches(corpus, vocabulary, replicas=replicas, cache_dir=cache_dir, **options)
+
+
+def make_model(recipe, vocabulary_size, packed=None):
+    """The recipe's Transformer with its technique, not compiled.
+
+    Args:
+        recipe: A `TranslationRecipe`.
+        vocabulary_size: Number of subwords.
+        packed: Whether it takes packed rows; default: as the recipe has it.
+
+    Raises:
+        ValueError: An option that the technique does not have, or a value it refuses; masks or weights that do not fit.
+    """
+    technique, options = None, {}
+    if recipe.technique in algorithms.ALGORITHMS:
+        technique = "masked"
+    elif recipe.technique != "none":
+        technique, options = recipe.technique, dict(recipe.technique_options)
+        known = layers.TECHNIQUES[technique].option_names()
+        _check_options(recipe, known)
+        if "sparsity" in known and recipe.final_sparsity is not None:
+            options.setdefault("sparsity", recipe.final_sparsity)
+        if "threshold_regularizer" in known and recipe.threshold_l2:
+            options.setdefault("threshold_regularizer", keras.regularizers.L2(recipe.threshold_l2))
+    sizes = ("num_layers", "hidden_size", "filter_size", "num_heads", "split_heads")
+    rates = ("dropout", "attention_dropout", "relu_dropout")
+    model = models.Transformer(
+        vocabulary_size,
+        **{name: getattr(recipe, name) for name in (*sizes, *rates)},
+        packed=recipe.packed if packed is None else packed,
+        seed=recipe.seed,
+        technique=technique,
+        where=recipe.where if technique else None,
+        **options,
+    )
+    if recipe.load_weights is not None:
+        load_weights(model, recipe.load_weights)
+    if recipe.load_masks is not None:
+        load_masks(model, recipe.load_masks)
+    if recipe.reinitialize is not None:
+        initializers.reinitialize(model, recipe.reinitialize, seed=recipe.seed)
+    return model
+
+
+def _check_options(recipe, known):
+    unknown = sorted(set(recipe.technique_options) - set(known))
+    if unknown:
+        raise ValueError(
+            f"`technique_options` of {recipe.technique} may hold {', '.join(known) or 'nothing'}. "
+            f"Received: {', '.join(unknown)}"
+        )
+
+
+def learning_rate(recipe):
+    """The recipe's learning rate, a Keras schedule."""
+    rate, warmup = recipe.learning_rate, recipe.warmup_steps
+    if recipe.lr_schedule == "rsqrt":
+        return ReciprocalSquareRoot(rate, warmup, recipe.hidden_size)
+    if recipe.lr_schedule != "constant":
+        rate = HoldThenDecay(rate, recipe.train_steps, recipe.lr_decay_from, recipe.lr_schedule)
+    return WarmUp(rate, warmup)
+
+
+def compile_model(recipe, model, vocabulary_size, grid):
+    """Compiles a fresh model: Adam, token-mean smoothed cross-entropy, padding weighted out.
+
+    Args:
+        recipe: A `TranslationRecipe`.
+        model: Its network.
+        vocabulary_size: Number of subwords.
+        grid: What the number of steps in one call of the compiled function must divide.
+    """
+    import tensorflow as tf
+
+    jit_compile = recipe.jit_compile == "true"
+    if recipe.jit_compile == "auto":
+        jit_compile = bool(tf.config.list_physical_devices("GPU"))
+    # Of several replicas TensorFlow 2.21 can't run the loop over steps.
+    limit = (recipe.steps_per_execution or 20) if recipe.strategy == "none" else 1
+    per_call = recipe.eval_every if recipe.steps_per_execution else grid
+    # The share is of the other subwords, and that of all, the right one included, is larger.
+    smoothing = recipe.label_smoothing * vocabulary_size / (vocabulary_size - 1)
+    model.compile(
+        keras.optimizers.Adam(learning_rate(recipe), recipe.beta_1, recipe.beta_2, recipe.epsilon),
+        SmoothedCrossentropy(smoothing, reduction="mean_with_sample_weight"),
+        weighted_metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy"), TokenCrossentropy()],
+        jit_compile=jit_compile,
+        steps_per_execution=max(k for k in range(1, min(limit, per_call) + 1) if per_call % k == 0),
+    )
+
+
+def prepare_for_workers(model, batches):
+    """What `strategy.prepare_for_workers` does for images: `fit` and `evaluate` work under several workers after it."""
+    import tensorflow as tf
+
+    def with_axis(step):
+        return lambda data: {name: tf.reshape(value, (1,)) for name, value in step(data).items()}
+
+    example = next(batches.train().take(1).as_numpy_iterator())
+    with model.distribute_strategy.scope():
+        model._symbolic_build(data_batch=example)
+    model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
+    model.train_step, model.test_step = with_axis(model.train_step), with_axis(model.test_step)
+
+
+def make_algorithm(recipe, batches, folder=None):
+    """The recipe's algorithm that moves masks, a callback, or `None`; an epoch is `eval_every` steps."""
+
+    def first_batch():
+        features, targets, _ = next(batches.train().take(1).as_numpy_iterator())
+        return features, targets
+
+    return algorithms.make(recipe, recipe.eval_every, first_batch, folder)
+
+
+def penalty_callbacks(recipe, batches):
+    """The callback that moves the penalty weight, in a list; empty for techniques without one."""
+    technique = layers.TECHNIQUES.get(recipe.technique)
+    if technique is None or not technique.penalized:
+        return []
+    from sparsity_tf.callbacks import PenaltyRamp
+
+    return [
+        PenaltyRamp(
+            weight=recipe.penalty_weight,
+            num_examples=penalty_examples(recipe, batches),
+            begin_step=recipe.penalty_begin_step,
+            end_step=recipe.penalty_end_step,
+            schedule=recipe.penalty_schedule,
+        )
+    ]
+
+
+def penalty_examples(recipe, batches):
+    """What the recipe's penalty weight is divided by."""
+    return recipe.penalty_examples or batches.num_examples
+
+
+def settled_from(recipe, algorithm):
+    """The first step after which neither masks nor the penalty's weight change by plan; models before aren't final.
+
+    Those of fixed sparsity, and dynamic ones of a constant number of weights, are final from the start.
+    """
+    if recipe.technique in ("magnitude", "gmp", "random"):
+        return algorithm.end_step if algorithm.end_step is not None else recipe.train_steps // 2
+    if getattr(layers.TECHNIQUES.get(recipe.technique), "penalized", False):
+        return recipe.penalty_end_step
+    return 0

@@ -1,0 +1,300 @@
+"""One training run of the translator: corpus + Transformer + callbacks + fit, then translations and the report."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import sys
+
+import keras
+import numpy as np
+
+from sparsity_tf import inspection
+from sparsity_tf.callbacks import SparsityMonitor
+from sparsity_tf.datasets import subwords
+from sparsity_tf.train import algorithms, log, state, translation_build, translation_log
+from sparsity_tf.train.strategy import distribute, get_strategy, is_chief
+
+_SAMPLES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        line: The last line that the run prints.
+        collapsed: What is wrong with the network, or `None`.
+        perplexity: Of the validation set; NaN if outputs are not finite.
+        bleu: SacreBLEU of the split that the recipe names, 0 to 100, or `None`.
+        sparsity: Fraction of zeros among all kernels and embeddings; `None` if collapsed.
+        compression: All weights / non-zero weights; `None` if collapsed.
+    """
+
+    line: str
+    collapsed: object
+    perplexity: float
+    bleu: object
+    sparsity: object
+    compression: object
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to train: everything that the user could have got wrong is checked.
+
+    Attributes:
+        recipe: The `TranslationRecipe`.
+        output_dir: Folder of the run.
+        batches: `datasets.TranslationBatches`.
+        model: The compiled model, restored from the checkpoint if the run is resumed.
+        algorithm: The callback that moves masks, or `None`.
+        epochs: Number of epochs (of `eval_every` steps) of the whole run.
+        done: Number of epochs already done.
+        strategy: The `tf.distribute` strategy.
+    """
+
+    recipe: object
+    output_dir: str
+    batches: object
+    model: object
+    algorithm: object
+    epochs: int
+    done: int
+    strategy: object
+
+    @property
+    def chief(self):
+        """Whether this process writes the run's files."""
+        return is_chief(self.strategy)
+
+
+def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
+    """Opens the corpus, makes or restores the model and claims the folder.
+
+    Args:
+        recipe: A `TranslationRecipe`.
+        output_dir: Folder of the run; made if missing.
+        cache_dir: Folder for trained vocabularies and encoded sentences, which runs may share. Defaults to `cache` in
+            `output_dir`.
+        resume: Continue the run in `output_dir` after its last checkpoint; a run that has none yet begins anew.
+        overwrite: Remove the run that `output_dir` holds, finished or not.
+
+    Returns:
+        `Prepared`, for `train`.
+
+    Raises:
+        ValueError: A setting that can't be used, a corpus with errors, or `output_dir` holds a run and neither flag is
+            given.
+        FileNotFoundError: The corpus or the vocabulary is not there.
+    """
+    strategy = get_strategy(recipe.strategy)
+    cache_dir = cache_dir or os.path.join(output_dir, "cache")
+    corpus = translation_build.open_corpus(recipe)
+    own = os.path.join(output_dir, translation_build.VOCABULARY)
+    if resume and os.path.exists(own):
+        vocabulary = subwords.load(own)
+    else:
+        vocabulary = translation_build.make_vocabulary(recipe, corpus, cache_dir)
+    replicas = strategy.num_replicas_in_sync
+    batches = translation_build.make_batches(recipe, corpus, vocabulary, cache_dir, replicas)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.dtype_policy)
+    try:
+        with strategy.scope():
+            _rehearse(recipe, batches)
+            keras.utils.set_random_seed(recipe.seed)
+            model, done = translation_build.make_model(recipe, vocabulary.size), 0
+            algorithm = translation_build.make_algorithm(recipe, batches, output_dir)
+            # Lottery tickets know how many epochs all rounds take.
+            epochs = getattr(algorithm, "total_steps", recipe.train_steps) // recipe.eval_every
+            if is_chief(strategy):
+                state.claim_folder(output_dir, recipe, resume, overwrite)
+                if os.path.abspath(vocabulary.path) != os.path.abspath(own):
+                    shutil.copyfile(vocabulary.path, own)
+            if resume:
+                restored, done = state.restore(output_dir, recipe.eval_every)
+                model = restored or model
+            if not done:
+                grid = algorithms.update_grid(recipe, algorithm, recipe.eval_every)
+                translation_build.compile_model(recipe, model, vocabulary.size, grid)
+                if recipe.keep_initial and is_chief(strategy):
+                    state.save_without_optimizer(model, os.path.join(output_dir, state.INITIAL))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    if is_chief(strategy):
+        _introduce(recipe, batches, model, resume, done, replicas)
+    return Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, strategy)
+
+
+def _introduce(recipe, batches, model, resume, done, replicas):
+    trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    print(f"data: {batches.source}")
+    if resume:
+        print(f"resuming after step {done * recipe.eval_every:,}" if done else "no checkpoint yet: starting anew")
+    print(
+        f"{batches.num_examples:,} training and {batches.num_validation:,} validation pairs, "
+        f"{batches.steps_per_epoch:,} steps see them once; {batches.vocabulary.size:,} subwords, "
+        f"{trained:,} trained parameters, technique {recipe.technique}; "
+        f"XLA {'on' if model.jit_compile else 'off'}, {model.steps_per_execution} steps a call"
+        + (f", {replicas} replicas" if replicas > 1 else ""),
+        flush=True,
+    )
+
+
+def _rehearse(recipe, batches):
+    """Prepares the recipe's algorithm on a network of its own: what does not fit is an error now, and not in `fit`."""
+    algorithm = translation_build.make_algorithm(recipe, batches)
+    if algorithm is None:
+        return
+    model = translation_build.make_model(recipe, batches.vocabulary.size)
+    translation_build.compile_model(recipe, model, batches.vocabulary.size, recipe.eval_every)
+    with algorithms.recipe_names(recipe):
+        algorithm.prepare(model, recipe.epochs, recipe.eval_every)
+    algorithm.finish()
+
+
+def train(prepared):
+    """Trains a prepared run to its end and reports on it.
+
+    Written into the folder: `recipe.json`, the vocabulary, `metrics.csv`, `tensorboard/`, `checkpoint.keras` every
+    `eval_every` steps, `best.keras`, with an algorithm that moves masks `sparsity_by_step.csv`, and at the end
+    `results.json`, `sparsity.csv`, `translations.txt` and `model.keras`, the network of the last step without its
+    optimizer. Two runs of a recipe, or one run and its continuation after a kill, give bit-identical weights on a CPU.
+
+    Args:
+        prepared: What `prepare` returned.
+
+    Returns:
+        `RunResult`. Its `line` has been printed last.
+    """
+    if prepared.recipe.strategy == "multiworker":
+        translation_build.prepare_for_workers(prepared.model, prepared.batches)
+    if prepared.done < prepared.epochs:
+        _fit(prepared)
+    return _report(prepared)
+
+
+def _fit(prepared):
+    recipe, batches, done, folder = prepared.recipe, prepared.batches, prepared.done, prepared.output_dir
+    bar = sys.stdout.isatty() and prepared.chief
+    callbacks = translation_build.penalty_callbacks(recipe, batches)
+    if prepared.algorithm is not None:
+        callbacks.append(prepared.algorithm)
+        if prepared.chief:
+            callbacks.append(SparsityMonitor(os.path.join(folder, state.SPARSITY_BY_STEP)))
+    callbacks.append(
+        translation_log.TranslationLog(
+            folder,
+            prepared.epochs,
+            translation_build.penalty_examples(recipe, batches),
+            first_epoch=done,
+            print_lines=not bar,
+            writes=prepared.chief,
+        )
+    )
+    if prepared.chief:
+        if recipe.keep_best:
+            settled = translation_build.settled_from(recipe, prepared.algorithm)
+            rows = [row for row in log.read_metrics(folder) if int(row["step"]) >= settled]
+            lowest = min((float(row["val_cross_entropy"]) for row in rows), default=math.inf)
+            callbacks.append(translation_log.Best(folder, settled, lowest))
+        callbacks.append(state.Checkpoint(folder))
+    prepared.model.fit(
+        distribute(prepared.strategy, batches, done * recipe.eval_every),
+        epochs=prepared.epochs,
+        initial_epoch=done,
+        steps_per_epoch=recipe.eval_every,
+        validation_data=_validation(prepared),
+        shuffle=False,  # the pipeline shuffles
+        callbacks=callbacks,
+        verbose=1 if bar else 0,
+    )
+
+
+def _validation(prepared):
+    strategy, batches = prepared.strategy, prepared.batches
+    if strategy.num_replicas_in_sync == 1:
+        return batches.validation()
+    return strategy.distribute_datasets_from_function(batches.validation)
+
+
+def _report(prepared):
+    recipe, model, folder = prepared.recipe, prepared.model, prepared.output_dir
+    figures = model.evaluate(_validation(prepared), verbose=0, return_dict=True)
+    table = inspection.sparsity_table(model, include_dense=True)
+    rows = log.read_metrics(folder)
+    perplexity = float(np.exp(figures["cross_entropy"]))
+    finite = math.isfinite(perplexity) and (not rows or math.isfinite(float(rows[-1]["loss"])))
+    collapsed = None if finite and table.finite else "diverged: weights or losses that are not finite"
+    results = {
+        "recipe": state.as_plain(recipe),
+        "data": prepared.batches.source,
+        "vocabulary_size": prepared.batches.vocabulary.size,
+        "steps": int(rows[-1]["step"]) if rows else 0,
+        "training_seconds": round(sum(float(row["seconds"]) for row in rows), 2),
+        "validation": {**figures, "perplexity": perplexity} if finite else None,
+        "keras": keras.__version__,
+    }
+    scores = {}
+    if not collapsed and prepared.chief and recipe.bleu != "none":
+        collapsed, scores = _translate(prepared)
+    results.update(collapsed=collapsed, **scores)
+    score = scores.get("bleu")
+    if collapsed:
+        line = f"{collapsed}; no sparsity is reported"
+        result = RunResult(line, collapsed, perplexity, score, None, None)
+    else:
+        said = [f"BLEU {score:.2f} ({recipe.bleu})"] if score is not None else []
+        said += [f"perplexity {perplexity:.2f}", f"sparsity {100 * table.sparsity:.2f} %"]
+        line = ", ".join([*said, f"compression {table.compression:.1f}x"])
+        result = RunResult(line, None, perplexity, score, table.sparsity, table.compression)
+        results.update(
+            sparsity=table.sparsity,
+            compression=table.compression,
+            layers={row.name: row.sparsity for row in table.rows},
+        )
+    if not prepared.chief:
+        return result
+    if not collapsed:
+        table.to_csv(os.path.join(folder, state.SPARSITY))
+        print(f"\n{table}")
+        state.save_without_optimizer(model, os.path.join(folder, state.MODEL))
+    with open(os.path.join(folder, state.RESULTS), "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=2, ensure_ascii=False)
+    print(f"in {folder}: {', '.join(sorted(os.listdir(folder)))}")
+    print(f"training took {results['training_seconds']:.0f} s")
+    print(result.line, flush=True)
+    return result
+
+
+def _translate(prepared):
+    """Translates the split that the recipe names: (what is wrong or `None`, figures for the report)."""
+    recipe, batches = prepared.recipe, prepared.batches
+    sources, references = zip(*batches.texts(recipe.bleu), strict=True)
+    translations = translation_log.translate_texts(
+        prepared.model,
+        batches.vocabulary,
+        sources,
+        recipe.beam_size,
+        recipe.length_penalty,
+        recipe.extra_length,
+        recipe.decode_batch_size,
+    )
+    path = os.path.join(prepared.output_dir, "translations.txt")
+    with open(f"{path}.unfinished", "w", encoding="utf-8") as file:
+        file.writelines(f"{' '.join(text.split())}\n" for text in translations)
+    os.replace(f"{path}.unfinished", path)
+    score, signature = translation_log.bleu(list(translations), list(references))
+    copied, _ = translation_log.bleu(list(sources), list(references))
+    print(
+        f"\nBLEU {score:.2f} of {len(sources):,} {recipe.bleu} sentences ({signature}); "
+        f"the sources copied: {copied:.2f}"
+    )
+    for k in range(0, len(sources), max(1, len(sources) // _SAMPLES))[:_SAMPLES]:
+        print(f"  source       {sources[k]}\n  translation  {translations[k]}\n  reference    {references[k]}\n")
+    collapsed = None
+    if len(sources) > 1 and len(set(translations)) == 1 and len(set(sources)) > 1:
+        collapsed = f"collapsed: every translation is {translations[0]!r}"
+    return collapsed, {"bleu": score, "bleu_signature": signature, "bleu_of_copied_sources": copied}
