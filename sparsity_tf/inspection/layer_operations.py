@@ -13,6 +13,7 @@ from keras import layers as kl
 
 from sparsity_tf.inspection.tracing import size_of
 from sparsity_tf.inspection.weights import flatten_layers, own_matrices, weight_records
+from sparsity_tf.layers.transformer import DotProductAttention
 
 Operation = namedtuple("Operation", ["layer", "weight", "uses", "outputs", "note"], defaults=[""])
 Operation.__doc__ = """One product of a call.
@@ -200,6 +201,12 @@ def _group_query_attention(call, convention):
     return _attention(layer, call.arguments["query"], key, layer.num_query_heads, head, head, (1,))
 
 
+def _dot_product_attention(call, convention):
+    layer, query, key = call.layer, call.arguments["query"], call.arguments["key"]
+    head = query[-1] // layer.num_heads
+    return _attention(layer, query, key, layer.num_heads, head, head, (1,))
+
+
 def _global_average_pooling(call, convention):
     if convention != "mac":
         return LayerOperations([], [], None)
@@ -220,6 +227,7 @@ _KINDS = [
     (_CELLS, _cell),
     (kl.MultiHeadAttention, _multi_head_attention),
     (kl.GroupQueryAttention, _group_query_attention),
+    (DotProductAttention, _dot_product_attention),
     (
         (kl.GlobalAveragePooling1D, kl.GlobalAveragePooling2D, kl.GlobalAveragePooling3D),
         _global_average_pooling,

@@ -37,7 +37,7 @@ class TranslationLog(keras.callbacks.Callback):
         self.print_lines, self.writes = print_lines, writes
         self._writer = None
         if writes and os.path.exists(self.path):
-            log._write_rows(self.path, [row for row in log.read_metrics(folder) if int(row["epoch"]) <= first_epoch])
+            log.write_rows(self.path, [row for row in log.read_metrics(folder) if int(row["epoch"]) <= first_epoch])
 
     def on_train_begin(self, logs=None):
         import tensorflow as tf
@@ -65,7 +65,7 @@ class TranslationLog(keras.callbacks.Callback):
         logs.update(sparsity=row["sparsity"])
         if not self.writes:
             return
-        log._write_rows(self.path, [row], append=os.path.exists(self.path))
+        log.write_rows(self.path, [row], append=os.path.exists(self.path))
         with self._writer.as_default():
             for name, value in row.items():
                 if name not in ("epoch", "step"):

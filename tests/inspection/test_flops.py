@@ -5,7 +5,7 @@ from keras import layers as kl
 
 from sparsity_tf import sparsify
 from sparsity_tf.inspection import count_flops
-from sparsity_tf.layers import MaskedConv2D, MaskedDense
+from sparsity_tf.layers import DotProductAttention, MaskedConv2D, MaskedDense
 
 
 def sequential(*layers, shape, dtype="float32"):
@@ -448,3 +448,11 @@ def test_uniform_sparsity_gives_its_share_of_the_operations():
     for layer in (model.layers[0], model.layers[2]):
         keep(layer.kernel, int(np.prod(layer.kernel.shape)) // 10)
     assert count_flops(model).ratio == pytest.approx(0.1)
+
+
+def test_products_of_the_transformers_attention_are_counted():
+    query, memory = keras.Input((5, 8), name="query"), keras.Input((7, 8), name="memory")
+    attended = DotProductAttention(2, name="attend")(query, memory, memory)
+    table = count_flops(keras.Model([query, memory], attended))
+    # Query x key and probabilities x value: 5 x 7 products of 8 numbers each.
+    assert row(table, "attend").dense == 2 * 5 * 7 * 8
