@@ -346,7 +346,12 @@ def test_penalties_rise_and_packed_rows_train(corpus, vocabulary, tmp_path, conf
     status, lines, _ = run(command(corpus, vocabulary, tmp_path, *more, config=config), capsys)
     assert status == 0, lines
     rows = log.read_metrics(tmp_path)
-    assert 0 < float(rows[0]["penalty_weight"]) < float(rows[1]["penalty_weight"]) <= 1.0
+    assert (
+        0
+        < float(rows[0]["penalty_weight"])
+        < float(rows[1]["penalty_weight"])
+        <= translation_presets.PRESETS[config].penalty_weight
+    )
     assert not (tmp_path / "translations.txt").exists()
 
 
