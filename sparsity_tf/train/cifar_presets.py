@@ -189,8 +189,8 @@ CIFAR = {
     "smallnet_str": Recipe(
         **{**_SMALL, "kernel_l2": 5e-4},
         technique="str",
-        technique_options={"threshold_initializer": -6.0},
-        threshold_l2=5e-3,
+        technique_options={"threshold_initializer": -8.0},
+        threshold_l2=4e-4,
     ),
     "smallnet_vd": Recipe(
         **{**_SMALL, "kernel_l2": 0.0, "optimizer": "adam", "nesterov": False, "learning_rate": 2e-3},
