@@ -8,10 +8,13 @@ Sources: the CIFAR recipes of sparse training (Dettmers & Zettlemoyer, arXiv 190
 arXiv 1902.05967; Evci et al., arXiv 1911.11134), SparseVD's mean image and ZCA (Molchanov et al., ICML 2017).
 """
 
+import functools
+
 import numpy as np
 
-from sparsity_tf.datasets import pipeline, zca
+from sparsity_tf.datasets import numpy_images, pipeline, zca
 from sparsity_tf.datasets.batches import Batches
+from sparsity_tf.datasets.numbered import NumberedBatches, uses_tensorflow
 
 AUGMENTATIONS = ("none", "shift", "flip", "crop_flip")
 NORMALIZATIONS = ("none", "mean_image", "standardize", "standardize_dsr", "per_image", "zca")
@@ -113,33 +116,31 @@ def _gather(images, rows, columns):
 
 
 def _normalizer(data, num_train, normalize):
-    """A function from a batch of images with channels, uint8, to float32."""
-    import tensorflow as tf
-
+    """A function from a batch of images with channels, float32 from 0 to 255, to what the network sees."""
     train = data.x_train[:num_train]
     if normalize == "mean_image":
-        mean = tf.constant(pipeline.mean_image(train).reshape(data.image_shape))
-        return lambda images: tf.cast(images, tf.float32) / 255.0 - mean
+        mean = pipeline.mean_image(train).reshape(data.image_shape)
+        return lambda images: images / 255.0 - mean
     if normalize == "per_image":
-
-        def per_image(images):
-            # As `tf.image.per_image_standardization`, a batch at a time.
-            images = tf.cast(images, tf.float32)
-            mean, variance = tf.nn.moments(images, axes=(1, 2, 3), keepdims=True)
-            least = 1.0 / np.sqrt(np.prod(data.image_shape))
-            return (images - mean) / tf.maximum(tf.sqrt(variance), least)
-
-        return per_image
+        return _standardize_each if uses_tensorflow() else numpy_images.standardize_each
     if normalize == "none":
-        return lambda images: tf.cast(images, tf.float32) / 255.0
+        return lambda images: images / 255.0
     if normalize == "standardize_dsr":
         mean, stddev = _DSR_CIFAR
     elif data.name == "cifar10":
         mean, stddev = _SPARSE_MOMENTUM_CIFAR10
     else:
         mean, stddev = channel_statistics(train)
-    mean, stddev = (tf.constant(np.asarray(values, np.float32)) for values in (mean, stddev))
-    return lambda images: (tf.cast(images, tf.float32) / 255.0 - mean) / stddev
+    mean, stddev = (np.asarray(values, np.float32) for values in (mean, stddev))
+    return lambda images: (images / 255.0 - mean) / stddev
+
+
+def _standardize_each(images):
+    """As `tf.image.per_image_standardization`, a batch at a time."""
+    import tensorflow as tf
+
+    mean, variance = tf.nn.moments(images, axes=(1, 2, 3), keepdims=True)
+    return (images - mean) / tf.maximum(tf.sqrt(variance), 1.0 / np.sqrt(np.prod(images.shape[1:])))
 
 
 class ArrayBatches(Batches):
@@ -185,6 +186,7 @@ class ArrayBatches(Batches):
             "test": (x_test, data.y_test),
         }
         self._tensors = {}
+        self._border = "zeros" if augment == "shift" else "reflect"
 
     def _examples(self, split):
         import tensorflow as tf
@@ -196,11 +198,31 @@ class ArrayBatches(Batches):
         return self._tensors[split]
 
     def _finish(self, images):
+        if not uses_tensorflow():
+            return self._normalizer(images.astype(np.float32)).astype(self.dtype)
         import tensorflow as tf
 
-        return tf.cast(self._normalizer(images), self.dtype)
+        return tf.cast(self._normalizer(tf.cast(images, tf.float32)), self.dtype)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  (one object a run)
+    def _draws(self, epoch):
+        return draw_epoch(self.num_examples, self.seed, epoch, self.augment, self.pixels)
+
+    def _batch(self, number):
+        """The training batch of an optimizer step, arrays."""
+        epoch, index = divmod(number, self.steps_per_epoch)
+        own = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        order, offsets, flips = (values[own] for values in self._draws(epoch))
+        images, labels = self._arrays["train"]
+        if self.augment == "none":
+            images = images[order]
+        else:
+            images = numpy_images.crop_and_flip(images, order, offsets, flips, self._border)
+        return self._finish(images), labels[order].astype(np.int32)
 
     def _train(self, epoch, step, part):
+        if not uses_tensorflow():
+            return NumberedBatches(self._batch, epoch * self.steps_per_epoch + step)
         import tensorflow as tf
 
         steps, replicas = self.steps_per_epoch, part.replicas
@@ -223,18 +245,24 @@ class ArrayBatches(Batches):
             flips.set_shape(shape)
             return tf.data.Dataset.from_tensor_slices((order, offsets, flips))
 
-        border = "zeros" if self.augment == "shift" else "reflect"
-
         def prepare(order, offsets, flips):
             batch = tf.gather(images, order)
             if self.augment != "none":
-                batch = crop_and_flip(batch, offsets, flips, border)
+                batch = crop_and_flip(batch, offsets, flips, self._border)
             return self._finish(batch), tf.gather(labels, order)
 
         draws = tf.data.Dataset.range(epoch, 2**31).flat_map(one_epoch).skip(step * replicas)
         return draws.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
 
     def _evaluation(self, split, part):
+        if not uses_tensorflow():
+            images, labels = self._arrays[split]
+
+            def batch(number):
+                chosen = slice(number * part.batch_size, (number + 1) * part.batch_size)
+                return self._finish(images[chosen]), labels[chosen].astype(np.int32)
+
+            return NumberedBatches(batch, end=-(-len(labels) // part.batch_size))
         import tensorflow as tf
 
         images, labels = self._examples(split)

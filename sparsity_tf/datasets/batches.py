@@ -9,6 +9,8 @@ import abc
 import contextlib
 import dataclasses
 
+from sparsity_tf.datasets.numbered import NumberedBatches
+
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
@@ -113,7 +115,7 @@ class Batches(abc.ABC):
         return self.num_examples // self.batch_size
 
     def train(self, first_step=0, context=None):
-        """An endless `tf.data.Dataset` of training batches, epoch after epoch.
+        """An endless dataset of training batches, epoch after epoch.
 
         Args:
             first_step: Optimizer steps already done: the first batch is the one of that step (from 0).
@@ -122,7 +124,9 @@ class Batches(abc.ABC):
                 among the replicas by itself.
 
         Returns:
-            A dataset of `(images, labels)`, `(batch, height, width, channels)` and `(batch,)`.
+            A `tf.data.Dataset` of `(images, labels)`, `(batch, height, width, channels)` and `(batch,)`. On Keras
+            backends other than TensorFlow data in memory come as a `keras.utils.PyDataset` of the same batches, which
+            needs no TensorFlow.
         """
         if not isinstance(first_step, int) or first_step < 0:
             raise ValueError(f"`first_step` must be a non-negative integer. Received: first_step={first_step}")
@@ -167,6 +171,8 @@ class Batches(abc.ABC):
 
 def with_options(dataset):
     """The dataset in a fixed order, prefetched, and cut by examples where `fit` splits it among workers."""
+    if isinstance(dataset, NumberedBatches):
+        return dataset
     import tensorflow as tf
 
     options = tf.data.Options()
@@ -174,3 +180,8 @@ def with_options(dataset):
     # Where `fit` splits whole batches among workers, each takes its part of the same batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def first_of(dataset):
+    """The first element of a dataset that `Batches` or another of these classes gave, as numpy arrays."""
+    return next(iter(dataset)) if isinstance(dataset, NumberedBatches) else next(dataset.take(1).as_numpy_iterator())

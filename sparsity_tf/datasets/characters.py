@@ -18,6 +18,8 @@ import os
 
 import numpy as np
 
+from sparsity_tf.datasets.numbered import NumberedBatches, uses_tensorflow
+
 UNKNOWN = "\ufffd"
 SPLITS = ("train", "validation", "test")
 _NAMES = {"train": ("train",), "validation": ("valid", "dev"), "test": ("test",)}
@@ -204,11 +206,16 @@ class CharacterBatches:
         return rng.permutation(starts)
 
     def train(self, first_step=0):
-        """An endless `tf.data.Dataset` of (characters, next characters) from a step on."""
-        import tensorflow as tf
+        """An endless `tf.data.Dataset` of (characters, next characters) from a step on.
 
+        On other backends than TensorFlow, this and the others are a `keras.utils.PyDataset`.
+        """
         if not isinstance(first_step, int) or first_step < 0:
             raise ValueError(f"`first_step` must be a non-negative integer. Received: first_step={first_step!r}")
+        if not uses_tensorflow():
+            return NumberedBatches(self.batch, first_step)
+        import tensorflow as tf
+
         shape = (self.batch_size, self.window)
 
         def batch(step):
@@ -226,12 +233,19 @@ class CharacterBatches:
         return self._evaluation(self.corpus.test)
 
     def _evaluation(self, ids):
-        import tensorflow as tf
-
         count = min(len(ids) - 1, self.eval_characters)
         rows = -(-count // self.window)
         padded = np.zeros((3, rows * self.window), np.int32)
         padded[:, :count] = ids[:count], ids[1 : count + 1], np.ones(count)
         x, y, weights = padded.reshape(3, rows, self.window)
-        dataset = tf.data.Dataset.from_tensor_slices((x, y, weights.astype(np.float32)))
-        return dataset.batch(self.eval_batch_size).prefetch(2)
+        arrays, size = (x, y, weights.astype(np.float32)), self.eval_batch_size
+        if not uses_tensorflow():
+
+            def batch(number):
+                return tuple(array[number * size : (number + 1) * size] for array in arrays)
+
+            return NumberedBatches(batch, end=-(-rows // size))
+        import tensorflow as tf
+
+        dataset = tf.data.Dataset.from_tensor_slices(arrays)
+        return dataset.batch(size).prefetch(2)

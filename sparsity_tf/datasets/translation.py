@@ -5,11 +5,14 @@ corpus, the seed and t only, so `train(first_step=...)` begins anywhere. A batch
 are of similar length, or packed into rows of equal length (see `bucketing`).
 """
 
+import functools
+
 import numpy as np
 
 from sparsity_tf.datasets import bucketing, subwords
 from sparsity_tf.datasets.batches import Slice, with_options
 from sparsity_tf.datasets.encoded_text import encode_pairs
+from sparsity_tf.datasets.numbered import NumberedBatches, uses_tensorflow
 
 _SPLITS = ("train", "validation", "test")
 _KEYS = ("inputs", "targets")
@@ -76,22 +79,24 @@ class TranslationBatches:
     def train(self, first_step=0, context=None):
         """An endless `tf.data.Dataset` of training batches, epoch after epoch.
 
+        On other backends than TensorFlow, this and the others are a `keras.utils.PyDataset`.
+
         Args:
             first_step: Optimizer steps already done: the first batch is the one of that step (from 0).
             context: `tf.distribute.InputContext` of a worker; the batches are then those of its replicas.
         """
         if not isinstance(first_step, int) or first_step < 0:
             raise ValueError(f"`first_step` must be a non-negative integer. Received: first_step={first_step}")
-        plans = {}
 
         def plan(step):
             epoch, number = divmod(step, self.steps_per_epoch)
-            if epoch not in plans:
-                plans.clear()
-                plans[epoch] = self._buckets["train"].plan(self.seed, epoch)
-            return plans[epoch][number]
+            return self._plan(epoch)[number]
 
         return self._dataset("train", plan, first_step, 1 << 40, context)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  (one object a run)
+    def _plan(self, epoch):
+        return self._buckets["train"].plan(self.seed, epoch)
 
     def validation(self, context=None):
         """A finite dataset that has every validation pair once; rows that fill a batch up have weight 0."""
@@ -148,8 +153,6 @@ class TranslationBatches:
         return self._dataset(split, batches.__getitem__, 0, len(batches), context)
 
     def _dataset(self, split, plan, begin, end, context):
-        import tensorflow as tf
-
         replicas = self._options["replicas"]
         if context is not None and context.num_replicas_in_sync != replicas:
             raise ValueError(
@@ -167,6 +170,15 @@ class TranslationBatches:
                 first = (part.index * own + replica) * share
                 features = [feature[first : first + share] for feature in features]
             return features
+
+        if not uses_tensorflow():
+
+            def batch(number):
+                *features, weights = draw(number)
+                return dict(zip(keys, features, strict=True)), features[1], weights
+
+            return NumberedBatches(batch, begin, end if split != "train" else None)
+        import tensorflow as tf
 
         def prepare(number):
             types = (tf.int32,) * len(keys) + (tf.float32,)
