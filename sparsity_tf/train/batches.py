@@ -49,8 +49,3 @@ def make_batches(recipe, data):
     return datasets.array_batches(
         data, normalize=recipe.normalize, augment=recipe.augment, pixels=recipe.shift_pixels, **common
     )
-
-
-def first_batch(batches):
-    """The first training batch as arrays (images, labels)."""
-    return next(batches.train().take(1).as_numpy_iterator())

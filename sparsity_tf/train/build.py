@@ -8,12 +8,9 @@ import inspect
 
 import keras
 
-from sparsity_tf import initializers, layers, models
-from sparsity_tf.budgets import set_sparsities
-from sparsity_tf.load_masks import load_masks
-from sparsity_tf.train import algorithms, learning_rates
-from sparsity_tf.train.batches import first_batch
-from sparsity_tf.train.load_weights import load_weights
+from sparsity_tf import models
+from sparsity_tf.datasets.batches import first_of
+from sparsity_tf.train import algorithms, learning_rates, running, techniques
 from sparsity_tf.train.losses import SmoothedCrossentropy
 
 
@@ -27,23 +24,18 @@ def make_algorithm(recipe, batches, folder=None):
         batches: Its `datasets.Batches`.
         folder: As for `algorithms.make`.
     """
-    return algorithms.make(recipe, batches.steps_per_epoch, lambda: first_batch(batches), folder)
+    return algorithms.make(recipe, batches.steps_per_epoch, lambda: first_of(batches.train()), folder)
 
 
 def rehearse(recipe, batches):
-    """Prepares the recipe's algorithm on a network of its own: what does not fit is an error now, and not in `fit`.
+    """`techniques.rehearse` of the recipe's algorithm, on a network of its own."""
 
-    Raises:
-        ValueError: The optimizer, the layers or the length of the training do not suit the algorithm.
-    """
-    algorithm, steps = make_algorithm(recipe, batches), batches.steps_per_epoch
-    if algorithm is None:
-        return
-    model = make_model(recipe, batches)
-    compile_model(recipe, model, steps)
-    with algorithms.recipe_names(recipe):
-        algorithm.prepare(model, recipe.epochs, steps)
-    algorithm.finish()
+    def make():
+        model = make_model(recipe, batches)
+        compile_model(recipe, model, batches.steps_per_epoch)
+        return model
+
+    techniques.rehearse(recipe, make_algorithm(recipe, batches), make, batches.steps_per_epoch)
 
 
 def make_model(recipe, batches):
@@ -53,36 +45,17 @@ def make_model(recipe, batches):
         ValueError: An option that the network or the technique does not have, or a value it refuses; masks or weights
             that do not fit.
     """
-    technique, options = None, None
-    if recipe.technique in algorithms.ALGORITHMS:
-        technique, options = "masked", {}
-    elif recipe.technique != "none":
-        technique, options = recipe.technique, dict(recipe.technique_options)
-        known = layers.TECHNIQUES[technique].option_names()
-        if "sparsity" in known and recipe.final_sparsity is not None:
-            options.setdefault("sparsity", recipe.final_sparsity)
-        if "threshold_regularizer" in known and recipe.threshold_l2:
-            options.setdefault("threshold_regularizer", keras.regularizers.L2(recipe.threshold_l2))
     model = _network(recipe)(
         **recipe.model_options,
         input_shape=batches.image_shape,
         num_classes=batches.num_classes,
         kernel_regularizer=_regularizer(recipe),
-        technique=technique,
-        technique_options=options,
-        where=recipe.where if technique else None,
+        **techniques.arguments(recipe),
         **_initializer(recipe),
     )
-    if technique is not None and recipe.distribution is not None and recipe.technique not in algorithms.ALGORITHMS:
-        set_sparsities(model, algorithms.parse_distribution(recipe.distribution), recipe.final_sparsity)
     if recipe.other_l2:
         _regularize_others(model, recipe.other_l2)
-    if recipe.load_weights is not None:
-        load_weights(model, recipe.load_weights)
-    if recipe.load_masks is not None:
-        load_masks(model, recipe.load_masks)
-    if recipe.reinitialize is not None:
-        initializers.reinitialize(model, recipe.reinitialize, seed=recipe.seed)
+    techniques.begin_with(model, recipe)
     return model
 
 
@@ -139,29 +112,24 @@ def _regularizer(recipe):
 def choose_jit_compile(recipe, model):
     """Whether to compile the step with XLA, where the recipe says "auto".
 
-    Always on a GPU. On a CPU yes for dense nets (LeNet-300-100: 0.94 against 1.12 s an epoch
+    Always on a GPU and with JAX. On a CPU yes for dense nets (LeNet-300-100: 0.94 against 1.12 s an epoch
     without technique, two cores) and no with convolutions, whose gradients XLA:CPU computes about
     three times slower than TensorFlow's own kernels (LeNet-5: 8.2 against 2.6 s for 60 steps).
     """
     if recipe.jit_compile != "auto":
         return recipe.jit_compile == "true"
-    import tensorflow as tf
-
-    if tf.config.list_physical_devices("GPU"):
-        return True
-    return all(len(variable.shape) <= 2 for variable in model.trainable_variables)
+    return running.always_compiles() or all(len(variable.shape) <= 2 for variable in model.trainable_variables)
 
 
 def choose_steps_per_execution(recipe, steps):
     """The largest divisor of `steps`, the steps an epoch, up to the recipe's number (0: 20).
 
-    A divisor, because Keras runs the last call of an epoch in full, into the next epoch's data. Several workers take
-    one: the collective operations of TensorFlow 2.21 fail in the loop over steps.
+    A divisor, because Keras runs the last call of an epoch in full, into the next epoch's data. Several replicas or
+    workers take one: the collective operations of TensorFlow 2.21 fail in the loop over steps. (A TPU needs the loop.)
     """
-    if recipe.strategy == "multiworker":
+    if recipe.strategy in ("mirrored", "multiworker"):
         return 1
-    limit = recipe.steps_per_execution or 20
-    return max(k for k in range(1, min(limit, steps) + 1) if steps % k == 0)
+    return running.largest_divisor(steps, recipe.steps_per_execution or 20)
 
 
 def compile_model(recipe, model, steps, grid=None):
@@ -184,18 +152,6 @@ def compile_model(recipe, model, steps, grid=None):
 
 
 def penalty_callbacks(recipe, num_examples, steps):
-    """The callback that moves the penalty weight, in a list; empty for techniques without one."""
-    technique = layers.TECHNIQUES.get(recipe.technique)
-    if technique is None or not technique.penalized:
-        return []
-    from sparsity_tf.callbacks import PenaltyRamp
-
-    return [
-        PenaltyRamp(
-            weight=recipe.penalty_weight,
-            num_examples=num_examples,
-            begin_step=round(recipe.penalty_begin_epoch * steps),
-            end_step=round(recipe.penalty_end_epoch * steps),
-            schedule=recipe.penalty_schedule,
-        )
-    ]
+    """`techniques.penalty_callbacks` with a ramp in epochs of `steps` steps."""
+    begin, end = round(recipe.penalty_begin_epoch * steps), round(recipe.penalty_end_epoch * steps)
+    return techniques.penalty_callbacks(recipe, num_examples, begin, end)

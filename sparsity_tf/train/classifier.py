@@ -10,6 +10,8 @@ that overrides it. The last line of the output is
 network diverged or collapsed, 2 if the flags can't be used.
 """
 
+import dataclasses
+
 from absl import flags
 
 from sparsity_tf.train import presets, recipe_flags
@@ -27,7 +29,11 @@ def recipe_from_flags(flag_values):
     Raises:
         ValueError: Unknown preset or a value that is not allowed; the message lists what is.
     """
-    return recipe_flags.recipe_from(flag_values, presets.get_preset(flag_values.config))
+    recipe = presets.get_preset(flag_values.config)
+    if flag_values.model not in (None, recipe.model):
+        # What another network's builder is told says nothing to this one.
+        recipe = dataclasses.replace(recipe, model=flag_values.model, model_options={})
+    return recipe_flags.recipe_from(flag_values, recipe)
 
 
 def main(argv, flag_values=flags.FLAGS):

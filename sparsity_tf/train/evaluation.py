@@ -7,7 +7,9 @@ on how the model was compiled.
 
 import dataclasses
 
-import tensorflow as tf
+import keras
+import numpy as np
+from keras import ops
 
 _TOP = 5
 
@@ -44,10 +46,8 @@ class Evaluation:
     def __init__(self, model, batches):
         self.model = model
         self.batches = batches
-        self.strategy = model.distribute_strategy
-        # What Keras decided for this model's inference; a GPU compiles, a CPU leaves convolutions alone.
-        self._measure = tf.function(self._measure, jit_compile=bool(getattr(model, "jit_compile", False)))
-        self._step = tf.function(self._step)
+        make = _step_of_tensorflow if keras.backend.backend() == "tensorflow" else _step_elsewhere
+        self._parts, self._step = make(model)
 
     def run(self):
         """Measures the model as it is now.
@@ -57,35 +57,61 @@ class Evaluation:
         """
         totals = None
         with self.batches.naming_errors():
-            for images, labels in self.strategy.experimental_distribute_dataset(self.batches.test()):
+            for images, labels in self._parts(self.batches.test()):
                 sums = self._step(images, labels)
                 totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
-        loss, wrong, outside, broken, predicted = (total.numpy() for total in totals)
+        loss, wrong, outside, broken, predicted = (np.asarray(ops.convert_to_numpy(total)) for total in totals)
         if broken:
             return TestFigures(float("nan"), float("nan"), float("nan"), None, False)
         count = predicted.sum()
         only_class = int(predicted.argmax()) if predicted.max() == count else None
         return TestFigures(float(loss / count), float(wrong / count), float(outside / count), only_class, True)
 
-    def _step(self, images, labels):
-        sums = self.strategy.run(self._measure, (images, labels))
-        return [self.strategy.reduce("SUM", value, axis=None) for value in sums]
 
-    def _measure(self, images, labels):
-        """Sums over a batch: loss, wrong, not among the first five, outputs not finite, predictions a class."""
-        logits = tf.cast(self.model(images, training=False), tf.float32)
-        classes = logits.shape[-1]
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        prediction = tf.argmax(logits, axis=-1, output_type=labels.dtype)
-        among = tf.math.in_top_k(labels, logits, min(_TOP, classes))
-        return (
-            tf.reduce_sum(tf.cast(loss, tf.float64)),
-            _count(prediction != labels),
-            _count(~among),
-            _count(~tf.math.is_finite(logits)),
-            tf.reduce_sum(tf.one_hot(prediction, classes, dtype=tf.int64), axis=0),
-        )
+def _step_of_tensorflow(model):
+    """(how a dataset is split among replicas, compiled function from a batch to `_sums` of all replicas)."""
+    import tensorflow as tf
+
+    strategy = model.distribute_strategy
+
+    # What Keras decided for this model's inference; a GPU compiles, a CPU leaves convolutions alone.
+    @tf.function(jit_compile=bool(getattr(model, "jit_compile", False)))
+    def measure(images, labels):
+        return _sums(model(images, training=False), labels)
+
+    @tf.function
+    def step(images, labels):
+        sums = strategy.run(measure, (images, labels))
+        return [strategy.reduce("SUM", value, axis=None) for value in sums]
+
+    return strategy.experimental_distribute_dataset, step
+
+
+def _step_elsewhere(model):
+    """As `_step_of_tensorflow`, for the one replica of other backends."""
+
+    def step(images, labels):
+        # Keras compiles the prediction; the sums are few and small.
+        return [ops.convert_to_numpy(value) for value in _sums(model.predict_on_batch(images), labels)]
+
+    return iter, step
+
+
+def _sums(logits, labels):
+    """Sums over a batch: loss, wrong, not among the first five, outputs not finite, predictions a class."""
+    logits, labels = ops.cast(logits, "float32"), ops.cast(labels, "int32")
+    classes = logits.shape[-1]
+    loss = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+    prediction = ops.argmax(logits, axis=-1)
+    among = ops.in_top_k(labels, logits, min(_TOP, classes))
+    return (
+        ops.sum(ops.cast(loss, "float64" if keras.backend.backend() == "tensorflow" else "float32")),
+        _count(ops.not_equal(ops.cast(prediction, "int32"), labels)),
+        _count(ops.logical_not(among)),
+        _count(ops.logical_not(ops.isfinite(logits))),
+        ops.sum(ops.one_hot(prediction, classes, dtype="int32"), axis=0),
+    )
 
 
 def _count(condition):
-    return tf.reduce_sum(tf.cast(condition, tf.int64))
+    return ops.sum(ops.cast(condition, "int32"))

@@ -40,6 +40,17 @@ def like(recipe, name, **changes):
     return dataclasses.field(default_factory=field.default_factory, metadata=metadata)
 
 
+def named(presets, name):
+    """Looks a recipe up by its name.
+
+    Raises:
+        ValueError: Unknown name; the message lists the known ones.
+    """
+    if name not in presets:
+        raise ValueError(f"`config` must be one of {', '.join(presets)}. Received: config={name}")
+    return presets[name]
+
+
 def check_field(field, value):
     """Raises a ValueError that names the field, its value and what is allowed, if the value is not."""
     if value is None and field.name in algorithms.SETTINGS:

@@ -6,11 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf import initializers, layers, models
-from sparsity_tf.callbacks import PenaltyRamp
+from sparsity_tf import models
 from sparsity_tf.datasets.characters import CharacterBatches, character_corpus
-from sparsity_tf.load_masks import load_masks
-from sparsity_tf.train import algorithms
+from sparsity_tf.train import algorithms, running, techniques
 from sparsity_tf.train.learning_rates import HoldThenDecay
 
 
@@ -54,30 +52,15 @@ def make_model(recipe, vocabulary_size):
     Raises:
         ValueError: An option that the technique does not have, or a value it refuses; masks that do not fit.
     """
-    technique, options = None, None
-    if recipe.technique in algorithms.ALGORITHMS:
-        technique, options = "masked", {}
-    elif recipe.technique != "none":
-        technique, options = recipe.technique, dict(recipe.technique_options)
-        known = layers.TECHNIQUES[technique].option_names()
-        if "sparsity" in known and recipe.final_sparsity is not None:
-            options.setdefault("sparsity", recipe.final_sparsity)
-        if "threshold_regularizer" in known and recipe.threshold_l2:
-            options.setdefault("threshold_regularizer", keras.regularizers.L2(recipe.threshold_l2))
     model = models.CharRNN(
         vocabulary_size,
         hidden_size=recipe.hidden_size,
         depth=recipe.depth,
         cell=recipe.cell,
         kernel_regularizer=keras.regularizers.L2(recipe.kernel_l2) if recipe.kernel_l2 else None,
-        technique=technique,
-        technique_options=options,
-        where=recipe.where if technique else None,
+        **techniques.arguments(recipe),
     )
-    if recipe.load_masks is not None:
-        load_masks(model, recipe.load_masks)
-    if recipe.reinitialize is not None:
-        initializers.reinitialize(model, recipe.reinitialize, seed=recipe.seed)
+    techniques.begin_with(model, recipe)
     return model
 
 
@@ -102,12 +85,8 @@ def compile_model(recipe, model, steps, grid):
         steps: Steps an epoch.
         grid: What the number of steps in one call of the compiled function must divide.
     """
-    import tensorflow as tf
-
-    jit_compile = recipe.jit_compile == "true"
-    if recipe.jit_compile == "auto":
-        # Keras turns it off again where cuDNN does the work.
-        jit_compile = bool(tf.config.list_physical_devices("GPU"))
+    # Keras turns it off again where cuDNN does the work.
+    jit_compile = recipe.jit_compile == "true" if recipe.jit_compile != "auto" else running.always_compiles()
     limit = recipe.steps_per_execution or 10
     per_call = steps if recipe.steps_per_execution else grid
     model.compile(
@@ -115,7 +94,7 @@ def compile_model(recipe, model, steps, grid):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         weighted_metrics=[BitsPerCharacter()],
         jit_compile=jit_compile,
-        steps_per_execution=max(k for k in range(1, min(limit, per_call) + 1) if per_call % k == 0),
+        steps_per_execution=running.largest_divisor(per_call, limit),
     )
 
 
@@ -125,32 +104,22 @@ def make_algorithm(recipe, batches, folder=None):
 
 
 def rehearse(recipe, batches):
-    """Prepares the recipe's algorithm on a network of its own: what does not fit is an error now, and not in `fit`."""
-    algorithm, steps = make_algorithm(recipe, batches), steps_per_epoch(recipe, batches)
-    if algorithm is None:
-        return
-    model = make_model(recipe, len(batches.corpus.vocabulary))
-    compile_model(recipe, model, steps, steps)
-    with algorithms.recipe_names(recipe):
-        algorithm.prepare(model, recipe.epochs, steps)
-    algorithm.finish()
+    """`techniques.rehearse` of the recipe's algorithm, on a network of its own."""
+    steps = steps_per_epoch(recipe, batches)
+
+    def make():
+        model = make_model(recipe, len(batches.corpus.vocabulary))
+        compile_model(recipe, model, steps, steps)
+        return model
+
+    techniques.rehearse(recipe, make_algorithm(recipe, batches), make, steps)
 
 
 def penalty_callbacks(recipe, batches):
-    """The callback that moves the penalty weight, in a list; empty for techniques without one."""
-    technique = layers.TECHNIQUES.get(recipe.technique)
-    if technique is None or not technique.penalized:
-        return []
+    """`techniques.penalty_callbacks` with a ramp in epochs."""
     steps = steps_per_epoch(recipe, batches)
-    return [
-        PenaltyRamp(
-            weight=recipe.penalty_weight,
-            num_examples=penalty_examples(batches),
-            begin_step=round(recipe.penalty_begin_epoch * steps),
-            end_step=round(recipe.penalty_end_epoch * steps),
-            schedule=recipe.penalty_schedule,
-        )
-    ]
+    begin, end = round(recipe.penalty_begin_epoch * steps), round(recipe.penalty_end_epoch * steps)
+    return techniques.penalty_callbacks(recipe, penalty_examples(batches), begin, end)
 
 
 def penalty_examples(batches):

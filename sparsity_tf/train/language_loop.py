@@ -1,19 +1,13 @@
 """One training run of a character model: text + network + callbacks + fit, then the report."""
 
 import dataclasses
-import json
 import math
 import os
-import sys
-import time
 
 import keras
-import numpy as np
 
 from sparsity_tf import inspection
-from sparsity_tf.callbacks import SparsityMonitor
-from sparsity_tf.callbacks.sparsity_monitor import write_scalar
-from sparsity_tf.train import algorithms, language_build, log, state
+from sparsity_tf.train import algorithms, language_build, log, running, state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,31 +30,6 @@ class RunResult:
     compression: object
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A run that is ready to train: everything that the user could have got wrong is checked.
-
-    Attributes:
-        recipe: The `LanguageRecipe`.
-        output_dir: Folder of the run.
-        batches: `datasets.CharacterBatches`.
-        model: The compiled model, restored from the checkpoint if the run is resumed.
-        algorithm: The callback that moves masks, or `None`.
-        epochs: Number of epochs of the whole run.
-        done: Number of epochs already done.
-        steps: Steps an epoch.
-    """
-
-    recipe: object
-    output_dir: str
-    batches: object
-    model: object
-    algorithm: object
-    epochs: int
-    done: int
-    steps: int
-
-
 def prepare(recipe, output_dir, resume=False, overwrite=False):
     """Reads the text, makes or restores the model and claims the folder.
 
@@ -80,9 +49,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
     """
     batches = language_build.make_batches(recipe)
     steps = language_build.steps_per_epoch(recipe, batches)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(recipe.dtype_policy)
-    try:
+    with running.precision(recipe):
         language_build.rehearse(recipe, batches)
         keras.utils.set_random_seed(recipe.seed)
         model, done = language_build.make_model(recipe, len(batches.corpus.vocabulary)), 0
@@ -97,8 +64,6 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         if not done:
             grid = algorithms.update_grid(recipe, algorithm, steps)
             language_build.compile_model(recipe, model, steps, grid)
-    finally:
-        keras.config.set_dtype_policy(policy)
     corpus = batches.corpus
     print(f"data: {corpus.source}")
     if resume:
@@ -112,7 +77,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         f"{model.steps_per_execution} steps a call",
         flush=True,
     )
-    return Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps)
+    return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps)
 
 
 def _check_text(model, batches):
@@ -124,76 +89,18 @@ def _check_text(model, batches):
         )
 
 
-class LanguageLog(keras.callbacks.Callback):
-    """Writes what `fit` found on training and validation text after each of its epochs.
+class LanguageLog(log.EpochLog):
+    """The `EpochLog` of character models: what `fit` found on training and validation text, in bits per character."""
 
-    Places: `metrics.csv` (the same columns in every row; sparsities as fractions), TensorBoard scalars and, without a
-    progress bar, one printed line. Training stops at the first epoch whose loss is not finite.
+    def figures(self, logs):
+        return {name: float(logs[name]) for name in ("bits_per_character", "val_bits_per_character")}
 
-    Args:
-        folder: Folder of the run.
-        epochs: Number of epochs of the whole run.
-        penalty_examples: The column `penalty_weight` is the layers' variable times this.
-        first_epoch: Number of epochs done before this process; later rows in `metrics.csv` are dropped.
-        print_lines: Whether to print a line an epoch.
-    """
-
-    def __init__(self, folder, epochs, penalty_examples, first_epoch=0, print_lines=True):
-        super().__init__()
-        self.path = os.path.join(folder, state.METRICS)
-        self.tensorboard = os.path.join(folder, state.TENSORBOARD)
-        self.epochs, self.penalty_examples, self.print_lines = epochs, penalty_examples, print_lines
-        self._writer = None
-        if os.path.exists(self.path):
-            log.write_rows(self.path, [row for row in log.read_metrics(folder) if int(row["epoch"]) <= first_epoch])
-
-    def on_train_begin(self, logs=None):
-        import tensorflow as tf
-
-        self._writer = tf.summary.create_file_writer(self.tensorboard)
-
-    def on_train_end(self, logs=None):
-        self._writer.close()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        self._begin, self._trained = time.perf_counter(), None
-
-    def on_test_begin(self, logs=None):
-        self._trained = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        logs = {} if logs is None else logs
-        if not np.isfinite(logs["loss"]):
-            self.model.stop_training = True
-        table = inspection.sparsity_table(self.model, include_dense=True)
-        row = {
-            "epoch": epoch + 1,
-            "step": int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)),
-            "seconds": round((self._trained or time.perf_counter()) - self._begin, 4),
-            "learning_rate": self._rate,
-            "loss": float(logs["loss"]),
-            "bits_per_character": float(logs["bits_per_character"]),
-            "val_bits_per_character": float(logs["val_bits_per_character"]),
-            "penalty_weight": log.penalty_weight(self.model) * self.penalty_examples,
-            "sparsity": table.sparsity,
-            "compression": table.compression,
-        }
-        row.update({f"sparsity/{weight.name}": weight.sparsity for weight in table.rows})
-        logs.update(sparsity=row["sparsity"])
-        log.write_rows(self.path, [row], append=os.path.exists(self.path))
-        with self._writer.as_default():
-            for name, value in row.items():
-                if name not in ("epoch", "step"):
-                    write_scalar(name, value, row["step"])
-        self._writer.flush()
-        if self.print_lines:
-            print(
-                f"epoch {epoch + 1:>{len(str(self.epochs))}}/{self.epochs}  loss {row['loss']:.4f}  "
-                f"bits/character {row['bits_per_character']:.4f}, validation {row['val_bits_per_character']:.4f}  "
-                f"sparsity {100 * row['sparsity']:.2f} %  {row['seconds']:.1f} s",
-                flush=True,
-            )
+    def line(self, row):
+        return (
+            f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  loss {row['loss']:.4f}  "
+            f"bits/character {row['bits_per_character']:.4f}, validation {row['val_bits_per_character']:.4f}  "
+            f"sparsity {100 * row['sparsity']:.2f} %  {row['seconds']:.1f} s"
+        )
 
 
 def train(prepared):
@@ -217,12 +124,17 @@ def train(prepared):
 
 def _fit(prepared):
     recipe, batches, folder = prepared.recipe, prepared.batches, prepared.output_dir
-    bar = sys.stdout.isatty()
-    callbacks = language_build.penalty_callbacks(recipe, batches)
-    if prepared.algorithm is not None:
-        callbacks += [prepared.algorithm, SparsityMonitor(os.path.join(folder, state.SPARSITY_BY_STEP))]
-    callbacks += [
-        LanguageLog(folder, prepared.epochs, language_build.penalty_examples(batches), prepared.done, not bar),
+    masks, _ = prepared.mask_callbacks()
+    callbacks = [
+        *language_build.penalty_callbacks(recipe, batches),
+        *masks,
+        LanguageLog(
+            folder,
+            prepared.epochs,
+            language_build.penalty_examples(batches),
+            first_epoch=prepared.done,
+            print_lines=not prepared.bar,
+        ),
         state.Checkpoint(folder),
     ]
     prepared.model.fit(
@@ -233,7 +145,7 @@ def _fit(prepared):
         validation_data=batches.validation(),
         shuffle=False,  # the pipeline shuffles
         callbacks=callbacks,
-        verbose=1 if bar else 0,
+        verbose=1 if prepared.bar else 0,
     )
 
 
@@ -264,19 +176,9 @@ def _report(prepared):
             f"sparsity {100 * table.sparsity:.2f} %, compression {table.compression:.1f}x"
         )
         result = RunResult(line, None, *bits.values(), table.sparsity, table.compression)
-        results.update(
-            sparsity=table.sparsity,
-            compression=table.compression,
-            layers={row.name: row.sparsity for row in table.rows},
-        )
-        table.to_csv(os.path.join(folder, state.SPARSITY))
-        print(f"\n{table}")
-        state.save_without_optimizer(model, os.path.join(folder, state.MODEL))
-    with open(os.path.join(folder, state.RESULTS), "w", encoding="utf-8") as file:
-        json.dump(results, file, indent=2, ensure_ascii=False)
-    print(f"in {folder}: {', '.join(sorted(os.listdir(folder)))}")
-    print(f"training took {results['training_seconds']:.0f} s")
-    print(result.line, flush=True)
+        results.update(running.sparsity_results(table))
+        running.save_result(prepared, table)
+    running.conclude(prepared, results, result.line, sorted(os.listdir(folder)))
     return result
 
 

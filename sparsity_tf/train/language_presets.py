@@ -14,6 +14,7 @@ training: two layers of 1,024 plain recurrent units, 50 epochs of windows of 50 
 
 import dataclasses
 
+from sparsity_tf.train.fields import named
 from sparsity_tf.train.language_recipe import LanguageRecipe
 
 _DSR = {
@@ -50,11 +51,5 @@ PRESETS.update(
 
 
 def get_preset(name):
-    """Looks a recipe up by its name.
-
-    Raises:
-        ValueError: Unknown name; the message lists the known ones.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"`config` must be one of {', '.join(PRESETS)}. Received: config={name}")
-    return PRESETS[name]
+    """The recipe of that name; an unknown one is a ValueError that lists the known ones."""
+    return named(PRESETS, name)

@@ -3,20 +3,19 @@
 import dataclasses
 
 from sparsity_tf.models.char_rnn import CELLS
-from sparsity_tf.train import algorithms
-from sparsity_tf.train.fields import check_field, choice, like, number, other
+from sparsity_tf.train.fields import choice, like, number, other
 from sparsity_tf.train.recipe import Recipe
+from sparsity_tf.train.sparsity_settings import SparsitySettings
 
 OPTIMIZERS = ("rmsprop", "adam")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageRecipe:
+class LanguageRecipe(SparsitySettings):
     """The settings of one training run of a character model, checked when made.
 
-    Every field is documented by its `help` metadata, which is also the help of the flag. Those of an algorithm default
-    to `None`: the callback's own.
+    Every field is documented by its `help` metadata, which is also the help of the flag.
 
     Raises:
         ValueError: A value that is not allowed; the message names it and says what is.
@@ -36,29 +35,6 @@ class LanguageRecipe:
     cell: str = choice("rnn", tuple(CELLS), "Recurrent cell.")
     hidden_size: int = number(1024, "Units of a recurrent layer.", 1)
     depth: int = number(2, "Recurrent layers.", 1)
-    technique: str = like(Recipe, "technique")
-    technique_options: dict = like(Recipe, "technique_options")
-    where: str = like(Recipe, "where")
-    final_sparsity: float = like(Recipe, "final_sparsity")
-    initial_sparsity: float = like(Recipe, "initial_sparsity")
-    begin_step: int = like(Recipe, "begin_step")
-    end_step: int = like(Recipe, "end_step")
-    frequency: str = like(Recipe, "frequency")
-    distribution: str = like(Recipe, "distribution")
-    dense_layers: str = like(Recipe, "dense_layers")
-    structure: str = like(Recipe, "structure")
-    scope: str = like(Recipe, "scope")
-    drop_fraction: float = like(Recipe, "drop_fraction")
-    drop_fraction_decay: str = like(Recipe, "drop_fraction_decay")
-    growth: str = like(Recipe, "growth")
-    death: str = like(Recipe, "death")
-    redistribution: str = like(Recipe, "redistribution")
-    prune_target: float = like(Recipe, "prune_target")
-    load_masks: str = like(Recipe, "load_masks")
-    reinitialize: str = like(Recipe, "reinitialize")
-    rounds: int = like(Recipe, "rounds")
-    rewind_step: int = like(Recipe, "rewind_step")
-    threshold_l2: float = like(Recipe, "threshold_l2")
     kernel_l2: float = number(
         5e-6,
         "Keras L2 factor c of kernels and biases: adds 2 c w, so that PyTorch's weight decay d is c = d / 2.",
@@ -85,9 +61,7 @@ class LanguageRecipe:
     steps_per_execution: int = like(Recipe, "steps_per_execution")
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            check_field(field, getattr(self, field.name))
-        algorithms.check_settings(self)
+        super().__post_init__()
         if self.vocabulary_size == 1:
             raise ValueError("`vocabulary_size` must be 0 or at least 2. Received: vocabulary_size=1")
         if self.penalty_end_epoch and self.penalty_end_epoch < self.penalty_begin_epoch:

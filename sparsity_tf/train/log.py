@@ -1,9 +1,11 @@
-"""What a run says while it trains: test figures, one CSV row and TensorBoard scalars an epoch.
+"""What a run says while it trains: the same figures in one CSV row, TensorBoard scalars and a printed line an epoch.
 
-One idea lives here: `RunLog`, the callback that writes the same figures to every place.
+Two ideas live here: `EpochLog`, the callback that writes them, whatever is trained; and `RunLog`, that of the
+classifiers, which measures the test set.
 """
 
 import csv
+import importlib.util
 import os
 import time
 
@@ -25,85 +27,100 @@ def penalty_weight(model):
     return max((float(keras.ops.convert_to_numpy(weight)) for weight in weights), default=0.0)
 
 
-class RunLog(keras.callbacks.Callback):
-    """Measures the model every few epochs and writes what it finds.
+class EpochLog(keras.callbacks.Callback):
+    """Writes the figures of an epoch to every place; a subclass says which: `figures`, and `line` of them.
 
-    Places: `metrics.csv` (the same columns in every row; sparsities, of all kernels and of each, thresholds, and
-    errors as fractions), TensorBoard scalars, the logs that Keras's progress bar shows, and, without a progress bar,
-    one printed line. Training stops at the first epoch whose loss is not finite.
+    Places: `metrics.csv` (the same columns in every row; fractions, not percent), TensorBoard scalars, the logs that
+    Keras's progress bar shows, and, without a progress bar, one printed line. Training stops at the first epoch whose
+    loss is not finite.
 
     Args:
         folder: Folder of the run.
-        batches: `datasets.Batches` of the run. The column `penalty_weight` is the layers' variable times the number
-            of training examples, that is the recipe's weight times the ramp.
         epochs: Number of epochs of the whole run.
-        every: Epochs between measurements; the last epoch is always measured.
-        first_epoch: Number of epochs done before this process; later rows in `metrics.csv`, from
-            an epoch that was cut off before its checkpoint, are dropped.
-        print_lines: Whether to print a line for each measurement.
+        penalty_examples: The column `penalty_weight` is the layers' variable times this, that is the recipe's weight
+            times the ramp.
+        every: Epochs between rows; the last epoch always has one.
+        first_epoch: Number of epochs done before this process; later rows in `metrics.csv`, from an epoch that was cut
+            off before its checkpoint, are dropped.
+        print_lines: Whether to print a line for each row.
         writes: Whether to write at all: of several workers one does, but all take part in measuring.
-        monitor: A `SparsityMonitor` that stands before this callback: what its CSV file has beside sparsities becomes
-            TensorBoard scalars, too. `None`: there is none.
     """
 
-    def __init__(self, folder, batches, epochs, every=1, first_epoch=0, print_lines=True, writes=True, monitor=None):
+    # What the steps of TensorBoard are: "epoch" or "step".
+    axis = "step"
+    # Columns that the logs of the epoch get, for callbacks behind this one and the progress bar.
+    shown = ()
+
+    def __init__(self, folder, epochs, penalty_examples, every=1, first_epoch=0, print_lines=True, writes=True):
         super().__init__()
         self.path = os.path.join(folder, state.METRICS)
         self.tensorboard = os.path.join(folder, state.TENSORBOARD)
-        self.batches = batches
         self.epochs = epochs
+        self.penalty_examples = penalty_examples
         self.every = every
         self.print_lines = print_lines
         self.writes = writes
-        self.monitor = monitor
         self._seconds = 0.0
-        self._writer = self._evaluation = None
-        if not writes:
-            return
-        rows = [row for row in read_metrics(folder) if int(row["epoch"]) <= first_epoch]
-        if os.path.exists(self.path):
-            write_rows(self.path, rows)
+        self._writer = None
+        if writes and os.path.exists(self.path):
+            write_rows(self.path, [row for row in read_metrics(folder) if int(row["epoch"]) <= first_epoch])
+
+    def figures(self, logs):
+        """The columns of the subclass: a dict of numbers."""
+        raise TypeError(f"{type(self).__name__} must define `figures(logs)`.")
+
+    def line(self, row):
+        """The printed line."""
+        raise TypeError(f"{type(self).__name__} must define `line(row)`.")
+
+    def more_scalars(self, row):
+        """Scalars that no column is made of: pairs (name, number)."""
+        return ()
 
     def on_train_begin(self, logs=None):
-        import tensorflow as tf
+        # On another backend TensorFlow need not be installed; metrics.csv has the same figures.
+        if self.writes and importlib.util.find_spec("tensorflow"):
+            import tensorflow as tf
 
-        self._evaluation = Evaluation(self.model, self.batches)
-        if self.writes:
             self._writer = tf.summary.create_file_writer(self.tensorboard)
 
     def on_train_end(self, logs=None):
-        if self.writes:
+        if self._writer is not None:
             self._writer.close()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        self._begin = time.perf_counter()
+        self._begin, self._trained = time.perf_counter(), None
+
+    def on_test_begin(self, logs=None):
+        self._trained = time.perf_counter()  # validation is not training
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
-        self._seconds += time.perf_counter() - self._begin
+        self._seconds += (self._trained or time.perf_counter()) - self._begin
         broken = not np.isfinite(logs["loss"])
         if broken:
             self.model.stop_training = True
         if (epoch + 1) % self.every and epoch + 1 != self.epochs and not broken:
             return
-        row = self._measure(epoch, logs)
-        logs.update(test_error=row["test_error"], sparsity=row["sparsity"])
+        row = self._row(epoch, logs)
+        logs.update({name: row[name] for name in (*self.shown, "sparsity")})
         if not self.writes:
             return
         write_rows(self.path, [row], append=os.path.exists(self.path))
-        self._write_scalars(row)
+        if self._writer is not None:
+            self._write_scalars(row)
         if self.print_lines:
-            print(
-                f"epoch {epoch + 1:>{len(str(self.epochs))}}/{self.epochs}  loss {row['loss']:.4f}"
-                f"  accuracy {100 * row['accuracy']:.2f} %"
-                f"  test error {100 * row['test_error']:.2f} %"
-                f"  sparsity {100 * row['sparsity']:.2f} %  {row['seconds']:.1f} s",
-                flush=True,
-            )
+            print(self.line(row), flush=True)
 
-    def _measure(self, epoch, logs):
-        test = self._evaluation.run()
+    def _write_scalars(self, row):
+        scalars = [(name, value) for name, value in row.items() if name not in ("epoch", "step")]
+        with self._writer.as_default():
+            for name, value in (*scalars, *self.more_scalars(row)):
+                write_scalar(name, value, row[self.axis])
+        self._writer.flush()
+
+    def _row(self, epoch, logs):
         table = inspection.sparsity_table(self.model, include_dense=True)
         row = {
             "epoch": epoch + 1,
@@ -111,12 +128,8 @@ class RunLog(keras.callbacks.Callback):
             "seconds": round(self._seconds, 4),
             "learning_rate": self._rate,
             "loss": float(logs["loss"]),
-            "accuracy": float(logs["accuracy"]),
-            "test_loss": test.loss,
-            "test_accuracy": 1.0 - test.error,
-            "test_error": test.error,
-            "test_top5_error": test.top5_error,
-            "penalty_weight": penalty_weight(self.model) * self.batches.num_examples,
+            **self.figures(logs),
+            "penalty_weight": penalty_weight(self.model) * self.penalty_examples,
             "sparsity": table.sparsity,
             "compression": table.compression,
         }
@@ -126,20 +139,59 @@ class RunLog(keras.callbacks.Callback):
         self._seconds = 0.0
         return row
 
-    def _write_scalars(self, row):
-        with self._writer.as_default():
-            for name, value in row.items():
-                if name not in ("epoch", "step"):
-                    write_scalar(name, value, row["epoch"])
-            for of_weight in self._of_masks(row["epoch"] - 1):
-                for name in _OF_MASKS:
-                    if name in of_weight:
-                        write_scalar(f"{name}/{of_weight['weight']}", of_weight[name], row["epoch"])
-        self._writer.flush()
 
-    def _of_masks(self, epoch):
-        """The monitor's rows of an epoch, counted from 0."""
-        return [row for row in self.monitor.rows if row["epoch"] == epoch] if self.monitor else []
+class RunLog(EpochLog):
+    """The `EpochLog` of the classifiers: loss, accuracy and errors on the test set.
+
+    Args:
+        folder: Folder of the run.
+        batches: `datasets.Batches` of the run.
+        epochs: Number of epochs of the whole run.
+        monitor: A `SparsityMonitor` that stands before this callback: what its CSV file has beside sparsities becomes
+            TensorBoard scalars, too. `None`: there is none.
+        **kwargs: Those of `EpochLog`.
+    """
+
+    axis = "epoch"
+    shown = ("test_error",)
+
+    def __init__(self, folder, batches, epochs, monitor=None, **kwargs):
+        super().__init__(folder, epochs, batches.num_examples, **kwargs)
+        self.batches = batches
+        self.monitor = monitor
+        self._evaluation = None
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._evaluation = Evaluation(self.model, self.batches)
+
+    def figures(self, logs):
+        test = self._evaluation.run()
+        return {
+            "accuracy": float(logs["accuracy"]),
+            "test_loss": test.loss,
+            "test_accuracy": 1.0 - test.error,
+            "test_error": test.error,
+            "test_top5_error": test.top5_error,
+        }
+
+    def line(self, row):
+        return (
+            f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  loss {row['loss']:.4f}"
+            f"  accuracy {100 * row['accuracy']:.2f} %"
+            f"  test error {100 * row['test_error']:.2f} %"
+            f"  sparsity {100 * row['sparsity']:.2f} %  {row['seconds']:.1f} s"
+        )
+
+    def more_scalars(self, row):
+        rows = self.monitor.rows if self.monitor else ()
+        of_epoch = [of_weight for of_weight in rows if of_weight["epoch"] == row["epoch"] - 1]
+        return [
+            (f"{name}/{of_weight['weight']}", of_weight[name])
+            for of_weight in of_epoch
+            for name in _OF_MASKS
+            if name in of_weight
+        ]
 
 
 def read_metrics(folder):

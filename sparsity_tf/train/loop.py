@@ -6,18 +6,15 @@ class, has no sparsity worth reporting (comparisons with NaN are false, so a div
 would read "100 % sparse").
 """
 
-import contextlib
 import dataclasses
-import json
 import math
 import os
-import sys
 
 import keras
 
 from sparsity_tf import inspection
-from sparsity_tf.callbacks import SparsityMonitor
-from sparsity_tf.train import algorithms, build, log, pictures, state
+from sparsity_tf.datasets.batches import first_of
+from sparsity_tf.train import algorithms, build, log, pictures, running, state
 from sparsity_tf.train.batches import load_data, make_batches
 from sparsity_tf.train.evaluation import Evaluation
 from sparsity_tf.train.strategy import distribute, get_strategy, is_chief, prepare_for_workers
@@ -45,36 +42,6 @@ class RunResult:
     compression: object
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A run that is ready to train: everything that the user could have got wrong is checked.
-
-    Attributes:
-        recipe: The `Recipe`.
-        output_dir: Folder of the run.
-        batches: `datasets.Batches`.
-        model: The compiled model, restored from the checkpoint if the run is resumed.
-        algorithm: The callback that moves masks, or `None`.
-        epochs: Number of epochs of the whole run.
-        done: Number of epochs already done.
-        strategy: The `tf.distribute` strategy.
-    """
-
-    recipe: object
-    output_dir: str
-    batches: object
-    model: object
-    algorithm: object
-    epochs: int
-    done: int
-    strategy: object
-
-    @property
-    def chief(self):
-        """Whether this process writes the run's files."""
-        return is_chief(self.strategy)
-
-
 def prepare(recipe, output_dir, resume=False, overwrite=False):
     """Loads the data, makes or restores the model and claims the folder.
 
@@ -99,7 +66,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
     keras.utils.set_random_seed(recipe.seed)
     batches = make_batches(recipe, load_data(recipe))
     steps = batches.steps_per_epoch
-    with _settings(recipe), strategy.scope():
+    with running.precision(recipe), strategy.scope():
         build.rehearse(recipe, batches)
         keras.utils.set_random_seed(recipe.seed)
         model, done = build.make_model(recipe, batches), 0
@@ -124,7 +91,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         f"{model.steps_per_execution} steps a call" + (f", {replicas} replicas" if replicas > 1 else ""),
         flush=True,
     )
-    return Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, strategy)
+    return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps, strategy)
 
 
 def _check_strategy(recipe, strategy):
@@ -133,9 +100,9 @@ def _check_strategy(recipe, strategy):
         raise ValueError(
             f"`batch_size` must be a multiple of the {replicas} replicas. Received: batch_size={recipe.batch_size}"
         )
-    if recipe.strategy == "multiworker" and recipe.steps_per_execution > 1:
+    if recipe.strategy in ("mirrored", "multiworker") and recipe.steps_per_execution > 1:
         raise ValueError(
-            "`steps_per_execution` must be 0 or 1 with strategy=multiworker. "
+            f"`steps_per_execution` must be 0 or 1 with strategy={recipe.strategy}. "
             f"Received: steps_per_execution={recipe.steps_per_execution}"
         )
     if recipe.strategy != "none" and recipe.technique == "lottery":
@@ -143,17 +110,6 @@ def _check_strategy(recipe, strategy):
             "`strategy` must be none with technique lottery, whose snapshot is one process's. "
             f"Received: strategy={recipe.strategy}"
         )
-
-
-@contextlib.contextmanager
-def _settings(recipe):
-    """Keras's global precision policy while the network is made."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(recipe.dtype_policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def train(prepared):
@@ -180,14 +136,8 @@ def train(prepared):
 
 def _fit(prepared):
     recipe, batches, done, folder = prepared.recipe, prepared.batches, prepared.done, prepared.output_dir
-    bar = sys.stdout.isatty() and prepared.chief
-    monitor = None
-    callbacks = build.penalty_callbacks(recipe, batches.num_examples, batches.steps_per_epoch)
-    if prepared.algorithm is not None:
-        callbacks.append(prepared.algorithm)
-        if prepared.chief:
-            monitor = SparsityMonitor(os.path.join(folder, state.SPARSITY_BY_STEP))
-            callbacks.append(monitor)
+    masks, monitor = prepared.mask_callbacks()
+    callbacks = [*build.penalty_callbacks(recipe, batches.num_examples, prepared.steps), *masks]
     callbacks.append(
         log.RunLog(
             folder,
@@ -195,7 +145,7 @@ def _fit(prepared):
             epochs=prepared.epochs,
             every=recipe.log_every,
             first_epoch=done,
-            print_lines=not bar,
+            print_lines=not prepared.bar,
             writes=prepared.chief,
             monitor=monitor,
         )
@@ -203,19 +153,19 @@ def _fit(prepared):
     if prepared.chief:
         if recipe.keep_best:
             errors = [float(row["test_error"]) for row in log.read_metrics(folder)]
-            callbacks.append(state.Best(folder, min(errors, default=math.inf)))
+            callbacks.append(state.Best(folder, "test_error", min(errors, default=math.inf)))
         callbacks.append(pictures.Frames(folder, recipe.frame_every, prepared.epochs, done))
         callbacks.append(state.Checkpoint(folder))
     if recipe.strategy == "multiworker":
-        prepare_for_workers(prepared.model, batches)
+        prepare_for_workers(prepared.model, first_of(batches.train()))
     prepared.model.fit(
-        distribute(prepared.strategy, batches, done * batches.steps_per_epoch),
+        distribute(prepared.strategy, batches, done * prepared.steps),
         epochs=prepared.epochs,
         initial_epoch=done,
-        steps_per_epoch=batches.steps_per_epoch,
+        steps_per_epoch=prepared.steps,
         shuffle=False,  # the pipeline shuffles
         callbacks=callbacks,
-        verbose=1 if bar else 0,
+        verbose=1 if prepared.bar else 0,
     )
 
 
@@ -268,26 +218,16 @@ def _report(prepared):
             f"compression {table.compression:.1f}x"
         )
         result = RunResult(line, None, figures.error, figures.top5_error, table.sparsity, table.compression)
-        results.update(
-            sparsity=table.sparsity,
-            compression=table.compression,
-            layers={row.name: row.sparsity for row in table.rows},
-            macs={"dense": flops.dense, "sparse": flops.sparse},
-        )
+        results.update(running.sparsity_results(table), macs={"dense": flops.dense, "sparse": flops.sparse})
     if not prepared.chief:
         return result
+    files = []
     if not collapsed:
-        table.to_csv(os.path.join(output_dir, state.SPARSITY))
-        print(f"\n{table}")
+        running.save_result(prepared, table)
         print(
             f"multiply-accumulates an image: {flops.dense:,} dense, {flops.sparse:,} without the "
             f"zeros ({100 * flops.ratio:.2f} %)"
         )
-        state.save_without_optimizer(model, os.path.join(output_dir, state.MODEL))
-        made = [state.MODEL, *pictures.draw(model, output_dir)]
-        print(f"in {output_dir}: {', '.join(['metrics.csv', 'results.json', *made])}")
-    with open(os.path.join(output_dir, state.RESULTS), "w", encoding="utf-8") as file:
-        json.dump(results, file, indent=2)
-    print(f"training took {results['training_seconds']:.0f} s")
-    print(result.line, flush=True)
+        files = [state.METRICS, state.RESULTS, state.MODEL, *pictures.draw(model, output_dir)]
+    running.conclude(prepared, results, result.line, files)
     return result

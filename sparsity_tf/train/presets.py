@@ -4,6 +4,7 @@ One file a data set holds them: `mnist_presets.py`, `cifar_presets.py`, `imagene
 """
 
 from sparsity_tf.train.cifar_presets import CIFAR
+from sparsity_tf.train.fields import named
 from sparsity_tf.train.imagenet_presets import IMAGENET
 from sparsity_tf.train.mnist_presets import MNIST
 from sparsity_tf.train.recipe import Recipe as Recipe
@@ -12,11 +13,5 @@ PRESETS = {**MNIST, **CIFAR, **IMAGENET}
 
 
 def get_preset(name):
-    """Looks a recipe up by its name.
-
-    Raises:
-        ValueError: Unknown name; the message lists the known ones.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"`config` must be one of {', '.join(PRESETS)}. Received: config={name}")
-    return PRESETS[name]
+    """The recipe of that name; an unknown one is a ValueError that lists the known ones."""
+    return named(PRESETS, name)

@@ -24,6 +24,7 @@ SPARSITY = "sparsity.csv"
 SPARSITY_BY_STEP = "sparsity_by_step.csv"
 SNAPSHOT = "snapshot.npz"
 TENSORBOARD = "tensorboard"
+TRANSLATIONS = "translations.txt"
 INITIAL = "initial.keras"
 BEST = "best.keras"
 FRAMES = "frames"
@@ -63,23 +64,26 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 class Best(keras.callbacks.Callback):
-    """Keeps the model with the lowest test error so far, as `best.keras` in a folder, without its optimizer.
-
-    It stands behind the `RunLog`, whose `test_error` it reads.
+    """Keeps the model with the lowest error so far, as `best.keras` in a folder, without its optimizer.
 
     Args:
         folder: Path of an existing folder.
-        lowest: Lowest test error of the epochs before, in a run that is continued.
+        metric: Name of the error in the logs of an epoch; a callback that puts it there stands before this one.
+        lowest: Lowest error of the epochs before, in a run that is continued.
+        from_step: Optimizer step before which no model counts.
     """
 
-    def __init__(self, folder, lowest=float("inf")):
+    def __init__(self, folder, metric, lowest=float("inf"), from_step=0):
         super().__init__()
         self.folder = folder
+        self.metric = metric
         self.lowest = lowest
+        self.from_step = from_step
 
     def on_epoch_end(self, epoch, logs=None):
-        error = (logs or {}).get("test_error", float("nan"))
-        if error < self.lowest:  # false for NaN
+        error = (logs or {}).get(self.metric, float("nan"))
+        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        if step >= self.from_step and error < self.lowest:  # false for NaN
             self.lowest = error
             save_without_optimizer(self.model, os.path.join(self.folder, BEST))
 
@@ -174,5 +178,5 @@ def claim_folder(folder, recipe, resume, overwrite):
 def _outputs(folder):
     """Paths of what a run has written into the folder; the recipe alone is no loss."""
     files = (CHECKPOINT, _UNFINISHED, SNAPSHOT, INITIAL, BEST, MODEL, METRICS, RESULTS, SPARSITY, SPARSITY_BY_STEP)
-    names = (*files, "unfinished_*.keras", TENSORBOARD, FRAMES, *PICTURES)
+    names = (*files, TRANSLATIONS, "unfinished_*.keras", TENSORBOARD, FRAMES, *PICTURES)
     return [path for name in names for path in sorted(glob.glob(os.path.join(glob.escape(folder), name)))]

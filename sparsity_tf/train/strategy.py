@@ -1,9 +1,20 @@
 """The `tf.distribute` strategy of a run, by its name in a recipe."""
 
+import contextlib
 import json
 import os
 
-import numpy as np
+import keras
+
+
+class SingleDevice:
+    """What stands for TensorFlow's default strategy on other backends: one replica."""
+
+    num_replicas_in_sync = 1
+    cluster_resolver = None
+
+    def scope(self):
+        return contextlib.nullcontext()
 
 
 def get_strategy(name):
@@ -15,11 +26,18 @@ def get_strategy(name):
             share the file system of `output_dir`); `"tpu"`, the TPU that TensorFlow finds.
 
     Returns:
-        A `tf.distribute.Strategy`; for `"none"` TensorFlow's default one.
+        A `tf.distribute.Strategy`; for `"none"` TensorFlow's default one, or `SingleDevice` on another backend.
 
     Raises:
-        ValueError: `TF_CONFIG` is missing or no cluster, or there is no TPU.
+        ValueError: `TF_CONFIG` is missing or no cluster, or there is no TPU; the backend is not TensorFlow.
     """
+    if keras.backend.backend() != "tensorflow":
+        if name != "none":
+            raise ValueError(
+                f"`strategy` must be none on Keras's {keras.backend.backend()} backend: the others are TensorFlow's. "
+                f"Received: strategy={name}"
+            )
+        return SingleDevice()
     import tensorflow as tf
 
     if name == "mirrored":
@@ -39,10 +57,10 @@ def _check_tf_config():
     text = os.environ.get("TF_CONFIG", "")
     try:
         config = json.loads(text)
-        workers = config["cluster"]["worker"]
-        index = config["task"]["index"]
-        known = isinstance(workers, list) and 0 <= index < len(workers)
-    except (ValueError, KeyError, TypeError):
+        task = config["task"]
+        hosts = config["cluster"][task.get("type", "worker")]
+        known = isinstance(hosts, list) and 0 <= task["index"] < len(hosts)
+    except (ValueError, KeyError, TypeError, AttributeError):
         known = False
     if not known:
         raise ValueError(
@@ -62,12 +80,17 @@ def _tpu_strategy(tf):
 
 
 def is_chief(strategy):
-    """Whether this process writes the run's files: the only worker, or the first of several."""
+    """Whether this process writes the run's files: the only one, the cluster's chief, or the first of its workers."""
     resolver = strategy.cluster_resolver
-    return resolver is None or not getattr(resolver, "task_type", None) or (resolver.task_id or 0) == 0
+    if resolver is None or not getattr(resolver, "task_type", None):
+        return True
+    if resolver.task_type == "chief":
+        return True
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_type == "worker" and not has_chief and (resolver.task_id or 0) == 0
 
 
-def prepare_for_workers(model, batches):
+def prepare_for_workers(model, example):
     """Makes `fit` work under several workers, for which Keras 3.15 has two faults (tensorflow/tensorflow#72388).
 
     It reduces its first batch over the replicas to build metrics, which a nested batch does not survive: they are built
@@ -75,16 +98,17 @@ def prepare_for_workers(model, batches):
 
     Args:
         model: Model compiled in the strategy's scope.
-        batches: `datasets.Batches`.
+        example: A batch of arrays, as the model is trained on.
     """
     import tensorflow as tf
 
-    example = np.zeros((1, *batches.image_shape), batches.dtype), np.zeros((1,), "int32")
+    def with_axis(step):
+        return lambda data: {name: tf.reshape(value, (1,)) for name, value in step(data).items()}
+
     with model.distribute_strategy.scope():
         model._symbolic_build(data_batch=example)
     model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
-    step = model.train_step
-    model.train_step = lambda data: {name: tf.reshape(value, (1,)) for name, value in step(data).items()}
+    model.train_step, model.test_step = with_axis(model.train_step), with_axis(model.test_step)
 
 
 def distribute(strategy, batches, first_step):

@@ -6,12 +6,11 @@ import os
 import keras
 from keras import ops
 
-from sparsity_tf import initializers, layers, models
+from sparsity_tf import models
 from sparsity_tf.datasets import parallel_text, subwords, translation
-from sparsity_tf.load_masks import load_masks
-from sparsity_tf.train import algorithms
+from sparsity_tf.datasets.batches import first_of
+from sparsity_tf.train import algorithms, running, techniques
 from sparsity_tf.train.learning_rates import HoldThenDecay, WarmUp
-from sparsity_tf.train.load_weights import load_weights
 from sparsity_tf.train.losses import SmoothedCrossentropy
 
 VOCABULARY = "vocabulary.subwords"
@@ -113,17 +112,8 @@ def make_model(recipe, vocabulary_size, packed=None):
     Raises:
         ValueError: An option that the technique does not have, or a value it refuses; masks or weights that do not fit.
     """
-    technique, options = None, {}
-    if recipe.technique in algorithms.ALGORITHMS:
-        technique = "masked"
-    elif recipe.technique != "none":
-        technique, options = recipe.technique, dict(recipe.technique_options)
-        known = layers.TECHNIQUES[technique].option_names()
-        _check_options(recipe, known)
-        if "sparsity" in known and recipe.final_sparsity is not None:
-            options.setdefault("sparsity", recipe.final_sparsity)
-        if "threshold_regularizer" in known and recipe.threshold_l2:
-            options.setdefault("threshold_regularizer", keras.regularizers.L2(recipe.threshold_l2))
+    sparse = techniques.arguments(recipe)
+    options = sparse.pop("technique_options") or {}
     sizes = ("num_layers", "hidden_size", "filter_size", "num_heads", "split_heads")
     rates = ("dropout", "attention_dropout", "relu_dropout")
     model = models.Transformer(
@@ -131,26 +121,11 @@ def make_model(recipe, vocabulary_size, packed=None):
         **{name: getattr(recipe, name) for name in (*sizes, *rates)},
         packed=recipe.packed if packed is None else packed,
         seed=recipe.seed,
-        technique=technique,
-        where=recipe.where if technique else None,
+        **sparse,
         **options,
     )
-    if recipe.load_weights is not None:
-        load_weights(model, recipe.load_weights)
-    if recipe.load_masks is not None:
-        load_masks(model, recipe.load_masks)
-    if recipe.reinitialize is not None:
-        initializers.reinitialize(model, recipe.reinitialize, seed=recipe.seed)
+    techniques.begin_with(model, recipe)
     return model
-
-
-def _check_options(recipe, known):
-    unknown = sorted(set(recipe.technique_options) - set(known))
-    if unknown:
-        raise ValueError(
-            f"`technique_options` of {recipe.technique} may hold {', '.join(known) or 'nothing'}. "
-            f"Received: {', '.join(unknown)}"
-        )
 
 
 def learning_rate(recipe):
@@ -172,11 +147,7 @@ def compile_model(recipe, model, vocabulary_size, grid):
         vocabulary_size: Number of subwords.
         grid: What the number of steps in one call of the compiled function must divide.
     """
-    import tensorflow as tf
-
-    jit_compile = recipe.jit_compile == "true"
-    if recipe.jit_compile == "auto":
-        jit_compile = bool(tf.config.list_physical_devices("GPU"))
+    jit_compile = recipe.jit_compile == "true" if recipe.jit_compile != "auto" else running.always_compiles()
     # Of several replicas TensorFlow 2.21 can't run the loop over steps.
     limit = (recipe.steps_per_execution or 20) if recipe.strategy == "none" else 1
     per_call = recipe.eval_every if recipe.steps_per_execution else grid
@@ -187,50 +158,35 @@ def compile_model(recipe, model, vocabulary_size, grid):
         SmoothedCrossentropy(smoothing, reduction="mean_with_sample_weight"),
         weighted_metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy"), TokenCrossentropy()],
         jit_compile=jit_compile,
-        steps_per_execution=max(k for k in range(1, min(limit, per_call) + 1) if per_call % k == 0),
+        steps_per_execution=running.largest_divisor(per_call, limit),
     )
-
-
-def prepare_for_workers(model, batches):
-    """What `strategy.prepare_for_workers` does for images: `fit` and `evaluate` work under several workers after it."""
-    import tensorflow as tf
-
-    def with_axis(step):
-        return lambda data: {name: tf.reshape(value, (1,)) for name, value in step(data).items()}
-
-    example = next(batches.train().take(1).as_numpy_iterator())
-    with model.distribute_strategy.scope():
-        model._symbolic_build(data_batch=example)
-    model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
-    model.train_step, model.test_step = with_axis(model.train_step), with_axis(model.test_step)
 
 
 def make_algorithm(recipe, batches, folder=None):
     """The recipe's algorithm that moves masks, a callback, or `None`; an epoch is `eval_every` steps."""
 
     def first_batch():
-        features, targets, _ = next(batches.train().take(1).as_numpy_iterator())
+        features, targets, _ = first_of(batches.train())
         return features, targets
 
     return algorithms.make(recipe, recipe.eval_every, first_batch, folder)
 
 
-def penalty_callbacks(recipe, batches):
-    """The callback that moves the penalty weight, in a list; empty for techniques without one."""
-    technique = layers.TECHNIQUES.get(recipe.technique)
-    if technique is None or not technique.penalized:
-        return []
-    from sparsity_tf.callbacks import PenaltyRamp
+def rehearse(recipe, batches):
+    """`techniques.rehearse` of the recipe's algorithm, on a network of its own."""
 
-    return [
-        PenaltyRamp(
-            weight=recipe.penalty_weight,
-            num_examples=penalty_examples(recipe, batches),
-            begin_step=recipe.penalty_begin_step,
-            end_step=recipe.penalty_end_step,
-            schedule=recipe.penalty_schedule,
-        )
-    ]
+    def make():
+        model = make_model(recipe, batches.vocabulary.size)
+        compile_model(recipe, model, batches.vocabulary.size, recipe.eval_every)
+        return model
+
+    techniques.rehearse(recipe, make_algorithm(recipe, batches), make, recipe.eval_every)
+
+
+def penalty_callbacks(recipe, batches):
+    """`techniques.penalty_callbacks` with the recipe's ramp, which is in steps."""
+    examples = penalty_examples(recipe, batches)
+    return techniques.penalty_callbacks(recipe, examples, recipe.penalty_begin_step, recipe.penalty_end_step)
 
 
 def penalty_examples(recipe, batches):
@@ -245,6 +201,6 @@ def settled_from(recipe, algorithm):
     """
     if recipe.technique in ("magnitude", "gmp", "random"):
         return algorithm.end_step if algorithm.end_step is not None else recipe.train_steps // 2
-    if getattr(layers.TECHNIQUES.get(recipe.technique), "penalized", False):
+    if techniques.penalized(recipe):
         return recipe.penalty_end_step
     return 0

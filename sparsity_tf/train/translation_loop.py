@@ -1,20 +1,18 @@
 """One training run of the translator: corpus + Transformer + callbacks + fit, then translations and the report."""
 
 import dataclasses
-import json
 import math
 import os
 import shutil
-import sys
 
 import keras
 import numpy as np
 
 from sparsity_tf import inspection
-from sparsity_tf.callbacks import SparsityMonitor
 from sparsity_tf.datasets import subwords
-from sparsity_tf.train import algorithms, log, state, translation_build, translation_log
-from sparsity_tf.train.strategy import distribute, get_strategy, is_chief
+from sparsity_tf.datasets.batches import first_of
+from sparsity_tf.train import algorithms, log, running, state, translation_build, translation_log
+from sparsity_tf.train.strategy import distribute, get_strategy, is_chief, prepare_for_workers
 
 _SAMPLES = 5
 
@@ -38,36 +36,6 @@ class RunResult:
     bleu: object
     sparsity: object
     compression: object
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A run that is ready to train: everything that the user could have got wrong is checked.
-
-    Attributes:
-        recipe: The `TranslationRecipe`.
-        output_dir: Folder of the run.
-        batches: `datasets.TranslationBatches`.
-        model: The compiled model, restored from the checkpoint if the run is resumed.
-        algorithm: The callback that moves masks, or `None`.
-        epochs: Number of epochs (of `eval_every` steps) of the whole run.
-        done: Number of epochs already done.
-        strategy: The `tf.distribute` strategy.
-    """
-
-    recipe: object
-    output_dir: str
-    batches: object
-    model: object
-    algorithm: object
-    epochs: int
-    done: int
-    strategy: object
-
-    @property
-    def chief(self):
-        """Whether this process writes the run's files."""
-        return is_chief(self.strategy)
 
 
 def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
@@ -99,33 +67,28 @@ def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
         vocabulary = translation_build.make_vocabulary(recipe, corpus, cache_dir)
     replicas = strategy.num_replicas_in_sync
     batches = translation_build.make_batches(recipe, corpus, vocabulary, cache_dir, replicas)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(recipe.dtype_policy)
-    try:
-        with strategy.scope():
-            _rehearse(recipe, batches)
-            keras.utils.set_random_seed(recipe.seed)
-            model, done = translation_build.make_model(recipe, vocabulary.size), 0
-            algorithm = translation_build.make_algorithm(recipe, batches, output_dir)
-            # Lottery tickets know how many epochs all rounds take.
-            epochs = getattr(algorithm, "total_steps", recipe.train_steps) // recipe.eval_every
-            if is_chief(strategy):
-                state.claim_folder(output_dir, recipe, resume, overwrite)
-                if os.path.abspath(vocabulary.path) != os.path.abspath(own):
-                    shutil.copyfile(vocabulary.path, own)
-            if resume:
-                restored, done = state.restore(output_dir, recipe.eval_every)
-                model = restored or model
-            if not done:
-                grid = algorithms.update_grid(recipe, algorithm, recipe.eval_every)
-                translation_build.compile_model(recipe, model, vocabulary.size, grid)
-                if recipe.keep_initial and is_chief(strategy):
-                    state.save_without_optimizer(model, os.path.join(output_dir, state.INITIAL))
-    finally:
-        keras.config.set_dtype_policy(policy)
+    with running.precision(recipe), strategy.scope():
+        translation_build.rehearse(recipe, batches)
+        keras.utils.set_random_seed(recipe.seed)
+        model, done = translation_build.make_model(recipe, vocabulary.size), 0
+        algorithm = translation_build.make_algorithm(recipe, batches, output_dir)
+        # Lottery tickets know how many epochs all rounds take.
+        epochs = getattr(algorithm, "total_steps", recipe.train_steps) // recipe.eval_every
+        if is_chief(strategy):
+            state.claim_folder(output_dir, recipe, resume, overwrite)
+            if os.path.abspath(vocabulary.path) != os.path.abspath(own):
+                shutil.copyfile(vocabulary.path, own)
+        if resume:
+            restored, done = state.restore(output_dir, recipe.eval_every)
+            model = restored or model
+        if not done:
+            grid = algorithms.update_grid(recipe, algorithm, recipe.eval_every)
+            translation_build.compile_model(recipe, model, vocabulary.size, grid)
+            if recipe.keep_initial and is_chief(strategy):
+                state.save_without_optimizer(model, os.path.join(output_dir, state.INITIAL))
     if is_chief(strategy):
         _introduce(recipe, batches, model, resume, done, replicas)
-    return Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, strategy)
+    return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, recipe.eval_every, strategy)
 
 
 def _introduce(recipe, batches, model, resume, done, replicas):
@@ -143,18 +106,6 @@ def _introduce(recipe, batches, model, resume, done, replicas):
     )
 
 
-def _rehearse(recipe, batches):
-    """Prepares the recipe's algorithm on a network of its own: what does not fit is an error now, and not in `fit`."""
-    algorithm = translation_build.make_algorithm(recipe, batches)
-    if algorithm is None:
-        return
-    model = translation_build.make_model(recipe, batches.vocabulary.size)
-    translation_build.compile_model(recipe, model, batches.vocabulary.size, recipe.eval_every)
-    with algorithms.recipe_names(recipe):
-        algorithm.prepare(model, recipe.epochs, recipe.eval_every)
-    algorithm.finish()
-
-
 def train(prepared):
     """Trains a prepared run to its end and reports on it.
 
@@ -170,7 +121,7 @@ def train(prepared):
         `RunResult`. Its `line` has been printed last.
     """
     if prepared.recipe.strategy == "multiworker":
-        translation_build.prepare_for_workers(prepared.model, prepared.batches)
+        prepare_for_workers(prepared.model, first_of(prepared.batches.train()))
     if prepared.done < prepared.epochs:
         _fit(prepared)
     return _report(prepared)
@@ -178,19 +129,15 @@ def train(prepared):
 
 def _fit(prepared):
     recipe, batches, done, folder = prepared.recipe, prepared.batches, prepared.done, prepared.output_dir
-    bar = sys.stdout.isatty() and prepared.chief
-    callbacks = translation_build.penalty_callbacks(recipe, batches)
-    if prepared.algorithm is not None:
-        callbacks.append(prepared.algorithm)
-        if prepared.chief:
-            callbacks.append(SparsityMonitor(os.path.join(folder, state.SPARSITY_BY_STEP)))
+    masks, _ = prepared.mask_callbacks()
+    callbacks = [*translation_build.penalty_callbacks(recipe, batches), *masks]
     callbacks.append(
         translation_log.TranslationLog(
             folder,
             prepared.epochs,
             translation_build.penalty_examples(recipe, batches),
             first_epoch=done,
-            print_lines=not bar,
+            print_lines=not prepared.bar,
             writes=prepared.chief,
         )
     )
@@ -199,7 +146,7 @@ def _fit(prepared):
             settled = translation_build.settled_from(recipe, prepared.algorithm)
             rows = [row for row in log.read_metrics(folder) if int(row["step"]) >= settled]
             lowest = min((float(row["val_cross_entropy"]) for row in rows), default=math.inf)
-            callbacks.append(translation_log.Best(folder, settled, lowest))
+            callbacks.append(state.Best(folder, "val_cross_entropy", lowest, from_step=settled))
         callbacks.append(state.Checkpoint(folder))
     prepared.model.fit(
         distribute(prepared.strategy, batches, done * recipe.eval_every),
@@ -209,7 +156,7 @@ def _fit(prepared):
         validation_data=_validation(prepared),
         shuffle=False,  # the pipeline shuffles
         callbacks=callbacks,
-        verbose=1 if bar else 0,
+        verbose=1 if prepared.bar else 0,
     )
 
 
@@ -250,22 +197,12 @@ def _report(prepared):
         said += [f"perplexity {perplexity:.2f}", f"sparsity {100 * table.sparsity:.2f} %"]
         line = ", ".join([*said, f"compression {table.compression:.1f}x"])
         result = RunResult(line, None, perplexity, score, table.sparsity, table.compression)
-        results.update(
-            sparsity=table.sparsity,
-            compression=table.compression,
-            layers={row.name: row.sparsity for row in table.rows},
-        )
+        results.update(running.sparsity_results(table))
     if not prepared.chief:
         return result
     if not collapsed:
-        table.to_csv(os.path.join(folder, state.SPARSITY))
-        print(f"\n{table}")
-        state.save_without_optimizer(model, os.path.join(folder, state.MODEL))
-    with open(os.path.join(folder, state.RESULTS), "w", encoding="utf-8") as file:
-        json.dump(results, file, indent=2, ensure_ascii=False)
-    print(f"in {folder}: {', '.join(sorted(os.listdir(folder)))}")
-    print(f"training took {results['training_seconds']:.0f} s")
-    print(result.line, flush=True)
+        running.save_result(prepared, table)
+    running.conclude(prepared, results, result.line, sorted(os.listdir(folder)))
     return result
 
 
@@ -282,7 +219,7 @@ def _translate(prepared):
         recipe.extra_length,
         recipe.decode_batch_size,
     )
-    path = os.path.join(prepared.output_dir, "translations.txt")
+    path = os.path.join(prepared.output_dir, state.TRANSLATIONS)
     with open(f"{path}.unfinished", "w", encoding="utf-8") as file:
         file.writelines(f"{' '.join(text.split())}\n" for text in translations)
     os.replace(f"{path}.unfinished", path)

@@ -9,6 +9,7 @@ papers' settings for other networks on the same training, which no one has measu
 The `tiny_` recipes are for two processor cores and a corpus of 100,000 short sentences.
 """
 
+from sparsity_tf.train.fields import named
 from sparsity_tf.train.translation_recipe import REGULARIZATIONS, TranslationRecipe
 
 _PAIRS = 4_500_000  # by which the published penalties are divided, about the number of pairs of WMT
@@ -134,11 +135,5 @@ PRESETS = {
 
 
 def get_preset(name):
-    """Looks a recipe up by its name.
-
-    Raises:
-        ValueError: Unknown name; the message lists the known ones.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"`config` must be one of {', '.join(PRESETS)}. Received: config={name}")
-    return PRESETS[name]
+    """The recipe of that name; an unknown one is a ValueError that lists the known ones."""
+    return named(PRESETS, name)

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from sparsity_tf.train import algorithms
-from sparsity_tf.train.fields import check_field, choice, like, number, other
+from sparsity_tf.train.fields import choice, like, number, other
 from sparsity_tf.train.recipe import Recipe
+from sparsity_tf.train.sparsity_settings import SparsitySettings
 
 LR_SCHEDULES = ("rsqrt", "constant", "linear", "cosine")
 SPLITS = ("none", "validation", "test")
@@ -34,11 +34,11 @@ REGULARIZATIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class TranslationRecipe:
+class TranslationRecipe(SparsitySettings):
     """The settings of one training run of a Transformer, checked when made.
 
     Every field is documented by its `help` metadata, which is also the help of the flag. "Epoch" means `eval_every`
-    steps throughout, for `frequency=epoch` as well. Those of an algorithm default to `None`: the callback's own.
+    steps throughout, for `frequency=epoch` as well.
 
     Raises:
         ValueError: A value that is not allowed; the message names it and says what is.
@@ -83,30 +83,6 @@ class TranslationRecipe:
     label_smoothing: float = number(
         0.1, "Share of each target that is spread evenly over the other subwords.", 0, below=1
     )
-    technique: str = like(Recipe, "technique")
-    technique_options: dict = like(Recipe, "technique_options")
-    where: str = like(Recipe, "where")
-    final_sparsity: float = like(Recipe, "final_sparsity")
-    initial_sparsity: float = like(Recipe, "initial_sparsity")
-    begin_step: int = like(Recipe, "begin_step")
-    end_step: int = like(Recipe, "end_step")
-    frequency: str = like(Recipe, "frequency")
-    distribution: str = like(Recipe, "distribution")
-    dense_layers: str = like(Recipe, "dense_layers")
-    structure: str = like(Recipe, "structure")
-    scope: str = like(Recipe, "scope")
-    drop_fraction: float = like(Recipe, "drop_fraction")
-    drop_fraction_decay: str = like(Recipe, "drop_fraction_decay")
-    growth: str = like(Recipe, "growth")
-    death: str = like(Recipe, "death")
-    redistribution: str = like(Recipe, "redistribution")
-    prune_target: float = like(Recipe, "prune_target")
-    load_masks: str = like(Recipe, "load_masks")
-    load_weights: str = like(Recipe, "load_weights")
-    reinitialize: str = like(Recipe, "reinitialize")
-    rounds: int = like(Recipe, "rounds")
-    rewind_step: int = like(Recipe, "rewind_step")
-    threshold_l2: float = like(Recipe, "threshold_l2")
     learning_rate: float = number(
         2.0,
         "rsqrt: the constant c of c min(1, t / warmup_steps) / sqrt(max(t, warmup_steps) hidden_size); else the "
@@ -150,9 +126,7 @@ class TranslationRecipe:
     decode_batch_size: int = number(32, "Sentences translated at a time.", 1)
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            check_field(field, getattr(self, field.name))
-        algorithms.check_settings(self)
+        super().__post_init__()
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 "`num_heads` must divide `hidden_size`. "

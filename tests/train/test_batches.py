@@ -7,8 +7,9 @@ import pytest
 
 from sparsity_tf import datasets
 from sparsity_tf.datasets import pipeline
+from sparsity_tf.datasets.batches import first_of
 from sparsity_tf.train import presets
-from sparsity_tf.train.batches import first_batch, load_data, make_batches
+from sparsity_tf.train.batches import load_data, make_batches
 
 pytestmark = pytest.mark.tensorflow
 
@@ -25,7 +26,7 @@ def test_training_and_test_images_are_normalized_alike(noise, normalize):
     recipe = presets.Recipe(normalize=normalize, batch_size=20)
     batches = make_batches(recipe, noise)
     x, y = next(batches.test().as_numpy_iterator())
-    batch, labels = first_batch(batches)
+    batch, labels = first_of(batches.train())
     order = pipeline.epoch_order(len(x), recipe.seed, 0)
     np.testing.assert_allclose(batch, x[order], atol=1e-6)
     np.testing.assert_array_equal(labels, y[order])
@@ -38,7 +39,7 @@ def test_training_and_test_images_are_normalized_alike(noise, normalize):
 
 def test_images_are_shifted_by_as_many_pixels_as_the_recipe_says(noise):
     recipe = presets.Recipe(augment="shift", shift_pixels=7, batch_size=20, seed=3)
-    batch = first_batch(make_batches(recipe, noise))[0]
+    batch = first_of(make_batches(recipe, noise).train())[0]
     images = pipeline.epoch_images(noise, 3, 0, "shift", 7)[0]
     np.testing.assert_allclose(batch, pipeline.normalize(images, pipeline.mean_image(noise.x_train)), atol=1e-6)
 

@@ -113,3 +113,21 @@ def test_batch_must_divide_among_replicas(digits, tmp_path, capsys, monkeypatch)
     flags = [*RUN, "--batch_size=6", f"--data_dir={digits}", f"--output_dir={tmp_path}"]
     status, _, error = classify(flags, capsys)
     assert status == 2 and "`batch_size` must be a multiple of the 4 replicas" in error
+
+
+@pytest.mark.slow
+def test_two_replicas_of_one_process_train_together(digits, tmp_path):
+    code = (
+        "import tensorflow as tf\n"
+        "cpus = tf.config.list_physical_devices('CPU')\n"
+        "tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)\n"
+        "from sparsity_tf.train import classifier; classifier.run_main()"
+    )
+    arguments = [*RUN, f"--data_dir={digits}", f"--output_dir={tmp_path / 'run'}", "--strategy=mirrored"]
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "1 steps a call, 2 replicas" in finished.stdout
+    results = json.loads((tmp_path / "run" / state.RESULTS).read_text())
+    assert results["collapsed"] is None and 0.74 < results["sparsity"] < 0.76

@@ -11,7 +11,7 @@ import sys
 import keras
 import numpy as np
 
-from sparsity_tf.train import loop, pictures
+from sparsity_tf.train import loop, pictures, running
 from tests.train.runs import recipe_of
 
 
@@ -22,7 +22,7 @@ def main(output_dir, path, epochs_to_live, *flags):
                 os._exit(9)
 
     pictures.Frames.on_epoch_begin = Killed.on_epoch_begin
-    loop.SparsityMonitor.on_epoch_begin = Killed.on_epoch_begin
+    running.SparsityMonitor.on_epoch_begin = Killed.on_epoch_begin
     pictures.draw = lambda model, folder: []
     prepared = loop.prepare(recipe_of(*flags), output_dir, resume="--resume" in flags)
     loop.train(prepared)

@@ -1,0 +1,117 @@
+"""A run in a folder, whatever is trained: what is ready before `fit`, and the report at its end."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+
+import keras
+
+from sparsity_tf.callbacks import SparsityMonitor
+from sparsity_tf.train import state
+from sparsity_tf.train.strategy import is_chief
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to train: everything that the user could have got wrong is checked.
+
+    Attributes:
+        recipe: The recipe.
+        output_dir: Folder of the run.
+        batches: The data.
+        model: The compiled model, restored from the checkpoint if the run is resumed.
+        algorithm: The callback that moves masks, or `None`.
+        epochs: Number of epochs of the whole run.
+        done: Number of epochs already done.
+        steps: Steps an epoch.
+        strategy: The `tf.distribute` strategy, or `None`.
+    """
+
+    recipe: object
+    output_dir: str
+    batches: object
+    model: object
+    algorithm: object
+    epochs: int
+    done: int
+    steps: int
+    strategy: object = None
+
+    @property
+    def chief(self):
+        """Whether this process writes the run's files."""
+        return self.strategy is None or is_chief(self.strategy)
+
+    @property
+    def bar(self):
+        """Whether Keras's progress bar is shown, in the place of a printed line an epoch."""
+        return sys.stdout.isatty() and self.chief
+
+    def mask_callbacks(self):
+        """The algorithm, and what writes down what it did: `(callbacks, SparsityMonitor or None)`."""
+        if self.algorithm is None:
+            return [], None
+        if not self.chief:
+            return [self.algorithm], None
+        monitor = SparsityMonitor(os.path.join(self.output_dir, state.SPARSITY_BY_STEP))
+        return [self.algorithm, monitor], monitor
+
+
+@contextlib.contextmanager
+def precision(recipe):
+    """Keras's global precision policy, the recipe's while its network is made."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.dtype_policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def always_compiles():
+    """Whether XLA compiles whatever is trained: on a GPU, and on backends that know no other way."""
+    if keras.backend.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def largest_divisor(number, limit):
+    """The largest divisor of `number` up to `limit`, at least 1."""
+    return max(k for k in range(1, min(limit, number) + 1) if number % k == 0)
+
+
+def sparsity_results(table):
+    """The entries of `results.json` that a sparsity table gives."""
+    return {
+        "sparsity": table.sparsity,
+        "compression": table.compression,
+        "layers": {row.name: row.sparsity for row in table.rows},
+    }
+
+
+def save_result(prepared, table):
+    """Writes table and network of a sound run, and prints the table; the chief only."""
+    table.to_csv(os.path.join(prepared.output_dir, state.SPARSITY))
+    print(f"\n{table}")
+    state.save_without_optimizer(prepared.model, os.path.join(prepared.output_dir, state.MODEL))
+
+
+def conclude(prepared, results, line, files):
+    """Writes `results.json` and prints the last lines of a run.
+
+    Args:
+        prepared: The run.
+        results: Dict for the file, with `training_seconds`.
+        line: Last line of the output.
+        files: Names of files to point to.
+    """
+    with open(os.path.join(prepared.output_dir, state.RESULTS), "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=2, ensure_ascii=False)
+    if files:
+        print(f"in {prepared.output_dir}: {', '.join(files)}")
+    print(f"training took {results['training_seconds']:.0f} s")
+    print(line, flush=True)
