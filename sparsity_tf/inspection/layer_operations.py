@@ -13,6 +13,7 @@ from keras import layers as kl
 
 from sparsity_tf.inspection.tracing import size_of
 from sparsity_tf.inspection.weights import flatten_layers, own_matrices, weight_records
+from sparsity_tf.layers.fast_grnn import FastGRNNCell
 from sparsity_tf.layers.transformer import DotProductAttention
 
 Operation = namedtuple("Operation", ["layer", "weight", "uses", "outputs", "note"], defaults=[""])
@@ -148,15 +149,35 @@ def _reversible_embedding(call, convention):
     return _counted(Operation(layer, weight, outputs // layer.input_dim, outputs))
 
 
-_CELLS = (kl.SimpleRNNCell, kl.LSTMCell, kl.GRUCell)
+_CELLS = (kl.SimpleRNNCell, kl.LSTMCell, kl.GRUCell, FastGRNNCell)
 
 
 def _cell_step(cell, steps):
+    if isinstance(cell, FastGRNNCell):
+        return _matrix_step(cell, "kernel", steps) + _matrix_step(cell, "recurrent", steps)
     # The recurrent sum joins the input's: V counts both, so its outputs are counted once.
     return [
         Operation(cell, "kernel", steps, steps * cell.kernel.shape[-1]),
         Operation(cell, "recurrent_kernel", steps, 0),
     ]
+
+
+def _matrix_step(cell, prefix, steps):
+    """The products with W ("kernel") or U ("recurrent") of a `FastGRNNCell`: with one matrix, or with two factors."""
+    outputs = steps * cell.units if prefix == "kernel" else 0
+    left = getattr(cell, f"{prefix}_left", None)
+    if left is None:
+        return [Operation(cell, "kernel" if prefix == "kernel" else "recurrent_kernel", steps, outputs)]
+    rows, rank = left.shape
+    gain = f"{prefix}_gain"
+    if gain in {record.name for record in weight_records(cell)}:
+        # A gain that is zero saves its column of the left factor, its row of the right one, and its own product.
+        return [Operation(cell, gain, steps * (rows + 1 + cell.units), outputs, "products of each rank")]
+    operations = [
+        Operation(cell, f"{prefix}_left", steps, steps * rank),
+        Operation(cell, f"{prefix}_right", steps, outputs),
+    ]
+    return operations + [Operation(cell, None, steps * rank, 0)] * cell.gains
 
 
 def _cell(call, convention):

@@ -5,7 +5,7 @@ from keras import layers as kl
 
 from sparsity_tf import sparsify
 from sparsity_tf.inspection import count_flops
-from sparsity_tf.layers import DotProductAttention, MaskedConv2D, MaskedDense
+from sparsity_tf.layers import DotProductAttention, FastGRNN, MaskedConv2D, MaskedDense, STRFastGRNN, fold_rank
 
 
 def sequential(*layers, shape, dtype="float32"):
@@ -142,6 +142,30 @@ def test_a_recurrent_layer_uses_both_kernels_at_every_step(layer, gates):
     assert (table.dense, table.sparse) == (8 * gates * 6 * (5 + 6), 8 * (7 + 9))
     # One sum over inputs and state an output element.
     assert count_flops(model, convention="rigl").dense == 8 * gates * 6 * (2 * 11 + 1)
+
+
+def test_a_fast_grnn_costs_its_matrices_or_their_factors():
+    full = sequential(FastGRNN(6), shape=(8, 5))
+    assert count_flops(full).dense == 8 * (5 * 6 + 6 * 6)
+    assert count_flops(full, convention="rigl").dense == 8 * 6 * (2 * 11 + 1)
+    low = sequential(FastGRNN(6, input_rank=2, recurrent_rank=3), shape=(8, 5))
+    assert count_flops(low).dense == 8 * (2 * (5 + 6) + 3 * (6 + 6))
+    gains = sequential(FastGRNN(6, input_rank=2, gains=True), shape=(8, 5))
+    assert count_flops(gains).dense == 8 * (2 * (5 + 1 + 6) + 6 * (6 + 1 + 6))
+    for model in (full, low, gains):
+        table = count_flops(model)
+        assert table.sparse == table.dense and not table.not_counted
+
+
+def test_ranks_that_soft_thresholds_close_cost_nothing():
+    model = sequential(STRFastGRNN(6), shape=(8, 5))
+    keep(model.layers[0].cell.kernel_gain, 2)
+    keep(model.layers[0].cell.recurrent_gain, 3)
+    table = count_flops(model)
+    assert table.dense == 8 * (5 * (5 + 1 + 6) + 6 * (6 + 1 + 6))
+    assert table.sparse == 8 * (2 * (5 + 1 + 6) + 3 * (6 + 1 + 6))
+    folded = sequential(fold_rank(model.layers[0]), shape=(8, 5))
+    assert count_flops(folded).dense == table.sparse - 8 * (2 + 3)
 
 
 def test_time_distributed_and_bidirectional_layers_count_every_step():
