@@ -12,8 +12,8 @@ An optimizer with `use_ema=True` overwrites variables with their averages withou
 alive within the memory of the average come back where a mask has closed them meanwhile. What is used at inference,
 `value()`, is exactly sparse all the same, and the next optimizer step cuts the variable again.
 
-On JAX the Keras trainer applies optimizers where masks can't be read. There the mask is applied in the forward pass;
-what is exactly zero is the weight's `value()`, in training, at inference and in files.
+On JAX the Keras trainer applies optimizers where masks can't be read. There the mask is applied in the forward pass and
+before a regularizer; what is exactly zero is the weight's `value()`, in training, at inference and in files.
 """
 
 import keras
@@ -66,12 +66,16 @@ class Masked(Technique):
         )
         if not _masks_in_forward_pass():
             weight.variable.constraint = MaskConstraint(mask, weight.variable.constraint)
+        elif weight.variable.regularizer is not None:
+            weight.variable.regularizer = MaskedRegularizer(mask, weight.variable.regularizer)
         if not isinstance(self.mask_initializer, keras.initializers.Ones):
             weight.variable.assign(self.value(weight))
 
     def release(self, weight):
         if isinstance(weight.variable.constraint, MaskConstraint):
             weight.variable.constraint = weight.variable.constraint.inner
+        if isinstance(weight.variable.regularizer, MaskedRegularizer):
+            weight.variable.regularizer = weight.variable.regularizer.inner
 
     def _initial_mask(self, shape, dtype=None):
         return ops.cast(ops.not_equal(self.mask_initializer(shape, dtype="float32"), 0), "bool")
@@ -127,6 +131,22 @@ class MaskConstraint(keras.constraints.Constraint):
         if self.inner is not None:
             w = self.inner(w)
         return _where(ops.convert_to_tensor(self.mask), ops.convert_to_tensor(w))
+
+
+class MaskedRegularizer(keras.regularizers.Regularizer):
+    """A regularizer of what the mask lets live: on JAX the variable itself may hold something beside it.
+
+    Args:
+        mask: Bool `keras.Variable` of the shape of the regularized one.
+        inner: The regularizer that the variable had.
+    """
+
+    def __init__(self, mask, inner):
+        self.mask = mask
+        self.inner = inner
+
+    def __call__(self, x):
+        return self.inner(_where(ops.convert_to_tensor(self.mask), ops.convert_to_tensor(x)))
 
 
 def _where(mask, kernel):

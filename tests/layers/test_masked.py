@@ -161,3 +161,14 @@ def test_unknown_arguments_are_named():
         layers.MaskedDense(3, mask_initializer="no_such_initializer")
     with pytest.raises(ValueError, match="sparsity"):
         layers.MaskedDense(3, sparsity=0.5)
+
+
+def test_a_regularizer_sees_what_lives_and_nothing_else():
+    # With dense gradients an optimizer moves masked entries, too, where nothing sets them back at once (JAX).
+    model = make_model(kernel_regularizer=keras.regularizers.L2(0.1), dense_gradient=True)
+    assign_random_masks(model, 1)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    model.fit(X, Y, epochs=3, verbose=0)
+    for layer in model.layers:
+        value = ops.convert_to_numpy(layer.sparse_weights[0].value())
+        np.testing.assert_allclose(ops.convert_to_numpy(layer.losses[0]), 0.1 * (value**2).sum(), rtol=1e-5)
