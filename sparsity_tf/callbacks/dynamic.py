@@ -103,7 +103,9 @@ class DropAndGrow(SparseFromTheStart):
             function of the step, which stands for itself.
         decay: "cosine" (half a wave down to 0 at `end_step`), "linear" or "constant".
         dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`).
-        begin_step, end_step, frequency, where, seed: See `MaskAlgorithm`. Default end: three quarters of training.
+        begin_step, end_step, frequency, where, seed: See `MaskAlgorithm`. Default end: three quarters of training. With
+            `frequency="epoch"` masks change one step into the next epoch, so that what callbacks measure and save at
+            the end of an epoch is not a network that has just lost weights.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune, or the optimizer
@@ -112,6 +114,9 @@ class DropAndGrow(SparseFromTheStart):
 
     # What the drop fraction falls to at the end.
     floor = 0.0
+    # What is measured and saved at the end of an epoch is a network that has trained with its weights, not one that has
+    # just lost up to half of them.
+    steps_after_epoch = 1
 
     def __init__(
         self,

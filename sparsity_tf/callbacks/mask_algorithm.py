@@ -54,6 +54,8 @@ class MaskAlgorithm(keras.callbacks.Callback):
     scheduled = True
     # Whether there is an update at `end_step` although the frequency does not lead there.
     always_at_end = False
+    # Steps between the end of an epoch and the update that `frequency="epoch"` puts there.
+    steps_after_epoch = 0
 
     def __init__(self, begin_step=0, end_step=None, frequency=1, where=None, structure=None, seed=0):
         super().__init__()
@@ -109,6 +111,11 @@ class MaskAlgorithm(keras.callbacks.Callback):
 
     def due(self, after, step):
         """The last step on the schedule in (after, step], or `None`."""
+        delay = self._delay
+        found = self._on_schedule(after - delay, step - delay)
+        return None if found is None else found + delay
+
+    def _on_schedule(self, after, step):
         if self._last is not None:
             step = min(step, self._last)
         if not self.scheduled or step < max(self._first, 1):
@@ -120,6 +127,10 @@ class MaskAlgorithm(keras.callbacks.Callback):
             return next((t for t in steps if t % max(int(self._interval(t)), 1) == 0), None)
         on_schedule = self._first + (step - self._first) // self._interval * self._interval
         return on_schedule if on_schedule > max(after, 0) else None
+
+    @property
+    def _delay(self):
+        return self.steps_after_epoch if self.frequency == "epoch" else 0
 
     def may_be_due(self, steps):
         """Whether an update may be due after `steps` more steps; called after each call of the train function.
@@ -315,6 +326,7 @@ class MaskAlgorithm(keras.callbacks.Callback):
     def _is_due(self, step):
         """`due` of one step, inside a compiled step."""
         first, interval = max(self._first, 1), self._interval
+        step = step - self._delay
         wanted = ops.logical_and(step >= first, ops.equal((step - self._first) % interval, 0))
         return wanted if self._last is None else ops.logical_and(wanted, step <= self._last)
 

@@ -70,10 +70,36 @@ def test_rigls_steps(begin, end, frequency, expected):
 
 
 def test_default_ends():
-    for algorithm, expected in ((RigL(0.5, frequency=4), [4, 8, 12]), (SET(0.5), [5, 10, 15])):
+    # Once an epoch means one step into the next.
+    for algorithm, expected in ((RigL(0.5, frequency=4), [4, 8, 12]), (SET(0.5), [6, 11, 16])):
         algorithm.prepare(make_model(4, 3), epochs=4, steps_per_epoch=5)
         assert updates(algorithm, 40) == expected
         algorithm.finish()
+
+
+def test_gradients_are_kept_one_step_into_the_epoch():
+    rigl = RigL(0.5, frequency="epoch", end_step=12)
+    rigl.prepare(make_model(4, 3), epochs=4, steps_per_epoch=5)
+    assert updates(rigl, 20) == [6, 11]
+    assert [step for step in range(1, 21) if bool(ops.convert_to_numpy(rigl._is_due(step)))] == [6, 11]
+    rigl.finish()
+
+
+def test_the_end_of_an_epoch_shows_a_network_that_has_trained_with_its_weights():
+    model, seen = make_model(8, 6), []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            weights = get_sparse_weights(self.model)
+            values, live = (
+                ops.convert_to_numpy(array) for weight in weights for array in (weight.value(), weight.mask())
+            )
+            seen.append((np.count_nonzero(values), np.count_nonzero(live)))
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 8)).astype("float32"), rng.normal(size=(20, 6)).astype("float32")
+    model.fit(x, y, batch_size=5, epochs=4, verbose=0, callbacks=[SET(0.5, drop_fraction=0.5), Look()])
+    assert all(nonzeros == live == 24 for nonzeros, live in seen)
 
 
 @pytest.mark.parametrize(
