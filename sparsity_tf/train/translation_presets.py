@@ -6,7 +6,8 @@ Transformer of tensor2tensor on WMT English-German, rows of 256 packed subwords,
 et al., arXiv 1911.11134) and STR (Kusupati et al., arXiv 2002.03231) have no published Transformer: theirs are the
 papers' settings for other networks on the same training, which no one has measured; STR leaves the embedding dense.
 
-The `tiny_` recipes are for two processor cores and a corpus of 100,000 short sentences.
+The `tiny_` recipes are for two processor cores and a corpus of 100,000 short sentences, the `small_` ones for a GPU and
+150,000 sentences.
 """
 
 from sparsity_tf.train.fields import named
@@ -64,6 +65,32 @@ _TINY_PRUNING = {
     "end_step": 800,
     "frequency": "50",
 }
+
+# Minutes on a GPU: 15 epochs of 150,000 pairs.
+_SMALL = {
+    **_TINY,
+    **REGULARIZATIONS["dropout+label_smoothing"],
+    "vocabulary_size": 8000,
+    "batch_tokens": 8192,
+    "packed": True,
+    "max_length": 96,
+    "eval_batch_tokens": 8192,
+    "eval_max_length": 128,
+    "bucket_growth": 2.5,
+    "pad_to": "bucket",
+    "num_layers": 3,
+    "hidden_size": 256,
+    "filter_size": 1024,
+    "num_heads": 8,
+    "learning_rate": 2e-3,
+    "warmup_steps": 1000,
+    "train_steps": 6000,
+    "eval_every": 1000,
+    "extra_length": 30,
+    "decode_batch_size": 64,
+}
+
+_SMALL_PRUNING = {**_TINY_PRUNING, **_SMALL, "begin_step": 1000, "end_step": 4000, "frequency": "100"}
 
 PRESETS = {
     "transformer_dense": TranslationRecipe(**_WMT),
@@ -130,6 +157,17 @@ PRESETS = {
         penalty_weight=10.0,
         penalty_begin_step=100,
         penalty_end_step=300,
+    ),
+    "small_dense": TranslationRecipe(**_SMALL),
+    "small_magnitude": TranslationRecipe(**_SMALL_PRUNING, technique="magnitude"),
+    "small_random": TranslationRecipe(**_SMALL_PRUNING, technique="random"),
+    "small_vd": TranslationRecipe(
+        **_SMALL,
+        technique="vd",
+        technique_options={"log_sigma2_initializer": -8.0, "log_alpha_threshold": 3.0},
+        penalty_weight=0.3,
+        penalty_begin_step=500,
+        penalty_end_step=3000,
     ),
 }
 
