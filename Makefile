@@ -8,7 +8,8 @@ VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
 # What runs a second time on the JAX backend.
-JAX_TESTS ?= tests/layers tests/callbacks tests/test_schedules.py
+JAX_TESTS ?= tests/layers tests/callbacks tests/models tests/decoding tests/inspection \
+	tests/test_schedules.py tests/test_sparsify.py tests/test_to_dense.py
 
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 # The first of these that TensorFlow has wheels for.
@@ -34,7 +35,7 @@ HAS_JAX := $(VENV)/.has-jax
 help:
 	@echo "make train      train the demo: LeNet-300-100 made sparse by variational dropout, into runs/demo"
 	@echo "make test       the fast tests"
-	@echo "make test-all   every test, and the layers again on JAX"
+	@echo "make test-all   every test, and what runs on JAX again there"
 	@echo "make lint       ruff check and ruff format --check"
 	@echo "make bench      every measured claim in benchmarks/"
 	@echo "make clean      remove .venv, caches and build products (not runs/)"

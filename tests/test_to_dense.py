@@ -40,7 +40,9 @@ def test_functional_model(technique):
 
     assert classes(dense) == {"keras"}
     assert "sparsity_tf" not in dense.to_json()
-    np.testing.assert_array_equal(dense.predict(images(), verbose=0), expected)
+    # JAX compiles gates and product as one, and rounds otherwise than when the gates are computed alone.
+    rounding = {"rtol": 1e-5, "atol": 1e-7} if keras.backend.backend() == "jax" else {"rtol": 0, "atol": 0}
+    np.testing.assert_allclose(dense.predict(images(), verbose=0), expected, **rounding)
     for name, value in zip(names, values, strict=True):
         kernel = ops.convert_to_numpy(dense.get_layer(name).kernel)
         np.testing.assert_array_equal(kernel, value)
