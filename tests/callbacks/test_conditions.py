@@ -138,7 +138,8 @@ def test_an_epoch_is_counted_in_updates_of_the_weights():
     updates = []
     algorithm.change_masks = updates.append
     fit(model, algorithm, epochs=3)
-    assert updates == [3, 6]
+    # One update of the weights after the three of an epoch.
+    assert updates == [4, 7]
 
 
 REPLICAS = """
