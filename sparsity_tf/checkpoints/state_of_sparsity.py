@@ -243,8 +243,7 @@ class _Transformer(_Network):
         if name in ("encoder_norm", "decoder_norm"):
             return f"body/{name.removesuffix('_norm')}/"
         side, number, part = re.fullmatch(r"(encoder|decoder)_layer(\d+)_(\w+)_norm", name).groups()
-        part = {"self_attention": "self_attention", "cross_attention": "encdec_attention", "ffn": "ffn"}[part]
-        return f"body/{side}/layer_{int(number) - 1}/{part}/"
+        return f"body/{side}/layer_{int(number) - 1}/{part.replace('cross_', 'encdec_')}/"
 
 
 class _ResNet(_Network):

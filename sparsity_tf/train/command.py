@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 import tempfile
@@ -48,6 +49,20 @@ def run(name, usage, define_flags, action, argv=None):
     except (CommandError, ValueError, OSError, MemoryError) as error:
         return _fail(name, error, status=1)
     return 0
+
+
+def define_log_alpha_threshold(values, default):
+    """Defines the flag of the threshold of variational dropout.
+
+    Args:
+        values: `absl.flags.FlagValues`.
+        default: What happens without it, a sentence for `--help`.
+    """
+    text = f"Variational dropout: weights with log alpha at it or above are zero. {default}"
+    flags.DEFINE_float("log_alpha_threshold", None, text, flag_values=values)
+    flags.register_validator(
+        "log_alpha_threshold", lambda x: x is None or math.isfinite(x), "must be a finite number", flag_values=values
+    )
 
 
 def note(name, message):

@@ -11,12 +11,20 @@ random inputs. An output that is there already is never replaced without `--over
 wrong, 2 for wrong flags; nothing is left behind then.
 """
 
-import math
 import sys
 
 from absl import flags
 
-from sparsity_tf.train.command import CommandError, appearing, check_output, load_model, note, parse_shape, run
+from sparsity_tf.train.command import (
+    CommandError,
+    appearing,
+    check_output,
+    define_log_alpha_threshold,
+    load_model,
+    note,
+    parse_shape,
+    run,
+)
 
 _NAME = "convert"
 _EXAMPLES = 4
@@ -36,17 +44,9 @@ def _define_flags(values):
     flags.DEFINE_string("checkpoint", None, "The sparse network, a .keras file.", **own)
     flags.DEFINE_string("output", None, "Where to write the dense one, a .keras file.", **own)
     flags.DEFINE_boolean("overwrite", False, "Replace the output if it is there.", **own)
-    flags.DEFINE_float(
-        "log_alpha_threshold",
-        None,
-        "Variational dropout: weights with log alpha at it or above are zero. Default: each layer's own threshold.",
-        **own,
-    )
+    define_log_alpha_threshold(values, "Default: each layer's own threshold.")
     flags.DEFINE_string("input_shape", None, "Shape of one input where the network leaves it open: 32,32,3.", **own)
     flags.DEFINE_integer("seed", 0, "Seed of the random inputs.", lower_bound=0, **own)
-    flags.register_validator(
-        "log_alpha_threshold", lambda x: x is None or math.isfinite(x), "must be a finite number", flag_values=values
-    )
 
 
 def _run(values):

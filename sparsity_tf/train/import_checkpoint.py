@@ -11,12 +11,11 @@ for `train.translate` (with the vocabulary file of tensor2tensor) or `train.eval
 status 1 if anything is wrong, 2 for wrong flags; nothing is left behind then.
 """
 
-import math
 import sys
 
 from absl import flags
 
-from sparsity_tf.train.command import CommandError, appearing, check_output, run
+from sparsity_tf.train.command import CommandError, appearing, check_output, define_log_alpha_threshold, run
 
 _NAME = "import_checkpoint"
 
@@ -35,15 +34,7 @@ def _define_flags(values):
         "num_heads", None, "Attention heads of a Transformer; default: one for every 64 units.", lower_bound=1, **own
     )
     flags.DEFINE_integer("target_space", 0, "Row of a Transformer's target-space table.", lower_bound=0, **own)
-    flags.DEFINE_float(
-        "log_alpha_threshold",
-        None,
-        "Variational dropout: weights with log alpha at it or above are zero. Default 3.",
-        **own,
-    )
-    flags.register_validator(
-        "log_alpha_threshold", lambda x: x is None or math.isfinite(x), "must be a finite number", flag_values=values
-    )
+    define_log_alpha_threshold(values, "Default 3.")
 
 
 def _run(values):

@@ -66,6 +66,9 @@ _TINY_PRUNING = {
     "frequency": "50",
 }
 
+# In some thousand steps a parameter moves by a few at most: variances begin near the threshold.
+_VD = {"log_sigma2_initializer": -8.0, "log_alpha_threshold": 3.0}
+
 # Minutes on a GPU: 15 epochs of 150,000 pairs.
 _SMALL = {
     **_TINY,
@@ -141,11 +144,10 @@ PRESETS = {
     "tiny_dense": TranslationRecipe(**_TINY),
     "tiny_magnitude": TranslationRecipe(**_TINY_PRUNING, technique="magnitude"),
     "tiny_random": TranslationRecipe(**_TINY_PRUNING, technique="random"),
-    # In 1,200 steps a parameter moves by three at most: variances begin near the threshold.
     "tiny_vd": TranslationRecipe(
         **_TINY,
         technique="vd",
-        technique_options={"log_sigma2_initializer": -8.0, "log_alpha_threshold": 3.0},
+        technique_options=_VD,
         penalty_weight=0.3,
         penalty_begin_step=200,
         penalty_end_step=600,
@@ -165,7 +167,7 @@ PRESETS = {
     "small_vd": TranslationRecipe(
         **_SMALL,
         technique="vd",
-        technique_options={"log_sigma2_initializer": -8.0, "log_alpha_threshold": 3.0},
+        technique_options=_VD,
         penalty_weight=0.3,
         penalty_begin_step=500,
         penalty_end_step=3000,

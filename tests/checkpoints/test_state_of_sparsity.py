@@ -157,14 +157,16 @@ def test_layers_without_a_second_variable_stay_dense(tmp_path):
     assert len(get_sparse_weights(loaded)) == 16
 
 
-def resnet_tensors(model, technique, doubled):
-    """The variables of a ResNet-18 of ours under the names of the paper's program."""
+def resnet_tensors(model, technique, doubled, kind, blocks):
+    """The variables of a ResNet of ours under the names of the paper's program."""
     values, tensors, order = values_of(model), {}, [("stem", "initial_conv")]
-    for stage in range(1, 5):
+    convs = (1, 2, 3) if kind == "bottleneck" else (1, 2)
+    for stage, count in enumerate(blocks, 1):
         first = f"block_group_projection_block_group{stage}"
-        order.append((f"stage{stage}_block1_projection", f"residual_projection_{first}"))
-        order += [(f"stage{stage}_block1_conv{conv}", f"residual_{conv}_{first}") for conv in (1, 2)]
-        order += [(f"stage{stage}_block2_conv{conv}", f"residual_{conv}_block_group{stage}_1_1") for conv in (1, 2)]
+        order.append((f"stage{stage}_block1_projection", f"{kind}_projection_{first}"))
+        order += [(f"stage{stage}_block1_conv{conv}", f"{kind}_{conv}_{first}") for conv in convs]
+        for n in range(1, count):
+            order += [(f"stage{stage}_block{n + 1}_conv{c}", f"{kind}_{c}_block_group{stage}_{n}_1") for c in convs]
     for number, (ours, _) in enumerate(order):
         scope = "resnet_model/batch_normalization" + (f"_{number}" if number else "")
         for variable in ("gamma", "beta", "moving_mean", "moving_variance"):
@@ -180,11 +182,15 @@ def resnet_tensors(model, technique, doubled):
     return tensors | {"global_step": np.int64(5)}
 
 
-@pytest.mark.parametrize("technique,doubled", [(None, False), ("masked", False), ("vd", True), ("l0", True)])
-def test_a_resnet_is_what_it_was(technique, doubled, tmp_path):
-    model = models.resnet_18((32, 32, 3), 7, width=0.125, technique=technique)
+@pytest.mark.parametrize(
+    "depth,technique,doubled",
+    [(18, None, False), (18, "masked", False), (18, "vd", True), (18, "l0", True), (50, "masked", False)],
+)
+def test_a_resnet_is_what_it_was(depth, technique, doubled, tmp_path):
+    kind, blocks = {18: ("residual", (2, 2, 2, 2)), 50: ("bottleneck", (3, 4, 6, 3))}[depth]
+    model = models.resnet(depth, (32, 32, 3), 7, width=0.125, technique=technique)
     randomize(model)
-    loaded = load(save(tmp_path / "model.ckpt-5", resnet_tensors(model, technique, doubled)))
+    loaded = load(save(tmp_path / "model.ckpt-5", resnet_tensors(model, technique, doubled, kind, blocks)))
     assert loaded.output_shape == (None, 7) and loaded.input_shape == (None, 224, 224, 3)
     # The variables, not the predictions: the network is for images of another size.
     own, others = (sorted(values_of(each).items()) for each in (model, loaded))

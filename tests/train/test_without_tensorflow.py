@@ -41,6 +41,8 @@ def test_classifier_trains_and_its_checkpoint_loads(tmp_path, more):
     assert any(line.startswith("epoch 2/2") for line in lines) and lines[-1].startswith("test error")
     again = run("classifier", *arguments, "--epochs=2", "--resume")
     assert "resuming after epoch 2" in again and again[-1] == lines[-1]
+    table = run("evaluate", f"--checkpoint={tmp_path / 'run' / 'model.keras'}", arguments[0])
+    assert lines[-1].split(" %")[0].removeprefix("test error ") in table[-1]
 
 
 def test_language_model_trains(tmp_path):
