@@ -131,8 +131,16 @@ def _normalizer(data, num_train, normalize):
         mean, stddev = _SPARSE_MOMENTUM_CIFAR10
     else:
         mean, stddev = channel_statistics(train)
-    mean, stddev = (np.asarray(values, np.float32) for values in (mean, stddev))
-    return lambda images: (images / 255.0 - mean) / stddev
+    # A number for each pixel, not each channel: numpy's loop over three channels is slower than all of the arithmetic.
+    mean, stddev = (np.full(data.image_shape, values, np.float32) for values in (mean, stddev))
+
+    def standardize(images):
+        images = images / 255.0
+        images -= mean  # numpy: in the memory at hand
+        images /= stddev
+        return images
+
+    return standardize
 
 
 def _standardize_each(images):
@@ -179,7 +187,7 @@ class ArrayBatches(Batches):
         else:
             self._normalizer = _normalizer(data, num_train, normalize)
         shape = (-1, *data.image_shape)
-        x_train, x_test = x_train.reshape(shape), x_test.reshape(shape)
+        x_train, x_test = (np.ascontiguousarray(images.reshape(shape)) for images in (x_train, x_test))
         self._arrays = {
             "train": (x_train[:num_train], data.y_train[:num_train]),
             "validation": (x_train[num_train:], data.y_train[num_train:]),
