@@ -5,7 +5,8 @@ Counts are exact, also with ties and with all-equal scores. Two ideas live here:
 * `highest` and its relatives work on numpy arrays, between steps: what the algorithms of `callbacks/` use. numpy
   partitions with vector instructions, in a fraction of a training step, and gives the same mask on every backend,
   device and replica;
-* `top_k_mask` works on tensors of any Keras backend, inside a compiled step (discovering neural wirings).
+* `top_k_mask` and `zero_outside` work on tensors of any Keras backend, inside a compiled step (discovering neural
+  wirings, masked layers).
 """
 
 import fractions
@@ -18,7 +19,7 @@ from keras import ops
 # About how many entries are sorted to find where a threshold lies.
 _SAMPLE = 10_000
 # How many entries are looked at at a time.
-_PIECE = 1 << 16
+_PIECE = 1 << 17
 # Bits of |x| for a float32 x: everything but the sign.
 _MAGNITUDE_BITS = 31
 
@@ -66,13 +67,15 @@ def _share(sparsity, size):
     return fractions.Fraction(whole) if rounded else share
 
 
-def highest(scores, count, among=None):
+def highest(scores, count, among=None, by=None):
     """Marks the `count` highest scores, exactly. Among equal ones the lower (row-major) indices win.
 
     Args:
         scores: Float array of any shape, without NaN.
         count: Integer from 0 to the number of candidates.
         among: Bool array of the shape of `scores`: the candidates. Default: all entries.
+        by: Elementwise function of arrays, such as `np.abs`: its results are what is ranked. (They are computed a piece
+            at a time: an array of full size takes longer to write than to rank.)
 
     Returns:
         Bool array of the shape of `scores` with exactly `count` entries True.
@@ -80,77 +83,17 @@ def highest(scores, count, among=None):
     Raises:
         ValueError: A candidate's score is NaN, or there are fewer than `count` candidates.
     """
-    scores = np.asarray(scores)
-    values = scores.reshape(-1)
-    alive = None if among is None else np.asarray(among, bool).reshape(-1)
-    available = values.size if alive is None else np.count_nonzero(alive)
-    if not 0 <= count <= available:
-        raise ValueError(f"`count` must be from 0 to the {available} candidates. Received: count={count}")
-    if values.size and np.isnan(values.max()):
-        bad = np.count_nonzero(np.isnan(values if alive is None else values[alive]))
-        if bad:
-            raise ValueError(f"`scores` must not hold NaN. Received: {bad} NaN of {available} scores")
-    if count == 0:
-        return np.zeros(scores.shape, bool)
-    if count == available:
-        return np.ones(scores.shape, bool) if alive is None else alive.copy().reshape(scores.shape)
-    last = _nth_highest(values, alive, count, available)
-    chosen = values >= last
-    if alive is not None:
-        chosen &= alive
-    surplus = np.count_nonzero(chosen) - count
-    if surplus:
-        ties = np.flatnonzero(_among(values == last, alive))
-        chosen[ties[ties.size - surplus :]] = False
-    return chosen.reshape(scores.shape)
+    return highest_overall([scores], count, None if among is None else [among], by)[0]
 
 
-def _among(chosen, alive):
-    return chosen if alive is None else chosen & alive
-
-
-def _nth_highest(values, alive, count, available):
-    """The `count`-th highest of the values that are alive.
-
-    A sorted sample brackets it, and only what lies in the bracket is partitioned (Floyd and Rivest, 1975): a partition
-    of everything takes five times as long. A bracket that misses, which costs time only, is given up.
-    """
-    step = values.size // _SAMPLE
-    if step > 1:
-        sample = np.sort(values[::step] if alive is None else values[::step][alive[::step]])
-        position = sample.size * (1 - count / available)
-        margin = 1.5 * np.sqrt(sample.size)
-        low = sample[int(position - margin)] if position > margin else -np.inf
-        high = sample[int(position + margin)] if position + margin < sample.size else np.inf
-        above, inside = _above_and_inside(values, alive, low, high)
-        if low == high and above < count <= above + inside.size:
-            return low  # Nothing but ties.
-        if 1 <= count - above <= inside.size:
-            return np.partition(inside, inside.size - (count - above))[inside.size - (count - above)]
-    if alive is not None:
-        values = values[alive]
-    return np.partition(values, values.size - count)[values.size - count]
-
-
-def _above_and_inside(values, alive, low, high):
-    """How many values lie above `high`, and those within [low, high]."""
-    above, inside = 0, []
-    # In pieces that stay in the cache: fresh memory for arrays of the full size takes longer than all the rest.
-    for start in range(0, values.size, _PIECE):
-        piece = values[start : start + _PIECE]
-        live = None if alive is None else alive[start : start + _PIECE]
-        above += np.count_nonzero(_among(piece > high, live))
-        inside.append(piece[_among((piece >= low) & (piece <= high), live)])
-    return above, np.concatenate(inside)
-
-
-def highest_overall(scores, count, among=None):
+def highest_overall(scores, count, among=None, by=None):
     """`highest` over several arrays at once: the `count` highest scores of all together.
 
     Args:
         scores: List of float arrays.
         count: Integer from 0 to the number of candidates.
         among: List of bool arrays, the candidates. Default: all entries.
+        by: As for `highest`.
 
     Returns:
         List of bool arrays with exactly `count` entries True in all. Among equal scores the earlier array wins.
@@ -158,13 +101,88 @@ def highest_overall(scores, count, among=None):
     Raises:
         ValueError: As `highest`.
     """
-    if not scores:
-        return []
-    flat = np.concatenate([np.asarray(array).reshape(-1) for array in scores])
-    candidates = None if among is None else np.concatenate([np.asarray(array).reshape(-1) for array in among])
-    chosen = highest(flat, count, candidates)
-    ends = np.cumsum([np.size(array) for array in scores])
-    return [part.reshape(np.shape(array)) for part, array in zip(np.split(chosen, ends[:-1]), scores, strict=True)]
+    by = by or (lambda array: array)
+    shapes = [np.shape(array) for array in scores]
+    values = [np.asarray(array).reshape(-1) for array in scores]
+    alive = [None] * len(values)
+    if among is not None:
+        alive = [np.asarray(array, bool).reshape(-1) for array in among]
+    available = sum(v.size if a is None else np.count_nonzero(a) for v, a in zip(values, alive, strict=True))
+    if not 0 <= count <= available:
+        raise ValueError(f"`count` must be from 0 to the {available} candidates. Received: count={count}")
+    low, high = _bracket(values, alive, count, available, by)
+    marked = [_mark(*pair, low, high, by) for pair in zip(values, alive, strict=True)]
+    if bad := sum(bad for *_, bad in marked):
+        raise ValueError(f"`scores` must not hold NaN. Received: {bad} NaN of {available} scores")
+    surplus = sum(found for _, _, _, found, _ in marked) - count
+    inside = np.concatenate([inside for _, _, inside, _, _ in marked] or [[]])
+    if not 0 <= surplus <= inside.size:
+        # The bracket missed, which costs time only.
+        marked = [_mark(*pair, -np.inf, np.inf, by) for pair in zip(values, alive, strict=True)]
+        surplus, inside = available - count, np.concatenate([inside for _, _, inside, _, _ in marked])
+    leaving = _lowest(inside, surplus)
+    ends = np.cumsum([positions.size for _, positions, *_ in marked])
+    for (chosen, positions, *_), leaves in zip(marked, np.split(leaving, ends[:-1]), strict=True):
+        chosen[positions[leaves]] = False
+    return [chosen.reshape(shape) for (chosen, *_), shape in zip(marked, shapes, strict=True)]
+
+
+def _bracket(values, alive, count, available, by):
+    """Two values that are likely to have the `count`-th highest between them: of a sample (Floyd and Rivest, 1975)."""
+    if count == 0:
+        return np.inf, np.inf
+    if count == available:
+        return -np.inf, -np.inf
+    step = max(sum(array.size for array in values) // _SAMPLE, 1)
+    pairs = zip(values, alive, strict=True)
+    sample = [by(array[::step] if live is None else array[::step][live[::step]]) for array, live in pairs]
+    sample = np.sort(np.concatenate(sample))
+    position, margin = sample.size * (1 - count / available), 1.5 * np.sqrt(sample.size)
+    low = sample[int(position - margin)] if position > margin else -np.inf
+    high = sample[int(position + margin)] if position + margin < sample.size else np.inf
+    return (low, high) if low <= high else (-np.inf, np.inf)  # Not of NaN, which sort last.
+
+
+def _mark(values, alive, low, high, by):
+    """The candidates of at least `low`, and more exactly those of at most `high` among them.
+
+    Returns:
+        Tuple: bool array, the candidates of at least `low`; positions of those from `low` to `high`, rising, and their
+        scores; the number of the former; the number of candidates that are NaN.
+    """
+    chosen = np.empty(values.size, bool)
+    positions, inside, bad = [], [], 0
+    # In pieces that stay in the cache.
+    for start in range(0, values.size, _PIECE):
+        own = slice(start, start + _PIECE)
+        scores, found = by(values[own]), chosen[own]
+        np.greater_equal(scores, low, out=found)
+        if alive is not None:
+            found &= alive[own]
+        if np.isnan(scores.max()):
+            bad += np.count_nonzero(np.isnan(scores if alive is None else scores[alive[own]]))
+        between = scores <= high
+        between &= found
+        between = np.flatnonzero(between)
+        positions.append(between + start)
+        inside.append(scores[between])
+    return chosen, _joined(positions, np.int64), _joined(inside, values.dtype), np.count_nonzero(chosen), bad
+
+
+def _joined(arrays, dtype):
+    return np.concatenate(arrays) if arrays else np.empty(0, dtype)
+
+
+def _lowest(values, count):
+    """Marks the `count` lowest values; of equal ones the later."""
+    if count in (0, values.size):
+        return np.full(values.size, count > 0)
+    last = np.partition(values, count)[count]
+    lowest = values < last
+    ties = np.flatnonzero(values == last)
+    missing = count - np.count_nonzero(lowest)
+    lowest[ties[ties.size - missing :]] = True
+    return lowest
 
 
 def random_mask(shape, count, rng, among=None):
@@ -188,10 +206,11 @@ def random_mask(shape, count, rng, among=None):
     available = np.count_nonzero(alive)
     if not 0 <= count <= available:
         raise ValueError(f"`count` must be from 0 to the {available} candidates. Received: count={count}")
-    if 4 * count > available or 4 * available < alive.size:
-        return highest(rng.random(shape, dtype=np.float32), count, among)
-    # Few of many: positions are drawn until enough different ones are candidates.
     mask = np.zeros(alive.size, bool)
+    if 4 * count > available or 4 * available < alive.size:
+        mask[np.flatnonzero(alive)[highest(rng.random(available, dtype=np.float32), count)]] = True
+        return mask.reshape(shape)
+    # Few of many: positions are drawn until enough different ones are candidates.
     missing = count
     while missing:
         drawn = rng.integers(0, alive.size, missing)
@@ -199,6 +218,21 @@ def random_mask(shape, count, rng, among=None):
         mask[drawn] = True
         missing = count - np.count_nonzero(mask)
     return mask.reshape(shape)
+
+
+def zero_outside(mask, tensor):
+    """The tensor where the mask is, exactly zero elsewhere, also in the place of what is not finite.
+
+    Args:
+        mask: Bool tensor.
+        tensor: Float tensor of the same shape.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Where XLA does not compile it, a selection takes half as long again.
+        return tf.math.multiply_no_nan(tensor, tf.cast(mask, tensor.dtype))
+    return ops.where(mask, tensor, ops.zeros((), tensor.dtype))
 
 
 def top_k_mask(scores, k):

@@ -3,6 +3,7 @@
 import functools
 
 import hypothesis
+import keras
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -162,6 +163,26 @@ def test_highest_among_a_few_of_a_large_array():
     scores, among = np.random.default_rng(0).normal(size=40_000).astype("float32"), np.zeros(40_000, bool)
     among[[5, 7, 39_999]] = True
     np.testing.assert_array_equal(masks.highest(scores, 2, among), first_of_a_stable_sort(scores, 2, among))
+
+
+@pytest.mark.parametrize("size", [0, 1, 50, 30_000])
+def test_highest_by_a_function_ranks_its_results(size):
+    rng = np.random.default_rng(4)
+    scores, among = rng.normal(size=size).astype("float32"), rng.random(size) < 0.5
+    mask = masks.highest(scores, int(among.sum()) // 2, among, by=np.abs)
+    np.testing.assert_array_equal(mask, masks.highest(np.abs(scores), int(among.sum()) // 2, among))
+    both = masks.highest_overall([scores, -2 * scores], size, by=np.abs)
+    for found, expected in zip(both, masks.highest_overall([np.abs(scores), 2 * np.abs(scores)], size), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_zero_outside_is_exact_whatever_is_there(dtype):
+    tensor = keras.ops.convert_to_tensor([1.5, -2.0, np.nan, np.inf, -0.0, np.inf], dtype)
+    found = masks.zero_outside(keras.ops.convert_to_tensor([True, False, False, False, True, True]), tensor)
+    assert keras.backend.standardize_dtype(found.dtype) == dtype
+    found = keras.ops.convert_to_numpy(keras.ops.cast(found, "float32"))
+    np.testing.assert_array_equal(found, [1.5, 0, 0, 0, 0, np.inf])
 
 
 @pytest.mark.parametrize("size", [4, 30_000])

@@ -49,9 +49,20 @@ def overall(function):
     return function
 
 
+def _absolute(attribute):
+    """Decorator: the scores are the magnitudes of this attribute, which ranking need not write out."""
+
+    def decorate(function):
+        function.absolute = attribute
+        return function
+
+    return decorate
+
+
 # Drop scores.
 
 
+@_absolute("value")
 def magnitude(weight):
     """|w|: the smallest go."""
     return np.abs(weight.value)
@@ -64,22 +75,24 @@ def signed_magnitude(weight):
     the drop fraction's quantile of either sign. (All three versions of a "SET" mode in the published code of sparse
     momentum do something else; none is copied.)
     """
-    size = np.abs(weight.value)
-    positive = weight.value >= 0
-    units = [_quantile(size, weight.mask & sign, weight.drop_fraction) for sign in (positive, ~positive)]
-    return size * np.where(positive, *(np.float32(1 / unit) for unit in units))
-
-
-def _quantile(size, where, fraction):
-    """The magnitude below which the fraction of the entries `where` lies; 1 if there are none."""
-    values = size[where]
-    if not values.size:
-        return 1.0
-    index = min(int(fraction * values.size), values.size - 1)
-    return max(float(np.partition(values, index)[index]), 1e-30)
+    live = _of_live(weight.value, weight)
+    found = np.zeros(weight.value.size, live.dtype)
+    negative = int(np.count_nonzero(live < 0))
+    positive = live.size - negative
+    # In rising order the negative ones end, and the positive ones begin, with those closest to zero.
+    last = []
+    if negative:
+        last.append(negative - 1 - min(int(weight.drop_fraction * negative), negative - 1))
+    if positive:
+        last.append(negative + min(int(weight.drop_fraction * positive), positive - 1))
+    if last:
+        units = np.maximum(np.abs(np.partition(live, last)[last]), np.float32(1e-30))
+        found[weight.live] = np.abs(live) / np.where(live < 0, units[0], units[-1])
+    return found.reshape(weight.value.shape)
 
 
 @overall
+@_absolute("value")
 def global_magnitude(weight):
     """|w|, the smallest of all weights together."""
     return np.abs(weight.value)
@@ -105,6 +118,7 @@ def random(weight):
 
 
 @uses("gradient")
+@_absolute("gradient")
 def gradient(weight):
     """|gradient|, as in RigL."""
     return np.abs(weight.gradient)
@@ -117,6 +131,7 @@ def inverted_gradient(weight):
 
 
 @uses("momentum")
+@_absolute("momentum")
 def momentum(weight):
     """|momentum|, as in sparse momentum."""
     return np.abs(weight.momentum)
@@ -124,6 +139,7 @@ def momentum(weight):
 
 @overall
 @uses("momentum")
+@_absolute("momentum")
 def global_momentum(weight):
     """|momentum|, the largest of all weights together."""
     return np.abs(weight.momentum)
@@ -160,18 +176,18 @@ def _units(scores, axes):
 @uses("momentum")
 def mean_momentum(weight):
     """Mean |momentum| of the live entries, as in sparse momentum."""
-    return _mean_of_live(np.abs(weight.momentum), weight.mask)
+    return _mean(np.abs(_of_live(weight.momentum, weight)))
 
 
 def mean_magnitude(weight):
     """Mean |w| of the live entries."""
-    return _mean_of_live(np.abs(weight.value), weight.mask)
+    return _mean(np.abs(_of_live(weight.value, weight)))
 
 
 @uses("variance")
 def mean_variance(weight):
     """Mean sqrt(v) of the live entries, v Adam's second moment."""
-    return _mean_of_live(np.sqrt(weight.variance), weight.mask)
+    return _mean(np.sqrt(_of_live(weight.variance, weight)))
 
 
 def nonzeros(weight):
@@ -184,10 +200,13 @@ def size(weight):
     return weight.value.size
 
 
-def _mean_of_live(array, mask):
-    count = np.count_nonzero(mask)
-    # In double precision: a weight without live entries gets nothing rather than NaN.
-    return float(np.sum(array, where=mask, dtype=np.float64) / count) if count else 0.0
+def _of_live(array, weight):
+    return array.reshape(-1)[weight.live]
+
+
+def _mean(values):
+    # A weight without live entries gets nothing rather than NaN.
+    return float(np.mean(values, dtype=np.float64)) if values.size else 0.0
 
 
 # By name. The last ones of each are spellings of the published programs.
@@ -257,43 +276,52 @@ def scores(function, view):
     return found
 
 
-def lowest_live(function, views, counts, each=map):
+def lowest_live(function, views, counts):
     """What remains alive when the live entries with the lowest scores are dropped.
 
     Args:
         function: Drop score; its scores are ranked in each weight, or over all weights if it is marked `overall`.
         views: List of `WeightView`.
         counts: How many entries of each weight to drop; if ranked over all, their sum counts.
-        each: As `map`.
 
     Returns:
         List of bool arrays.
     """
     if getattr(function, "overall", False):
         remain = sum(view.active for view in views) - sum(counts)
-        found = list(each(lambda view: scores(function, view), views))
-        return masks.highest_overall(found, remain, [view.mask for view in views])
+        found = [_before_by(function, view) for view in views]
+        return masks.highest_overall(found, remain, [view.mask for view in views], _by(function))
 
     def keep(view, count):
-        return masks.highest(scores(function, view), view.active - count, view.mask)
+        return masks.highest(_before_by(function, view), view.active - count, view.mask, _by(function))
 
-    return list(each(keep, views, counts))
+    return [keep(*pair) for pair in zip(views, counts, strict=True)]
 
 
-def highest_free(function, views, kept, counts, each=map):
+def highest_free(function, views, kept, counts):
     """The entries outside the masks `kept` with the highest scores; the other arguments as for `lowest_live`.
 
     Returns:
         List of bool arrays: what grows.
     """
     if getattr(function, "overall", False):
-        found = list(each(lambda view: scores(function, view), views))
-        return masks.highest_overall(found, sum(counts), [~mask for mask in kept])
+        found = [_before_by(function, view) for view in views]
+        return masks.highest_overall(found, sum(counts), [~mask for mask in kept], _by(function))
 
     def grow(view, mask, count):
         if function is random:
             # The same distribution without a score for every entry.
             return masks.random_mask(mask.shape, count, view.rng, ~mask)
-        return masks.highest(scores(function, view), count, ~mask)
+        return masks.highest(_before_by(function, view), count, ~mask, _by(function))
 
-    return list(each(grow, views, kept, counts))
+    return [grow(*triple) for triple in zip(views, kept, counts, strict=True)]
+
+
+def _before_by(function, view):
+    """The array of which `_by(function)` makes the scores."""
+    attribute = getattr(function, "absolute", None)
+    return scores(function, view) if attribute is None else getattr(view, attribute)
+
+
+def _by(function):
+    return np.abs if hasattr(function, "absolute") else None

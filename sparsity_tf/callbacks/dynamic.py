@@ -174,8 +174,8 @@ class DropAndGrow(SparseFromTheStart):
         drop_counts = [masks.number_of_zeros(view.drop_fraction, view.active) for view in views]
         if not any(drop_counts):
             return
-        statistics = self.each(self.redistribution, views) if self.redistribution else None
-        kept = criteria.lowest_live(self.drop, views, drop_counts, self.each)
+        statistics = list(map(self.redistribution, views)) if self.redistribution else None
+        kept = criteria.lowest_live(self.drop, views, drop_counts)
         lost = [view.active - int(np.count_nonzero(mask)) for view, mask in zip(views, kept, strict=True)]
         free = [mask.size - int(np.count_nonzero(mask)) for mask in kept]
         grow_counts = lost if statistics is None else share_out(sum(lost), statistics, free)
@@ -183,7 +183,7 @@ class DropAndGrow(SparseFromTheStart):
 
     def grow_weights(self, views, kept, counts):
         """Grows `counts` entries on top of the masks `kept`, assigns the masks and resets slots."""
-        grown = criteria.highest_free(self.grow, views, kept, counts, self.each)
+        grown = criteria.highest_free(self.grow, views, kept, counts)
         for index, (view, mask, new) in enumerate(zip(views, kept, grown, strict=True)):
             self.assign(index, mask | new, view.mask)
             self.reset_grown_slots(index, new > view.mask)

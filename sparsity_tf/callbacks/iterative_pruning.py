@@ -121,14 +121,16 @@ class IterativePruning(MaskAlgorithm):
 
     def _prune(self, step, sparsity):
         views = self.views(step)
-        scores, alive = [np.abs(view.value) for view in views], [view.mask for view in views]
+        values, alive = [view.value for view in views], [view.mask for view in views]
         # Masks of before that are sparser already stay as they are.
         if self.scope == "global":
-            count = masks.number_to_keep(sparsity, sum(score.size for score in scores))
-            kept = masks.highest_overall(scores, min(count, sum(view.active for view in views)), alive)
+            count = masks.number_to_keep(sparsity, sum(value.size for value in values))
+            count = min(count, sum(view.active for view in views))
+            kept = masks.highest_overall(values, count, alive, np.abs)
         else:
             counts = [min(masks.number_to_keep(sparsity, view.mask.size), view.active) for view in views]
-            kept = [masks.highest(*arguments) for arguments in zip(scores, counts, alive, strict=True)]
+            ranked = zip(values, counts, alive, strict=True)
+            kept = [masks.highest(*arguments, np.abs) for arguments in ranked]
         for index, (view, mask) in enumerate(zip(views, kept, strict=True)):
             self.assign(index, mask, view.mask)
 

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf import structures
-from sparsity_tf.callbacks import after_step, optimizer_slots, threads
+from sparsity_tf.callbacks import after_step, optimizer_slots
 from sparsity_tf.callbacks.arguments import check_integer
 from sparsity_tf.callbacks.gradient_tap import GradientTap
 from sparsity_tf.callbacks.optimizer_slots import count_steps
@@ -360,15 +360,12 @@ class MaskAlgorithm(keras.callbacks.Callback):
         """The `WeightView`s of all weights."""
         return [self.view(index, step, drop_fraction) for index in range(len(self.weights))]
 
-    def each(self, function, *sequences):
-        """As `map` over what belongs to each weight, to a list; in several threads if the weights are large."""
-        return threads.map_each(sum(weight.size for weight in self.weights), function, *sequences)
-
     def assign(self, index, mask, old_mask):
         """Sets the mask of a weight and counts what changed."""
         weight = self.weights[index]
-        self.dropped[weight.path] += int(np.count_nonzero(old_mask > mask))
-        self.grown[weight.path] += int(np.count_nonzero(mask > old_mask))
+        dropped = int(np.count_nonzero(old_mask > mask))
+        self.dropped[weight.path] += dropped
+        self.grown[weight.path] += dropped + int(np.count_nonzero(mask)) - int(np.count_nonzero(old_mask))
         weight.assign_mask(mask)
 
     def reset_slots(self, index, where):

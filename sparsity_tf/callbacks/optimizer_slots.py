@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from sparsity_tf.masks import zero_outside
+
 # Names of the lists, first one that is there: SGD; Adam, AdamW, Lamb, Nadam, Lion and RMSprop; Adamax.
 _MOMENTUM = ("momentums", "_momentums", "_m")
 _VARIANCE = ("_velocities", "velocities")
@@ -110,8 +112,7 @@ def reset(optimizer, variable, where):
     index = inner_optimizer(optimizer)._get_variable_index(variable)
     for slot in _slots(optimizer).values():
         if slot[index] is not None and tuple(slot[index].shape) == tuple(variable.shape):
-            value = ops.convert_to_tensor(slot[index])
-            slot[index].assign(ops.where(where, ops.zeros((), value.dtype), value))
+            slot[index].assign(zero_outside(~where, ops.convert_to_tensor(slot[index])))
 
 
 def reset_all(optimizer):

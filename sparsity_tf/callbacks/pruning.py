@@ -21,6 +21,8 @@ class GradualPruning(MaskAlgorithm):
     always_at_end = True
     # What is pruned stays pruned.
     cumulative = True
+    # Elementwise function that makes the scores, see `masks.highest`.
+    by = None
 
     def __init__(
         self,
@@ -88,17 +90,18 @@ class GradualPruning(MaskAlgorithm):
 
     def change_masks(self, step):
         chosen = [index for index, target in enumerate(self.targets) if target]
-        views = [self.view(index, step) for index in chosen]
-        for index, view, mask in zip(chosen, views, self.each(self._new_mask, chosen, views), strict=True):
-            self.assign(index, mask, view.mask)
+        for index in chosen:
+            view = self.view(index, step)
+            structure = structures.get(self.weights[index].technique.structure)
+            self.assign(index, self.new_mask(view, structure, self._target(index, step)), view.mask)
 
-    def _new_mask(self, index, view):
-        structure = structures.get(self.weights[index].technique.structure)
+    def new_mask(self, view, structure, sparsity):
+        """The mask of a weight at a sparsity."""
         among = view.mask if self.cumulative else None
-        return structure.keep_highest(self.scores(view), self._target(index, view.step), among, view.filter_axes)
+        return structure.keep_highest(self.scores(view), sparsity, among, view.filter_axes, self.by)
 
     def scores(self, view):
-        """Scores of the entries of a weight: those with the lowest are pruned."""
+        """What `by` makes the scores of a weight of, array of its shape: the entries with the lowest are pruned."""
         raise TypeError(f"{type(self).__name__} must define `scores(view)`.")
 
 
@@ -141,6 +144,8 @@ class MagnitudePruning(GradualPruning):
     ```
     """
 
+    by = staticmethod(np.abs)
+
     def __init__(self, final_sparsity=None, begin_step=0, end_step=None, frequency=100, scope="layer", **kwargs):
         super().__init__(final_sparsity, begin_step, end_step, frequency, **kwargs)
         if scope not in SCOPES:
@@ -153,7 +158,7 @@ class MagnitudePruning(GradualPruning):
         self.scope = scope
 
     def scores(self, view):
-        return np.abs(view.value)
+        return view.value
 
     def change_masks(self, step):
         if self.scope == "layer":
@@ -164,11 +169,14 @@ class MagnitudePruning(GradualPruning):
             return
         views = [self.view(index, step) for index in chosen]
         kinds = [structures.get(self.weights[index].technique.structure) for index in chosen]
-        scores = [kind.reduce(self.scores(view), view.filter_axes) for kind, view in zip(kinds, views, strict=True)]
-        alive = [kind.reduce(view.mask, view.filter_axes) > 0 for kind, view in zip(kinds, views, strict=True)]
+        scores = [
+            view.value if kind.spec is None else kind.reduce(np.abs(view.value), view.filter_axes)
+            for kind, view in zip(kinds, views, strict=True)
+        ]
+        alive = [kind.alive(view.mask, view.filter_axes) for kind, view in zip(kinds, views, strict=True)]
         count = masks.number_to_keep(self.sparsity_at(step), sum(score.size for score in scores))
         count = min(count, sum(int(np.count_nonzero(mask)) for mask in alive))
-        kept = masks.highest_overall(scores, count, alive)
+        kept = masks.highest_overall(scores, count, alive, np.abs)
         for index, view, kind, groups in zip(chosen, views, kinds, kept, strict=True):
             self.assign(index, kind.expand(groups, view.value.shape, view.filter_axes), view.mask)
 
@@ -192,6 +200,14 @@ class RandomPruning(GradualPruning):
     def __init__(self, final_sparsity=None, begin_step=0, end_step=None, frequency=100, cumulative=True, **kwargs):
         super().__init__(final_sparsity, begin_step, end_step, frequency, **kwargs)
         self.cumulative = cumulative
+
+    def new_mask(self, view, structure, sparsity):
+        if structure.spec is not None:
+            return super().new_mask(view, structure, sparsity)
+        # The same distribution without a score for every entry.
+        among = view.mask if self.cumulative else None
+        count = min(masks.number_to_keep(sparsity, view.mask.size), view.active if self.cumulative else view.mask.size)
+        return masks.random_mask(view.mask.shape, count, view.rng, among)
 
     def scores(self, view):
         # Live entries have the higher scores, so that N:M groups, too, keep them.

@@ -108,7 +108,7 @@ class SparseMomentum(DropAndGrow):
     def change_masks(self, step):
         rate, state = self.drop_fraction_at(step), self.recall()
         views = self.views(step, rate)
-        shares = _normalise([float(statistic) for statistic in self.each(self.redistribution, views)])
+        shares = _normalise([float(statistic) for statistic in map(self.redistribution, views)])
         rates = [_rate(view, share, rate, len(views)) for view, share in zip(views, shares, strict=True)]
         counts = [math.ceil(p * view.active) for p, view in zip(rates, views, strict=True)]
         kept = self._drop(views, counts, rate, state)
@@ -135,7 +135,7 @@ class SparseMomentum(DropAndGrow):
             return kept
         if getattr(self.drop, "overall", False):
             counts = [min(math.ceil(rate * state["baseline"]), sum(view.active for view in views))]
-        return criteria.lowest_live(self.drop, views, counts, self.each)
+        return criteria.lowest_live(self.drop, views, counts)
 
     def reset_grown_slots(self, index, where):
         """Nothing: momentum is never reset."""

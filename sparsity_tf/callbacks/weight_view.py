@@ -1,6 +1,7 @@
 """What an algorithm sees of one weight at one update, as numpy arrays."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -31,10 +32,15 @@ class WeightView:
     drop_fraction: float = 0.0
     _slots: dict = dataclasses.field(default_factory=dict, repr=False)
 
-    @property
+    @functools.cached_property
     def active(self):
         """Number of live entries."""
         return int(np.count_nonzero(self.mask))
+
+    @functools.cached_property
+    def live(self):
+        """Positions of the live entries in the flattened array, rising."""
+        return np.flatnonzero(self.mask)
 
     @property
     def gradient(self):

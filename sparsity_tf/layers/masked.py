@@ -23,6 +23,7 @@ from keras import ops
 from sparsity_tf import structures
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.technique import Technique
+from sparsity_tf.masks import zero_outside
 
 # Suffix of the names under which files hold what an algorithm remembers.
 _STATE = "_state"
@@ -81,7 +82,7 @@ class Masked(Technique):
         return ops.cast(ops.not_equal(self.mask_initializer(shape, dtype="float32"), 0), "bool")
 
     def value(self, weight, select=None):
-        return _where(weight.extra("mask", select), weight.tensor(select))
+        return zero_outside(weight.extra("mask", select), weight.tensor(select))
 
     def training_value(self, weight, select=None):
         kernel, dense = weight.tensor(select), self.dense_gradient or self.dense_gradient_wanted
@@ -108,7 +109,7 @@ class Masked(Technique):
         # Under the old mask first, where the variable itself may hold something outside it: what opens begins at zero.
         value = self.value(weight) if _masks_in_forward_pass() else weight.tensor()
         weight.extra_variable("mask").assign(mask)
-        weight.variable.assign(_where(mask, value))
+        weight.variable.assign(zero_outside(mask, value))
 
 
 def _masks_in_forward_pass():
@@ -130,7 +131,7 @@ class MaskConstraint(keras.constraints.Constraint):
     def __call__(self, w):
         if self.inner is not None:
             w = self.inner(w)
-        return _where(ops.convert_to_tensor(self.mask), ops.convert_to_tensor(w))
+        return zero_outside(ops.convert_to_tensor(self.mask), ops.convert_to_tensor(w))
 
 
 class MaskedRegularizer(keras.regularizers.Regularizer):
@@ -146,11 +147,7 @@ class MaskedRegularizer(keras.regularizers.Regularizer):
         self.inner = inner
 
     def __call__(self, x):
-        return self.inner(_where(ops.convert_to_tensor(self.mask), ops.convert_to_tensor(x)))
-
-
-def _where(mask, kernel):
-    return ops.where(mask, kernel, ops.zeros((), kernel.dtype))
+        return self.inner(zero_outside(ops.convert_to_tensor(self.mask), ops.convert_to_tensor(x)))
 
 
 @ops.custom_gradient
