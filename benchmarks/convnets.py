@@ -15,6 +15,8 @@ in the same rounds. Goals: 1.3 times PyTorch's dense network and 1.5 times its m
 masked / dense at least 0.98. Two arms, a short run:
 
     python benchmarks/convnets.py --nets=wrn-28-2 --techniques=dense,masked --xla=off --rounds=3 --steps=1
+
+On a GPU, on JAX (which always compiles with XLA): `KERAS_BACKEND=jax python benchmarks/convnets.py --xla=on`.
 """
 
 import os
@@ -25,10 +27,10 @@ import json
 import pathlib
 import statistics
 import subprocess
-import time
 
 import keras
 import numpy as np
+from _training import TrainingSteps
 from absl import app, flags
 from tabulate import tabulate
 
@@ -74,8 +76,6 @@ class KerasArm:
     """Training steps of one network with one technique."""
 
     def __init__(self, net, technique, jit_compile, batch, size):
-        import tensorflow as tf
-
         model = build(net, size)
         options = _TECHNIQUES[technique]
         if options is not None:
@@ -87,24 +87,13 @@ class KerasArm:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss, jit_compile=jit_compile)
         rng = np.random.default_rng(0)
-        x = tf.constant(rng.normal(size=(batch, size, size, 3)).astype("float32"))
-        y = tf.constant(rng.integers(0, model.output_shape[-1], batch).astype("int32"))
-        self.model, self.seconds = model, []
-        self.iterator = iter(tf.data.Dataset.from_tensors((x, y)).cache().repeat())
-        model.make_train_function()
-        start = time.perf_counter()
-        self._steps(1)
-        self.compile_seconds = time.perf_counter() - start
+        x = rng.normal(size=(batch, size, size, 3)).astype("float32")
+        y = rng.integers(0, model.output_shape[-1], batch).astype("int32")
+        self.training, self.seconds = TrainingSteps(model, x, y), []
+        self.compile_seconds = self.training.run(1)
 
     def run(self, steps):
-        start = time.perf_counter()
-        self._steps(steps)
-        self.seconds.append((time.perf_counter() - start) / steps)
-
-    def _steps(self, steps):
-        for _ in range(steps):
-            logs = self.model.train_function(self.iterator)
-        float(logs["loss"])
+        self.seconds.append(self.training.run(steps) / steps)
 
 
 class Torch:

@@ -1,12 +1,15 @@
 """Training step of each sparse layer against the dense layer: time and peak memory, with XLA and without.
 
-Dense 1024 -> 1024 at batch 256, and Conv2D 64 -> 64, 3x3, on 32x32 images at batch 16. All arms of a comparison run in
-one process, interleaved round after round, so that a machine whose speed drifts slows them alike; a ratio is the median
-over rounds of (arm / dense of the same round), for the wall clock and for the processor time of the process, which
-other work on the machine disturbs less. A second dense arm shows the noise. Peak memory is the largest resident set of
-a process of its own for each arm, minus that of the dense arm.
+Dense 1024 -> 1024 at batch 256, and Conv2D 64 -> 64, 3x3, on 32x32 images at batch 16; with `--large`, for a GPU,
+4096 -> 4096 at batch 8192, and 256 -> 256 on 28x28 at batch 128. SGD with momentum, Keras's own `train_function`. All
+arms of a comparison run in one process, interleaved round after round, so that a machine whose speed drifts slows
+them alike; a ratio is the median over rounds of (arm / dense of the same round), for the wall clock and for the
+processor time of the process, which other work on the machine disturbs less. A second dense arm shows the noise. Peak
+memory is the largest resident set of a process of its own for each arm, minus that of the dense arm.
 
     python benchmarks/layers.py [--rounds=20] [--steps=10] [--kind=dense|conv|both] [--xla=on|off|both] [--nomemory]
+
+On a GPU, on JAX: `KERAS_BACKEND=jax python benchmarks/layers.py --xla=on --large --nomemory`.
 """
 
 import os
@@ -20,6 +23,7 @@ import time
 
 import keras
 import numpy as np
+from _training import TrainingSteps
 from absl import app, flags
 from tabulate import tabulate
 
@@ -30,6 +34,7 @@ flags.DEFINE_integer("rounds", 20, "Rounds; every arm runs once in each.", lower
 flags.DEFINE_integer("steps", 10, "Training steps of an arm in a round.", lower_bound=1)
 flags.DEFINE_enum("kind", "both", ["dense", "conv", "both"], "Which layer.")
 flags.DEFINE_enum("xla", "both", ["on", "off", "both"], "Compile the step with XLA.")
+flags.DEFINE_bool("large", False, "Sizes that keep a GPU busy.")
 flags.DEFINE_bool("memory", True, "Measure peak memory, too: one more process for each arm.")
 flags.DEFINE_string("memory_of", None, "Run this arm alone and print its peak memory in KiB (used by the parent).")
 
@@ -44,31 +49,28 @@ ARMS = {
     "VD": ("vd", {"penalty_weight": 1e-6}),
     "VD, mean masked in training": ("vd", {"penalty_weight": 1e-6, "mask_in_training": True}),
 }
+# Shapes of the inputs, and of the outputs.
+SMALL = {"dense": (256, 1024), "conv": (16, 32, 32, 64)}
+LARGE = {"dense": (8192, 4096), "conv": (128, 28, 28, 256)}
 GOALS = {"masked": {True: 1.02, False: 1.05}, "STR": {True: 1.15, False: 1.15}, "L0": {True: 1.15, False: 1.15}}
 GOALS["VD"] = {True: 2.2, False: 2.2}
 
 
 def build(kind):
-    """A model of the one layer, its batch, and a description."""
+    """A model of the one layer, its inputs and targets."""
     rng = np.random.default_rng(0)
-    if kind == "dense":
-        inputs = keras.Input((1024,))
-        model = keras.Model(inputs, keras.layers.Dense(1024)(inputs))
-        shape = (256, 1024)
-    else:
-        inputs = keras.Input((32, 32, 64))
-        model = keras.Model(inputs, keras.layers.Conv2D(64, 3, padding="same")(inputs))
-        shape = (16, 32, 32, 64)
+    shape = (LARGE if FLAGS.large else SMALL)[kind]
+    units, inputs = shape[-1], keras.Input(shape[1:])
+    layer = keras.layers.Dense(units) if kind == "dense" else keras.layers.Conv2D(units, 3, padding="same")
+    model = keras.Model(inputs, layer(inputs))
     x = rng.normal(size=shape).astype("float32")
     return model, x, np.zeros((len(x), *model.output_shape[1:]), "float32")
 
 
 class Arm:
-    """One compiled training step on fixed data that is already on the device."""
+    """Training steps of one layer."""
 
     def __init__(self, kind, technique, options, jit_compile):
-        import tensorflow as tf
-
         model, x, y = build(kind)
         if technique is not None:
             sparsity_tf.sparsify(model, technique, **options)
@@ -76,30 +78,14 @@ class Arm:
                 rng = np.random.default_rng(1)
                 for weight in sparsity_tf.get_sparse_weights(model):
                     weight.assign_mask(rng.random(weight.shape) < 0.1)
-        optimizer = keras.optimizers.SGD(1e-4, momentum=0.9)
-        optimizer.build(model.trainable_variables)
-        x, y = tf.constant(x), tf.constant(y)
-
-        def step(x, y):
-            with tf.GradientTape() as tape:
-                loss = tf.reduce_mean(tf.square(model(x, training=True) - y)) + sum(model.losses)
-            optimizer.apply_gradients(
-                zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)
-            )
-            return loss
-
-        self.step = tf.function(step, jit_compile=jit_compile)
-        self.data = x, y
+        model.compile(keras.optimizers.SGD(1e-4, momentum=0.9), "mse", jit_compile=jit_compile)
+        self.training = TrainingSteps(model, x, y)
         self.wall, self.processor = [], []
-        for _ in range(3):
-            self.step(x, y).numpy()
+        self.training.run(3)
 
     def run(self, steps):
-        wall, processor = time.perf_counter(), time.process_time()
-        for _ in range(steps):
-            loss = self.step(*self.data)
-        loss.numpy()
-        self.wall.append((time.perf_counter() - wall) / steps)
+        processor = time.process_time()
+        self.wall.append(self.training.run(steps) / steps)
         self.processor.append((time.process_time() - processor) / steps)
 
 

@@ -8,6 +8,8 @@ Three claims, each a ratio measured in this run:
 
     python benchmarks/mask_update.py [--rounds=15] [--xla=on|off|both] [--noresnet]
 
+On a GPU, on JAX: `KERAS_BACKEND=jax python benchmarks/mask_update.py --xla=on`.
+
 With `--tfmot=PYTHON`, the interpreter of a virtual environment with `tensorflow-model-optimization` and `tf-keras`
 (`python -m venv tfmot; tfmot/bin/pip install tensorflow-model-optimization tf-keras tensorflow`), the same MLP is
 pruned by TFMOT, too, in a process of its own: an update there is a step with an update less one without.
@@ -25,6 +27,7 @@ import time
 
 import keras
 import numpy as np
+from _training import TrainingSteps, repeated
 from absl import app, flags
 from tabulate import tabulate
 
@@ -77,22 +80,13 @@ class Step:
     """Training steps of a model on one batch that is already on the device."""
 
     def __init__(self, model, x, y):
-        import tensorflow as tf
-
-        data = tf.data.Dataset.from_tensors((tf.constant(x), tf.constant(y))).cache().repeat()
-        self.iterator = iter(data)
-        self.model, self.seconds = model, []
-        model.make_train_function()
-        for _ in range(3):
-            self.run(1, keep=False)
+        self.training, self.seconds = TrainingSteps(model, x, y), []
+        self.run(3, keep=False)
 
     def run(self, steps, keep=True):
-        start = time.perf_counter()
-        for _ in range(steps):
-            logs = self.model.train_function(self.iterator)
-        float(logs["loss"])
+        seconds = self.training.run(steps)
         if keep:
-            self.seconds.append((time.perf_counter() - start) / steps)
+            self.seconds.append(seconds / steps)
 
 
 class Update:
@@ -150,14 +144,11 @@ def updates_against_steps(jit_compile):
 
 def fit_against_fit(jit_compile, steps=400):
     """`fit` with magnitude pruning every 100 steps / dense `fit`, in turn."""
-    import tensorflow as tf
-
-    x, y = batch()
-    data = tf.data.Dataset.from_tensors((tf.constant(x), tf.constant(y))).cache().repeat()
+    data = repeated(*batch())
     dense = compile_model(mlp(), jit_compile)
     pruned = compile_model(sparsity_tf.sparsify(mlp(), "masked"), jit_compile)
     seconds = {"dense": [], "pruned": []}
-    for round_ in range(1 + max(3, FLAGS.rounds // 3)):
+    for round_ in range(1 + FLAGS.rounds):
         begin = round_ * steps
         pruning = callbacks.MagnitudePruning(0.9, begin_step=begin, end_step=begin + steps, frequency=100)
         for name, model, added in (("dense", dense, []), ("pruned", pruned, [pruning])):
@@ -172,7 +163,8 @@ def fit_against_fit(jit_compile, steps=400):
 def resnet():
     """A global magnitude update of ResNet-50 against its step."""
     model = keras.applications.ResNet50(weights=None, input_shape=(224, 224, 3), classifier_activation=None)
-    compile_model(sparsity_tf.sparsify(model, "masked"), False)
+    jit_compile = keras.backend.backend() == "jax"
+    compile_model(sparsity_tf.sparsify(model, "masked"), jit_compile)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(32, 224, 224, 3)).astype("float32"), rng.integers(0, 1000, 32).astype("int32")
     update = Update(ALGORITHMS["MagnitudePruning, global"], model, x, y)
@@ -182,8 +174,8 @@ def resnet():
     size = sum(weight.size for weight in sparsity_tf.get_sparse_weights(model))
     milliseconds, step = (1e3 * statistics.median(times) for times in (update.seconds, update.step.seconds))
     print(
-        f"\nResNet-50, {size:,} masked weights, batch 32, no XLA: global update {milliseconds:.0f} ms, "
-        f"step {step:.0f} ms, update / step: {milliseconds / step:.3f} (goal 1)"
+        f"\nResNet-50, {size:,} masked weights, batch 32, XLA {'on' if jit_compile else 'off'}: "
+        f"global update {milliseconds:.0f} ms, step {step:.0f} ms, update / step: {milliseconds / step:.3f} (goal 1)"
     )
 
 

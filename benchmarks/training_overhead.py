@@ -16,6 +16,7 @@ import time
 
 import keras
 import numpy as np
+from _training import repeated
 from absl import app, flags
 from tabulate import tabulate
 
@@ -59,13 +60,10 @@ class Arm:
     """A model in training; each `run` is one epoch of `fit`, of which all but the first are kept."""
 
     def __init__(self, name, make, jit_compile):
-        import tensorflow as tf
-
         self.model, batch = build(name, jit_compile)
         rng = np.random.default_rng(0)
-        x = tf.constant(rng.normal(size=(batch, 784)).astype("float32"))
-        y = tf.constant(rng.integers(0, 10, batch).astype("int32"))
-        self.data = tf.data.Dataset.from_tensors((x, y)).cache().repeat()
+        x = rng.normal(size=(batch, 784)).astype("float32")
+        self.data = repeated(x, rng.integers(0, 10, batch).astype("int32"))
         self.callbacks = []
         if make is not None:
             sparsity_tf.sparsify(self.model, "masked")

@@ -1,0 +1,57 @@
+"""Training steps by Keras's own train function, on one batch that is already on the device: TensorFlow and JAX."""
+
+import itertools
+import time
+
+import keras
+
+# The order in which Keras's JAX trainer passes a model's state through the train function.
+_JAX_STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
+
+
+def repeated(x, y):
+    """One batch for ever, in the device's memory, as an argument of `fit`."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.data.Dataset.from_tensors((tf.constant(x), tf.constant(y))).cache().repeat()
+    import jax
+
+    batch = jax.device_put(x), jax.device_put(y)
+    return (batch for _ in itertools.count())
+
+
+class TrainingSteps:
+    """The training of a compiled, built model on one batch, a few steps at a time.
+
+    Args:
+        model: Compiled Keras model.
+        x: Inputs, a numpy array.
+        y: Targets, a numpy array.
+    """
+
+    def __init__(self, model, x, y):
+        self.model = model
+        if keras.backend.backend() == "jax":
+            model._symbolic_build(data_batch=(x, y))
+        self.iterator = iter(repeated(x, y))
+        model.make_train_function()
+
+    def run(self, steps):
+        """Trains; returns the seconds until the last step's loss is known. The model's variables are up to date."""
+        model = self.model
+        if keras.backend.backend() == "tensorflow":
+            start = time.perf_counter()
+            for _ in range(steps):
+                logs = model.train_function(self.iterator)
+            float(logs["loss"])
+            return time.perf_counter() - start
+        state = model._get_jax_state(purge_model_variables=True, **dict.fromkeys(_JAX_STATE, True))
+        start = time.perf_counter()
+        for _ in range(steps):
+            logs, state = model.train_function(state, self.iterator)
+        float(logs["loss"])
+        seconds = time.perf_counter() - start
+        model._jax_state, model._jax_state_synced = dict(zip(_JAX_STATE, state, strict=True)), False
+        model.jax_state_sync()
+        return seconds
