@@ -24,7 +24,8 @@ def fused(forward, backward):
     Returns:
         Function of the inputs; returns the result.
     """
-    forward, backward = _compiled(forward), _compiled(backward)
+    if keras.backend.backend() == "tensorflow":
+        forward, backward = compiled(forward), compiled(backward)
 
     @ops.custom_gradient
     def function(*inputs):
@@ -48,17 +49,26 @@ def _read(inputs):
     return [tf.convert_to_tensor(tensor) for tensor in inputs]
 
 
-def _compiled(function):
+def compiled(function):
+    """A function of tensors, compiled (by XLA) for each combination of shapes that it is called with.
+
+    Construct it once, not once a call: what is compiled lives as long as the result.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    if keras.backend.backend() != "tensorflow":
+        return function
+
     @functools.cache
-    def compiled(signature):
+    def of_signature(signature):
         import tensorflow as tf
 
         return tf.function(function, jit_compile=True, autograph=False)
 
     def call(*tensors):
-        if keras.backend.backend() != "tensorflow":
-            return function(*tensors)
         # One `tf.function` for each signature: it would warn of the many shapes that a model's layers have.
-        return compiled(tuple((t.dtype, tuple(t.shape)) for t in tensors))(*tensors)
+        return of_signature(tuple((t.dtype, tuple(t.shape)) for t in tensors))(*tensors)
 
     return call

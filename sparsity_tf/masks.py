@@ -10,11 +10,14 @@ Counts are exact, also with ties and with all-equal scores. Two ideas live here:
 """
 
 import fractions
+import functools
 import math
 
 import keras
 import numpy as np
 from keras import ops
+
+from sparsity_tf.fused import compiled
 
 # About how many entries are sorted to find where a threshold lies.
 _SAMPLE = 10_000
@@ -22,6 +25,8 @@ _SAMPLE = 10_000
 _PIECE = 1 << 17
 # Bits of |x| for a float32 x: everything but the sign.
 _MAGNITUDE_BITS = 31
+# Those of infinity, as an integer; NaN's are higher.
+_INFINITY = 0x7F800000
 
 
 def number_of_zeros(sparsity, size):
@@ -253,7 +258,7 @@ def top_k_mask(scores, k):
     magnitudes = _magnitude_bits(ops.reshape(scores, (-1,)))
     size = ops.shape(magnitudes)[0]
     k = ops.clip(ops.cast(k, "int32"), 0, size)
-    kth = _kth_largest(magnitudes, k, _MAGNITUDE_BITS)
+    kth = _kth_largest([magnitudes], k, _MAGNITUDE_BITS)
     above = magnitudes > kth
     ties = magnitudes == kth
     missing = k - _count(above)
@@ -262,7 +267,7 @@ def top_k_mask(scores, k):
         # The same search over positions, among the tied entries only: later positions get smaller keys.
         position = ops.where(ties, size - ops.arange(size, dtype="int32"), 0)
         bits = _MAGNITUDE_BITS if not isinstance(size, int) else max(size.bit_length(), 1)
-        last = _kth_largest(position, missing, bits)
+        last = _kth_largest([position], missing, bits)
         return ops.logical_and(ties, position >= ops.maximum(last, 1))
 
     def all_ties():
@@ -274,13 +279,62 @@ def top_k_mask(scores, k):
     return ops.reshape(ops.logical_or(above, chosen), shape)
 
 
+def largest_on_device(tensors, count, among):
+    """Marks the `count` entries of the largest magnitude, exactly: `highest_overall` of tensors, where they are.
+
+    The masks are those of `highest_overall(..., by=np.abs)`. The threshold is found as in `top_k_mask`; a weight's
+    numbers stay on its device, and only masks are fetched.
+
+    Args:
+        tensors: List of float tensors.
+        count: Integer from 0 to the number of candidates.
+        among: List of bool tensors or arrays of the same shapes, the candidates.
+
+    Returns:
+        List of bool arrays with exactly `count` entries True in all. Among equal magnitudes the earlier array wins.
+
+    Raises:
+        ValueError: A candidate is NaN, or there are fewer than `count` candidates.
+    """
+    among = [ops.convert_to_tensor(mask, "bool") for mask in among]
+    found, sums = _compiled_largest()(ops.convert_to_tensor(count, "int32"), *tensors, *among)
+    available, bad = np.asarray(sums).tolist()
+    if not 0 <= count <= available:
+        raise ValueError(f"`count` must be from 0 to the {available} candidates. Received: count={count}")
+    if bad:
+        raise ValueError(f"`scores` must not hold NaN. Received: {bad} NaN of {available} scores")
+    return [np.asarray(mask) for mask in found]
+
+
+@functools.cache
+def _compiled_largest():
+    return compiled(_largest)
+
+
+def _largest(count, *tensors_and_masks):
+    """The masks of `largest_on_device`; the number of candidates, and of those that are NaN."""
+    half = len(tensors_and_masks) // 2
+    pairs = list(zip(tensors_and_masks[:half], tensors_and_masks[half:], strict=True))
+    # 0 of no candidate; NaN as infinity, so that one can be added.
+    keys = [ops.where(m, ops.minimum(_magnitude_bits(x), _INFINITY) + 1, 0) for x, m in pairs]
+    kth = _kth_largest(keys, count, _MAGNITUDE_BITS)
+    missing, found = count - sum(_count(key > kth) for key in keys), []
+    for key in keys:
+        ties = ops.reshape(key == kth, (-1,))
+        first = ops.logical_and(ties, ops.cumsum(ops.cast(ties, "int32")) <= missing)
+        missing = ops.maximum(missing - _count(ties), 0)
+        found.append(ops.logical_or(key > kth, ops.reshape(first, ops.shape(key))))
+    sums = [sum(_count(m) for _, m in pairs), sum(_count(ops.logical_and(m, ops.isnan(x))) for x, m in pairs)]
+    return found, ops.stack(sums)
+
+
 def _kth_largest(keys, k, bits):
-    """The largest T with at least `k` of the non-negative int32 `keys` >= T, built bit by bit."""
+    """The largest T with at least `k` of the non-negative int32 `keys` >= T, a list of tensors; built bit by bit."""
 
     def body(step, threshold):
         bit = ops.left_shift(ops.cast(1, "int32"), ops.cast(bits - 1 - step, "int32"))
         candidate = ops.bitwise_or(threshold, bit)
-        return ops.where(_count(keys >= candidate) >= k, candidate, threshold)
+        return ops.where(sum(_count(key >= candidate) for key in keys) >= k, candidate, threshold)
 
     return ops.fori_loop(0, bits, body, ops.zeros((), "int32"))
 

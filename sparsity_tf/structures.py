@@ -65,7 +65,7 @@ class Elements:
         """The inverse for masks: every entry gets its group's bit."""
         return np.asarray(groups).reshape(shape)
 
-    def keep_highest(self, scores, sparsity, among=None, filter_axes=(-1,), by=None):
+    def keep_highest(self, scores, sparsity, among=None, filter_axes=(-1,)):
         """The mask of the groups with the highest scores.
 
         Args:
@@ -73,19 +73,16 @@ class Elements:
             sparsity: Fraction of groups that are zero.
             among: Bool array of the same shape, the present mask: groups that are dead in it stay dead.
             filter_axes: Axes of the kernel that index output units.
-            by: Elementwise function of arrays, such as `np.abs`, that makes the scores of `scores` (`masks.highest`).
 
         Returns:
             Bool array with exactly floor((1 - sparsity) * groups) groups alive, or all of `among` where these are less.
         """
-        if by is not None and self.spec is not None:
-            scores, by = by(scores), None
         group_scores = self.reduce(scores, filter_axes)
         count = masks.number_to_keep(sparsity, group_scores.size)
         alive = None if among is None else self.alive(among, filter_axes)
         if alive is not None:
             count = min(count, int(np.count_nonzero(alive)))
-        chosen = masks.highest(group_scores, count, alive, by)
+        chosen = masks.highest(group_scores, count, alive)
         return self.expand(chosen, scores.shape, filter_axes)
 
 
@@ -173,8 +170,8 @@ class NM(Elements):
     def reduce(self, scores, filter_axes=(-1,)):
         raise ValueError(f"Structure {self.spec!r} fixes the count of every group: it has no common ranking of groups.")
 
-    def keep_highest(self, scores, sparsity, among=None, filter_axes=(-1,), by=None):
-        scores = np.asarray(scores if by is None else by(scores), "float64")
+    def keep_highest(self, scores, sparsity, among=None, filter_axes=(-1,)):
+        scores = np.asarray(scores, "float64")
         if np.isnan(scores).any():
             raise ValueError(
                 f"`scores` must not hold NaN. Received: {np.isnan(scores).sum()} NaN of {scores.size} scores"

@@ -142,7 +142,7 @@ LARGE = {
     "all equal": lambda rng, n: np.full(n, 0.5),
     "all zero": lambda rng, n: np.zeros(n),
     "sorted": lambda rng, n: np.arange(n),
-    "periodic, so that the sample is misled": lambda rng, n: np.arange(n) % (n // 10_000),
+    "periodic, so that the sample is misled": lambda rng, n: np.arange(n) % max(n // 10_000, 1),
     "infinite at both ends": lambda rng, n: np.where(rng.random(n) < 0.3, np.inf, -np.inf),
 }
 
@@ -174,6 +174,30 @@ def test_highest_by_a_function_ranks_its_results(size):
     both = masks.highest_overall([scores, -2 * scores], size, by=np.abs)
     for found, expected in zip(both, masks.highest_overall([np.abs(scores), 2 * np.abs(scores)], size), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_largest_on_device_gives_the_masks_of_highest_overall(kind):
+    rng = np.random.default_rng(5)
+    scores = [LARGE[kind](rng, size).astype("float32") for size in (1_000, 30_000, 1)]
+    scores[1] = scores[1].reshape(300, 100)
+    among = [rng.random(array.shape) < 0.3 for array in scores]
+    available = sum(int(mask.sum()) for mask in among)
+    tensors = [keras.ops.convert_to_tensor(array) for array in scores]
+    for count in (0, 1, available // 3, available - 1, available):
+        found = masks.largest_on_device(tensors, count, among)
+        for mask, expected in zip(found, masks.highest_overall(scores, count, among, np.abs), strict=True):
+            np.testing.assert_array_equal(mask, expected)
+
+
+def test_largest_on_device_refuses_what_highest_refuses():
+    tensors = [keras.ops.convert_to_tensor([1.0, np.nan, 2.0])]
+    [mask] = masks.largest_on_device(tensors, 1, [np.array([True, False, True])])
+    assert mask.tolist() == [False, False, True]
+    with pytest.raises(ValueError, match="1 NaN of 2 scores"):
+        masks.largest_on_device(tensors, 1, [np.array([True, True, False])])
+    with pytest.raises(ValueError, match="from 0 to the 2 candidates. Received: count=3"):
+        masks.largest_on_device(tensors, 3, [np.array([True, False, True])])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

@@ -50,7 +50,7 @@ def overall(function):
 
 
 def _absolute(attribute):
-    """Decorator: the scores are the magnitudes of this attribute, which ranking need not write out."""
+    """Decorator: the scores are the magnitudes of this attribute, which `largest` ranks without writing them out."""
 
     def decorate(function):
         function.absolute = attribute
@@ -288,14 +288,9 @@ def lowest_live(function, views, counts):
         List of bool arrays.
     """
     if getattr(function, "overall", False):
-        remain = sum(view.active for view in views) - sum(counts)
-        found = [_before_by(function, view) for view in views]
-        return masks.highest_overall(found, remain, [view.mask for view in views], _by(function))
-
-    def keep(view, count):
-        return masks.highest(_before_by(function, view), view.active - count, view.mask, _by(function))
-
-    return [keep(*pair) for pair in zip(views, counts, strict=True)]
+        return _highest(function, views, sum(view.active for view in views) - sum(counts))
+    remain = [view.active - count for view, count in zip(views, counts, strict=True)]
+    return [_highest(function, [view], count)[0] for view, count in zip(views, remain, strict=True)]
 
 
 def highest_free(function, views, kept, counts):
@@ -304,24 +299,42 @@ def highest_free(function, views, kept, counts):
     Returns:
         List of bool arrays: what grows.
     """
+    free = [~mask for mask in kept]
     if getattr(function, "overall", False):
-        found = [_before_by(function, view) for view in views]
-        return masks.highest_overall(found, sum(counts), [~mask for mask in kept], _by(function))
+        return _highest(function, views, sum(counts), free)
 
-    def grow(view, mask, count):
+    def grow(view, candidates, count):
         if function is random:
             # The same distribution without a score for every entry.
-            return masks.random_mask(mask.shape, count, view.rng, ~mask)
-        return masks.highest(_before_by(function, view), count, ~mask, _by(function))
+            return masks.random_mask(candidates.shape, count, view.rng, candidates)
+        return _highest(function, [view], count, [candidates])[0]
 
-    return [grow(*triple) for triple in zip(views, kept, counts, strict=True)]
-
-
-def _before_by(function, view):
-    """The array of which `_by(function)` makes the scores."""
-    attribute = getattr(function, "absolute", None)
-    return scores(function, view) if attribute is None else getattr(view, attribute)
+    return [grow(*triple) for triple in zip(views, free, counts, strict=True)]
 
 
-def _by(function):
-    return np.abs if hasattr(function, "absolute") else None
+def _highest(function, views, count, among=None):
+    """Marks the `count` highest scores of several weights together, a list of bool arrays; `among`: the live ones."""
+    if hasattr(function, "absolute"):
+        return largest(views, function.absolute, count, among)
+    among = [view.mask for view in views] if among is None else among
+    return masks.highest_overall([scores(function, view) for view in views], count, among)
+
+
+def largest(views, attribute, count, among=None):
+    """Marks the entries of the largest magnitude, exactly; of weights on a GPU it is done there.
+
+    Args:
+        views: List of `WeightView`.
+        attribute: "value", "gradient" or "momentum": whose magnitude.
+        count: How many entries of all weights together.
+        among: List of bool arrays, the candidates. Default: the live entries.
+
+    Returns:
+        List of bool arrays.
+    """
+    tensors = [view.tensor(attribute) for view in views]
+    if any(tensor is None for tensor in tensors):
+        among = [view.mask for view in views] if among is None else among
+        return masks.highest_overall([getattr(view, attribute) for view in views], count, among, np.abs)
+    among = [view.tensor("mask") for view in views] if among is None else among
+    return masks.largest_on_device(tensors, count, among)

@@ -9,7 +9,7 @@ that ask for it only.
 import keras
 from keras import ops
 
-from sparsity_tf.callbacks.optimizer_slots import inner_optimizer, read
+from sparsity_tf.callbacks.optimizer_slots import inner_optimizer, read, tensor_of
 
 # Name of the attribute of an optimizer under which its taps are.
 _TAPS = "_gradient_taps"
@@ -58,6 +58,10 @@ class GradientTap:
     def gradient(self, variable):
         """The gradient kept last, a numpy array of the variable's shape."""
         return read(self.buffers[self.optimizer._get_variable_index(variable)])
+
+    def gradient_tensor(self, variable):
+        """The same as a tensor."""
+        return tensor_of(self.buffers[self.optimizer._get_variable_index(variable)])
 
     def keep(self, index, gradient):
         """Keeps the gradient of the optimizer's variable number `index`, if that is wanted; in a step."""

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf import masks
-from sparsity_tf.callbacks import optimizer_slots
+from sparsity_tf.callbacks import criteria, optimizer_slots
 from sparsity_tf.callbacks.arguments import check_fraction, check_integer
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
 
@@ -121,16 +121,13 @@ class IterativePruning(MaskAlgorithm):
 
     def _prune(self, step, sparsity):
         views = self.views(step)
-        values, alive = [view.value for view in views], [view.mask for view in views]
         # Masks of before that are sparser already stay as they are.
         if self.scope == "global":
-            count = masks.number_to_keep(sparsity, sum(value.size for value in values))
-            count = min(count, sum(view.active for view in views))
-            kept = masks.highest_overall(values, count, alive, np.abs)
+            count = masks.number_to_keep(sparsity, sum(view.mask.size for view in views))
+            kept = criteria.largest(views, "value", min(count, sum(view.active for view in views)))
         else:
             counts = [min(masks.number_to_keep(sparsity, view.mask.size), view.active) for view in views]
-            ranked = zip(values, counts, alive, strict=True)
-            kept = [masks.highest(*arguments, np.abs) for arguments in ranked]
+            kept = [criteria.largest([view], "value", count)[0] for view, count in zip(views, counts, strict=True)]
         for index, (view, mask) in enumerate(zip(views, kept, strict=True)):
             self.assign(index, mask, view.mask)
 

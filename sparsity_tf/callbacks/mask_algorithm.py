@@ -18,7 +18,7 @@ from sparsity_tf.callbacks import after_step, optimizer_slots
 from sparsity_tf.callbacks.arguments import check_integer
 from sparsity_tf.callbacks.gradient_tap import GradientTap
 from sparsity_tf.callbacks.optimizer_slots import count_steps
-from sparsity_tf.callbacks.weight_view import WeightView, read_mask, read_value
+from sparsity_tf.callbacks.weight_view import WeightView, is_on_accelerator, read_mask, value_tensor
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.sparsify import match_layers, sparsify
 
@@ -345,15 +345,25 @@ class MaskAlgorithm(keras.callbacks.Callback):
             "momentum": lambda: optimizer_slots.momentum(optimizer, variable),
             "variance": lambda: optimizer_slots.variance(optimizer, variable),
         }
+        value, tensors = value_tensor(weight), {}
+        if is_on_accelerator(value):
+            mask = optimizer_slots.tensor_of(weight.extra_variable("mask"))
+            tensors = {
+                "value": lambda: value,
+                "mask": lambda: mask,
+                "gradient": lambda: self._tap.gradient_tensor(variable),
+                "momentum": lambda: optimizer_slots.momentum_tensor(optimizer, variable),
+            }
         return WeightView(
             path=weight.path,
-            value=read_value(weight),
+            value=lambda: np.asarray(value, "float32"),
             mask=read_mask(weight),
             step=step,
             rng=self.rng(step, index),
             filter_axes=weight.filter_axes,
             drop_fraction=drop_fraction,
             _slots={name: readers[name] for name in self.uses()},
+            _tensors=tensors,
         )
 
     def views(self, step, drop_fraction=0.0):

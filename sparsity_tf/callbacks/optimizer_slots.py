@@ -17,13 +17,18 @@ _VARIANCE = ("_velocities", "velocities")
 
 def read(variable):
     """A variable or tensor as a numpy array, to be read only: without a copy where the backend has it in memory."""
+    return np.asarray(tensor_of(variable))
+
+
+def tensor_of(variable):
+    """A variable's value as a tensor, which keeps its content when the variable changes; not a copy of it."""
     value = getattr(variable, "value", variable)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        # A TensorFlow variable would copy itself; its tensor does not, and keeps its content when the variable changes.
+        # numpy would have a TensorFlow variable copy itself.
         value = tf.convert_to_tensor(value)
-    return np.asarray(value)
+    return value
 
 
 def inner_optimizer(optimizer):
@@ -75,6 +80,14 @@ def check(optimizer, used, who):
                 f"{who} reads the optimizer's {name}, and the optimizer keeps none ({hint}). "
                 f"Received: optimizer={type(inner_optimizer(optimizer)).__name__}"
             )
+
+
+def momentum_tensor(optimizer, variable):
+    """`momentum` as a tensor."""
+    first, second = (_slot(optimizer, names, variable) for names in (_MOMENTUM, _VARIANCE))
+    if second is None or not isinstance(inner_optimizer(optimizer), keras.optimizers.Adam):
+        return tensor_of(first)
+    return tensor_of(first) / (ops.sqrt(tensor_of(second)) + 1e-8)
 
 
 def momentum(optimizer, variable):

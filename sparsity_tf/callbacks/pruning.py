@@ -8,6 +8,7 @@ floor((1 - s) n).
 import numpy as np
 
 from sparsity_tf import distributions, masks, schedules, structures
+from sparsity_tf.callbacks import criteria
 from sparsity_tf.callbacks.arguments import check_fraction
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
 
@@ -21,8 +22,6 @@ class GradualPruning(MaskAlgorithm):
     always_at_end = True
     # What is pruned stays pruned.
     cumulative = True
-    # Elementwise function that makes the scores, see `masks.highest`.
-    by = None
 
     def __init__(
         self,
@@ -98,10 +97,10 @@ class GradualPruning(MaskAlgorithm):
     def new_mask(self, view, structure, sparsity):
         """The mask of a weight at a sparsity."""
         among = view.mask if self.cumulative else None
-        return structure.keep_highest(self.scores(view), sparsity, among, view.filter_axes, self.by)
+        return structure.keep_highest(self.scores(view), sparsity, among, view.filter_axes)
 
     def scores(self, view):
-        """What `by` makes the scores of a weight of, array of its shape: the entries with the lowest are pruned."""
+        """Scores of the entries of a weight: those with the lowest are pruned."""
         raise TypeError(f"{type(self).__name__} must define `scores(view)`.")
 
 
@@ -144,8 +143,6 @@ class MagnitudePruning(GradualPruning):
     ```
     """
 
-    by = staticmethod(np.abs)
-
     def __init__(self, final_sparsity=None, begin_step=0, end_step=None, frequency=100, scope="layer", **kwargs):
         super().__init__(final_sparsity, begin_step, end_step, frequency, **kwargs)
         if scope not in SCOPES:
@@ -157,8 +154,14 @@ class MagnitudePruning(GradualPruning):
             )
         self.scope = scope
 
+    def new_mask(self, view, structure, sparsity):
+        if structure.spec is not None:
+            return super().new_mask(view, structure, sparsity)
+        count = min(masks.number_to_keep(sparsity, view.mask.size), view.active)
+        return criteria.largest([view], "value", count)[0]
+
     def scores(self, view):
-        return view.value
+        return np.abs(view.value)
 
     def change_masks(self, step):
         if self.scope == "layer":
@@ -169,16 +172,17 @@ class MagnitudePruning(GradualPruning):
             return
         views = [self.view(index, step) for index in chosen]
         kinds = [structures.get(self.weights[index].technique.structure) for index in chosen]
-        scores = [
-            view.value if kind.spec is None else kind.reduce(np.abs(view.value), view.filter_axes)
-            for kind, view in zip(kinds, views, strict=True)
-        ]
         alive = [kind.alive(view.mask, view.filter_axes) for kind, view in zip(kinds, views, strict=True)]
-        count = masks.number_to_keep(self.sparsity_at(step), sum(score.size for score in scores))
+        count = masks.number_to_keep(self.sparsity_at(step), sum(mask.size for mask in alive))
         count = min(count, sum(int(np.count_nonzero(mask)) for mask in alive))
-        kept = masks.highest_overall(scores, count, alive, np.abs)
+        if any(kind.spec for kind in kinds):
+            pairs = zip(kinds, views, strict=True)
+            scores = [kind.reduce(self.scores(view), view.filter_axes) for kind, view in pairs]
+            kept = masks.highest_overall(scores, count, alive)
+        else:
+            kept = criteria.largest(views, "value", count)
         for index, view, kind, groups in zip(chosen, views, kinds, kept, strict=True):
-            self.assign(index, kind.expand(groups, view.value.shape, view.filter_axes), view.mask)
+            self.assign(index, kind.expand(groups, view.mask.shape, view.filter_axes), view.mask)
 
 
 class RandomPruning(GradualPruning):

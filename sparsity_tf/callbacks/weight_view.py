@@ -1,15 +1,13 @@
-"""What an algorithm sees of one weight at one update, as numpy arrays."""
+"""What an algorithm sees of one weight at one update: numpy arrays, and on a GPU the tensors behind them."""
 
-import dataclasses
 import functools
 
 import keras
 import numpy as np
 
-from sparsity_tf.callbacks.optimizer_slots import read
+from sparsity_tf.callbacks.optimizer_slots import read, tensor_of
 
 
-@dataclasses.dataclass
 class WeightView:
     """What an algorithm, or a function of the user's, sees of one sparse weight at one update. Arrays are numpy's.
 
@@ -23,14 +21,19 @@ class WeightView:
         drop_fraction: Share of the live entries that is to be dropped now.
     """
 
-    path: str
-    value: np.ndarray
-    mask: np.ndarray
-    step: int = 0
-    rng: np.random.Generator = None
-    filter_axes: tuple = (-1,)
-    drop_fraction: float = 0.0
-    _slots: dict = dataclasses.field(default_factory=dict, repr=False)
+    def __init__(
+        self, path, value, mask, step=0, rng=None, filter_axes=(-1,), drop_fraction=0.0, _slots=None, _tensors=None
+    ):
+        self.path, self.mask, self.step, self.rng = path, mask, step, rng
+        self.filter_axes, self.drop_fraction = filter_axes, drop_fraction
+        # Name -> array, or function that reads it.
+        self._arrays = {"value": value, **(_slots or {})}
+        # Name -> function that returns the tensor, of weights on an accelerator.
+        self._tensors = _tensors or {}
+
+    @property
+    def value(self):
+        return self._array("value")
 
     @functools.cached_property
     def active(self):
@@ -45,25 +48,40 @@ class WeightView:
     @property
     def gradient(self):
         """The loss's gradient at this step, masked entries included; for functions that use it (`uses("gradient")`)."""
-        return self._slot("gradient")
+        return self._array("gradient")
 
     @property
     def momentum(self):
         """The optimizer's momentum (m / (sqrt(v) + 1e-8) of Adam), masked entries included; `uses("momentum")`."""
-        return self._slot("momentum")
+        return self._array("momentum")
 
     @property
     def variance(self):
         """Adam's running mean of squared gradients; `uses("variance")`."""
-        return self._slot("variance")
+        return self._array("variance")
 
-    def _slot(self, name):
-        if name not in self._slots:
+    def tensor(self, name):
+        """The tensor behind "value", "mask", "gradient" or "momentum", if it lies on a GPU or the like; else `None`."""
+        return self._tensors[name]() if name in self._tensors else None
+
+    def _array(self, name):
+        if name not in self._arrays:
             raise ValueError(
                 f"A function reads the {name} of {self.path!r} without saying so. Decorate it with "
                 f'`sparsity_tf.callbacks.uses("{name}")`.'
             )
-        return self._slots[name]() if callable(self._slots[name]) else self._slots[name]
+        if callable(self._arrays[name]):
+            self._arrays[name] = self._arrays[name]()
+        return self._arrays[name]
+
+
+def is_on_accelerator(tensor):
+    """Whether numpy would have to fetch a tensor from a device of its own."""
+    if keras.backend.backend() == "tensorflow":
+        return "CPU" not in tensor.device
+    if keras.backend.backend() == "jax":
+        return any(device.platform != "cpu" for device in tensor.devices())
+    return False
 
 
 def read_mask(weight):
@@ -71,8 +89,7 @@ def read_mask(weight):
     return read(weight.extra_variable("mask"))
 
 
-def read_value(weight):
-    """The value of a masked weight as a numpy array."""
+def value_tensor(weight):
+    """The value of a masked weight as a tensor of now, whatever becomes of its variable."""
     # On JAX the variable itself may hold something where it is masked.
-    source = weight.value() if keras.backend.backend() == "jax" else weight.variable
-    return np.asarray(read(source), "float32")
+    return weight.value() if keras.backend.backend() == "jax" else tensor_of(weight.variable)
