@@ -153,7 +153,7 @@ def test_a_model_that_is_not_ready():
 def endless():
     """Batches of which nobody knows how many there are."""
     if keras.backend.backend() != "tensorflow":
-        return itertools.repeat(DATA)
+        return (DATA for _ in itertools.count())
     import tensorflow as tf
 
     # Not from a generator: a thread that waits for Python's lock, and an iterator that is thrown away by one who holds
