@@ -5,8 +5,7 @@ import time
 
 import keras
 
-# The order in which Keras's JAX trainer passes a model's state through the train function.
-_JAX_STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
+from sparsity_tf.callbacks import after_step
 
 
 def repeated(x, y):
@@ -46,12 +45,11 @@ class TrainingSteps:
                 logs = model.train_function(self.iterator)
             float(logs["loss"])
             return time.perf_counter() - start
-        state = model._get_jax_state(purge_model_variables=True, **dict.fromkeys(_JAX_STATE, True))
+        state = after_step.take_jax_state(model)
         start = time.perf_counter()
         for _ in range(steps):
             logs, state = model.train_function(state, self.iterator)
         float(logs["loss"])
         seconds = time.perf_counter() - start
-        model._jax_state, model._jax_state_synced = dict(zip(_JAX_STATE, state, strict=True)), False
-        model.jax_state_sync()
+        after_step.put_jax_state(model, state)
         return seconds

@@ -6,7 +6,7 @@ Counts are exact, also with ties and with all-equal scores. Two ideas live here:
   partitions with vector instructions, in a fraction of a training step, and gives the same mask on every backend,
   device and replica;
 * `top_k_mask` and `zero_outside` work on tensors of any Keras backend, inside a compiled step (discovering neural
-  wirings, masked layers).
+  wirings, masked layers), and `largest_on_device` on tensors that lie on a GPU, between steps.
 """
 
 import fractions

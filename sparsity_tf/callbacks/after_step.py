@@ -46,17 +46,26 @@ class TrainFunction:
             self._update(due)
             return result
         logs, state = result
-        model = self.model
-        model._jax_state, model._jax_state_synced = dict(zip(_JAX_STATE, state, strict=True)), False
-        model.jax_state_sync()
+        put_jax_state(self.model, state)
         self._update(due)
-        state = model._get_jax_state(purge_model_variables=True, **dict.fromkeys(_JAX_STATE, True))
-        model._jax_state_synced = False
+        state = take_jax_state(self.model)
+        self.model._jax_state_synced = False
         return logs, state
 
     def _update(self, algorithms):
         for algorithm in algorithms:
             algorithm.update(self.model)
+
+
+def take_jax_state(model):
+    """What a model's train function on JAX works on; the model's variables are empty until `put_jax_state`."""
+    return model._get_jax_state(purge_model_variables=True, **dict.fromkeys(_JAX_STATE, True))
+
+
+def put_jax_state(model, state):
+    """Gives a state that the train function on JAX returned back to the model's variables."""
+    model._jax_state, model._jax_state_synced = dict(zip(_JAX_STATE, state, strict=True)), False
+    model.jax_state_sync()
 
 
 def install(model, algorithm):

@@ -49,8 +49,8 @@ def overall(function):
     return function
 
 
-def _absolute(attribute):
-    """Decorator: the scores are the magnitudes of this attribute, which `largest` ranks without writing them out."""
+def absolute(attribute):
+    """Decorator: the scores are the magnitudes of this attribute, which `highest` ranks without writing them out."""
 
     def decorate(function):
         function.absolute = attribute
@@ -62,7 +62,7 @@ def _absolute(attribute):
 # Drop scores.
 
 
-@_absolute("value")
+@absolute("value")
 def magnitude(weight):
     """|w|: the smallest go."""
     return np.abs(weight.value)
@@ -92,7 +92,7 @@ def signed_magnitude(weight):
 
 
 @overall
-@_absolute("value")
+@absolute("value")
 def global_magnitude(weight):
     """|w|, the smallest of all weights together."""
     return np.abs(weight.value)
@@ -118,7 +118,7 @@ def random(weight):
 
 
 @uses("gradient")
-@_absolute("gradient")
+@absolute("gradient")
 def gradient(weight):
     """|gradient|, as in RigL."""
     return np.abs(weight.gradient)
@@ -131,7 +131,7 @@ def inverted_gradient(weight):
 
 
 @uses("momentum")
-@_absolute("momentum")
+@absolute("momentum")
 def momentum(weight):
     """|momentum|, as in sparse momentum."""
     return np.abs(weight.momentum)
@@ -139,7 +139,7 @@ def momentum(weight):
 
 @overall
 @uses("momentum")
-@_absolute("momentum")
+@absolute("momentum")
 def global_momentum(weight):
     """|momentum|, the largest of all weights together."""
     return np.abs(weight.momentum)
@@ -288,9 +288,9 @@ def lowest_live(function, views, counts):
         List of bool arrays.
     """
     if getattr(function, "overall", False):
-        return _highest(function, views, sum(view.active for view in views) - sum(counts))
+        return highest(function, views, sum(view.active for view in views) - sum(counts))
     remain = [view.active - count for view, count in zip(views, counts, strict=True)]
-    return [_highest(function, [view], count)[0] for view, count in zip(views, remain, strict=True)]
+    return [highest(function, [view], count)[0] for view, count in zip(views, remain, strict=True)]
 
 
 def highest_free(function, views, kept, counts):
@@ -301,40 +301,36 @@ def highest_free(function, views, kept, counts):
     """
     free = [~mask for mask in kept]
     if getattr(function, "overall", False):
-        return _highest(function, views, sum(counts), free)
+        return highest(function, views, sum(counts), free)
 
     def grow(view, candidates, count):
         if function is random:
             # The same distribution without a score for every entry.
             return masks.random_mask(candidates.shape, count, view.rng, candidates)
-        return _highest(function, [view], count, [candidates])[0]
+        return highest(function, [view], count, [candidates])[0]
 
     return [grow(*triple) for triple in zip(views, free, counts, strict=True)]
 
 
-def _highest(function, views, count, among=None):
-    """Marks the `count` highest scores of several weights together, a list of bool arrays; `among`: the live ones."""
-    if hasattr(function, "absolute"):
-        return largest(views, function.absolute, count, among)
-    among = [view.mask for view in views] if among is None else among
-    return masks.highest_overall([scores(function, view) for view in views], count, among)
+def highest(function, views, count, among=None):
+    """Marks the entries with the highest scores of several weights together, exactly.
 
-
-def largest(views, attribute, count, among=None):
-    """Marks the entries of the largest magnitude, exactly; of weights on a GPU it is done there.
+    Magnitudes of weights on a GPU are ranked there.
 
     Args:
+        function: Score, a function of a `WeightView`.
         views: List of `WeightView`.
-        attribute: "value", "gradient" or "momentum": whose magnitude.
         count: How many entries of all weights together.
         among: List of bool arrays, the candidates. Default: the live entries.
 
     Returns:
         List of bool arrays.
     """
+    candidates = [view.mask for view in views] if among is None else among
+    attribute = getattr(function, "absolute", None)
+    if attribute is None:
+        return masks.highest_overall([scores(function, view) for view in views], count, candidates)
     tensors = [view.tensor(attribute) for view in views]
     if any(tensor is None for tensor in tensors):
-        among = [view.mask for view in views] if among is None else among
-        return masks.highest_overall([getattr(view, attribute) for view in views], count, among, np.abs)
-    among = [view.tensor("mask") for view in views] if among is None else among
-    return masks.largest_on_device(tensors, count, among)
+        return masks.highest_overall([getattr(view, attribute) for view in views], count, candidates, np.abs)
+    return masks.largest_on_device(tensors, count, [view.tensor("mask") for view in views] if among is None else among)

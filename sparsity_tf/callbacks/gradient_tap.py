@@ -9,7 +9,7 @@ that ask for it only.
 import keras
 from keras import ops
 
-from sparsity_tf.callbacks.optimizer_slots import inner_optimizer, read, tensor_of
+from sparsity_tf.callbacks.optimizer_slots import inner_optimizer, tensor_of
 
 # Name of the attribute of an optimizer under which its taps are.
 _TAPS = "_gradient_taps"
@@ -56,11 +56,7 @@ class GradientTap:
         return keras.Variable("zeros", shape=variable.shape, dtype=variable.dtype, trainable=False, name="gradient")
 
     def gradient(self, variable):
-        """The gradient kept last, a numpy array of the variable's shape."""
-        return read(self.buffers[self.optimizer._get_variable_index(variable)])
-
-    def gradient_tensor(self, variable):
-        """The same as a tensor."""
+        """The gradient kept last, a tensor of the variable's shape."""
         return tensor_of(self.buffers[self.optimizer._get_variable_index(variable)])
 
     def keep(self, index, gradient):

@@ -124,10 +124,11 @@ class IterativePruning(MaskAlgorithm):
         # Masks of before that are sparser already stay as they are.
         if self.scope == "global":
             count = masks.number_to_keep(sparsity, sum(view.mask.size for view in views))
-            kept = criteria.largest(views, "value", min(count, sum(view.active for view in views)))
+            kept = criteria.highest(criteria.magnitude, views, min(count, sum(view.active for view in views)))
         else:
             counts = [min(masks.number_to_keep(sparsity, view.mask.size), view.active) for view in views]
-            kept = [criteria.largest([view], "value", count)[0] for view, count in zip(views, counts, strict=True)]
+            pairs = zip(views, counts, strict=True)
+            kept = [criteria.highest(criteria.magnitude, [view], count)[0] for view, count in pairs]
         for index, (view, mask) in enumerate(zip(views, kept, strict=True)):
             self.assign(index, mask, view.mask)
 

@@ -340,30 +340,24 @@ class MaskAlgorithm(keras.callbacks.Callback):
         """The `WeightView` of weight number `index`."""
         weight = self.weights[index]
         variable, optimizer = weight.variable, self._optimizer
-        readers = {
+        value, mask = value_tensor(weight), optimizer_slots.tensor_of(weight.extra_variable("mask"))
+        tensors = {
+            "value": lambda: value,
+            "mask": lambda: mask,
             "gradient": lambda: self._tap.gradient(variable),
             "momentum": lambda: optimizer_slots.momentum(optimizer, variable),
             "variance": lambda: optimizer_slots.variance(optimizer, variable),
         }
-        value, tensors = value_tensor(weight), {}
-        if is_on_accelerator(value):
-            mask = optimizer_slots.tensor_of(weight.extra_variable("mask"))
-            tensors = {
-                "value": lambda: value,
-                "mask": lambda: mask,
-                "gradient": lambda: self._tap.gradient_tensor(variable),
-                "momentum": lambda: optimizer_slots.momentum_tensor(optimizer, variable),
-            }
         return WeightView(
             path=weight.path,
             value=lambda: np.asarray(value, "float32"),
-            mask=read_mask(weight),
+            mask=np.asarray(mask),
             step=step,
             rng=self.rng(step, index),
             filter_axes=weight.filter_axes,
             drop_fraction=drop_fraction,
-            _slots={name: readers[name] for name in self.uses()},
-            _tensors=tensors,
+            _slots={name: lambda name=name: np.asarray(tensors[name]()) for name in self.uses()},
+            _tensors=tensors if is_on_accelerator(value) else None,
         )
 
     def views(self, step, drop_fraction=0.0):

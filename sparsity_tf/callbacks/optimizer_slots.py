@@ -82,16 +82,8 @@ def check(optimizer, used, who):
             )
 
 
-def momentum_tensor(optimizer, variable):
-    """`momentum` as a tensor."""
-    first, second = (_slot(optimizer, names, variable) for names in (_MOMENTUM, _VARIANCE))
-    if second is None or not isinstance(inner_optimizer(optimizer), keras.optimizers.Adam):
-        return tensor_of(first)
-    return tensor_of(first) / (ops.sqrt(tensor_of(second)) + 1e-8)
-
-
 def momentum(optimizer, variable):
-    """The momentum of a variable as a numpy array: the buffer of SGD, m / (sqrt(v) + 1e-8) of Adam.
+    """The momentum of a variable: the buffer of SGD, m / (sqrt(v) + 1e-8) of Adam.
 
     Keras's SGD buffer is the published one times minus the learning rate: the order and the shares are the same.
 
@@ -100,18 +92,17 @@ def momentum(optimizer, variable):
         variable: `keras.Variable` that it trains.
 
     Returns:
-        Float array of the shape of the variable.
+        Float tensor of the shape of the variable.
     """
-    first = read(_slot(optimizer, _MOMENTUM, variable))
-    second = _slot(optimizer, _VARIANCE, variable)
+    first, second = (_slot(optimizer, names, variable) for names in (_MOMENTUM, _VARIANCE))
     if second is None or not isinstance(inner_optimizer(optimizer), keras.optimizers.Adam):
-        return first
-    return first / (np.sqrt(read(second)) + 1e-8)
+        return tensor_of(first)
+    return tensor_of(first) / (ops.sqrt(tensor_of(second)) + 1e-8)
 
 
 def variance(optimizer, variable):
-    """Adam's running mean of squared gradients as a numpy array."""
-    return read(_slot(optimizer, _VARIANCE, variable))
+    """Adam's running mean of squared gradients, a tensor."""
+    return tensor_of(_slot(optimizer, _VARIANCE, variable))
 
 
 def reset(optimizer, variable, where):

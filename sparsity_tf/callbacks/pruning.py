@@ -96,11 +96,14 @@ class GradualPruning(MaskAlgorithm):
 
     def new_mask(self, view, structure, sparsity):
         """The mask of a weight at a sparsity."""
+        if structure.spec is None and self.cumulative:
+            count = min(masks.number_to_keep(sparsity, view.mask.size), view.active)
+            return criteria.highest(self.scores, [view], count)[0]
         among = view.mask if self.cumulative else None
         return structure.keep_highest(self.scores(view), sparsity, among, view.filter_axes)
 
     def scores(self, view):
-        """Scores of the entries of a weight: those with the lowest are pruned."""
+        """Scores of the entries of a weight, as of `criteria.py`: those with the lowest are pruned."""
         raise TypeError(f"{type(self).__name__} must define `scores(view)`.")
 
 
@@ -154,12 +157,7 @@ class MagnitudePruning(GradualPruning):
             )
         self.scope = scope
 
-    def new_mask(self, view, structure, sparsity):
-        if structure.spec is not None:
-            return super().new_mask(view, structure, sparsity)
-        count = min(masks.number_to_keep(sparsity, view.mask.size), view.active)
-        return criteria.largest([view], "value", count)[0]
-
+    @criteria.absolute("value")
     def scores(self, view):
         return np.abs(view.value)
 
@@ -180,7 +178,7 @@ class MagnitudePruning(GradualPruning):
             scores = [kind.reduce(self.scores(view), view.filter_axes) for kind, view in pairs]
             kept = masks.highest_overall(scores, count, alive)
         else:
-            kept = criteria.largest(views, "value", count)
+            kept = criteria.highest(self.scores, views, count)
         for index, view, kind, groups in zip(chosen, views, kinds, kept, strict=True):
             self.assign(index, kind.expand(groups, view.mask.shape, view.filter_axes), view.mask)
 

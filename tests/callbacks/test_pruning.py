@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from sparsity_tf import callbacks, layers, masks
+from sparsity_tf import callbacks, layers, masks, sparsify
 from sparsity_tf.layers import get_sparse_weights
 from tests.callbacks.bags import first, make_bag, masks_of, updates
 
@@ -185,3 +185,24 @@ def test_a_pruning_that_would_come_too_late_is_an_error():
         model.fit(*data, **options, callbacks=[callbacks.MagnitudePruning(0.5, frequency=1)])
     model.fit(*data, **options, callbacks=[callbacks.MagnitudePruning(0.5, 8, 12, frequency=1)])
     assert masks_of(model)[0].sum() == 2
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_a_subclass_says_with_which_scores(scope):
+    class Largest(callbacks.MagnitudePruning):
+        """Prunes what is large."""
+
+        def scores(self, view):
+            return -np.abs(view.value)
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(20)])
+    sparsify(model, "masked")
+    model.compile("sgd", "mse")
+    [weight] = get_sparse_weights(model)
+    value = keras.ops.convert_to_numpy(weight.value())
+    algorithm = Largest(0.5, end_step=2, scope=scope)
+    algorithm.prepare(model)
+    algorithm.change_masks(2)
+    mask = keras.ops.convert_to_numpy(weight.mask())
+    assert np.abs(value[mask]).max() < np.abs(value[~mask]).min()
