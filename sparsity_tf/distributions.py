@@ -87,7 +87,7 @@ class Uniform(Distribution):
     """Every tensor gets the global target."""
 
     def targets(self, tensors, sparsity):
-        return [float(sparsity)] * len(tensors)
+        return [float(str(sparsity))] * len(tensors)
 
 
 class _Scaled(Distribution):
@@ -223,7 +223,7 @@ class PerLayer(Distribution):
                     f"`sparsities` must match each tensor {'exactly' if fallback is None else 'at most'} once. "
                     f"Received: {tensor.path!r}, matched by {entries}"
                 )
-            targets.append(float(self.sparsities[entries[0]] if entries else fallback))
+            targets.append(float(str(self.sparsities[entries[0]] if entries else fallback)))
         return targets
 
 
@@ -295,7 +295,7 @@ def allocate(tensors, sparsity, distribution="uniform", dense=None):
     explicit = getattr(distribution, "explicit", False)
     if sparsity is not None or not explicit:
         check_sparsity("sparsity", sparsity)
-    kept = _select_dense(tensors, () if dense is None else dense)
+    kept = select_dense(tensors, dense)
     if len(kept) == len(tensors) and sparsity:
         raise ValueError(
             "`dense` must leave a tensor that can be sparse where `sparsity` is not zero. "
@@ -308,7 +308,8 @@ def allocate(tensors, sparsity, distribution="uniform", dense=None):
             f"`distribution` must return {len(shared)} numbers in [0, 1], one for each tensor. "
             f"Received: {targets} from distribution={distribution!r}"
         )
-    by_path = {tensor.path: float(target) for tensor, target in zip(shared, targets, strict=True)}
+    # By way of its notation, which decides how it is rounded: the float32 0.9 is 0.9.
+    by_path = {tensor.path: float(str(target)) for tensor, target in zip(shared, targets, strict=True)}
     return {path: 0.0 if path in kept else by_path[path] for path in paths}
 
 
@@ -354,8 +355,10 @@ def check_tensors(tensors):
             raise ValueError(f"`shape` must be positive integers. Received: shape={shape!r} of tensor {tensor.path!r}")
 
 
-def _select_dense(tensors, dense):
-    """Paths of the tensors to keep dense."""
+def select_dense(tensors, dense):
+    """Paths of the tensors to keep dense, a set; `dense` as for `allocate`."""
+    if dense is None:
+        return set()
     first, last = tensors[0].path, tensors[-1].path
     ends = {"first": [first], "last": [last], "first_and_last": [first, last]}
     if callable(dense):

@@ -249,7 +249,8 @@ def _settings(weight, kind, initializer):
     if kind == "augmented":
         return SparseHeNormal.settings if _spatial_rank(layer) else SparseGlorotUniform.settings
     if initializer is None:
-        names = (f"{weight.name}_initializer", "depthwise_initializer")
+        # Keras's recurrent layers say `recurrent_initializer` of their `recurrent_kernel`.
+        names = (f"{weight.name}_initializer", weight.name.replace("kernel", "initializer"), "depthwise_initializer")
         own = next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
         initializer = _check_family("initializer", own, f" as the layer {layer.path!r} has it")
     return initializer.scale, initializer.mode, initializer.distribution

@@ -71,19 +71,34 @@ class Elements:
         Args:
             scores: Float array, the shape of the weight.
             sparsity: Fraction of groups that are zero.
-            among: Bool array of the same shape, the present mask: groups that are dead in it stay dead.
+            among: Bool array of the same shape, the present mask: what is dead in it stays dead.
             filter_axes: Axes of the kernel that index output units.
 
         Returns:
             Bool array with exactly floor((1 - sparsity) * groups) groups alive, or all of `among` where these are less.
+            (Of a group that was pruned in part before, the rest.)
         """
         group_scores = self.reduce(scores, filter_axes)
         count = masks.number_to_keep(sparsity, group_scores.size)
         alive = None if among is None else self.alive(among, filter_axes)
         if alive is not None:
             count = min(count, int(np.count_nonzero(alive)))
-        chosen = masks.highest(group_scores, count, alive)
-        return self.expand(chosen, scores.shape, filter_axes)
+        mask = self.expand(masks.highest(group_scores, count, alive), scores.shape, filter_axes)
+        return mask if among is None else mask & among
+
+    def random_scores(self, rng, shape, filter_axes=(-1,)):
+        """Uniform random numbers, one for each group, as scores of its entries.
+
+        Args:
+            rng: `numpy.random.Generator`.
+            shape: Shape of the weight.
+            filter_axes: Axes of the kernel that index output units.
+        """
+        return rng.random(shape, dtype=np.float32)
+
+    def keep_random(self, rng, shape, sparsity, among=None, filter_axes=(-1,)):
+        """`keep_highest` of random scores: all groups are equally likely to live."""
+        return self.keep_highest(self.random_scores(rng, shape, filter_axes), sparsity, among, filter_axes)
 
 
 class Blocks(Elements):
@@ -123,6 +138,10 @@ class Blocks(Elements):
             mask = np.repeat(mask, size, axis)
         return mask[tuple(slice(length) for length in shape)]
 
+    def random_scores(self, rng, shape, filter_axes=(-1,)):
+        # The mean of as many numbers as a block has would favour, or not, the smaller ones at an edge.
+        return self.expand(rng.random(self.axes(shape)[1]), shape)
+
 
 class Filters(Elements):
     """Whole output units."""
@@ -138,6 +157,11 @@ class Filters(Elements):
     def expand(self, groups, shape, filter_axes=(-1,)):
         inputs = self._input_axes(len(shape), filter_axes)
         return np.broadcast_to(np.expand_dims(groups, inputs), shape).copy()
+
+    def random_scores(self, rng, shape, filter_axes=(-1,)):
+        inputs = self._input_axes(len(shape), filter_axes)
+        units = [length for axis, length in enumerate(shape) if axis not in inputs]
+        return self.expand(rng.random(units), shape, filter_axes)
 
     def _input_axes(self, rank, filter_axes):
         outputs = {axis % rank for axis in filter_axes}

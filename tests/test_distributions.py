@@ -472,3 +472,10 @@ def small_model():
 def test_distributions_compare_by_value_and_print_their_arguments():
     assert ErdosRenyiKernel(2.0) == ErdosRenyiKernel(2) != ErdosRenyiKernel()
     assert repr(ErdosRenyiKernel(power=2.0)) == "ErdosRenyiKernel(power=2.0)"
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "erk", {".*": np.float32(0.9)}])
+def test_numbers_of_numpy_count_as_written(distribution):
+    tensors = [distributions.TensorSpec("a/kernel", (10, 10)), distributions.TensorSpec("b/kernel", (10, 10))]
+    targets = distributions.allocate(tensors, np.float32(0.9), distribution)
+    assert [number_of_zeros(target, 100) for target in targets.values()] == [90, 90]

@@ -386,3 +386,12 @@ def test_bad_arguments_are_refused():
     learned = sparsity_tf.sparsify(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), "str")
     with pytest.raises(ValueError, match="`model` must have masked layers"):
         initializers.reinitialize(learned)
+
+
+def test_recurrent_kernels_have_an_initializer_of_another_name():
+    layer = keras.layers.LSTM(8, recurrent_initializer="glorot_uniform")
+    model = sparsity_tf.sparsify(keras.Sequential([keras.Input((6, 4)), layer]), "masked")
+    initializers.reinitialize(model, seed=1)
+    recurrent = ops.convert_to_numpy(model.layers[0].cell.recurrent_kernel)
+    # Glorot's limit is that of the whole matrix of four gates.
+    assert 0.9 < np.abs(recurrent).max() / math.sqrt(6 / (8 + 32)) <= 1

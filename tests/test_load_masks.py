@@ -151,3 +151,48 @@ def test_what_does_not_fit_changes_nothing(tmp_path):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises((ValueError, OSError), match="missing"):
         load_masks(masked(), tmp_path / "missing.keras")
+
+
+def of_one_shape(kind):
+    """Models whose masks all have one shape, with other names each time, whose file has an order of its own."""
+    dense = lambda: keras.layers.Dense(8, use_bias=False)  # noqa: E731
+    if kind == "classes":
+        einsum = keras.layers.EinsumDense("ab,bc->ac", output_shape=(8,))
+        return keras.Sequential([keras.Input((8,)), dense(), einsum, dense()])
+    if kind == "towers":
+        inputs = keras.Input((8,))
+        towers = [keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="fc"), dense()]) for _ in range(2)]
+        return keras.Model(inputs, dense()(towers[1](dense()(towers[0](inputs)))))
+
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.z, self.a, self.m = dense(), dense(), dense()
+
+        def call(self, inputs):
+            return self.m(self.a(self.z(inputs)))
+
+    model = Subclassed()
+    model(np.zeros((1, 8)))
+    return model
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+@pytest.mark.parametrize("kind", ["classes", "towers", "subclassed"])
+def test_masks_of_one_shape_and_other_names_go_to_their_places(kind, suffix, tmp_path):
+    source, path = sparsify(of_one_shape(kind), "masked"), str(tmp_path / f"model{suffix}")
+    for count, weight in enumerate(get_sparse_weights(source), start=1):
+        weight.assign_mask(np.arange(64).reshape(8, 8) < count)
+    source.save(path) if suffix == ".keras" else source.save_weights(path)
+    model = load_masks(sparsify(of_one_shape(kind), "masked"), path)
+    weights = get_sparse_weights(model)
+    assert [int(np.sum(weight.mask())) for weight in weights] == list(range(1, 1 + len(weights)))
+    assert not any(weight.technique.states for weight in weights)
+
+
+def test_an_order_that_is_the_file_s_own_does_not_decide(tmp_path):
+    source, path = sparsify(of_one_shape("classes"), "masked"), str(tmp_path / "model.keras")
+    source.save(path)
+    model = sparsify(keras.Sequential([keras.Input((8,)), *(keras.layers.Dense(8) for _ in range(3))]), "masked")
+    with pytest.raises(ValueError, match="neither by name nor by number"):
+        load_masks(model, path)

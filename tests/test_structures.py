@@ -157,3 +157,16 @@ def test_the_sparsity_of_an_nm_structure_is_fixed():
     structures.check("final_sparsity", 0.5, layer.sparse_weights)
     with pytest.raises(ValueError, match=r"`final_sparsity` must be 0.5.*Received: final_sparsity=0.6"):
         structures.check("final_sparsity", 0.6, layer.sparse_weights)
+
+
+@pytest.mark.parametrize(
+    "spec,shape", [("4x1", (9, 6)), ("2x2", (5, 5)), ("filter", (7, 5)), (None, (6, 6)), ("2:4", (8, 6))]
+)
+def test_random_groups_are_equally_likely(spec, shape):
+    """Smaller blocks at an edge, too: a mean of fewer numbers would be more extreme."""
+    structure, rng = structures.get(spec), np.random.default_rng(0)
+    draws = 2000
+    alive = sum(structure.keep_random(rng, shape, 0.5).astype(int) for _ in range(draws)) / draws
+    count = len(np.unique(structure.random_scores(rng, shape)))
+    share = 0.5 if spec == "2:4" else masks.number_to_keep(0.5, count) / count
+    np.testing.assert_allclose(alive, share, atol=0.06)
