@@ -326,6 +326,14 @@ def highest(function, views, count, among=None):
     Returns:
         List of bool arrays.
     """
+    try:
+        return _highest(function, views, count, among)
+    except ValueError as error:
+        paths = ", ".join(view.path for view in views[:6])
+        raise ValueError(f"{error} (ranking the entries of {paths}{', ...' if len(views) > 6 else ''})") from error
+
+
+def _highest(function, views, count, among):
     candidates = [view.mask for view in views] if among is None else among
     attribute = getattr(function, "absolute", None)
     if attribute is None:

@@ -8,6 +8,8 @@ Sources: Mocanu et al., "Scalable training of artificial neural networks with ad
 network science" (arXiv 1707.04780: SET); Evci et al., "Rigging the Lottery" (arXiv 1911.11134: RigL).
 """
 
+import warnings
+
 import numpy as np
 
 from sparsity_tf import distributions, masks, schedules, structures
@@ -33,25 +35,25 @@ class SparseFromTheStart(MaskAlgorithm):
 
     def start(self):
         targets = distributions.allocate(self.weights, self.target_sparsity, self.distribution, dense=self.dense)
+        kept = distributions.select_dense(self.weights, self.dense)
+        # Numbers of the weights whose masks move.
+        self.moving = [index for index, weight in enumerate(self.weights) if weight.path not in kept]
         views = self.views(step=0)
         if not all(view.mask.all() for view in views):
             return
         self.check_not_over()
-        for index, (weight, view) in enumerate(zip(self.weights, views, strict=True)):
-            if targets[weight.path]:
-                weight.assign_mask(self.initial_mask(view, targets[weight.path], weight.technique.structure))
-                self._mask_slots(index, weight)
+        pairs = [(w, view) for w, view in zip(self.weights, views, strict=True) if targets[w.path]]
+        chosen = [self.initial_mask(view, targets[w.path], w.technique.structure) for w, view in pairs]
+        # An optimizer of a model trained before may remember something of what is zero now.
+        self.assign([view for _, view in pairs], chosen, cleared=[~mask for mask in chosen])
+        self.dropped = dict.fromkeys(self.dropped, 0)  # That was the beginning, not an update.
 
     def initial_mask(self, view, sparsity, structure):
         """The random mask that a weight begins with."""
         if structure is not None:
-            return structures.get(structure).keep_highest(criteria.random(view), sparsity, None, view.filter_axes)
+            return structures.get(structure).keep_random(view.rng, view.mask.shape, sparsity, None, view.filter_axes)
         count = view.mask.size - masks.number_of_zeros(sparsity, view.mask.size)
         return masks.random_mask(view.mask.shape, count, view.rng)
-
-    def _mask_slots(self, index, weight):
-        """What an optimizer of a model trained before remembers of weights that are zero now."""
-        self.reset_slots(index, ~self.view(index, 0).mask)
 
 
 class StaticSparsity(SparseFromTheStart):
@@ -114,6 +116,8 @@ class DropAndGrow(SparseFromTheStart):
 
     # What the drop fraction falls to at the end.
     floor = 0.0
+    # Whether the optimizer's slots of grown weights become zero.
+    clears_grown = True
     # What is measured and saved at the end of an epoch is a network that has trained with its weights, not one that has
     # just lost up to half of them.
     steps_after_epoch = 1
@@ -150,6 +154,12 @@ class DropAndGrow(SparseFromTheStart):
     def start(self):
         super().start()
         self.drop_fraction_at(self.begin_step)
+        if self._total_steps and self.count() >= max(self._last, self._total_steps):
+            warnings.warn(
+                f"{type(self).__name__} will not change the masks: its schedule ends at step {self._last}, and the "
+                f"optimizer has taken {self.count()}. Give a later `end_step`, or compile the model anew.",
+                stacklevel=2,
+            )
 
     def drop_fraction_at(self, step):
         """The share of live weights that is dropped after a step: a float in [0, 1]."""
@@ -170,7 +180,8 @@ class DropAndGrow(SparseFromTheStart):
         return self.last_step
 
     def change_masks(self, step):
-        views = self.views(step, self.drop_fraction_at(step))
+        rate = self.drop_fraction_at(step)
+        views = [self.view(index, step, rate) for index in self.moving]
         drop_counts = [masks.number_of_zeros(view.drop_fraction, view.active) for view in views]
         if not any(drop_counts):
             return
@@ -182,15 +193,10 @@ class DropAndGrow(SparseFromTheStart):
         self.grow_weights(views, kept, grow_counts)
 
     def grow_weights(self, views, kept, counts):
-        """Grows `counts` entries on top of the masks `kept`, assigns the masks and resets slots."""
+        """Grows `counts` entries on top of the masks `kept`, and assigns what results."""
         grown = criteria.highest_free(self.grow, views, kept, counts)
-        for index, (view, mask, new) in enumerate(zip(views, kept, grown, strict=True)):
-            self.assign(index, mask | new, view.mask)
-            self.reset_grown_slots(index, new > view.mask)
-
-    def reset_grown_slots(self, index, where):
-        """What happens to the optimizer's slots of grown weights: they become zero."""
-        self.reset_slots(index, where)
+        cleared = [new > view.mask for new, view in zip(grown, views, strict=True)] if self.clears_grown else None
+        self.assign(views, [mask | new for mask, new in zip(kept, grown, strict=True)], cleared=cleared)
 
 
 def share_out(total, statistics, room):

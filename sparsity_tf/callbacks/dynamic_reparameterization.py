@@ -12,7 +12,6 @@ import numpy as np
 from sparsity_tf import masks
 from sparsity_tf.callbacks.arguments import check_fraction
 from sparsity_tf.callbacks.dynamic import SparseFromTheStart, share_out
-from sparsity_tf.callbacks.weight_view import read_mask
 
 VARIANTS = ("paper", "model")
 
@@ -159,9 +158,12 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         return (sum(weight.size for weight in self.weights) - sum(self.active_counts())) / self.total
 
     def change_masks(self, step):
-        self.prune_by_threshold()
+        # The three steps, with all masks and values written once.
+        views = self.views(step)
+        kept = self._kept(views)
         self.adjust_pruning_threshold()
-        self.reallocate_free_parameters(step)
+        grown = self._grown(kept, step)
+        self.assign(views, [mask | new for mask, new in zip(kept, grown, strict=True)], kept=kept)
 
     def prune_by_threshold(self):
         """Drops every live entry with |w| < H.
@@ -169,16 +171,22 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         Returns:
             Dict from a weight's path to (live entries before, after).
         """
-        self._before, self._pruned, counts = [], [], {}
-        for index, view in enumerate(self.views(step=0)):
-            kept = view.mask & ~(np.abs(view.value) < self.threshold)
-            if self.variant == "paper" and view.active and not kept.any():
-                kept.reshape(-1)[np.flatnonzero(view.mask)[0]] = True
-            self.assign(index, kept, view.mask)
-            self._before.append(view.active)
-            self._pruned.append(view.mask & ~kept)
-            counts[view.path] = (view.active, int(np.count_nonzero(kept)))
-        return counts
+        views = self.views(step=0)
+        kept = self._kept(views)
+        self.assign(views, kept)
+        return {view.path: (view.active, int(np.count_nonzero(mask))) for view, mask in zip(views, kept, strict=True)}
+
+    def _kept(self, views):
+        """The masks without the entries that are too small; remembers how many there were, and which go."""
+        threshold, kept = self.threshold, []
+        for view in views:
+            mask = view.mask & ~(np.abs(view.value) < threshold)
+            if self.variant == "paper" and view.active and not mask.any():
+                mask.reshape(-1)[view.live[0]] = True
+            kept.append(mask)
+        self._before = [view.active for view in views]
+        self._pruned = [view.mask & ~mask for view, mask in zip(views, kept, strict=True)]
+        return kept
 
     def adjust_pruning_threshold(self, tolerance=0.1, gain=2.0):
         """Doubles or halves H by what the last pruning took. To be called after it.
@@ -206,12 +214,18 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         Returns:
             Dict from a weight's path to the number of entries grown.
         """
-        step = self.count() if step is None else step
-        old = [read_mask(weight) for weight in self.weights]
+        views = self.views(step=0)
+        old = [view.mask for view in views]
+        grown = self._grown(old, self.count() if step is None else step)
+        self.assign(views, [mask | new for mask, new in zip(old, grown, strict=True)])
+        return {view.path: int(np.count_nonzero(new)) for view, new in zip(views, grown, strict=True)}
+
+    def _grown(self, old, step):
+        """What grows on top of masks, a list of bool arrays."""
+        sizes = [mask.size for mask in old]
         after = [int(np.count_nonzero(mask)) for mask in old]
-        sizes = [weight.size for weight in self.weights]
         if self.variant == "model":
-            missing = self.total * (self.model_sparsity() - self.target_sparsity)
+            missing = self.total * ((sum(sizes) - sum(after)) / self.total - self.target_sparsity)
             total = max(math.ceil(round(missing, 6)), 0)
             free = [~mask for mask in old]
         else:
@@ -222,9 +236,5 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         room = [int(np.count_nonzero(mask)) for mask in free]
         shares = np.asarray(self.heuristic(np.array(sizes), np.array(self._before), np.array(after)), np.float64)
         counts = share_out(min(total, sum(room)), np.maximum(shares, 0.0) ** self.power, room)
-        grown = {}
-        for index, (weight, mask, candidates, count) in enumerate(zip(self.weights, old, free, counts, strict=True)):
-            grown_mask = masks.random_mask(mask.shape, count, self.rng(step, index), candidates)
-            self.assign(index, mask | grown_mask, mask)
-            grown[weight.path] = count
-        return grown
+        pairs = enumerate(zip(free, counts, strict=True))
+        return [masks.random_mask(mask.shape, n, self.rng(step, index), mask) for index, (mask, n) in pairs]

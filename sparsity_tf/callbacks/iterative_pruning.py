@@ -129,14 +129,14 @@ class IterativePruning(MaskAlgorithm):
             counts = [min(masks.number_to_keep(sparsity, view.mask.size), view.active) for view in views]
             pairs = zip(views, counts, strict=True)
             kept = [criteria.highest(criteria.magnitude, [view], count)[0] for view, count in pairs]
-        for index, (view, mask) in enumerate(zip(views, kept, strict=True)):
-            self.assign(index, mask, view.mask)
+        self.assign(views, kept)
 
     def _take_snapshot(self):
         self._saved = [np.array(ops.convert_to_numpy(variable)) for variable in self._variables]
         if self.snapshot:
             unfinished = f"{self.snapshot}.unfinished.npz"
-            np.savez(unfinished, *self._saved)
+            # What numpy's files do not know (bfloat16) as float32, which holds it exactly.
+            np.savez(unfinished, *(a.astype("float32") if a.dtype.kind == "V" else a for a in self._saved))
             os.replace(unfinished, self.snapshot)
         self.remember(snapshot_taken=1)
 

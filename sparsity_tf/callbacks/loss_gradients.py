@@ -49,40 +49,59 @@ def _evaluate(model, data, variables, temperature, hessian):
 
     find = _tensorflow if keras.backend.backend() == "tensorflow" else _jax
     try:
-        found = find(loss, variables, hessian, model)
+        found = _scaled(find, loss, variables, hessian, model)
     finally:
         for variable, value in zip(others, saved, strict=True):
             variable.assign(value)
+        # Losses of several outputs have metrics that have seen this batch.
+        model.reset_metrics()
     return [np.zeros(v.shape, "float32") if f is None else f for v, f in zip(variables, found, strict=True)]
 
 
-def _tensorflow(loss, variables, hessian, model):
+def _scaled(find, loss, variables, hessian, model):
+    """Derivatives under the loss scale of the model's optimizer, without which float16 loses the small ones."""
+    scale = float(ops.convert_to_numpy(getattr(model.optimizer, "dynamic_scale", 1.0)))
+    while True:
+        found = find(loss, variables, hessian, scale)
+        if not any(f is not None and f.any() for f in found):
+            raise ValueError("The model's loss does not depend on its masked weights: there is nothing to measure.")
+        if all(f is None or np.isfinite(f).all() for f in found):
+            return found
+        if scale <= 1:
+            raise ValueError("The loss of the model on `data` has derivatives that are NaN or infinite.")
+        # As in training, a scale that is too large is made smaller.
+        scale = max(scale / 2, 1.0)
+
+
+def _tensorflow(loss, variables, hessian, scale):
     import tensorflow as tf
 
     values = [variable.value for variable in variables]
 
     def dense(gradient):
-        return None if gradient is None else tf.cast(tf.convert_to_tensor(gradient), tf.float32)
+        return None if gradient is None else tf.cast(tf.convert_to_tensor(gradient), tf.float32) / scale
 
     with tf.GradientTape() as outer:
         with tf.GradientTape() as inner:
-            value = loss()
-        first = [dense(gradient) for gradient in inner.gradient(value, values)]
-        flow = tf.add_n([tf.reduce_sum(tf.stop_gradient(g) * g) for g in first if g is not None])
-    found = [dense(gradient) for gradient in outer.gradient(flow, values)] if hessian else first
+            value = loss() * scale
+        found = [dense(gradient) for gradient in inner.gradient(value, values)]
+        if hessian:
+            flow = sum(tf.reduce_sum(tf.stop_gradient(g) * g) for g in found if g is not None) * scale
+    if hessian and any(g is not None for g in found):
+        found = [dense(gradient) for gradient in outer.gradient(flow, values)]
     return [None if gradient is None else gradient.numpy() for gradient in found]
 
 
-def _jax(loss, variables, hessian, model):
+def _jax(loss, variables, hessian, scale):
     import jax
 
     def value_of(values):
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
-            return loss()
+            return loss() * scale
 
     def flow_of(values):
-        first = jax.grad(value_of)(values)
-        return sum(ops.sum(jax.lax.stop_gradient(g) * g) for g in first)
+        first = [ops.cast(g, "float32") / scale for g in jax.grad(value_of)(values)]
+        return sum(ops.sum(jax.lax.stop_gradient(g) * g) for g in first) * scale
 
     values = [variable.value for variable in variables]
-    return [np.asarray(g, "float32") for g in jax.grad(flow_of if hessian else value_of)(values)]
+    return [np.asarray(g, "float32") / scale for g in jax.grad(flow_of if hessian else value_of)(values)]

@@ -1,8 +1,9 @@
-"""What all algorithms that change masks while training runs have in common: which weights, when, what they remember.
+"""What all algorithms that change masks while training runs have in common: which weights, what they remember.
 
 An algorithm is a callback for `fit`. Its masks change right after the optimizer's step whose count is on the schedule
-(`after_step.py`), so that no other callback, whatever its place, sees or saves weights of before the change. With
-`steps_per_execution=k` they change at the first boundary at or after that step.
+(`update_schedule.py`, `after_step.py`), so that no other callback, whatever its place, sees or saves weights of before
+the change. With `steps_per_execution=k` they change at the first boundary at or after that step; where that would be
+the last step of all, and the end of the schedule is the default one, not at all.
 
 What decides is a function of the step's count, the weights, the optimizer's slots and a seed, and runs in numpy: it is
 the same on every backend and replica, it never retraces, and a run that was stopped continues exactly. The little that
@@ -11,19 +12,20 @@ an algorithm has to remember beside the masks is saved with the model (`Masked.s
 
 import keras
 import numpy as np
-from keras import ops
 
 from sparsity_tf import structures
 from sparsity_tf.callbacks import after_step, optimizer_slots
 from sparsity_tf.callbacks.arguments import check_integer
 from sparsity_tf.callbacks.gradient_tap import GradientTap
+from sparsity_tf.callbacks.mask_writer import MaskWriter
 from sparsity_tf.callbacks.optimizer_slots import count_steps
+from sparsity_tf.callbacks.update_schedule import UpdateSchedule
 from sparsity_tf.callbacks.weight_view import WeightView, is_on_accelerator, read_mask, value_tensor
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.sparsify import match_layers, sparsify
 
 
-class MaskAlgorithm(keras.callbacks.Callback):
+class MaskAlgorithm(UpdateSchedule, keras.callbacks.Callback):
     """Base class of the algorithms that change masks. A subclass defines `change_masks`, and often `start`.
 
     Steps count optimizer updates since the optimizer was made (with gradient accumulation, not batches). The schedule
@@ -50,25 +52,10 @@ class MaskAlgorithm(keras.callbacks.Callback):
     state_fields = ()
     # Whether masks of whole blocks, filters or N:M groups are something the algorithm can make.
     structured = False
-    # Whether masks change on a schedule, or in `start` only.
-    scheduled = True
-    # Whether there is an update at `end_step` although the frequency does not lead there.
-    always_at_end = False
-    # Steps between the end of an epoch and the update that `frequency="epoch"` puts there.
-    steps_after_epoch = 0
 
     def __init__(self, begin_step=0, end_step=None, frequency=1, where=None, structure=None, seed=0):
         super().__init__()
-        check_integer("begin_step", begin_step, 0)
-        if end_step is not None:
-            check_integer("end_step", end_step, 0)
-            if end_step <= begin_step:
-                raise ValueError(
-                    "`begin_step` must be smaller than `end_step`. "
-                    f"Received: begin_step={begin_step}, end_step={end_step}"
-                )
-        if frequency != "epoch" and not callable(frequency):
-            check_integer("frequency", frequency, 1)
+        self._set_schedule(begin_step, end_step, frequency)
         check_integer("seed", seed, 0)
         if structure is not None:
             structure = structures.get(structure).spec
@@ -77,15 +64,12 @@ class MaskAlgorithm(keras.callbacks.Callback):
                     f"`structure` must be None: {type(self).__name__} moves single weights. "
                     f"Received: structure={structure!r}"
                 )
-        self.begin_step, self.end_step, self.frequency = begin_step, end_step, frequency
         self.where, self.structure, self.seed = where, structure, seed
         self.weights = []
         self.sparsity = 0.0
         # Path -> entries dropped and grown since training began.
         self.dropped, self.grown = {}, {}
-        self._tap, self._started = None, False
-        self._first, self._last, self._interval, self._total_steps = begin_step, end_step, frequency, None
-        self._seen = self._upper_bound = 0
+        self._tap, self._started, self._writers = None, False, {}
 
     # What subclasses define.
 
@@ -103,43 +87,6 @@ class MaskAlgorithm(keras.callbacks.Callback):
         """Set of what the algorithm reads beside weights and masks: "gradient", "momentum", "variance"."""
         return set()
 
-    def default_end_step(self, total_steps):
-        """The last step if `end_step` was not given."""
-        return total_steps
-
-    # When.
-
-    def due(self, after, step):
-        """The last step on the schedule in (after, step], or `None`."""
-        delay = self._delay
-        found = self._on_schedule(after - delay, step - delay)
-        return None if found is None else found + delay
-
-    def _on_schedule(self, after, step):
-        if self._last is not None:
-            step = min(step, self._last)
-        if not self.scheduled or step < max(self._first, 1):
-            return None
-        if self.always_at_end and after < step == self._last:
-            return step
-        if callable(self._interval):
-            steps = range(step, max(after, self._first - 1, 0), -1)
-            return next((t for t in steps if t % max(int(self._interval(t)), 1) == 0), None)
-        on_schedule = self._first + (step - self._first) // self._interval * self._interval
-        return on_schedule if on_schedule > max(after, 0) else None
-
-    @property
-    def _delay(self):
-        return self.steps_after_epoch if self.frequency == "epoch" else 0
-
-    def may_be_due(self, steps):
-        """Whether an update may be due after `steps` more steps; called after each call of the train function.
-
-        The optimizer's own count is asked for only then: reading it waits for the device.
-        """
-        self._upper_bound += steps
-        return self.due(self._seen, self._upper_bound) is not None
-
     def update(self, model):
         """Changes the masks if an update is due. For loops of your own; call it after each optimizer step.
 
@@ -149,7 +96,7 @@ class MaskAlgorithm(keras.callbacks.Callback):
         step = count_steps(model)
         due = self.due(self._seen, step)
         self._seen = self._upper_bound = step
-        if due is not None:
+        if due is not None and not self._too_late(due, step):
             self.change_masks(due)
             self._measure()
 
@@ -202,7 +149,7 @@ class MaskAlgorithm(keras.callbacks.Callback):
                 f"The model must be built before {type(self).__name__} is used: call it on a batch, or `model.build`. "
                 f"Received: model={model.name!r}"
             )
-        self._model, self._optimizer, self._started = model, model.optimizer, False
+        self._model, self._optimizer, self._started, self._writers = model, model.optimizer, False, {}
         with after_step.scope(model):
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
@@ -239,9 +186,13 @@ class MaskAlgorithm(keras.callbacks.Callback):
         self._want_dense_gradient(False)
 
     def _want_dense_gradient(self, wanted):
-        if any(weight.technique.dense_gradient_wanted != wanted for weight in self.weights):
-            for weight in self.weights:
-                weight.technique.dense_gradient_wanted = wanted
+        changed = False
+        for weight in self.weights:
+            users = weight.technique.dense_gradient_users
+            before = bool(users)
+            (users.add if wanted else users.discard)(id(self))
+            changed = changed or bool(users) != before
+        if changed:
             after_step.retrace(self._model)
 
     def _find_weights(self, model):
@@ -267,54 +218,6 @@ class MaskAlgorithm(keras.callbacks.Callback):
                 )
         return masked
 
-    def _resolve_schedule(self, epochs, steps_per_epoch):
-        self._first, self._last, self._interval = self.begin_step, self.end_step, self.frequency
-        if "gradient" in self.uses() and callable(self.frequency):
-            raise ValueError(
-                f"`frequency` must be a number where {type(self).__name__} reads gradients. "
-                f"Received: frequency={self.frequency!r}"
-            )
-        if self.frequency == "epoch" and not steps_per_epoch:
-            raise ValueError(
-                "`frequency='epoch'` needs to know the steps of an epoch, which this data does not tell: give the "
-                "number of steps, or `steps_per_epoch` to `fit`."
-            )
-        batches = optimizer_slots.inner_optimizer(self._optimizer).gradient_accumulation_steps or 1
-        if self.frequency == "epoch":
-            self._interval = max(steps_per_epoch // batches, 1)
-        self._total_steps = epochs * steps_per_epoch // batches if epochs and steps_per_epoch else None
-        if self._last is None and self._total_steps:
-            self._last = max(self.default_end_step(self._total_steps), 1)
-            if self._last <= self._first:
-                raise ValueError(
-                    f"`begin_step` must come before the end of the updates, which is step {self._last} of training. "
-                    f"Received: begin_step={self.begin_step}"
-                )
-
-    @property
-    def last_step(self):
-        """The last step of the schedule, once it is known.
-
-        Raises:
-            ValueError: It is not: `end_step` was not given and the data does not tell the steps of an epoch.
-        """
-        if self._last is None:
-            raise ValueError(
-                "`end_step` must be given where the length of training is not known (no `steps_per_epoch`, or a loop "
-                f"of your own). Received: end_step={self.end_step}"
-            )
-        return self._last
-
-    def check_not_over(self):
-        """Raises a ValueError if the optimizer's count is past the schedule, so that masks would never change."""
-        count = self.count()
-        if self.scheduled and self._last is not None and count >= self._last:
-            raise ValueError(
-                f"`end_step` must come after the {count} steps that the optimizer has taken: steps count from its "
-                "first one. Give a later `begin_step` and `end_step`, or compile the model anew. "
-                f"Received: end_step={self._last}"
-            )
-
     def _attach(self, model):
         used = self.uses()
         self._want_dense_gradient(bool(used))
@@ -322,13 +225,6 @@ class MaskAlgorithm(keras.callbacks.Callback):
             self._tap = GradientTap(model.optimizer, [weight.variable for weight in self.weights], self._is_due)
             self._tap.attach()
             after_step.retrace(model)
-
-    def _is_due(self, step):
-        """`due` of one step, inside a compiled step."""
-        first, interval = max(self._first, 1), self._interval
-        step = step - self._delay
-        wanted = ops.logical_and(step >= first, ops.equal((step - self._first) % interval, 0))
-        return wanted if self._last is None else ops.logical_and(wanted, step <= self._last)
 
     # For subclasses: reading and writing.
 
@@ -340,9 +236,10 @@ class MaskAlgorithm(keras.callbacks.Callback):
         """The `WeightView` of weight number `index`."""
         weight = self.weights[index]
         variable, optimizer = weight.variable, self._optimizer
-        value, mask = value_tensor(weight), optimizer_slots.tensor_of(weight.extra_variable("mask"))
+        mask = optimizer_slots.tensor_of(weight.extra_variable("mask"))
+        # Read when asked for: a tensor kept here would be memory that can't be written in place.
         tensors = {
-            "value": lambda: value,
+            "value": lambda: value_tensor(weight),
             "mask": lambda: mask,
             "gradient": lambda: self._tap.gradient(variable),
             "momentum": lambda: optimizer_slots.momentum(optimizer, variable),
@@ -350,32 +247,51 @@ class MaskAlgorithm(keras.callbacks.Callback):
         }
         return WeightView(
             path=weight.path,
-            value=lambda: np.asarray(value, "float32"),
+            value=lambda: np.asarray(value_tensor(weight), "float32"),
             mask=np.asarray(mask),
             step=step,
-            rng=self.rng(step, index),
+            rng=lambda: self.rng(step, index),
             filter_axes=weight.filter_axes,
             drop_fraction=drop_fraction,
             _slots={name: lambda name=name: np.asarray(tensors[name]()) for name in self.uses()},
-            _tensors=tensors if is_on_accelerator(value) else None,
+            _tensors=tensors if is_on_accelerator(mask) else None,
+            _weight=weight,
         )
 
     def views(self, step, drop_fraction=0.0):
         """The `WeightView`s of all weights."""
         return [self.view(index, step, drop_fraction) for index in range(len(self.weights))]
 
-    def assign(self, index, mask, old_mask):
-        """Sets the mask of a weight and counts what changed."""
-        weight = self.weights[index]
-        dropped = int(np.count_nonzero(old_mask > mask))
-        self.dropped[weight.path] += dropped
-        self.grown[weight.path] += dropped + int(np.count_nonzero(mask)) - int(np.count_nonzero(old_mask))
-        weight.assign_mask(mask)
+    def assign(self, views, masks, kept=None, cleared=None):
+        """Sets the masks of weights and counts what changed.
 
-    def reset_slots(self, index, where):
-        """Sets the optimizer's slots of a weight to zero at some entries."""
-        if where.any():
-            optimizer_slots.reset(self._optimizer, self.weights[index].variable, where)
+        Args:
+            views: List of `WeightView`s, of `views`.
+            masks: List of bool arrays, a mask for each.
+            kept: List of bool arrays, entries that live on with their values; others that are in the mask begin at
+                zero, and count as grown. Default: the masks.
+            cleared: List of bool arrays, where the optimizer forgets what it gathered (its slots become zero). Default:
+                nowhere.
+        """
+        masks = [_bool_mask(view, mask) for view, mask in zip(views, masks, strict=True)]
+        kept, changed = masks if kept is None else kept, False
+        for view, mask, keep in zip(views, masks, kept, strict=True):
+            staying = int(np.count_nonzero(view.mask & keep if keep is mask else view.mask & keep & mask))
+            dropped, grown = view.active - staying, int(np.count_nonzero(mask)) - staying
+            self.dropped[view.path] += dropped
+            self.grown[view.path] += grown
+            changed = changed or dropped or grown
+            view._release()
+        if changed:
+            self._writer([view._weight for view in views], cleared is not None)(masks, kept, cleared or [])
+
+    def _writer(self, weights, clears):
+        # One for each set of variables that an algorithm writes, of which it has one or two.
+        key = (clears, *(id(weight.variable) for weight in weights))
+        if key not in self._writers:
+            slots = [optimizer_slots.slots_of(self._optimizer, weight.variable) for weight in weights if clears]
+            self._writers[key] = MaskWriter(weights, slots)
+        return self._writers[key]
 
     def remember(self, **values):
         """Saves numbers with the model, under the names of `state_fields`."""
@@ -405,3 +321,12 @@ class MaskAlgorithm(keras.callbacks.Callback):
     def _measure(self):
         size = sum(weight.size for weight in self.weights)
         self.sparsity = 1.0 - sum(self.active_counts()) / size if size else 0.0
+
+
+def _bool_mask(view, mask):
+    mask = np.asarray(mask, bool)
+    if mask.shape != view.mask.shape:
+        raise ValueError(
+            f"`masks` must have the shape {view.mask.shape} for {view.path!r}. Received: shape={mask.shape}"
+        )
+    return mask

@@ -62,7 +62,7 @@ class NarangPruning(MaskAlgorithm):
                 raise ValueError(
                     "`begin_step` must be given where the steps of an epoch are not known. Received: begin_step=None"
                 )
-            self._first = steps_per_epoch
+            self._first = self.steps_per_epoch
         self._ramp = self.ramp_step
         if self._ramp is None:
             if not self._total_steps:
@@ -88,5 +88,5 @@ class NarangPruning(MaskAlgorithm):
 
     def change_masks(self, step):
         threshold = self.threshold_at(step)
-        for index, view in enumerate(self.views(step)):
-            self.assign(index, view.mask & ~(np.abs(view.value) < threshold), view.mask)
+        views = self.views(step)
+        self.assign(views, [view.mask & ~(np.abs(view.value) < threshold) for view in views])

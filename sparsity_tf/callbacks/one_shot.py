@@ -53,9 +53,7 @@ class OneShotPruning(SparseFromTheStart):
                 masks.highest(scores[index], sizes[index] - masks.number_of_zeros(targets[index], sizes[index]))
                 for index in chosen
             ]
-        for index, mask in zip(chosen, kept, strict=True):
-            self.assign(index, mask, views[index].mask)
-            self.reset_slots(index, ~mask)
+        self.assign([views[index] for index in chosen], kept, cleared=[~mask for mask in kept])
 
     def scores(self, variables):
         """Scores of the entries of each variable, a list of arrays; the highest are kept."""

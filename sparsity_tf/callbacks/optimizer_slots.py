@@ -8,11 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.masks import zero_outside
-
 # Names of the lists, first one that is there: SGD; Adam, AdamW, Lamb, Nadam, Lion and RMSprop; Adamax.
 _MOMENTUM = ("momentums", "_momentums", "_m")
 _VARIANCE = ("_velocities", "velocities")
+_AVERAGES = "_model_variables_moving_average"
 
 
 def read(variable):
@@ -105,23 +104,37 @@ def variance(optimizer, variable):
     return tensor_of(_slot(optimizer, _VARIANCE, variable))
 
 
-def reset(optimizer, variable, where):
-    """Sets every slot of a variable to zero at some entries.
+def slots_of(optimizer, variable):
+    """What an optimizer remembers of each entry of a variable.
 
     Args:
         optimizer: Built Keras optimizer.
         variable: `keras.Variable` that it trains.
-        where: Bool array of the variable's shape.
+
+    Returns:
+        List of pairs: a variable of the same shape, and the number that it begins with.
     """
     index = inner_optimizer(optimizer)._get_variable_index(variable)
-    for slot in _slots(optimizer).values():
-        if slot[index] is not None and tuple(slot[index].shape) == tuple(variable.shape):
-            slot[index].assign(zero_outside(~where, ops.convert_to_tensor(slot[index])))
+    slots = [(slot[index], _initial(optimizer, name)) for name, slot in _slots(optimizer).items()]
+    return [(slot, initial) for slot, initial in slots if slot is not None and slot.shape == variable.shape]
+
+
+def _initial(optimizer, name):
+    """The number that a slot begins with; Ftrl divides by its accumulator, which must not be zero."""
+    return getattr(inner_optimizer(optimizer), "initial_accumulator_value", 0.0) if name == "_accumulators" else 0.0
 
 
 def reset_all(optimizer):
-    """Sets every slot of every variable to zero, as in an optimizer that has not taken a step. Its count stays."""
-    for slot in _slots(optimizer).values():
-        for variable in slot:
-            if variable is not None:
-                variable.assign(ops.zeros(variable.shape, variable.dtype))
+    """Gives every slot of every variable its first value, as in an optimizer that has not taken a step.
+
+    Averages of the weights (`use_ema`) become the weights. The count of steps stays.
+    """
+    trained = inner_optimizer(optimizer)._trainable_variables
+    for name, slot in _slots(optimizer).items():
+        for variable, weight in zip(slot, trained, strict=True):
+            if variable is None:
+                continue
+            if name == _AVERAGES:
+                variable.assign(weight)
+            else:
+                variable.assign(ops.full(variable.shape, _initial(optimizer, name), variable.dtype))

@@ -61,9 +61,26 @@ class GradualPruning(MaskAlgorithm):
         # A distribution is of the final sparsity; on the way there every weight has the same share of its own.
         targets = distributions.allocate(self.weights, self.final_sparsity, self.distribution, dense=self.dense)
         self.targets = [targets[weight.path] for weight in self.weights]
+        if not self.final_sparsity and any(self.targets):
+            raise ValueError(
+                "`final_sparsity` must be above 0 where `distribution` asks for zeros: weights come nearer to their "
+                "own targets as the schedule comes nearer to it. Received: final_sparsity=0.0, "
+                f"distribution={self.distribution!r}"
+            )
         self.sparsity_at(0)
-        if any(self.targets) and all(view.mask.all() for view in self.views(step=0)):
+        if self._has_more_to_prune():
             self.check_not_over()
+
+    def _has_more_to_prune(self):
+        """Whether masks are full, or (of single weights) have more live entries than they shall have in the end."""
+        views = [view for view, target in zip(self.views(step=0), self.targets, strict=True) if target]
+        if any(weight.technique.structure for weight in self.weights):
+            return bool(views) and all(view.mask.all() for view in views)
+        return self._counts_above_target(views, [target for target in self.targets if target])
+
+    def _counts_above_target(self, views, targets):
+        pairs = zip(views, targets, strict=True)
+        return any(view.active > masks.number_to_keep(target, view.mask.size) for view, target in pairs)
 
     def sparsity_at(self, step):
         """The sparsity that the schedule asks for after a step, over the weights pruned: a float in [0, 1)."""
@@ -89,10 +106,13 @@ class GradualPruning(MaskAlgorithm):
 
     def change_masks(self, step):
         chosen = [index for index, target in enumerate(self.targets) if target]
-        for index in chosen:
-            view = self.view(index, step)
-            structure = structures.get(self.weights[index].technique.structure)
-            self.assign(index, self.new_mask(view, structure, self._target(index, step)), view.mask)
+        views = [self.view(index, step) for index in chosen]
+        kinds = [structures.get(self.weights[index].technique.structure) for index in chosen]
+        targets = [self._target(index, step) for index in chosen]
+        found = [self.new_mask(*triple) for triple in zip(views, kinds, targets, strict=True)]
+        # Only what is not cumulative has weights that come back, for the optimizer to forget.
+        cleared = None if self.cumulative else [mask > view.mask for mask, view in zip(found, views, strict=True)]
+        self.assign(views, found, cleared=cleared)
 
     def new_mask(self, view, structure, sparsity):
         """The mask of a weight at a sparsity."""
@@ -119,8 +139,8 @@ class MagnitudePruning(GradualPruning):
     it, p itself is reached, at the end of epoch e1.
 
     Args:
-        final_sparsity: Fraction of zeros at the end, in [0, 1). With an N:M structure it is 1 - N/M and may be left
-            out.
+        final_sparsity: Fraction of zeros at the end, in [0, 1). With an N:M structure it is 1 - N/M, and may be left
+            out if `structure` is given here.
         begin_step: Integer >= 0, step after which pruning begins.
         end_step: Integer > `begin_step`, step after which the final sparsity holds; default: half of the training.
         frequency: Integer >= 1, steps between updates, or "epoch".
@@ -157,6 +177,21 @@ class MagnitudePruning(GradualPruning):
             )
         self.scope = scope
 
+    def start(self):
+        for weight in self.weights if self.scope == "global" else ():
+            if isinstance(structures.get(weight.technique.structure), structures.NM):
+                raise ValueError(
+                    "`scope` must be 'layer' with an N:M structure, which fixes the count of every group. Received: "
+                    f"scope='global', structure={weight.technique.structure!r} of {weight.path!r}"
+                )
+        super().start()
+
+    def _counts_above_target(self, views, targets):
+        if self.scope == "layer":
+            return super()._counts_above_target(views, targets)
+        size = sum(view.mask.size for view in views)
+        return sum(view.active for view in views) > masks.number_to_keep(self.final_sparsity, size)
+
     @criteria.absolute("value")
     def scores(self, view):
         return np.abs(view.value)
@@ -179,8 +214,9 @@ class MagnitudePruning(GradualPruning):
             kept = masks.highest_overall(scores, count, alive)
         else:
             kept = criteria.highest(self.scores, views, count)
-        for index, view, kind, groups in zip(chosen, views, kinds, kept, strict=True):
-            self.assign(index, kind.expand(groups, view.mask.shape, view.filter_axes), view.mask)
+        triples = zip(kinds, kept, views, strict=True)
+        expanded = [kind.expand(groups, view.mask.shape, view.filter_axes) for kind, groups, view in triples]
+        self.assign(views, [mask & view.mask for mask, view in zip(expanded, views, strict=True)])
 
 
 class RandomPruning(GradualPruning):
@@ -204,13 +240,9 @@ class RandomPruning(GradualPruning):
         self.cumulative = cumulative
 
     def new_mask(self, view, structure, sparsity):
-        if structure.spec is not None:
-            return super().new_mask(view, structure, sparsity)
-        # The same distribution without a score for every entry.
         among = view.mask if self.cumulative else None
+        if structure.spec is not None:
+            return structure.keep_random(view.rng, view.mask.shape, sparsity, among, view.filter_axes)
+        # The same distribution without a score for every entry.
         count = min(masks.number_to_keep(sparsity, view.mask.size), view.active if self.cumulative else view.mask.size)
         return masks.random_mask(view.mask.shape, count, view.rng, among)
-
-    def scores(self, view):
-        # Live entries have the higher scores, so that N:M groups, too, keep them.
-        return view.rng.random(view.value.shape, dtype=np.float32) + (view.mask if self.cumulative else 0)

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from sparsity_tf import masks
+from sparsity_tf import distributions, masks
 from sparsity_tf.callbacks import criteria
 from sparsity_tf.callbacks.dynamic import DropAndGrow
 
@@ -60,6 +60,8 @@ class SparseMomentum(DropAndGrow):
     """
 
     state_name = "sparse_momentum"
+    # Momentum is never reset.
+    clears_grown = False
     state_fields = ("baseline", "adjustment", "sum_of_errors", "updates", "threshold")
 
     def __init__(
@@ -99,15 +101,17 @@ class SparseMomentum(DropAndGrow):
         drawn = all(view.mask.all() for view in self.views(step=0))
         super().start()
         if not self.has_state():
-            size = sum(weight.size for weight in self.weights)
-            wanted = size - masks.number_of_zeros(self.target_sparsity, size)
-            active = sum(self.active_counts())
-            # A distribution that leaves some of the budget over gets it back in time.
-            self.remember(baseline=wanted if drawn else active, threshold=0.001)
+            baseline = sum(self.active_counts())
+            if drawn and not getattr(distributions.get(self.distribution), "explicit", False):
+                # A distribution that leaves some of the budget over gets it back in time.
+                size = sum(self.weights[index].size for index in self.moving)
+                kept = sum(weight.size for weight in self.weights) - size
+                baseline = kept + size - masks.number_of_zeros(self.target_sparsity, size)
+            self.remember(baseline=baseline, threshold=0.001)
 
     def change_masks(self, step):
         rate, state = self.drop_fraction_at(step), self.recall()
-        views = self.views(step, rate)
+        views = [self.view(index, step, rate) for index in self.moving]
         shares = _normalise([float(statistic) for statistic in map(self.redistribution, views)])
         rates = [_rate(view, share, rate, len(views)) for view, share in zip(views, shares, strict=True)]
         counts = [math.ceil(p * view.active) for p, view in zip(rates, views, strict=True)]
@@ -136,9 +140,6 @@ class SparseMomentum(DropAndGrow):
         if getattr(self.drop, "overall", False):
             counts = [min(math.ceil(rate * state["baseline"]), sum(view.active for view in views))]
         return criteria.lowest_live(self.drop, views, counts)
-
-    def reset_grown_slots(self, index, where):
-        """Nothing: momentum is never reset."""
 
 
 def share_quotas(total, shares, limits):

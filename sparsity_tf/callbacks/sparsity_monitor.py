@@ -79,7 +79,8 @@ class SparsityMonitor(keras.callbacks.Callback):
                 "SparsityMonitor needs a model with sparse layers; `sparsity_tf.sparsify` makes them. "
                 f"Received: model={self.model.name!r}"
             )
-        self._masks = {weight.path: ops.convert_to_numpy(weight.mask()) for weight in weights}
+        # By layer: paths of nested models need not be distinct.
+        self._masks = {_key(weight): ops.convert_to_numpy(weight.mask()) for weight in weights}
         self._steps_seen = self._recorded_at = self._step()
         if self.csv_path:
             self._open_csv()
@@ -95,6 +96,8 @@ class SparsityMonitor(keras.callbacks.Callback):
         self._steps_seen += self.model.steps_per_execution
         if self._steps_seen - self._recorded_at >= self.every:
             self._steps_seen = self._step()
+            if self._steps_seen < self._recorded_at:  # A rewound run counts the same steps again.
+                self._recorded_at = self._steps_seen - self._steps_seen % self.every
             if self._steps_seen - self._recorded_at >= self.every:
                 self.record()
 
@@ -131,8 +134,8 @@ class SparsityMonitor(keras.callbacks.Callback):
     def _row(self, weight, step, algorithms):
         value, mask = ops.convert_to_numpy(weight.value()), ops.convert_to_numpy(weight.mask())
         nonzeros = int(np.count_nonzero(value))
-        before = self._masks.get(weight.path, mask)
-        self._masks[weight.path] = mask
+        before = self._masks.get(_key(weight), mask)
+        self._masks[_key(weight)] = mask
         row = {
             "epoch": self._epoch,
             "step": step,
@@ -209,6 +212,10 @@ class SparsityMonitor(keras.callbacks.Callback):
     def _step(self):
         optimizer = getattr(self.model, "optimizer", None)
         return 0 if optimizer is None else int(ops.convert_to_numpy(optimizer.iterations))
+
+
+def _key(weight):
+    return id(weight.layer), weight.name
 
 
 def write_scalar(name, value, step):

@@ -11,6 +11,8 @@ from sparsity_tf.callbacks.optimizer_slots import read, tensor_of
 class WeightView:
     """What an algorithm, or a function of the user's, sees of one sparse weight at one update. Arrays are numpy's.
 
+    Beside the mask they are read when they are first asked for, before the algorithm assigns a mask.
+
     Attributes:
         path: The weight's path in the model, e.g. `"encoder/dense_1/kernel"`.
         value: Float array, the weight; exactly zero where masked.
@@ -22,18 +24,35 @@ class WeightView:
     """
 
     def __init__(
-        self, path, value, mask, step=0, rng=None, filter_axes=(-1,), drop_fraction=0.0, _slots=None, _tensors=None
+        self,
+        path,
+        value,
+        mask,
+        step=0,
+        rng=None,
+        filter_axes=(-1,),
+        drop_fraction=0.0,
+        _slots=None,
+        _tensors=None,
+        _weight=None,
     ):
-        self.path, self.mask, self.step, self.rng = path, mask, step, rng
+        self.path, self.mask, self.step, self._rng = path, mask, step, rng
         self.filter_axes, self.drop_fraction = filter_axes, drop_fraction
+        # The handle that an algorithm assigns a mask to.
+        self._weight = _weight
         # Name -> array, or function that reads it.
-        self._arrays = {"value": value, **(_slots or {})}
+        self._readers = {"value": value, **(_slots or {})}
+        self._arrays = {}
         # Name -> function that returns the tensor, of weights on an accelerator.
         self._tensors = _tensors or {}
 
     @property
     def value(self):
         return self._array("value")
+
+    @functools.cached_property
+    def rng(self):
+        return self._rng() if callable(self._rng) else self._rng
 
     @functools.cached_property
     def active(self):
@@ -65,14 +84,19 @@ class WeightView:
         return self._tensors[name]() if name in self._tensors else None
 
     def _array(self, name):
-        if name not in self._arrays:
+        if name not in self._readers:
             raise ValueError(
                 f"A function reads the {name} of {self.path!r} without saying so. Decorate it with "
                 f'`sparsity_tf.callbacks.uses("{name}")`.'
             )
-        if callable(self._arrays[name]):
-            self._arrays[name] = self._arrays[name]()
+        if name not in self._arrays:
+            reader = self._readers[name]
+            self._arrays[name] = reader() if callable(reader) else reader
         return self._arrays[name]
+
+    def _release(self):
+        """Lets go of the arrays, which may be the variables' own memory: it can't be written in place meanwhile."""
+        self._arrays.clear()
 
 
 def is_on_accelerator(tensor):
@@ -90,6 +114,6 @@ def read_mask(weight):
 
 
 def value_tensor(weight):
-    """The value of a masked weight as a tensor of now, whatever becomes of its variable."""
+    """The value of a masked weight as a tensor, which keeps its content when the variable changes."""
     # On JAX the variable itself may hold something where it is masked.
     return weight.value() if keras.backend.backend() == "jax" else tensor_of(weight.variable)

@@ -53,11 +53,13 @@ class Masked(Technique):
         # What the algorithms that move the mask remember: name -> float64 numpy array. No variables: nothing of it is
         # read in a step, and a model has the same weights with and without an algorithm.
         self.states = {}
-        # Switched on by an algorithm while it runs. No option: a layer's config is the same with and without one.
-        self.dense_gradient_wanted = False
+        # The algorithms that want it while they run (their `id`s). No option: a layer's config is the same with and
+        # without them.
+        self.dense_gradient_users = set()
 
     def build(self, weight):
-        self.states = {}  # Of this layer alone: `sparsify` copies one technique for many.
+        # Of this layer alone: `sparsify` copies one technique for many.
+        self.states, self.dense_gradient_users = {}, set()
         mask = weight.add_variable(
             "mask",
             shape=weight.shape,
@@ -85,7 +87,7 @@ class Masked(Technique):
         return zero_outside(weight.extra("mask", select), weight.tensor(select))
 
     def training_value(self, weight, select=None):
-        kernel, dense = weight.tensor(select), self.dense_gradient or self.dense_gradient_wanted
+        kernel, dense = weight.tensor(select), self.dense_gradient or bool(self.dense_gradient_users)
         if _masks_in_forward_pass():
             value = self.value(weight, select)
             return kernel + ops.stop_gradient(value - kernel) if dense else value
@@ -94,7 +96,7 @@ class Masked(Technique):
 
     def apply(self, weight, linear, inputs, training, select=None):
         # A subclassed model whose `call` has no `training` argument trains its layers without telling them.
-        return super().apply(weight, linear, inputs, training or self.dense_gradient_wanted, select)
+        return super().apply(weight, linear, inputs, training or bool(self.dense_gradient_users), select)
 
     def mask(self, weight):
         return weight.extra("mask")

@@ -250,7 +250,7 @@ def check_interruption(case, directory):
     assert all(np.array_equal(a, b) for a, b in zip(masks_of(model), interrupted, strict=True))
     assert set(vars(model.optimizer)) == attributes
     assert "make_train_function" not in vars(model)
-    assert not any(weight.technique.dense_gradient_wanted for weight in get_sparse_weights(model))
+    assert not any(weight.technique.dense_gradient_users for weight in get_sparse_weights(model))
     check_zeros(model)
 
 

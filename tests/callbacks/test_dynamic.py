@@ -11,6 +11,7 @@ from sparsity_tf import layers, schedules
 from sparsity_tf.callbacks import SET, DropAndGrow, RigL, StaticSparsity, WeightView, criteria, uses
 from sparsity_tf.callbacks.dynamic import share_out
 from sparsity_tf.layers import get_sparse_weights
+from tests.callbacks import algorithm_checks as checks
 
 
 def make_model(*widths, optimizer=None):
@@ -404,3 +405,12 @@ def test_a_function_must_say_what_it_reads():
         algorithm.change_masks(1)
     with pytest.raises(ValueError, match="weather"):
         uses("weather")
+
+
+def test_what_is_kept_dense_gives_nothing_away():
+    model = checks.make_model(checks.CASES["set"])
+    algorithm = DropAndGrow(0.8, dense="first", redistribution="magnitude", frequency=2, end_step=11)
+    checks.fit(model, algorithm)
+    first, second = get_sparse_weights(model)
+    assert np.all(first.mask()) and int(np.sum(second.mask())) == 16
+    assert algorithm.grown[first.path] == 0 < algorithm.grown[second.path]

@@ -108,3 +108,26 @@ def test_a_model_trained_beyond_the_step_to_rewind_to_is_an_error():
     fit(model, epochs=1)
     with pytest.raises(ValueError, match="`rewind_step` must not come before the 6 steps .* rewind_step=2"):
         fit(model, callbacks.IterativePruning(0.5, rounds=1, steps_per_round=9, rewind_step=2))
+
+
+def test_rewinding_takes_the_averages_of_weights_along():
+    model = make_model(CASE, run_eagerly=True)
+    model.compile(keras.optimizers.SGD(0.01, use_ema=True, ema_momentum=0.9), "mse", run_eagerly=True)
+    fit(model, callbacks.IterativePruning(0.5, rounds=1, steps_per_round=10, rewind_step=2), epochs=2)
+    optimizer = model.optimizer
+    pairs = zip(optimizer._model_variables_moving_average, optimizer._trainable_variables, strict=True)
+    for average, variable in pairs:
+        # Two steps after the rewinding they have hardly parted.
+        np.testing.assert_allclose(average, variable, atol=0.02)
+
+
+def test_a_snapshot_of_weights_in_bfloat16(tmp_path):
+    with_policy = keras.Sequential([keras.Input((12,)), keras.layers.Dense(5, dtype="bfloat16")])
+    tickets = callbacks.IterativePruning(0.5, rounds=1, steps_per_round=3, snapshot=str(tmp_path / "early.npz"))
+    with_policy.compile("sgd", "mse", run_eagerly=True)
+    tickets.prepare(with_policy)
+    first_values = [np.array(ops.convert_to_numpy(v)).astype("float32") for v in tickets._variables]
+    tickets._saved = None
+    tickets._rewind()
+    for variable, value in zip(tickets._variables, first_values, strict=True):
+        np.testing.assert_array_equal(np.array(ops.convert_to_numpy(variable)).astype("float32"), value)

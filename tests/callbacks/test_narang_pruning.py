@@ -7,6 +7,7 @@ from keras import ops
 
 from sparsity_tf.callbacks import NarangPruning
 from sparsity_tf.layers import MaskedDense, get_sparse_weights
+from tests.callbacks.bags import make_bag
 
 
 def make_model():
@@ -89,3 +90,10 @@ def test_the_length_of_training_must_be_known_or_said():
     with pytest.raises(ValueError, match="`ramp_step` must be given"):
         NarangPruning(begin_step=1, end_step=10).prepare(make_model())
     NarangPruning(begin_step=1, ramp_step=5, end_step=10).prepare(make_model())
+
+
+def test_an_epoch_of_accumulated_gradients_has_fewer_steps():
+    model = make_bag(shapes=[(4, 4)], optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=4))
+    algorithm = NarangPruning(0.1, frequency=1)
+    algorithm.prepare(model, epochs=16, steps_per_epoch=8)
+    assert (algorithm._first, algorithm._ramp, algorithm.last_step) == (2, 8, 16)

@@ -200,3 +200,47 @@ def test_what_does_not_fit_the_model_is_said_before_training(kind):
         kind(0.5, data=(X, Y), where="nothing").prepare(make_model())
     with pytest.raises(ValueError, match="NaN"):
         kind(0.5, data=(X, Y * np.nan)).prepare(make_model())
+
+
+def test_small_losses_in_half_precision():
+    """Without the loss scale that training uses, the gradients of float16 are lost."""
+    found = {}
+    for policy in ("float32", "mixed_float16"):
+        model = keras.Sequential(
+            [
+                keras.Input((4,)),
+                layers.MaskedDense(
+                    16, activation="tanh", dtype=policy, kernel_initializer=keras.initializers.Constant(0.1)
+                ),
+                layers.MaskedDense(3, dtype=policy),
+            ]
+        )
+        for weight, seed in zip(get_sparse_weights(model), (1, 2), strict=True):
+            weight.variable.assign(np.random.default_rng(seed).normal(size=weight.shape))
+        optimizer = keras.optimizers.SGD(0.1)
+        if policy == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        model.compile(optimizer, "mse", loss_weights=1e-6, jit_compile=False)
+        SNIP(0.5, (X, Y)).prepare(model)
+        found[policy] = masks_of(model)
+    agreement = np.mean(np.concatenate([(a == b).ravel() for a, b in zip(*found.values(), strict=True)]))
+    assert agreement > 0.95
+
+
+@pytest.mark.parametrize("algorithm", [SNIP, GraSP])
+def test_a_loss_without_gradients(algorithm):
+    model = make_model(loss=lambda y, y_pred: keras.ops.mean(keras.ops.cast(y, "float32"), axis=-1))
+    with pytest.raises(ValueError, match="does not depend on its masked weights|NaN"):
+        algorithm(0.5, (X, Y)).prepare(model)
+
+
+def test_the_batch_is_in_no_metric():
+    inputs = keras.Input((4,))
+    hidden = layers.MaskedDense(5, name="first")(inputs)
+    outputs = {name: layers.MaskedDense(3, name=name)(hidden) for name in "pq"}
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", {"p": "mse", "q": "mse"}, jit_compile=False)
+    history = model.fit(
+        X, {"p": Y, "q": Y}, batch_size=6, verbose=0, callbacks=[SNIP(0.0, (100 * X, {"p": Y, "q": Y}))]
+    ).history
+    assert history["p_loss"][0] + history["q_loss"][0] == pytest.approx(history["loss"][0], rel=1e-3)

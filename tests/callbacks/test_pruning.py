@@ -206,3 +206,37 @@ def test_a_subclass_says_with_which_scores(scope):
     algorithm.change_masks(2)
     mask = keras.ops.convert_to_numpy(weight.mask())
     assert np.abs(value[mask]).max() < np.abs(value[~mask]).min()
+
+
+def test_a_distribution_that_asks_for_zeros_needs_a_final_sparsity():
+    with pytest.raises(ValueError, match="`final_sparsity` must be above 0"):
+        prepared(callbacks.MagnitudePruning(0.0, 0, 10, distribution={".*": 0.5}), epochs=1, steps_per_epoch=20)
+
+
+def test_groups_of_fixed_count_have_no_common_ranking():
+    with pytest.raises(ValueError, match="`scope` must be 'layer' with an N:M structure.*'2:4'"):
+        prepared(callbacks.MagnitudePruning(0.5, 0, 10, scope="global", structure="2:4"), epochs=1, steps_per_epoch=20)
+
+
+def test_weights_that_random_pruning_brings_back_are_new_to_the_optimizer():
+    model = make_bag([np.ones((20, 20))], optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    algorithm = callbacks.RandomPruning(0.5, 0, 10, 1, schedule="constant", cumulative=False)
+    algorithm.prepare(model)
+    algorithm.change_masks(1)
+    (before,) = masks_of(model)
+    model.optimizer.momentums[0].assign(np.ones((20, 20)))
+    algorithm.change_masks(2)
+    (after,) = masks_of(model)
+    assert (after & ~before).any()
+    np.testing.assert_array_equal(model.optimizer.momentums[0], ~(after & ~before))
+
+
+def test_steps_at_the_end_have_their_own_gradient():
+    """`always_at_end` puts an update where the frequency does not lead."""
+
+    class ByGradient(callbacks.MagnitudePruning):
+        def uses(self):
+            return {"gradient"}
+
+    algorithm = prepared(ByGradient(0.5, begin_step=0, end_step=10, frequency=4))
+    assert [step for step in range(1, 13) if algorithm._is_due(step)] == [4, 8, 10]

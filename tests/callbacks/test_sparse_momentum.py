@@ -10,6 +10,7 @@ from keras import ops
 from sparsity_tf import callbacks, layers
 from sparsity_tf.callbacks.sparse_momentum import share_quotas
 from sparsity_tf.layers import get_sparse_weights
+from tests.callbacks.bags import make_bag
 
 # The worked example: weights of two bias-free layers and their momentum, as (inputs, outputs).
 WEIGHTS = (
@@ -335,3 +336,22 @@ def test_a_redistribution_must_not_be_negative():
     algorithm = prepared(make_model(4, 3), redistribution=lambda weight: -1.0)
     with pytest.raises(ValueError, match=r"redistribution.*\[-1.0\]"):
         algorithm.change_masks(1)
+
+
+@pytest.mark.parametrize("options,live", [({"dense": "part0"}, [36, 8]), ({"distribution": {".*": 0.5}}, [18, 20])])
+def test_what_is_kept_dense_and_explicit_numbers_hold(options, live):
+    """The correction must not pull the whole to `sparsity`."""
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    model = make_bag(shapes=[(6, 6), (5, 8)], optimizer=optimizer)
+    for weight in get_sparse_weights(model):
+        weight.variable.assign(np.random.default_rng(3).normal(size=weight.shape))
+    algorithm = callbacks.SparseMomentum(0.8, frequency=1, decay="constant", drop_fraction=0.3, **options)
+    algorithm.prepare(model, epochs=1, steps_per_epoch=40)
+    for step in range(1, 30):
+        for index, weight in enumerate(get_sparse_weights(model)):
+            model.optimizer.momentums[index].assign(np.random.default_rng(step).normal(size=weight.shape))
+        algorithm.change_masks(step)
+    counts = [int(np.sum(weight.mask())) for weight in get_sparse_weights(model)]
+    assert abs(sum(counts) - sum(live)) <= 2
+    if "dense" in options:
+        assert counts[0] == 36

@@ -152,3 +152,21 @@ def test_progress_and_history_show_the_sparsity(capsys):
     assert history["sparsity"][-1] == pytest.approx(1 - live / 272)
     assert "sparsity: 0.8" in capsys.readouterr().out
     assert ops.convert_to_numpy(model.optimizer.iterations) == 12
+
+
+def test_rounds_after_a_rewinding_are_recorded_like_the_first():
+    model, monitor = make_model(CASES["lottery"], run_eagerly=True), callbacks.SparsityMonitor(every=2)
+    tickets = callbacks.IterativePruning(0.75, rounds=2, steps_per_round=5, rewind_step=0)
+    fit(model, tickets, monitor, epochs=2)
+    steps = [row["step"] for row in monitor.rows if row["weight"] == "total"]
+    assert steps == [2, 4, 2, 4, 2]
+
+
+def test_nested_models_with_layers_of_one_name():
+    inputs = keras.Input((12,))
+    towers = [keras.Sequential([keras.Input((n,)), layers.STRDense(m, name="fc")]) for n, m in ((12, 7), (7, 5))]
+    model = keras.Model(inputs, towers[1](towers[0](inputs)))
+    model.compile("sgd", "mse", run_eagerly=True)
+    monitor = callbacks.SparsityMonitor(every=3)
+    fit(model, monitor, epochs=1)
+    assert {row["mask_change"] for row in monitor.rows} == {0.0}

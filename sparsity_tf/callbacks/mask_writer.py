@@ -1,0 +1,75 @@
+"""Writes the masks of many weights at once."""
+
+import keras
+from keras import ops
+
+from sparsity_tf.masks import zero_outside
+
+
+class MaskWriter:
+    """Sets the masks of some weights, again and again: what `SparseWeight.assign_mask` does of one, in less time.
+
+    On TensorFlow, outside `tf.distribute`, one compiled function writes all variables in place (where nobody else holds
+    their memory). It is traced at the first call.
+
+    Args:
+        weights: List of `SparseWeight`s of the technique "masked".
+        others: List of lists, one for each weight, of pairs of a `keras.Variable` and a number: what it becomes where
+            `cleared` says.
+    """
+
+    def __init__(self, weights, others):
+        self.weights, self.others = weights, others
+        self._compiled = None
+
+    def __call__(self, masks, kept, cleared):
+        """Writes.
+
+        Args:
+            masks: List of bool arrays of the weights' shapes.
+            kept: List of bool arrays: weights become zero outside, although they may live.
+            cleared: List of bool arrays.
+        """
+        if self._writes_in_place():
+            self._write_in_place(masks, kept, [~clear for clear in cleared])
+            return
+        for weight, mask, keep in zip(self.weights, masks, kept, strict=True):
+            if keep is not mask:
+                weight.assign_mask(keep)
+            weight.assign_mask(mask)
+        for pairs, clear in zip(self.others, cleared, strict=True):
+            for variable, number in pairs if clear.any() else ():
+                variable.assign(_filled(ops.convert_to_tensor(~clear), ops.convert_to_tensor(variable), number))
+
+    def _writes_in_place(self):
+        if keras.backend.backend() != "tensorflow":
+            return False
+        import tensorflow as tf
+
+        return not any(isinstance(w.variable.value, tf.distribute.DistributedValues) for w in self.weights)
+
+    def _write_in_place(self, *arrays):
+        import tensorflow as tf
+
+        # `tf.constant` once for an array that is passed twice; Keras's own conversion takes four times as long.
+        tensors = {id(array): tf.constant(array) for array in sum(arrays, [])}
+        tensors = [tensors[id(array)] for array in sum(arrays, [])]
+        if self._compiled is None:
+            write = tf.function(self._write, jit_compile=True, autograph=False)
+            self._compiled = write.get_concrete_function(*tensors)
+        self._compiled(*tensors)
+
+    def _write(self, *tensors):
+        count = len(self.weights)
+        masks, kept, remembered = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
+        for weight, mask, keep in zip(self.weights, masks, kept, strict=True):
+            weight.extra_variable("mask").value.assign(mask, read_value=False)
+            value = weight.variable.value
+            value.assign(zero_outside(keep, value), read_value=False)
+        for pairs, keep in zip(self.others, remembered, strict=True):
+            for variable, number in pairs:
+                variable.value.assign(_filled(keep, variable.value, number), read_value=False)
+
+
+def _filled(keep, tensor, number):
+    return ops.where(keep, tensor, ops.cast(number, tensor.dtype)) if number else zero_outside(keep, tensor)

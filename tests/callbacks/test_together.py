@@ -1,0 +1,86 @@
+"""Algorithms side by side and one after the other: several on one model, several `fit`s, other optimizers."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from sparsity_tf import callbacks
+from sparsity_tf.layers import get_sparse_weights
+from tests.callbacks.algorithm_checks import CASES, fit, make_model, masks_of
+
+
+def counts_of(model):
+    return [int(mask.sum()) for mask in masks_of(model)]
+
+
+@pytest.mark.parametrize("rigl_first", [True, False])
+def test_an_algorithm_without_gradients_leaves_those_of_another(rigl_first):
+    model = make_model(CASES["rigl"])
+    seen = []
+
+    @callbacks.uses("gradient")
+    def grow(weight):
+        seen.append(float(np.abs(weight.gradient[~weight.mask]).mean()))
+        return np.abs(weight.gradient)
+
+    rigl = callbacks.RigL(0.5, grow=grow, frequency=3, end_step=12)
+    pruning = callbacks.MagnitudePruning(0.6, begin_step=0, end_step=12, frequency=4)
+    fit(model, *[rigl, pruning][:: 1 if rigl_first else -1])
+    assert seen and min(seen) > 0
+    assert not any(weight.technique.dense_gradient_users for weight in get_sparse_weights(model))
+
+
+def test_a_second_fit_whose_schedule_is_over():
+    model = make_model(CASES["magnitude"])
+    fit(model, callbacks.MagnitudePruning(0.5))
+    # The same again has nothing to do.
+    fit(model, callbacks.MagnitudePruning(0.5))
+    with pytest.raises(ValueError, match="`end_step` must come after the 24 steps"):
+        fit(model, callbacks.MagnitudePruning(0.9))
+    with pytest.raises(ValueError, match="`end_step` must come after the 24 steps"):
+        fit(model, callbacks.MagnitudePruning(0.9, scope="global"))
+    fit(model, callbacks.MagnitudePruning(0.9, begin_step=24, end_step=30))
+    assert counts_of(model) == [19, 8]
+
+
+def test_a_second_fit_in_which_nothing_would_move_says_so():
+    model = make_model(CASES["rigl"])
+    fit(model, callbacks.RigL(0.5, frequency=3))
+    with pytest.warns(UserWarning, match="RigL will not change the masks: its schedule ends at step 9"):
+        fit(model, callbacks.RigL(0.5, frequency=3))
+
+
+def test_units_pruned_after_single_weights_bring_none_back():
+    model = make_model(CASES["magnitude"])
+    fit(model, callbacks.MagnitudePruning(0.8, begin_step=0, end_step=4, frequency=2))
+    before = masks_of(model)
+    for scope in ("layer", "global"):
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", jit_compile=model.jit_compile)
+        fit(model, callbacks.MagnitudePruning(0.5, 0, 4, 2, scope=scope, structure="filter"))
+        assert not any((new & ~old).any() for new, old in zip(masks_of(model), before, strict=True))
+
+
+def test_set_with_ftrl():
+    model = make_model(CASES["magnitude"])
+    model.compile(keras.optimizers.Ftrl(0.1), "mse", jit_compile=model.jit_compile)
+    fit(model, callbacks.SET(0.5, frequency=3, end_step=11))
+    assert all(np.isfinite(ops.convert_to_numpy(weight.value())).all() for weight in get_sparse_weights(model))
+
+
+def test_scores_that_are_not_numbers_name_the_weight():
+    model = make_model(CASES["magnitude"])
+    model.get_layer("first").kernel.assign(np.full((12, 16), np.nan, "float32"))
+    pruning = callbacks.MagnitudePruning(0.5, begin_step=0, end_step=4, frequency=1)
+    pruning.prepare(model, 1, 4)
+    with pytest.raises(ValueError, match="must not hold NaN.*first/kernel"):
+        pruning.change_masks(1)
+
+
+def test_an_update_that_whole_epochs_in_one_call_would_move_to_the_end_is_left_out():
+    model = make_model(CASES["magnitude"], steps_per_execution=6)
+    algorithm = callbacks.SET(0.5)
+    fit(model, algorithm, epochs=2)
+    # Due at step 7 of 12, which ends with the last step of all: the network would just have lost 30 % of its weights.
+    assert sum(algorithm.dropped.values()) == 0
+    assert not any(np.equal(w.value()[ops.convert_to_numpy(w.mask())], 0).any() for w in get_sparse_weights(model))
