@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from sparsity_tf import layers
+from sparsity_tf import callbacks, layers
 from sparsity_tf.train import build, presets
 from tests.train.runs import recipe_of
 
@@ -80,6 +80,26 @@ def test_network_and_algorithm_of_a_preset_fit(name):
 
 def steps_of(recipe):
     return {"imagenet": 1_281_167, "cifar10": 50_000}[recipe.dataset] // recipe.batch_size
+
+
+def test_rates_are_those_that_the_optimizer_can_take():
+    """0.1 is a rate of SGD; Adam diverges with it."""
+    rates = {name: recipe.learning_rate for name, recipe in presets.PRESETS.items() if recipe.optimizer != "sgd"}
+    assert rates and max(rates.values()) <= 1e-2
+
+
+def test_settings_of_published_runs():
+    """What *State of Sparsity* lists of its ResNet-50 with 90 % zeros, and STR's ramp of 60 epochs."""
+    gmp, random = presets.PRESETS["resnet50_gmp"], presets.PRESETS["resnet50_random"]
+    assert (gmp.begin_step, gmp.end_step, gmp.frequency, gmp.label_smoothing) == (40_000, 76_000, "2000", 0.1)
+    assert (random.begin_step, random.end_step, random.label_smoothing) == (None, 40_000, 0.0)  # from the start
+    vd = presets.PRESETS["resnet50_vd"]
+    assert [round(epoch * 1251) for epoch in (vd.penalty_begin_epoch, vd.penalty_end_epoch)] == [20_000, 68_000]
+    assert (vd.label_smoothing, vd.kernel_l2) == (0.0, 5e-5)
+    ramp, steps = presets.PRESETS["resnet50_str_gmp"], 1_281_167 // 256
+    algorithm = callbacks.MagnitudePruning(0.9, ramp.begin_step, ramp.end_step, steps)
+    algorithm._first, algorithm._last = ramp.begin_step, ramp.end_step
+    assert algorithm.sparsity_at(50 * steps) == pytest.approx(0.7875)
 
 
 def test_stem_and_classifier_of_the_extended_recipe_have_their_own_sparsity():
