@@ -73,6 +73,11 @@ def identity(technique):
     return algorithm.callback if algorithm else layers.TECHNIQUES.get(technique)
 
 
+def has_option(technique, name):
+    """Whether a technique of layers has an option of that name."""
+    return technique in layers.TECHNIQUES and name in layers.TECHNIQUES[technique].option_names()
+
+
 def settings_of(technique):
     """Those of `SETTINGS` that a technique takes, a tuple."""
     if technique in ALGORITHMS:
@@ -80,9 +85,7 @@ def settings_of(technique):
     layer_technique = layers.TECHNIQUES.get(technique)
     if layer_technique is layers.Masked:
         return _OF_MASKED
-    return (
-        ("final_sparsity", "distribution") if layer_technique and "sparsity" in layer_technique.option_names() else ()
-    )
+    return ("final_sparsity", "distribution") if has_option(technique, "sparsity") else ()
 
 
 def check_settings(recipe):
@@ -95,6 +98,15 @@ def check_settings(recipe):
                 f"`{name}` is not used by technique {recipe.technique}, which takes "
                 f"{', '.join(taken) or 'no such setting'}. Received: {name}={value}"
             )
+    if recipe.technique == "none":
+        for name in ("technique_options", "where"):
+            if getattr(recipe, name):
+                raise ValueError(f"`{name}` is not used by technique none. Received: {name}={getattr(recipe, name)}")
+    if recipe.threshold_l2 and not has_option(recipe.technique, "threshold_regularizer"):
+        raise ValueError(
+            f"`threshold_l2` is not used by technique {recipe.technique}, which has no thresholds to learn. "
+            f"Received: threshold_l2={recipe.threshold_l2}"
+        )
     if recipe.frequency is not None:
         parse_frequency(recipe.frequency, 1)
 
@@ -133,7 +145,7 @@ def parse_distribution(text):
     """The `distribution` of a callback from that of a recipe.
 
     Args:
-        text: A name, the path of a budget, or NAME=SPARSITY pairs separated by commas, such as
+        text: A name, the path of a budget, which ends in .csv, or NAME=SPARSITY pairs separated by commas, such as
             "stage.*=0.91,classifier=0.8": names of layers or regular expressions.
 
     Returns:
@@ -142,7 +154,7 @@ def parse_distribution(text):
     Raises:
         ValueError: Pairs that are none.
     """
-    if "=" not in text:
+    if text.endswith(".csv") or "=" not in text:
         return text
     try:
         pairs = [pair.rsplit("=", 1) for pair in text.split(",")]
@@ -191,7 +203,7 @@ def make(recipe, steps, batch, folder=None):
             f"`rewind_step` must be a multiple of the {steps} steps of an epoch. "
             f"Received: rewind_step={recipe.rewind_step}"
         )
-    with recipe_names(recipe):
+    with naming_options(recipe, "technique_options"), recipe_names(recipe):
         return callback(**arguments, **recipe.technique_options)
 
 
@@ -219,6 +231,21 @@ def _option_names(callback):
         if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
             return names - {"self"}
     return names - {"self"}
+
+
+@contextlib.contextmanager
+def naming_options(recipe, *names):
+    """An option whose type a builder, technique or callback can't take becomes a ValueError that names the setting."""
+    given = {name: getattr(recipe, name) for name in names if getattr(recipe, name)}
+    try:
+        yield
+    except TypeError as error:
+        if not given:
+            raise
+        received = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise ValueError(
+            f"`{'` or `'.join(given)}` must hold values that can be used ({error}). Received: {received}"
+        ) from error
 
 
 @contextlib.contextmanager

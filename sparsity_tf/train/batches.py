@@ -1,7 +1,9 @@
 """From a `Recipe` to its batches: which data set, which preprocessing, and each worker's part of them."""
 
 import dataclasses
+import os
 import warnings
+import zlib
 
 from sparsity_tf import datasets
 
@@ -38,6 +40,25 @@ def load_data(recipe):
 
 def _load(recipe):
     return getattr(datasets, recipe.dataset)(recipe.data_dir)
+
+
+def describe(data):
+    """By what a data set is told from others, in any folder: a dict of plain values, for `state.claim_folder`.
+
+    The checksum is of all arrays; of a data set that is read as training goes, of the names of its files and of labels.
+    """
+    if isinstance(data, datasets.ImageFiles):
+        train, test = data.train, data.test
+        parts = ["\n".join(map(os.path.basename, split.files)).encode() for split in (train, test)]
+        parts += [split.labels for split in (train, test) if split.labels is not None]
+        counts = {"training_examples": train.num_examples, "test_examples": test.num_examples}
+    else:
+        parts = [data.x_train, data.y_train, data.x_test, data.y_test]
+        counts = {"training_examples": len(data.x_train), "test_examples": len(data.x_test)}
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return {"name": data.name, **counts, "classes": data.num_classes, "checksum": checksum}
 
 
 def make_batches(recipe, data):

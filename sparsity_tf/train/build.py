@@ -45,14 +45,16 @@ def make_model(recipe, batches):
         ValueError: An option that the network or the technique does not have, or a value it refuses; masks or weights
             that do not fit.
     """
-    model = _network(recipe)(
-        **recipe.model_options,
-        input_shape=batches.image_shape,
-        num_classes=batches.num_classes,
-        kernel_regularizer=_regularizer(recipe),
-        **techniques.arguments(recipe),
-        **_initializer(recipe),
-    )
+    builder = _network(recipe)
+    with algorithms.naming_options(recipe, "model_options", "technique_options"):
+        model = builder(
+            **recipe.model_options,
+            input_shape=batches.image_shape,
+            num_classes=batches.num_classes,
+            kernel_regularizer=_regularizer(recipe),
+            **techniques.arguments(recipe),
+            **_initializer(recipe),
+        )
     if recipe.other_l2:
         _regularize_others(model, recipe.other_l2)
     techniques.begin_with(model, recipe)
@@ -153,5 +155,16 @@ def compile_model(recipe, model, steps, grid=None):
 
 def penalty_callbacks(recipe, num_examples, steps):
     """`techniques.penalty_callbacks` with a ramp in epochs of `steps` steps."""
-    begin, end = round(recipe.penalty_begin_epoch * steps), round(recipe.penalty_end_epoch * steps)
-    return techniques.penalty_callbacks(recipe, num_examples, begin, end)
+    return techniques.penalty_callbacks(recipe, num_examples, *techniques.ramp_in_epochs(recipe, steps))
+
+
+def settled_from(recipe, algorithm, steps):
+    """`techniques.settled_from` of the recipe; `steps` is the steps an epoch."""
+    end = techniques.ramp_in_epochs(recipe, steps)[1]
+    return techniques.settled_from(recipe, algorithm, recipe.epochs * steps, end)
+
+
+def shortfall(recipe, algorithm, steps):
+    """`techniques.shortfall` of the recipe; `steps` is the steps an epoch."""
+    ramp = techniques.ramp_in_epochs(recipe, steps)
+    return techniques.shortfall(recipe, algorithm, recipe.epochs * steps, *ramp)

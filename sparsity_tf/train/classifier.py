@@ -7,7 +7,7 @@
 `--config` names a recipe of `train/presets.py`; every setting of it has a flag of the same name
 that overrides it. The last line of the output is
 `test error 1.92 %, sparsity 98.87 %, compression 88.5x`; exit status 1 and another line if the
-network diverged or collapsed, 2 if the flags can't be used.
+network diverged or collapsed, 2 if flags, data or files can't be used.
 """
 
 import dataclasses
@@ -33,6 +33,9 @@ def recipe_from_flags(flag_values):
     if flag_values.model not in (None, recipe.model):
         # What another network's builder is told says nothing to this one.
         recipe = dataclasses.replace(recipe, model=flag_values.model, model_options={})
+    if flag_values.lr_schedule not in (None, "piecewise"):
+        # Nor do the boundaries of the preset's schedule to another one.
+        recipe = dataclasses.replace(recipe, lr_schedule=flag_values.lr_schedule, lr_boundaries=(), lr_factors=())
     return recipe_flags.recipe_from(flag_values, recipe)
 
 

@@ -81,18 +81,17 @@ def load_model(path):
     Raises:
         CommandError: The file is missing, damaged, of another kind, or needs classes that aren't known here.
     """
-    import keras
-
     import sparsity_tf  # noqa: F401  (its layers must be known to Keras)
+    from sparsity_tf.train import state
 
     if not os.path.exists(path):
         raise CommandError(f"{path} does not exist")
     if not os.path.isfile(path) or not path.endswith(".keras"):
         raise CommandError(f"{path} must be a .keras file, which holds the network and its weights")
     try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # Keras, zipfile, h5py and json have many ways to say so.
-        raise CommandError(f"{path} can't be loaded: {error}") from error
+        return state.load(path, compile=False)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
 
 
 def parse_shape(text):
@@ -114,12 +113,18 @@ def parse_shape(text):
     )
 
 
-def check_output(path, suffix, overwrite, source=None):
+def check_output(path, suffix, overwrite, **sources):
     """Refuses, before any work is done, an output that can't or must not be written.
 
+    Args:
+        path: The path of the output.
+        suffix: The ending that it must have.
+        overwrite: Whether a file that is there already may be replaced.
+        **sources: Paths of files that are read, by the names of their flags; `None` counts for nothing.
+
     Raises:
-        CommandError: `path` has another ending than `suffix`, lies in no folder, is `source`, or is there already and
-            `overwrite` is false.
+        CommandError: `path` has another ending, lies in no folder, is a source, or is there already and `overwrite` is
+            false.
     """
     if not path.endswith(suffix):
         raise CommandError(f"--output must end in {suffix}. Received: {path}")
@@ -128,8 +133,9 @@ def check_output(path, suffix, overwrite, source=None):
     if os.path.isdir(path):
         raise CommandError(f"--output must be a file. Received the folder {path}")
     if os.path.exists(path):
-        if source is not None and os.path.samefile(path, source):
-            raise CommandError(f"--output must not be the checkpoint itself. Received: {path}")
+        for flag, source in sources.items():
+            if source is not None and os.path.exists(source) and os.path.samefile(path, source):
+                raise CommandError(f"--output must not be the {flag} itself. Received: {path}")
         if not overwrite:
             raise CommandError(f"{path} is there already: pass --overwrite to replace it")
 

@@ -28,6 +28,7 @@ from sparsity_tf.train.command import (
 
 _NAME = "convert"
 _EXAMPLES = 4
+_STEPS = 16
 # Largest difference of predictions, relative to the largest prediction. They mostly agree to the bit; where a layer
 # computes in another order (attention) float32 rounds differently.
 _TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2}
@@ -54,7 +55,7 @@ def _run(values):
         if values[name].value is None:
             raise flags.Error(f"Flag --{name} is required")
     shape = parse_shape(values.input_shape)
-    check_output(values.output, ".keras", values.overwrite, source=values.checkpoint)
+    check_output(values.output, ".keras", values.overwrite, checkpoint=values.checkpoint)
     model = load_model(values.checkpoint)
     from sparsity_tf import inspection
     from sparsity_tf.to_dense import to_dense
@@ -112,7 +113,7 @@ def check_same_predictions(sparse, dense, input_shape=None, seed=0):
     """Compares two models on random inputs of their shape.
 
     Floating-point inputs are standard normal. Integer ones, and all inputs of a model with embeddings, are whole
-    numbers that are rows of the smallest embedding.
+    numbers that are rows of the smallest embedding. Sequences of any length get 16 steps.
 
     Args:
         sparse: Built Keras model.
@@ -134,7 +135,10 @@ def check_same_predictions(sparse, dense, input_shape=None, seed=0):
     try:
         args, kwargs = tracing.symbolic_inputs(sparse, input_shape)
     except ValueError as error:
-        raise CommandError(f"--input_shape is needed to compare predictions: {error}") from error
+        sequences = _sequences(sparse) if input_shape is None else None
+        if sequences is None:
+            raise CommandError(f"--input_shape is needed to compare predictions: {error}") from error
+        args, kwargs = (sequences,), {}
     rng = np.random.default_rng(seed)
     rows = min((layer.input_dim for layer in sparse._flatten_layers() if _is_embedding(layer)), default=None)
 
@@ -163,6 +167,24 @@ def check_same_predictions(sparse, dense, input_shape=None, seed=0):
             f"the dense network does not predict the same: relative difference {largest:.3g}, allowed {tolerance:g}"
         )
     return largest
+
+
+def _sequences(model):
+    """Symbolic inputs of a model of sequences (batch, time) or (batch, time, features) of any length, else `None`."""
+    import keras
+
+    if not getattr(model, "inputs", None):
+        return None
+
+    def with_length(x):
+        shape = list(x.shape)
+        if len(shape) in (2, 3) and shape[1] is None:
+            shape[1] = _STEPS
+        return keras.KerasTensor((1, *shape[1:]), dtype=x.dtype)
+
+    specs = keras.tree.map_structure(with_length, model.inputs[0] if len(model.inputs) == 1 else model.input)
+    known = all(None not in spec.shape for spec in keras.tree.flatten(specs))
+    return specs if known else None
 
 
 def _is_embedding(layer):

@@ -7,8 +7,11 @@ The checkpoint is a `.keras` file of any technique, or of a dense network that `
 Data set and preprocessing are those of the recipe that lies beside it (`recipe.json`), or of the preset `--config`.
 """
 
+import contextlib
+import csv
 import dataclasses
 import json
+import math
 import os
 import sys
 
@@ -22,7 +25,7 @@ _NAME = "evaluate"
 def define_flags(values):
     """Defines the flags of the command on `values`."""
     own = {"flag_values": values}
-    flags.DEFINE_string("checkpoint", None, "Path of the .keras file.", required=True, **own)
+    flags.DEFINE_string("checkpoint", None, "Path of the .keras file.", **own)
     flags.DEFINE_string("config", None, "Preset whose data set is meant; default: recipe.json beside the file.", **own)
     flags.DEFINE_string("data_dir", None, "Where the data set lies; default: where the recipe found it.", **own)
     flags.DEFINE_list(
@@ -101,11 +104,9 @@ def _recipe(values):
     if values.config is not None:
         recipe = presets.get_preset(values.config)
     else:
-        path = os.path.join(os.path.dirname(values.checkpoint), state.RECIPE)
-        if not os.path.exists(path):
+        saved = state.read_recipe(os.path.dirname(values.checkpoint))
+        if saved is None:
             raise flags.Error(f"Flag --config must be given where no {state.RECIPE} lies beside the checkpoint")
-        with open(path, encoding="utf-8") as file:
-            saved = json.load(file)
         known = {field.name: field.type for field in dataclasses.fields(Recipe)}
         saved = {
             name: tuple(value) if known[name] is tuple else value for name, value in saved.items() if name in known
@@ -118,16 +119,19 @@ def _recipe(values):
 def _thresholds(values):
     if values.log_alpha_threshold is None:
         return None
-    try:
-        return [float(text) for text in values.log_alpha_threshold]
-    except ValueError:
-        raise flags.Error(
-            "Flag --log_alpha_threshold must be numbers separated by commas. "
-            f"Received: {','.join(values.log_alpha_threshold)}"
-        ) from None
+    with contextlib.suppress(ValueError):
+        thresholds = [float(text) for text in values.log_alpha_threshold]
+        if all(map(math.isfinite, thresholds)):
+            return thresholds
+    raise flags.Error(
+        "Flag --log_alpha_threshold must be finite numbers separated by commas. "
+        f"Received: {','.join(values.log_alpha_threshold)}"
+    )
 
 
 def _run(values):
+    if values.checkpoint is None:
+        raise flags.Error("Flag --checkpoint is required")
     thresholds, recipe = _thresholds(values), _recipe(values)
     model = command.load_model(values.checkpoint)
     from sparsity_tf.train.batches import load_data, make_batches
@@ -135,13 +139,17 @@ def _run(values):
 
     model.jit_compile = choose_jit_compile(recipe, model)
     batches = make_batches(recipe, load_data(recipe))
+    if batches.name == "mnist_demo" != recipe.dataset:
+        command.note(_NAME, f"a stand-in for {recipe.dataset} is measured, for lack of --data_dir: {batches.source}")
     rows = evaluate(model, batches, thresholds)
+    # Figures that are read by programs: what they are of goes with them.
+    of_data = [{**row, "data": batches.source, "num_test": batches.num_test} for row in rows]
     if values.format == "json":
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(of_data, indent=2))
     elif values.format == "csv":
-        print(",".join(rows[0]))
-        for row in rows:
-            print(",".join("" if value is None else repr(value) for value in row.values()))
+        writer = csv.DictWriter(sys.stdout, list(of_data[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(of_data)
     else:
         print(f"{values.checkpoint} on the {batches.num_test:,} test images of {batches.source}")
         print(_table(rows))

@@ -1,6 +1,7 @@
 """From a `LanguageRecipe` to what `fit` needs: batches, compiled model, callbacks."""
 
 import math
+import zlib
 
 import keras
 import numpy as np
@@ -41,6 +42,18 @@ def make_batches(recipe):
     )
 
 
+def describe(batches):
+    """By what a text is told from others: a dict of plain values, for `state.claim_folder`."""
+    corpus = batches.corpus
+    checksum = zlib.crc32("".join(corpus.vocabulary).encode())
+    counts = {}
+    for split in ("train", "validation", "test"):
+        ids = getattr(corpus, split)
+        counts[f"{split}_characters"] = len(ids)
+        checksum = zlib.crc32(ids, checksum)
+    return {"vocabulary_size": len(corpus.vocabulary), **counts, "checksum": checksum}
+
+
 def steps_per_epoch(recipe, batches):
     """Steps between evaluations."""
     return recipe.epoch_steps or batches.steps_per_epoch
@@ -52,14 +65,15 @@ def make_model(recipe, vocabulary_size):
     Raises:
         ValueError: An option that the technique does not have, or a value it refuses; masks that do not fit.
     """
-    model = models.CharRNN(
-        vocabulary_size,
-        hidden_size=recipe.hidden_size,
-        depth=recipe.depth,
-        cell=recipe.cell,
-        kernel_regularizer=keras.regularizers.L2(recipe.kernel_l2) if recipe.kernel_l2 else None,
-        **techniques.arguments(recipe),
-    )
+    with algorithms.naming_options(recipe, "technique_options"):
+        model = models.CharRNN(
+            vocabulary_size,
+            hidden_size=recipe.hidden_size,
+            depth=recipe.depth,
+            cell=recipe.cell,
+            kernel_regularizer=keras.regularizers.L2(recipe.kernel_l2) if recipe.kernel_l2 else None,
+            **techniques.arguments(recipe),
+        )
     techniques.begin_with(model, recipe)
     return model
 
@@ -117,9 +131,14 @@ def rehearse(recipe, batches):
 
 def penalty_callbacks(recipe, batches):
     """`techniques.penalty_callbacks` with a ramp in epochs."""
-    steps = steps_per_epoch(recipe, batches)
-    begin, end = round(recipe.penalty_begin_epoch * steps), round(recipe.penalty_end_epoch * steps)
-    return techniques.penalty_callbacks(recipe, penalty_examples(batches), begin, end)
+    ramp = techniques.ramp_in_epochs(recipe, steps_per_epoch(recipe, batches))
+    return techniques.penalty_callbacks(recipe, penalty_examples(batches), *ramp)
+
+
+def shortfall(recipe, algorithm, steps):
+    """`techniques.shortfall` of the recipe; `steps` is the steps an epoch."""
+    ramp = techniques.ramp_in_epochs(recipe, steps)
+    return techniques.shortfall(recipe, algorithm, recipe.epochs * steps, *ramp)
 
 
 def penalty_examples(batches):

@@ -36,17 +36,20 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
     Args:
         recipe: A `LanguageRecipe`.
         output_dir: Folder of the run; made if missing.
-        resume: Continue the run in `output_dir` after its last checkpoint; a run that has none yet begins anew.
+        resume: Continue the run in `output_dir` after its last checkpoint, with the `data_dir` of that run if the
+            recipe has none; a run that has no checkpoint yet begins anew.
         overwrite: Remove the run that `output_dir` holds, finished or not.
 
     Returns:
         `Prepared`, for `train`.
 
     Raises:
-        ValueError: A setting that can't be used, a text with errors, or `output_dir` holds a run and neither flag is
-            given.
+        ValueError: A setting that can't be used, a text with errors, `output_dir` holds a run and neither flag is
+            given, or the run to continue had other settings or another text.
         FileNotFoundError: The text is not there.
     """
+    if resume:
+        recipe = state.with_data_of_run(output_dir, recipe)
     batches = language_build.make_batches(recipe)
     steps = language_build.steps_per_epoch(recipe, batches)
     with running.precision(recipe):
@@ -56,16 +59,16 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         algorithm = language_build.make_algorithm(recipe, batches, output_dir)
         # Lottery tickets know how many epochs all rounds take.
         epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
-        state.claim_folder(output_dir, recipe, resume, overwrite)
+        state.claim_folder(output_dir, recipe, resume, overwrite, language_build.describe(batches))
         if resume:
             restored, done = state.restore(output_dir, steps)
-            _check_text(restored, batches)
             model = restored or model
         if not done:
             grid = algorithms.update_grid(recipe, algorithm, steps)
             language_build.compile_model(recipe, model, steps, grid)
     corpus = batches.corpus
     print(f"data: {corpus.source}")
+    running.warn(language_build.shortfall(recipe, algorithm, steps))
     if resume:
         print(f"resuming after epoch {done}" if done else "no checkpoint yet: starting anew")
     trainable = sum(math.prod(variable.shape) for variable in model.trainable_variables)
@@ -78,15 +81,6 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         flush=True,
     )
     return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps)
-
-
-def _check_text(model, batches):
-    size = len(batches.corpus.vocabulary)
-    if model is not None and model.output_shape[-1] != size:
-        raise ValueError(
-            f"`resume` needs the text of the run: its network knows {model.output_shape[-1]} characters. "
-            f"Received: {size} ({batches.corpus.source})"
-        )
 
 
 class LanguageLog(log.EpochLog):

@@ -64,8 +64,8 @@ class LanguageRecipe(SparsitySettings):
         super().__post_init__()
         if self.vocabulary_size == 1:
             raise ValueError("`vocabulary_size` must be 0 or at least 2. Received: vocabulary_size=1")
-        if self.penalty_end_epoch and self.penalty_end_epoch < self.penalty_begin_epoch:
+        if self.penalty_end_epoch < self.penalty_begin_epoch:
             raise ValueError(
                 "`penalty_end_epoch` must not come before `penalty_begin_epoch`. Received: "
-                f"{self.penalty_end_epoch} and {self.penalty_begin_epoch}"
+                f"penalty_end_epoch={self.penalty_end_epoch}, penalty_begin_epoch={self.penalty_begin_epoch}"
             )

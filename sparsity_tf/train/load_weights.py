@@ -2,7 +2,7 @@
 
 import os
 
-import keras
+from sparsity_tf.train import state
 
 
 def load_weights(model, path):
@@ -16,11 +16,11 @@ def load_weights(model, path):
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no `.keras` file, lacks a kernel or bias, or a shape differs. Nothing is changed then.
+        ValueError: It is no sound `.keras` file, lacks a kernel or bias, or a shape differs. Nothing is changed then.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"`load_weights` does not exist. Received: load_weights={path}")
-    source = keras.saving.load_model(path, compile=False)
+    source = state.load(path, compile=False)
     found = {variable.path: variable for variable in source.weights}
     chosen = []
     for variable in model.weights:

@@ -6,6 +6,7 @@ classifiers, which measures the test set.
 
 import csv
 import importlib.util
+import math
 import os
 import time
 
@@ -201,6 +202,20 @@ def read_metrics(folder):
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def lowest_error(folder, metric, from_epoch):
+    """The error of a run's `best.keras`: the lowest from that epoch on; infinity if there is no such file.
+
+    Args:
+        folder: Folder of the run.
+        metric: Column of `metrics.csv`.
+        from_epoch: As of `state.Best`.
+    """
+    if not os.path.exists(os.path.join(folder, state.BEST)):
+        return math.inf
+    errors = [float(row[metric]) for row in read_metrics(folder) if int(row["epoch"]) >= from_epoch]
+    return min((error for error in errors if not math.isnan(error)), default=math.inf)
 
 
 def write_rows(path, rows, append=False):

@@ -15,7 +15,7 @@ import keras
 from sparsity_tf import inspection
 from sparsity_tf.datasets.batches import first_of
 from sparsity_tf.train import algorithms, build, log, pictures, running, state
-from sparsity_tf.train.batches import load_data, make_batches
+from sparsity_tf.train.batches import describe, load_data, make_batches
 from sparsity_tf.train.evaluation import Evaluation
 from sparsity_tf.train.strategy import distribute, get_strategy, is_chief, prepare_for_workers
 
@@ -48,23 +48,26 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
     Args:
         recipe: A `Recipe`.
         output_dir: Folder of the run; made if missing.
-        resume: Continue the run in `output_dir` after its last checkpoint; a run that has none
-            yet begins anew.
+        resume: Continue the run in `output_dir` after its last checkpoint, with the `data_dir` of that run
+            if the recipe has none; a run that has no checkpoint yet begins anew.
         overwrite: Remove the run that `output_dir` holds, finished or not.
 
     Returns:
         `Prepared`, for `train`.
 
     Raises:
-        ValueError: A setting that can't be used, or `output_dir` holds a run and neither flag is
-            given.
+        ValueError: A setting that can't be used, `output_dir` holds a run and neither flag is given, or the run to
+            continue had other settings or data.
         FileNotFoundError: The data set is not there.
         ModuleNotFoundError: A package that the data set needs is not installed.
     """
     strategy = get_strategy(recipe.strategy)
     _check_strategy(recipe, strategy)
     keras.utils.set_random_seed(recipe.seed)
-    batches = make_batches(recipe, load_data(recipe))
+    if resume:
+        recipe = state.with_data_of_run(output_dir, recipe)
+    data = load_data(recipe)
+    batches = make_batches(recipe, data)
     steps = batches.steps_per_epoch
     with running.precision(recipe), strategy.scope():
         build.rehearse(recipe, batches)
@@ -74,8 +77,9 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         # Lottery tickets know how many epochs all rounds take.
         epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
         if is_chief(strategy):
-            state.claim_folder(output_dir, recipe, resume, overwrite)
+            state.claim_folder(output_dir, recipe, resume, overwrite, describe(data))
             print(f"data: {batches.source}")
+            running.warn(build.shortfall(recipe, algorithm, steps))
         if resume:
             restored, done = state.restore(output_dir, steps)
             model = restored or model
@@ -152,8 +156,9 @@ def _fit(prepared):
     )
     if prepared.chief:
         if recipe.keep_best:
-            errors = [float(row["test_error"]) for row in log.read_metrics(folder)]
-            callbacks.append(state.Best(folder, "test_error", min(errors, default=math.inf)))
+            settled = -(-build.settled_from(recipe, prepared.algorithm, prepared.steps) // prepared.steps)
+            lowest = log.lowest_error(folder, "test_error", settled)
+            callbacks.append(state.Best(folder, "test_error", lowest, settled))
         callbacks.append(pictures.Frames(folder, recipe.frame_every, prepared.epochs, done))
         callbacks.append(state.Checkpoint(folder))
     if recipe.strategy == "multiworker":

@@ -161,10 +161,15 @@ class Recipe(SparsitySettings):
                 "lr_schedule=piecewise needs rising positive `lr_boundaries` and as many "
                 f"`lr_factors`. Received: lr_boundaries={boundaries}, lr_factors={factors}"
             )
-        if self.penalty_end_epoch and self.penalty_end_epoch < self.penalty_begin_epoch:
+        if not piecewise and (boundaries or factors):
+            raise ValueError(
+                "`lr_boundaries` and `lr_factors` need lr_schedule=piecewise. Received: "
+                f"lr_boundaries={boundaries}, lr_factors={factors}, lr_schedule={self.lr_schedule}"
+            )
+        if self.penalty_end_epoch < self.penalty_begin_epoch:
             raise ValueError(
                 "`penalty_end_epoch` must not come before `penalty_begin_epoch`. Received: "
-                f"{self.penalty_end_epoch} and {self.penalty_begin_epoch}"
+                f"penalty_end_epoch={self.penalty_end_epoch}, penalty_begin_epoch={self.penalty_begin_epoch}"
             )
 
 

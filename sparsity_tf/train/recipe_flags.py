@@ -5,10 +5,13 @@ import json
 import os
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from sparsity_tf.train import algorithms
 from sparsity_tf.train.fields import choices
+
+# Flags that are defined here are shown by --help of the program that asks for them.
+flags.disclaim_key_flags()
 
 
 def define(recipe, presets, default, flag_values):
@@ -84,6 +87,10 @@ def _sparsity_of(density, final_sparsity):
 def _with_another_technique(recipe, technique):
     """The preset with another technique: of the settings of its own only the sparsity stays, where it is used."""
     changes = dict.fromkeys(algorithms.SETTINGS)
+    if technique == "none":
+        changes["where"] = None
+    if not algorithms.has_option(technique, "threshold_regularizer"):
+        changes["threshold_l2"] = 0.0
     if "final_sparsity" in algorithms.settings_of(technique):
         changes["final_sparsity"] = recipe.final_sparsity
     return dataclasses.replace(recipe, technique=technique, technique_options={}, **changes)
@@ -116,19 +123,25 @@ def run(argv, flag_values, prepare, train):
         train: Function of that run; gives a result with the attribute `collapsed`.
 
     Returns:
-        Exit status: 0, 1 if the network diverged or collapsed, 2 if flags or data can't be used, 130 if interrupted.
+        Exit status: 0, 1 if the network diverged or collapsed, 2 if flags, data or files can't be used, 130 if
+        interrupted. What can't be used is one line; absl's --verbosity=1 shows where it was found.
     """
     if len(argv) > 1:
         return _complain(f"only flags are expected. Received: {' '.join(argv[1:])}")
     output_dir = flag_values.output_dir or os.path.join("runs", flag_values.config)
+    if os.path.exists(output_dir) and not os.path.isdir(output_dir):
+        return _complain(f"`output_dir` must be a folder. Received: output_dir={output_dir}")
     try:
-        prepared = prepare(output_dir)
-    except (ValueError, FileNotFoundError, ImportError) as error:
+        result = train(prepare(output_dir))
+    except (ValueError, OSError, ImportError) as error:
+        logging.debug("Raised by:", exc_info=True)
         return _complain(error)
-    try:
-        result = train(prepared)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; --resume --output_dir={output_dir} continues", file=sys.stderr)
+        instead = " in the place of --overwrite" if flag_values.overwrite else ""
+        print(
+            f"\ninterrupted; the same command with --resume{instead} continues the run in {output_dir}",
+            file=sys.stderr,
+        )
         return 130
     return 1 if result.collapsed else 0
 
@@ -147,5 +160,5 @@ def parse(argv):
 
 
 def _complain(message):
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     return 2

@@ -79,6 +79,12 @@ def always_compiles():
     return bool(tf.config.list_physical_devices("GPU"))
 
 
+def warn(message):
+    """Says on standard error what the user may not have meant; nothing for `None`."""
+    if message:
+        print(f"warning: {message}", file=sys.stderr)
+
+
 def largest_divisor(number, limit):
     """The largest divisor of `number` up to `limit`, at least 1."""
     return max(k for k in range(1, min(limit, number) + 1) if number % k == 0)

@@ -1,4 +1,4 @@
-"""What a run leaves on disk to be continued: the checkpoint and the recipe it belongs to.
+"""What a run leaves on disk to be continued: the checkpoint, and the recipe and the data it belongs to.
 
 The checkpoint is one `.keras` file with everything the next step depends on: weights, masks and what their algorithm
 remembers, penalty weights, seed generators, optimizer slots, the step counter and the number of epochs. (The weights to
@@ -33,6 +33,8 @@ _UNFINISHED = "checkpoint.unfinished.keras"
 # In the checkpoint, which is a zip archive: the number of epochs done, which the step counter of a network that was
 # rewound does not tell.
 _EPOCHS = "epochs.json"
+# In the recipe's file, beside the settings: what the data of the run were.
+_DATA = "data"
 
 # Settings that may differ in a continued run: they do not touch the weights.
 _FREE = ("data_dir", "log_every", "frame_every", "keep_best", "keep_initial")
@@ -70,20 +72,19 @@ class Best(keras.callbacks.Callback):
         folder: Path of an existing folder.
         metric: Name of the error in the logs of an epoch; a callback that puts it there stands before this one.
         lowest: Lowest error of the epochs before, in a run that is continued.
-        from_step: Optimizer step before which no model counts.
+        from_epoch: Number of epochs that must be done before a model counts.
     """
 
-    def __init__(self, folder, metric, lowest=float("inf"), from_step=0):
+    def __init__(self, folder, metric, lowest=float("inf"), from_epoch=0):
         super().__init__()
         self.folder = folder
         self.metric = metric
         self.lowest = lowest
-        self.from_step = from_step
+        self.from_epoch = from_epoch
 
     def on_epoch_end(self, epoch, logs=None):
         error = (logs or {}).get(self.metric, float("nan"))
-        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-        if step >= self.from_step and error < self.lowest:  # false for NaN
+        if epoch + 1 >= self.from_epoch and error < self.lowest:  # false for NaN
             self.lowest = error
             save_without_optimizer(self.model, os.path.join(self.folder, BEST))
 
@@ -105,6 +106,21 @@ def _finish(unfinished, path):
     os.replace(unfinished, path)
 
 
+def load(path, compile=True):
+    """Loads a `.keras` file that exists.
+
+    Raises:
+        ValueError: It is damaged, or needs what is not known here.
+    """
+    # Keras would say that there is no such file.
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} can't be loaded: it is damaged or truncated.")
+    try:
+        return keras.saving.load_model(path, compile=compile)
+    except Exception as error:  # Keras, zipfile, h5py and json have many ways to say so.
+        raise ValueError(f"{path} can't be loaded: {error}") from error
+
+
 def restore(folder, steps):
     """Loads the last checkpoint of a run.
 
@@ -115,11 +131,14 @@ def restore(folder, steps):
     Returns:
         `(model, epochs_done)`, the model compiled with its optimizer state; `(None, 0)` if the
         run was stopped before its first checkpoint.
+
+    Raises:
+        ValueError: The checkpoint can't be loaded.
     """
     path = os.path.join(folder, CHECKPOINT)
     if not os.path.exists(path):
         return None, 0
-    model = keras.saving.load_model(path)
+    model = load(path)
     with zipfile.ZipFile(path) as archive:
         if _EPOCHS in archive.namelist():
             return model, json.loads(archive.read(_EPOCHS))
@@ -132,7 +151,34 @@ def as_plain(recipe):
     return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
-def claim_folder(folder, recipe, resume, overwrite):
+def read_recipe(folder):
+    """What the recipe's file in a folder holds, a dict; `None` if there is no such file.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    path = os.path.join(folder, RECIPE)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        try:
+            settings = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}.") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} is damaged: it must hold a JSON object.")
+    return settings
+
+
+def with_data_of_run(folder, recipe):
+    """The recipe; if it does not say where its data lie, with the `data_dir` of the run in the folder."""
+    before = read_recipe(folder) or {}
+    if recipe.data_dir is None and before.get("data_dir") is not None:
+        return dataclasses.replace(recipe, data_dir=before["data_dir"])
+    return recipe
+
+
+def claim_folder(folder, recipe, resume, overwrite, data=None):
     """Makes the folder ready for a run, and protects an earlier run in it, finished or not.
 
     Args:
@@ -140,25 +186,28 @@ def claim_folder(folder, recipe, resume, overwrite):
         recipe: The `Recipe` of the run, written to `recipe.json`.
         resume: Whether to continue the run in the folder.
         overwrite: Whether an earlier run in the folder may be removed.
+        data: Dict of plain values by which the run's data are told from others, written beside the settings.
 
     Raises:
         ValueError: The folder holds anything of an earlier run and neither flag is given, or the
-            run to continue had other settings. The message names the settings that differ.
+            run to continue had other settings or data. The message names what differs.
     """
     os.makedirs(folder, exist_ok=True)
     if resume and overwrite:
         raise ValueError("`resume` and `overwrite` exclude each other. Received: both")
     path = os.path.join(folder, RECIPE)
     wanted = as_plain(recipe)
-    if resume and os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            before = json.load(file)
-        names = [name for name in wanted if name not in _FREE and wanted[name] != before.get(name)]
-        if names:
-            changes = ", ".join(f"{name}: {before.get(name)} -> {wanted[name]}" for name in names)
+    before = read_recipe(folder) if resume else None
+    if before is not None:
+        changes = _changes(before, {name: value for name, value in wanted.items() if name not in _FREE})
+        if changes:
             raise ValueError(
                 f"`resume` continues the run in {folder} with its own settings. Received other ones: {changes}"
             )
+        # A run of an earlier version of this program did not write down its data.
+        changes = _changes(before[_DATA], data) if data and before.get(_DATA) else ""
+        if changes:
+            raise ValueError(f"`resume` needs the data of the run in {folder}. Received other ones: {changes}")
     earlier = _outputs(folder)
     if earlier and not (resume or overwrite):
         raise ValueError(
@@ -171,8 +220,20 @@ def claim_folder(folder, recipe, resume, overwrite):
                 shutil.rmtree(output)
             else:
                 os.remove(output)
-    with open(path, "w", encoding="utf-8") as file:
+    if data:
+        wanted[_DATA] = data
+    if wanted == before:
+        return
+    unfinished = f"{path}.unfinished"
+    with open(unfinished, "w", encoding="utf-8") as file:
         json.dump(wanted, file, indent=2)
+    _finish(unfinished, path)
+
+
+def _changes(before, after):
+    """The entries of `after` that differ from those of `before`, a text."""
+    names = [name for name in after if after[name] != before.get(name)]
+    return ", ".join(f"{name}: {before.get(name)} -> {after[name]}" for name in names)
 
 
 def _outputs(folder):

@@ -61,7 +61,8 @@ def _translate_file(values):
             raise flags.Error(f"Flag --{flag} is required")
     to_file = values.output != "-"
     if to_file:
-        command.check_output(values.output, "", values.overwrite, None if values.input == "-" else values.input)
+        sources = {flag: values[flag].value for flag in ("input", "checkpoint", "vocabulary")}
+        command.check_output(values.output, "", values.overwrite, **sources)
     lines = read_lines(values.input)
     from sparsity_tf.datasets import subwords
 
@@ -80,13 +81,25 @@ def _translate_file(values):
         )
     if values.greedy or values.beam_size == 1:
         search = decoder.greedy
+    elif values.beam_size > vocabulary.size:
+        raise command.CommandError(
+            f"--beam_size must be at most the {vocabulary.size} symbols of the vocabulary. Received: {values.beam_size}"
+        )
     else:
 
         def search(inputs, extra_length):
             return decoder.beam_search(inputs, values.beam_size, values.alpha, extra_length)
 
     progress = Progress(sum(map(bool, sentences)))
-    ids = translate(search, sentences, values.extra_length, values.batch_size, progress.add)
+    try:
+        ids = translate(search, sentences, values.extra_length, values.batch_size, progress.add)
+    except Exception as error:  # each backend has a class of its own
+        if "OOM" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
+            raise command.CommandError(
+                "there is not enough memory: lower --beam_size or --batch_size. "
+                f"Received: {values.beam_size} and {values.batch_size}"
+            ) from error
+        raise
     progress.end()
     text = "".join(_one_line(vocabulary.decode(one)) + "\n" for one in ids)
     if not to_file:

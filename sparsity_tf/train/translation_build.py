@@ -1,7 +1,9 @@
 """From a `TranslationRecipe` to what `fit` needs: corpus, vocabulary, batches, compiled model, callbacks."""
 
 import hashlib
+import itertools
 import os
+import zlib
 
 import keras
 from keras import ops
@@ -14,6 +16,7 @@ from sparsity_tf.train.learning_rates import HoldThenDecay, WarmUp
 from sparsity_tf.train.losses import SmoothedCrossentropy
 
 VOCABULARY = "vocabulary.subwords"
+_DESCRIBED_PAIRS = 1000
 
 
 @keras.saving.register_keras_serializable("sparsity_tf")
@@ -101,6 +104,25 @@ def make_batches(recipe, corpus, vocabulary, cache_dir, replicas=1):
     return translation.translation_batches(corpus, vocabulary, replicas=replicas, cache_dir=cache_dir, **options)
 
 
+def describe(batches):
+    """By what a corpus is told from others: a dict of plain values, for `state.claim_folder`.
+
+    The checksum is of the vocabulary's file and of the first pairs of each split: reading all takes minutes.
+    """
+    with open(batches.vocabulary.path, "rb") as file:
+        checksum = zlib.crc32(file.read())
+    for split in ("train", "validation", "test"):
+        for pair in itertools.islice(getattr(batches.corpus, split), _DESCRIBED_PAIRS):
+            checksum = zlib.crc32("\t".join(pair).encode(), checksum)
+    return {
+        "train_pairs": batches.num_examples,
+        "validation_pairs": batches.num_validation,
+        "test_pairs": batches.num_test,
+        "vocabulary_size": batches.vocabulary.size,
+        "checksum": checksum,
+    }
+
+
 def make_model(recipe, vocabulary_size, packed=None):
     """The recipe's Transformer with its technique, not compiled.
 
@@ -116,14 +138,15 @@ def make_model(recipe, vocabulary_size, packed=None):
     options = sparse.pop("technique_options") or {}
     sizes = ("num_layers", "hidden_size", "filter_size", "num_heads", "split_heads")
     rates = ("dropout", "attention_dropout", "relu_dropout")
-    model = models.Transformer(
-        vocabulary_size,
-        **{name: getattr(recipe, name) for name in (*sizes, *rates)},
-        packed=recipe.packed if packed is None else packed,
-        seed=recipe.seed,
-        **sparse,
-        **options,
-    )
+    with algorithms.naming_options(recipe, "technique_options"):
+        model = models.Transformer(
+            vocabulary_size,
+            **{name: getattr(recipe, name) for name in (*sizes, *rates)},
+            packed=recipe.packed if packed is None else packed,
+            seed=recipe.seed,
+            **sparse,
+            **options,
+        )
     techniques.begin_with(model, recipe)
     return model
 
@@ -185,8 +208,16 @@ def rehearse(recipe, batches):
 
 def penalty_callbacks(recipe, batches):
     """`techniques.penalty_callbacks` with the recipe's ramp, which is in steps."""
-    examples = penalty_examples(recipe, batches)
-    return techniques.penalty_callbacks(recipe, examples, recipe.penalty_begin_step, recipe.penalty_end_step)
+    return techniques.penalty_callbacks(recipe, penalty_examples(recipe, batches), *_ramp(recipe))
+
+
+def _ramp(recipe):
+    return recipe.penalty_begin_step, recipe.penalty_end_step
+
+
+def shortfall(recipe, algorithm):
+    """`techniques.shortfall` of the recipe."""
+    return techniques.shortfall(recipe, algorithm, recipe.train_steps, *_ramp(recipe))
 
 
 def penalty_examples(recipe, batches):
@@ -195,12 +226,5 @@ def penalty_examples(recipe, batches):
 
 
 def settled_from(recipe, algorithm):
-    """The first step after which neither masks nor the penalty's weight change by plan; models before aren't final.
-
-    Those of fixed sparsity, and dynamic ones of a constant number of weights, are final from the start.
-    """
-    if recipe.technique in ("magnitude", "gmp", "random"):
-        return algorithm.end_step if algorithm.end_step is not None else recipe.train_steps // 2
-    if techniques.penalized(recipe):
-        return recipe.penalty_end_step
-    return 0
+    """`techniques.settled_from` of the recipe."""
+    return techniques.settled_from(recipe, algorithm, recipe.train_steps, recipe.penalty_end_step)

@@ -46,18 +46,21 @@ def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
         output_dir: Folder of the run; made if missing.
         cache_dir: Folder for trained vocabularies and encoded sentences, which runs may share. Defaults to `cache` in
             `output_dir`.
-        resume: Continue the run in `output_dir` after its last checkpoint; a run that has none yet begins anew.
+        resume: Continue the run in `output_dir` after its last checkpoint, with the `data_dir` of that run if the
+            recipe has none; a run that has no checkpoint yet begins anew.
         overwrite: Remove the run that `output_dir` holds, finished or not.
 
     Returns:
         `Prepared`, for `train`.
 
     Raises:
-        ValueError: A setting that can't be used, a corpus with errors, or `output_dir` holds a run and neither flag is
-            given.
+        ValueError: A setting that can't be used, a corpus with errors, `output_dir` holds a run and neither flag is
+            given, or the run to continue had other settings or data.
         FileNotFoundError: The corpus or the vocabulary is not there.
     """
     strategy = get_strategy(recipe.strategy)
+    if resume:
+        recipe = state.with_data_of_run(output_dir, recipe)
     cache_dir = cache_dir or os.path.join(output_dir, "cache")
     corpus = translation_build.open_corpus(recipe)
     own = os.path.join(output_dir, translation_build.VOCABULARY)
@@ -75,7 +78,7 @@ def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
         # Lottery tickets know how many epochs all rounds take.
         epochs = getattr(algorithm, "total_steps", recipe.train_steps) // recipe.eval_every
         if is_chief(strategy):
-            state.claim_folder(output_dir, recipe, resume, overwrite)
+            state.claim_folder(output_dir, recipe, resume, overwrite, translation_build.describe(batches))
             if os.path.abspath(vocabulary.path) != os.path.abspath(own):
                 shutil.copyfile(vocabulary.path, own)
         if resume:
@@ -88,6 +91,7 @@ def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
                 state.save_without_optimizer(model, os.path.join(output_dir, state.INITIAL))
     if is_chief(strategy):
         _introduce(recipe, batches, model, resume, done, replicas)
+        running.warn(translation_build.shortfall(recipe, algorithm))
     return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, recipe.eval_every, strategy)
 
 
@@ -143,10 +147,9 @@ def _fit(prepared):
     )
     if prepared.chief:
         if recipe.keep_best:
-            settled = translation_build.settled_from(recipe, prepared.algorithm)
-            rows = [row for row in log.read_metrics(folder) if int(row["step"]) >= settled]
-            lowest = min((float(row["val_cross_entropy"]) for row in rows), default=math.inf)
-            callbacks.append(state.Best(folder, "val_cross_entropy", lowest, from_step=settled))
+            settled = -(-translation_build.settled_from(recipe, prepared.algorithm) // recipe.eval_every)
+            lowest = log.lowest_error(folder, "val_cross_entropy", settled)
+            callbacks.append(state.Best(folder, "val_cross_entropy", lowest, settled))
         callbacks.append(state.Checkpoint(folder))
     prepared.model.fit(
         distribute(prepared.strategy, batches, done * recipe.eval_every),

@@ -140,7 +140,7 @@ class TranslationRecipe(SparsitySettings):
         if self.penalty_end_step < self.penalty_begin_step:
             raise ValueError(
                 "`penalty_end_step` must not come before `penalty_begin_step`. Received: "
-                f"{self.penalty_end_step} and {self.penalty_begin_step}"
+                f"penalty_end_step={self.penalty_end_step}, penalty_begin_step={self.penalty_begin_step}"
             )
         if self.batch_tokens < self.max_length:
             raise ValueError(

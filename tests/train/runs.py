@@ -26,19 +26,20 @@ def write_digits(folder):
 
 def recipe_of(*arguments):
     """The recipe that flags ask for."""
-    return classifier.recipe_from_flags(_parsed(arguments))
+    return classifier.recipe_from_flags(parsed(arguments))
 
 
 def classify(arguments, capsys):
     """Runs the classifier in this process: (exit status, lines of its output, its errors)."""
-    flag_values = _parsed(arguments)
+    flag_values = parsed(arguments)
     capsys.readouterr()
     status = classifier.main(["classifier"], flag_values)
     output = capsys.readouterr()
     return status, output.out.splitlines(), output.err
 
 
-def _parsed(arguments):
+def parsed(arguments):
+    """Flags of the classifier."""
     flag_values = flags.FlagValues()
     classifier.define_flags(flag_values)
     flag_values(["classifier", *arguments])

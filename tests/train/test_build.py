@@ -1,11 +1,13 @@
 """A recipe becomes the batches, learning rate, optimizer, network and penalty ramp that it states."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 
 from sparsity_tf import datasets, layers
-from sparsity_tf.train import build, presets
+from sparsity_tf.train import algorithms, build, presets
 
 pytestmark = pytest.mark.tensorflow
 
@@ -76,6 +78,66 @@ def test_technique_without_a_penalty_has_no_ramp(name):
     assert build.penalty_callbacks(presets.Recipe(technique=name), 100, 10) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "step"),
+    [
+        ({"technique": "none"}, 0),
+        ({"technique": "str"}, 0),
+        ({"technique": "rigl", "final_sparsity": 0.5, "end_step": 30}, 0),
+        ({"technique": "vd", "penalty_begin_epoch": 1.0, "penalty_end_epoch": 3.5}, 35),
+        ({"technique": "vd", "penalty_end_epoch": 3.5, "penalty_schedule": "none"}, 0),
+        ({"technique": "gmp", "final_sparsity": 0.5, "end_step": 30}, 30),
+        ({"technique": "random", "final_sparsity": 0.5}, 25),
+        ({"technique": "narang"}, 25),
+        # Three rounds of 50 steps: the last ticket begins after two.
+        ({"technique": "lottery", "final_sparsity": 0.5, "rounds": 2}, 100),
+    ],
+)
+def test_models_are_final_when_the_schedule_has_ended(settings, step):
+    recipe = presets.Recipe(epochs=5, **settings)
+    algorithm = algorithms.make(recipe, 10, None)
+    assert build.settled_from(recipe, algorithm, 10) == step
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"technique": "none"}, None),
+        ({"technique": "lottery", "final_sparsity": 0.5, "rounds": 2, "keep_best": True}, None),
+        ({"technique": "gmp", "final_sparsity": 0.5, "end_step": 50, "keep_best": True}, None),
+        ({"technique": "gmp", "final_sparsity": 0.5, "end_step": 51}, "sparsity of 0.5 is not reached, .* end_step=51"),
+        ({"technique": "gmp", "final_sparsity": 0.5, "end_step": 51, "keep_best": True}, "; no best.keras is kept"),
+        ({"technique": "narang", "end_step": 51}, "the final sparsity is not reached"),
+        ({"technique": "rigl", "final_sparsity": 0.5, "end_step": 60}, None),
+        ({"technique": "rigl", "final_sparsity": 0.5, "begin_step": 50, "end_step": 60}, "masks never change"),
+        ({"technique": "vd", "penalty_begin_epoch": 2.0, "penalty_end_epoch": 5.0}, None),
+        ({"technique": "vd", "penalty_begin_epoch": 2.0, "penalty_end_epoch": 6.0}, "never in full, .* at step 60"),
+        ({"technique": "vd", "penalty_begin_epoch": 5.0, "penalty_end_epoch": 6.0}, "no penalty, .* at step 50"),
+        ({"technique": "vd", "penalty_end_epoch": 6.0, "penalty_schedule": "none"}, None),
+    ],
+)
+def test_what_a_run_is_too_short_for_is_known(settings, message):
+    recipe = presets.Recipe(epochs=5, **settings)
+    found = build.shortfall(recipe, algorithms.make(recipe, 10, None), 10)
+    assert (found is None) == (message is None)
+    assert message is None or re.match(rf"the run ends after 50 steps \(epochs=5\): .*{message}", found)
+
+
+def test_pruning_that_never_begins_is_refused(batches):
+    recipe = presets.Recipe(technique="gmp", final_sparsity=0.5, begin_step=10, end_step=20, epochs=5, batch_size=10)
+    with pytest.raises(ValueError, match="`begin_step` must come before the end of the run.*epochs=5 makes 10 steps"):
+        build.rehearse(recipe, batches)
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [("mnist_mlp", {"hidden": 5}), ("vgg_like", {"width": "a"}), ("cifar_resnet", {"seed": "x", "depth": 8})],
+)
+def test_option_of_the_wrong_type_is_named(batches, model, options):
+    with pytest.raises(ValueError, match="`model_options` must hold values that can be used.*Received: model_options"):
+        build.make_model(presets.Recipe(model=model, model_options=options), batches)
+
+
 def test_steps_of_one_call_divide_the_epoch():
     for steps, requested, expected in [(240, 0, 20), (40, 0, 20), (7, 3, 1), (30, 16, 15), (3, 0, 3)]:
         recipe = presets.Recipe(steps_per_execution=requested)
@@ -134,5 +196,8 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_changed(batches, tmp
     build.make_model(presets.Recipe(model="mnist_mlp"), batches).save(tmp_path / "other.keras")
     with pytest.raises(ValueError, match="`load_weights` has no 'dense_1/kernel'"):
         build.make_model(presets.Recipe(load_weights=str(tmp_path / "other.keras")), batches)
+    (tmp_path / "cut.keras").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="cut.keras can't be loaded: it is damaged or truncated"):
+        build.make_model(presets.Recipe(load_weights=str(tmp_path / "cut.keras")), batches)
     with pytest.raises(FileNotFoundError, match="`load_weights` does not exist"):
         build.make_model(presets.Recipe(load_weights="/nowhere.keras"), batches)

@@ -1,7 +1,9 @@
 """A run from flags to the last line: files, exact continuation, and broken nets called broken."""
 
 import csv
+import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -11,11 +13,23 @@ import sys
 import keras
 import numpy as np
 import pytest
+from absl import flags
 
-from sparsity_tf import inspection
-from sparsity_tf.train import log, loop, pictures, presets, recipe_flags, state
+from sparsity_tf import datasets, inspection
+from sparsity_tf.train import (
+    batches,
+    classifier,
+    language_model,
+    log,
+    loop,
+    pictures,
+    presets,
+    recipe_flags,
+    state,
+    translator,
+)
 from sparsity_tf.train.evaluation import Evaluation, TestFigures
-from tests.train.runs import classify, weights_of, write_digits
+from tests.train.runs import classify, parsed, recipe_of, weights_of, write_digits
 
 pytestmark = pytest.mark.tensorflow
 
@@ -199,6 +213,69 @@ def test_resume_with_other_settings_is_refused(finished, digits, capsys):
     assert error.count("\n") == 1
 
 
+def test_resume_finds_the_data_of_the_run(finished, digits, capsys):
+    folder, _, before = finished
+    arguments = [argument for argument in command(digits, folder, "--resume") if "data_dir" not in argument]
+    status, lines, _ = classify(arguments, capsys)
+    assert status == 0 and (lines[0], lines[-1]) == (before[0], before[-1])
+
+
+def test_resume_with_data_in_another_folder_goes_on(finished, digits, tmp_path, capsys):
+    moved, folder = shutil.copytree(digits, tmp_path / "moved"), shutil.copytree(finished[0], tmp_path / "run")
+    status, lines, _ = classify(command(moved, folder, "--resume"), capsys)
+    assert status == 0 and lines[-1] == finished[2][-1]
+    assert json.loads((folder / state.RECIPE).read_text())["data_dir"] == str(moved)
+
+
+def test_resume_with_other_data_is_refused(finished, digits, tmp_path, capsys):
+    folder, before = finished[0], contents(finished[0])
+    other = shutil.copytree(digits, tmp_path / "other")
+    labels = other / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\0")
+    status, _, error = classify(command(other, folder, "--resume"), capsys)
+    assert status == 2 and error.startswith(f"error: `resume` needs the data of the run in {folder}.")
+    assert "checksum: " in error and error.count("\n") == 1
+    assert contents(folder) == before
+
+
+def test_data_are_told_from_others(digits, tmp_path):
+    data = datasets.mnist(str(digits))
+    fewer = dataclasses.replace(data, x_train=data.x_train[:50], y_train=data.y_train[:50])
+    assert batches.describe(fewer)["training_examples"] == 50
+    assert batches.describe(fewer)["checksum"] != batches.describe(data)["checksum"]
+    split = datasets.image_files.Split(("/a/train-0",), None, 8)
+    files = datasets.ImageFiles(split, split, 10, "imagenet", "")
+    moved = dataclasses.replace(split, files=("/b/train-0",))
+    assert batches.describe(files) == batches.describe(dataclasses.replace(files, train=moved))
+    other = dataclasses.replace(split, files=("/a/train-1",))
+    assert batches.describe(files) != batches.describe(dataclasses.replace(files, train=other))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{"])
+def test_damaged_recipe_is_named(finished, digits, tmp_path, capsys, content):
+    (tmp_path / state.RECIPE).write_text(content)
+    status, _, error = classify(command(digits, tmp_path, "--resume"), capsys)
+    assert status == 2 and error.startswith(f"error: {tmp_path / state.RECIPE} is damaged: ")
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_damaged_checkpoint_is_called_so(finished, tmp_path, size):
+    (tmp_path / state.CHECKPOINT).write_bytes((finished[0] / state.CHECKPOINT).read_bytes()[:size])
+    with pytest.raises(ValueError, match=f"{tmp_path / state.CHECKPOINT} can't be loaded: it is damaged or truncated"):
+        state.restore(str(tmp_path), 8)
+
+
+def test_recipe_is_written_whole_and_only_when_it_changes(tmp_path):
+    def claim(**settings):
+        state.claim_folder(str(tmp_path), presets.Recipe(**settings), True, False, {"name": "digits"})
+        return os.stat(tmp_path / state.RECIPE).st_ino
+
+    first = claim()
+    assert claim() == first
+    assert claim(log_every=2) != first  # another file took the name
+    assert os.listdir(tmp_path) == [state.RECIPE]
+
+
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -366,6 +443,8 @@ def test_convolutional_net_trains_and_is_filmed(digits, tmp_path, capsys):
         (["--optimizer=lion"], "`optimizer` must be one of adam, adamw, sgd"),
         (["--data_dir=/nowhere", "--dataset=mnist"], "`data_dir` does not exist"),
         (["--batch_size=100000"], "`batch_size` must be an integer from 1 to the 64"),
+        (["--penalty_end_epoch=0"], "`penalty_end_epoch` must not come before `penalty_begin_epoch`"),
+        (["--model=mnist_mlp", '--model_options={"hidden": 5}'], "`model_options` or `technique_options` must hold"),
     ],
 )
 def test_unusable_flags_give_one_line_and_status_2(digits, tmp_path, capsys, arguments, message):
@@ -373,6 +452,80 @@ def test_unusable_flags_give_one_line_and_status_2(digits, tmp_path, capsys, arg
     assert status == 2
     assert error.startswith(f"error: {message}") and error.count("\n") == 1
     assert not (tmp_path / "run" / state.CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("image.JPEG is\n  broken."), OSError("disk full"), ImportError("no tfds")]
+)
+@pytest.mark.parametrize("place", ["prepare", "train"])
+def test_errors_of_data_and_files_give_one_line_and_status_2(tmp_path, capsys, error, place):
+    def fail(_):
+        raise error
+
+    prepare, train = (fail, None) if place == "prepare" else (lambda folder: None, fail)
+    status = recipe_flags.run(["classifier"], parsed([f"--output_dir={tmp_path}"]), prepare, train)
+    assert (status, capsys.readouterr().err) == (2, f"error: {' '.join(str(error).split())}\n")
+
+
+def test_output_must_be_a_folder(digits, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    status, _, error = classify(command(digits, tmp_path / "file"), capsys)
+    assert (status, error) == (2, f"error: `output_dir` must be a folder. Received: output_dir={tmp_path / 'file'}\n")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"), [([], "--resume"), (["--overwrite"], "--resume in the place of --overwrite")]
+)
+def test_interrupted_run_says_how_to_go_on(tmp_path, capsys, more, said):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    values = parsed(["--config=lenet300_vd", f"--output_dir={tmp_path}", *more])
+    assert recipe_flags.run(["classifier"], values, lambda folder: None, interrupt) == 130
+    assert f"the same command with {said} continues the run in {tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", [classifier, language_model, translator], ids=lambda module: module.__name__)
+def test_help_lists_the_flags(program):
+    values = flags.FlagValues()
+    program.define_flags(values)
+    shown = {flag.name for flag in values.get_key_flags_for_module(program.__name__)}
+    assert {"config", "output_dir", "learning_rate", "technique"} <= shown
+
+
+def test_best_model_is_a_final_one(digits, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(keras.Model, "fit", lambda self, *a, callbacks, **k: given.extend(callbacks))
+    pruning = ["--config=lenet300_magnitude", "--train_examples=0", "--begin_step=2", "--end_step=13", "--frequency=1"]
+    arguments = [*pruning, f"--data_dir={digits}", "--batch_size=8", "--epochs=3", "--keep_best"]
+    loop._fit(loop.prepare(recipe_of(*arguments), str(tmp_path)))
+    (best,) = [callback for callback in given if isinstance(callback, state.Best)]
+    assert (best.from_epoch, best.lowest) == (2, math.inf)
+
+
+def test_best_model_of_before_is_not_the_one_to_beat(tmp_path):
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+    best = state.Best(str(tmp_path), "test_error", from_epoch=2)
+    best.set_model(model)
+    best.on_epoch_end(0, {"test_error": 0.1})
+    assert not (tmp_path / state.BEST).exists()
+    rows = [{"epoch": epoch, "test_error": error} for epoch, error in ((1, 0.1), (2, 0.3), (3, 0.4), (4, "nan"))]
+    log.write_rows(tmp_path / state.METRICS, rows)
+    assert log.lowest_error(tmp_path, "test_error", 2) == math.inf  # there is no file of that error
+    best.on_epoch_end(1, {"test_error": 0.3})
+    assert (tmp_path / state.BEST).exists()
+    assert log.lowest_error(tmp_path, "test_error", 2) == 0.3
+    assert log.lowest_error(tmp_path, "test_error", 5) == math.inf
+
+
+def test_schedule_that_the_run_is_too_short_for_is_said(digits, tmp_path, capsys):
+    pruning = ["--config=lenet300_magnitude", "--train_examples=0", "--begin_step=2", "--end_step=40", "--frequency=2"]
+    loop.prepare(recipe_of(*pruning, f"--data_dir={digits}", "--batch_size=8", "--epochs=3"), str(tmp_path))
+    error = capsys.readouterr().err
+    assert error == (
+        "warning: the run ends after 24 steps (epochs=3): the final sparsity of 0.95 is not reached, which end_step=40 "
+        "asks for\n"
+    )
 
 
 def test_unknown_flag_gives_one_line_and_status_2(capsys):

@@ -127,6 +127,21 @@ def test_open_shapes_are_asked_for(run, files):
     assert run(*arguments, "--input_shape=5,4,1")[0] == 0
 
 
+@pytest.mark.parametrize("kind", ["characters", "features", "transformer"])
+def test_sequences_of_any_length_need_no_shape(run, files, kind):
+    if kind == "characters":
+        model = models.CharRNN(20, hidden_size=4, depth=1, technique="masked")
+    elif kind == "transformer":
+        if not hasattr(kl, "ReversibleEmbedding"):
+            pytest.skip("needs Keras 3.13")
+        model = models.Transformer(20, 1, 8, 16, 2, technique="masked")
+    else:
+        inputs = kl.Input((None, 3))
+        model = sparsity_tf.sparsify(keras.Model(inputs, kl.Conv1D(2, 3, name="conv")(inputs)), "masked")
+    status, _, err = run(*files(model))
+    assert (status, files.output.exists()) == (0, True), err
+
+
 def test_layers_that_stay_are_named(run, files):
     model = models.cifar_resnet(8, spatial_mask="structured", technique="masked")
     status, _, err = run(*files(model))

@@ -1,5 +1,6 @@
 """`evaluate` measures any saved classifier, and sweeps the thresholds of variational dropout."""
 
+import dataclasses
 import json
 
 import keras
@@ -91,15 +92,44 @@ def test_command_prints_tables_csv_and_json(digits, tmp_path, capsys):
     assert status == 0 and "32 test images" in out and "compression" in out
     status, out, _ = command(capsys, *flags, "--format=csv")
     header, *rows = out.splitlines()
-    assert header == "log_alpha_threshold,error,top5_error,loss,sparsity,compression" and len(rows) == 2
+    assert header == "log_alpha_threshold,error,top5_error,loss,sparsity,compression,data,num_test" and len(rows) == 2
+    assert all(row.endswith(f",mnist from the IDX files in {digits}.,32") for row in rows)
     status, out, _ = command(capsys, *flags, "--format=json")
     assert [row["log_alpha_threshold"] for row in json.loads(out)] == [1.0, 3.0]
+    assert {row["num_test"] for row in json.loads(out)} == {32}
+
+
+def test_stand_in_data_are_noted(digits, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "model.keras"
+    network().save(path)
+    data = datasets.mnist(str(digits))
+    stand_in = dataclasses.replace(data, name="mnist_demo", source="not found: 5,000 digits, a part.")
+    monkeypatch.setattr(datasets, "mnist", lambda data_dir: data if data_dir else stand_in)
+    flags = [f"--checkpoint={path}", "--config=lenet300_dense", "--format=csv"]
+    status, out, error = command(capsys, *flags)
+    assert status == 0 and error.startswith("evaluate: note: a stand-in for mnist is measured")
+    assert out.splitlines()[1].endswith('"not found: 5,000 digits, a part.",32')
+    status, out, error = command(capsys, *flags, f"--data_dir={digits}")
+    assert (status, error) == (0, "")
+
+
+def test_help_needs_no_checkpoint(capsys):
+    status, out, _ = command(capsys, "--help")
+    assert status == 0 and "--log_alpha_threshold" in out.replace("[no]", "")
 
 
 def test_wrong_use_is_one_line(digits, tmp_path, capsys):
     path = tmp_path / "model.keras"
     network().save(path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "recipe.json").touch()
+    (tmp_path / "cut.keras").write_bytes(path.read_bytes()[:500])
+    data = f"--data_dir={digits}"
     for flags, status, message in [
+        ([], 2, "Flag --checkpoint is required"),
+        ([f"--checkpoint={tmp_path / 'empty' / 'model.keras'}"], 1, "empty/recipe.json is damaged: "),
+        ([f"--checkpoint={tmp_path / 'cut.keras'}", "--config=lenet300_vd", data], 1, "is damaged or truncated"),
+        ([f"--checkpoint={path}", "--config=lenet300_vd", "--log_alpha_threshold=nan"], 2, "finite numbers"),
         ([f"--checkpoint={path}"], 2, "Flag --config must be given"),
         ([f"--checkpoint={path}", "--config=lenet"], 1, "`config` must be one of"),
         ([f"--checkpoint={tmp_path / 'no.keras'}", "--config=lenet300_vd", f"--data_dir={digits}"], 1, "not exist"),

@@ -1,6 +1,7 @@
 """A character model from flags to the last line: bits per character, exact continuation, errors before any work."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -15,7 +16,15 @@ from keras import ops
 
 from sparsity_tf import layers
 from sparsity_tf.datasets import CharacterBatches, character_corpus
-from sparsity_tf.train import algorithms, language_build, language_model, language_presets, language_recipe, state
+from sparsity_tf.train import (
+    algorithms,
+    language_build,
+    language_loop,
+    language_model,
+    language_presets,
+    language_recipe,
+    state,
+)
 
 pytestmark = pytest.mark.tensorflow
 
@@ -110,6 +119,28 @@ def test_a_continued_run_is_the_uninterrupted_one(finished, tmp_path, monkeypatc
     assert len(rows[0]) == len(rows[1]) == 3
 
 
+def test_resume_needs_the_text_of_the_run(tmp_path, capsys):
+    text, run_folder = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("to be or not to be, that is the question. " * 50)
+    other = tmp_path / "other.txt"
+    other.write_text(text.read_text().translate(str.maketrans("be", "xy")))  # as many characters
+    recipe = small_recipe(data_dir=str(text))
+    language_loop.prepare(recipe, str(run_folder))
+    before = (run_folder / state.RECIPE).read_bytes()
+    for data_dir in (None, str(text)):
+        again = dataclasses.replace(recipe, data_dir=data_dir)
+        prepared = language_loop.prepare(again, str(run_folder), resume=True)
+        assert prepared.recipe.data_dir == str(text)
+    with pytest.raises(ValueError, match="`resume` needs the data of the run in .*checksum"):
+        language_loop.prepare(small_recipe(data_dir=str(other)), str(run_folder), resume=True)
+    assert (run_folder / state.RECIPE).read_bytes() == before
+
+
+def small_recipe(**settings):
+    sizes = {"cell": "gru", "hidden_size": 4, "depth": 1, "window": 8, "batch_size": 8}
+    return language_recipe.LanguageRecipe(**sizes, **settings)
+
+
 def test_an_earlier_run_is_never_overwritten_unasked(tmp_path, capsys):
     (tmp_path / "model.keras").write_text("precious")
     arguments = ("--config=small_char_rnn_dense", f"--output_dir={tmp_path}", *SMALL[:-3])
@@ -128,6 +159,7 @@ def test_an_earlier_run_is_never_overwritten_unasked(tmp_path, capsys):
         (("--config=small_char_rnn_dense", "--final_sparsity=0.5"), "`final_sparsity` is not used by technique none"),
         (("--config=small_char_rnn_narang", '--technique_options={"q": 1}'), "`technique_options` of narang may hold"),
         (("--window=100000",), "The training text must hold at least"),
+        (("--technique=vd", "--penalty_begin_epoch=1"), "`penalty_end_epoch` must not come before"),
         (("--frequency=often",), "`frequency` must be an integer"),
     ],
 )

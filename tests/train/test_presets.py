@@ -145,6 +145,11 @@ def test_stem_and_classifier_of_the_extended_recipe_have_their_own_sparsity():
         ({"final_sparsity": 1.0}, "at least 0 and below 1"),
         ({"lr_decay_from": 1.5}, "at least 0 and at most 1"),
         ({"penalty_begin_epoch": 5.0, "penalty_end_epoch": 2.0}, "must not come before"),
+        ({"penalty_begin_epoch": 1.0, "penalty_end_epoch": 0.0}, "must not come before"),
+        ({"technique_options": {"foo": 1}}, "not used by technique none"),
+        ({"where": "nomatch"}, "not used by technique none"),
+        ({"threshold_l2": 1e-3, "technique": "vd"}, "not used by technique vd"),
+        ({"lr_boundaries": (1.0, 2.0), "lr_schedule": "linear"}, "need lr_schedule=piecewise"),
         ({"lr_schedule": "piecewise"}, "lr_boundaries"),
         (
             {"lr_schedule": "piecewise", "lr_boundaries": (3, 2), "lr_factors": (0.1, 0.1)},
@@ -207,6 +212,13 @@ def test_another_technique_leaves_the_options_of_the_presets_own_behind():
     options = '--technique_options={"beta": 0.5}'
     recipe = recipe_of("--config=lenet300_vd", "--technique=l0", options)
     assert recipe.technique_options == {"beta": 0.5}
+
+
+@pytest.mark.parametrize("name", sorted(presets.PRESETS))
+def test_every_preset_takes_another_technique_or_schedule(name):
+    for technique in ("none", "vd", "magnitude"):
+        assert recipe_of(f"--config={name}", f"--technique={technique}").technique == technique
+    assert recipe_of(f"--config={name}", "--lr_schedule=cosine").lr_boundaries == ()
 
 
 def test_another_name_of_the_presets_technique_keeps_its_options():

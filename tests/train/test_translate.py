@@ -115,6 +115,16 @@ def test_overlong_sentences_are_refused_or_cut(files, tmp_path, capsys):
     assert "1 sentences were cut off" in capsys.readouterr().err
 
 
+def test_a_search_that_is_too_large_is_one_line(files, tmp_path, capsys, monkeypatch):
+    def exhausted(*arguments):
+        raise RuntimeError("RESOURCE_EXHAUSTED: OOM when allocating tensor")
+
+    monkeypatch.setattr(translate, "translate", exhausted)
+    assert run(files, f"--input={write(tmp_path / 'in', LINES)}") == 1
+    error = capsys.readouterr().err
+    assert "not enough memory: lower --beam_size or --batch_size" in error and error.count("\n") == 1
+
+
 def test_a_vocabulary_of_another_model_is_an_error(files, tmp_path, capsys):
     other = str(tmp_path / "other.model")
     subwords.train(["the cat sat on the mat", "a dog saw the cat"] * 20, other, 38, byte_fallback=False)
@@ -156,6 +166,11 @@ def test_checkpoints_and_outputs_that_cannot_be_used(files, tmp_path, capsys):
     assert "must be one that `sparsity_tf.models.Transformer` built" in capsys.readouterr().err
     assert run(files, f"--input={source}", f"--output={tmp_path}/no/out") == 1
     assert "folder of --output does not exist" in capsys.readouterr().err
-    assert run(files, f"--input={source}", f"--output={source}") == 1
+    assert run(files, f"--input={source}", f"--output={source}", "--overwrite") == 1
+    assert "--output must not be the input itself" in capsys.readouterr().err
+    assert run(files, f"--input={source}", f"--output={files[2]}", "--overwrite") == 1
+    assert "--output must not be the checkpoint itself" in capsys.readouterr().err
+    assert run(files, f"--input={source}", "--beam_size=1000") == 1
+    assert "--beam_size must be at most the 45 symbols of the vocabulary" in capsys.readouterr().err
     assert run(files, checkpoint=None) == 2
     assert "--checkpoint is required" in capsys.readouterr().err

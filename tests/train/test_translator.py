@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -316,6 +317,27 @@ def test_an_earlier_run_is_protected(finished, corpus, vocabulary, capsys):
     status, again, _ = run([*arguments, "--resume"], capsys)
     assert status == 0 and again[-1] == lines[-1]
     assert not any(line.startswith("step ") for line in again)
+
+
+def test_resume_needs_the_corpus_of_the_run(finished, corpus, vocabulary, tmp_path, capsys):
+    folder, _, lines = finished
+    arguments = command(corpus, vocabulary, folder, "--dropout=0.1", "--keep_initial", "--resume")
+    status, again, _ = run([argument for argument in arguments if "data_dir" not in argument], capsys)
+    assert status == 0 and again[-1] == lines[-1]
+    before = (folder / state.RECIPE).read_bytes()
+    other = shutil.copytree(corpus, tmp_path / "other")
+    text = (other / "train.tsv").read_text()
+    (other / "train.tsv").write_text(text[:-2] + "X\n")
+    status, _, error = run([*arguments, f"--data_dir={other}"], capsys)
+    assert status == 2 and "`resume` needs the data of the run" in error and "checksum" in error
+    assert (folder / state.RECIPE).read_bytes() == before
+
+
+def test_pruning_that_never_begins_is_refused(corpus, vocabulary, tmp_path, capsys):
+    arguments = command(corpus, vocabulary, tmp_path / "run", "--begin_step=20", "--end_step=80")
+    status, _, error = run(arguments, capsys)
+    assert status == 2 and "`begin_step` must come before the end of the run" in error
+    assert "train_steps=12 makes 12 steps" in error and not (tmp_path / "run" / state.RECIPE).exists()
 
 
 def test_scratch_and_lottery_runs_take_masks_and_weights_over(finished, corpus, vocabulary, tmp_path, capsys):
