@@ -331,12 +331,14 @@ def _largest(count, *tensors_and_masks):
 def _kth_largest(keys, k, bits):
     """The largest T with at least `k` of the non-negative int32 `keys` >= T, a list of tensors; built bit by bit."""
 
-    def body(step, threshold):
-        bit = ops.left_shift(ops.cast(1, "int32"), ops.cast(bits - 1 - step, "int32"))
-        candidate = ops.bitwise_or(threshold, bit)
-        return ops.where(sum(_count(key >= candidate) for key in keys) >= k, candidate, threshold)
+    def body(step, state):
+        # Halved and added: LiteRT can neither shift integers to the left nor "or" them.
+        threshold, power = state
+        candidate = threshold + power
+        return ops.where(sum(_count(key >= candidate) for key in keys) >= k, candidate, threshold), power // 2
 
-    return ops.fori_loop(0, bits, body, ops.zeros((), "int32"))
+    start = ops.zeros((), "int32"), ops.cast(1 << (bits - 1), "int32")
+    return ops.fori_loop(0, bits, body, start)[0]
 
 
 def _count(mask):

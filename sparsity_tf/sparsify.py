@@ -14,6 +14,7 @@ import dataclasses
 import re
 
 import keras
+from keras import ops
 
 from sparsity_tf import composite
 from sparsity_tf.layers import (
@@ -24,6 +25,7 @@ from sparsity_tf.layers import (
     flatten_layers,
     get_sparse_weights,
     make_sparse,
+    unmake_sparse,
 )
 
 
@@ -33,6 +35,9 @@ def sparsify(model, technique, where=None, **technique_options):
     Weights, layer names and, for "masked", predictions to the bit stay as they are. Where the technique adds trainable
     variables to a model that has been trained, it must be compiled again: the report says so, and Keras refuses to
     train it before. (A model that contains this one and was trained before must be compiled again, too.)
+
+    The model to be saved, or converted by `to_dense`, is the one to be passed, with `where` for a part of it: what is
+    done to a part alone, the file of a subclassed model around it does not tell, and it can't be loaded.
 
     Args:
         model: Keras model or layer: functional, sequential or subclassed, nested, built or not.
@@ -49,7 +54,8 @@ def sparsify(model, technique, where=None, **technique_options):
 
     Raises:
         ValueError: Unknown technique or option; nothing that could be made sparse; an entry of `where` that matches no
-            layer, or that names a layer which can't be made sparse. The model is unchanged then.
+            layer, or that names a layer which can't be made sparse. The model is unchanged then, and also if an
+            initializer fails.
 
     Example:
 
@@ -63,8 +69,7 @@ def sparsify(model, technique, where=None, **technique_options):
     technique = get_technique(technique, **technique_options)
     selected, skipped = _plan(model, technique, where)
     trainable_before = len(model.trainable_variables)
-    for position, layer in enumerate(selected):
-        make_sparse(layer, _own_copy(technique, position))
+    _make_all_sparse(selected, technique)
     composite.remember_sparse_sublayers(model)
     model.sparsify_report = SparsifyReport(
         technique=technique,
@@ -76,6 +81,21 @@ def sparsify(model, technique, where=None, **technique_options):
         notes=_forget_compiled_functions(model, len(model.trainable_variables) != trainable_before),
     )
     return model
+
+
+def _make_all_sparse(layers, technique):
+    """All or none: an initializer may fail at the shape of the last weight."""
+    # An initial mask cuts weights.
+    values = [(variable, ops.copy(variable)) for layer in layers for variable in layer.variables]
+    try:
+        for position, layer in enumerate(layers):
+            make_sparse(layer, _own_copy(technique, position))
+    except Exception:
+        for layer in layers:
+            unmake_sparse(layer)
+        for variable, value in values:
+            variable.assign(value)
+        raise
 
 
 def _own_copy(technique, position):
@@ -239,6 +259,8 @@ def _matcher(where):
     if callable(where):
         return (lambda layer: (where,) if where(layer) else ()), []
     patterns = [where] if isinstance(where, str) else list(where)
+    if not patterns:
+        raise ValueError(f"`where` must hold at least one name or regular expression. Received: where={where!r}")
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise ValueError(

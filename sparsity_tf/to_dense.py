@@ -1,6 +1,11 @@
 """Sparse model -> plain dense Keras model, the zeros baked in."""
 
+import contextlib
+import inspect
+import tempfile
+
 import keras
+import numpy as np
 
 from sparsity_tf import composite
 from sparsity_tf.layers import SparseLayer, flatten_layers, make_plain
@@ -9,20 +14,22 @@ from sparsity_tf.layers import SparseLayer, flatten_layers, make_plain
 def to_dense(model):
     """Converts a model to stock Keras layers that hold the weights of inference, exact zeros included.
 
-    The model itself is left as it is. The result predicts the same, has no class of this package in its config, and
-    loads where only Keras is installed. It is not compiled.
+    The model itself is left as it is. The result predicts the same and is not compiled. It has no sparse layer in its
+    config and loads where only Keras is installed, but for layers that Keras lacks: `FastGRNN` (from `STRFastGRNN`),
+    `SparseActivation`, `SparseBatchNormalization` and those of the Transformer stay layers of this package.
 
     (A subclassed model whose own code creates sparse layers gives a dense model in memory; its config is that code, so
     save its weights rather than the model.)
 
     Args:
-        model: Built Keras model or layer, with or without sparse layers.
+        model: Built Keras model or layer, with or without sparse layers. Of a subclassed model the whole must have been
+            passed to `sparsify`, with `where` for the part.
 
     Returns:
         A new model (or layer).
 
     Raises:
-        ValueError: `model` is not a built Keras model or layer.
+        ValueError: `model` is not a built Keras model or layer, or Keras can't make a copy of it from its config.
     """
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"`model` must be a Keras model or layer. Received: model={model!r} ({type(model).__name__})")
@@ -37,18 +44,74 @@ def to_dense(model):
 
 
 def _copy(model):
-    config = keras.saving.serialize_keras_object(model)
-    config.pop("compile_config", None)
-    plain_class = getattr(type(model), "plain_class", type(model))
-    advice = (
-        f"Model {model.name!r} can't be copied from its own config. Give {plain_class.__name__} a `get_config` and a "
-        "`build`, and register it with `keras.saving.register_keras_serializable`."
-    )
     try:
-        copy = keras.saving.deserialize_keras_object(config)
-    except TypeError as error:
-        raise ValueError(advice) from error
+        with _named_lambdas(model) as functions:
+            config = keras.saving.serialize_keras_object(model)
+            config.pop("compile_config", None)
+            copy = keras.saving.deserialize_keras_object(config, custom_objects=functions)
+    except Exception as error:  # The model's own code runs here.
+        # Keras's message repeats the whole config, for each layer around the one that failed.
+        cause = str(error).rpartition("Exception encountered: ")[2].partition("Full object config")[0].strip()
+        raise ValueError(_refusal(model, cause)) from error
     if not copy.built:
-        raise ValueError(advice)
-    copy.set_weights(model.get_weights())
+        raise ValueError(_refusal(model, "the copy is not built."))
+    _copy_state(model, copy)
     return copy
+
+
+@contextlib.contextmanager
+def _named_lambdas(model):
+    """Gives the lambdas of layers names for a while, by which the copy finds them.
+
+    Keras would write their bytecode into the config and refuse to read it; read, it finds none of the names it uses.
+    """
+    layers = flatten_layers(model)
+    holders = [*layers, *(layer.technique for layer in layers if isinstance(layer, SparseLayer))]
+    values = [value for holder in holders for value in vars(holder).values()]
+    functions = {f"lambda_{id(f)}": f for f in values if inspect.isfunction(f) and f.__name__ == "<lambda>"}
+    try:
+        for name, function in functions.items():
+            function.__name__ = name
+        yield functions
+    finally:
+        for function in functions.values():
+            function.__name__ = "<lambda>"
+
+
+def _refusal(model, cause):
+    plain_class = getattr(type(model), "plain_class", type(model))
+    text = f"Model {model.name!r} can't be copied from its own config: {cause}"
+    if plain_class.__module__.partition(".")[0] == "keras":
+        return text
+    return (
+        f"{text} Give {plain_class.__name__} a `get_config` and a `build`, and register it with "
+        "`keras.saving.register_keras_serializable`."
+    )
+
+
+def _copy_state(model, copy):
+    """Gives the copy of a model its weights and what else Keras would save: vocabularies, statistics."""
+    layers, copies = flatten_layers(model), flatten_layers(copy)
+    for one, other in zip(layers, copies, strict=False):
+        if isinstance(one, SparseLayer) and type(other) is one.keras_class:
+            raise ValueError(
+                f"The config of model {model.name!r} does not say that layer {one.path!r} is sparse: was `sparsify` "
+                "called on a part of it? Call it on the whole, with `where` for the part."
+            )
+    if [_shapes(layer) for layer in layers] != [_shapes(layer) for layer in copies]:
+        raise ValueError(_refusal(model, "the copy has other variables than the model."))
+    for one, other in zip(layers, copies, strict=True):
+        state = {}
+        one.save_own_variables(state)
+        # As arrays, which a file would give.
+        other.load_own_variables({name: np.asarray(value) for name, value in state.items()})
+        if hasattr(one, "save_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                one.save_assets(folder)
+                other.load_assets(folder)
+    # LoRA's factors, which Keras saves merged into the kernel.
+    copy.set_weights(model.get_weights())
+
+
+def _shapes(layer):
+    return [tuple(variable.shape) for variable in layer._trainable_variables + layer._non_trainable_variables]

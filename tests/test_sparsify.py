@@ -270,6 +270,7 @@ def test_lora_and_quantized_layers_are_skipped():
         (("vd", "norm"), r"names the layer 'norm'.*not a layer with a sparse form"),
         (("vd", "("), r"invalid regular expression '\('"),
         (("vd", [3]), r"Received the entry: 3"),
+        (("vd", []), r"`where` must hold at least one name.*Received: where=\[\]"),
         (("vd", lambda layer: False), r"no layer that technique 'variational_dropout' can make sparse"),
     ],
 )
@@ -396,6 +397,32 @@ def test_a_subclass_of_a_public_layer_does_not_take_its_place():
     assert MyVDDense(3).technique.name == "variational_dropout"
 
 
+def test_a_technique_that_is_defined_again_takes_the_place_of_the_old_one():
+    for zero in (1.0, 0.0):  # A notebook's cell, run twice.
+
+        class Scaled(Technique):
+            name = "scaled"
+
+            def value(self, weight, select=None):
+                return weight.tensor(select) * zero  # noqa: B023
+
+        class ScaledDense(SparseDense):
+            technique_class = Scaled
+
+        model = sparsity_tf.sparsify(functional_model(), "scaled")
+        assert type(model.get_layer("hidden")) is ScaledDense
+        assert [weight.sparsity() for weight in get_sparse_weights(model)] == [1 - zero] * 2
+
+
+def test_a_technique_of_a_taken_name_is_refused_for_layers_that_exist_too():
+    class Impostor(Technique):
+        name = "masked"
+
+    with pytest.raises(ValueError, match="a technique 'masked' already"):
+        type("ImpostorDense", (SparseDense,), {"technique_class": Impostor})
+    assert type(sparsity_tf.sparsify(functional_model(), "masked").get_layer("hidden")) is MaskedDense
+
+
 def test_a_technique_of_a_taken_name_or_with_impossible_options_is_refused():
     class Impostor(Technique):
         name = "masked"
@@ -445,6 +472,44 @@ def test_a_dense_layer_in_a_recurrent_loop_trains(technique):
     model.train_on_batch(sequences(), np.zeros((4, 3)))
     value, mask = ops.convert_to_numpy(weight.value()), ops.convert_to_numpy(weight.mask())
     assert np.isfinite(value).all() and (value[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("technique", ["masked", "vd", "l0", "str"])
+def test_a_model_is_unchanged_if_an_initializer_fails(technique):
+    class Failing(keras.initializers.Initializer):
+        def __call__(self, shape, dtype=None):
+            # That of the technique's last variable.
+            if tuple(shape) in ((6, 3), ()):
+                raise RuntimeError("no such shape")
+            return np.zeros(shape)
+
+    option = {"masked": "mask", "vd": "log_sigma2", "l0": "log_alpha", "str": "threshold"}[technique]
+    options = {"threshold_regularizer": keras.regularizers.L2(0.1)} if technique == "str" else {}
+    model = functional_model()
+    expected, before = model.predict(images(), verbose=0), [v.path for v in model.variables]
+    with pytest.raises(RuntimeError, match="no such shape"):
+        sparsity_tf.sparsify(model, technique, **options, **{f"{option}_initializer": Failing()})
+    assert get_sparse_weights(model) == [] and {type(layer).__name__ for layer in model.layers} >= {"Dense", "Conv2D"}
+    assert [v.path for v in model.variables] == before
+    assert [v.constraint for v in model.trainable_variables] == [None] * len(model.trainable_variables)
+    np.testing.assert_array_equal(model.predict(images(), verbose=0), expected)
+    sparsity_tf.to_dense(sparsity_tf.sparsify(model, technique))
+
+
+def test_layers_that_are_not_built_are_unchanged_if_an_initializer_fails():
+    class Failing(keras.initializers.Initializer):
+        def __call__(self, shape, dtype=None):
+            raise RuntimeError("always")
+
+    model = keras.Sequential([layers.Dense(4), layers.LSTM(3)])
+    built = layers.Dense(2)
+    built.build((None, 3))
+    model.add(built)
+    with pytest.raises(RuntimeError, match="always"):
+        sparsity_tf.sparsify(model, "vd", log_sigma2_initializer=Failing())
+    model(np.zeros((1, 2, 3), "float32"))
+    assert [type(layer) for layer in model.layers] == [layers.Dense, layers.LSTM, layers.Dense]
+    assert len(model.variables) == 7 + 1  # The generator of the LSTM's dropout.
 
 
 def test_a_users_own_initializer_need_not_be_registered():

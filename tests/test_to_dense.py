@@ -131,8 +131,73 @@ def test_a_model_that_keras_cannot_rebuild_is_named():
 
     model = Unregistered()
     model(np.zeros((1, 4), "float32"))
-    with pytest.raises(ValueError, match="can't be copied from its own config. Give Unregistered a `get_config`"):
+    message = r"(?s)can't be copied from its own config: Could not locate class.*Give Unregistered a `get_config`"
+    with pytest.raises(ValueError, match=message):
         sparsity_tf.to_dense(sparsity_tf.sparsify(model, "masked"))
+
+
+def test_a_function_that_keras_cannot_find_is_named():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, activation=lambda_free_square)])
+    with pytest.raises(ValueError, match="own config: .*'lambda_free_square'") as raised:
+        sparsity_tf.to_dense(sparsity_tf.sparsify(model, "masked"))
+    assert "Give Sequential" not in str(raised.value) and "config={" not in str(raised.value)
+
+
+def lambda_free_square(x):
+    return ops.square(x)
+
+
+def test_statistics_of_data_are_copied():
+    data = np.random.default_rng(0).normal(5, 3, (100, 4)).astype("float32")
+    normalization = layers.Normalization()
+    normalization.adapt(data)
+    model = keras.Sequential([keras.Input((4,)), normalization, layers.Dense(2)])
+    dense = sparsity_tf.to_dense(sparsity_tf.sparsify(model, "masked"))
+    np.testing.assert_array_equal(dense.predict(data, verbose=0), model.predict(data, verbose=0))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("make", [layers.TextVectorization, layers.StringLookup])
+def test_vocabularies_are_copied(make):
+    import tensorflow as tf
+
+    lookup = make()
+    lookup.adapt(np.array(["to", "be", "or", "not"]))
+    inputs = keras.Input((1,), dtype="string")
+    model = keras.Model(inputs, layers.Embedding(9, 2)(lookup(inputs)))
+    dense = sparsity_tf.to_dense(sparsity_tf.sparsify(model, "masked"))
+    words = tf.constant([["be"], ["not"], ["yes"]])
+    np.testing.assert_array_equal(dense(words), model(words))
+
+
+def test_lambdas_are_copied_with_the_names_they_use():
+    inputs = keras.Input((4,))
+    x = layers.Dense(3, activation=lambda x: ops.square(x))(inputs)
+    model = keras.Model(inputs, layers.Lambda(lambda x: ops.flip(x, 1))(x))
+    sparsity_tf.sparsify(model, "vd", log_sigma2_initializer=lambda shape, dtype=None: ops.zeros(shape, dtype))
+    dense = sparsity_tf.to_dense(model)
+    data = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
+    np.testing.assert_array_equal(dense(data), model(data))
+    assert dense.layers[2].function is model.layers[2].function
+    assert dense.layers[2].function.__name__ == "<lambda>"
+
+
+def test_the_factors_of_lora_are_copied():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4), layers.Dense(2)])
+    model.layers[0].enable_lora(2)
+    model.layers[0].lora_kernel_b.assign(np.ones((2, 4)))
+    dense = sparsity_tf.to_dense(sparsity_tf.sparsify(model, "masked"))
+    for ours, theirs in zip(model.layers[0].variables, dense.layers[0].variables, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs))
+
+
+def test_a_model_of_which_only_a_part_was_sparsified_is_named():
+    model = Subclassed()
+    model(sequences())
+    sparsity_tf.sparsify(model.block, "masked", where="dense")
+    sparsity_tf.to_dense(model.block)
+    with pytest.raises(ValueError, match="block/dense' is sparse: was `sparsify` called on a part.*`where`"):
+        sparsity_tf.to_dense(model)
 
 
 def test_the_users_own_constraint_outlives_the_mask():

@@ -113,11 +113,13 @@ class HDF5Checkpoint(Checkpoint):
         around = self._layer_names[self._keys[self._known(name)]]
         if not around:
             return None
-        matching = [
-            (names, config[option]) for names, config in self._layers if names[-1] == around[-1] and option in config
-        ]
-        if _differ(matching):
-            matching = [(names, value) for names, value in matching if names == around] or matching
+        given = [(names, config[option]) for names, config in self._layers if option in config]
+        # By its place in the model, or else by its name alone. The cell that a recurrent layer of Keras makes has no
+        # config of its own: its options are those of the layer around it.
+        for wanted, length in ((around, None), (around[:-1], None), (around[-1:], -1), (around[-2:-1], -1)):
+            matching = [(names, value) for names, value in given if names[length:] == wanted]
+            if matching:
+                break
         if _differ(matching):
             raise CheckpointError(
                 f"Checkpoint '{self.path}' gives several values of `{option}` for layers that may "

@@ -11,8 +11,8 @@ package's layers. By technique: whose name decides, and when an entry is non-zer
   beside them; s - ln(theta^2 + 1e-8) < threshold, not clipped.
 - soft_threshold (Kusupati et al., arXiv:2002.03231): "raw_threshold" or "threshold" with a weight
   and no mask beside it; abs(W) > g(s).
-- discovering_wirings (Wortsman et al., arXiv:1906.00586): a weight "kernel" with a number
-  "sparsity", either a tensor beside it or the layer's argument in a `.keras` file; W != 0 and
+- discovering_wirings (Wortsman et al., arXiv:1906.00586): a weight "kernel" or "recurrent_kernel" with a
+  number "sparsity", either a tensor beside it or the layer's argument in a `.keras` file; W != 0 and
   abs(W) among the n - floor(sparsity n) largest.
 - zeros: floating-point tensors with two or more dimensions; value != 0.
 
@@ -50,6 +50,8 @@ _ENDINGS = {
 # Names of the weight beside a variable that has no prefix of its own. Keras keeps some of them
 # under an attribute with an underscore, which is how object-based checkpoints name them.
 _WEIGHTS = ("kernel", "weights", "embeddings", "_kernel", "_embeddings")
+# Those of discovering wirings; the second is a recurrent layer's.
+_KERNELS = ("kernel", "recurrent_kernel")
 _LOG_ALPHA_THRESHOLD = 3.0
 _EPSILON = 1e-8
 _GAMMA, _ZETA = -0.1, 1.1
@@ -140,8 +142,9 @@ class _Counter:
         ):
             if any(alias.endswith(ending) for alias in aliases):
                 return technique
-        if any(_leaf(alias) == "kernel" for alias in aliases):
-            return self._technique_of_kernel(name)
+        for kernel in _KERNELS:
+            if any(_leaf(alias) == kernel for alias in aliases):
+                return self._technique_of_kernel(name, kernel)
         variable = self._threshold_variable(name)
         if variable is not None:
             # Magnitude pruning keeps a threshold beside each mask.
@@ -239,15 +242,17 @@ class _Counter:
                 return variable
         return None
 
-    def _technique_of_kernel(self, name):
+    def _technique_of_kernel(self, name, kernel):
         """Discovering wirings leaves nothing but the kernel: what tells is its layer's argument."""
         others = ("mask", "log_sigma2", "log_alpha", "raw_threshold", "threshold")
-        if self._siblings(name, "kernel", lambda base: [base + other for other in others]):
+        # Variables of the layer's second weight carry its name.
+        prefix = "" if kernel == "kernel" else f"{kernel}_"
+        if self._siblings(name, kernel, lambda base: [base + prefix + other for other in others]):
             return None
         tensors, option = self._dnw_sparsity(name)
         if tensors or option is not None:
             return "discovering_wirings"
-        if any(alias.endswith("/vars/kernel") for alias in self.checkpoint.aliases(name)):
+        if any(alias.endswith(f"/vars/{kernel}") for alias in self.checkpoint.aliases(name)):
             # Keras numbers its variables, the layers of this package name them.
             self._note(
                 f"'{name}' taken for dense: if its layer discovers wirings, only a .keras file says how sparse it is"
@@ -256,7 +261,9 @@ class _Counter:
 
     def _dnw_sparsity(self, name):
         """The tensor and the layer's argument that may hold the sparsity of kernel `name`."""
-        beside = self._siblings(name, "kernel", lambda base: [base + "sparsity"])
+        beside = [
+            tensor for kernel in _KERNELS for tensor in self._siblings(name, kernel, lambda base: [base + "sparsity"])
+        ]
         scalars = [tensor for tensor in beside if self.checkpoint.shape(tensor) == ()]
         return scalars, self.checkpoint.layer_option(name, "sparsity")
 

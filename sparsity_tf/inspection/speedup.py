@@ -201,8 +201,8 @@ def _seconds(layer, inputs, kernel):
     for _ in range(2):
         start = time.perf_counter()
         outputs = _convolve(layer, inputs, kernel)
-        # One element is enough to wait for all of them.
-        keras.ops.convert_to_numpy(outputs[(0,) * len(outputs.shape)])
+        # One element is enough to wait for all of them; numpy can't take one in bfloat16 from TensorFlow.
+        keras.ops.convert_to_numpy(keras.ops.cast(outputs[(0,) * len(outputs.shape)], "float32"))
         seconds = time.perf_counter() - start
     return seconds
 

@@ -98,7 +98,7 @@ from sparsity_tf.layers.soft_threshold import (
     STRDepthwiseConv2D,
     STREinsumDense,
 )
-from sparsity_tf.layers.swap import after_build, make_plain, make_sparse
+from sparsity_tf.layers.swap import after_build, make_plain, make_sparse, unmake_sparse
 from sparsity_tf.layers.technique import Technique
 from sparsity_tf.layers.transformer import (
     DotProductAttention,

@@ -13,6 +13,7 @@ import inspect
 
 import keras
 from keras import ops
+from keras.src import backend
 
 from sparsity_tf.layers.technique import Technique, deserialize_option
 
@@ -146,12 +147,24 @@ def _register(layer_class, technique):
     methods = sorted(name for name in technique.option_names() if hasattr(Technique, name))
     if methods:
         raise ValueError(f"Options of {technique.__name__} have names that `Technique` needs itself: {methods}")
-    for name in (technique.name, *technique.aliases):
-        if TECHNIQUES.setdefault(name, technique) is not technique:
-            raise ValueError(f"There is a technique {name!r} already: {TECHNIQUES[name]}. Received: {technique}")
+    names = (technique.name, *technique.aliases)
+    for name in names:
+        other = TECHNIQUES.get(name, technique)
+        if other is not technique and not _defined_again(other, technique):
+            raise ValueError(f"There is a technique {name!r} already: {other}. Received: {technique}")
+    for key, other in list(LAYER_CLASSES.items()):
+        # Layers of the technique as it was defined before.
+        if other.technique_class is not technique and _defined_again(other.technique_class, technique):
+            del LAYER_CLASSES[key]
+    TECHNIQUES.update(dict.fromkeys(names, technique))
     LAYER_CLASSES[technique.name, layer_class.keras_class] = layer_class
     if layer_class.__module__.startswith("sparsity_tf."):
         keras.saving.register_keras_serializable("sparsity_tf")(layer_class)
+
+
+def _defined_again(old, new):
+    """Whether a class is another's newer version: a notebook's cell was run twice, a module was reloaded."""
+    return (old.__module__, old.__qualname__) == (new.__module__, new.__qualname__)
 
 
 class SparseLayer:
@@ -165,6 +178,8 @@ class SparseLayer:
     sparse_weight_names = ("kernel",)
     # Names of the variables that the technique added.
     technique_variables = ()
+    # The forward pass in which the layer was called in training; see `_forward_pass`.
+    _trained_in = None
     # Attributes with layers that are made sparse together with this one: the cell of a recurrent layer.
     sparse_part_names = ()
 
@@ -176,9 +191,10 @@ class SparseLayer:
         if technique is None:
             return
         cls.__signature__ = _joint_signature(cls.keras_class, technique)
-        if (technique.name, cls.keras_class) in LAYER_CLASSES:
-            return  # A subclass of a public layer does not take its place in `sparsify`.
-        _register(cls, technique)
+        registered = LAYER_CLASSES.get((technique.name, cls.keras_class))
+        # A subclass of a public layer does not take its place in `sparsify`.
+        if registered is None or registered.technique_class is not technique or _defined_again(registered, cls):
+            _register(cls, technique)
 
     def __init__(self, *args, **kwargs):
         names = self.technique_class.option_names()
@@ -187,9 +203,14 @@ class SparseLayer:
             raise ValueError(
                 f"{type(self).__name__} does not take LoRA adapters. Received: lora_rank={kwargs['lora_rank']}"
             )
-        # Before the Keras layer's own constructor: `Embedding(weights=...)` builds the layer in it.
         self.technique = self.technique_class(**options)
         super().__init__(*args, **kwargs)
+        if getattr(self.dtype_policy, "quantization_mode", None) is not None:
+            # Keras would call `quantized_call`, which knows nothing of the technique.
+            raise ValueError(
+                f"{type(self).__name__} computes in floating point: `dtype` must not be a quantized policy. "
+                f"Received: dtype={self.dtype_policy.name!r}"
+            )
 
     def build(self, input_shape=None):
         """Creates the Keras layer's variables, then the technique's."""
@@ -199,23 +220,25 @@ class SparseLayer:
     def build_technique(self):
         """Adds the technique's variables to a layer whose own variables exist."""
         technique, before = self.technique, {variable.name for variable in self._list_variables()}
-        if technique.stochastic:
-            self.add_seed_generator()
-        for name in self.sparse_weight_names:
-            weight = SparseWeight(self, name)
-            # The technique computes in float32 and casts the result itself.
-            weight.variable._autocast = False
-            technique.build(weight)
-        if technique.penalized:
-            self.penalty_weight = self.add_weight(
-                name="penalty_weight",
-                shape=(),
-                initializer=keras.initializers.Constant(technique.penalty_weight),
-                dtype="float32",
-                trainable=False,
-                autocast=False,
-            )
-        self.technique_variables = tuple(v.name for v in self._list_variables() if v.name not in before)
+        try:
+            if technique.stochastic:
+                self.add_seed_generator()
+            for name in self.sparse_weight_names:
+                weight = SparseWeight(self, name)
+                # The technique computes in float32 and casts the result itself.
+                weight.variable._autocast = False
+                technique.build(weight)
+            if technique.penalized:
+                self.penalty_weight = self.add_weight(
+                    name="penalty_weight",
+                    shape=(),
+                    initializer=keras.initializers.Constant(technique.penalty_weight),
+                    dtype="float32",
+                    trainable=False,
+                    autocast=False,
+                )
+        finally:
+            self.technique_variables = tuple(v.name for v in self._list_variables() if v.name not in before)
 
     @property
     def sparse_parts(self):
@@ -228,6 +251,8 @@ class SparseLayer:
 
     def remove_seed_generator(self):
         """The inverse, when the layer becomes a plain one again."""
+        if not hasattr(self, "seed_generator"):
+            return  # It isn't built.
         self._tracker.unlock()
         self._tracker.untrack(self.seed_generator)
         self._tracker.lock()
@@ -244,13 +269,25 @@ class SparseLayer:
         return [SparseWeight(self, name) for name in self.sparse_weight_names] if self.built else []
 
     def apply_weight(self, name, linear, inputs, training, select=None):
-        """Applies sparse weight `name` through the technique and adds the penalty in training."""
+        """Applies sparse weight `name` through the technique; in training the penalty is due."""
         outputs = self.technique.apply(SparseWeight(self, name), linear, inputs, training, select)
-        # Once for a forward pass of the model, however often a shared layer is called in it.
-        if training and self.technique.penalized and not self._get_own_losses():
-            penalties = [self.technique.penalty(weight) for weight in self.sparse_weights]
-            self.add_loss(ops.multiply(self.penalty_weight, sum(penalties)))
+        if training and self.technique.penalized:
+            self._trained_in = _forward_pass()
         return outputs
+
+    # The penalty is computed where Keras collects the losses of a forward pass, as regularizers are, and not in the
+    # call: what is computed within a loop over time (on JAX also under rematerialization) can't be used outside. It
+    # counts once, however often a shared layer is called.
+    def _get_own_losses(self):
+        losses = super()._get_own_losses()
+        if self._trained_in is None or self._trained_in is not _forward_pass():
+            return losses
+        penalties = [self.technique.penalty(weight) for weight in self.sparse_weights]
+        return [ops.multiply(self.penalty_weight, sum(penalties)), *losses]
+
+    def _clear_losses(self):
+        super()._clear_losses()
+        self._trained_in = None
 
     def enable_lora(self, *args, **kwargs):
         raise ValueError(
@@ -309,6 +346,12 @@ def _joint_signature(keras_class, technique):
     layer = [p for p in layer if p.name not in names]
     keywords = [p for p in layer if p.kind is inspect.Parameter.VAR_KEYWORD]
     return inspect.Signature([p for p in layer if p not in keywords] + options + keywords)
+
+
+def _forward_pass():
+    """What tells the forward pass that runs from others: all of Keras's calls without side effects have a scope."""
+    scope = backend.get_stateless_scope()
+    return "layers keep their losses" if scope is None else vars(scope).setdefault("sparsity_tf_pass", object())
 
 
 def flatten_layers(model):

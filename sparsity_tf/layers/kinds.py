@@ -116,6 +116,20 @@ class SparseEmbedding(SparseLayer, keras.layers.Embedding):
 
     sparse_weight_names = ("embeddings",)
 
+    def __init__(self, *args, weights=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        if weights is not None:
+            # Keras's constructor would want values for the technique's variables, too.
+            (self._given_table,) = weights if isinstance(weights, list) and len(weights) == 1 else [weights]
+            self.build()
+
+    def build_technique(self):
+        # Before a mask cuts it.
+        table = vars(self).pop("_given_table", None)
+        if table is not None:
+            self._embeddings.assign(table)
+        super().build_technique()
+
     def call(self, inputs, training=False):
         return self._lookup(inputs, training)
 

@@ -22,7 +22,7 @@ from keras import ops
 
 from sparsity_tf import structures
 from sparsity_tf.layers import kinds
-from sparsity_tf.layers.technique import Technique
+from sparsity_tf.layers.technique import Technique, initializer_or_number
 from sparsity_tf.masks import zero_outside
 
 # Suffix of the names under which files hold what an algorithm remembers.
@@ -47,7 +47,7 @@ class Masked(Technique):
     aliases = ("mask",)
 
     def __init__(self, mask_initializer="ones", dense_gradient=False, structure=None):
-        self.mask_initializer = keras.initializers.get(mask_initializer)
+        self.mask_initializer = initializer_or_number("mask_initializer", mask_initializer, "ones")
         self.dense_gradient = dense_gradient
         self.structure = structures.get(structure).spec
         # What the algorithms that move the mask remember: name -> float64 numpy array. No variables: nothing of it is

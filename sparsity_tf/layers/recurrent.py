@@ -7,6 +7,9 @@ Each cell has two sparse weights, `kernel` and `recurrent_kernel`; how they are 
 Options beside the stock arguments are the technique's. Where both have a `seed`, one number is for the noise and for
 dropout. Variational dropout is that of Gale et al. (2019), whose cells do not clip log alpha in the forward pass
 (`clip_log_alpha=None`); with Keras's dropout one mask serves all gates.
+
+A recurrent cell of one's own can hold sparse layers, too. But on JAX none that draws noise (`VD...`, `L0...`), as it
+can't hold Keras's `Dropout`: a generator's state can't leave the loop over time.
 """
 
 from sparsity_tf.layers import recurrent_kinds as kinds

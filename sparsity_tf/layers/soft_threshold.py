@@ -92,7 +92,7 @@ class SoftThreshold(Technique):
             raise ValueError(f"`granularity` must be one of {GRANULARITIES}. Received: granularity={granularity!r}")
         self.threshold_function = threshold_function
         self.granularity = granularity
-        self.threshold_initializer = initializer_or_number(threshold_initializer)
+        self.threshold_initializer = initializer_or_number("threshold_initializer", threshold_initializer, -10.0)
         self.threshold_regularizer = keras.regularizers.get(threshold_regularizer)
 
     def build(self, weight):
@@ -124,7 +124,8 @@ class SoftThreshold(Technique):
         return _fused_soft_threshold(kernel, ops.cast(self._threshold(weight), kernel.dtype))
 
     def threshold(self, weight):
-        return ops.convert_to_numpy(self._threshold(weight))
+        # numpy can't take a scalar in bfloat16 from TensorFlow.
+        return ops.convert_to_numpy(ops.cast(self._threshold(weight), weight.tensor_dtype))
 
     def _threshold(self, weight):
         return THRESHOLD_FUNCTIONS[self.threshold_function](weight.extra("raw_threshold"))

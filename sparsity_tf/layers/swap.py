@@ -10,7 +10,7 @@ import inspect
 
 import keras
 
-from sparsity_tf.layers.base import LAYER_CLASSES
+from sparsity_tf.layers.base import LAYER_CLASSES, SparseLayer
 
 
 def make_sparse(layer, technique):
@@ -42,25 +42,43 @@ def after_build(layer, function):
         build_plain_layer(*args, **kwargs)
         function()
 
+    build.without_function = build_plain_layer
     layer.build = build
 
 
 def make_plain(layer):
     """Turns one built sparse layer into the stock Keras layer, with the values of inference in its weights."""
     values = [(weight.variable, weight.value()) for weight in layer.sparse_weights]
-    for weight in layer.sparse_weights:
-        layer.technique.release(weight)
+    _remove_technique(layer)
     for variable, value in values:
         variable.assign(value)
-        variable._autocast = True
-    keras_class = layer.keras_class
+
+
+def unmake_sparse(layer):
+    """Turns a layer that `make_sparse` changed, in part or in whole, back into the stock Keras layer.
+
+    Its weights keep the values they have. A layer that `make_sparse` did not come to is left as it is.
+    """
+    if not isinstance(layer, SparseLayer):
+        return
+    for part in layer.sparse_parts:
+        unmake_sparse(part)
+    layer.build = getattr(layer.build, "without_function", layer.build)
+    _remove_technique(layer)
+
+
+def _remove_technique(layer):
+    for weight in layer.sparse_weights:
+        layer.technique.release(weight)
+        weight.variable._autocast = True
     for name in layer.technique_variables:
         _delete(layer, name)
-    layer.__dict__.pop("technique_variables", None)
+    for name in ("technique_variables", "_trained_in"):
+        layer.__dict__.pop(name, None)
     if layer.technique.stochastic:
         layer.remove_seed_generator()
     del layer.technique
-    layer.__class__ = keras_class
+    layer.__class__ = layer.keras_class
     _refresh_call_signature(layer)
 
 

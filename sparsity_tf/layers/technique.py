@@ -7,6 +7,7 @@ at how a layer applies its kernel (`kinds.py`).
 import inspect
 import math
 import numbers
+import operator
 
 import keras
 from keras import ops
@@ -153,11 +154,36 @@ def _short_repr(option):
     return f"{type(option).__name__}({', '.join(values)})"
 
 
-def initializer_or_number(value):
-    """A Keras initializer from anything that Keras takes for one, or from a number (a constant)."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+def initializer_or_number(name, value, default=None):
+    """A Keras initializer from what Keras takes for one and can save, or from a number (a constant).
+
+    Args:
+        name: The argument's name, for the message.
+        value: What was given for it.
+        default: What stands for `None`.
+
+    Raises:
+        ValueError: Keras knows no such initializer, or couldn't save it: arrays, objects without a `get_config`.
+    """
+    value = default if value is None else value
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
         value = keras.initializers.Constant(float(value))
-    return keras.initializers.get(value)
+    initializer = keras.initializers.get(value)
+    # Of an array Keras makes a function, which it writes into files that can't be loaded.
+    if initializer is not None and not hasattr(initializer, "get_config") and not inspect.isfunction(value):
+        raise ValueError(
+            f"`{name}` must be a Keras initializer, its name or config, a function or a number. "
+            f"Received: {name}={value!r} ({type(value).__name__}), which can't be saved with a model"
+        )
+    return initializer
+
+
+def check_seed(seed):
+    """The seed as a Python integer, or `None`; raises a ValueError unless it is one of the two."""
+    try:
+        return None if seed is None else operator.index(seed)
+    except TypeError:
+        raise ValueError(f"`seed` must be an integer or None. Received: seed={seed!r}") from None
 
 
 def check_number(name, value, least=None, above=None, below=None):

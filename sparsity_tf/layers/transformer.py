@@ -246,8 +246,13 @@ class FastDropout(keras.layers.Dropout):
 
     Under XLA on a CPU the generator that TensorFlow chooses costs more than a small layer. Nothing is stored for the
     gradient, and the generator's state is saved with the model, so that a resumed run drops what the uninterrupted one
-    would have. Arguments: those of `keras.layers.Dropout`, but for `noise_shape`.
+    would have. Arguments: those of `keras.layers.Dropout`; `noise_shape` must be `None`.
     """
+
+    def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
+        if noise_shape is not None:
+            raise ValueError(f"`noise_shape` must be None: use `keras.layers.Dropout`. Received: {noise_shape=}")
+        super().__init__(rate, seed=seed, **kwargs)
 
     def call(self, inputs, training=False):
         if not (training and self.rate > 0):

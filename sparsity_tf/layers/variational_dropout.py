@@ -15,7 +15,7 @@ from keras import ops
 from sparsity_tf import noise
 from sparsity_tf.fused import fused
 from sparsity_tf.layers import kinds
-from sparsity_tf.layers.technique import Technique, check_number, initializer_or_number
+from sparsity_tf.layers.technique import Technique, check_number, check_seed, initializer_or_number
 
 # Inside logarithms and square roots.
 EPSILON = 1e-8
@@ -27,6 +27,8 @@ _LARGEST_SQUARE = 1e30
 _LARGEST_EXPONENT = 80.0
 # With log alpha in this range all products of the KL divergence's derivative are finite in float32.
 _LARGEST_FUSED_CLIP = 15.0
+# exp(700) is finite in Python; a clip of that size clips nothing in float32.
+_LARGEST_CLIP = 700.0
 
 
 def compute_log_alpha(theta, log_sigma2, clip=None):
@@ -129,7 +131,8 @@ class VariationalDropout(Technique):
     Args:
         log_sigma2_initializer: Initial log sigma^2: a Keras initializer or a number. Default -10; -15 for ResNet-50 in
             Gale et al.; about -8 to sparsify a trained network.
-        clip_log_alpha: Log alpha is clipped to plus and minus this in training and in the penalty; `None` for no clip.
+        clip_log_alpha: Log alpha is clipped to plus and minus this, less than 700, in training and in the penalty;
+            `None` for no clip.
         log_alpha_threshold: Weights with log alpha < threshold (strictly; not clipped) are kept at inference. 3 is a
             dropout rate of 0.95.
         mask_in_training: Drop the means above the threshold in training, too (their noise stays). It doubles the
@@ -158,16 +161,16 @@ class VariationalDropout(Technique):
         seed=None,
     ):
         if clip_log_alpha is not None:
-            check_number("clip_log_alpha", clip_log_alpha, above=0)
+            check_number("clip_log_alpha", clip_log_alpha, above=0, below=_LARGEST_CLIP)
         check_number("log_alpha_threshold", log_alpha_threshold)
         check_number("penalty_weight", penalty_weight, least=0)
-        self.log_sigma2_initializer = initializer_or_number(log_sigma2_initializer)
+        self.log_sigma2_initializer = initializer_or_number("log_sigma2_initializer", log_sigma2_initializer, -10.0)
         self.clip_log_alpha = clip_log_alpha
         self.log_alpha_threshold = log_alpha_threshold
         self.mask_in_training = mask_in_training
         self.share_noise = share_noise
         self.penalty_weight = penalty_weight
-        self.seed = seed
+        self.seed = check_seed(seed)
 
     def build(self, weight):
         weight.add_variable("log_sigma2", shape=weight.shape, initializer=self.log_sigma2_initializer)

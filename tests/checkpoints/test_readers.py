@@ -322,6 +322,18 @@ def test_damage_is_one_clear_line(tmp_path, damage, message):
     assert "\n" not in str(error.value)
 
 
+def test_shards_are_read_one_by_one(tmp_path):
+    model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(30), keras.layers.Dense(20)])
+    model.save_weights(tmp_path / "model.weights.json", max_shard_size=5e-6)
+    with pytest.raises(CheckpointError, match="lists the shards of Keras weights.*give one of its .weights.h5 files"):
+        open_checkpoint(tmp_path / "model.weights.json")
+    sizes = 0
+    for shard in tmp_path.glob("*.weights.h5"):
+        with open_checkpoint(shard) as checkpoint:
+            sizes += sum(int(np.prod(checkpoint.shape(name))) for name in checkpoint.names())
+    assert sizes == model.count_params()
+
+
 def test_unknown_tensor_is_an_error(tmp_path):
     prefix = save_tensors(tmp_path / "c", a=np.float32(1))
     with open_checkpoint(prefix) as checkpoint:

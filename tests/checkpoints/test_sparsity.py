@@ -344,9 +344,34 @@ def attention_model(technique, **options):
     return sparsify(model, technique, **options)
 
 
+def recurrent_model(technique, **options):
+    """Cells of one name: of a layer of Keras, which has no config of its own, and one of a plain RNN, which has."""
+    cell = keras.layers.GRUCell(4, name="gru_cell")
+    model = keras.Sequential(
+        [
+            keras.Input((6, 5)),
+            keras.layers.GRU(4, name="gru", return_sequences=True),
+            keras.layers.RNN(cell, name="rnn", return_sequences=True),
+            keras.layers.Bidirectional(keras.layers.LSTM(4, name="lstm")),
+        ]
+    )
+    sparsify(model, technique, where=["gru", "forward_lstm"], **options)
+    sparsify(model, technique)
+    generator = np.random.default_rng(0)
+    for weight in get_sparse_weights(model):
+        for variable, mean in (("log_sigma2", -3), ("log_alpha", 0)):
+            if weight.technique.name == {"log_sigma2": "variational_dropout", "log_alpha": "l0"}[variable]:
+                weight.extra_variable(variable).assign(generator.normal(mean, 2, weight.shape))
+    return model
+
+
 @pytest.mark.parametrize(
     "build",
     [
+        lambda: recurrent_model("vd", log_alpha_threshold=-1.0),
+        lambda: recurrent_model("l0", gamma=-0.4),
+        lambda: recurrent_model("str", threshold_function="exponential", threshold_initializer=-1.0),
+        lambda: recurrent_model("dnw", sparsity=0.6),
         sparse_model,
         lambda: attention_model("soft_threshold", threshold_function="exponential", threshold_initializer=-2),
         lambda: attention_model("discovering_wirings", sparsity=0.6),

@@ -103,6 +103,13 @@ def test_zeros_of_every_technique_count(technique, two_seconds):
     assert 0 < density < 1
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_is_timed(policy):
+    model = keras.Sequential([kl.Input((6, 6, 2)), kl.Conv2D(3, 3, dtype=policy)])
+    [row] = estimate_speedup(model, np.ones((1, 6, 6, 2), "float32"))
+    assert row.dense > 0
+
+
 def test_layers_are_chosen_by_name_and_what_did_not_run_has_no_row(two_seconds):
     inputs = kl.Input((4, 4, 1))
     x = kl.Conv2D(2, 3, name="conv1")(inputs)

@@ -159,6 +159,23 @@ def test_a_weight_that_is_not_a_number_stays_visible():
 def test_unknown_arguments_are_named():
     with pytest.raises(ValueError, match="no_such_initializer"):
         layers.MaskedDense(3, mask_initializer="no_such_initializer")
+    with pytest.raises(ValueError, match=r"(?s)`mask_initializer` must be .*ndarray\), which can't be saved"):
+        layers.MaskedDense(3, mask_initializer=np.eye(4, 3))
+
+
+@pytest.mark.parametrize("wrap", [lambda table: table, lambda table: [table]], ids=["array", "list"])
+@pytest.mark.parametrize("prefix", ["Masked", "VD", "L0"])
+def test_an_embedding_takes_a_given_table(prefix, wrap):
+    table = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    layer = getattr(layers, f"{prefix}Embedding")(5, 3, weights=wrap(table))
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.embeddings), table)
+    assert layer.built and type(layer).from_config(layer.get_config()).built is False
+
+
+def test_a_given_table_is_cut_by_the_mask():
+    layer = layers.MaskedEmbedding(4, 3, weights=np.ones((4, 3)), mask_initializer=keras.initializers.Identity())
+    for tensor in (layer.embeddings, layer(np.arange(4))):
+        np.testing.assert_array_equal(ops.convert_to_numpy(tensor), np.eye(4, 3))
     with pytest.raises(ValueError, match="sparsity"):
         layers.MaskedDense(3, sparsity=0.5)
 

@@ -155,6 +155,20 @@ def test_a_weight_that_is_not_a_number_is_seen():
         np.testing.assert_allclose(value, [[np.nan, 0], [0, 0.4]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("number", [np.float32(-3), np.int64(-3), None])
+def test_a_threshold_of_any_type_of_number_is_saved(number, tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.STRDense(3, threshold_initializer=number)])
+    assert model.layers[0].raw_threshold.numpy() == (-10 if number is None else -3)
+    model.save(tmp_path / "model.keras")
+    (weight,) = layers.get_sparse_weights(keras.saving.load_model(tmp_path / "model.keras"))
+    assert weight.technique.threshold_initializer.value == (-10 if number is None else -3)
+
+
+def test_the_threshold_of_a_layer_in_bfloat16_is_read():
+    layer = known_layer(threshold_initializer=-2.0, dtype="bfloat16")
+    np.testing.assert_allclose(layer.sparse_weights[0].threshold(), 0.119, rtol=1e-2)
+
+
 @pytest.mark.parametrize("option,value", [("threshold_function", "relu"), ("granularity", "channel")])
 def test_bad_options_are_named(option, value):
     with pytest.raises(ValueError, match=rf"`{option}` must be one of .*Received: {option}='{value}'"):

@@ -127,6 +127,11 @@ def test_configs_round_trip_through_the_registry(layer):
     assert keras.saving.deserialize_keras_object(config).get_config() == layer.get_config()
 
 
+def test_dropout_of_whole_slices_is_refused():
+    with pytest.raises(ValueError, match=r"`noise_shape` must be None.*Received: noise_shape=\(None, 1, 4\)"):
+        layers.FastDropout(0.5, noise_shape=(None, 1, 4))
+
+
 def test_a_target_space_outside_the_table_is_refused():
     with pytest.raises(ValueError, match="`space` must be at least 0 and less than 4. Received: space=4"):
         layers.TargetSpace(4, 4)

@@ -395,6 +395,53 @@ def test_penalty_counts_once_a_step_and_only_in_training():
         np.testing.assert_allclose(with_penalty - without, weight * kl, atol=0.1 * without + 0.1)
 
 
+def test_the_penalty_counts_beside_losses_of_a_subclass():
+    class WithLoss(layers.VDDense):
+        def call(self, inputs, training=False):
+            self.add_loss(ops.convert_to_tensor(1.0))
+            return super().call(inputs, training=training)
+
+    layer = WithLoss(4, penalty_weight=0.25)
+    layer(np.ones((2, 3), "float32"), training=True)
+    penalty = to_numpy(layer.technique.penalty(layer.sparse_weights[0]))
+    np.testing.assert_allclose([to_numpy(loss) for loss in layer.losses], [0.25 * penalty, 1], rtol=1e-6)
+
+
+def test_a_head_for_training_alone_adds_no_penalty_to_an_evaluation():
+    class WithHead(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = layers.VDDense(3, penalty_weight=1.0), layers.VDDense(2, penalty_weight=1.0)
+
+        def call(self, inputs, training=False):
+            outputs = self.body(inputs, training=training)
+            return (outputs, self.head(outputs, training=training)) if training else outputs
+
+    model, x = WithHead(), np.ones((2, 3), "float32")
+    model(x, training=True)
+    assert len(model.losses) == 2
+    model(x, training=False)
+    assert model.losses == []
+    # Without side effects, as the trainer calls models on JAX.
+    variables = [[v.value for v in vs] for vs in (model.trainable_variables, model.non_trainable_variables)]
+    for training, losses in ((True, 2), (False, 0), (True, 2)):
+        *_, found = model.stateless_call(*variables, x, training=training, return_losses=True)
+        assert len(found) == losses
+
+
+def test_a_seed_of_numpy_is_one():
+    layer = layers.VDDense(3, seed=np.int64(3))
+    layer.build((None, 4))
+    assert layer.get_config()["seed"] == 3
+
+
+@pytest.mark.parametrize("prefix", ["Masked", "VD", "L0", "STR", "DNW"])
+def test_a_quantized_policy_is_refused(prefix):
+    for policy in ("int8_from_float32", keras.dtype_policies.get("float8_from_float32")):
+        with pytest.raises(ValueError, match=rf"{prefix}Dense .*must not be a quantized policy.*_from_float32'"):
+            make_layer(prefix, "Dense", dtype=policy)
+
+
 @pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="Keras < 3.13")
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_tied_embedding_pays_once(tied):
@@ -416,6 +463,8 @@ def test_a_tied_embedding_pays_once(tied):
         ("clip_log_alpha", 0),
         ("clip_log_alpha", -1.0),
         ("clip_log_alpha", float("nan")),
+        ("clip_log_alpha", 1000),
+        ("seed", 0.5),
         ("log_alpha_threshold", float("inf")),
         ("log_alpha_threshold", float("nan")),
         ("penalty_weight", -1.0),
