@@ -51,9 +51,10 @@ class MaskWriter:
     def _write_in_place(self, *arrays):
         import tensorflow as tf
 
-        # `tf.constant` once for an array that is passed twice; Keras's own conversion takes four times as long.
-        tensors = {id(array): tf.constant(array) for array in sum(arrays, [])}
-        tensors = [tensors[id(array)] for array in sum(arrays, [])]
+        # `tf.constant`, once for an array that is passed twice: Keras's own conversion takes four times as long.
+        arrays = sum(arrays, [])
+        tensors = {key: tf.constant(array) for key, array in {id(array): array for array in arrays}.items()}
+        tensors = [tensors[id(array)] for array in arrays]
         if self._compiled is None:
             write = tf.function(self._write, jit_compile=True, autograph=False)
             self._compiled = write.get_concrete_function(*tensors)
