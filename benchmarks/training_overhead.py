@@ -1,10 +1,11 @@
 """Whole-`fit` throughput of each algorithm, at its paper's settings, relative to the dense model.
 
 LeNet-300-100 on generated digits of MNIST's shape, batch 100, 540 steps an epoch (the training of sparse momentum's
-MNIST experiments), and the MLP 784-1024-1024-10 at batch 256. All arms run in one process, each twice, in turn; a ratio
-is the median over epochs of (median dense seconds / arm's seconds): 1 is as fast as dense.
+MNIST experiments), and the MLP 784-1024-1024-10 at batch 256. All arms run in one process, one after the other, some
+turns over; a ratio is the median over epochs of (median seconds of the dense epochs of the same turn / arm's seconds):
+1 is as fast as dense.
 
-    python benchmarks/training_overhead.py [--epochs=8] [--xla=on|off|both] [--model=lenet|mlp|both]
+    python benchmarks/training_overhead.py [--epochs=4] [--turns=6] [--xla=on|off|both] [--model=lenet|mlp|both]
 """
 
 import os
@@ -24,7 +25,8 @@ import sparsity_tf
 from sparsity_tf import callbacks
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("epochs", 8, "Epochs measured, after one that compiles.", lower_bound=3)
+flags.DEFINE_integer("epochs", 4, "Epochs measured in a turn, after one that compiles.", lower_bound=3)
+flags.DEFINE_integer("turns", 6, "How often every arm has its turn.", lower_bound=2)
 flags.DEFINE_enum("xla", "on", ["on", "off", "both"], "Compile the step with XLA.")
 flags.DEFINE_enum("model", "both", ["lenet", "mlp", "both"], "Which model.")
 GOAL = 0.95
@@ -87,19 +89,24 @@ class Arm:
 def compare(name, jit_compile):
     epochs = 1 + FLAGS.epochs
     made = {"dense": None, **algorithms(epochs * STEPS)}
-    # In turn, half of the epochs at a time: whoever runs while the machine is busy is not always the same.
-    seconds = {arm: [] for arm in made}
-    for _ in range(2):
+    # In short turns: for minutes at a time a busy machine is not the same one.
+    seconds, ratios = {arm: [] for arm in made}, {arm: [] for arm in made}
+    for _ in range(FLAGS.turns):
+        turn = {}
         for arm, make in made.items():
             current = Arm(name, make, jit_compile)
             current.train(epochs)
-            seconds[arm].extend(current.seconds)
-    dense = statistics.median(seconds["dense"])
+            turn[arm] = current.seconds
+        dense = statistics.median(turn["dense"])
+        for arm, values in turn.items():
+            seconds[arm].extend(values)
+            ratios[arm].extend(dense / value for value in values)
     rows = []
     for arm, values in seconds.items():
-        low, middle, high = statistics.quantiles([dense / value for value in values], n=4)
+        low, middle, high = statistics.quantiles(ratios[arm], n=4)
         rows.append([arm, f"{statistics.median(values) * 1e3 / STEPS:.2f}", f"{middle:.3f} ({low:.3f} to {high:.3f})"])
-    print(f"\n{name}, XLA {'on' if jit_compile else 'off'}: {2 * FLAGS.epochs} epochs of {STEPS} steps; goal {GOAL}")
+    count = FLAGS.turns * FLAGS.epochs
+    print(f"\n{name}, XLA {'on' if jit_compile else 'off'}: {count} epochs of {STEPS} steps; goal {GOAL}")
     print(tabulate(rows, headers=["arm", "ms a step", "throughput / dense (quartiles)"], disable_numparse=True))
 
 
