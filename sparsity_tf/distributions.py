@@ -87,7 +87,7 @@ class Uniform(Distribution):
     """Every tensor gets the global target."""
 
     def targets(self, tensors, sparsity):
-        return [float(str(sparsity))] * len(tensors)
+        return [_as_written(sparsity)] * len(tensors)
 
 
 class _Scaled(Distribution):
@@ -223,7 +223,7 @@ class PerLayer(Distribution):
                     f"`sparsities` must match each tensor {'exactly' if fallback is None else 'at most'} once. "
                     f"Received: {tensor.path!r}, matched by {entries}"
                 )
-            targets.append(float(str(self.sparsities[entries[0]] if entries else fallback)))
+            targets.append(_as_written(self.sparsities[entries[0]] if entries else fallback))
         return targets
 
 
@@ -308,9 +308,13 @@ def allocate(tensors, sparsity, distribution="uniform", dense=None):
             f"`distribution` must return {len(shared)} numbers in [0, 1], one for each tensor. "
             f"Received: {targets} from distribution={distribution!r}"
         )
-    # By way of its notation, which decides how it is rounded: the float32 0.9 is 0.9.
-    by_path = {tensor.path: float(str(target)) for tensor, target in zip(shared, targets, strict=True)}
+    by_path = {tensor.path: _as_written(target) for tensor, target in zip(shared, targets, strict=True)}
     return {path: 0.0 if path in kept else by_path[path] for path in paths}
+
+
+def _as_written(number):
+    """The float of a number's decimal notation, which decides how counts are rounded: the float32 0.9 is 0.9."""
+    return float(str(number))
 
 
 def exact_sparsity(sparsity, size):

@@ -48,11 +48,11 @@ class MaskWriter:
 
         return not any(isinstance(w.variable.value, tf.distribute.DistributedValues) for w in self.weights)
 
-    def _write_in_place(self, *arrays):
+    def _write_in_place(self, masks, kept, remembered):
         import tensorflow as tf
 
         # `tf.constant`, once for an array that is passed twice: Keras's own conversion takes four times as long.
-        arrays = sum(arrays, [])
+        arrays = [*masks, *kept, *remembered]
         tensors = {key: tf.constant(array) for key, array in {id(array): array for array in arrays}.items()}
         tensors = [tensors[id(array)] for array in arrays]
         if self._compiled is None:

@@ -349,7 +349,10 @@ def _joint_signature(keras_class, technique):
 
 
 def _forward_pass():
-    """What tells the forward pass that runs from others: all of Keras's calls without side effects have a scope."""
+    """What tells the forward pass that runs from others: all of Keras's calls without side effects have a scope.
+
+    (`keras.StatelessScope` is public; asking for the one that is open is not.)
+    """
     scope = backend.get_stateless_scope()
     return "layers keep their losses" if scope is None else vars(scope).setdefault("sparsity_tf_pass", object())
 
