@@ -10,8 +10,8 @@ import math
 import numpy as np
 
 from sparsity_tf import masks
-from sparsity_tf.callbacks.arguments import check_fraction
 from sparsity_tf.callbacks.dynamic import SparseFromTheStart, share_out
+from sparsity_tf.checks import check_fraction
 
 VARIANTS = ("paper", "model")
 

@@ -12,8 +12,8 @@ from keras import ops
 
 from sparsity_tf import masks
 from sparsity_tf.callbacks import criteria, optimizer_slots
-from sparsity_tf.callbacks.arguments import check_fraction, check_integer
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
+from sparsity_tf.checks import check_fraction, check_integer
 
 
 class IterativePruning(MaskAlgorithm):

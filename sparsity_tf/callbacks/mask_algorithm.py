@@ -15,12 +15,12 @@ import numpy as np
 
 from sparsity_tf import structures
 from sparsity_tf.callbacks import after_step, optimizer_slots
-from sparsity_tf.callbacks.arguments import check_integer
 from sparsity_tf.callbacks.gradient_tap import GradientTap
 from sparsity_tf.callbacks.mask_writer import MaskWriter
 from sparsity_tf.callbacks.optimizer_slots import count_steps
 from sparsity_tf.callbacks.update_schedule import UpdateSchedule
 from sparsity_tf.callbacks.weight_view import WeightView, is_on_accelerator, read_mask, value_tensor
+from sparsity_tf.checks import check_integer
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.sparsify import match_layers, sparsify
 

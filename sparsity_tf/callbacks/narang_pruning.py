@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
-from sparsity_tf.callbacks.arguments import check_integer
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
+from sparsity_tf.checks import check_integer
 
 
 class NarangPruning(MaskAlgorithm):

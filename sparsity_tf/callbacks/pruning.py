@@ -9,8 +9,8 @@ import numpy as np
 
 from sparsity_tf import distributions, masks, schedules, structures
 from sparsity_tf.callbacks import criteria
-from sparsity_tf.callbacks.arguments import check_fraction
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
+from sparsity_tf.checks import check_fraction
 
 SCOPES = ("layer", "global")
 

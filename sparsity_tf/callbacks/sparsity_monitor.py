@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf.callbacks import after_step
-from sparsity_tf.callbacks.arguments import check_integer
+from sparsity_tf.checks import check_integer
 from sparsity_tf.layers import get_sparse_weights
 
 COLUMNS = (

@@ -3,7 +3,7 @@
 from keras import ops
 
 from sparsity_tf.callbacks import optimizer_slots
-from sparsity_tf.callbacks.arguments import check_integer
+from sparsity_tf.checks import check_integer
 
 
 class UpdateSchedule:
