@@ -19,6 +19,7 @@ import re
 
 import keras
 
+from sparsity_tf.checks import check_integer
 from sparsity_tf.distributions import allocate, check_tensors, exact_sparsity, names_of, shorten
 from sparsity_tf.layers import flatten_layers, get_sparse_weights
 from sparsity_tf.masks import number_of_zeros, number_to_keep
@@ -29,7 +30,7 @@ class Budget(collections.abc.Mapping):
 
     Args:
         sparsities: Dict from names to numbers in [0, 1].
-        sizes: Dict from the same names to numbers of entries, or `None` where they aren't known.
+        sizes: Dict from the same names to numbers of entries, at least 1, or `None` where they aren't known.
 
     Raises:
         ValueError: For any other argument.
@@ -45,8 +46,11 @@ class Budget(collections.abc.Mapping):
                 raise ValueError(f"`sparsities[{name!r}]` must be a number in [0, 1]. Received: {value!r}")
         if sizes is not None and list(sizes) != list(sparsities):
             raise ValueError(
-                f"`sizes` must have the names of `sparsities`. Received: {list(sizes)} beside {list(sparsities)}"
+                "`sizes` must have the names of `sparsities`. "
+                f"Received: {shorten(list(sizes))} beside {shorten(list(sparsities))}"
             )
+        for name, size in (sizes or {}).items():
+            check_integer(f"sizes[{name!r}]", size, 1)
         self._sparsities = {name: float(value) for name, value in sparsities.items()}
         self.sizes = None if sizes is None else {name: int(size) for name, size in sizes.items()}
 
@@ -278,18 +282,22 @@ def read_csv(path, column=None):
         ValueError: For a file in another layout, a name that comes twice, or an unknown or missing `column`; lists
             those that there are.
     """
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if any(row)]
-    rows = [row + [""] * (len(rows[0]) - len(row)) for row in rows]
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if any(row)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"`path` must be a readable CSV file, UTF-8. Received: {str(path)!r} ({error})") from error
+    width = max(map(len, rows), default=0)
+    rows = [row + [""] * (width - len(row)) for row in rows]
     columns, entries = _parse(rows, path)
     if (column is None and len(columns) != 1) or (column is not None and str(column) not in columns):
-        raise ValueError(f"`column` must be one of {columns} for {str(path)!r}. Received: column={column!r}")
+        raise ValueError(f"`column` must be one of {shorten(columns)} for {str(path)!r}. Received: column={column!r}")
     position = 0 if column is None else columns.index(str(column))
     names = [name for name, _, _ in entries]
     if len(set(names)) < len(names):
-        raise ValueError(f"`path` must be a file with distinct names. Received: {str(path)!r} with {names}")
+        raise ValueError(f"`path` must be a file with distinct names. Received: {str(path)!r} with {shorten(names)}")
     try:
-        sparsities = {name: _fraction(values[position]) for name, _, values in entries}
+        sparsities = {name: _sparsity(values[position]) for name, _, values in entries}
         sizes = {name: int(size) for name, size, _ in entries} if all(size for _, size, _ in entries) else None
         return Budget(sparsities, sizes)
     except ValueError as error:
@@ -299,11 +307,11 @@ def read_csv(path, column=None):
 
 
 def _parse(rows, path):
-    """Returns (names of the columns, [(name, size or "", [value as written, ...]), ...])."""
+    """Returns (names of the columns, [(name, size or "", [value, ...]), ...]); `_sparsity` makes numbers of values."""
     header = rows[0] if rows else []
     if "name" in header and "sparsity" in header:
         cells = [dict(zip(header, row, strict=False)) for row in rows[1:]]
-        return ["sparsity"], [(row["name"], row.get("size", ""), [_from_counts(row)]) for row in cells]
+        return ["sparsity"], [(row["name"], row.get("size", ""), [row]) for row in cells]
     if header[:4] == ["Metric", "Params", "FLOPs", "Sparsity (%)"]:
         layers = [(re.fullmatch(r"Layer \d+ - (.+)", row[0]), row) for row in rows]
         columns = [v for row in rows if row[0] == "Overall" for v in row[3:]]
@@ -312,18 +320,30 @@ def _parse(rows, path):
         return header[1:], [(row[0], "", row[1:]) for row in rows[1:]]
     raise ValueError(
         "`path` must be a file with columns `name` and `sparsity`, or one of STR's budgets. "
-        f"Received: {str(path)!r} with the header {header}"
+        f"Received: {str(path)!r} with the header {shorten(header)}"
     )
+
+
+def _sparsity(value):
+    """The number of a text, or of a row with its cells by their columns."""
+    return _fraction(value if isinstance(value, str) else _from_counts(value))
 
 
 def _from_counts(row):
     """The sparsity as it is written, or as the counts of a `SparsityTable` give it, without a rounding error."""
     if not row.get("nonzeros") or row["sparsity"] == "nan":
         return row["sparsity"]
-    size = int(row["size"])
-    return repr(exact_sparsity(fractions.Fraction(size - int(row["nonzeros"]), size), size))
+    size, nonzeros = int(row.get("size") or 0), int(row["nonzeros"])
+    if not 0 <= nonzeros <= size or not size:
+        raise ValueError(f"{row['name']!r} has {nonzeros} nonzeros of size {size}")
+    return repr(exact_sparsity(fractions.Fraction(size - nonzeros, size), size))
 
 
 def _fraction(text):
     """The number as it is written, exact also for percents."""
-    return float(fractions.Fraction(text[:-1]) / 100) if text.endswith("%") else float(text)
+    if not text.endswith("%"):
+        return float(text)
+    # `Fraction` also takes "1/0", and writes 1e999999999 out before anyone could refuse it.
+    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", text[:-1], re.IGNORECASE):
+        raise ValueError(f"{text[:50]!r} is no percentage")
+    return float(fractions.Fraction(text[:-1]) / 100)

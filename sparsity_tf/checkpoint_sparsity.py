@@ -23,6 +23,7 @@ import sys
 
 from absl import flags
 
+from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
 from sparsity_tf.checkpoints.sparsity import TECHNIQUES, checkpoint_sparsity
 
 _COLUMNS = ("name", "shape", "size", "nonzeros", "sparsity")
@@ -115,7 +116,7 @@ def _render(report, form):
 
 
 def _fail(message, status):
-    print(f"checkpoint_sparsity: error: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"checkpoint_sparsity: error: {one_line(message, LONGEST_COMPLAINT)}", file=sys.stderr)
     return status
 
 

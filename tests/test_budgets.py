@@ -157,6 +157,13 @@ def test_a_sparsity_table_is_a_budget(tmp_path):
         ("Metric,Params,FLOPs,Sparsity (%)\nOverall,1,1,50\nLayer 1 - a,1,1,\n", "a number for each weight"),
         ("Metric,Params,FLOPs,Sparsity (%)\nLayer 1 - a,1,1,50\n", "`column` must be one of \\[\\]"),
         ("Layer,STR\n1,x%\n", "a number for each weight"),
+        ("Layer,STR\n1,1e999999999%\n", "a number for each weight.*'1e999999999%'"),
+        ("Layer,STR\n1,1/0%\n", "a number for each weight.*'1/0%'"),
+        ("name,sparsity,size,nonzeros\na,0.5,0,0\n", "a number for each weight.*size 0"),
+        ("name,sparsity,size,nonzeros\na,0.5,4,5\n", "a number for each weight.*5 nonzeros"),
+        ("name,sparsity,size\na,0.5,-3\n", r"a number for each weight.*`sizes\['a'\]` must be an integer"),
+        (f"name,sparsity\n{'a' * 200_000},0.5\n", "a readable CSV file.*field larger than field limit"),
+        (f"{','.join('abc' * 10_000)}\n", "columns `name` and `sparsity`.*and 29980 more"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, message):
@@ -164,6 +171,12 @@ def test_other_files_are_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         budgets.read_csv(path)
+
+
+def test_a_file_that_is_no_utf_8_is_named(tmp_path):
+    (tmp_path / "latin.csv").write_bytes("name,sparsity\nü,0.5\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="latin.csv'.*utf-8"):
+        budgets.read_csv(tmp_path / "latin.csv")
 
 
 # Models.
@@ -290,6 +303,8 @@ def test_no_tensors_are_refused(tensors):
         ({"a": 1.1}, None, r"`sparsities\['a'\]` must be a number in \[0, 1\]"),
         ({"a": float("nan")}, None, r"`sparsities\['a'\]`"),
         ({"a": 0.5}, {"b": 3}, "`sizes`"),
+        ({"a": 0.5}, {"a": 0}, r"`sizes\['a'\]` must be an integer of at least 1"),
+        ({"a": 0.5}, {"a": -3}, r"`sizes\['a'\]` must be an integer of at least 1"),
     ],
 )
 def test_bad_budgets_are_refused(sparsities, sizes, message):

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf import masks
+from sparsity_tf.bounded_files import read_npz
 from sparsity_tf.callbacks import criteria, optimizer_slots
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
 from sparsity_tf.checks import check_fraction, check_integer
@@ -142,8 +143,8 @@ class IterativePruning(MaskAlgorithm):
 
     def _rewind(self):
         if self._saved is None:
-            with np.load(self.snapshot) as file:
-                self._saved = [file[f"arr_{index}"] for index in range(len(self._variables))]
+            names = [f"arr_{index}" for index in range(len(self._variables))]
+            self._saved = list(read_npz(self.snapshot, names).values())
         for variable, value in zip(self._variables, self._saved, strict=True):
             variable.assign(value)
         for weight in self.weights:

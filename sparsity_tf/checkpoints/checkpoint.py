@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 
+from sparsity_tf.bounded_files import one_line
+
 
 class CheckpointError(ValueError):
     """A checkpoint that is absent, damaged, or does not hold what was asked of it."""
@@ -109,11 +111,6 @@ class Checkpoint:
         if name not in self._aliases:
             raise CheckpointError(f"Checkpoint '{self.path}' has no tensor named '{name}'")
         return name
-
-
-def one_line(error):
-    """Returns: str, the message of an exception on one line, never empty."""
-    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def natural_order(text):

@@ -7,6 +7,7 @@ own names for the layers of this package.
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -15,7 +16,8 @@ import zipfile
 import h5py
 import numpy as np
 
-from sparsity_tf.checkpoints.checkpoint import Checkpoint, CheckpointError, one_line
+from sparsity_tf.bounded_files import check_archive, check_unpacked, one_line
+from sparsity_tf.checkpoints.checkpoint import Checkpoint, CheckpointError
 
 _WEIGHTS = "model.weights.h5"
 _CONFIG = "config.json"
@@ -59,7 +61,19 @@ class HDF5Checkpoint(Checkpoint):
                     found[key] = item
 
         self._file.visititems(visit)
+        self._check_sizes(found)
         return [key for key in found if not self._is_optimizer_variable(key, found)]
+
+    def _check_sizes(self, variables):
+        """A variable's shape is a promise: what none of its bytes is stored for, HDF5 fills up in memory."""
+        size = 0
+        for key, variable in variables.items():
+            if variable.external or variable.is_virtual:
+                raise CheckpointError(f"'{self.path}' can't be read: its tensor '{key}' is in other files")
+            # A chunk is unpacked whole, and may be larger than the variable.
+            chunk = math.prod(variable.chunks or ()) * variable.dtype.itemsize
+            size += max(math.prod(variable.shape) * variable.dtype.itemsize, chunk)
+        check_unpacked(self._file.filename, size)
 
     def _is_optimizer_variable(self, key, variables):
         """Optimizers start with their iteration, an integer, and their learning rate."""
@@ -138,6 +152,8 @@ def open_hdf5(path):
     """Opens a `.weights.h5` (or other HDF5) file written by Keras. See `open_checkpoint`."""
     try:
         return HDF5Checkpoint(path, h5py.File(path, "r"))
+    except CheckpointError:
+        raise
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ... on damage
         raise CheckpointError(
             f"'{path}' is not a readable HDF5 file (damaged or cut off?): {one_line(error)}"
@@ -153,6 +169,7 @@ def open_keras_archive(path):
     folder = tempfile.TemporaryDirectory(prefix="sparsity_tf_")
     try:
         with zipfile.ZipFile(path) as archive:
+            check_archive(path, archive)
             members = archive.namelist()
             if _WEIGHTS not in members or _CONFIG not in members:
                 raise CheckpointError(

@@ -10,8 +10,9 @@ import os
 import re
 import zipfile
 
+from sparsity_tf.bounded_files import one_line
 from sparsity_tf.checkpoints import keras_files
-from sparsity_tf.checkpoints.checkpoint import CheckpointError, natural_order, one_line
+from sparsity_tf.checkpoints.checkpoint import CheckpointError, natural_order
 
 
 def open_checkpoint(path):

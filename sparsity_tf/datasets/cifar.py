@@ -13,6 +13,7 @@ import pickle
 
 import numpy as np
 
+from sparsity_tf.bounded_files import one_line, read_npz
 from sparsity_tf.datasets import image_data
 from sparsity_tf.datasets.image_data import checked
 
@@ -32,24 +33,33 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     _ALLOWED = {
         # numpy 2 moved its core; the batches were written with the old name.
-        ("numpy.core.multiarray", "_reconstruct"): "array",
-        ("numpy._core.multiarray", "_reconstruct"): "array",
-        ("numpy", "ndarray"): "numpy",
-        ("numpy", "dtype"): "numpy",
+        ("numpy.core.multiarray", "_reconstruct"): "_empty_array",
+        ("numpy._core.multiarray", "_reconstruct"): "_empty_array",
+        ("numpy", "ndarray"): "_Array",
+        ("numpy", "dtype"): "dtype",
         # How Python 3 writes bytes in the old protocols.
-        ("_codecs", "encode"): "codecs",
+        ("_codecs", "encode"): "_encode_latin1",
     }
 
     def find_class(self, module, name):
-        kind = self._ALLOWED.get((module, name))
-        if kind is None:
+        found = self._ALLOWED.get((module, name))
+        if found is None:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which an image batch has no use for")
-        if kind == "array":
-            # What `ndarray.__reduce__` names is public through any array, wherever this numpy keeps it.
-            return np.empty(0).__reduce__()[0]
-        if kind == "codecs":
-            return _encode_latin1
-        return getattr(np, name)
+        return np.dtype if found == "dtype" else globals()[found]
+
+
+class _Array:
+    """Stands for `numpy.ndarray` in a pickle, which only names it: called, it could be asked for any size."""
+
+    def __new__(cls, *args, **kwargs):
+        raise pickle.UnpicklingError("it makes an array without its content")
+
+
+def _empty_array(cls, shape, kind):
+    """What numpy's `_reconstruct` is asked for in every pickle of an array; the content follows."""
+    if cls is not _Array or shape != (0,):
+        raise pickle.UnpicklingError("it makes an array without its content")
+    return np.empty(0, np.uint8)
 
 
 def _encode_latin1(text, encoding="latin1"):
@@ -105,24 +115,28 @@ def read_pickled_batch(path, label_key="labels"):
     try:
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises nearly anything: KeyError, EOFError, ValueError, ...
-        raise ValueError(f"{path} is not a readable pickle of a CIFAR batch ({error}).") from error
+        raise ValueError(f"{path} is not a readable pickle of a CIFAR batch ({one_line(error)}).") from error
     if not isinstance(batch, dict):
         raise ValueError(f"{path} must hold a dict. Received: {type(batch).__name__}")
     batch = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in batch.items()}
     for key in ("data", label_key):
         if key not in batch:
-            raise ValueError(f"{path} must have the key {key!r}. Received: {', '.join(map(str, batch))}")
+            names = [str(name)[:50] for name in list(batch)[:20] if isinstance(name, str | int)]
+            raise ValueError(f"{path} must have the key {key!r}. Received: {', '.join(names)}")
     pixels, labels = batch["data"], batch[label_key]
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (_PIXELS,):
         raise ValueError(
             f"`data` in {path} must be a uint8 array of shape (n, {_PIXELS}). "
             f"Received: {getattr(pixels, 'dtype', type(pixels).__name__)} of shape {np.shape(pixels)}"
         )
+    # Lists within lists could be the same list many times, and fill the memory as an array.
+    flat = labels.dtype.kind in "iu" if isinstance(labels, np.ndarray) else isinstance(labels, list)
+    if not flat or not all(isinstance(label, int | np.integer) for label in labels):
+        raise ValueError(f"`{label_key}` in {path} must be integers, one for each image.")
     try:
-        labels = np.asarray(labels, np.int64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`{label_key}` in {path} must be integers ({error}).") from error
-    return _from_planes(pixels), labels
+        return _from_planes(pixels), np.asarray(labels, np.int64)
+    except OverflowError as error:
+        raise ValueError(f"`{label_key}` in {path} must be integers, one for each image ({error}).") from error
 
 
 def _batch_files(folder, name):
@@ -165,7 +179,7 @@ def _from_batches(folder, name):
 
 
 def _from_npz(path, name):
-    return _checked(image_data.read_npz(path), name, path, path)
+    return _checked(read_npz(path, image_data.PARTS), name, path, path)
 
 
 def _checked(arrays, name, place, origin):

@@ -8,9 +8,11 @@ import dataclasses
 import hashlib
 import itertools
 import os
+import warnings
 
 import numpy as np
 
+from sparsity_tf.bounded_files import read_npz
 from sparsity_tf.datasets import subwords
 
 _CHUNK = 10_000
@@ -98,9 +100,12 @@ def encode_pairs(pairs, vocabulary, cache_dir=None):
     """
     path = cache_dir and os.path.join(cache_dir, f"pairs-{_key(pairs, vocabulary)}.npz")
     if path and os.path.exists(path):
-        with np.load(path) as stored:
+        try:
+            stored = read_npz(path, ("ids_0", "ids_1", "ends_0", "ends_1", "numbers", "blank"))
             ids, ends = ((stored[f"{what}_0"], stored[f"{what}_1"]) for what in ("ids", "ends"))
             return EncodedPairs(ids, ends, stored["numbers"], int(stored["blank"]))
+        except ValueError as error:
+            warnings.warn(f"{error} The text is encoded again.", stacklevel=2)
     encoded = _encode(pairs, vocabulary)
     if path:
         os.makedirs(cache_dir, exist_ok=True)

@@ -7,11 +7,12 @@ parsing one file with every way it can be broken turned into a `ValueError` that
 and finding the four files of a data set under the spellings that are in circulation.
 """
 
-import gzip
+import math
 import os
-import zlib
 
 import numpy as np
+
+from sparsity_tf.bounded_files import MOST_DIMENSIONS, open_unpacked, read_at_most
 
 _ELEMENT_TYPES = {
     0x08: np.dtype(">u1"),
@@ -56,31 +57,34 @@ def read_idx(path):
         ((60000, 28, 28), dtype('uint8'))
     """
     with open(path, "rb") as file:
-        content = file.read()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"The gzip stream of {path} is truncated or corrupt ({error}).") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _ELEMENT_TYPES:
+        packing = ".gz" if file.read(2) == b"\x1f\x8b" else None
+    with open_unpacked(path, packing) as file:
+        start = file.read(4)
+        if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _ELEMENT_TYPES:
+            raise ValueError(
+                f"{path} is not an IDX file: it must begin with two zero bytes, an element type "
+                f"(one of {', '.join(f'0x{code:02x}' for code in _ELEMENT_TYPES)}) and the number of "
+                f"dimensions. Received: 0x{start.hex()}"
+            )
+        dtype, ndim = _ELEMENT_TYPES[start[2]], start[3]
+        if ndim > MOST_DIMENSIONS:
+            raise ValueError(f"{path} is not an IDX file: its header promises {ndim} dimensions.")
+        sizes = file.read(4 * ndim)
+        if len(sizes) < 4 * ndim:
+            raise ValueError(
+                f"{path} is truncated: its header needs {4 + 4 * ndim} bytes, it has {len(start + sizes)}."
+            )
+        shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
+        expected = math.prod(shape) * dtype.itemsize
+        # One byte more, which must not be there.
+        content = read_at_most(file, expected + 1)
+    if len(content) < expected:
         raise ValueError(
-            f"{path} is not an IDX file: it must begin with two zero bytes, an element type "
-            f"(one of {', '.join(f'0x{code:02x}' for code in _ELEMENT_TYPES)}) and the number of "
-            f"dimensions. Received: 0x{content[:4].hex()}"
+            f"{path} is truncated: shape {shape} needs {expected:,} bytes after the header, it has {len(content):,}."
         )
-    dtype, ndim = _ELEMENT_TYPES[content[2]], content[3]
-    header = 4 + 4 * ndim
-    if len(content) < header:
-        raise ValueError(f"{path} is truncated: its header needs {header} bytes, it has {len(content)}.")
-    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", count=ndim, offset=4))
-    size = 1  # Python integers, so that an absurd header cannot overflow
-    for dimension in shape:
-        size *= dimension
-    expected, found = header + size * dtype.itemsize, len(content)
-    if found != expected:
-        problem = "is truncated" if found < expected else "has bytes after its last element"
-        raise ValueError(f"{path} {problem}: shape {shape} needs {expected} bytes, the file has {found}.")
-    array = np.frombuffer(content, dtype, offset=header).reshape(shape)
+    if len(content) > expected:
+        raise ValueError(f"{path} has bytes after its last element: shape {shape} needs {expected:,} of them.")
+    array = np.frombuffer(content, dtype).reshape(shape)
     return array.astype(dtype.newbyteorder("="))
 
 

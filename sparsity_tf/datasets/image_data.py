@@ -79,30 +79,6 @@ def checked(arrays, name, source, origin, num_classes=10, image_shape=(28, 28)):
     return ImageData(**parts, num_classes=num_classes, name=name, source=source)
 
 
-def read_npz(path):
-    """The four arrays of an `.npz` file, a dict with the keys `PARTS`.
-
-    Raises:
-        ValueError: The file is no `.npz`, is damaged, or lacks one of the four.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [part for part in PARTS if part not in archive.files]
-            if missing:
-                raise ValueError(
-                    f"{path} must hold the arrays {', '.join(PARTS)}. "
-                    f"Received: {', '.join(archive.files)} (missing: {', '.join(missing)})"
-                )
-            return {part: archive[part] for part in PARTS}
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{path} is not a readable .npz file ({error}).") from error
-    except Exception as error:
-        # zipfile.BadZipFile and zlib.error: a damaged archive
-        if type(error).__name__ in ("BadZipFile", "error"):
-            raise ValueError(f"{path} is not a readable .npz file ({error}).") from error
-        raise
-
-
 def tfds_root():
     """The folder where TFDS keeps its data sets."""
     return os.path.expanduser(os.environ.get("TFDS_DATA_DIR", os.path.join("~", "tensorflow_datasets")))

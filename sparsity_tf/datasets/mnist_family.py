@@ -13,6 +13,7 @@ import warnings
 
 import numpy as np
 
+from sparsity_tf.bounded_files import read_npz
 from sparsity_tf.datasets import idx, image_data
 from sparsity_tf.datasets.image_data import checked
 
@@ -20,7 +21,7 @@ _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 
 
 def _from_npz(path, name):
-    return checked(image_data.read_npz(path), name, f"{name} from {path}.", path)
+    return checked(read_npz(path, image_data.PARTS), name, f"{name} from {path}.", path)
 
 
 def _from_idx(files, name, folder):

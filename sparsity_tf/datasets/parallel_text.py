@@ -5,15 +5,14 @@ stands, and has a fingerprint by which what was made of it can be cached. And wh
 that names the file and the line.
 """
 
-import bz2
 import dataclasses
-import gzip
 import itertools
-import lzma
 import os
 
+from sparsity_tf.bounded_files import PACKINGS, DamagedFileError, open_unpacked
+
 FORMS = ("tsv", "text")
-_OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_LONGEST_LINE = 1 << 20  # bytes
 # File names of the splits, in the order of preference.
 _STEMS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
 
@@ -69,17 +68,25 @@ class ParallelCorpus:
 
 def _lines(path):
     """Lines of a UTF-8 file, compressed or not, without their ends."""
-    opener = _OPEN.get(os.path.splitext(path)[1], open)
     number = 0
-    try:
-        with opener(path, "rb") as file:
-            for line in file:
-                number += 1
-                yield line.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start} of the line).") from error
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path}: damaged after line {number} ({error}).") from error
+    with open_unpacked(path, os.path.splitext(path)[1]) as file:
+        while True:
+            try:
+                line = file.readline(_LONGEST_LINE + 1)
+            except DamagedFileError as error:
+                raise ValueError(f"{path}: damaged after line {number} ({error.reason}).") from error
+            if not line:
+                break
+            number += 1
+            if len(line) > _LONGEST_LINE:
+                raise ValueError(f"{path}:{number}: longer than {_LONGEST_LINE:,} bytes, which no sentence is.")
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start} of the line)."
+                ) from error
+            yield text.rstrip("\r\n")
     if not number:
         raise ValueError(f"{path} is empty.")
 
@@ -107,7 +114,8 @@ def tsv_pairs(path):
             pair = tuple(line.split("\t"))
             if len(pair) != 2:
                 raise ValueError(
-                    f"{path}:{number}: a line must be source, tab, target. Received: {len(pair) - 1} tabs in {line!r}"
+                    f"{path}:{number}: a line must be source, tab, target. Received: {len(pair) - 1} tabs in "
+                    f"{line[:200]!r}{'...' if len(line) > 200 else ''}"
                 )
             yield pair
 
@@ -230,7 +238,7 @@ def _of_folder(form, folder, *languages):
 
 
 def _find(folder, names):
-    candidates = [f"{name}{end}" for name in names for end in ("", *_OPEN)]
+    candidates = [f"{name}{end}" for name in names for end in ("", *PACKINGS)]
     for name in candidates:
         if os.path.isfile(os.path.join(folder, name)):
             return os.path.join(folder, name)

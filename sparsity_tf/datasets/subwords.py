@@ -19,6 +19,8 @@ import unicodedata
 
 import numpy as np
 
+from sparsity_tf.bounded_files import one_line
+
 PADDING = 0
 END = 1
 
@@ -103,7 +105,7 @@ class SentencePieceVocabulary(Vocabulary):
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
         except (RuntimeError, OSError) as error:
-            raise ValueError(f"{path} is no SentencePiece model: {error}") from error
+            raise ValueError(f"{path} is no SentencePiece model: {one_line(error)}") from error
         special = self._processor.pad_id(), self._processor.eos_id()
         if special != (PADDING, END):
             raise ValueError(
@@ -166,7 +168,7 @@ class SubwordVocabulary(Vocabulary):
         if reserved != ["<pad>", "<EOS>"]:
             raise ValueError(
                 f"{path} is no vocabulary: the first two lines of a subword text file are '<pad>' and '<EOS>'. "
-                f"Received: {lines[:2]}"
+                f"Received: {[line[:50] for line in lines[:2]]}"
             )
         self.size = len(self._subwords)
         self._ids = {subword: i for i, subword in enumerate(self._subwords) if subword}

@@ -9,6 +9,11 @@ import tempfile
 
 from absl import flags
 
+from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
+
+# Beginning of the name of the folder in which a file is written until it is complete.
+_UNFINISHED = ".unfinished-"
+
 
 class CommandError(Exception):
     """What stops a command; its message is shown to the user in one line."""
@@ -71,7 +76,7 @@ def note(name, message):
 
 
 def _fail(name, message, status):
-    print(f"{name}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"{name}: error: {one_line(message, LONGEST_COMPLAINT)}", file=sys.stderr)
     return status
 
 
@@ -123,8 +128,8 @@ def check_output(path, suffix, overwrite, **sources):
         **sources: Paths of files that are read, by the names of their flags; `None` counts for nothing.
 
     Raises:
-        CommandError: `path` has another ending, lies in no folder, is a source, or is there already and `overwrite` is
-            false.
+        CommandError: `path` has another ending, lies in no folder or in one that can't be written, is a source, or is
+            there already and `overwrite` is false.
     """
     if not path.endswith(suffix):
         raise CommandError(f"--output must end in {suffix}. Received: {path}")
@@ -138,6 +143,10 @@ def check_output(path, suffix, overwrite, **sources):
                 raise CommandError(f"--output must not be the {flag} itself. Received: {path}")
         if not overwrite:
             raise CommandError(f"{path} is there already: pass --overwrite to replace it")
+    try:
+        tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=os.path.dirname(path) or ".").cleanup()
+    except OSError as error:
+        raise CommandError(f"--output can't be written: {path} ({error.strerror})") from error
 
 
 @contextlib.contextmanager
@@ -147,7 +156,7 @@ def appearing(path, overwrite=False):
     Nothing is left behind otherwise, and a file that appeared meanwhile is replaced only if `overwrite` is true.
     """
     folder, name = os.path.split(path)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder or ".") as unfinished:
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder or ".") as unfinished:
         written = os.path.join(unfinished, name)
         yield written
         # The rename must not reach the disk before the content does.

@@ -108,10 +108,13 @@ def _recipe(values):
         if saved is None:
             raise flags.Error(f"Flag --config must be given where no {state.RECIPE} lies beside the checkpoint")
         known = {field.name: field.type for field in dataclasses.fields(Recipe)}
-        saved = {
-            name: tuple(value) if known[name] is tuple else value for name, value in saved.items() if name in known
-        }
-        recipe = Recipe(**saved)
+        try:
+            recipe = Recipe(
+                **{n: tuple(value) if known[n] is tuple else value for n, value in saved.items() if n in known}
+            )
+        except (TypeError, ValueError) as error:
+            path = os.path.join(os.path.dirname(values.checkpoint), state.RECIPE)
+            raise command.CommandError(f"{path} is damaged: {error}") from error
     # One example a step is enough to make batches of any training set.
     return dataclasses.replace(recipe, batch_size=1, data_dir=values.data_dir or recipe.data_dir)
 

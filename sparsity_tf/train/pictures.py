@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from sparsity_tf import inspection
+from sparsity_tf.bounded_files import read_npz
 from sparsity_tf.inspection.plots import kernel_value
 from sparsity_tf.train import state
 
@@ -119,8 +120,8 @@ def _film(model, folder, path):
     screen.build((None, *shape[:-1]))
     film = inspection.MaskAnimation(screen, max_frames=_MOST_FRAMES)
     for done, frame in _stored_frames(folder):
-        with np.load(frame) as arrays:
-            # Stored values below the 16-bit range have become zero; they would draw as white too.
-            screen.kernel.assign(arrays["kernel"].astype(np.float32).reshape(shape))
+        kernel = read_npz(frame, ["kernel"])["kernel"]
+        # Stored values below the 16-bit range have become zero; they would draw as white too.
+        screen.kernel.assign(kernel.astype(np.float32).reshape(shape))
         film.capture(f"epoch {done}")
     film.save_gif(path)

@@ -7,6 +7,7 @@ import sys
 
 from absl import app, flags, logging
 
+from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
 from sparsity_tf.train import algorithms
 from sparsity_tf.train.fields import choices
 
@@ -160,5 +161,5 @@ def parse(argv):
 
 
 def _complain(message):
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"error: {one_line(message, LONGEST_COMPLAINT)}", file=sys.stderr)
     return 2

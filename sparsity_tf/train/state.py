@@ -10,10 +10,14 @@ import dataclasses
 import glob
 import json
 import os
+import re
 import shutil
 import zipfile
 
 import keras
+
+from sparsity_tf.bounded_files import one_line
+from sparsity_tf.checkpoints.keras_files import open_keras_archive
 
 CHECKPOINT = "checkpoint.keras"
 MODEL = "model.keras"
@@ -116,9 +120,25 @@ def load(path, compile=True):
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} can't be loaded: it is damaged or truncated.")
     try:
-        return keras.saving.load_model(path, compile=compile)
-    except Exception as error:  # Keras, zipfile, h5py and json have many ways to say so.
+        # Checksums, and that no more is unpacked than the size of the file justifies, which Keras does not ask.
+        open_keras_archive(path).close()
+    except ValueError as error:
         raise ValueError(f"{path} can't be loaded: {error}") from error
+    try:
+        return keras.saving.load_model(path, compile=compile)
+    except Exception as error:  # Keras, h5py and json have many ways to say so.
+        raise ValueError(f"{path} can't be loaded: {_reason(error)}") from error
+
+
+def _reason(error):
+    """Why Keras can't make a network of a file whose parts are sound, in one line."""
+    # Keras prints a layer's whole configuration, then the error that it met: layers within layers.
+    while re.search("(Exception|Error) encountered", str(error)) and error.__context__ is not None:
+        error = error.__context__
+    internal = isinstance(error, KeyError | TypeError | AttributeError | IndexError | RecursionError)
+    if internal or "`KerasSaveable`" in str(error):
+        return f"its config.json is not that of a Keras model ({one_line(error, 300)})"
+    return one_line(error)
 
 
 def restore(folder, steps):

@@ -281,6 +281,26 @@ def empty_hdf5(folder):
     return folder / "m.weights.h5"
 
 
+def keras_bomb(folder):
+    with zipfile.ZipFile(folder / "m.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", bytes(80 << 20))
+    return folder / "m.keras"
+
+
+def hdf5_of_promises(folder):
+    with h5py.File(folder / "m.weights.h5", "w") as file:
+        file.create_dataset("layers/dense/vars/0", (1 << 20, 1 << 20), "float32", chunks=(1 << 10, 1 << 10))
+    return folder / "m.weights.h5"
+
+
+def hdf5_of_another_file(folder):
+    (folder / "secret").write_bytes(bytes(64))
+    with h5py.File(folder / "m.weights.h5", "w") as file:
+        file.create_dataset("layers/dense/vars/0", (4, 4), "float32", external=[(str(folder / "secret"), 0, 64)])
+    return folder / "m.weights.h5"
+
+
 def empty_directory(folder):
     (folder / "empty").mkdir()
     return folder / "empty"
@@ -307,6 +327,9 @@ def _cut(file, count):
         (zip_of_something_else, "must hold config.json and model.weights.h5"),
         (cut_hdf5, "not a readable HDF5 file"),
         (empty_hdf5, "not a readable HDF5 file"),
+        (keras_bomb, "would unpack to"),
+        (hdf5_of_promises, "would unpack to"),
+        (hdf5_of_another_file, "its tensor 'layers/dense/vars/0' is in other files"),
         (empty_directory, "holds no checkpoint"),
         (wrong_path, "no such file, directory or prefix"),
     ],

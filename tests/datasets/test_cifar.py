@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -153,6 +154,41 @@ def test_unusable_pickle_is_named_with_its_fault(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as error:
         datasets.cifar10(tmp_path)
     assert str(tmp_path / "data_batch_2") in str(error.value)
+
+
+def _nested(depth):
+    value = [1] * 10
+    for _ in range(depth):
+        value = [value] * 10
+    return value
+
+
+class _Promise:
+    """An array of a shape that the file promises without holding its entries."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {b"data": np.zeros((1, 3072), np.uint8), b"labels": _nested(7)},
+        {b"data": _Promise(np.ndarray, ((200_000_000, 3072), "u1")), b"labels": [1]},
+        {b"data": _Promise(np.empty(0).__reduce__()[0], (np.ndarray, (200_000_000, 3072), "u1")), b"labels": [1]},
+    ],
+)
+def test_a_pickle_takes_no_more_memory_than_it_holds(tmp_path, batch):
+    (tmp_path / "batch").write_bytes(pickle.dumps(batch, 2))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=f"{tmp_path / 'batch'}"):
+        cifar.read_pickled_batch(tmp_path / "batch")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 @pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: b"", lambda c: b"\xff" + c[1:]])

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -58,6 +59,23 @@ def test_damaged_file_is_named_with_its_damage(tmp_path, images, damage, message
     with pytest.raises(ValueError, match=message) as error:
         idx.read_idx(path)
     assert str(path) in str(error.value)
+
+
+def test_no_more_is_unpacked_than_the_header_promises(tmp_path):
+    path = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(struct.pack(">BBBBI", 0, 0, 8, 1, 100) + bytes(20 << 20)))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=f"{path} has bytes after its last element"):
+        idx.read_idx(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def test_more_dimensions_than_arrays_have_are_refused(tmp_path):
+    (tmp_path / "many").write_bytes(bytes((0, 0, 8, 200)) + struct.pack(">200I", *[1] * 200) + b"\0")
+    with pytest.raises(ValueError, match="many .*200 dimensions"):
+        idx.read_idx(tmp_path / "many")
 
 
 def test_missing_file_raises_file_not_found(tmp_path):

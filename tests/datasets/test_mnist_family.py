@@ -98,6 +98,13 @@ def test_unusable_npz_is_named_with_its_fault(tmp_path, arrays, change, message)
     assert str(path) in str(error.value)
 
 
+def test_npz_of_objects_is_refused_in_our_words(tmp_path, arrays):
+    arrays["x_train"] = np.array(list(arrays["x_train"]) + [None], dtype=object)
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    with pytest.raises(ValueError, match="`x_train` in .*mnist.npz holds Python objects, which are not read"):
+        datasets.mnist(tmp_path / "mnist.npz")
+
+
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
 def test_damaged_npz_is_named(tmp_path, arrays, keep):
     path = tmp_path / "mnist.npz"

@@ -160,6 +160,27 @@ def test_a_cut_off_archive_is_an_error_that_names_it(tmp_path):
         list(parallel_text.tsv_pairs(path))
 
 
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz"])
+def test_an_archive_with_a_broken_byte_is_an_error_that_names_it(tmp_path, ending):
+    path = write_tsv(tmp_path / f"broken.tsv{ending}", generated_pairs(2000))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"broken.tsv{ending}(: | is )damaged"):
+        list(parallel_text.tsv_pairs(path))
+
+
+def test_a_line_without_end_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "long.tsv").write_bytes(b"a\tb\n" + b"x" * (3 << 20))
+    with pytest.raises(ValueError, match=r"long.tsv:2: longer than 1,048,576 bytes") as error:
+        list(parallel_text.tsv_pairs(tmp_path / "long.tsv"))
+    assert len(str(error.value)) < 500
+    (tmp_path / "wide.tsv").write_bytes(b"x" * (1 << 19) + b"\n")
+    with pytest.raises(ValueError, match=r"wide.tsv:1: a line must be source, tab, target") as error:
+        list(parallel_text.tsv_pairs(tmp_path / "wide.tsv"))
+    assert len(str(error.value)) < 500
+
+
 @pytest.mark.parametrize("short", [0, 1])
 def test_unequal_numbers_of_lines_are_an_error_that_names_both(tmp_path, short):
     paths = [tmp_path / "a.en", tmp_path / "a.de"]

@@ -1,5 +1,6 @@
 """Sparse files become dense ones that predict the same, or nothing at all appears."""
 
+import json
 import sys
 import zipfile
 
@@ -161,6 +162,51 @@ def test_what_cannot_be_converted_is_said_in_one_line(run, files, tmp_path):
     arguments = [f"--checkpoint={tmp_path / 'sparse.keras'}", f"--output={files.output}"]
     status, _, err = run(*arguments)
     assert (status, "can't be loaded" in err) == (1, True)
+
+
+def _with_config(path, config):
+    """The file of a sparse network with another `config.json`: a function of the one that it has."""
+    sparse_net("masked").save(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["config.json"] = json.dumps(config(json.loads(members["config.json"])))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def _without(config, *keys):
+    inner = config
+    for key in keys[:-1]:
+        inner = inner[key]
+    del inner[keys[-1]]
+    return config
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (lambda config: {}, "config.json"),
+        (lambda config: [], "config.json"),
+        (lambda config: None, "config.json"),
+        (lambda config: _without(config, "config"), "config.json"),
+        (lambda config: _without(config, "config", "layers"), "config.json is not that of a Keras model"),
+        (lambda config: {"class_name": "Sequential", "module": "keras", "config": {"name": "a"}}, "KeyError: 'layers'"),
+        (lambda config: {**config, "class_name": "Unheard", "module": None, "registered_name": "Unheard"}, "Unheard"),
+        (
+            lambda config: {**config, "config": {**config["config"], "name": 5, "x" * 9000: "y" * 9000}},
+            "`name` must be",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_loaded_is_one_short_line_with_its_reason(run, tmp_path, config, reason):
+    path = tmp_path / "odd.keras"
+    _with_config(path, config)
+    status, out, err = run(f"--checkpoint={path}", f"--output={tmp_path / 'dense.keras'}")
+    assert (status, out, len(err.splitlines())) == (1, "", 1)
+    assert err.startswith(f"convert: error: {path} can't be loaded: ") and reason in err
+    assert len(err) < 700
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,9 @@ def test_checkpoints_and_outputs_that_cannot_be_used(files, tmp_path, capsys):
     assert "must be one that `sparsity_tf.models.Transformer` built" in capsys.readouterr().err
     assert run(files, f"--input={source}", f"--output={tmp_path}/no/out") == 1
     assert "folder of --output does not exist" in capsys.readouterr().err
+    # Before anything is loaded: there is no such checkpoint.
+    assert run(files, f"--input={source}", "--output=/proc/out", checkpoint=str(tmp_path / "no.keras")) == 1
+    assert "--output can't be written: /proc/out (" in capsys.readouterr().err
     assert run(files, f"--input={source}", f"--output={source}", "--overwrite") == 1
     assert "--output must not be the input itself" in capsys.readouterr().err
     assert run(files, f"--input={source}", f"--output={files[2]}", "--overwrite") == 1
