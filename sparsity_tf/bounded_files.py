@@ -8,6 +8,7 @@ damaged file, becomes a `ValueError` that names the file.
 import bz2
 import gzip
 import io
+import json
 import lzma
 import math
 import os
@@ -113,6 +114,19 @@ def check_archive(path, archive):
     (`zipfile` never unpacks more of a member than the archive's directory says.)
     """
     check_unpacked(path, sum(member.file_size for member in archive.infolist()))
+
+
+def read_json(path):
+    """What a JSON file holds.
+
+    Raises:
+        DamagedFileError: It is no JSON, no UTF-8, or nested too deeply.
+    """
+    with open(path, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise DamagedFileError(path, one_line(error)) from error
 
 
 def read_npz(path, names):

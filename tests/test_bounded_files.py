@@ -77,6 +77,14 @@ def test_memory_is_taken_as_bytes_arrive():
     assert bounded_files.read_at_most(Endless(), 1 << 60) == b"few"
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_a_file_that_is_no_json_is_named(tmp_path, content):
+    path = tmp_path / "recipe.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path} is damaged: "):
+        bounded_files.read_json(path)
+
+
 def write_npz(path, shape=(4, 5), described="|u1", size=20):
     """An `.npz` whose one array's header may lie."""
     header = f"{{'descr': '{described}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"

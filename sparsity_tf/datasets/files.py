@@ -59,6 +59,9 @@ class FileBatches(Batches):
             if any(word in error.message for word in _READING):
                 self.files.verify()  # raises the error that names the file
             raise
+        except (tf.errors.NotFoundError, tf.errors.FailedPreconditionError, tf.errors.PermissionDeniedError):
+            self.files.open_each()  # raises the error that names the file
+            raise
         except UnicodeDecodeError:
             self.files.verify()  # TensorFlow's message quotes the bytes of a record that can't be parsed
             raise

@@ -76,7 +76,7 @@ def find_shards(folder, prefix):
 
 def _record_end(file, path, start, size, number):
     """(position of the data, position behind the record), after a look at the record's header."""
-    header = os.pread(file, _HEADER, start)
+    header = os.pread(file.fileno(), _HEADER, start)
     if len(header) < _HEADER:
         raise ValueError(f"{path} is truncated: it ends within the header of record {number} (byte {start}).")
     (length, crc) = struct.unpack("<QI", header)
@@ -97,13 +97,10 @@ def count_records(path):
     size, position, number = os.path.getsize(path), 0, 0
     if not size:
         raise ValueError(f"{path} is empty.")
-    file = os.open(path, os.O_RDONLY)
-    try:
+    with open(path, "rb", buffering=0) as file:
         while position < size:
             _, position = _record_end(file, path, position, size, number)
             number += 1
-    finally:
-        os.close(file)
     return number
 
 
@@ -116,9 +113,6 @@ def first_record(path):
     size = os.path.getsize(path)
     if not size:
         raise ValueError(f"{path} is empty.")
-    file = os.open(path, os.O_RDONLY)
-    try:
+    with open(path, "rb", buffering=0) as file:
         start, end = _record_end(file, path, 0, size, 0)
-        return os.pread(file, end - _FOOTER - start, start)
-    finally:
-        os.close(file)
+        return os.pread(file.fileno(), end - _FOOTER - start, start)

@@ -16,7 +16,7 @@ import zipfile
 
 import keras
 
-from sparsity_tf.bounded_files import one_line
+from sparsity_tf.bounded_files import one_line, read_json
 from sparsity_tf.checkpoints.keras_files import open_keras_archive
 
 CHECKPOINT = "checkpoint.keras"
@@ -180,11 +180,7 @@ def read_recipe(folder):
     path = os.path.join(folder, RECIPE)
     if not os.path.exists(path):
         return None
-    with open(path, encoding="utf-8") as file:
-        try:
-            settings = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}.") from error
+    settings = read_json(path)
     if not isinstance(settings, dict):
         raise ValueError(f"{path} is damaged: it must hold a JSON object.")
     return settings

@@ -421,7 +421,7 @@ def vocabulary_lies():
 
 
 def json_lies():
-    texts = (
+    texts = [
         "null",
         "[]",
         "{}",
@@ -430,8 +430,9 @@ def json_lies():
         '{"model": 5}',
         '{"model_options": 3, "epochs": "x"}',
         '{"a": NaN}',
-    )
-    return [written(text.encode()) for text in (*texts, '{"lr_boundaries": 7}', '{"data_dir": {}}', '{"dataset": "x"}')]
+    ]
+    texts += ['{"lr_boundaries": 7}', '{"data_dir": {}}', '{"dataset": "x"}', '{"seed": "x"}', '{"normalize": 7}']
+    return [written(text.encode()) for text in texts]
 
 
 def state_file_lies():

@@ -147,9 +147,11 @@ def _tensorflow_checkpoint(folder):
     import tensorflow as tf
 
     random = np.random.default_rng(0)
-    tensors = {"net/w": random.normal(size=(20, 30)).astype("float32"), "net/mask": random.random((20, 30)) < 0.5}
-    tensors |= {"net/w/Adam": tensors["net/w"], "names": np.array([b"some", b"text"]), "global_step": np.int64(5)}
-    tensors["net/mask"] = tensors["net/mask"].astype("float32")
+    tensors = {"names": np.array([b"some", b"text"]), "global_step": np.int64(5)}
+    for layer, shape in (("dense_1", (784, 12)), ("dense_2", (12, 10))):
+        kernel, mask = random.normal(size=shape), random.random(shape) < 0.5
+        tensors |= {f"{layer}/{name}": kernel.astype("float32") for name in ("kernel", "kernel/Adam")}
+        tensors[f"{layer}/mask"] = mask.astype("float32")
     tf.raw_ops.SaveV2(
         prefix=os.path.join(folder, "model.ckpt-5"),
         tensor_names=list(tensors),
@@ -238,8 +240,9 @@ def _imagenet(folder, output):
     batches = datasets.file_batches(files, 2, image_size=32)
     # As the programs read: what is wrong with a file is said when it comes up, or by `verify`.
     with batches.naming_errors():
-        for _ in batches.test():
-            pass
+        for part in (batches.test(), batches.train().take(2)):
+            for _ in part:
+                pass
     files.verify()
 
 

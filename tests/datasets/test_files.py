@@ -1,5 +1,7 @@
 """Batches read from files: whole epochs, the same ones for the same seed, shared among workers."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -168,6 +170,19 @@ def test_fit_and_evaluate_take_them_as_they_are(places):
         model.fit(batches.train(), epochs=2, steps_per_epoch=batches.steps_per_epoch, shuffle=False, verbose=0)
         model.evaluate(batches.test(), verbose=0)
     assert int(model.optimizer.iterations) == 8
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("put_there", [None, os.mkdir])
+def test_a_file_that_disappears_or_becomes_a_folder_is_named(tmp_path, layout, put_there):
+    LAYOUTS[layout](tmp_path / layout)
+    batches = make(tmp_path, layout)
+    lost = batches.files.test.files[1]
+    os.remove(lost)
+    if put_there:
+        put_there(lost)
+    with pytest.raises(OSError, match=lost), batches.naming_errors():
+        as_numpy(batches.test())
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,13 @@ def test_shards_come_in_order_and_other_files_are_left_alone(tmp_path):
     assert records.find_shards(tmp_path, "test") == []
 
 
+@pytest.mark.parametrize("read", [records.count_records, records.first_record])
+def test_a_folder_in_place_of_a_shard_is_named(tmp_path, read):
+    (tmp_path / "train-00000-of-00001").mkdir()
+    with pytest.raises(OSError, match="train-00000-of-00001"):
+        read(str(tmp_path / "train-00000-of-00001"))
+
+
 def test_missing_shards_are_named(tmp_path):
     touch(tmp_path, "train-00000-of-00006", "train-00003-of-00006")
     with pytest.raises(ValueError, match=r"train-00001-of-00006 is missing: 2 of 6 shards.*00002.*00004.*\.\.\."):
