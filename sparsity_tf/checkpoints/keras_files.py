@@ -53,26 +53,26 @@ class HDF5Checkpoint(Checkpoint):
             self._register(unique, (key, name))
 
     def _variables(self):
-        found = {}
+        held = {}
 
         def visit(key, item):
             if isinstance(item, h5py.Dataset) and item.shape is not None:
-                if item.dtype.kind in "biuf" or _is_bfloat16(item):
-                    found[key] = item
+                held[key] = item
 
         self._file.visititems(visit)
-        self._check_sizes(found)
+        self._check_sizes(held)
+        found = {key: item for key, item in held.items() if item.dtype.kind in "biuf" or _is_bfloat16(item)}
         return [key for key in found if not self._is_optimizer_variable(key, found)]
 
-    def _check_sizes(self, variables):
-        """A variable's shape is a promise: what none of its bytes is stored for, HDF5 fills up in memory."""
+    def _check_sizes(self, datasets):
+        """A dataset's shape is only a promise: where no bytes are stored, HDF5 makes them up in memory."""
         size = 0
-        for key, variable in variables.items():
-            if variable.external or variable.is_virtual:
+        for key, dataset in datasets.items():
+            if dataset.external or dataset.is_virtual:
                 raise CheckpointError(f"'{self.path}' can't be read: its tensor '{key}' is in other files")
-            # A chunk is unpacked whole, and may be larger than the variable.
-            chunk = math.prod(variable.chunks or ()) * variable.dtype.itemsize
-            size += max(math.prod(variable.shape) * variable.dtype.itemsize, chunk)
+            # A chunk is unpacked whole, and may be larger than the dataset.
+            entries = max(math.prod(dataset.shape), math.prod(dataset.chunks or (0,)))
+            size += entries * dataset.dtype.itemsize
         check_unpacked(self._file.filename, size)
 
     def _is_optimizer_variable(self, key, variables):

@@ -8,6 +8,7 @@ that users call; a sample goes through the commands as users start them.
 
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -151,3 +152,65 @@ def test_damaged_files(tmp_path, cases, seed):
         worker.close()
     print(f"damaged files, {keras.config.backend()}: {total} cases, {len(wrong)} wrong; {'; '.join(figures)}")
     assert not wrong, "\n".join(wrong)
+
+
+# Command as users start it -> (format of the files, the file that is damaged, flags, exit status).
+COMMANDS = {
+    "train.classifier": ("idx", "t10k-labels-idx1-ubyte", "--data_dir={0} --output_dir={1}/run", 2),
+    "train.classifier, npz": ("npz", "mnist.npz", "--data_dir={0}/mnist.npz --output_dir={1}/run", 2),
+    "train.classifier, weights": (".keras", "model.keras", "--load_weights={0}/model.keras --output_dir={1}/run", 2),
+    "train.classifier, masks": (
+        *(".keras", "model.keras"),
+        "--technique=masked --load_masks={0}/model.keras --output_dir={1}/run",
+        2,
+    ),
+    "train.translator": ("tsv.xz", "validation.tsv.xz", "--data_dir={0} --output_dir={1}/run", 2),
+    "train.language_model": ("characters.gz", "text.txt.gz", "--data_dir={0}/text.txt.gz --output_dir={1}/run", 2),
+    "train.evaluate": (".keras", "model.keras", "--checkpoint={0}/model.keras --config=lenet300_magnitude", 1),
+    "train.convert": (".keras", "model.keras", "--checkpoint={0}/model.keras --output={1}/dense.keras", 1),
+    "train.budget": (".keras", "model.keras", "--checkpoint={0}/model.keras --output={1}/budget.csv", 1),
+    "train.budget, input": ("budget", "budget.csv", "--input={0}/budget.csv", 1),
+    "train.translate": (
+        *("translate", "vocabulary"),
+        "--checkpoint={0}/model.keras --vocabulary={0}/vocabulary --input={0}/input --output={1}/text",
+        1,
+    ),
+    "train.bleu": ("bleu", "references", "--hypotheses={0}/hypotheses --references={0}/references", 1),
+    "train.import_checkpoint": (
+        *("TF checkpoint, import", "model.ckpt-5.index"),
+        "--checkpoint={0}/model.ckpt-5 --output={1}/network.keras",
+        1,
+    ),
+    "checkpoint_sparsity": ("hdf5, sparsity", "model.weights.h5", "--checkpoint={0}/model.weights.h5", 1),
+}
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_commands_as_users_start_them(tmp_path, command):
+    name, damaged, flags, status = COMMANDS[command]
+    folder, output = tmp_path / "files", tmp_path / "output"
+    folder.mkdir()
+    output.mkdir()
+    FORMATS[name].make(str(folder))
+    content = bytearray((folder / damaged).read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 30] = b"\xff\x00" * 15
+    (folder / damaged).write_bytes(content[:-7])
+    module = f"sparsity_tf.{command.partition(',')[0]}"
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *flags.format(folder, output).split()],
+        cwd=tmp_path,
+        env=environment | {"PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        timeout=10 * HANGS,
+    )
+    # TensorFlow says on standard error what machine it found; a line of its log begins with a letter and a date.
+    said = [line for line in done.stderr.splitlines() if not re.match(r"[IWE]\d{4} |\d{4}-|WARNING: All log", line)]
+    said = [line for line in said if "To enable the following instructions" not in line]
+    errors = [line for line in said if "error: " in line]
+    assert (done.returncode, len(errors), said[-1:]) == (status, 1, errors), done.stderr
+    assert str(folder) in errors[0] and len(errors[0]) < 3100
+    assert not os.listdir(output) or os.listdir(output) == ["run"] and not os.listdir(output / "run")
