@@ -59,7 +59,11 @@ class FileBatches(Batches):
             if any(word in error.message for word in _READING):
                 self.files.verify()  # raises the error that names the file
             raise
-        except (tf.errors.NotFoundError, tf.errors.FailedPreconditionError, tf.errors.PermissionDeniedError):
+        except (
+            # What a file system answers; UnknownError is TensorFlow's word for answers that it has no class for.
+            *(tf.errors.NotFoundError, tf.errors.FailedPreconditionError, tf.errors.PermissionDeniedError),
+            tf.errors.UnknownError,
+        ):
             self.files.open_each()  # raises the error that names the file
             raise
         except UnicodeDecodeError:

@@ -156,8 +156,8 @@ def test_damaged_files(tmp_path, cases, seed):
 
 # Command as users start it -> (format of the files, the file that is damaged, flags, exit status).
 COMMANDS = {
-    "train.classifier": ("idx", "t10k-labels-idx1-ubyte", "--data_dir={0} --output_dir={1}/run", 2),
-    "train.classifier, npz": ("npz", "mnist.npz", "--data_dir={0}/mnist.npz --output_dir={1}/run", 2),
+    "train.classifier": ("idx", "t10k-labels-idx1-ubyte", "--dataset=mnist --data_dir={0} --output_dir={1}/run", 2),
+    "train.classifier, npz": ("npz", "mnist.npz", "--dataset=mnist --data_dir={0}/mnist.npz --output_dir={1}/run", 2),
     "train.classifier, weights": (".keras", "model.keras", "--load_weights={0}/model.keras --output_dir={1}/run", 2),
     "train.classifier, masks": (
         *(".keras", "model.keras"),

@@ -173,8 +173,8 @@ def test_fit_and_evaluate_take_them_as_they_are(places):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("put_there", [None, os.mkdir])
-def test_a_file_that_disappears_or_becomes_a_folder_is_named(tmp_path, layout, put_there):
+@pytest.mark.parametrize("put_there", [None, os.mkdir, lambda path: os.symlink(os.path.basename(path), path)])
+def test_a_file_that_disappears_or_becomes_unreadable_is_named(tmp_path, layout, put_there):
     LAYOUTS[layout](tmp_path / layout)
     batches = make(tmp_path, layout)
     lost = batches.files.test.files[1]

@@ -233,6 +233,18 @@ def test_the_cache_is_used_and_knows_when_the_file_changed(vocabulary, tmp_path,
     assert len(list(cache.iterdir())) == 2
 
 
+@pytest.mark.parametrize("damage", [lambda content: content[:-30], lambda content: b"", lambda content: b"text"])
+def test_a_damaged_cache_is_made_again_and_said(vocabulary, tmp_path, damage):
+    pairs, cache = parallel_text.tsv_pairs(write_tsv(tmp_path / "some.tsv", generated_pairs(5))), tmp_path / "cache"
+    first = encoded_text.encode_pairs(pairs, vocabulary, cache)
+    (path,) = cache.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(UserWarning, match=f"{path} is not a readable .npz file .* The text is encoded again"):
+        again = encoded_text.encode_pairs(pairs, vocabulary, cache)
+    np.testing.assert_array_equal(again.ids[0], first.ids[0])
+    assert len(encoded_text.encode_pairs(pairs, vocabulary, cache)) == 5
+
+
 def test_what_cannot_be_encoded_is_an_error_that_names_the_line(tmp_path):
     texts = [text for pair in generated_pairs(50) for text in pair]
     plain = subwords.train(texts, tmp_path / "plain.model", 60, byte_fallback=False)

@@ -1,6 +1,7 @@
 """A recipe becomes the batches, learning rate, optimizer, network and penalty ramp that it states."""
 
 import re
+import zipfile
 
 import keras
 import numpy as np
@@ -199,5 +200,9 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_changed(batches, tmp
     (tmp_path / "cut.keras").write_bytes(b"cut off")
     with pytest.raises(ValueError, match="cut.keras can't be loaded: it is damaged or truncated"):
         build.make_model(presets.Recipe(load_weights=str(tmp_path / "cut.keras")), batches)
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", b" " * (80 << 20))
+    with pytest.raises(ValueError, match="bomb.keras can't be loaded: .* would unpack to 83,886,080"):
+        build.make_model(presets.Recipe(load_weights=str(tmp_path / "bomb.keras")), batches)
     with pytest.raises(FileNotFoundError, match="`load_weights` does not exist"):
         build.make_model(presets.Recipe(load_weights="/nowhere.keras"), batches)
