@@ -164,7 +164,7 @@ COMMANDS = {
         "--technique=masked --load_masks={0}/model.keras --output_dir={1}/run",
         2,
     ),
-    "train.translator": ("tsv.xz", "validation.tsv.xz", "--data_dir={0} --output_dir={1}/run", 2),
+    "train.translator": ("tsv.xz", "train.tsv.xz", "--data_dir={0} --output_dir={1}/run", 2),
     "train.language_model": ("characters.gz", "text.txt.gz", "--data_dir={0}/text.txt.gz --output_dir={1}/run", 2),
     "train.evaluate": (".keras", "model.keras", "--checkpoint={0}/model.keras --config=lenet300_magnitude", 1),
     "train.convert": (".keras", "model.keras", "--checkpoint={0}/model.keras --output={1}/dense.keras", 1),
