@@ -13,6 +13,7 @@ import pickle
 
 import numpy as np
 
+from sparsity_tf.checks import check_path
 from sparsity_tf.datasets import image_data
 from sparsity_tf.datasets.image_data import checked
 
@@ -180,6 +181,7 @@ def _checked(arrays, name, place, origin):
 
 
 def _from_data_dir(data_dir, name):
+    check_path("data_dir", data_dir)
     data_dir = os.path.expanduser(os.fspath(data_dir))
     if os.path.isfile(data_dir):
         return _from_npz(data_dir, name)

@@ -13,6 +13,8 @@ import zlib
 
 import numpy as np
 
+from sparsity_tf.checks import check_path
+
 _ELEMENT_TYPES = {
     0x08: np.dtype(">u1"),
     0x09: np.dtype(">i1"),
@@ -55,6 +57,7 @@ def read_idx(path):
         >>> images.shape, images.dtype
         ((60000, 28, 28), dtype('uint8'))
     """
+    check_path("path", path)
     with open(path, "rb") as file:
         content = file.read()
     if content[:2] == b"\x1f\x8b":

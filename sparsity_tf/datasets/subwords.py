@@ -10,6 +10,7 @@ trained.
 """
 
 import abc
+import collections.abc
 import functools
 import io
 import itertools
@@ -18,6 +19,8 @@ import re
 import unicodedata
 
 import numpy as np
+
+from sparsity_tf.checks import check_bool, check_choice, check_instance, check_integer, check_number, check_path
 
 PADDING = 0
 END = 1
@@ -273,6 +276,7 @@ def load(path):
         FileNotFoundError: No such file.
         ValueError: The file is empty or neither of the two.
     """
+    check_path("path", path)
     with open(path, "rb") as file:
         head = file.read(1)
     if not head:
@@ -305,11 +309,15 @@ def train(texts, path, size, kind="bpe", character_coverage=0.9999, byte_fallbac
     """
     import sentencepiece
 
+    check_bool("byte_fallback", byte_fallback)
     least = 300 if byte_fallback else 8
-    if not isinstance(size, int) or isinstance(size, bool) or size < least:
-        raise ValueError(f"`size` must be an integer of at least {least}. Received: size={size}")
-    if kind not in ("bpe", "unigram"):
-        raise ValueError(f"`kind` must be 'bpe' or 'unigram'. Received: kind={kind!r}")
+    check_integer("size", size, least)
+    check_choice("kind", kind, ("bpe", "unigram"))
+    check_path("path", path)
+    check_number("character_coverage", character_coverage, above=0, most=1)
+    check_integer("max_texts", max_texts, 1)
+    check_integer("seed", seed, 0)
+    check_instance("texts", texts, collections.abc.Iterable)
     texts = _sample((text for text in texts if text.strip()), max_texts, seed)
     if not texts:
         raise ValueError("`texts` must hold some text to train a vocabulary on. Received: none")

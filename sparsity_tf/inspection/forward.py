@@ -65,12 +65,3 @@ def run_and_hear(model, inputs, layers, hear):
 
     with wrapped_calls(layers, wrap):
         return model(keras.tree.map_structure(keras.ops.convert_to_tensor, inputs), training=False)
-
-
-def check_built(model):
-    """Raises a ValueError unless the layers of `model` exist."""
-    if not model.built:
-        raise ValueError(
-            "`model` must be built before it can be looked into: call it on data, or `model.build(input_shape)`. "
-            f"Received: model={model.name!r}, which is not built."
-        )

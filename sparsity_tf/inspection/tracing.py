@@ -14,7 +14,7 @@ from collections import namedtuple
 
 import keras
 
-from sparsity_tf.inspection.weights import flatten_layers
+from sparsity_tf.layers import flatten_layers
 
 LayerCall = namedtuple("LayerCall", ["layer", "arguments", "input_shape", "output_shape"])
 LayerCall.__doc__ = """One call of one layer.

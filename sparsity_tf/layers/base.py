@@ -15,6 +15,7 @@ import keras
 from keras import ops
 from keras.src import backend
 
+from sparsity_tf.checks import check_layer
 from sparsity_tf.layers.technique import Technique, deserialize_option
 
 
@@ -369,6 +370,7 @@ def flatten_layers(model):
     Returns:
         List of layers.
     """
+    check_layer("model", model)
     layers, seen = [], set()
 
     def visit(layer):
