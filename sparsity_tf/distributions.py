@@ -46,9 +46,10 @@ class TensorSpec:
 
     def __post_init__(self):
         check_string("path", self.path)
-        if not isinstance(self.shape, collections.abc.Iterable) or isinstance(self.shape, str | bytes):
+        try:
+            object.__setattr__(self, "shape", tuple(self.shape))
+        except TypeError:
             check_integers("shape", self.shape, 1)
-        object.__setattr__(self, "shape", tuple(self.shape))
         check_tensors([self])
 
     @property
@@ -217,7 +218,8 @@ class PerLayer(Distribution):
     explicit = True
 
     def __post_init__(self):
-        right = isinstance(self.sparsities, dict) and self.sparsities
+        # Without a number of its own, the global target would do as well: a mistake.
+        right = isinstance(self.sparsities, dict) and (self.sparsities or self.default is not None)
         if not right or not all(isinstance(entry, str) for entry in self.sparsities):
             raise ValueError(
                 "`sparsities` must be a dict from strings, with at least one entry. "
@@ -272,13 +274,15 @@ def get(identifier):
     if isinstance(identifier, str) and identifier in _CLASSES:
         return _CLASSES[identifier]()
     if isinstance(identifier, dict):
-        if identifier:
+        try:
             return PerLayer(identifier)
-    elif callable(identifier) and not isinstance(identifier, type):
+        except ValueError as error:
+            raise ValueError(f"`distribution`: {error}") from None
+    if callable(identifier) and not isinstance(identifier, type):
         check_callable("distribution", identifier, "tensors", "sparsity")
         return identifier
     raise ValueError(
-        f"`distribution` must be one of {sorted(_CLASSES)}, a dict that is not empty, the path of a .csv file or a "
+        f"`distribution` must be one of {sorted(_CLASSES)}, a dict, the path of a .csv file or a "
         f"callable of (tensors, sparsity). Received: distribution={identifier!r}"
     )
 

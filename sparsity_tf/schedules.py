@@ -96,7 +96,8 @@ class Schedule(abc.ABC):
                 raise ValueError(f"`step` must be non-negative integers. Received: step={step!r}")
             value = np.asarray(self.value(step.astype(np.int64), np), "float64")
             return float(value) if step.ndim == 0 else value
-        if not hasattr(step, "dtype") or not keras.backend.is_int_dtype(keras.backend.standardize_dtype(step.dtype)):
+        known = ops.is_tensor(step) or isinstance(step, keras.Variable | keras.KerasTensor)
+        if not known or not keras.backend.is_int_dtype(keras.backend.standardize_dtype(step.dtype)):
             raise ValueError(f"`step` must be an integer, or an array or tensor of them. Received: step={step!r}")
         return ops.cast(self.value(ops.convert_to_tensor(step), ops), "float32")
 

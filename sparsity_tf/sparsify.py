@@ -260,11 +260,12 @@ def _matcher(where):
         check_callable("where", where, "layer")
         return (lambda layer: (where,) if where(layer) else ()), []
     patterns = [where] if isinstance(where, str) else where
-    if not isinstance(patterns, list | tuple | set | frozenset) or not patterns:
+    if not isinstance(patterns, list | tuple | set | frozenset):
         raise ValueError(
-            "`where` must be a predicate of a layer, or at least one name or regular expression. "
-            f"Received: where={where!r}"
+            f"`where` must be a predicate of a layer, or names or regular expressions. Received: where={where!r}"
         )
+    if not patterns:
+        raise ValueError(f"`where` must hold at least one name or regular expression. Received: where={where!r}")
     patterns = list(patterns)
     for pattern in patterns:
         if not isinstance(pattern, str):

@@ -9,7 +9,7 @@ import abc
 import contextlib
 import dataclasses
 
-from sparsity_tf.checks import check_choice, check_integer
+from sparsity_tf.checks import check_choice, check_integer, is_integer
 from sparsity_tf.datasets.numbered import NumberedBatches
 
 
@@ -95,13 +95,12 @@ class Batches(abc.ABC):
         name,
         source,
     ):
-        for argument, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            most = num_examples if argument == "batch_size" else None
-            check_integer(argument, size, 1)
-            if most is not None and size > most:
-                raise ValueError(
-                    f"`{argument}` must be an integer from 1 to the {most} training images. Received: {argument}={size}"
-                )
+        if not is_integer(batch_size) or not 1 <= batch_size <= num_examples:
+            raise ValueError(
+                f"`batch_size` must be an integer from 1 to the {num_examples} training images. "
+                f"Received: batch_size={batch_size!r}"
+            )
+        check_integer("eval_batch_size", eval_batch_size, 1)
         check_integer("seed", seed, 0)
         check_choice("dtype", dtype, ("float32", "bfloat16", "float16"))
         self.batch_size = batch_size

@@ -9,7 +9,7 @@ is drawn once in numpy, and the only work a batch is one gather and one subtract
 
 import numpy as np
 
-from sparsity_tf.checks import check_choice, check_instance, check_integer
+from sparsity_tf.checks import check_choice, check_instance, check_integer, is_integer
 from sparsity_tf.datasets.image_data import ImageData
 
 AUGMENTATIONS = ("none", "shift")
@@ -116,11 +116,10 @@ def steps_per_epoch(data, batch_size):
         ValueError: `batch_size` is not a positive integer, or larger than the training set.
     """
     check_instance("data", data, ImageData)
-    check_integer("batch_size", batch_size)
-    if not 1 <= batch_size <= len(data.x_train):
+    if not is_integer(batch_size) or not 1 <= batch_size <= len(data.x_train):
         raise ValueError(
             f"`batch_size` must be an integer from 1 to the {len(data.x_train)} training images. "
-            f"Received: batch_size={batch_size}"
+            f"Received: batch_size={batch_size!r}"
         )
     return len(data.x_train) // batch_size
 

@@ -15,7 +15,7 @@ import keras
 from keras import ops
 from keras.src import backend
 
-from sparsity_tf.checks import check_layer
+from sparsity_tf.checks import check_choice, check_instance, check_layer
 from sparsity_tf.layers.technique import Technique, deserialize_option
 
 
@@ -26,6 +26,8 @@ class SparseWeight:
     """
 
     def __init__(self, layer, name):
+        check_instance("layer", layer, SparseLayer)
+        check_choice("name", name, layer.sparse_weight_names)
         self.layer = layer
         self.name = name
 

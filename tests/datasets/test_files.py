@@ -174,7 +174,7 @@ def test_fit_and_evaluate_take_them_as_they_are(places):
     ("arguments", "message"),
     [
         ({"batch_size": 21}, "from 1 to the 20"),
-        ({"recipe": "inception"}, "state_of_sparsity, str"),
+        ({"recipe": "inception"}, "'state_of_sparsity', 'str'"),
         ({"image_size": 0}, "`image_size`"),
         ({"shuffle_buffer": 0}, "`shuffle_buffer`"),
         ({"dtype": "int8"}, "`dtype`"),
