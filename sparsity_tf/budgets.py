@@ -18,7 +18,7 @@ import re
 
 import keras
 
-from sparsity_tf.checks import check_fraction, check_instance, check_integer, check_path
+from sparsity_tf.checks import check_fraction, check_instance, check_integer, check_number, check_path
 from sparsity_tf.distributions import allocate, check_tensors, exact_sparsity, names_of, shorten
 from sparsity_tf.layers import flatten_layers, get_sparse_weights
 from sparsity_tf.masks import number_of_zeros, number_to_keep
@@ -194,6 +194,8 @@ def write_str_csv(path, budget, flops=None, pooling=None):
     for name, numbers in (("flops", flops), ("pooling", pooling)):
         if numbers is not None:
             check_instance(name, numbers, collections.abc.Mapping)
+            for key, number in numbers.items():
+                check_number(f"{name}[{key!r}]", number)
     if not isinstance(budget, Budget) or budget.sizes is None:
         raise ValueError(f"`budget` must be a `Budget` with sizes. Received: budget={budget!r}")
     missing = [name for name in budget if flops is not None and name not in flops]

@@ -20,6 +20,8 @@ def check_integer(name, value, least=None, most=None):
     right = is_integer(value)
     if right and most is None and value > _LARGEST_INTEGER:
         most = _LARGEST_INTEGER
+    if right and least is None and value < -_LARGEST_INTEGER:
+        least = -_LARGEST_INTEGER
     if not right or (least is not None and value < least) or (most is not None and value > most):
         bounds = " and".join(
             f" {word} {bound}" for word, bound in (("of at least", least), ("at most", most)) if bound is not None

@@ -288,7 +288,7 @@ def top_k_mask(scores, k):
     Returns:
         Bool tensor of the shape of `scores` with exactly `k` entries True.
     """
-    if not hasattr(k, "dtype") or isinstance(k, np.generic):
+    if not ops.is_tensor(k):
         check_integer("k", k)
     elif not keras.backend.is_int_dtype(keras.backend.standardize_dtype(k.dtype)) or tuple(k.shape) != ():
         raise ValueError(f"`k` must be an integer. Received: k={k!r}")

@@ -80,6 +80,8 @@ class Elements:
             Bool array with exactly floor((1 - sparsity) * groups) groups alive, or all of `among` where these are less.
             (Of a group that was pruned in part before, the rest.)
         """
+        check_array("scores", scores)
+        scores = np.asarray(scores)
         group_scores = self.reduce(scores, filter_axes)
         count = masks.number_to_keep(sparsity, group_scores.size)
         alive = None if among is None else self.alive(among, filter_axes)

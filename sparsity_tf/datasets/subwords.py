@@ -20,7 +20,7 @@ import unicodedata
 
 import numpy as np
 
-from sparsity_tf.checks import check_bool, check_choice, check_instance, check_integer, check_number, check_path
+from sparsity_tf.checks import check_bool, check_choice, check_integer, check_number, check_path
 
 PADDING = 0
 END = 1
@@ -317,8 +317,9 @@ def train(texts, path, size, kind="bpe", character_coverage=0.9999, byte_fallbac
     check_number("character_coverage", character_coverage, above=0, most=1)
     check_integer("max_texts", max_texts, 1)
     check_integer("seed", seed, 0)
-    check_instance("texts", texts, collections.abc.Iterable)
-    texts = _sample((text for text in texts if text.strip()), max_texts, seed)
+    if isinstance(texts, str | bytes) or not isinstance(texts, collections.abc.Iterable):
+        raise ValueError(f"`texts` must be an iterable of strings. Received: texts={texts!r}")
+    texts = _sample(_with_text(texts), max_texts, seed)
     if not texts:
         raise ValueError("`texts` must hold some text to train a vocabulary on. Received: none")
     model = io.BytesIO()
@@ -352,6 +353,17 @@ def train(texts, path, size, kind="bpe", character_coverage=0.9999, byte_fallbac
         file.write(model.getvalue())
     os.replace(unfinished, path)
     return load(path)
+
+
+def _with_text(texts):
+    try:
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(f"`texts` must be an iterable of strings. Received the entry: {text!r}")
+            if text.strip():
+                yield text
+    except TypeError as error:  # An array without dimensions, which only claims to be iterable.
+        raise ValueError(f"`texts` must be an iterable of strings ({error}). Received: texts={texts!r}") from error
 
 
 def _last_words(error):

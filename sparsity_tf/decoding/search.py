@@ -18,7 +18,7 @@ import collections
 
 from keras import ops
 
-from sparsity_tf.checks import check_bool, check_callable, check_integer, check_number
+from sparsity_tf.checks import check_array, check_bool, check_callable, check_integer, check_number
 
 _MINUS_INFINITY = -1e7
 
@@ -148,6 +148,7 @@ def greedy_search(next_logits, cache, limits, length, end_id=1):
 
 def _check(next_logits, limits, length, end_id):
     check_callable("next_logits", next_logits, "cache", "tokens", "ancestors", "sequences", "step")
+    check_array("limits", limits)
     if len(getattr(limits, "shape", ())) != 1:
         raise ValueError(f"`limits` must be a tensor of shape (batch,). Received: limits={limits!r}")
     check_integer("length", length, 1)

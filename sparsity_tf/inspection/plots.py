@@ -12,7 +12,7 @@ import math
 import keras
 import numpy as np
 
-from sparsity_tf.checks import check_built, check_integer, check_integers, check_layer, check_path
+from sparsity_tf.checks import check_built, check_integer, check_integers, check_path
 from sparsity_tf.inspection.tables import SparsityTable, sparsity_table
 from sparsity_tf.inspection.weights import kernel_value
 from sparsity_tf.layers import flatten_layers
@@ -231,7 +231,7 @@ def _mosaic(pieces):
 
 
 def _first_dense(layer_or_model):
-    check_layer("layer_or_model", layer_or_model)
+    check_built("layer_or_model", layer_or_model)
     for layer in flatten_layers(layer_or_model):
         if isinstance(layer, keras.layers.Dense):
             return layer

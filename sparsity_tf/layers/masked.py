@@ -105,11 +105,10 @@ class Masked(Technique):
 
     def assign_mask(self, weight, mask):
         check_array("mask", mask)
+        shape = tuple(np.shape(mask))
+        if shape != weight.shape:
+            raise ValueError(f"`mask` for {weight.path!r} must have the shape {weight.shape}. Received: shape={shape}")
         mask = ops.cast(ops.convert_to_tensor(mask), "bool")
-        if tuple(mask.shape) != weight.shape:
-            raise ValueError(
-                f"`mask` for {weight.path!r} must have the shape {weight.shape}. Received: shape={tuple(mask.shape)}"
-            )
         # Under the old mask first, where the variable itself may hold something outside it: what opens begins at zero.
         value = self.value(weight) if _masks_in_forward_pass() else weight.tensor()
         weight.extra_variable("mask").assign(mask)
