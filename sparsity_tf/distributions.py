@@ -47,9 +47,12 @@ class TensorSpec:
     def __post_init__(self):
         check_string("path", self.path)
         try:
-            object.__setattr__(self, "shape", tuple(self.shape))
+            shape = None if isinstance(self.shape, bytes) else tuple(self.shape)
         except TypeError:
+            shape = None
+        if shape is None:
             check_integers("shape", self.shape, 1)
+        object.__setattr__(self, "shape", shape)
         check_tensors([self])
 
     @property

@@ -320,7 +320,7 @@ CASES = {
     "datasets.train_batches": Case(datasets.train_batches, {"data": _image_data, "batch_size": 4, "seed": 0, "first_epoch": 0, "augment": "none", "shift_pixels": 1}, {"seed": "nothing"}),
     "datasets.translation_batches": Case(datasets.translation_batches, lambda: {"corpus": datasets.parallel_corpus("tsv", _pairs(), held_out=5), "vocabulary": _Letters(), "batch_tokens": 64, "max_length": 16, "packed": False, "too_long": "drop", "eval_batch_tokens": 64, "eval_max_length": 16, "eval_too_long": "error", "bucket_growth": 1.1, "pad_to": "bucket", "replicas": 1, "cache_dir": None, "seed": 0}, {"seed": "nothing", "bucket_growth": "at_least_1"}),
     "datasets.subwords.load": Case(subwords.load, {"path": "missing"}),
-    "datasets.subwords.train": Case(subwords.train, {"texts": ["a b"] * 9, "path": "vocabulary.model", "size": 300, "kind": "bpe", "character_coverage": 0.9, "byte_fallback": True, "max_texts": 10, "seed": 0}, {"seed": "nothing", "character_coverage": "fraction", "texts": "nothing"}),
+    "datasets.subwords.train": Case(subwords.train, {"texts": ["a b"] * 9, "path": "vocabulary.model", "size": 300, "kind": "bpe", "character_coverage": 0.9, "byte_fallback": True, "max_texts": 10, "seed": 0}, {"seed": "nothing", "character_coverage": "fraction", "texts": "texts"}),
     "decoding.Decoder": Case(decoding.Decoder, {"model": _transformer, "cached": True}),
     "decoding.Decoder.beam_search": Case(lambda **arguments: decoding.Decoder(_transformer()).beam_search(**arguments), {"inputs": np.array([[2, 1]]), "beam_size": 2, "alpha": 0.6, "extra_length": 1, "num_results": 1, "end_id": 1}),
     "decoding.Decoder.greedy": Case(lambda **arguments: decoding.Decoder(_transformer()).greedy(**arguments), {"inputs": np.array([[2, 1]]), "extra_length": 1, "end_id": 1}),
@@ -379,10 +379,12 @@ ALLOWED |= {
     "options": {"none", "empty_dict", "strings_dict", "recursive_dict"},
     # Numbers of a shape that is not the model's: Keras says which shape the layer needs.
     "numbers": NUMBERS | {
-        "nan", "inf", "minus_inf", "numpy_nan", "minus_one", "minus_half", "true", "huge_integer", "minus_huge_integer",
+        "bytes",        "nan", "inf", "minus_inf", "numpy_nan", "minus_one", "minus_half", "true", "huge_integer", "minus_huge_integer",
         "nested_list", "set", "range", "generator", "odd_array", "bool_array", "nan_array", "empty_array",
         "scalar_array",
     },
+    # Strings, but too few for a vocabulary.
+    "texts": {"strings_dict", "recursive_dict", "string_array"},
     # Without an axis an example is one number.
     "shape_or_scalar": {"none", "empty_list", "empty_tuple"},
     "optional_dict": {"none", "empty_dict"},
