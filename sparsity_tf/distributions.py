@@ -23,6 +23,7 @@ import re
 from sparsity_tf.checks import (
     check_callable,
     check_fraction,
+    check_integer,
     check_integers,
     check_number,
     check_string,
@@ -348,6 +349,8 @@ def exact_sparsity(sparsity, size):
 
     The nearest float may lie on the other side of an integer number of zeros. The result is below 1 if `sparsity` is.
     """
+    check_fraction("sparsity", sparsity, closed=True)
+    check_integer("size", size, 1)
     number, zeros = min(float(sparsity), math.nextafter(1.0, 0.0)), math.floor(sparsity * size)
     while number_of_zeros(number, size) < zeros:
         number = math.nextafter(number, 1.0)
