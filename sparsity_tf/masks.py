@@ -117,8 +117,7 @@ def highest_overall(scores, count, among=None, by=None):
         ValueError: As `highest`.
     """
     _check_arrays(scores, count, among)
-    if by is None:
-        by = _itself
+    by = (lambda array: array) if by is None else by
     check_callable("by", by, "array")
     shapes = [np.shape(array) for array in scores]
     values = [np.asarray(array).reshape(-1) for array in scores]
@@ -143,10 +142,6 @@ def highest_overall(scores, count, among=None, by=None):
     for (chosen, positions, *_), leaves in zip(marked, np.split(leaving, ends[:-1]), strict=True):
         chosen[positions[leaves]] = False
     return [chosen.reshape(shape) for (chosen, *_), shape in zip(marked, shapes, strict=True)]
-
-
-def _itself(array):
-    return array
 
 
 def _check_arrays(scores, count, among):

@@ -143,7 +143,7 @@ class L0(Technique):
         self.gamma = gamma
         self.zeta = zeta
         self.penalty_weight = penalty_weight
-        self.seed = seed
+        self.seed = None if seed is None else int(seed)  # Numpy's integers are not saved in a config.
 
     def build(self, weight):
         initializer = self.log_alpha_initializer

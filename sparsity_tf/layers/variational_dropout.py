@@ -174,7 +174,7 @@ class VariationalDropout(Technique):
         self.mask_in_training = mask_in_training
         self.share_noise = share_noise
         self.penalty_weight = penalty_weight
-        self.seed = seed
+        self.seed = None if seed is None else int(seed)  # Numpy's integers are not saved in a config.
 
     def build(self, weight):
         weight.add_variable("log_sigma2", shape=weight.shape, initializer=self.log_sigma2_initializer)
