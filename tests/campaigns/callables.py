@@ -462,6 +462,12 @@ def layer_cases():
 
 ALLOWED["traced_scores"] |= ALLOWED["scores"]
 
+# A callback sees its model later: only then is it known which names match nothing.
+ALLOWED["names"] = STRINGS | {"none"}
+for name, case in CASES.items():
+    if name.startswith("callbacks."):
+        case.specs = {"where": "names", "dense": "names", **case.specs}
+
 CASES |= layer_cases()
 
 RECORD = "a record or table that the package makes: it holds what it is given"
@@ -520,7 +526,7 @@ HOOKS = set(
     "targets factor epsilon reduce alive expand random_scores keep_random axes start change_masks uses scores due "
     "default_end_step on_train_begin on_train_end on_epoch_begin on_epoch_end on_train_batch_begin on_train_batch_end "
     "update prepare finish rng new_mask grow_weights drop_fraction_at threshold_at penalty_weight initial_mask "
-    "sparsity_after view views assign remember adjust_pruning_threshold reallocate_free_parameters model_sparsity prune_by_threshold record "
+    "sparsity_after view views assign remember left_undone adjust_pruning_threshold reallocate_free_parameters model_sparsity prune_by_threshold record "
     "lp_norm call_mask add_penalty gain prepare multiply matrix get_initial_state inner_loop convolution_op "
     "filter_axes position_axes apply_weight enable_lora reason_against batch assign_mask".split()
 )
