@@ -14,12 +14,11 @@ import collections.abc
 import csv
 import fractions
 import math
-import numbers
 import re
 
 import keras
 
-from sparsity_tf.checks import check_integer
+from sparsity_tf.checks import check_fraction, check_instance, check_integer, check_number, check_path
 from sparsity_tf.distributions import allocate, check_tensors, exact_sparsity, names_of, shorten
 from sparsity_tf.layers import flatten_layers, get_sparse_weights
 from sparsity_tf.masks import number_of_zeros, number_to_keep
@@ -39,18 +38,20 @@ class Budget(collections.abc.Mapping):
     explicit = True
 
     def __init__(self, sparsities, sizes=None):
-        if not sparsities or not all(isinstance(name, str) for name in sparsities):
+        right = isinstance(sparsities, collections.abc.Mapping) and sparsities
+        if not right or not all(isinstance(name, str) for name in sparsities):
             raise ValueError(f"`sparsities` must be a dict from names. Received: sparsities={sparsities!r}")
         for name, value in sparsities.items():
-            if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= value <= 1:
-                raise ValueError(f"`sparsities[{name!r}]` must be a number in [0, 1]. Received: {value!r}")
-        if sizes is not None and list(sizes) != list(sparsities):
-            raise ValueError(
-                "`sizes` must have the names of `sparsities`. "
-                f"Received: {shorten(list(sizes))} beside {shorten(list(sparsities))}"
-            )
-        for name, size in (sizes or {}).items():
-            check_integer(f"sizes[{name!r}]", size, 1)
+            check_fraction(f"sparsities[{name!r}]", value, closed=True)
+        if sizes is not None:
+            check_instance("sizes", sizes, collections.abc.Mapping)
+            if list(sizes) != list(sparsities):
+                raise ValueError(
+                    "`sizes` must have the names of `sparsities`. "
+                    f"Received: {shorten(list(sizes))} beside {shorten(list(sparsities))}"
+                )
+            for name, size in sizes.items():
+                check_integer(f"sizes[{name!r}]", size, 1)
         self._sparsities = {name: float(value) for name, value in sparsities.items()}
         self.sizes = None if sizes is None else {name: int(size) for name, size in sizes.items()}
 
@@ -162,8 +163,13 @@ def write_csv(path, budget):
     Raises:
         ValueError: If `budget` is no budget.
     """
+    check_path("path", path)
+    check_instance("budget", budget, collections.abc.Mapping)
     if not isinstance(budget, Budget):
-        budget = Budget(budget)
+        try:
+            budget = Budget(budget)
+        except ValueError as error:
+            raise ValueError(f"`budget`: {error}") from None
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "size", "sparsity"])
@@ -185,6 +191,12 @@ def write_str_csv(path, budget, flops=None, pooling=None):
     Raises:
         ValueError: If `budget` is no budget with sizes, or `flops` lacks one of its names.
     """
+    check_path("path", path)
+    for name, numbers in (("flops", flops), ("pooling", pooling)):
+        if numbers is not None:
+            check_instance(name, numbers, collections.abc.Mapping)
+            for key, number in numbers.items():
+                check_number(f"{name}[{key!r}]", number)
     if not isinstance(budget, Budget) or budget.sizes is None:
         raise ValueError(f"`budget` must be a `Budget` with sizes. Received: budget={budget!r}")
     missing = [name for name in budget if flops is not None and name not in flops]
@@ -282,6 +294,7 @@ def read_csv(path, column=None):
         ValueError: For a file in another layout, a name that comes twice, or an unknown or missing `column`; lists
             those that there are.
     """
+    check_path("path", path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if any(row)]

@@ -3,16 +3,25 @@
 A check raises a `ValueError`, whatever is wrong with the value, its type included.
 """
 
+import inspect
 import math
 import numbers
 import os
 
 import keras
+import numpy as np
+
+# A larger integer fits no tensor.
+_LARGEST_INTEGER = 2**63 - 1
 
 
 def check_integer(name, value, least=None, most=None):
     """Raises a ValueError unless `value` is an integer (numpy's count, bools don't) within the bounds."""
-    right = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    right = is_integer(value)
+    if right and most is None and value > _LARGEST_INTEGER:
+        most = _LARGEST_INTEGER
+    if right and least is None and value < -_LARGEST_INTEGER:
+        least = -_LARGEST_INTEGER
     if not right or (least is not None and value < least) or (most is not None and value > most):
         bounds = " and".join(
             f" {word} {bound}" for word, bound in (("of at least", least), ("at most", most)) if bound is not None
@@ -23,7 +32,7 @@ def check_integer(name, value, least=None, most=None):
 def check_number(name, value, least=None, above=None, most=None, below=None):
     """Raises a ValueError unless `value` is a finite real number (bools are none) within the bounds."""
     bounds = {"at least": least, "above": above, "at most": most, "below": below}
-    right = is_number(value) and math.isfinite(value)
+    right = is_finite_number(value)
     right = right and (least is None or value >= least) and (above is None or value > above)
     right = right and (most is None or value <= most) and (below is None or value < below)
     if not right:
@@ -63,10 +72,74 @@ def check_path(name, value):
         raise ValueError(f"`{name}` must be a path, a string or `os.PathLike`. Received: {name}={value!r}")
 
 
-def check_callable(name, value):
-    """Raises a ValueError unless `value` can be called."""
-    if not callable(value):
-        raise ValueError(f"`{name}` must be a function. Received: {name}={value!r}")
+def check_callable(name, value, *arguments):
+    """Raises a ValueError unless `value` is a function, of as many positional arguments as there are `arguments`."""
+    right = callable(value) and not isinstance(value, type | keras.layers.Layer)
+    if not right or not _takes(value, arguments):
+        of = f" of ({', '.join(arguments)})" if arguments else ""
+        raise ValueError(f"`{name}` must be a function{of}. Received: {name}={value!r}")
+
+
+def _takes(function, arguments):
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # Some functions written in C have none.
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return not arguments
+    return True
+
+
+def check_instance(name, value, *classes):
+    """Raises a ValueError unless `value` is an instance of one of `classes`."""
+    if not isinstance(value, classes):
+        names = " or ".join(f"`{cls.__name__}`" for cls in classes)
+        raise ValueError(f"`{name}` must be of type {names}. Received: {name}={value!r}")
+
+
+def check_integers(name, value, least=None, length=None, unknown=False):
+    """Raises a ValueError unless `value` is a tuple or list of integers.
+
+    Args:
+        name: Name of the argument.
+        value: What was given for it.
+        least: Smallest integer allowed, or `None`.
+        length: Number of entries, or `None` for any number but 0.
+        unknown: Whether entries but the last may be `None`, where a size is not known.
+    """
+    right = isinstance(value, list | tuple) and len(value) == (length or len(value)) and len(value) > 0
+    right = right and all(
+        (is_integer(entry) and abs(entry) <= _LARGEST_INTEGER and (least is None or entry >= least))
+        or (unknown and entry is None and position < len(value) - 1)
+        for position, entry in enumerate(value)
+    )
+    if not right:
+        entries = "positive integers" if least == 1 else "integers" + ("" if least is None else f" of at least {least}")
+        count = "" if length is None else f"{length} "
+        raise ValueError(f"`{name}` must be a tuple of {count}{entries}. Received: {name}={value!r}")
+
+
+def check_array(name, value, shape=None):
+    """Raises a ValueError unless `value` is a tensor or array of numbers or bools, or nested lists of them.
+
+    Args:
+        name: Name of the argument.
+        value: What was given for it.
+        shape: The shape that it must have, a tuple, or `None` for any.
+    """
+    array = value
+    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError, RecursionError):  # Such as lists of unequal lengths.
+            array = None
+    kind = getattr(getattr(array, "dtype", None), "kind", "f")  # Of tensors of other libraries numbers are taken.
+    if array is None or kind in "OSUMmc":
+        raise ValueError(f"`{name}` must be an array of numbers. Received: {name}={value!r}")
+    if shape is not None and tuple(array.shape) != tuple(shape):
+        raise ValueError(f"`{name}` must have the shape {tuple(shape)}. Received: shape={tuple(array.shape)}")
 
 
 def check_seed(name, value):
@@ -81,6 +154,68 @@ def check_model(name, value):
         raise ValueError(f"`{name}` must be a Keras model. Received: {name}={value!r}")
 
 
+def check_layer(name, value):
+    """Raises a ValueError unless `value` is a Keras model or layer."""
+    if not isinstance(value, keras.layers.Layer):
+        raise ValueError(f"`{name}` must be a Keras model or layer. Received: {name}={value!r}")
+
+
+def check_built(name, value):
+    """Raises a ValueError unless `value` is a Keras model or layer with variables."""
+    check_layer(name, value)
+    if not value.built:
+        raise ValueError(
+            f"`{name}` must be built: call it on data, or `{name}.build(input_shape)`. "
+            f"Received: {name}={value.name!r}, which is not built."
+        )
+
+
+def check_initializer(name, value):
+    """The Keras initializer that `value` stands for; raises a ValueError if there is none."""
+    return _from_keras(name, value, keras.initializers, "initializer", "shape")
+
+
+def check_regularizer(name, value):
+    """The Keras regularizer that `value` stands for, or `None`; raises a ValueError if there is none."""
+    return _from_keras(name, value, keras.regularizers, "regularizer", "x")
+
+
+def check_activation(name, value):
+    """The Keras activation that `value` stands for; raises a ValueError if there is none."""
+    return _from_keras(name, value, keras.activations, "activation", "x")
+
+
+def _from_keras(name, value, module, kind, argument):
+    try:
+        found = module.get(value)
+    except Exception as error:  # Keras's `get` functions raise nearly anything.
+        found, cause = NotImplemented, error
+    else:
+        cause = None
+    # Of an array Keras makes an initializer, which it can't save.
+    right = value is None or isinstance(value, str | dict) or callable(value)
+    right = right and (found is None or (callable(found) and _takes(found, (argument,))))
+    if not right or isinstance(found, type) or (isinstance(found, keras.layers.Layer) and kind != "activation"):
+        raise ValueError(
+            f"`{name}` must be a Keras {kind}, its name or config, or a function of ({argument}). "
+            f"Received: {name}={value!r}"
+        ) from cause
+    return found
+
+
 def is_number(value):
     """Whether `value` is a real number; bools are none."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_integer(value):
+    """Whether `value` is an integer; bools are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_finite_number(value):
+    """Whether `value` is a real number that a float can hold; bools are none."""
+    try:
+        return is_number(value) and math.isfinite(value)
+    except OverflowError:  # An integer of more than 308 digits.
+        return False

@@ -13,13 +13,23 @@ tensors that would be more than dense); Dettmers and Zettlemoyer, "Sparse Networ
 """
 
 import abc
+import collections.abc
 import dataclasses
 import fractions
 import math
-import numbers
 import os
 import re
 
+from sparsity_tf.checks import (
+    check_callable,
+    check_fraction,
+    check_integer,
+    check_integers,
+    check_number,
+    check_string,
+    is_integer,
+    is_number,
+)
 from sparsity_tf.masks import number_of_zeros
 
 
@@ -36,7 +46,14 @@ class TensorSpec:
     shape: tuple
 
     def __post_init__(self):
-        object.__setattr__(self, "shape", tuple(self.shape))
+        check_string("path", self.path)
+        try:
+            shape = None if isinstance(self.shape, bytes) else tuple(self.shape)
+        except TypeError:
+            shape = None
+        if shape is None:
+            check_integers("shape", self.shape, 1)
+        object.__setattr__(self, "shape", shape)
         check_tensors([self])
 
     @property
@@ -74,7 +91,7 @@ class Distribution(abc.ABC):
         """
         check_tensors(tensors)
         if sparsity is not None or not self.explicit:
-            check_sparsity("sparsity", sparsity)
+            check_fraction("sparsity", sparsity)
         return self.targets(tensors, sparsity)
 
     @abc.abstractmethod
@@ -99,7 +116,7 @@ class _Scaled(Distribution):
 
     def epsilon(self, tensors, sparsity):
         """The common factor epsilon as a float; arguments as for a call."""
-        check_sparsity("sparsity", sparsity)
+        check_fraction("sparsity", sparsity)
         check_tensors(tensors)
         return float(self._epsilon(tensors, sparsity))
 
@@ -156,8 +173,7 @@ class ErdosRenyiKernel(_Scaled):
     power: float = 1.0
 
     def __post_init__(self):
-        if not _is_number(self.power) or not 0 <= self.power <= 10:
-            raise ValueError(f"`power` must be a number in [0, 10]. Received: power={self.power!r}")
+        check_number("power", self.power, least=0, most=10)
 
     def factor(self, shape):
         ratio = fractions.Fraction(sum(shape), math.prod(shape))
@@ -206,13 +222,18 @@ class PerLayer(Distribution):
     explicit = True
 
     def __post_init__(self):
-        if not isinstance(self.sparsities, dict) or not all(isinstance(entry, str) for entry in self.sparsities):
-            raise ValueError(f"`sparsities` must be a dict from strings. Received: sparsities={self.sparsities!r}")
+        # Without a number of its own, the global target would do as well: a mistake.
+        right = isinstance(self.sparsities, dict) and (self.sparsities or self.default is not None)
+        if not right or not all(isinstance(entry, str) for entry in self.sparsities):
+            raise ValueError(
+                "`sparsities` must be a dict from strings, with at least one entry. "
+                f"Received: sparsities={self.sparsities!r}"
+            )
         object.__setattr__(self, "sparsities", dict(self.sparsities))
         for entry, sparsity in self.sparsities.items():
-            check_sparsity(f"sparsities[{entry!r}]", sparsity)
+            check_fraction(f"sparsities[{entry!r}]", sparsity)
         if self.default is not None:
-            check_sparsity("default", self.default)
+            check_fraction("default", self.default)
 
     def targets(self, tensors, sparsity):
         fallback = sparsity if self.default is None else self.default
@@ -257,12 +278,16 @@ def get(identifier):
     if isinstance(identifier, str) and identifier in _CLASSES:
         return _CLASSES[identifier]()
     if isinstance(identifier, dict):
-        return PerLayer(identifier)
+        try:
+            return PerLayer(identifier)
+        except ValueError as error:
+            raise ValueError(f"`distribution`: {error}") from None
     if callable(identifier) and not isinstance(identifier, type):
+        check_callable("distribution", identifier, "tensors", "sparsity")
         return identifier
     raise ValueError(
-        f"`distribution` must be one of {sorted(_CLASSES)}, a dict, the path of a .csv file or a callable of "
-        f"(tensors, sparsity). Received: distribution={identifier!r}"
+        f"`distribution` must be one of {sorted(_CLASSES)}, a dict, the path of a .csv file or a "
+        f"callable of (tensors, sparsity). Received: distribution={identifier!r}"
     )
 
 
@@ -294,7 +319,7 @@ def allocate(tensors, sparsity, distribution="uniform", dense=None):
     distribution = get(distribution)
     explicit = getattr(distribution, "explicit", False)
     if sparsity is not None or not explicit:
-        check_sparsity("sparsity", sparsity)
+        check_fraction("sparsity", sparsity)
     kept = select_dense(tensors, dense)
     if len(kept) == len(tensors) and sparsity:
         raise ValueError(
@@ -302,8 +327,10 @@ def allocate(tensors, sparsity, distribution="uniform", dense=None):
             f"Received: dense={dense!r}, sparsity={sparsity!r}, tensors={shorten(paths)}"
         )
     shared = [tensor for tensor in tensors if explicit or tensor.path not in kept]
-    targets = list(distribution(shared, sparsity)) if shared else []
-    if len(targets) != len(shared) or not all(_is_number(target) and 0 <= target <= 1 for target in targets):
+    targets = distribution(shared, sparsity) if shared else []
+    targets = list(targets) if isinstance(targets, collections.abc.Iterable) else targets
+    right = isinstance(targets, list) and len(targets) == len(shared)
+    if not right or not all(is_number(target) and 0 <= target <= 1 for target in targets):
         raise ValueError(
             f"`distribution` must return {len(shared)} numbers in [0, 1], one for each tensor. "
             f"Received: {targets} from distribution={distribution!r}"
@@ -322,6 +349,8 @@ def exact_sparsity(sparsity, size):
 
     The nearest float may lie on the other side of an integer number of zeros. The result is below 1 if `sparsity` is.
     """
+    check_fraction("sparsity", sparsity, closed=True)
+    check_integer("size", size, 1)
     number, zeros = min(float(sparsity), math.nextafter(1.0, 0.0)), math.floor(sparsity * size)
     while number_of_zeros(number, size) < zeros:
         number = math.nextafter(number, 1.0)
@@ -336,16 +365,6 @@ def names_of(tensor):
     return tuple(name for name in (tensor.path, layer, layer.rpartition("/")[2]) if name)
 
 
-def check_sparsity(name, value):
-    """Raises a ValueError that names the argument unless `value` is a number in [0, 1)."""
-    if not _is_number(value) or not 0 <= value < 1:
-        raise ValueError(f"`{name}` must be a number in [0, 1). Received: {name}={value!r}")
-
-
-def _is_number(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
 def check_tensors(tensors):
     """Raises a ValueError unless `tensors` is a list of tensors with shapes that a weight can have."""
     if not isinstance(tensors, list | tuple) or not tensors:
@@ -354,8 +373,10 @@ def check_tensors(tensors):
             f"sparse and built. Received: tensors={tensors!r}"
         )
     for tensor in tensors:
+        if not hasattr(tensor, "shape") or not isinstance(getattr(tensor, "path", None), str):
+            raise ValueError(f"`tensors` must hold tensors, which have a path and a shape. Received: {tensor!r}")
         shape = tuple(tensor.shape)
-        if not shape or not all(isinstance(size, numbers.Integral) and size > 0 for size in shape):
+        if not shape or not all(is_integer(size) and size > 0 for size in shape):
             raise ValueError(f"`shape` must be positive integers. Received: shape={shape!r} of tensor {tensor.path!r}")
 
 
@@ -366,6 +387,7 @@ def select_dense(tensors, dense):
     first, last = tensors[0].path, tensors[-1].path
     ends = {"first": [first], "last": [last], "first_and_last": [first, last]}
     if callable(dense):
+        check_callable("dense", dense, "tensor")
         return {tensor.path for tensor in tensors if dense(tensor)}
     entries = ends.get(dense, [dense]) if isinstance(dense, str) else dense
     if not isinstance(entries, list | tuple | set | frozenset) or not all(isinstance(entry, str) for entry in entries):

@@ -22,7 +22,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.distributions import check_sparsity
+from sparsity_tf.checks import (
+    check_array,
+    check_choice,
+    check_fraction,
+    check_initializer,
+    check_integers,
+    check_number,
+    check_seed,
+)
 from sparsity_tf.layers import get_sparse_weights
 
 # Standard deviation of a normal distribution that is cut off at two standard deviations.
@@ -59,7 +67,8 @@ class PerLayerScaled(keras.initializers.VarianceScaling):
         input_axes=(-2,),
         output_axes=(-1,),
     ):
-        check_sparsity("sparsity", sparsity)
+        check_fraction("sparsity", sparsity)
+        _check_scaling(scale, mode, distribution, seed, input_axes, output_axes)
         super().__init__(scale, mode, distribution, seed)
         self.sparsity = float(sparsity)
         self.input_axes, self.output_axes = tuple(input_axes), tuple(output_axes)
@@ -178,8 +187,13 @@ class PerUnitScaled(keras.initializers.VarianceScaling):
         input_axes=(-2,),
         output_axes=(-1,),
     ):
+        _check_scaling(scale, mode, distribution, seed, input_axes, output_axes)
         super().__init__(scale, mode, distribution, seed)
-        self.mask = _unpack(mask) if isinstance(mask, dict) else np.asarray(ops.convert_to_numpy(mask)) != 0
+        if isinstance(mask, dict) and set(mask) == {"shape", "bits"}:
+            self.mask = _unpack(mask)
+        else:
+            check_array("mask", mask)
+            self.mask = np.asarray(ops.convert_to_numpy(mask)) != 0
         self.input_axes, self.output_axes = tuple(input_axes), tuple(output_axes)
         fan_in = self.mask.sum(_all_but(self.output_axes, self.mask.shape, "mask"), keepdims=True)
         fan_out = self.mask.sum(_all_but(self.input_axes, self.mask.shape, "mask"), keepdims=True)
@@ -216,10 +230,10 @@ def reinitialize(model, kind="per_unit", initializer=None, seed=None):
         ValueError: For any other argument; if a layer's own initializer is of another family and none is given. Nothing
             is changed then.
     """
-    if kind not in ("per_unit", "per_layer", "augmented"):
-        raise ValueError(f"`kind` must be 'per_unit', 'per_layer' or 'augmented'. Received: kind={kind!r}")
+    check_choice("kind", kind, ("per_unit", "per_layer", "augmented"))
+    check_seed("seed", seed)
     if initializer is not None:
-        initializer = _check_family("initializer", keras.initializers.get(initializer))
+        initializer = _check_family("initializer", check_initializer("initializer", initializer))
         if kind == "augmented":
             raise ValueError(f"`initializer` must be `None` where kind is 'augmented'. Received: {initializer!r}")
     weights = [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked"]
@@ -239,6 +253,17 @@ def reinitialize(model, kind="per_unit", initializer=None, seed=None):
         values = draw(weight.shape, weight.variable.dtype)
         weight.variable.assign(ops.where(mask, values, ops.zeros((), values.dtype)))
     return model
+
+
+def _check_scaling(scale, mode, distribution, seed, input_axes, output_axes):
+    check_number("scale", scale, above=0)
+    check_choice("mode", mode, ("fan_in", "fan_out", "fan_avg"))
+    check_choice("distribution", distribution, ("truncated_normal", "normal", "untruncated_normal", "uniform"))
+    # A dict is the config of a generator.
+    if not isinstance(seed, keras.random.SeedGenerator) and not (isinstance(seed, dict) and "class_name" in seed):
+        check_seed("seed", seed)
+    check_integers("input_axes", input_axes)
+    check_integers("output_axes", output_axes)
 
 
 def _settings(weight, kind, initializer):

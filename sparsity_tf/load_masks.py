@@ -43,6 +43,8 @@ def load_masks(model, source):
         raise ValueError(
             f"`model` must have masked layers; `sparsify(model, 'masked')` makes them. Received: model={model.name!r}"
         )
+    if not isinstance(source, keras.layers.Layer | str | os.PathLike) or source == "":
+        raise ValueError(f"`source` must be a Keras model or the path of a checkpoint. Received: source={source!r}")
     found, places = (_of_model(source), {}) if isinstance(source, keras.layers.Layer) else _of_checkpoint(source)
     if not found:
         raise ValueError(f"`source` holds no masks. Received: source={source!r}")

@@ -17,6 +17,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from sparsity_tf.checks import (
+    check_array,
+    check_callable,
+    check_fraction,
+    check_instance,
+    check_integer,
+    check_integers,
+)
 from sparsity_tf.fused import compiled
 
 # About how many entries are sorted to find where a threshold lies.
@@ -64,6 +72,8 @@ def number_to_keep(sparsity, size):
 
 def _share(sparsity, size):
     """sparsity * size, a `Fraction`: of the decimal notation, or whole if a float can't be nearer to that."""
+    check_fraction("sparsity", sparsity, closed=True)
+    check_integer("size", size, 0)
     share = fractions.Fraction(str(sparsity)) * size
     whole = round(share)
     # Two roundings of a number below 1: a quotient of counts, and perhaps a percentage on the way. (All or none is only
@@ -106,7 +116,9 @@ def highest_overall(scores, count, among=None, by=None):
     Raises:
         ValueError: As `highest`.
     """
-    by = by or (lambda array: array)
+    _check_arrays(scores, count, among)
+    by = (lambda array: array) if by is None else by
+    check_callable("by", by, "array")
     shapes = [np.shape(array) for array in scores]
     values = [np.asarray(array).reshape(-1) for array in scores]
     alive = [None] * len(values)
@@ -130,6 +142,19 @@ def highest_overall(scores, count, among=None, by=None):
     for (chosen, positions, *_), leaves in zip(marked, np.split(leaving, ends[:-1]), strict=True):
         chosen[positions[leaves]] = False
     return [chosen.reshape(shape) for (chosen, *_), shape in zip(marked, shapes, strict=True)]
+
+
+def _check_arrays(scores, count, among):
+    check_instance("scores", scores, list, tuple)
+    if among is not None:
+        check_instance("among", among, list, tuple)
+        if len(among) != len(scores):
+            raise ValueError(f"`among` must have an array for each of {len(scores)} scores. Received: {len(among)}")
+    for array, candidates in zip(scores, among or [None] * len(scores), strict=True):
+        check_array("scores", array)
+        if candidates is not None:
+            check_array("among", candidates, np.shape(array))
+    check_integer("count", count)
 
 
 def _bracket(values, alive, count, available, by):
@@ -205,8 +230,12 @@ def random_mask(shape, count, rng, among=None):
     Raises:
         ValueError: There are fewer than `count` candidates.
     """
+    check_instance("rng", rng, np.random.Generator)
+    check_integers("shape", shape, 0)
+    check_integer("count", count)
     if among is None:
         return highest(rng.random(shape, dtype=np.float32), count)
+    check_array("among", among, shape)
     alive = np.asarray(among, bool).reshape(-1)
     available = np.count_nonzero(alive)
     if not 0 <= count <= available:
@@ -254,6 +283,11 @@ def top_k_mask(scores, k):
     Returns:
         Bool tensor of the shape of `scores` with exactly `k` entries True.
     """
+    if not ops.is_tensor(k):
+        check_integer("k", k)
+    elif not keras.backend.is_int_dtype(keras.backend.standardize_dtype(k.dtype)) or tuple(k.shape) != ():
+        raise ValueError(f"`k` must be an integer. Received: k={k!r}")
+    check_array("scores", scores)
     shape = ops.shape(scores)
     magnitudes = _magnitude_bits(ops.reshape(scores, (-1,)))
     size = ops.shape(magnitudes)[0]
@@ -296,6 +330,7 @@ def largest_on_device(tensors, count, among):
     Raises:
         ValueError: A candidate is NaN, or there are fewer than `count` candidates.
     """
+    check_integer("count", count)
     among = [ops.convert_to_tensor(mask, "bool") for mask in among]
     found, sums = _compiled_largest()(ops.convert_to_tensor(count, "int32"), *tensors, *among)
     available, bad = np.asarray(sums).tolist()

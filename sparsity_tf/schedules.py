@@ -26,20 +26,20 @@ import keras
 import numpy as np
 from keras import ops
 
-
-def _check_step(name, value):
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"`{name}` must be a non-negative integer. Received: {name}={value!r}")
-
-
-def _check_number(name, value):
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(float(value)):
-        raise ValueError(f"`{name}` must be a finite number. Received: {name}={value!r}")
+from sparsity_tf.checks import (
+    check_bool,
+    check_callable,
+    check_choice,
+    check_instance,
+    check_integer,
+    check_number,
+    is_number,
+)
 
 
 def _check_range(begin_step, end_step):
-    _check_step("begin_step", begin_step)
-    _check_step("end_step", end_step)
+    check_integer("begin_step", begin_step, 0)
+    check_integer("end_step", end_step, 0)
     if begin_step >= end_step:
         raise ValueError(
             f"`begin_step` must be smaller than `end_step`. Received: begin_step={begin_step}, end_step={end_step}"
@@ -89,13 +89,16 @@ class Schedule(abc.ABC):
             ValueError: if a Python number is negative or no integer, or an array holds one such.
         """
         if isinstance(step, numbers.Number):
-            _check_step("step", step)
+            check_integer("step", step, 0)
             return float(self.value(np.int64(step), np))
         if isinstance(step, np.ndarray | np.generic):
             if not np.issubdtype(step.dtype, np.integer) or np.any(step < 0):
                 raise ValueError(f"`step` must be non-negative integers. Received: step={step!r}")
             value = np.asarray(self.value(step.astype(np.int64), np), "float64")
             return float(value) if step.ndim == 0 else value
+        known = ops.is_tensor(step) or isinstance(step, keras.Variable | keras.KerasTensor)
+        if not known or not keras.backend.is_int_dtype(keras.backend.standardize_dtype(step.dtype)):
+            raise ValueError(f"`step` must be an integer, or an array or tensor of them. Received: step={step!r}")
         return ops.cast(self.value(ops.convert_to_tensor(step), ops), "float32")
 
     @abc.abstractmethod
@@ -128,7 +131,7 @@ class Constant(Schedule):
     constant: float
 
     def __post_init__(self):
-        _check_number("constant", self.constant)
+        check_number("constant", self.constant)
 
     def value(self, step, xp):
         return xp.zeros_like(step, "float32" if xp is ops else "float64") + self.constant
@@ -170,12 +173,10 @@ class Polynomial(Schedule):
     power: float = 3.0
 
     def __post_init__(self):
-        _check_number("initial", self.initial)
-        _check_number("final", self.final)
+        check_number("initial", self.initial)
+        check_number("final", self.final)
         _check_range(self.begin_step, self.end_step)
-        _check_number("power", self.power)
-        if self.power <= 0:
-            raise ValueError(f"`power` must be positive. Received: power={self.power!r}")
+        check_number("power", self.power, above=0)
 
     def value(self, step, xp):
         left = (1.0 - _progress(step, self.begin_step, self.end_step, xp)) ** self.power
@@ -235,8 +236,8 @@ class Cosine(Schedule):
     floor: float = 0.0
 
     def __post_init__(self):
-        _check_number("initial", self.initial)
-        _check_number("floor", self.floor)
+        check_number("initial", self.initial)
+        check_number("floor", self.floor)
         _check_range(self.begin_step, self.end_step)
 
     def value(self, step, xp):
@@ -273,14 +274,11 @@ class Exponential(Schedule):
     staircase: bool = False
 
     def __post_init__(self):
-        _check_number("initial", self.initial)
-        _check_number("rate", self.rate)
-        if self.rate <= 0:
-            raise ValueError(f"`rate` must be positive. Received: rate={self.rate!r}")
-        _check_step("decay_steps", self.decay_steps)
-        if self.decay_steps < 1:
-            raise ValueError(f"`decay_steps` must be at least 1. Received: decay_steps={self.decay_steps!r}")
-        _check_step("begin_step", self.begin_step)
+        check_number("initial", self.initial)
+        check_number("rate", self.rate, above=0)
+        check_integer("decay_steps", self.decay_steps, 1)
+        check_integer("begin_step", self.begin_step, 0)
+        check_bool("staircase", self.staircase)
 
     def value(self, step, xp):
         passed = xp.maximum(step - self.begin_step, 0)
@@ -310,12 +308,13 @@ class Piecewise(Schedule):
     values: tuple
 
     def __post_init__(self):
-        object.__setattr__(self, "boundaries", tuple(self.boundaries))
-        object.__setattr__(self, "values", tuple(self.values))
+        for name in ("boundaries", "values"):
+            check_instance(name, getattr(self, name), list, tuple)
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for boundary in self.boundaries:
-            _check_step("boundaries", boundary)
+            check_integer("boundaries", boundary, 0)
         for value in self.values:
-            _check_number("values", value)
+            check_number("values", value)
         if any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
             raise ValueError(f"`boundaries` must be strictly increasing. Received: boundaries={self.boundaries}")
         if len(self.values) != len(self.boundaries) + 1:
@@ -365,12 +364,10 @@ class ExponentialMovingAverage(Schedule):
     decay: float = 0.9
 
     def __post_init__(self):
-        object.__setattr__(self, "schedule", get(self.schedule))
-        if not isinstance(self.schedule, Schedule):
-            raise ValueError(f"`schedule` must be a Schedule. Received: schedule={self.schedule!r}")
-        _check_number("decay", self.decay)
-        if not 0 <= self.decay <= 0.9999:
-            raise ValueError(f"`decay` must be in [0, 0.9999]. Received: decay={self.decay!r}")
+        if is_number(self.schedule) or isinstance(self.schedule, dict):
+            object.__setattr__(self, "schedule", _get("schedule", self.schedule))
+        check_instance("schedule", self.schedule, Schedule)
+        check_number("decay", self.decay, least=0, most=0.9999)
 
     @property
     def _terms(self):
@@ -449,26 +446,28 @@ def get(identifier, **kwargs):
     0.15
     """
     if isinstance(identifier, str):
-        if identifier not in _CLASSES:
-            raise ValueError(f"`identifier` must be one of {sorted(_CLASSES)}. Received: identifier={identifier!r}")
+        check_choice("identifier", identifier, sorted(_CLASSES))
         return _CLASSES[identifier](**kwargs)
     if kwargs:
         raise ValueError(
             f"Arguments can be given only with the name of a schedule. Received: identifier={identifier!r}, {kwargs}"
         )
+    return _get("identifier", identifier)
+
+
+def _get(name, identifier):
+    """`get` of anything but a name, for the argument `name`."""
     if isinstance(identifier, dict):
         by_class_name = {cls.__name__: cls for cls in _CLASSES.values()}
-        if identifier.get("class_name") not in by_class_name:
-            raise ValueError(
-                f"`identifier['class_name']` must be one of {sorted(by_class_name)}. Received: "
-                f"identifier={identifier!r}"
-            )
+        check_choice(f"{name}['class_name']", identifier.get("class_name"), sorted(by_class_name))
+        check_instance(f"{name}['config']", identifier.get("config"), dict)
         return by_class_name[identifier["class_name"]].from_config(identifier["config"])
-    if callable(identifier):
-        return identifier
-    if isinstance(identifier, numbers.Real) and not isinstance(identifier, bool):
+    if is_number(identifier):
+        check_number(name, identifier)
         return Constant(float(identifier))
-    raise ValueError(
-        "`identifier` must be a number, a name, a config or a callable of the step. "
-        f"Received: identifier={identifier!r}"
-    )
+    if not callable(identifier):
+        raise ValueError(
+            f"`{name}` must be a number, a name, a config or a callable of the step. Received: {name}={identifier!r}"
+        )
+    check_callable(name, identifier, "step")
+    return identifier

@@ -17,6 +17,7 @@ import keras
 from keras import ops
 
 from sparsity_tf import composite
+from sparsity_tf.checks import check_callable, check_layer
 from sparsity_tf.layers import (
     LAYER_CLASSES,
     TECHNIQUES,
@@ -64,8 +65,7 @@ def sparsify(model, technique, where=None, **technique_options):
     print(model.sparsify_report)
     ```
     """
-    if not isinstance(model, keras.layers.Layer):
-        raise ValueError(f"`model` must be a Keras model or layer. Received: model={model!r} ({type(model).__name__})")
+    check_layer("model", model)
     technique = get_technique(technique, **technique_options)
     selected, skipped = _plan(model, technique, where)
     trainable_before = len(model.trainable_variables)
@@ -257,10 +257,16 @@ def _matcher(where):
     if isinstance(where, keras.layers.Layer):
         raise ValueError(f"`where` must hold names, not layers. Received: the layer {where.name!r}; give its name.")
     if callable(where):
+        check_callable("where", where, "layer")
         return (lambda layer: (where,) if where(layer) else ()), []
-    patterns = [where] if isinstance(where, str) else list(where)
+    patterns = [where] if isinstance(where, str) else where
+    if not isinstance(patterns, list | tuple | set | frozenset):
+        raise ValueError(
+            f"`where` must be a predicate of a layer, or names or regular expressions. Received: where={where!r}"
+        )
     if not patterns:
         raise ValueError(f"`where` must hold at least one name or regular expression. Received: where={where!r}")
+    patterns = list(patterns)
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise ValueError(

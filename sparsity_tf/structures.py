@@ -17,6 +17,7 @@ import re
 import numpy as np
 
 from sparsity_tf import masks
+from sparsity_tf.checks import check_array, check_integer, check_integers
 
 
 def get(structure):
@@ -35,16 +36,17 @@ def get(structure):
         return structure
     if structure is None:
         return Elements()
-    if structure == "filter":
-        return Filters()
     if isinstance(structure, str):
-        if found := re.fullmatch(r"(\d+):(\d+)", structure):
+        if structure == "filter":
+            return Filters()
+        found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", structure)
+        if found and 1 <= int(found[1]) < int(found[2]):
             return NM(int(found[1]), int(found[2]))
-        if re.fullmatch(r"\d+(x\d+)*", structure):
+        if re.fullmatch(r"[1-9]\d{,8}(x[1-9]\d{,8})*", structure):
             return Blocks(tuple(int(size) for size in structure.split("x")))
     raise ValueError(
-        f"`structure` must be None, 'N:M' such as '2:4', a block such as '4x1', or 'filter'. "
-        f"Received: structure={structure!r}"
+        "`structure` must be None, 'N:M' such as '2:4' with 1 <= N < M, the sizes of a block such as '4x1', or "
+        f"'filter'. Received: structure={structure!r}"
     )
 
 
@@ -78,6 +80,8 @@ class Elements:
             Bool array with exactly floor((1 - sparsity) * groups) groups alive, or all of `among` where these are less.
             (Of a group that was pruned in part before, the rest.)
         """
+        check_array("scores", scores)
+        scores = np.asarray(scores)
         group_scores = self.reduce(scores, filter_axes)
         count = masks.number_to_keep(sparsity, group_scores.size)
         alive = None if among is None else self.alive(among, filter_axes)
@@ -109,8 +113,7 @@ class Blocks(Elements):
     """
 
     def __init__(self, shape):
-        if not shape or any(size < 1 for size in shape):
-            raise ValueError(f"`structure`: the sizes of a block must be positive. Received: {shape}")
+        check_integers("shape", shape, 1)
         self.shape = tuple(shape)
         self.spec = "x".join(str(size) for size in shape)
 
@@ -181,8 +184,10 @@ class NM(Elements):
     """
 
     def __init__(self, n, m):
-        if not 1 <= n < m:
-            raise ValueError(f"`structure`: N:M needs 1 <= N < M. Received: structure='{n}:{m}'")
+        check_integer("n", n, 1)
+        check_integer("m", m, 2)
+        if n >= m:
+            raise ValueError(f"`n` must be smaller than `m`. Received: n={n}, m={m}")
         self.n, self.m = n, m
         self.spec = f"{n}:{m}"
 
@@ -195,6 +200,7 @@ class NM(Elements):
         raise ValueError(f"Structure {self.spec!r} fixes the count of every group: it has no common ranking of groups.")
 
     def keep_highest(self, scores, sparsity, among=None, filter_axes=(-1,)):
+        check_array("scores", scores)
         scores = np.asarray(scores, "float64")
         if np.isnan(scores).any():
             raise ValueError(

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from sparsity_tf import composite
+from sparsity_tf.checks import check_built
 from sparsity_tf.layers import SparseLayer, flatten_layers, make_plain
 
 
@@ -31,10 +32,7 @@ def to_dense(model):
     Raises:
         ValueError: `model` is not a built Keras model or layer, or Keras can't make a copy of it from its config.
     """
-    if not isinstance(model, keras.layers.Layer):
-        raise ValueError(f"`model` must be a Keras model or layer. Received: model={model!r} ({type(model).__name__})")
-    if not model.built:
-        raise ValueError(f"`model` must be built before it is converted. Received: the unbuilt model {model.name!r}")
+    check_built("model", model)
     dense = _copy(model)
     for layer in flatten_layers(dense):
         if isinstance(layer, SparseLayer):

@@ -13,6 +13,7 @@ import zipfile
 from sparsity_tf.bounded_files import one_line
 from sparsity_tf.checkpoints import keras_files
 from sparsity_tf.checkpoints.checkpoint import CheckpointError, natural_order
+from sparsity_tf.checks import check_path
 
 
 def open_checkpoint(path):
@@ -34,9 +35,8 @@ def open_checkpoint(path):
     Raises:
         CheckpointError: if there is no such file, or it is damaged, or of an unknown kind.
     """
+    check_path("path", path)
     path = os.path.expanduser(os.fspath(path))
-    if not path:
-        raise CheckpointError("`path` must name a checkpoint. Received: path=''")
     if os.path.isdir(path):
         return _open_directory(path)
     if os.path.isfile(path):

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+from sparsity_tf.checks import check_integer
+
 
 @dataclasses.dataclass(frozen=True)
 class TensorSparsity:
@@ -78,6 +80,8 @@ class CheckpointSparsity:
 
     def to_json(self, indent=2):
         """Returns: str, `to_dict()` as JSON; sparsities are unrounded fractions."""
+        if indent is not None:
+            check_integer("indent", indent, 0)
         return json.dumps(self.to_dict(), indent=indent)
 
 

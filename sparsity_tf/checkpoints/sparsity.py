@@ -28,6 +28,7 @@ from sparsity_tf import masks
 from sparsity_tf.checkpoints.checkpoint import CheckpointError
 from sparsity_tf.checkpoints.readers import open_checkpoint
 from sparsity_tf.checkpoints.report import CheckpointSparsity, TensorSparsity
+from sparsity_tf.checks import check_choice, check_number, is_finite_number
 
 TECHNIQUES = (
     "auto",
@@ -86,13 +87,9 @@ def checkpoint_sparsity(path, technique="auto", log_alpha_threshold=None):
     print(report.global_sparsity, report.size, report.nonzeros)
     ```
     """
-    if technique not in TECHNIQUES:
-        raise ValueError(f"`technique` must be one of {', '.join(TECHNIQUES)}. Received: technique={technique}")
-    if log_alpha_threshold is not None and not _is_finite_number(log_alpha_threshold):
-        raise ValueError(
-            "`log_alpha_threshold` must be a finite number or None. "
-            f"Received: log_alpha_threshold={log_alpha_threshold}"
-        )
+    check_choice("technique", technique, TECHNIQUES)
+    if log_alpha_threshold is not None:
+        check_number("log_alpha_threshold", log_alpha_threshold)
     with open_checkpoint(path) as checkpoint:
         counter = _Counter(checkpoint, log_alpha_threshold)
         rows = counter.rows(technique)
@@ -271,7 +268,7 @@ class _Counter:
         tensors, sparsity = self._dnw_sparsity(name)
         if tensors:
             sparsity = self._tensor(tensors[0])[()]
-        if not _is_finite_number(sparsity) or not 0.0 <= sparsity <= 1.0:
+        if not is_finite_number(sparsity) or not 0.0 <= sparsity <= 1.0:
             raise CheckpointError(
                 f"The sparsity of '{name}' in '{self.checkpoint.path}' must be a number in [0, 1]. Received: {sparsity}"
             )
@@ -304,7 +301,7 @@ class _Counter:
         if value is None:
             self._note(f"{option} is not in the file: {default} assumed")
             return default
-        if not _is_finite_number(value):
+        if not is_finite_number(value):
             raise CheckpointError(f"Layer of '{name}' in '{self.checkpoint.path}' has no usable `{option}`: {value}")
         return float(value)
 
@@ -385,7 +382,3 @@ def _broadcast_shape(*shapes):
         return np.broadcast_shapes(*shapes)
     except ValueError:
         return None
-
-
-def _is_finite_number(value):
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)

@@ -12,8 +12,10 @@ import functools
 
 import numpy as np
 
+from sparsity_tf.checks import check_choice, check_instance, check_integer, is_integer, is_number
 from sparsity_tf.datasets import numpy_images, pipeline, zca
 from sparsity_tf.datasets.batches import Batches
+from sparsity_tf.datasets.image_data import ImageData
 from sparsity_tf.datasets.numbered import NumberedBatches, uses_tensorflow
 
 AUGMENTATIONS = ("none", "shift", "flip", "crop_flip")
@@ -38,16 +40,16 @@ def channel_statistics(images):
 def _split(data, validation_split):
     """(number of training examples, number held out)."""
     total = len(data.x_train)
-    if isinstance(validation_split, int) and not isinstance(validation_split, bool):
+    if is_integer(validation_split):
         held = validation_split
-    elif isinstance(validation_split, float) and 0 <= validation_split < 1:
+    elif is_number(validation_split) and 0 <= validation_split < 1:
         held = total - int((1 - validation_split) * total + 1e-9)
     else:
         held = -1
     if not 0 <= held < total:
         raise ValueError(
             f"`validation_split` must be a fraction below 1 or a number of images below {total}. "
-            f"Received: validation_split={validation_split}"
+            f"Received: validation_split={validation_split!r}"
         )
     return total - held, held
 
@@ -155,6 +157,7 @@ class ArrayBatches(Batches):
     """`Batches` of arrays in memory; `array_batches` makes it and documents the arguments."""
 
     def __init__(self, data, normalize, augment, pixels, validation_split, **kwargs):
+        check_instance("data", data, ImageData)
         num_train, num_validation = _split(data, validation_split)
         super().__init__(
             num_examples=num_train,
@@ -166,15 +169,10 @@ class ArrayBatches(Batches):
             source=data.source,
             **kwargs,
         )
-        if augment not in AUGMENTATIONS:
-            raise ValueError(f"`augment` must be one of {', '.join(AUGMENTATIONS)}. Received: augment={augment!r}")
-        if normalize not in NORMALIZATIONS:
-            raise ValueError(
-                f"`normalize` must be one of {', '.join(NORMALIZATIONS)}. Received: normalize={normalize!r}"
-            )
+        check_choice("augment", augment, AUGMENTATIONS)
+        check_choice("normalize", normalize, NORMALIZATIONS)
         most = min(data.image_shape[:2]) - 1  # a mirror image is no larger than that
-        if not isinstance(pixels, int) or not 1 <= pixels <= most:
-            raise ValueError(f"`pixels` must be an integer from 1 to {most}. Received: pixels={pixels}")
+        check_integer("pixels", pixels, 1, most)
         if normalize == "standardize_dsr" and data.image_shape[-1] != 3:
             raise ValueError(f"normalize=standardize_dsr is for colour images. Received: {data.name}")
         self.augment, self.pixels = augment, pixels

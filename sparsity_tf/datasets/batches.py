@@ -9,6 +9,7 @@ import abc
 import contextlib
 import dataclasses
 
+from sparsity_tf.checks import check_choice, check_integer, is_integer
 from sparsity_tf.datasets.numbered import NumberedBatches
 
 
@@ -31,6 +32,7 @@ class Slice:
     @classmethod
     def of(cls, context, batch_size):
         """From a `tf.distribute.InputContext` (`None`: all of it) and the global batch size."""
+        check_context(context)
         if context is None:
             return cls(1, 0, 1, batch_size)
         replicas, pipelines = context.num_replicas_in_sync, context.num_input_pipelines
@@ -40,6 +42,12 @@ class Slice:
                 f"number. Received: batch_size={batch_size}, {replicas} replicas, {pipelines} input pipelines"
             )
         return cls(pipelines, context.input_pipeline_id, replicas // pipelines, batch_size // replicas)
+
+
+def check_context(context):
+    """Raises a ValueError unless `context` is `None` or a `tf.distribute.InputContext`."""
+    if context is not None and not hasattr(context, "num_replicas_in_sync"):
+        raise ValueError(f"`context` must be a `tf.distribute.InputContext` or None. Received: context={context!r}")
 
 
 class Batches(abc.ABC):
@@ -87,16 +95,14 @@ class Batches(abc.ABC):
         name,
         source,
     ):
-        for argument, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            most = num_examples if argument == "batch_size" else None
-            whole = isinstance(size, int) and not isinstance(size, bool) and size >= 1
-            if not whole or (most is not None and size > most):
-                bound = f"an integer from 1 to the {most} training images" if most is not None else "a positive integer"
-                raise ValueError(f"`{argument}` must be {bound}. Received: {argument}={size}")
-        if not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"`seed` must be a non-negative integer. Received: seed={seed}")
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"`dtype` must be float32, bfloat16 or float16. Received: dtype={dtype}")
+        if not is_integer(batch_size) or not 1 <= batch_size <= num_examples:
+            raise ValueError(
+                f"`batch_size` must be an integer from 1 to the {num_examples} training images. "
+                f"Received: batch_size={batch_size!r}"
+            )
+        check_integer("eval_batch_size", eval_batch_size, 1)
+        check_integer("seed", seed, 0)
+        check_choice("dtype", dtype, ("float32", "bfloat16", "float16"))
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = seed
@@ -128,8 +134,7 @@ class Batches(abc.ABC):
             backends other than TensorFlow data in memory come as a `keras.utils.PyDataset` of the same batches, which
             needs no TensorFlow.
         """
-        if not isinstance(first_step, int) or first_step < 0:
-            raise ValueError(f"`first_step` must be a non-negative integer. Received: first_step={first_step}")
+        check_integer("first_step", first_step, 0)
         part = Slice.of(context, self.batch_size)
         return with_options(self._train(*divmod(first_step, self.steps_per_epoch), part))
 

@@ -17,6 +17,7 @@ import os
 import numpy as np
 
 from sparsity_tf.bounded_files import open_unpacked
+from sparsity_tf.checks import check_instance, check_integer, check_path, is_number
 from sparsity_tf.datasets.numbered import NumberedBatches, uses_tensorflow
 
 UNKNOWN = "\ufffd"
@@ -68,9 +69,11 @@ def character_corpus(data_dir=None, vocabulary_size=None, held_out=0.05):
         FileNotFoundError: `data_dir`, or the file of a split, is not there.
         ValueError: A file that is empty, no UTF-8 or damaged; another argument that is not allowed.
     """
-    if vocabulary_size is not None and (not isinstance(vocabulary_size, int) or vocabulary_size < 2):
-        raise ValueError(f"`vocabulary_size` must be an integer of at least 2. Received: {vocabulary_size!r}")
-    if not 0 < held_out < 0.5:
+    if data_dir is not None:
+        check_path("data_dir", data_dir)
+    if vocabulary_size is not None:
+        check_integer("vocabulary_size", vocabulary_size, 2)
+    if not is_number(held_out) or not 0 < held_out < 0.5:
         raise ValueError(f"`held_out` must be a number between 0 and 0.5. Received: held_out={held_out!r}")
     if data_dir is not None and os.path.isdir(data_dir):
         paths = {split: _find(data_dir, split) for split in SPLITS}
@@ -151,6 +154,7 @@ class CharacterBatches:
     """
 
     def __init__(self, corpus, batch_size, window, seed=0, eval_batch_size=None, eval_characters=None):
+        check_instance("corpus", corpus, CharacterCorpus)
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         eval_characters = 2**62 if eval_characters is None else eval_characters
         for argument, value, least in (
@@ -160,8 +164,7 @@ class CharacterBatches:
             ("eval_batch_size", eval_batch_size, 1),
             ("eval_characters", eval_characters, 1),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"`{argument}` must be an integer of at least {least}. Received: {argument}={value!r}")
+            check_integer(argument, value, least)
         self.corpus, self.batch_size, self.window, self.seed = corpus, batch_size, window, seed
         self.eval_batch_size, self.eval_characters = eval_batch_size, eval_characters
         if not self.steps_per_epoch:
@@ -207,8 +210,7 @@ class CharacterBatches:
 
         On other backends than TensorFlow, this and the others are a `keras.utils.PyDataset`.
         """
-        if not isinstance(first_step, int) or first_step < 0:
-            raise ValueError(f"`first_step` must be a non-negative integer. Received: first_step={first_step!r}")
+        check_integer("first_step", first_step, 0)
         if not uses_tensorflow():
             return NumberedBatches(self.batch, first_step)
         import tensorflow as tf

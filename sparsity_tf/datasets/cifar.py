@@ -14,6 +14,7 @@ import pickle
 import numpy as np
 
 from sparsity_tf.bounded_files import one_line, read_npz
+from sparsity_tf.checks import check_path
 from sparsity_tf.datasets import image_data
 from sparsity_tf.datasets.image_data import checked
 
@@ -194,6 +195,7 @@ def _checked(arrays, name, place, origin):
 
 
 def _from_data_dir(data_dir, name):
+    check_path("data_dir", data_dir)
     data_dir = os.path.expanduser(os.fspath(data_dir))
     if os.path.isfile(data_dir):
         return _from_npz(data_dir, name)

@@ -10,8 +10,10 @@ import contextlib
 
 import numpy as np
 
+from sparsity_tf.checks import check_choice, check_instance, check_integer
 from sparsity_tf.datasets import pipeline
 from sparsity_tf.datasets.batches import Batches
+from sparsity_tf.datasets.image_files import ImageFiles
 
 RECIPES = ("state_of_sparsity", "str")
 # What TensorFlow's messages say when an image or record can't be read.
@@ -23,6 +25,14 @@ class FileBatches(Batches):
     """`Batches` of `ImageFiles`; `file_batches` makes it and documents the arguments."""
 
     def __init__(self, files, recipe, image_size, shuffle_buffer, parallel_reads, **kwargs):
+        check_instance("files", files, ImageFiles)
+        check_choice("recipe", recipe, RECIPES)
+        for argument, number in (
+            ("image_size", image_size),
+            ("shuffle_buffer", shuffle_buffer),
+            ("parallel_reads", parallel_reads),
+        ):
+            check_integer(argument, number, 1)
         super().__init__(
             num_examples=files.train.num_examples,
             num_validation=0,
@@ -33,15 +43,6 @@ class FileBatches(Batches):
             source=files.source,
             **kwargs,
         )
-        if recipe not in RECIPES:
-            raise ValueError(f"`recipe` must be one of {', '.join(RECIPES)}. Received: recipe={recipe!r}")
-        for argument, number in (
-            ("image_size", image_size),
-            ("shuffle_buffer", shuffle_buffer),
-            ("parallel_reads", parallel_reads),
-        ):
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(f"`{argument}` must be a positive integer. Received: {argument}={number}")
         self.files, self.recipe = files, recipe
         self._size, self._shuffle_buffer, self._parallel_reads = image_size, shuffle_buffer, parallel_reads
 

@@ -13,6 +13,7 @@ import os
 import numpy as np
 
 from sparsity_tf.bounded_files import MOST_DIMENSIONS, open_unpacked, read_at_most
+from sparsity_tf.checks import check_path
 
 _ELEMENT_TYPES = {
     0x08: np.dtype(">u1"),
@@ -56,6 +57,7 @@ def read_idx(path):
         >>> images.shape, images.dtype
         ((60000, 28, 28), dtype('uint8'))
     """
+    check_path("path", path)
     with open(path, "rb") as file:
         packing = ".gz" if file.read(2) == b"\x1f\x8b" else None
     with open_unpacked(path, packing) as file:

@@ -11,6 +11,7 @@ import os
 import numpy as np
 
 from sparsity_tf.bounded_files import read_json
+from sparsity_tf.checks import check_integer, check_path
 from sparsity_tf.datasets import image_data, records
 
 # The original layout: number of shards -> number of examples. Counting 1.3 million records would take minutes.
@@ -317,6 +318,8 @@ def imagenet(data_dir=None, num_classes=None):
         >>> files.train.num_examples, files.test.num_examples
         (1281167, 50000)
     """
+    if num_classes is not None:
+        check_integer("num_classes", num_classes, 1)
     if data_dir is None:
         folder = _newest_tfds(image_data.tfds_root())
         if folder is None:
@@ -325,6 +328,7 @@ def imagenet(data_dir=None, num_classes=None):
                 "validation-*-of-*, with train/ and val/ folders of images, or TFDS's imagenet2012."
             )
         data_dir = folder
+    check_path("data_dir", data_dir)
     data_dir = os.path.expanduser(os.fspath(data_dir))
     if not os.path.isdir(data_dir):
         raise FileNotFoundError(f"`data_dir` does not exist. Received: data_dir={data_dir}")

@@ -14,6 +14,7 @@ import warnings
 import numpy as np
 
 from sparsity_tf.bounded_files import read_npz
+from sparsity_tf.checks import check_path
 from sparsity_tf.datasets import idx, image_data
 from sparsity_tf.datasets.image_data import checked
 
@@ -30,6 +31,7 @@ def _from_idx(files, name, folder):
 
 
 def _from_data_dir(data_dir, name):
+    check_path("data_dir", data_dir)
     data_dir = os.path.expanduser(os.fspath(data_dir))
     if os.path.isfile(data_dir):
         return _from_npz(data_dir, name)

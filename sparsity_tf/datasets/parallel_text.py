@@ -10,6 +10,7 @@ import itertools
 import os
 
 from sparsity_tf.bounded_files import PACKINGS, DamagedFileError, open_unpacked
+from sparsity_tf.checks import check_bool, check_integer, check_path, check_string
 
 FORMS = ("tsv", "text")
 _LONGEST_LINE = 1 << 20  # bytes
@@ -210,6 +211,16 @@ def parallel_corpus(
         FileNotFoundError: A file isn't there; the message lists the names that would do.
         ValueError: An argument is not as described, or a file is not as `tsv_pairs` and `text_pairs` want it.
     """
+    for argument, text in (
+        ("dataset", dataset),
+        ("source_language", source_language),
+        ("target_language", target_language),
+    ):
+        check_string(argument, text)
+    check_bool("reverse", reverse)
+    check_integer("held_out", held_out, 1)
+    if data_dir is not None:
+        check_path("data_dir", data_dir)
     if dataset in FORMS:
         if data_dir is None:
             raise ValueError(f"`data_dir` must be given with dataset={dataset}: a folder, or the corpus itself.")
@@ -246,8 +257,6 @@ def _find(folder, names):
 
 
 def _cut(form, paths, held_out):
-    if not isinstance(held_out, int) or held_out < 1:
-        raise ValueError(f"`held_out` must be a positive integer. Received: held_out={held_out}")
     if form == "text" and paths.count(",") != 1:
         raise ValueError(f"`data_dir` must be a folder or two paths separated by a comma. Received: data_dir={paths}")
     pairs = tsv_pairs(paths) if form == "tsv" else text_pairs(*paths.split(","))

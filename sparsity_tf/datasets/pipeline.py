@@ -9,6 +9,9 @@ is drawn once in numpy, and the only work a batch is one gather and one subtract
 
 import numpy as np
 
+from sparsity_tf.checks import check_choice, check_instance, check_integer, is_integer
+from sparsity_tf.datasets.image_data import ImageData
+
 AUGMENTATIONS = ("none", "shift")
 
 
@@ -32,6 +35,7 @@ def test_arrays(data):
         `(x, y)`: float32 `(n_test, height, width, 1)`, the mean of the *training* images removed,
         and int32 `(n_test,)`.
     """
+    check_instance("data", data, ImageData)
     return normalize(data.x_test, mean_image(data.x_train)), data.y_test.astype(np.int32)
 
 
@@ -95,7 +99,7 @@ def epoch_images(data, seed, epoch, augment="none", shift_pixels=2):
     Raises:
         ValueError: `augment` is unknown.
     """
-    _check_augment(augment)
+    check_choice("augment", augment, AUGMENTATIONS)
     order = epoch_order(len(data.x_train), seed, epoch)
     images = data.x_train[order]
     if augment == "shift":
@@ -105,21 +109,17 @@ def epoch_images(data, seed, epoch, augment="none", shift_pixels=2):
     return images, data.y_train[order]
 
 
-def _check_augment(augment):
-    if augment not in AUGMENTATIONS:
-        raise ValueError(f"`augment` must be one of {', '.join(AUGMENTATIONS)}. Received: augment={augment!r}")
-
-
 def steps_per_epoch(data, batch_size):
     """Number of whole batches in an epoch; the incomplete last one is dropped.
 
     Raises:
         ValueError: `batch_size` is not a positive integer, or larger than the training set.
     """
-    if not isinstance(batch_size, int) or not 1 <= batch_size <= len(data.x_train):
+    check_instance("data", data, ImageData)
+    if not is_integer(batch_size) or not 1 <= batch_size <= len(data.x_train):
         raise ValueError(
             f"`batch_size` must be an integer from 1 to the {len(data.x_train)} training images. "
-            f"Received: batch_size={batch_size}"
+            f"Received: batch_size={batch_size!r}"
         )
     return len(data.x_train) // batch_size
 
@@ -146,8 +146,11 @@ def train_batches(data, batch_size, seed=0, first_epoch=0, augment="none", shift
     """
     import tensorflow as tf
 
-    _check_augment(augment)
+    check_choice("augment", augment, AUGMENTATIONS)
     steps = steps_per_epoch(data, batch_size)
+    check_integer("seed", seed, 0)
+    check_integer("first_epoch", first_epoch, 0)
+    check_integer("shift_pixels", shift_pixels, 1)
     shape = data.x_train.shape[1:]
 
     def one_epoch(epoch):

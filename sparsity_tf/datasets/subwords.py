@@ -10,6 +10,7 @@ trained.
 """
 
 import abc
+import collections.abc
 import functools
 import io
 import itertools
@@ -20,6 +21,7 @@ import unicodedata
 import numpy as np
 
 from sparsity_tf.bounded_files import one_line
+from sparsity_tf.checks import check_bool, check_choice, check_integer, check_number, check_path
 
 PADDING = 0
 END = 1
@@ -275,6 +277,7 @@ def load(path):
         FileNotFoundError: No such file.
         ValueError: The file is empty or neither of the two.
     """
+    check_path("path", path)
     with open(path, "rb") as file:
         head = file.read(1)
     if not head:
@@ -307,12 +310,17 @@ def train(texts, path, size, kind="bpe", character_coverage=0.9999, byte_fallbac
     """
     import sentencepiece
 
+    check_bool("byte_fallback", byte_fallback)
     least = 300 if byte_fallback else 8
-    if not isinstance(size, int) or isinstance(size, bool) or size < least:
-        raise ValueError(f"`size` must be an integer of at least {least}. Received: size={size}")
-    if kind not in ("bpe", "unigram"):
-        raise ValueError(f"`kind` must be 'bpe' or 'unigram'. Received: kind={kind!r}")
-    texts = _sample((text for text in texts if text.strip()), max_texts, seed)
+    check_integer("size", size, least)
+    check_choice("kind", kind, ("bpe", "unigram"))
+    check_path("path", path)
+    check_number("character_coverage", character_coverage, above=0, most=1)
+    check_integer("max_texts", max_texts, 1)
+    check_integer("seed", seed, 0)
+    if isinstance(texts, str | bytes) or not isinstance(texts, collections.abc.Iterable):
+        raise ValueError(f"`texts` must be an iterable of strings. Received: texts={texts!r}")
+    texts = _sample(_with_text(texts), max_texts, seed)
     if not texts:
         raise ValueError("`texts` must hold some text to train a vocabulary on. Received: none")
     model = io.BytesIO()
@@ -346,6 +354,17 @@ def train(texts, path, size, kind="bpe", character_coverage=0.9999, byte_fallbac
         file.write(model.getvalue())
     os.replace(unfinished, path)
     return load(path)
+
+
+def _with_text(texts):
+    try:
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(f"`texts` must be an iterable of strings. Received the entry: {text!r}")
+            if text.strip():
+                yield text
+    except TypeError as error:  # An array without dimensions, which only claims to be iterable.
+        raise ValueError(f"`texts` must be an iterable of strings ({error}). Received: texts={texts!r}") from error
 
 
 def _last_words(error):

@@ -9,10 +9,12 @@ import functools
 
 import numpy as np
 
+from sparsity_tf.checks import check_bool, check_choice, check_instance, check_integer, check_number, check_path
 from sparsity_tf.datasets import bucketing, subwords
-from sparsity_tf.datasets.batches import Slice, with_options
+from sparsity_tf.datasets.batches import Slice, check_context, with_options
 from sparsity_tf.datasets.encoded_text import encode_pairs
 from sparsity_tf.datasets.numbered import NumberedBatches, uses_tensorflow
+from sparsity_tf.datasets.parallel_text import ParallelCorpus
 
 _SPLITS = ("train", "validation", "test")
 _KEYS = ("inputs", "targets")
@@ -85,8 +87,7 @@ class TranslationBatches:
             first_step: Optimizer steps already done: the first batch is the one of that step (from 0).
             context: `tf.distribute.InputContext` of a worker; the batches are then those of its replicas.
         """
-        if not isinstance(first_step, int) or first_step < 0:
-            raise ValueError(f"`first_step` must be a non-negative integer. Received: first_step={first_step}")
+        check_integer("first_step", first_step, 0)
 
         def plan(step):
             epoch, number = divmod(step, self.steps_per_epoch)
@@ -108,6 +109,7 @@ class TranslationBatches:
 
     def texts(self, split):
         """The pairs of a split as text: a list of `(source, target)`, in the order of the file, as they are used."""
+        check_choice("split", split, _SPLITS)
         wanted = set(self._encoded[split].numbers.tolist())
         return [pair for number, pair in enumerate(getattr(self.corpus, split)) if number in wanted]
 
@@ -154,6 +156,7 @@ class TranslationBatches:
 
     def _dataset(self, split, plan, begin, end, context):
         replicas = self._options["replicas"]
+        check_context(context)
         if context is not None and context.num_replicas_in_sync != replicas:
             raise ValueError(
                 f"`replicas` must be the {context.num_replicas_in_sync} of the strategy. Received: replicas={replicas}"
@@ -288,15 +291,18 @@ def translation_batches(
     options = dict(locals())
     del options["corpus"], options["vocabulary"]
     for name in ("batch_tokens", "max_length", "eval_batch_tokens", "eval_max_length", "replicas"):
-        if not isinstance(options[name], int) or isinstance(options[name], bool) or options[name] < 1:
-            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={options[name]}")
+        check_integer(name, options[name], 1)
     for name, allowed in (
         ("too_long", ("drop", "error")),
         ("eval_too_long", ("drop", "error")),
         ("pad_to", ("bucket", "longest")),
     ):
-        if options[name] not in allowed:
-            raise ValueError(f"`{name}` must be {' or '.join(allowed)}. Received: {name}={options[name]!r}")
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"`seed` must be a non-negative integer. Received: seed={seed}")
+        check_choice(name, options[name], allowed)
+    check_instance("corpus", corpus, ParallelCorpus)
+    check_instance("vocabulary", vocabulary, subwords.Vocabulary)
+    check_bool("packed", packed)
+    check_number("bucket_growth", bucket_growth, above=1)
+    if cache_dir is not None:
+        check_path("cache_dir", cache_dir)
+    check_integer("seed", seed, 0)
     return TranslationBatches(corpus, vocabulary, options)

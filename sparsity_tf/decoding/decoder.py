@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from sparsity_tf.checks import check_array, check_bool, check_integer, check_model, check_number
 from sparsity_tf.decoding import network, search
 
 
@@ -30,6 +31,8 @@ class Decoder:
     """
 
     def __init__(self, model, cached=True):
+        check_model("model", model)
+        check_bool("cached", cached)
         self._weights = network.inference_weights(model)
         self._model = None if cached else model
         self._heads = network.num_heads(model)
@@ -59,10 +62,9 @@ class Decoder:
         Raises:
             ValueError: Ids that aren't a non-empty integer matrix or are outside the vocabulary; a bad number.
         """
-        _check_integer("beam_size", beam_size, 1)
-        _check_integer("num_results", num_results, 1, beam_size)
-        if not (isinstance(alpha, (int, float)) and 0 <= alpha < float("inf")):
-            raise ValueError(f"`alpha` must be a finite number that is at least 0. Received: alpha={alpha!r}")
+        check_integer("beam_size", beam_size, 1)
+        check_integer("num_results", num_results, 1, beam_size)
+        check_number("alpha", alpha, least=0)
         options = (("beam_size", beam_size), ("alpha", float(alpha)), ("stop_early", num_results == 1))
         hypotheses = self._run(inputs, extra_length, end_id, options)
         return search.Hypotheses(*(array[:, :num_results] for array in hypotheses))
@@ -78,6 +80,7 @@ class Decoder:
         return self._run(inputs, extra_length, end_id, None)
 
     def _run(self, inputs, extra_length, end_id, options):
+        check_array("inputs", inputs)
         inputs = np.asarray(inputs)
         if inputs.ndim != 2 or not inputs.size or not np.issubdtype(inputs.dtype, np.integer):
             raise ValueError(
@@ -89,7 +92,8 @@ class Decoder:
                 f"`inputs` must be ids below the model's vocabulary size, {self.vocabulary_size}. "
                 f"Received: ids from {inputs.min()} to {inputs.max()}"
             )
-        _check_integer("extra_length", extra_length, 0)
+        check_integer("extra_length", extra_length, 0)
+        check_integer("end_id", end_id, 0, self.vocabulary_size - 1)
         lengths = (inputs != 0).cumsum(axis=1).argmax(axis=1) + 1
         function = self._compiled(inputs.shape[1] + extra_length, end_id, options)
         limits = (lengths + extra_length).astype("int32")
@@ -148,12 +152,3 @@ class Decoder:
                 positions = ops.arange(ids.shape[1], dtype="int32")
                 features[f"{side}_positions"] = ops.broadcast_to(positions, ids.shape)
         return features
-
-
-def _check_integer(argument, value, least, most=None):
-    right = (
-        isinstance(value, int) and not isinstance(value, bool) and value >= least and (most is None or value <= most)
-    )
-    if not right:
-        wanted = f"at least {least}" + ("" if most is None else f" and at most {most}")
-        raise ValueError(f"`{argument}` must be an integer, {wanted}. Received: {argument}={value!r}")

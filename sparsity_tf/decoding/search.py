@@ -18,6 +18,8 @@ import collections
 
 from keras import ops
 
+from sparsity_tf.checks import check_array, check_bool, check_callable, check_integer, check_number
+
 _MINUS_INFINITY = -1e7
 
 Hypotheses = collections.namedtuple("Hypotheses", ["sequences", "scores", "finished"])
@@ -57,6 +59,10 @@ def beam_search(next_logits, cache, limits, length, beam_size, alpha, end_id=1, 
     Returns:
         `Hypotheses`.
     """
+    _check(next_logits, limits, length, end_id)
+    check_integer("beam_size", beam_size, 1)
+    check_number("alpha", alpha, least=0)
+    check_bool("stop_early", stop_early)
     batch = limits.shape[0]
     positions = ops.arange(length, dtype="int32")
     places = ops.broadcast_to(ops.arange(beam_size, dtype="int32"), (batch, beam_size))
@@ -113,6 +119,7 @@ def greedy_search(next_logits, cache, limits, length, end_id=1):
     Returns:
         `Hypotheses` with one beam; scores are log P.
     """
+    _check(next_logits, limits, length, end_id)
     batch = limits.shape[0]
     positions = ops.arange(length, dtype="int32")
     ancestors = ops.zeros((batch, 1, length), "int32")
@@ -137,6 +144,15 @@ def greedy_search(next_logits, cache, limits, length, end_id=1):
     start += (ops.zeros((batch, 1), "float32"), ops.zeros((batch, 1), "bool"), cache)
     _, _, sequences, log_probs, ended, _ = ops.while_loop(goes_on, advance, start)
     return Hypotheses(sequences, log_probs, ended)
+
+
+def _check(next_logits, limits, length, end_id):
+    check_callable("next_logits", next_logits, "cache", "tokens", "ancestors", "sequences", "step")
+    check_array("limits", limits)
+    if len(getattr(limits, "shape", ())) != 1:
+        raise ValueError(f"`limits` must be a tensor of shape (batch,). Received: limits={limits!r}")
+    check_integer("length", length, 1)
+    check_integer("end_id", end_id, 0)
 
 
 def _grow(logits, alive, ancestors, step, positions):

@@ -9,6 +9,7 @@ from collections import namedtuple
 
 import numpy as np
 
+from sparsity_tf.checks import check_instance, check_integer, check_layer, check_number, check_path
 from sparsity_tf.inspection.plots import draw_pieces, kernel_pieces, piece_title, require_matplotlib
 
 _Frame = namedtuple("_Frame", ["pieces", "title"])
@@ -41,8 +42,9 @@ class MaskAnimation:
     """
 
     def __init__(self, layer, max_filters=100, max_frames=50):
-        if not isinstance(max_frames, int) or max_frames < 2:
-            raise ValueError(f"`max_frames` must be an integer of at least 2. Received: max_frames={max_frames!r}")
+        check_layer("layer", layer)
+        check_integer("max_filters", max_filters, 1)
+        check_integer("max_frames", max_frames, 2)
         require_matplotlib()
         self.layer = layer
         self.max_filters = max_filters
@@ -58,6 +60,7 @@ class MaskAnimation:
         Args:
             label: what to write above the frame, e.g. `"epoch 3"`.
         """
+        check_instance("label", label, str)
         # A copy: backends may hand out views of the variables' own memory.
         pieces = kernel_pieces(self.layer, self.max_filters).copy()
         title = piece_title(self.layer, pieces)
@@ -93,8 +96,8 @@ class MaskAnimation:
         Raises:
             ValueError: if nothing was captured, or `frames_per_second` is not positive.
         """
-        if not frames_per_second > 0:
-            raise ValueError(f"`frames_per_second` must be positive. Received: frames_per_second={frames_per_second!r}")
+        check_path("path", path)
+        check_number("frames_per_second", frames_per_second, above=0)
         if not self.frames:
             raise ValueError("`save_gif` needs at least one frame: call `capture` before. Received: 0 frames.")
         from PIL import Image

@@ -84,6 +84,8 @@ def plot_class_specialization(dense, sparse, path=None, labels=("Dense", "Sparse
         if not isinstance(table, FeatureTable) or not table.rows:
             raise ValueError(f"`{argument}` must be a `FeatureTable` with rows. Received: {argument}={table!r}")
     check_pair(dense, sparse)
+    if not isinstance(labels, list | tuple) or len(labels) != 2 or not all(isinstance(one, str) for one in labels):
+        raise ValueError(f"`labels` must be the names of the two networks. Received: labels={labels!r}")
     columns = min(5, len(dense))
     rows = math.ceil(len(dense) / columns)
     figure = new_figure((0.6 + 2.6 * columns, 0.8 + 2.4 * rows))

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from sparsity_tf.inspection.forward import batches_of, check_built, run_and_hear
-from sparsity_tf.inspection.weights import as_numpy, flatten_layers
+from sparsity_tf.checks import check_built, check_fraction, check_instance, check_integer
+from sparsity_tf.inspection.forward import batches_of, run_and_hear
+from sparsity_tf.inspection.weights import as_numpy
+from sparsity_tf.layers import flatten_layers
 
 
 @dataclass(frozen=True)
@@ -129,10 +131,11 @@ def class_specialization(model, data, where=None, num_classes=None, dropped_shar
     print(specialization_anova(dense, sparse))
     ```
     """
+    check_built("model", model)
     everything = flatten_layers(model)
-    check_built(model)
-    if not 0 <= dropped_share < 1:
-        raise ValueError(f"`dropped_share` must be a number in [0, 1). Received: dropped_share={dropped_share!r}")
+    check_fraction("dropped_share", dropped_share)
+    if num_classes is not None:
+        check_integer("num_classes", num_classes, 1)
     selected = _select(model, everything, where)
     sums, counts = {}, {id(layer): np.zeros(2, "int64") for layer in selected}
     heard = []
@@ -319,6 +322,8 @@ def _residual(values, design):
 
 def check_pair(dense, sparse):
     """Raises a ValueError unless two `FeatureTable`s have as many layers."""
+    check_instance("dense", dense, FeatureTable)
+    check_instance("sparse", sparse, FeatureTable)
     if len(dense) != len(sparse):
         raise ValueError(
             f"`dense` and `sparse` must have the same number of layers. Received: {len(dense)} and {len(sparse)} layers"

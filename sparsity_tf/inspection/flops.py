@@ -20,9 +20,11 @@ import math
 from collections import defaultdict, namedtuple
 from dataclasses import dataclass
 
+from sparsity_tf.checks import check_choice, check_layer
 from sparsity_tf.inspection.layer_operations import operations_of
 from sparsity_tf.inspection.tracing import trace_calls
-from sparsity_tf.inspection.weights import flatten_layers, own_matrices, weight_records
+from sparsity_tf.inspection.weights import own_matrices, weight_records
+from sparsity_tf.layers import flatten_layers
 
 _CONVENTIONS = ("mac", "rigl")
 
@@ -186,8 +188,8 @@ def count_flops(model, convention="mac", input_shape=None):
     flops.dense  # 3858073600: 3,857,973,248 multiply-accumulates, 100,352 additions of the pooling
     ```
     """
-    if convention not in _CONVENTIONS:
-        raise ValueError(f"`convention` must be one of {_CONVENTIONS}. Received: convention={convention!r}")
+    check_layer("model", model)
+    check_choice("convention", convention, _CONVENTIONS)
     calls = trace_calls(model, input_shape)
     found_by_layer = defaultdict(list)
     for call in calls:

@@ -8,6 +8,7 @@ import functools
 
 import keras
 
+from sparsity_tf.checks import check_array
 from sparsity_tf.inspection.tracing import wrapped_calls
 
 
@@ -33,12 +34,20 @@ def batches_of(data):
     empty = True
     for batch in data:
         empty = False
-        if not isinstance(batch, tuple):
-            yield batch, None
-        else:
-            yield batch[0], batch[1] if len(batch) > 1 else None
+        batch = batch if isinstance(batch, tuple) else (batch,)
+        _check_inputs(batch[0] if batch else None)
+        yield batch[0], batch[1] if len(batch) > 1 else None
     if empty:
         raise ValueError("`data` must hold at least one batch. Received: none")
+
+
+def _check_inputs(inputs):
+    try:
+        leaves = keras.tree.flatten(inputs)
+    except RecursionError:
+        leaves = [None]
+    for leaf in leaves or [None]:
+        check_array("data", leaf)
 
 
 def run_and_hear(model, inputs, layers, hear):
@@ -65,12 +74,3 @@ def run_and_hear(model, inputs, layers, hear):
 
     with wrapped_calls(layers, wrap):
         return model(keras.tree.map_structure(keras.ops.convert_to_tensor, inputs), training=False)
-
-
-def check_built(model):
-    """Raises a ValueError unless the layers of `model` exist."""
-    if not model.built:
-        raise ValueError(
-            "`model` must be built before it can be looked into: call it on data, or `model.build(input_shape)`. "
-            f"Received: model={model.name!r}, which is not built."
-        )

@@ -12,7 +12,8 @@ import keras
 from keras import layers as kl
 
 from sparsity_tf.inspection.tracing import size_of
-from sparsity_tf.inspection.weights import flatten_layers, own_matrices, weight_records
+from sparsity_tf.inspection.weights import own_matrices, weight_records
+from sparsity_tf.layers import flatten_layers
 from sparsity_tf.layers.fast_grnn import FastGRNNCell
 from sparsity_tf.layers.transformer import DotProductAttention
 

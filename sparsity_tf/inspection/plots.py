@@ -12,8 +12,10 @@ import math
 import keras
 import numpy as np
 
+from sparsity_tf.checks import check_built, check_integer, check_integers, check_path
 from sparsity_tf.inspection.tables import SparsityTable, sparsity_table
-from sparsity_tf.inspection.weights import flatten_layers, kernel_value
+from sparsity_tf.inspection.weights import kernel_value
+from sparsity_tf.layers import flatten_layers
 
 _DEAD = (0.87, 0.87, 0.87)
 _LINES = (0.75, 0.75, 0.75)
@@ -41,6 +43,7 @@ def plot_input_mask(layer_or_model, image_shape=(28, 28), path=None):
     require_matplotlib()
     layer = _first_dense(layer_or_model)
     kernel = kernel_value(layer)
+    check_integers("image_shape", image_shape, 1)
     image_shape = tuple(image_shape)
     if len(image_shape) not in (2, 3) or math.prod(image_shape) != kernel.shape[0]:
         raise ValueError(
@@ -104,6 +107,7 @@ def plot_layer_sparsity(model_or_table, path=None):
     require_matplotlib()
     table = model_or_table
     if not isinstance(table, SparsityTable):
+        check_built("model_or_table", model_or_table)
         table = sparsity_table(table)
     if not table.rows:
         raise ValueError("`model_or_table` must have at least one kernel or embedding. Received one without any.")
@@ -149,8 +153,7 @@ def plot_layer_sparsity(model_or_table, path=None):
 
 def kernel_pieces(layer, max_filters):
     """The images that `plot_filters` shows: an array of shape (boxes, height, width)."""
-    if not isinstance(max_filters, int) or max_filters < 1:
-        raise ValueError(f"`max_filters` must be a positive integer. Received: max_filters={max_filters!r}")
+    check_integer("max_filters", max_filters, 1)
     kernel = kernel_value(layer)
     if kernel.ndim == 2:
         return kernel[None]
@@ -228,6 +231,7 @@ def _mosaic(pieces):
 
 
 def _first_dense(layer_or_model):
+    check_built("layer_or_model", layer_or_model)
     for layer in flatten_layers(layer_or_model):
         if isinstance(layer, keras.layers.Dense):
             return layer
@@ -268,5 +272,6 @@ def require_matplotlib():
 def written(figure, path):
     """Writes the figure as PNG, unless `path` is `None`; returns it."""
     if path is not None:
+        check_path("path", path)
         figure.savefig(path, format="png", dpi=_DOTS_PER_INCH)
     return figure

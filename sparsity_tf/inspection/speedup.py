@@ -19,8 +19,10 @@ import keras
 import numpy as np
 from keras import layers as kl
 
-from sparsity_tf.inspection.forward import batches_of, check_built, run_and_hear
-from sparsity_tf.inspection.weights import as_numpy, flatten_layers, kernel_value
+from sparsity_tf.checks import check_built
+from sparsity_tf.inspection.forward import batches_of, run_and_hear
+from sparsity_tf.inspection.weights import as_numpy, kernel_value
+from sparsity_tf.layers import flatten_layers
 
 _DEPTHWISE = (kl.DepthwiseConv1D, kl.DepthwiseConv2D)
 _CONVOLUTIONS = (kl.Conv1D, kl.Conv2D, kl.Conv3D, *_DEPTHWISE)
@@ -155,8 +157,8 @@ def estimate_speedup(model, data, where=None):
     print(estimate_speedup(model, images[:128], where=r"stage.*_conv\\d"))
     ```
     """
+    check_built("model", model)
     everything = flatten_layers(model)
-    check_built(model)
     selected = _select(model, everything, where)
     kernels = {}
     sums = {id(layer): np.zeros(4) for layer in selected}

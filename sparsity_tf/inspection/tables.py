@@ -12,7 +12,9 @@ import csv
 import math
 from dataclasses import dataclass
 
-from sparsity_tf.inspection.weights import flatten_layers, weight_records
+from sparsity_tf.checks import check_bool, check_built, check_path
+from sparsity_tf.inspection.weights import weight_records
+from sparsity_tf.layers import flatten_layers
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class SparsityTable:
                 when the weight is not finite), several thresholds as `lowest..highest`, a missing
                 threshold as nothing.
         """
+        check_path("path", path)
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["name", "shape", "size", "nonzeros", "sparsity", "threshold"])
@@ -188,6 +191,7 @@ class SparsityTable:
         Returns:
             String.
         """
+        check_bool("free_parameters", free_parameters)
         dense = self.parameters - self.size
         sparsity = (self.size - self.nonzeros) / self.parameters if self.parameters else 0.0
         columns = {
@@ -270,13 +274,9 @@ def sparsity_table(model, include_dense=False):
     table.sparsity, table.compression
     ```
     """
+    check_built("model", model)
+    check_bool("include_dense", include_dense)
     layers = flatten_layers(model)
-    if not model.built:
-        raise ValueError(
-            "`model` must be built before its weights can be counted: call it on data, or "
-            "`model.build(input_shape)`. "
-            f"Received: model={model.name!r}, which is not built."
-        )
     records = [record for layer in layers for record in weight_records(layer)]
     if not include_dense and any(record.sparse for record in records):
         records = [record for record in records if record.sparse]

@@ -14,7 +14,7 @@ from collections import namedtuple
 
 import keras
 
-from sparsity_tf.inspection.weights import flatten_layers
+from sparsity_tf.layers import flatten_layers
 
 LayerCall = namedtuple("LayerCall", ["layer", "arguments", "input_shape", "output_shape"])
 LayerCall.__doc__ = """One call of one layer.
@@ -146,7 +146,10 @@ def symbolic_inputs(model, input_shape=None):
     """Positional and keyword arguments for a symbolic call of batch size 1, `KerasTensor`s; see `trace_calls`."""
     if input_shape is not None:
         dtypes = _input_dtypes(model)
-        shapes = _map_shapes(lambda shape: (1,) + shape, input_shape)
+        try:
+            shapes = _map_shapes(lambda shape: (1,) + shape, input_shape)
+        except RecursionError:
+            shapes = _map_shapes(None, repr(input_shape))  # Refused by name.
         return (_symbolic(shapes, dtypes, input_shape),), {}
     known = _functional_inputs(model)
     if known is not None:
@@ -206,7 +209,7 @@ def _tensor(shape, dtype):
 
 def _map_shapes(function, shapes):
     """Maps over a shape, or over a list, tuple or dict of shapes."""
-    if isinstance(shapes, dict):
+    if isinstance(shapes, dict) and shapes:
         return {key: _map_shapes(function, value) for key, value in shapes.items()}
     if isinstance(shapes, (list, tuple)):
         if all(size is None or isinstance(size, int) for size in shapes):

@@ -12,7 +12,7 @@ from collections import namedtuple
 import keras
 import numpy as np
 
-from sparsity_tf import layers
+from sparsity_tf.checks import check_layer
 
 # Not kernels, whatever their rank: the bias of a multi-head projection has rank 2.
 _NOT_KERNELS = ("bias", "gamma", "beta", "alpha")
@@ -47,13 +47,6 @@ Args:
     threshold: `None`, a float, or `(lowest, highest)` when the weight has several thresholds.
     sparse: bool, whether a sparse layer listed the weight (`False`: a kernel of a plain layer).
 """
-
-
-def flatten_layers(model):
-    """The model and all layers below it, see `sparsity_tf.layers.flatten_layers`; checks its argument."""
-    if not isinstance(model, keras.layers.Layer):
-        raise ValueError(f"`model` must be a Keras model or layer. Received: model={model!r}")
-    return layers.flatten_layers(model)
 
 
 def as_numpy(tensor):
@@ -164,8 +157,7 @@ def kernel_value(layer):
     Raises:
         ValueError: if the layer has no kernel.
     """
-    if not isinstance(layer, keras.layers.Layer):
-        raise ValueError(f"`layer` must be a Keras layer. Received: layer={layer!r}")
+    check_layer("layer", layer)
     weights = sparse_weights(layer)
     if weights:
         return as_numpy(weights[0].value())

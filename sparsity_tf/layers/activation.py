@@ -22,7 +22,8 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf import masks, noise
-from sparsity_tf.layers.technique import check_number, deserialize_option
+from sparsity_tf.checks import check_bool, check_choice, check_number, check_seed
+from sparsity_tf.layers.technique import deserialize_option
 
 MODES = ("structured", "static", "dynamic")
 
@@ -101,22 +102,21 @@ class SparseActivation(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if mode not in MODES:
-            raise ValueError(f"`mode` must be one of {list(MODES)}. Received: mode={mode!r}")
+        check_choice("mode", mode, MODES)
         check_number("density", density, above=0)
         if density > 1 or (mode == "structured" and 4 * density not in (1, 2, 3, 4)):
             allowed = "0.25, 0.5, 0.75 or 1 for structured masks" if mode == "structured" else "at most 1"
             raise ValueError(f"`density` must be {allowed}. Received: density={density!r}")
         check_number("lp_penalty", lp_penalty, least=0)
         check_number("p", p, least=1)
-        data_format = data_format or keras.config.image_data_format()
-        if data_format not in ("channels_last", "channels_first"):
-            raise ValueError(
-                f"`data_format` must be 'channels_last' or 'channels_first'. Received: data_format={data_format!r}"
-            )
+        if dense_inference is not None:
+            check_bool("dense_inference", dense_inference)
+        data_format = keras.config.image_data_format() if data_format is None else data_format
+        check_choice("data_format", data_format, ("channels_last", "channels_first"))
+        check_seed("seed", seed)
         self.mode = mode
         self.density = density
-        self.dense_inference = mode == "dynamic" if dense_inference is None else bool(dense_inference)
+        self.dense_inference = mode == "dynamic" if dense_inference is None else dense_inference
         self.lp_penalty = lp_penalty
         self.p = p
         self.data_format = data_format

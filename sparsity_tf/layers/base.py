@@ -15,6 +15,7 @@ import keras
 from keras import ops
 from keras.src import backend
 
+from sparsity_tf.checks import check_choice, check_instance, check_layer
 from sparsity_tf.layers.technique import Technique, deserialize_option
 
 
@@ -25,6 +26,8 @@ class SparseWeight:
     """
 
     def __init__(self, layer, name):
+        check_instance("layer", layer, SparseLayer)
+        check_choice("name", name, layer.sparse_weight_names)
         self.layer = layer
         self.name = name
 
@@ -369,6 +372,7 @@ def flatten_layers(model):
     Returns:
         List of layers.
     """
+    check_layer("model", model)
     layers, seen = [], set()
 
     def visit(layer):

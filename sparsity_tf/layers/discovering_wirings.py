@@ -7,8 +7,9 @@ to all of them, so that a zeroed weight can grow back.
 from keras import ops
 
 from sparsity_tf import masks
+from sparsity_tf.checks import check_fraction
 from sparsity_tf.layers import kinds
-from sparsity_tf.layers.technique import Technique, check_number
+from sparsity_tf.layers.technique import Technique
 
 
 class DiscoveringWirings(Technique):
@@ -23,7 +24,7 @@ class DiscoveringWirings(Technique):
     aliases = ("dnw",)
 
     def __init__(self, sparsity=0.9):
-        check_number("sparsity", sparsity, least=0, below=1)
+        check_fraction("sparsity", sparsity)
         self.sparsity = sparsity
 
     def value(self, weight, select=None):

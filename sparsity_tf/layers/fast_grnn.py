@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from sparsity_tf.checks import check_activation, check_bool, check_initializer, check_integer, check_number
 from sparsity_tf.layers.base import SparseLayer
 from sparsity_tf.layers.recurrent_kinds import SparseRecurrent
 from sparsity_tf.layers.soft_threshold import SoftThreshold
@@ -62,19 +63,20 @@ class FastGRNNCell(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        for name, value in (("units", units), ("input_rank", input_rank), ("recurrent_rank", recurrent_rank)):
-            optional = name != "units"
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            if not whole and not (optional and value is None):
-                words = "None or a positive integer" if optional else "a positive integer"
-                raise ValueError(f"`{name}` must be {words}. Received: {name}={value!r}")
+        check_integer("units", units, 1)
+        for name, rank in (("input_rank", input_rank), ("recurrent_rank", recurrent_rank)):
+            if rank is not None:
+                check_integer(name, rank, 1)
+        check_bool("gains", gains)
+        check_number("zeta_initializer", zeta_initializer)
+        check_number("nu_initializer", nu_initializer)
         if kernel_initializer is None:
             kernel_initializer = keras.initializers.RandomNormal(stddev=0.1)
         self.units, self.input_rank, self.recurrent_rank, self.gains = units, input_rank, recurrent_rank, gains
-        self.activation = keras.activations.get(activation)
-        self.recurrent_activation = keras.activations.get(recurrent_activation)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.activation = check_activation("activation", activation)
+        self.recurrent_activation = check_activation("recurrent_activation", recurrent_activation)
+        self.kernel_initializer = check_initializer("kernel_initializer", kernel_initializer)
+        self.bias_initializer = check_initializer("bias_initializer", bias_initializer)
         self.zeta_initializer, self.nu_initializer = zeta_initializer, nu_initializer
         self.state_size = self.output_size = units
         self.prepared = None

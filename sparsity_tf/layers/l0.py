@@ -12,9 +12,10 @@ import keras
 from keras import ops
 
 from sparsity_tf import noise
+from sparsity_tf.checks import check_number, check_seed
 from sparsity_tf.fused import fused
 from sparsity_tf.layers import kinds
-from sparsity_tf.layers.technique import Technique, check_number, check_seed, initializer_or_number
+from sparsity_tf.layers.technique import Technique, initializer_or_number
 
 EPSILON = 1e-8
 
@@ -135,13 +136,14 @@ class L0(Technique):
         check_number("gamma", gamma, below=0)
         check_number("zeta", zeta, above=1)
         check_number("penalty_weight", penalty_weight, least=0)
+        check_seed("seed", seed)
         self.log_alpha_initializer = initializer_or_number("log_alpha_initializer", log_alpha_initializer)
         self.initial_dropout_rate = initial_dropout_rate
         self.beta = beta
         self.gamma = gamma
         self.zeta = zeta
         self.penalty_weight = penalty_weight
-        self.seed = check_seed(seed)
+        self.seed = None if seed is None else int(seed)  # Numpy's integers are not saved in a config.
 
     def build(self, weight):
         initializer = self.log_alpha_initializer

@@ -21,6 +21,7 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf import structures
+from sparsity_tf.checks import check_array, check_bool
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.technique import Technique, initializer_or_number
 from sparsity_tf.masks import zero_outside
@@ -47,6 +48,7 @@ class Masked(Technique):
     aliases = ("mask",)
 
     def __init__(self, mask_initializer="ones", dense_gradient=False, structure=None):
+        check_bool("dense_gradient", dense_gradient)
         self.mask_initializer = initializer_or_number("mask_initializer", mask_initializer, "ones")
         self.dense_gradient = dense_gradient
         self.structure = structures.get(structure).spec
@@ -102,12 +104,11 @@ class Masked(Technique):
         return weight.extra("mask")
 
     def assign_mask(self, weight, mask):
-        mask = ops.convert_to_tensor(mask)
-        if tuple(mask.shape) != weight.shape:
-            raise ValueError(
-                f"`mask` for {weight.path!r} must have the shape {weight.shape}. Received: shape={tuple(mask.shape)}"
-            )
-        mask = ops.cast(mask, "bool")
+        check_array("mask", mask)
+        shape = tuple(np.shape(mask))
+        if shape != weight.shape:
+            raise ValueError(f"`mask` for {weight.path!r} must have the shape {weight.shape}. Received: shape={shape}")
+        mask = ops.cast(ops.convert_to_tensor(mask), "bool")
         # Under the old mask first, where the variable itself may hold something outside it: what opens begins at zero.
         value = self.value(weight) if _masks_in_forward_pass() else weight.tensor()
         weight.extra_variable("mask").assign(mask)

@@ -7,9 +7,9 @@ The gradients are those of the soft threshold as it stands:
     d loss / d w_i = G_i 1[|w_i| > g(s)],    d loss / d s = -g'(s) sum_i G_i sign(w_i) 1[|w_i| > g(s)]
 """
 
-import keras
 from keras import ops
 
+from sparsity_tf.checks import check_choice, check_regularizer
 from sparsity_tf.fused import fused
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.technique import Technique, initializer_or_number
@@ -83,17 +83,12 @@ class SoftThreshold(Technique):
         threshold_initializer=-10.0,
         threshold_regularizer=None,
     ):
-        if threshold_function not in THRESHOLD_FUNCTIONS:
-            raise ValueError(
-                f"`threshold_function` must be one of {sorted(THRESHOLD_FUNCTIONS)}. "
-                f"Received: threshold_function={threshold_function!r}"
-            )
-        if granularity not in GRANULARITIES:
-            raise ValueError(f"`granularity` must be one of {GRANULARITIES}. Received: granularity={granularity!r}")
+        check_choice("threshold_function", threshold_function, sorted(THRESHOLD_FUNCTIONS))
+        check_choice("granularity", granularity, GRANULARITIES)
         self.threshold_function = threshold_function
         self.granularity = granularity
         self.threshold_initializer = initializer_or_number("threshold_initializer", threshold_initializer, -10.0)
-        self.threshold_regularizer = keras.regularizers.get(threshold_regularizer)
+        self.threshold_regularizer = check_regularizer("threshold_regularizer", threshold_regularizer)
 
     def build(self, weight):
         weight.add_variable(

@@ -10,7 +10,9 @@ import inspect
 
 import keras
 
+from sparsity_tf.checks import check_callable, check_instance, check_layer
 from sparsity_tf.layers.base import LAYER_CLASSES, SparseLayer
+from sparsity_tf.layers.technique import Technique
 
 
 def make_sparse(layer, technique):
@@ -20,6 +22,10 @@ def make_sparse(layer, technique):
         layer: Layer of a stock Keras class that has a sparse form for the technique.
         technique: Configured `Technique`.
     """
+    check_layer("layer", layer)
+    check_instance("technique", technique, Technique)
+    if (technique.name, type(layer)) not in LAYER_CLASSES:
+        raise ValueError(f"`layer` must have a sparse form for technique {technique.name!r}. Received: layer={layer!r}")
     layer.__class__ = LAYER_CLASSES[technique.name, type(layer)]
     layer.technique = technique
     _refresh_call_signature(layer)
@@ -30,6 +36,8 @@ def make_sparse(layer, technique):
 
 def after_build(layer, function):
     """Calls a function as soon as a layer is built: now, or after its `build`."""
+    check_layer("layer", layer)
+    check_callable("function", function)
     if layer.built:
         function()
         return
@@ -48,6 +56,7 @@ def after_build(layer, function):
 
 def make_plain(layer):
     """Turns one built sparse layer into the stock Keras layer, with the values of inference in its weights."""
+    check_instance("layer", layer, SparseLayer)
     values = [(weight.variable, weight.value()) for weight in layer.sparse_weights]
     _remove_technique(layer)
     for variable, value in values:
@@ -59,6 +68,7 @@ def unmake_sparse(layer):
 
     Its weights keep the values they have. A layer that `make_sparse` did not come to is left as it is.
     """
+    check_layer("layer", layer)
     if not isinstance(layer, SparseLayer):
         return
     for part in layer.sparse_parts:

@@ -1,16 +1,15 @@
-"""What a sparsification method is: the base class of all techniques, and the checks that their options share.
+"""What a sparsification method is: the base class of all techniques.
 
 A technique adds variables, a value in training, a value at inference and perhaps a penalty to a weight; it never looks
 at how a layer applies its kernel (`kinds.py`).
 """
 
 import inspect
-import math
-import numbers
-import operator
 
 import keras
 from keras import ops
+
+from sparsity_tf.checks import check_initializer, check_number, is_number
 
 
 class Technique:
@@ -166,35 +165,16 @@ def initializer_or_number(name, value, default=None):
         ValueError: Keras knows no such initializer, or couldn't save it: arrays, objects without a `get_config`.
     """
     value = default if value is None else value
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        value = keras.initializers.Constant(float(value))
-    initializer = keras.initializers.get(value)
-    # Of an array Keras makes a function, which it writes into files that can't be loaded.
-    if initializer is not None and not hasattr(initializer, "get_config") and not inspect.isfunction(value):
+    if is_number(value):
+        check_number(name, value)
+        return keras.initializers.Constant(float(value))
+    known = value is None or isinstance(value, str | dict) or inspect.isfunction(value)
+    if not known and not hasattr(value, "get_config"):
         raise ValueError(
             f"`{name}` must be a Keras initializer, its name or config, a function or a number. "
             f"Received: {name}={value!r} ({type(value).__name__}), which can't be saved with a model"
         )
-    return initializer
-
-
-def check_seed(seed):
-    """The seed as a Python integer, or `None`; raises a ValueError unless it is one of the two."""
-    try:
-        return None if seed is None else operator.index(seed)
-    except TypeError:
-        raise ValueError(f"`seed` must be an integer or None. Received: seed={seed!r}") from None
-
-
-def check_number(name, value, least=None, above=None, below=None):
-    """Raises a ValueError that names the argument unless `value` is a finite number within the bounds."""
-    bounds = {"at least": least, "above": above, "below": below}
-    wanted = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
-    right = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    right = right and (least is None or value >= least)
-    right = right and (above is None or value > above) and (below is None or value < below)
-    if not right:
-        raise ValueError(f"`{name}` must be a finite number {wanted}".rstrip() + f". Received: {name}={value!r}")
+    return check_initializer(name, value)
 
 
 def deserialize_option(option):

@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from sparsity_tf import noise
+from sparsity_tf.checks import check_bool, check_fraction, check_integer, check_seed
 from sparsity_tf.fused import fused
 
 _MAX_TIMESCALE = 1e4
@@ -85,6 +86,12 @@ class DotProductAttention(keras.layers.Layer):
 
     def __init__(self, num_heads, causal=False, dropout=0.0, flash_attention=None, seed=None, **kwargs):
         super().__init__(**kwargs)
+        check_integer("num_heads", num_heads, 1)
+        check_bool("causal", causal)
+        check_fraction("dropout", dropout)
+        if flash_attention is not None:
+            check_bool("flash_attention", flash_attention)
+        check_seed("seed", seed)
         self.num_heads = num_heads
         self.causal = causal
         self.dropout = dropout
@@ -202,6 +209,8 @@ class TargetSpace(keras.layers.Layer):
 
     def __init__(self, num_spaces=32, space=0, **kwargs):
         super().__init__(**kwargs)
+        check_integer("num_spaces", num_spaces, 1)
+        check_integer("space", space)
         if not 0 <= space < num_spaces:
             raise ValueError(f"`space` must be at least 0 and less than {num_spaces}. Received: space={space}")
         self.num_spaces = num_spaces
@@ -252,6 +261,8 @@ class FastDropout(keras.layers.Dropout):
     def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
         if noise_shape is not None:
             raise ValueError(f"`noise_shape` must be None: use `keras.layers.Dropout`. Received: {noise_shape=}")
+        check_fraction("rate", rate)
+        check_seed("seed", seed)
         super().__init__(rate, seed=seed, **kwargs)
 
     def call(self, inputs, training=False):

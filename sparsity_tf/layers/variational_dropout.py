@@ -13,9 +13,10 @@ import math
 from keras import ops
 
 from sparsity_tf import noise
+from sparsity_tf.checks import check_bool, check_number, check_seed
 from sparsity_tf.fused import fused
 from sparsity_tf.layers import kinds
-from sparsity_tf.layers.technique import Technique, check_number, check_seed, initializer_or_number
+from sparsity_tf.layers.technique import Technique, initializer_or_number
 
 # Inside logarithms and square roots.
 EPSILON = 1e-8
@@ -163,14 +164,17 @@ class VariationalDropout(Technique):
         if clip_log_alpha is not None:
             check_number("clip_log_alpha", clip_log_alpha, above=0, below=_LARGEST_CLIP)
         check_number("log_alpha_threshold", log_alpha_threshold)
+        check_bool("mask_in_training", mask_in_training)
+        check_bool("share_noise", share_noise)
         check_number("penalty_weight", penalty_weight, least=0)
+        check_seed("seed", seed)
         self.log_sigma2_initializer = initializer_or_number("log_sigma2_initializer", log_sigma2_initializer, -10.0)
         self.clip_log_alpha = clip_log_alpha
         self.log_alpha_threshold = log_alpha_threshold
         self.mask_in_training = mask_in_training
         self.share_noise = share_noise
         self.penalty_weight = penalty_weight
-        self.seed = check_seed(seed)
+        self.seed = None if seed is None else int(seed)  # Numpy's integers are not saved in a config.
 
     def build(self, weight):
         weight.add_variable("log_sigma2", shape=weight.shape, initializer=self.log_sigma2_initializer)

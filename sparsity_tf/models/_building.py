@@ -10,15 +10,24 @@ import math
 import keras
 from keras import layers
 
+from sparsity_tf.checks import (
+    check_initializer,
+    check_instance,
+    check_integer,
+    check_integers,
+    check_number,
+    check_regularizer,
+)
+
 
 def kernel_arguments(initializer, regularizer):
     """A function making fresh kernel arguments: a shared seeded initializer repeats its draws."""
 
     def arguments():
-        fresh = keras.initializers.get(initializer)
+        fresh = check_initializer("kernel_initializer", initializer)
         return {
             "kernel_initializer": fresh.clone() if hasattr(fresh, "clone") else fresh,
-            "kernel_regularizer": keras.regularizers.get(regularizer),
+            "kernel_regularizer": check_regularizer("kernel_regularizer", regularizer),
         }
 
     return arguments
@@ -33,6 +42,8 @@ def apply_technique(model, technique, options, where):
         return model
     from sparsity_tf.sparsify import sparsify
 
+    if options is not None:
+        check_instance("technique_options", options, dict)
     return sparsify(model, technique, where=where, **(options or {}))
 
 
@@ -46,16 +57,25 @@ def torch_default():
     return variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def check_choice(argument, value, choices):
-    """Raises for a value that isn't one of the choices."""
-    if value not in choices:
-        raise ValueError(f"`{argument}` must be one of {list(choices)}. Received: {argument}={value!r}")
-
-
 def check_width(width):
-    """Raises for a width multiplier that isn't positive."""
-    if not width > 0:
-        raise ValueError(f"`width` must be a positive number. Received: width={width!r}")
+    """Raises a ValueError unless a multiplier of numbers of units is above 0 (and below what any machine can hold)."""
+    check_number("width", width, above=0, most=10_000)
+
+
+def image_input(input_shape, num_classes, flattened=False):
+    """The input of a classifier, whose arguments are checked.
+
+    Args:
+        input_shape: Shape of one image, channels last; height and width may be `None`.
+        num_classes: Number of classes.
+        flattened: Whether the image may have any rank, and must have a known size.
+
+    Returns:
+        `keras.KerasTensor`.
+    """
+    check_integers("input_shape", input_shape, 1, length=None if flattened else 3, unknown=not flattened)
+    check_integer("num_classes", num_classes, 1)
+    return keras.Input(input_shape, name="image")
 
 
 class Layers:
@@ -70,6 +90,8 @@ class Layers:
     """
 
     def __init__(self, kernel_initializer, kernel_regularizer=None, override=None, uniform_biases=False, epsilon=1e-5):
+        # Here rather than at the first layer: before anything is built.
+        kernel_arguments(override, kernel_regularizer)()
         self._kernel_initializer = kernel_initializer
         self._kernel_regularizer = kernel_regularizer
         self._override = override
@@ -162,7 +184,7 @@ class Layers:
         return layers.ZeroPadding2D(padding, data_format="channels_last", name=f"{name}_pad")(x), "valid"
 
     def _kernel(self, initializer):
-        chosen = self._override or initializer or self._kernel_initializer
+        chosen = next(one for one in (self._override, initializer, self._kernel_initializer) if one is not None)
         return kernel_arguments(chosen, self._kernel_regularizer)()
 
     def _bias(self, use_bias, fan_in):

@@ -91,7 +91,7 @@ def alexnet_b(
 
 def _alexnet(hidden, input_shape, num_classes, kernel_initializer, kernel_regularizer, name):
     net = Layers(_building.torch_default(), kernel_regularizer, override=kernel_initializer, uniform_biases=True)
-    inputs = x = keras.Input(input_shape, name="image")
+    inputs = x = _building.image_input(input_shape, num_classes)
     for index, (filters, size, padding) in enumerate(_CONVOLUTIONS, start=1):
         layer = "stem" if index == 1 else f"conv{index}"
         x = net.conv_bn_relu(x, filters, size, strides=2, padding=padding, use_bias=True, name=layer)

@@ -13,6 +13,7 @@ import math
 import keras
 from keras import ops
 
+from sparsity_tf.checks import check_choice, check_integer, check_regularizer
 from sparsity_tf.models import _building
 
 CELLS = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
@@ -61,16 +62,15 @@ def CharRNN(  # noqa: N802  (a builder that reads like a class, as Keras's appli
         ("hidden_size", hidden_size, 1),
         ("depth", depth, 1),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"`{argument}` must be an integer of at least {least}. Received: {argument}={value!r}")
-    _building.check_choice("cell", cell, tuple(CELLS))
+        check_integer(argument, value, least)
+    check_choice("cell", cell, tuple(CELLS))
     bound = 1 / math.sqrt(hidden_size)
 
     def uniform():
         return keras.initializers.RandomUniform(-bound, bound)
 
     def regularizer():
-        return keras.regularizers.get(kernel_regularizer)
+        return check_regularizer("kernel_regularizer", kernel_regularizer)
 
     inputs = keras.Input((None,), dtype="int32", name="characters")
     x = ops.one_hot(inputs, vocabulary_size, dtype=keras.config.dtype_policy().compute_dtype)

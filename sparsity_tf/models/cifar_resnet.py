@@ -12,6 +12,7 @@ first convolution of a block, `stage<s>_block<n>_conv1_bn`, has the mask (`.spar
 import keras
 from keras import layers
 
+from sparsity_tf.checks import check_choice, check_integer, check_seed
 from sparsity_tf.layers import SparseActivation, SparseBatchNormalization
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers
@@ -72,14 +73,16 @@ def cifar_resnet(
     Example:
         >>> model = cifar_resnet(20, spatial_mask="structured", quarters=2)
     """
-    if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
+    check_integer("depth", depth)
+    if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"`depth` must be 6 n + 2 with n at least 1, e.g. 20 or 110. Received: depth={depth!r}")
     spatial_mask = "none" if spatial_mask is None else spatial_mask
-    _building.check_choice("spatial_mask", spatial_mask, _MASKS)
-    _building.check_choice("quarters", quarters, (1, 2, 3))
+    check_choice("spatial_mask", spatial_mask, _MASKS)
+    check_choice("quarters", quarters, (1, 2, 3))
+    check_seed("seed", seed)
     net = Layers(_building.torch_default(), kernel_regularizer, override=kernel_initializer, uniform_biases=True)
 
-    inputs = keras.Input(input_shape, name="image")
+    inputs = _building.image_input(input_shape, num_classes)
     x = net.conv_bn_relu(inputs, 16, 3, name="stem")
     blocks = (depth - 2) // 6
     for stage in range(3):

@@ -8,7 +8,7 @@ plain Keras layers; a technique is applied at the end through `sparsity_tf.spars
 import keras
 from keras import layers
 
-from sparsity_tf.models._building import apply_technique, kernel_arguments
+from sparsity_tf.models._building import apply_technique, image_input, kernel_arguments
 
 
 def lenet_300_100(
@@ -47,7 +47,7 @@ def lenet_300_100(
         >>> model = lenet_300_100(technique="vd", technique_options={"penalty_weight": 1 / 60000})
     """
     kernel = kernel_arguments(kernel_initializer, kernel_regularizer)
-    inputs = keras.Input(input_shape, name="image")
+    inputs = image_input(input_shape, num_classes, flattened=True)
     x = layers.Flatten(name="flatten")(inputs)
     x = layers.Dense(300, activation="relu", name="dense_1", **kernel())(x)
     x = layers.Dense(100, activation="relu", name="dense_2", **kernel())(x)
@@ -94,7 +94,7 @@ def lenet_5_caffe(
         >>> model = lenet_5_caffe(technique="str", where=["dense_1"])
     """
     kernel = kernel_arguments(kernel_initializer, kernel_regularizer)
-    inputs = keras.Input(input_shape, name="image")
+    inputs = image_input(input_shape, num_classes)
     x = layers.Conv2D(20, 5, activation="relu", name="conv_1", **kernel())(inputs)
     x = layers.MaxPooling2D(2, name="pool_1")(x)
     x = layers.Conv2D(50, 5, activation="relu", name="conv_2", **kernel())(x)

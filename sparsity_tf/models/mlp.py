@@ -8,6 +8,7 @@ after a layer is `<layer>_bn`.
 
 import keras
 
+from sparsity_tf.checks import check_choice, check_integers
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers
 
@@ -52,12 +53,13 @@ def mnist_mlp(
     Example:
         >>> model = mnist_mlp(batch_norm="hidden", technique="masked")
     """
-    _building.check_choice("batch_norm", batch_norm, ("all", "hidden", "none"))
-    if not hidden:
+    check_choice("batch_norm", batch_norm, ("all", "hidden", "none"))
+    if isinstance(hidden, list | tuple) and not hidden:
         raise ValueError(f"`hidden` must list the units of at least one layer. Received: hidden={hidden!r}")
+    check_integers("hidden", hidden, 1)
     net = Layers(_building.torch_default(), kernel_regularizer, override=kernel_initializer)
     use_bias = batch_norm == "none"
-    inputs = keras.Input(input_shape, name="image")
+    inputs = _building.image_input(input_shape, num_classes, flattened=True)
     x = net.flatten(inputs)
     for index, units in enumerate(hidden, start=1):
         layer = "stem" if index == 1 else f"fc{index}"

@@ -8,6 +8,7 @@ normalisation after a convolution is `<convolution>_bn`.
 
 import keras
 
+from sparsity_tf.checks import check_choice
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers, variance_scaling
 
@@ -55,11 +56,11 @@ def mobilenet_v1(
     Example:
         >>> model = mobilenet_v1(technique="masked", where=FIRST_AND_DEPTHWISE_DENSE)
     """
-    _building.check_choice("classifier", classifier, ("conv", "dense"))
+    check_choice("classifier", classifier, ("conv", "dense"))
     _building.check_width(width)
     net = Layers(_building.torch_default(), kernel_regularizer, override=kernel_initializer)
 
-    inputs = keras.Input(input_shape, name="image")
+    inputs = _building.image_input(input_shape, num_classes)
     x = net.conv_bn_relu(inputs, int(32 * width), 3, strides=2, name="stem")
     for index, (filters, strides) in enumerate(_BLOCKS, start=1):
         name_of = f"block{index}_depthwise"

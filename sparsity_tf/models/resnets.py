@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import keras
 from keras import layers
 
+from sparsity_tf.checks import check_bool, check_choice
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers, variance_scaling
 
@@ -159,18 +160,19 @@ def resnet(
     Example:
         >>> model = resnet(50, variant="str", technique="str", technique_options={"threshold_initializer": -3200.0})
     """
-    _building.check_choice("depth", depth, _DEPTHS)
-    _building.check_choice("variant", variant, _VARIANTS)
-    _building.check_choice("classifier", classifier, (None, "conv", "dense"))
+    check_choice("depth", depth, _DEPTHS)
+    check_choice("variant", variant, _VARIANTS)
+    check_choice("classifier", classifier, (None, "conv", "dense"))
     _building.check_width(width)
     residual_of, repeats = _DEPTHS[depth]
     source = _VARIANTS[variant]
     zero_gamma = source.zero_gamma if zero_gamma is None else zero_gamma
+    check_bool("zero_gamma", zero_gamma)
     gamma = "zeros" if zero_gamma else "ones"
     stage_filters = source.stage_filters(width)
     net = Layers(source.conv_initializer(), kernel_regularizer, override=kernel_initializer)
 
-    inputs = keras.Input(input_shape, name="image")
+    inputs = _building.image_input(input_shape, num_classes)
     x = net.conv_bn_relu(inputs, stage_filters[0], 7, strides=2, name="stem")
     x = net.max_pool(x, 3, 2, padding=source.pool_padding, name="stem_pool")
     for stage, filters in enumerate(stage_filters):

@@ -9,6 +9,8 @@ momentum and STR make all kernels sparse: `where=None`.
 
 import re
 
+from sparsity_tf.checks import check_string
+
 
 def all_but(*patterns):
     """A regular expression for `where` that selects all layers but some.
@@ -28,6 +30,7 @@ def all_but(*patterns):
     if not patterns:
         raise ValueError("`patterns` must hold at least one regular expression. Received: none")
     for pattern in patterns:
+        check_string("patterns", pattern)
         try:
             re.compile(pattern)
         except re.error as error:

@@ -12,6 +12,7 @@ Names of layers, for `where`: `embedding`; `encoder_layer<n>_self_attention_<par
 import keras
 from keras import layers
 
+from sparsity_tf.checks import check_bool, check_choice, check_fraction, check_integer, check_seed
 from sparsity_tf.layers.transformer import (
     DotProductAttention,
     FastDropout,
@@ -100,10 +101,11 @@ def Transformer(
     Example:
         >>> model = Transformer(33288, size="base", technique="masked")
     """
-    _building.check_choice("size", size, TRANSFORMER_SIZES)
+    check_choice("size", size, TRANSFORMER_SIZES)
     given = {"num_layers": num_layers, "hidden_size": hidden_size, "filter_size": filter_size, "num_heads": num_heads}
     sizes = {key: TRANSFORMER_SIZES[size][key] if value is None else value for key, value in given.items()}
-    _check_positive(vocabulary_size=vocabulary_size, **sizes)
+    for argument, number in {"vocabulary_size": vocabulary_size, **sizes}.items():
+        check_integer(argument, number, 1)
     if sizes["hidden_size"] % sizes["num_heads"]:
         raise ValueError(
             "`num_heads` must divide `hidden_size`. "
@@ -111,8 +113,14 @@ def Transformer(
         )
     rates = {"dropout": dropout, "attention_dropout": attention_dropout, "relu_dropout": relu_dropout}
     for argument, rate in rates.items():
-        if not 0 <= rate < 1:
-            raise ValueError(f"`{argument}` must be at least 0 and less than 1. Received: {argument}={rate!r}")
+        check_fraction(argument, rate)
+    check_integer("num_target_spaces", num_target_spaces, 0)
+    check_integer("target_space", target_space, 0)
+    check_bool("split_heads", split_heads)
+    check_bool("packed", packed)
+    if flash_attention is not None:
+        check_bool("flash_attention", flash_attention)
+    check_seed("seed", seed)
     if not hasattr(layers, "ReversibleEmbedding"):
         raise ImportError("`Transformer` needs Keras 3.13 or newer, which needs Python 3.11: `pip install -U keras`.")
 
@@ -232,9 +240,3 @@ class _Network:
 
 def _segments(query, key):
     return {"query_segments": query, "key_segments": key}
-
-
-def _check_positive(**numbers):
-    for argument, number in numbers.items():
-        if not (isinstance(number, int) and number > 0):
-            raise ValueError(f"`{argument}` must be a positive integer. Received: {argument}={number!r}")

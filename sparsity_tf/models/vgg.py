@@ -11,6 +11,7 @@ Names of layers, for `where`: `stem` is the first convolution, then `stage1_conv
 import keras
 from keras import layers
 
+from sparsity_tf.checks import check_choice
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers
 
@@ -62,7 +63,7 @@ def vgg_c(
         >>> model = vgg_c(technique="masked")
     """
     net = _torch_layers(kernel_initializer, kernel_regularizer)
-    inputs, x = _convolutions(net, input_shape, _STAGES_C, width)
+    inputs, x = _convolutions(net, input_shape, num_classes, _STAGES_C, width)
     model = _two_dense_layers(net, inputs, x, num_classes, width, name)
     return _building.apply_technique(model, technique, technique_options, where)
 
@@ -102,7 +103,7 @@ def vgg_d(
         >>> model = vgg_d(technique="masked")
     """
     net = _torch_layers(kernel_initializer, kernel_regularizer)
-    inputs, x = _convolutions(net, input_shape, _STAGES_D, width)
+    inputs, x = _convolutions(net, input_shape, num_classes, _STAGES_D, width)
     model = _two_dense_layers(net, inputs, x, num_classes, width, name)
     return _building.apply_technique(model, technique, technique_options, where)
 
@@ -153,14 +154,14 @@ def vgg_like(
     Example:
         >>> model = vgg_like(width=0.5, variant="sparse_vd", technique="vd")
     """
-    _building.check_choice("variant", variant, ("sparse_momentum", "sparse_vd", "sparse_vd_baseline"))
+    check_choice("variant", variant, ("sparse_momentum", "sparse_vd", "sparse_vd_baseline"))
     baseline = variant == "sparse_vd_baseline"
     if variant == "sparse_momentum":
         net, dense_initializer = _torch_layers(kernel_initializer, kernel_regularizer), None
     else:
         net = Layers("glorot_uniform", kernel_regularizer, override=kernel_initializer, epsilon=1e-3)
         dense_initializer = keras.initializers.RandomNormal(stddev=0.01)
-    inputs, x = _convolutions(net, input_shape, _STAGES_D, width, _DROPOUT if baseline else None)
+    inputs, x = _convolutions(net, input_shape, num_classes, _STAGES_D, width, _DROPOUT if baseline else None)
     x = net.dense(net.flatten(x), int(512 * width), initializer=dense_initializer, name="fc1")
     if variant == "sparse_vd":
         x = net.relu(net.batch_norm(x, "fc1_bn"), "fc1_relu")
@@ -177,10 +178,10 @@ def _torch_layers(kernel_initializer, kernel_regularizer):
     return Layers(_building.torch_default(), kernel_regularizer, override=kernel_initializer, uniform_biases=True)
 
 
-def _convolutions(net, input_shape, stages, width, dropout=None):
+def _convolutions(net, input_shape, num_classes, stages, width, dropout=None):
     """Convolution, BN, ReLU, all padded by one pixel, 1x1 or not: (input of the model, last map)."""
     _building.check_width(width)
-    inputs = x = keras.Input(input_shape, name="image")
+    inputs = x = _building.image_input(input_shape, num_classes)
     for stage, (filters, sizes) in enumerate(stages, start=1):
         for index, size in enumerate(sizes, start=1):
             name = "stem" if stage == index == 1 else f"stage{stage}_conv{index}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import keras
 from keras import layers
 
+from sparsity_tf.checks import check_choice, check_fraction, check_integer
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers, variance_scaling
 
@@ -89,15 +90,17 @@ def wide_resnet(
     Example:
         >>> model = wide_resnet(28, 2, variant="dsr", technique="masked", where=DSR_WIDE_RESNET)
     """
-    if not isinstance(depth, int) or depth < 10 or (depth - 4) % 6:
+    check_integer("depth", depth)
+    if depth < 10 or (depth - 4) % 6:
         raise ValueError(f"`depth` must be 6 n + 4 with n at least 1, e.g. 16 or 28. Received: depth={depth!r}")
-    _building.check_choice("variant", variant, _VARIANTS)
+    check_choice("variant", variant, _VARIANTS)
     _building.check_width(width)
     source = _VARIANTS[variant]
     dropout = source.dropout if dropout is None else dropout
+    check_fraction("dropout", dropout, closed=True)
     net = Layers(source.conv_initializer(), kernel_regularizer, override=kernel_initializer)
 
-    inputs = keras.Input(input_shape, name="image")
+    inputs = _building.image_input(input_shape, num_classes)
     x = net.conv(inputs, 16, 3, name="stem")
     for stage in range(3):
         filters = round(16 * 2**stage * width)

@@ -529,7 +529,7 @@ def test_what_cannot_be_counted_is_one_clear_line(tmp_path, tensors, technique, 
 
 
 def test_arguments_are_checked(tmp_path):
-    with pytest.raises(ValueError, match="Received: technique=pruning"):
+    with pytest.raises(ValueError, match="Received: technique='pruning'"):
         checkpoint_sparsity(tmp_path, "pruning")
     with pytest.raises(ValueError, match="Received: log_alpha_threshold=nan"):
         checkpoint_sparsity(tmp_path, log_alpha_threshold=float("nan"))

@@ -140,5 +140,5 @@ def test_bad_arguments_are_named(corpus):
         CharacterBatches(corpus, 4, 0)
     with pytest.raises(ValueError, match="at least 2051 characters for a batch of 40 windows of 50. Received: 1408"):
         CharacterBatches(corpus, 40, 50)
-    with pytest.raises(ValueError, match="`first_step` must be a non-negative integer"):
+    with pytest.raises(ValueError, match="`first_step` must be an integer of at least 0"):
         CharacterBatches(corpus, 4, 10).train(-1)

@@ -189,7 +189,7 @@ def test_a_file_that_disappears_or_becomes_unreadable_is_named(tmp_path, layout,
     ("arguments", "message"),
     [
         ({"batch_size": 21}, "from 1 to the 20"),
-        ({"recipe": "inception"}, "state_of_sparsity, str"),
+        ({"recipe": "inception"}, "'state_of_sparsity', 'str'"),
         ({"image_size": 0}, "`image_size`"),
         ({"shuffle_buffer": 0}, "`shuffle_buffer`"),
         ({"dtype": "int8"}, "`dtype`"),

@@ -95,5 +95,5 @@ def test_unusable_batch_size_is_refused(data, batch_size):
 
 
 def test_unknown_augmentation_is_refused(data):
-    with pytest.raises(ValueError, match="none, shift"):
+    with pytest.raises(ValueError, match="'none', 'shift'"):
         datasets.train_batches(data, 5, augment="flip")

@@ -136,10 +136,10 @@ def test_logits_of_a_bfloat16_model_are_float32():
         (np.zeros((0, 3), int), {}, r"`inputs` must be integers.*\(0, 3\)"),
         (np.ones((2, 3)), {}, "`inputs` must be integers.*float64"),
         ([[2, 19, 1]], {}, "ids below the model's vocabulary size, 19.*19"),
-        ([[2, 1]], {"beam_size": 0}, "`beam_size` must be an integer, at least 1.*0"),
-        ([[2, 1]], {"num_results": 5}, "`num_results` must be an integer, at least 1 and at most 4.*5"),
-        ([[2, 1]], {"alpha": -1}, "`alpha` must be a finite number that is at least 0.*-1"),
-        ([[2, 1]], {"extra_length": -1}, "`extra_length` must be an integer, at least 0.*-1"),
+        ([[2, 1]], {"beam_size": 0}, "`beam_size` must be an integer of at least 1.*0"),
+        ([[2, 1]], {"num_results": 5}, "`num_results` must be an integer of at least 1 and at most 4.*5"),
+        ([[2, 1]], {"alpha": -1}, "`alpha` must be a finite number at least 0.*-1"),
+        ([[2, 1]], {"extra_length": -1}, "`extra_length` must be an integer of at least 0.*-1"),
     ],
 )
 def test_bad_arguments(inputs, arguments, message):

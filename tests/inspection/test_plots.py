@@ -131,7 +131,7 @@ def test_filters_refuse_layers_without_kernels():
         plot_filters(kl.ReLU())
     layer = kl.Conv2D(2, 3)
     layer.build((None, 8, 8, 1))
-    with pytest.raises(ValueError, match="`max_filters` must be a positive integer"):
+    with pytest.raises(ValueError, match="`max_filters` must be an integer of at least 1"):
         plot_filters(layer, max_filters=0)
 
 
@@ -198,7 +198,7 @@ def test_a_film_refuses_what_it_cannot_show(tmp_path):
         MaskAnimation(layer).save_gif(tmp_path / "film.gif")
     film = MaskAnimation(layer)
     film.capture()
-    with pytest.raises(ValueError, match="`frames_per_second` must be positive"):
+    with pytest.raises(ValueError, match="`frames_per_second` must be a finite number above 0"):
         film.save_gif(tmp_path / "film.gif", frames_per_second=0)
 
 

@@ -172,8 +172,8 @@ def test_config_round_trip(cls):
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        ({"units": 0}, "`units` must be a positive integer. Received: units=0"),
-        ({"units": 3, "input_rank": 1.5}, "`input_rank` must be None or a positive integer. Received: input_rank=1.5"),
+        ({"units": 0}, "`units` must be an integer of at least 1. Received: units=0"),
+        ({"units": 3, "input_rank": 1.5}, "`input_rank` must be an integer of at least 1. Received: input_rank=1.5"),
         ({"units": 5, "recurrent_rank": 6}, "`recurrent_rank` must be at most 5"),
     ],
 )

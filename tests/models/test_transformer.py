@@ -274,9 +274,9 @@ def test_shared_noise_of_variational_dropout_does_not_reach_the_embedding():
     [
         ({"size": "huge"}, "`size` must be one of .*base.*tiny.*huge"),
         ({"num_heads": 3, "hidden_size": 8}, "`num_heads` must divide `hidden_size`.*3.*8"),
-        ({"num_layers": 0}, "`num_layers` must be a positive integer.*0"),
-        ({"vocabulary_size": 2.5}, "`vocabulary_size` must be a positive integer.*2.5"),
-        ({"relu_dropout": 1.0}, "`relu_dropout` must be at least 0 and less than 1.*1.0"),
+        ({"num_layers": 0}, "`num_layers` must be an integer of at least 1.*0"),
+        ({"vocabulary_size": 2.5}, "`vocabulary_size` must be an integer of at least 1.*2.5"),
+        ({"relu_dropout": 1.0}, r"`relu_dropout` must be a number in \[0, 1\).*1.0"),
         ({"where": "embedding"}, "`where` needs a `technique`"),
         ({"sparsity": 0.5}, "`technique_options` needs a `technique`"),
         ({"technique": "masked", "where": "attention"}, "match no layer: .*attention"),

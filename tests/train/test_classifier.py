@@ -444,7 +444,7 @@ def test_convolutional_net_trains_and_is_filmed(digits, tmp_path, capsys):
         (["--data_dir=/nowhere", "--dataset=mnist"], "`data_dir` does not exist"),
         (["--batch_size=100000"], "`batch_size` must be an integer from 1 to the 64"),
         (["--penalty_end_epoch=0"], "`penalty_end_epoch` must not come before `penalty_begin_epoch`"),
-        (["--model=mnist_mlp", '--model_options={"hidden": 5}'], "`model_options` or `technique_options` must hold"),
+        (["--model=mnist_mlp", '--model_options={"hidden": 5}'], "`hidden` must be a tuple of positive integers"),
     ],
 )
 def test_unusable_flags_give_one_line_and_status_2(digits, tmp_path, capsys, arguments, message):

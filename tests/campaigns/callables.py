@@ -1,0 +1,541 @@
+"""The table of `test_arguments`: valid arguments of every public callable, and what is no nonsense for each argument.
+
+A `Case` gives the valid arguments; an argument without an entry in `SPECS` or in the case's own `specs` is a mistake of
+the table. Callables and arguments that are left out stand in `RECORDS`, `HOOKS`, each with the reason.
+"""
+
+# ruff: noqa: E501  (a table: one line a callable)
+
+# ruff: noqa: E501  (a table: a line a callable)
+
+import dataclasses
+import functools
+import inspect
+import os
+import pathlib
+
+import keras
+import numpy as np
+
+import sparsity_tf
+from sparsity_tf import (
+    budgets,
+    callbacks,
+    checkpoints,
+    datasets,
+    decoding,
+    distributions,
+    initializers,
+    inspection,
+    layers,
+    masks,
+    models,
+    schedules,
+    structures,
+)
+from sparsity_tf.datasets import subwords
+
+# What each kind of argument may be among the nonsense of `test_arguments.NONSENSE`.
+NUMBERS = {"half", "one_and_half", "huge_float"}
+STRINGS = {"foo", "digits", "false_string", "true_string"}
+ALLOWED = {
+    "nothing": set(),
+    "optional": {"none"},
+    "any_integer": {"minus_one"},
+    "number": NUMBERS | {"minus_one", "minus_half"},
+    "positive": NUMBERS,
+    "at_least_1": {"one_and_half", "huge_float"},
+    "fraction": {"half"},
+    "structure": {"none", "digits"},
+    "optional_fraction": {"none", "half"},
+    "bool": {"true"},
+    "optional_bool": {"none", "true"},
+    "string": STRINGS,
+    "label": STRINGS | {"empty_string"},
+    "path": STRINGS,
+    "optional_path": STRINGS | {"none"},
+    "initializer": {"none"},
+    "activation": {"none", "layer"},
+    "model_or_layer": {"layer"},
+    "dense_tensors": {"none", "empty_list", "empty_tuple"},
+    "number_or_initializer": NUMBERS | {"none", "minus_one", "minus_half"},
+    "array": NUMBERS | {"minus_one", "minus_half", "true"},
+    "where": {"none"},
+    "anything": None,
+}
+# The kind of argument by its name, where a case doesn't say otherwise.
+SPECS = {
+    **dict.fromkeys(
+        "units num_heads num_spaces space begin_step decay_steps size count filters kernel_size input_dim output_dim "
+        "max_filters max_frames batch_size window first_step shift_pixels first_epoch held_out batch_tokens max_length "
+        "eval_batch_tokens eval_max_length replicas vocabulary_size hidden_size depth num_classes beam_size "
+        "extra_length num_results end_id length num_target_spaces target_space rounds steps_per_round rewind_step "
+        "frequency image_size shuffle_buffer parallel_reads pixels variant technique mode cell kind scope model layer "
+        "data files corpus vocabulary dtype normalize augment recipe too_long eval_too_long pad_to size convention "
+        "batch_norm spatial_mask quarters input_shape image_shape shape drop grow heuristic every verbose "
+        "threshold_function granularity layer_or_model dataset table dense sparse boundaries values tensors "
+        "model_or_table n m k max_texts texts split budget labels hidden inputs identifier loss".split(),
+        "nothing",
+    ),
+    **dict.fromkeys(
+        "seed structure regularizer dense eval_batch_size eval_characters input_rank recurrent_rank end_step "
+        "num_classes_or_none data_format threshold_regularizer classifier".split(),
+        "optional",
+    ),
+    **dict.fromkeys("initial final constant floor log_alpha_threshold".split(), "number"),
+    **dict.fromkeys(
+        "rate scale beta frames_per_second penalty_weight lp_penalty width alpha weight".split(), "positive"
+    ),
+    **dict.fromkeys("decay sparsity dropout attention_dropout relu_dropout drop_fraction".split(), "fraction"),
+    **dict.fromkeys("dropped_share final_sparsity".split(), "fraction"),
+    **dict.fromkeys(
+        "staircase gains causal split_heads packed cached reverse include_dense free_parameters dense_gradient "
+        "mask_in_training share_noise byte_fallback stop_early cumulative".split(),
+        "bool",
+    ),
+    **dict.fromkeys("flash_attention zero_gamma dense_inference".split(), "optional_bool"),
+    **dict.fromkeys("source_language target_language patterns".split(), "string"),
+    "path": "path",
+    **dict.fromkeys("data_dir cache_dir csv_path log_dir snapshot".split(), "optional_path"),
+    **dict.fromkeys("kernel_initializer bias_initializer initializer kernel_regularizer".split(), "initializer"),
+    **dict.fromkeys("activation recurrent_activation".split(), "activation"),
+    **dict.fromkeys(
+        "mask_initializer log_alpha_initializer log_sigma2_initializer threshold_initializer".split(),
+        "number_or_initializer",
+    ),
+    **dict.fromkeys("zeta_initializer nu_initializer".split(), "number"),
+    **dict.fromkeys("initial_threshold power target_magnitude temperature prune_target".split(), "positive"),
+    **dict.fromkeys("redistribution ramp_step".split(), "optional"),
+    "num_examples": "nothing",
+    "structure": "structure",
+    "where": "where",
+    "distribution": "nothing",
+    "schedule": "nothing",
+}
+
+
+def is_lambda(value):
+    return inspect.isfunction(value) and value.__name__ == "<lambda>"
+
+
+@dataclasses.dataclass
+class Case:
+    """A call that works: the callable, its valid arguments, and what their kinds are where `SPECS` is wrong."""
+
+    call: object
+    valid: object = dict
+    specs: dict = dataclasses.field(default_factory=dict)
+
+    def argument_names(self):
+        return list(self.valid() if callable(self.valid) else self.valid)
+
+    def arguments(self):
+        valid = self.valid() if callable(self.valid) else self.valid
+        made = {id(function) for function in (net, sparse_net, _image_data, _corpus, _transformer, _checkpoint)}
+        lazy = {name for name, value in valid.items() if id(value) in made or is_lambda(value)}
+        return {name: value() if name in lazy else value for name, value in valid.items()}
+
+
+def net():
+    return keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Conv2D(2, 3, activation="relu", name="conv"),
+                             keras.layers.Flatten(), keras.layers.Dense(3, name="dense")])  # fmt: skip
+
+
+def sparse_net(technique="masked"):
+    return sparsity_tf.sparsify(net(), technique)
+
+
+@functools.cache
+def _table(kind):
+    if kind == "speedup":
+        return inspection.SpeedupTable([inspection.SpeedupRow("a", 1, 1.0, 0.5, 0.5)])
+    sums = np.random.default_rng(0).random((2, 6, 3))
+    return inspection.FeatureTable(
+        inspection.FeatureRow(name, rows, 1.0) for name, rows in zip("ab", sums, strict=True)
+    )
+
+
+@functools.cache
+def _image_data():
+    images, labels = np.zeros((20, 8, 8), "uint8"), np.zeros(20, "uint8")
+    return datasets.ImageData(images, labels, images, labels, 10, "mnist", "zeros")
+
+
+def _corpus():
+    ids = np.arange(60, dtype="int32") % 5
+    return datasets.CharacterCorpus(ids, ids, ids, tuple("abcde"), {}, "letters")
+
+
+@functools.cache
+def _pairs():
+    path = pathlib.Path(os.getcwd()) / "pairs.tsv"
+    path.write_text("a b\tc d\n" * 40)
+    return str(path)
+
+
+@functools.cache
+def _transformer():
+    return models.Transformer(12, 1, 4, 4, 1, name="translator")
+
+
+@functools.cache
+def _checkpoint():
+    path = str(pathlib.Path(os.getcwd()) / "net.keras")
+    sparse_net().save(path)
+    return path
+
+
+TENSORS = [distributions.TensorSpec("a", (4, 3)), distributions.TensorSpec("b", (3, 2))]
+STEPS = {"begin_step": 0, "end_step": 10}
+STOCK = {
+    "Dense": {"units": 2},
+    "EinsumDense": {"equation": "ab,bc->ac", "output_shape": 2},
+    "Conv1D": {"filters": 2, "kernel_size": 2},
+    "Conv2D": {"filters": 2, "kernel_size": 2},
+    "Conv3D": {"filters": 2, "kernel_size": 2},
+    "DepthwiseConv2D": {"kernel_size": 2},
+    "Embedding": {"input_dim": 3, "output_dim": 2},
+    "ReversibleEmbedding": {"input_dim": 3, "output_dim": 2},
+}
+OPTIONS = {
+    "masked": {"mask_initializer": "ones", "dense_gradient": False, "structure": None},
+    "variational_dropout": {
+        "log_sigma2_initializer": -10.0, "clip_log_alpha": 8.0, "log_alpha_threshold": 3.0, "mask_in_training": False,
+        "share_noise": False, "penalty_weight": 0.0, "seed": 0,
+    },
+    "l0": {
+        "log_alpha_initializer": 2.0, "beta": 0.6, "gamma": -0.1, "zeta": 1.1, "penalty_weight": 0.0, "seed": 0,
+    },
+    "soft_threshold": {
+        "threshold_function": "sigmoid", "granularity": "layer", "threshold_initializer": -10.0,
+        "threshold_regularizer": None,
+    },
+    "discovering_wirings": {"sparsity": 0.9},
+}  # fmt: skip
+OPTION_SPECS = {
+    "clip_log_alpha": "optional_clip",
+    "gamma": "negative",
+    "zeta": "at_least_1",
+    "penalty_weight": "positive",
+}
+ALLOWED |= {"optional_clip": {"none", "half", "one_and_half"}, "negative": {"minus_one", "minus_half"}}
+GRNN = {
+    "units": 2, "input_rank": 1, "recurrent_rank": 1, "gains": True, "activation": "tanh",
+    "recurrent_activation": "sigmoid", "kernel_initializer": None, "bias_initializer": "ones", "zeta_initializer": 1.0,
+    "nu_initializer": -4.0,
+}  # fmt: skip
+
+CASES = {
+    "layers.SparseActivation": Case(
+        layers.SparseActivation,
+        {"mode": "static", "density": 0.5, "dense_inference": None, "lp_penalty": 0.0, "p": 1, "data_format": None, "seed": 0},
+        {"density": "fraction", "p": "at_least_1"},
+    ),
+    "layers.SparseBatchNormalization": Case(layers.SparseBatchNormalization, {"sparse_activation": "static"}, {"sparse_activation": "optional"}),
+    "layers.SparseWeight": Case(lambda layer, name: layers.SparseWeight(layer, name), lambda: {"layer": sparse_net().layers[0], "name": "kernel"}, {"name": "nothing"}),
+    "layers.SparseWeight.assign_mask": Case(lambda mask: layers.get_sparse_weights(sparse_net())[0].assign_mask(mask), {"mask": np.ones((3, 3, 1, 2))}, {"mask": "nothing"}),
+    "layers.flatten_layers": Case(layers.flatten_layers, {"model": net}, {"model": "model_or_layer"}),
+    "layers.get_penalty_weights": Case(layers.get_penalty_weights, {"model": net}, {"model": "model_or_layer"}),
+    "layers.get_sparse_weights": Case(layers.get_sparse_weights, {"model": net}, {"model": "model_or_layer"}),
+    "layers.FastGRNN": Case(layers.FastGRNN, GRNN),
+    "layers.FastGRNNCell": Case(layers.FastGRNNCell, GRNN),
+    "layers.fold_rank": Case(layers.fold_rank, lambda: {"layer": _built_grnn()}),
+    "layers.after_build": Case(layers.after_build, lambda: {"layer": net(), "function": print}, {"function": "function", "layer": "model_or_layer"}),
+    "layers.make_plain": Case(layers.make_plain, lambda: {"layer": sparse_net().layers[0]}),
+    "layers.make_sparse": Case(layers.make_sparse, lambda: {"layer": net().layers[0], "technique": layers.Masked()}, {"layer": "model_or_layer"}),
+    "layers.unmake_sparse": Case(layers.unmake_sparse, lambda: {"layer": net().layers[0]}, {"layer": "model_or_layer"}),
+    "layers.DotProductAttention": Case(layers.DotProductAttention, {"num_heads": 1, "causal": False, "dropout": 0.1, "flash_attention": None, "seed": 0}),
+    "layers.FastDropout": Case(layers.FastDropout, {"rate": 0.1, "noise_shape": None, "seed": 0}, {"rate": "fraction", "noise_shape": "optional"}),
+    "layers.TargetSpace": Case(layers.TargetSpace, {"num_spaces": 2, "space": 0}),
+    "schedules.Constant": Case(schedules.Constant, {"constant": 1.0}),
+    "schedules.Polynomial": Case(schedules.Polynomial, {"initial": 0.0, "final": 1.0, **STEPS, "power": 2.0}, {"power": "positive", "end_step": "nothing"}),
+    "schedules.Cubic": Case(schedules.Cubic, {"initial": 0.0, "final": 1.0, **STEPS}, {"end_step": "nothing"}),
+    "schedules.Linear": Case(schedules.Linear, {"initial": 0.0, "final": 1.0, **STEPS}, {"end_step": "nothing"}),
+    "schedules.Cosine": Case(schedules.Cosine, {"initial": 1.0, **STEPS, "floor": 0.0}, {"end_step": "nothing"}),
+    "schedules.Exponential": Case(schedules.Exponential, {"initial": 1.0, "rate": 0.5, "decay_steps": 2, "begin_step": 0, "staircase": False}),
+    "schedules.Piecewise": Case(schedules.Piecewise, {"boundaries": (1,), "values": (0.0, 1.0)}),
+    "schedules.ExponentialMovingAverage": Case(schedules.ExponentialMovingAverage, {"schedule": 1.0, "decay": 0.5}, {"schedule": "number"}),
+    "schedules.serialize": Case(schedules.serialize, {"schedule": schedules.Constant(1.0)}),
+    "schedules.get": Case(schedules.get, {"identifier": 1.0}, {"identifier": "number"}),
+    "schedules.Schedule.__call__": Case(lambda step: schedules.Linear(0.0, 1.0, 0, 10)(step), {"step": 3}, {"step": "nothing"}),
+    "distributions.TensorSpec": Case(distributions.TensorSpec, {"path": "a", "shape": (2, 3)}, {"path": "string", "shape": "nothing"}),
+    "distributions.ErdosRenyiKernel": Case(distributions.ErdosRenyiKernel, {"power": 1.0}, {"power": "at_most_10"}),
+    "distributions.PerLayer": Case(distributions.PerLayer, {"sparsities": {"a": 0.5}, "default": 0.5}, {"sparsities": "empty_dict", "default": "optional_fraction"}),
+    "distributions.get": Case(lambda distribution: distributions.get(distribution), {"distribution": "erk"}),
+    "distributions.allocate": Case(distributions.allocate, {"tensors": TENSORS, "sparsity": 0.5, "distribution": "erk", "dense": None}, {"dense": "dense_tensors"}),
+    "distributions.exact_sparsity": Case(distributions.exact_sparsity, {"sparsity": 0.5, "size": 4}),
+    "distributions.Distribution.__call__": Case(lambda tensors, sparsity: distributions.Uniform()(tensors, sparsity), {"tensors": TENSORS, "sparsity": 0.5}),
+    "budgets.Budget": Case(budgets.Budget, {"sparsities": {"a": 0.5}, "sizes": {"a": 4}}, {"sparsities": "nothing", "sizes": "optional"}),
+    "budgets.Budget.match": Case(lambda tensors: budgets.Budget({"a": 0.5, "b": 0.5}).match(tensors), {"tensors": TENSORS}),
+    "budgets.Budget.entries": Case(lambda tensors: budgets.Budget({"a": 0.5, "b": 0.5}).entries(tensors), {"tensors": TENSORS}),
+    "budgets.from_model": Case(budgets.from_model, {"model": sparse_net}),
+    "budgets.write_csv": Case(budgets.write_csv, {"path": "budget.csv", "budget": {"a": 0.5}}),
+    "budgets.write_str_csv": Case(budgets.write_str_csv, {"path": "str.csv", "budget": budgets.Budget({"a": 0.5}, {"a": 4}), "flops": {"a": 1}, "pooling": None}, {"flops": "optional", "pooling": "optional_dict"}),
+    "budgets.set_sparsities": Case(budgets.set_sparsities, lambda: {"model": sparse_net("dnw"), "distribution": "erk", "sparsity": 0.5}),
+    "budgets.read_csv": Case(budgets.read_csv, lambda: {"path": _budget_file(), "column": None}, {"column": "optional"}),
+    "structures.get": Case(structures.get, {"structure": None}),
+    "structures.Blocks": Case(structures.Blocks, {"shape": (2, 1)}),
+    "structures.NM": Case(structures.NM, {"n": 2, "m": 4}),
+    "structures.Elements.keep_highest": Case(lambda scores, sparsity: structures.get(None).keep_highest(scores, sparsity), {"scores": np.ones((2, 3)), "sparsity": 0.5}, {"scores": "scores"}),
+    "structures.NM.keep_highest": Case(lambda scores, sparsity: structures.get("2:4").keep_highest(scores, sparsity), {"scores": np.ones((4, 3)), "sparsity": 0.5}, {"scores": "scores"}),
+    "masks.number_of_zeros": Case(masks.number_of_zeros, {"sparsity": 0.5, "size": 4}),
+    "masks.number_to_keep": Case(masks.number_to_keep, {"sparsity": 0.5, "size": 4}),
+    "masks.highest": Case(masks.highest, {"scores": np.arange(6.0).reshape(2, 3), "count": 0, "among": None, "by": np.abs}, {"scores": "scores", "among": "candidates", "by": "optional_function"}),
+    "masks.highest_overall": Case(masks.highest_overall, {"scores": [np.ones(3)], "count": 0, "among": None, "by": np.abs}, {"scores": "list_of_scores", "among": "list_of_candidates", "by": "optional_function"}),
+    "masks.random_mask": Case(masks.random_mask, {"shape": (2, 3), "count": 1, "rng": np.random.default_rng(0), "among": None}, {"rng": "nothing", "among": "candidates"}),
+    "masks.top_k_mask": Case(masks.top_k_mask, {"scores": np.ones(4, "float32"), "k": 2}, {"scores": "traced_scores", "k": "any_integer"}),
+    "inspection.MaskAnimation": Case(inspection.MaskAnimation, lambda: {"layer": net().layers[0], "max_filters": 1, "max_frames": 2}, {"layer": "model_or_layer"}),
+    "inspection.MaskAnimation.capture": Case(lambda label: inspection.MaskAnimation(net().layers[0]).capture(label), {"label": "a"}, {"label": "label"}),
+    "inspection.MaskAnimation.save_gif": Case(lambda path, frames_per_second: _film().save_gif(path, frames_per_second), {"path": "film.gif", "frames_per_second": 8}),
+    "inspection.SparsityTable.to_csv": Case(lambda path: inspection.sparsity_table(net()).to_csv(path), {"path": "table.csv"}),
+    "inspection.SparsityTable.summary_table": Case(lambda free_parameters: inspection.sparsity_table(net()).summary_table(free_parameters), {"free_parameters": True}),
+    "inspection.class_specialization": Case(inspection.class_specialization, lambda: {"model": net(), "data": (np.ones((2, 6, 6, 1), "float32"), np.array([0, 1])), "where": None, "num_classes": 3, "dropped_share": 0.1}, {"num_classes": "optional", "data": "numbers"}),
+    "inspection.count_flops": Case(inspection.count_flops, lambda: {"model": net(), "convention": "mac", "input_shape": (6, 6, 1)}, {"input_shape": "shape_or_scalar", "model": "model_or_layer"}),
+    "inspection.estimate_speedup": Case(inspection.estimate_speedup, lambda: {"model": net(), "data": np.ones((2, 6, 6, 1), "float32"), "where": None}, {"data": "numbers"}),
+    "inspection.plot_class_specialization": Case(inspection.plot_class_specialization, lambda: {"dense": _table("features"), "sparse": _table("features"), "path": None, "labels": ("a", "b")}, {"path": "optional_path", "dense": "nothing"}),
+    "inspection.plot_filters": Case(inspection.plot_filters, lambda: {"layer": net().layers[0], "path": None, "max_filters": 4}, {"path": "optional_path"}),
+    "inspection.plot_input_mask": Case(inspection.plot_input_mask, lambda: {"layer_or_model": net(), "image_shape": (4, 4, 2), "path": None}, {"path": "optional_path"}),
+    "inspection.plot_layer_sparsity": Case(inspection.plot_layer_sparsity, lambda: {"model_or_table": net(), "path": None}, {"path": "optional_path"}),
+    "inspection.plot_speedup": Case(inspection.plot_speedup, lambda: {"table": _table("speedup"), "path": None}, {"path": "optional_path"}),
+    "inspection.sparsity_table": Case(inspection.sparsity_table, lambda: {"model": net(), "include_dense": False}),
+    "inspection.specialization_anova": Case(inspection.specialization_anova, lambda: {"dense": _table("features"), "sparse": _table("features")}, {"dense": "nothing"}),
+    "initializers.PerLayerScaled": Case(initializers.PerLayerScaled, {"sparsity": 0.5, "scale": 1.0, "mode": "fan_in", "distribution": "uniform", "seed": 0, "input_axes": (-2,), "output_axes": (-1,)}, {"input_axes": "nothing", "output_axes": "nothing"}),
+    "initializers.PerUnitScaled": Case(initializers.PerUnitScaled, {"mask": np.ones((2, 3)), "scale": 1.0, "mode": "fan_in", "distribution": "uniform", "seed": 0, "input_axes": (-2,), "output_axes": (-1,)}, {"mask": "matrix", "input_axes": "nothing", "output_axes": "nothing"}),
+    **{
+        f"initializers.{name}": Case(getattr(initializers, name), {"sparsity": 0.5, "seed": 0})
+        for name in ("SparseGlorotUniform", "SparseHeNormal", "SparseEmbeddingNormal")
+    },
+    "initializers.reinitialize": Case(initializers.reinitialize, lambda: {"model": sparse_net(), "kind": "per_unit", "initializer": "he_normal", "seed": 0}, {"initializer": "optional"}),
+    "datasets.array_batches": Case(datasets.array_batches, {"data": _image_data, "batch_size": 4, "normalize": "none", "augment": "none", "pixels": 2, "validation_split": 0.1, "eval_batch_size": 4, "seed": 0, "dtype": "float32"}, {"seed": "nothing", "validation_split": "fraction"}),
+    "datasets.CharacterBatches": Case(datasets.CharacterBatches, {"corpus": _corpus, "batch_size": 2, "window": 3, "seed": 0, "eval_batch_size": 2, "eval_characters": 5}, {"seed": "nothing"}),
+    "datasets.CharacterBatches.train": Case(lambda first_step: datasets.CharacterBatches(_corpus(), 2, 3).train(first_step), {"first_step": 0}),
+    "datasets.character_corpus": Case(datasets.character_corpus, {"data_dir": None, "vocabulary_size": 50, "held_out": 0.05}, {"vocabulary_size": "optional", "held_out": "nothing"}),
+    **{f"datasets.{name}": Case(getattr(datasets, name), {"data_dir": None}) for name in ("cifar10", "cifar100", "fashion_mnist", "mnist")},
+    "datasets.imagenet": Case(datasets.imagenet, {"data_dir": ".", "num_classes": 3}, {"num_classes": "optional"}),
+    "datasets.file_batches": Case(datasets.file_batches, {"files": lambda: datasets.ImageFiles(_split(), _split(), 3, "a", "b"), "batch_size": 2, "recipe": "str", "image_size": 8, "eval_batch_size": 2, "seed": 0, "dtype": "float32", "shuffle_buffer": 2, "parallel_reads": 2}, {"seed": "nothing"}),
+    "datasets.read_idx": Case(datasets.read_idx, {"path": "missing"}),
+    "datasets.parallel_corpus": Case(datasets.parallel_corpus, lambda: {"dataset": "tsv", "data_dir": _pairs(), "source_language": "en", "target_language": "de", "reverse": False, "held_out": 5}),
+    "datasets.steps_per_epoch": Case(datasets.steps_per_epoch, {"data": _image_data, "batch_size": 4}),
+    "datasets.test_arrays": Case(datasets.test_arrays, {"data": _image_data}),
+    "datasets.train_batches": Case(datasets.train_batches, {"data": _image_data, "batch_size": 4, "seed": 0, "first_epoch": 0, "augment": "none", "shift_pixels": 1}, {"seed": "nothing"}),
+    "datasets.translation_batches": Case(datasets.translation_batches, lambda: {"corpus": datasets.parallel_corpus("tsv", _pairs(), held_out=5), "vocabulary": _Letters(), "batch_tokens": 64, "max_length": 16, "packed": False, "too_long": "drop", "eval_batch_tokens": 64, "eval_max_length": 16, "eval_too_long": "error", "bucket_growth": 1.1, "pad_to": "bucket", "replicas": 1, "cache_dir": None, "seed": 0}, {"seed": "nothing", "bucket_growth": "at_least_1"}),
+    "datasets.subwords.load": Case(subwords.load, {"path": "missing"}),
+    "datasets.subwords.train": Case(subwords.train, {"texts": ["a b"] * 9, "path": "vocabulary.model", "size": 300, "kind": "bpe", "character_coverage": 0.9, "byte_fallback": True, "max_texts": 10, "seed": 0}, {"seed": "nothing", "character_coverage": "fraction", "texts": "texts"}),
+    "decoding.Decoder": Case(decoding.Decoder, {"model": _transformer, "cached": True}),
+    "decoding.Decoder.beam_search": Case(lambda **arguments: decoding.Decoder(_transformer()).beam_search(**arguments), {"inputs": np.array([[2, 1]]), "beam_size": 2, "alpha": 0.6, "extra_length": 1, "num_results": 1, "end_id": 1}),
+    "decoding.Decoder.greedy": Case(lambda **arguments: decoding.Decoder(_transformer()).greedy(**arguments), {"inputs": np.array([[2, 1]]), "extra_length": 1, "end_id": 1}),
+    "decoding.beam_search": Case(decoding.beam_search, lambda: {"next_logits": _logits, "cache": (), "limits": keras.ops.ones((1,), "int32"), "length": 1, "beam_size": 1, "alpha": 0.6, "end_id": 1, "stop_early": True}, {"next_logits": "function_of_five", "cache": "anything", "limits": "nothing"}),
+    "decoding.greedy_search": Case(decoding.greedy_search, lambda: {"next_logits": _logits, "cache": (), "limits": keras.ops.ones((1,), "int32"), "length": 1, "end_id": 1}, {"next_logits": "function_of_five", "cache": "anything", "limits": "nothing"}),
+    "checkpoints.checkpoint_sparsity": Case(checkpoints.checkpoint_sparsity, {"path": _checkpoint, "technique": "auto", "log_alpha_threshold": None}, {"log_alpha_threshold": "optional_number"}),
+    "checkpoints.open_checkpoint": Case(checkpoints.open_checkpoint, {"path": _checkpoint}),
+    "checkpoints.CheckpointSparsity.to_json": Case(lambda indent: checkpoints.CheckpointSparsity("a", ()).to_json(indent), {"indent": 2}, {"indent": "optional"}),
+    "sparsify.sparsify": Case(sparsity_tf.sparsify, {"model": net, "technique": "masked", "where": None}, {"model": "model_or_layer"}),
+    "sparsify.get_technique": Case(lambda technique: _module("sparsify").get_technique(technique), {"technique": "masked"}),
+    "sparsify.match_layers": Case(lambda model, where: _module("sparsify").match_layers(model, where), {"model": net, "where": None}, {"model": "model_or_layer"}),
+    "to_dense.to_dense": Case(sparsity_tf.to_dense, {"model": sparse_net}),
+    "load_masks.load_masks": Case(sparsity_tf.load_masks, {"model": sparse_net, "source": sparse_net}, {"source": "path"}),
+    "models.all_but": Case(lambda patterns: models.all_but(patterns), {"patterns": "stem"}, {"patterns": "string"}),
+    "models.lenet_300_100": Case(models.lenet_300_100, {"input_shape": (4, 4, 1), "num_classes": 2, "kernel_initializer": None, "kernel_regularizer": None, "technique": "masked", "technique_options": None, "where": None}, {"technique": "optional", "technique_options": "options"}),
+    "models.lenet_5_caffe": Case(models.lenet_5_caffe, {"input_shape": (16, 16, 1), "num_classes": 2, "kernel_initializer": None, "kernel_regularizer": None}),
+    "models.mnist_mlp": Case(models.mnist_mlp, {"input_shape": (4, 4, 1), "num_classes": 2, "hidden": (3,), "batch_norm": "all", "kernel_initializer": None, "kernel_regularizer": None}),
+    "models.CharRNN": Case(models.CharRNN, {"vocabulary_size": 4, "hidden_size": 2, "depth": 1, "cell": "rnn", "kernel_regularizer": None}),
+    "models.cifar_resnet": Case(models.cifar_resnet, {"depth": 8, "input_shape": (8, 8, 3), "num_classes": 2, "spatial_mask": "none", "quarters": 2, "seed": 0, "kernel_initializer": None, "kernel_regularizer": None}, {"spatial_mask": "optional"}),
+    "models.wide_resnet": Case(models.wide_resnet, {"depth": 10, "width": 0.1, "input_shape": (8, 8, 3), "num_classes": 2, "variant": "dsr", "dropout": None, "kernel_initializer": None, "kernel_regularizer": None}, {"dropout": "optional_fraction", "width": "big"}),
+    "models.resnet": Case(models.resnet, {"depth": 18, "input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "variant": "str", "classifier": None, "zero_gamma": None, "kernel_initializer": None, "kernel_regularizer": None}, {"width": "big"}),
+    "models.mobilenet_v1": Case(models.mobilenet_v1, {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "classifier": "conv", "kernel_initializer": None, "kernel_regularizer": None}, {"width": "big", "classifier": "nothing"}),
+    **{
+        f"models.{name}": Case(getattr(models, name), {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "kernel_initializer": None, "kernel_regularizer": None} | ({"variant": "sparse_vd"} if name == "vgg_like" else {}), {"width": "big"})
+        for name in ("vgg_c", "vgg_d", "vgg_like")
+    },
+    **{
+        f"models.{name}": Case(getattr(models, name), {"input_shape": (32, 32, 3), "num_classes": 2} | ({"kernel_initializer": None, "kernel_regularizer": None} if "alex" in name else {}))
+        for name in ("alexnet_s", "alexnet_b", "resnet_18", "resnet_34", "resnet_50", "resnet_101", "resnet_152", "resnet_200")
+    },
+    "models.Transformer": Case(models.Transformer, {"vocabulary_size": 8, "num_layers": 1, "hidden_size": 4, "filter_size": 4, "num_heads": 1, "size": "tiny", "dropout": 0.1, "attention_dropout": 0.1, "relu_dropout": 0.1, "num_target_spaces": 2, "target_space": 0, "split_heads": False, "packed": False, "flash_attention": None, "seed": 0}, dict.fromkeys(("num_layers", "hidden_size", "filter_size", "num_heads"), "optional")),
+    "callbacks.overall": Case(lambda function: callbacks.overall(function), {"function": np.abs}, {"function": "function"}),
+    "callbacks.uses": Case(lambda names: callbacks.uses(names), {"names": "gradient"}, {"names": "nothing"}),
+    "callbacks.SET": Case(callbacks.SET, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "random", "decay": "constant", "frequency": 10, "drop_fraction": 0.3, **STEPS, "where": None, "structure": None, "seed": 0}),
+    "callbacks.DropAndGrow": Case(callbacks.DropAndGrow, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "random", "redistribution": None, "drop_fraction": 0.3, "decay": "cosine", "frequency": 10, **STEPS, "where": None, "structure": None, "seed": 0}),
+    "callbacks.RigL": Case(callbacks.RigL, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "gradient", "frequency": 10, **STEPS, "where": None, "seed": 0}),
+    "callbacks.StaticSparsity": Case(callbacks.StaticSparsity, {"sparsity": 0.9, "distribution": "erk", "dense": None, "where": None, "structure": None, "seed": 0}),
+    "callbacks.DynamicSparseReparameterization": Case(callbacks.DynamicSparseReparameterization, {"sparsity": 0.9, "variant": "paper", "prune_target": 0.01, "initial_threshold": 0.001, "heuristic": "survivors", "power": 1.0, "frequency": 10, "distribution": "erk", **STEPS, "where": None, "seed": 0}),
+    "callbacks.IterativePruning": Case(callbacks.IterativePruning, {"final_sparsity": 0.9, "rounds": 2, "steps_per_round": 5, "rewind_step": 0, "scope": "layer", "snapshot": None, "where": None}),
+    "callbacks.MaskAlgorithm": Case(callbacks.MaskAlgorithm, {**STEPS, "frequency": 1, "where": None, "structure": None, "seed": 0}),
+    "callbacks.NarangPruning": Case(callbacks.NarangPruning, {"target_magnitude": 0.1, "begin_step": 0, "ramp_step": 5, "end_step": 10, "frequency": 1, "where": None, "seed": 0}, {"begin_step": "optional", "seed": "nothing"}),
+    "callbacks.SNIP": Case(callbacks.SNIP, {"sparsity": 0.9, "data": (np.ones((2, 4)), np.ones(2)), "scope": "layer", "distribution": "erk", "where": None, "seed": 0}),
+    "callbacks.GraSP": Case(callbacks.GraSP, {"sparsity": 0.9, "data": (np.ones((2, 4)), np.ones(2)), "scope": "layer", "temperature": 1.0, "where": None, "seed": 0}),
+    "callbacks.PenaltyRamp": Case(callbacks.PenaltyRamp, {"weight": 1.0, "num_examples": 10, **STEPS, "schedule": "linear"}, {"schedule": "number"}),
+    "callbacks.MagnitudePruning": Case(callbacks.MagnitudePruning, {"final_sparsity": 0.9, **STEPS, "frequency": 1, "scope": "layer", "distribution": "uniform", "where": None, "structure": None, "seed": 0}),
+    "callbacks.RandomPruning": Case(callbacks.RandomPruning, {"final_sparsity": 0.9, **STEPS, "frequency": 1, "cumulative": True, "where": None, "seed": 0}),
+    "callbacks.SparseMomentum": Case(callbacks.SparseMomentum, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "momentum", "redistribution": "momentum", "drop_fraction": 0.5, "decay": "cosine", "frequency": 10, **STEPS, "where": None, "seed": 0}),
+    "callbacks.SparsityMonitor": Case(callbacks.SparsityMonitor, {"csv_path": None, "log_dir": None, "every": 1, "verbose": 0}),
+}  # fmt: skip
+ALLOWED |= {
+    # Of any arguments: it is called without.
+    "function": {"function_of_none", "function_of_five"},
+    "function_of_five": {"function_of_five"},
+    "optional_function": {"none"},
+    # Names of options are refused by the list of those that the technique has.
+    "options": {"none", "empty_dict", "strings_dict", "recursive_dict"},
+    # Numbers of a shape that is not the model's: Keras says which shape the layer needs.
+    "numbers": NUMBERS | {
+        "bytes",        "nan", "inf", "minus_inf", "numpy_nan", "minus_one", "minus_half", "true", "huge_integer", "minus_huge_integer",
+        "nested_list", "set", "range", "generator", "odd_array", "bool_array", "nan_array", "empty_array",
+        "scalar_array",
+    },
+    # Strings, but too few for a vocabulary.
+    "texts": {"strings_dict", "recursive_dict", "string_array"},
+    # Without an axis an example is one number.
+    "shape_or_scalar": {"none", "empty_list", "empty_tuple"},
+    "optional_dict": {"none", "empty_dict"},
+    "empty_dict": {"empty_dict"},
+    "at_most_10": {"half", "one_and_half"},
+    "optional_number": ALLOWED["number"] | {"none"},
+    "big": {"half", "one_and_half"},
+    "scores": ALLOWED["array"] | {"odd_array", "empty_array", "scalar_array", "bool_array", "empty_list", "empty_tuple", "inf", "minus_inf", "range"},
+    # Inside a compiled step NaN can't be found: it counts as the largest magnitude, as the docstring says.
+    "traced_scores": {"nan", "numpy_nan", "nan_array"},
+    # Numbers that are not zero are candidates; `None` in a list is all of an array.
+    "candidates": {"none", "odd_array", "bool_array", "nan_array"},
+    "list_of_candidates": {"none", "nones"},
+    "list_of_scores": {"empty_list", "empty_tuple"},
+    # Entries that are not zero live, NaN among them.
+    "matrix": {"odd_array", "bool_array", "nan_array", "empty_array"},
+}  # fmt: skip
+
+
+def _built_grnn():
+    layer = layers.FastGRNN(2, input_rank=1)
+    layer.build((None, None, 3))
+    return layer
+
+
+def _film():
+    film = inspection.MaskAnimation(net().layers[0])
+    film.capture("a")
+    return film
+
+
+def _budget_file():
+    budgets.write_csv("read.csv", {"a": 0.5})
+    return "read.csv"
+
+
+def _logits(cache, tokens, ancestors, sequences, step):
+    return keras.ops.ones((*tokens.shape, 3)), cache
+
+
+def _split():
+    from sparsity_tf.datasets.image_files import Split
+
+    return Split(("a", "b", "c"), np.zeros(3, "int32"), 3)
+
+
+def _module(name):
+    import sys
+
+    return sys.modules[f"sparsity_tf.{name}"]
+
+
+class _Letters(subwords.Vocabulary):
+    size, path = 128, "letters"
+
+    def _encode(self, text):
+        return [ord(letter) for letter in text]
+
+    def _decode(self, ids):
+        return "".join(map(chr, ids))
+
+
+def layer_cases():
+    """One case for each technique, and for each layer that has one: the technique's options."""
+    cases = {}
+    for technique in set(layers.TECHNIQUES.values()):
+        cases[f"layers.{technique.__name__}"] = Case(technique, OPTIONS.get(technique.name), OPTION_SPECS)
+    for cls in layers.LAYER_CLASSES.values():
+        stock = STOCK.get(cls.keras_class.__name__, {"units": 2})
+        options = OPTIONS[cls.technique_class.name]
+        call = functools.partial(cls, **stock)
+        cases[f"layers.{cls.__name__}"] = Case(call, options, OPTION_SPECS)
+    return cases
+
+
+ALLOWED["traced_scores"] |= ALLOWED["scores"]
+
+# A callback sees its model later: only then is it known which names match nothing.
+ALLOWED["names"] = STRINGS | {"none"}
+for name, case in CASES.items():
+    if name.startswith("callbacks."):
+        case.specs = {"where": "names", "dense": "names", **case.specs}
+
+CASES |= layer_cases()
+
+RECORD = "a record or table that the package makes: it holds what it is given"
+BASE = "a base class: its subclasses are tested"
+TRACED = "takes tensors inside a compiled step"
+# Left out: callables (and all their methods), with the reason.
+RECORDS = {
+    **dict.fromkeys(
+        [
+            "inspection.FeatureRow", "inspection.FeatureTable", "inspection.FlopsRow", "inspection.FlopsTable",
+            "inspection.SparsityRow", "inspection.SparsityTable", "inspection.SpeedupRow", "inspection.SpeedupTable",
+            "checkpoints.CheckpointSparsity", "checkpoints.TensorSparsity", "checkpoints.CheckpointError",
+            "sparsify.ReportEntry", "sparsify.SparsifyReport", "decoding.Hypotheses", "callbacks.WeightView",
+            "datasets.ImageData", "datasets.ImageFiles", "datasets.ParallelCorpus", "datasets.CharacterCorpus",
+        ],
+        RECORD,
+    ),
+    **dict.fromkeys(
+        [
+            "layers.SparseLayer", "layers.Technique", "schedules.Schedule", "distributions.Distribution",
+            "datasets.Batches", "checkpoints.Checkpoint", "datasets.subwords.Vocabulary",
+            "layers.SparseDense", "layers.SparseEinsumDense", "layers.SparseConv1D", "layers.SparseConv2D",
+            "layers.SparseConv3D", "layers.SparseDepthwiseConv2D", "layers.SparseEmbedding",
+            "layers.SparseReversibleEmbedding", "layers.SparseGRU", "layers.SparseGRUCell", "layers.SparseLSTM",
+            "layers.SparseLSTMCell", "layers.SparseSimpleRNN", "layers.SparseSimpleRNNCell", "structures.Elements",
+        ],
+        BASE,
+    ),
+    **dict.fromkeys(
+        ["masks.zero_outside", "masks.largest_on_device", "decoding.length_penalty", "structures.Filters"], TRACED
+    ),
+    **dict.fromkeys(
+        ["layers.ScaledTokens", "layers.ShiftRight", "layers.TimingSignal"], "no arguments but those of Keras's layers"
+    ),
+    "datasets.TranslationBatches": "made by `translation_batches`, which checks",
+    **dict.fromkeys(
+        [
+            "distributions.names_of", "distributions.check_tensors", "distributions.select_dense",
+            "distributions.shorten", "structures.check",
+        ],
+        "shared by modules of the package, which call it with what has been checked",
+    ),
+    **dict.fromkeys(
+        [
+            "datasets.subwords.SentencePieceVocabulary", "datasets.subwords.SubwordVocabulary",
+            "datasets.subwords.split_words", "datasets.subwords.join_words", "datasets.subwords.escape",
+            "datasets.subwords.unescape",
+        ],
+        "a part of `subwords.load`, which checks",
+    ),
+}  # fmt: skip
+# Methods that Keras or the package calls, not the user: they take what these hand over.
+HOOKS = set(
+    "build call get_config from_config compute_output_shape compute_output_spec save_own_variables load_own_variables "
+    "value mask training_value threshold penalty release apply over_time tensor extra extra_variable add_variable "
+    "targets factor epsilon reduce alive expand random_scores keep_random axes start change_masks uses scores due "
+    "default_end_step on_train_begin on_train_end on_epoch_begin on_epoch_end on_train_batch_begin on_train_batch_end "
+    "update prepare finish rng new_mask grow_weights drop_fraction_at threshold_at penalty_weight initial_mask "
+    "sparsity_after view views assign remember left_undone adjust_pruning_threshold reallocate_free_parameters model_sparsity prune_by_threshold record "
+    "lp_norm call_mask add_penalty gain prepare multiply matrix get_initial_state inner_loop convolution_op "
+    "filter_axes position_axes apply_weight enable_lora reason_against batch assign_mask".split()
+)
+# Arguments that are checked in one place for all callables: `models._building.apply_technique`, tested with
+# `lenet_300_100`; and the name of a model, which Keras checks.
+INCIDENTAL = set()
+
+
+def is_keras_layer(case):
+    """Keras walks through the arguments of a layer before the layer sees them, and fails at what holds itself."""
+    call = getattr(case.call, "func", case.call)
+    return inspect.isclass(call) and issubclass(call, keras.layers.Layer)
