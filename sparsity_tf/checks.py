@@ -6,6 +6,7 @@ A check raises a `ValueError`, whatever is wrong with the value, its type includ
 import math
 import numbers
 import os
+import re
 
 import keras
 
@@ -67,6 +68,25 @@ def check_callable(name, value):
     """Raises a ValueError unless `value` can be called."""
     if not callable(value):
         raise ValueError(f"`{name}` must be a function. Received: {name}={value!r}")
+
+
+def check_selection(name, value):
+    """Raises a ValueError unless `value` is `None`, a predicate, a name or regular expression, or a list of them."""
+    entries = [value] if isinstance(value, str) else value
+    if value is None or callable(value) and not isinstance(value, keras.layers.Layer):
+        return
+    if not isinstance(entries, list | tuple | set | frozenset) or not entries:
+        raise ValueError(
+            f"`{name}` must be None, a predicate, a name or regular expression, or a list of at least one of them. "
+            f"Received: {name}={value!r}"
+        )
+    for entry in entries:
+        try:
+            re.compile(entry)
+        except (TypeError, re.error) as error:
+            raise ValueError(
+                f"`{name}` must hold names or regular expressions. Received the entry {entry!r}: {error}"
+            ) from None
 
 
 def check_seed(name, value):

@@ -355,3 +355,11 @@ def test_what_is_kept_dense_and_explicit_numbers_hold(options, live):
     assert abs(sum(counts) - sum(live)) <= 2
     if "dense" in options:
         assert counts[0] == 36
+
+
+def test_a_dense_network_stays_dense():
+    model = make_model(CASES["sparse-momentum"], run_eagerly=True)
+    algorithm = callbacks.SparseMomentum(0.0, frequency=1)
+    fit(model, algorithm)
+    assert algorithm.sparsity == 0 and all(mask.all() for mask in masks_of(model))
+    assert not any(algorithm.dropped.values())
