@@ -30,7 +30,9 @@ def of_schedule(algorithm, end):
     count, last, goal = algorithm.count(), algorithm._last, algorithm.goal()
     if last is not None and count >= last:
         return None
-    if algorithm.due(count, end) is None:
+    # An update before an epoch belongs to the step before, and none follows the last epoch.
+    shift = int(algorithm._at_epoch_begin)
+    if algorithm.due(count - shift, end - shift) is None:
         return (
             f"will not change the masks: its schedule (begin_step={algorithm._first}, end_step={last}, "
             f"frequency={algorithm.frequency!r}) has no step that comes before training ends at step {end}. Give "

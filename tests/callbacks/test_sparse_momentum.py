@@ -10,6 +10,7 @@ from keras import ops
 from sparsity_tf import callbacks, layers
 from sparsity_tf.callbacks.sparse_momentum import share_quotas
 from sparsity_tf.layers import get_sparse_weights
+from tests.callbacks.algorithm_checks import CASES, fit, make_model, masks_of
 from tests.callbacks.bags import make_bag
 
 # The worked example: weights of two bias-free layers and their momentum, as (inputs, outputs).
