@@ -118,10 +118,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         self._check_prepared(model)
         step = count_steps(model)
         if self._standstill is not None:
-            if step == self._seen:
-                self._standstill.no_step_seen()
-            else:
-                self._standstill.step_seen()
+            self._standstill.watch(moved=step != self._seen)
         due = self.due(self._seen, step)
         self._seen = self._upper_bound = step
         if due is not None and not self._too_late(due, step):
@@ -134,6 +131,10 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
     def left_undone(self, end):
         """What a training that ends at a step leaves undone: the rest of a sentence, or `None`."""
         return shortfall.of_schedule(self, end)
+
+    def aim(self):
+        """What is reached at `end_step` and not before, as it is written in a warning, or `None`."""
+        return None
 
     def goal(self):
         """The sparsity of all weights together that the algorithm shall end with, or `None` where it sets none."""
@@ -175,12 +176,10 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
 
     def _update_before_epoch(self, after, step, is_first):
         due = self.due(after, step)
-        if due is None:
-            return
-        if is_first and self._tap is not None:
+        if due is not None and is_first and self._tap is not None:
             shortfall.warn_without_gradient(self, due)
-            return
-        self._change(due)
+        elif due is not None:
+            self._change(due)
 
     def on_train_batch_end(self, batch, logs=None):
         if logs is not None:

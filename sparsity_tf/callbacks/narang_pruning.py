@@ -47,6 +47,9 @@ class NarangPruning(MaskAlgorithm):
         self.target_magnitude, self.ramp_step = target_magnitude, ramp_step
         self._begins_after_an_epoch = begin_step is None
 
+    def aim(self):
+        return f"target magnitude of {self.target_magnitude}"
+
     def default_end_step(self, total_steps):
         return total_steps // 2
 

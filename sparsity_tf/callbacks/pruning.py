@@ -98,6 +98,9 @@ class GradualPruning(MaskAlgorithm):
         pairs = zip(views, targets, strict=True)
         return any(view.active > masks.number_to_keep(target, view.mask.size) for view, target in pairs)
 
+    def aim(self):
+        return f"final sparsity of {self.final_sparsity}"
+
     def goal(self):
         pairs = zip(self.weights, self.targets, strict=True)
         return self._sparsity_of([_most_kept(weight, target) for weight, target in pairs])

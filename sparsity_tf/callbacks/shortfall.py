@@ -27,7 +27,7 @@ def warn_at_start(algorithm, epoch, params):
 
 def of_schedule(algorithm, end):
     """What an algorithm on a schedule leaves undone in a training that ends at a step: a sentence, or `None`."""
-    count, last, goal = algorithm.count(), algorithm._last, algorithm.goal()
+    count, last, aim = algorithm.count(), algorithm._last, algorithm.aim()
     if last is not None and count >= last:
         return None
     # An update before an epoch belongs to the step before, and none follows the last epoch.
@@ -38,9 +38,9 @@ def of_schedule(algorithm, end):
             f"frequency={algorithm.frequency!r}) has no step that comes before training ends at step {end}. Give "
             "smaller numbers, or train for longer."
         )
-    if goal is not None and last is not None and last > end:
+    if aim is not None and last is not None and last > end:
         return (
-            f"will not reach its final sparsity of {goal:.4f}: its schedule ends at `end_step` {last}, and training "
+            f"will not reach its {aim}: its schedule ends at `end_step` {last}, and training "
             f"ends at step {end}. Give an earlier `end_step`, or train for longer."
         )
     return None

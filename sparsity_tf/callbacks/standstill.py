@@ -34,17 +34,18 @@ class Standstill:
         self.calls, self.changes = 0, 0
         self._state, self._value = self._read_state(), self._read_value()
 
-    def step_seen(self):
-        """To be called where the optimizer's count has moved."""
-        if self.calls:
-            self.calls, self.changes = 0, 0
+    def watch(self, moved):
+        """To be called by each `update`.
 
-    def no_step_seen(self):
-        """To be called where the optimizer's count has not moved.
+        Args:
+            moved: Whether the optimizer's count has moved since the last call.
 
         Raises:
-            ValueError: That was so too often.
+            ValueError: It has not, too often.
         """
+        if moved:
+            self.calls, self.changes = 0, 0
+            return
         state, value = self._read_state(), self._read_value()
         if state != self._state or not self.calls:
             self.calls, self.changes = 0, 0

@@ -60,6 +60,11 @@ def test_a_schedule_that_ends_after_the_end_of_training():
     assert f"{algorithm.sparsity:.4f}" in ending and "0.8" in ending
 
 
+def test_a_threshold_that_rises_after_the_end_of_training():
+    with pytest.warns(UserWarning, match="NarangPruning will not reach its target magnitude of 0.1: .* 8000.* step 12"):
+        fit(model_of(), c.NarangPruning(0.1, 2, 6, 8000, 2))
+
+
 def test_lottery_tickets_whose_rounds_do_not_fit():
     with pytest.warns(UserWarning, match="IterativePruning .*18 steps more.*training has 12"):
         fit(model_of(), c.IterativePruning(0.8, rounds=2, steps_per_round=6, rewind_step=0))
