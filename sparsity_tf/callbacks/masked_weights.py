@@ -52,7 +52,7 @@ def _masked(model):
 def _sparsify(model, where):
     chosen = match_layers(model, where)
     trained = {id(layer) for layer in chosen if layer.trainable_variables}
-    if any(layer.variables and id(layer) not in trained for layer in chosen):
+    if any(layer.weights and id(layer) not in trained for layer in chosen):
         if not trained:
             return
         where = _Among(trained)

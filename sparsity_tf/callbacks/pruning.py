@@ -13,6 +13,7 @@ from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
 from sparsity_tf.checks import check_bool, check_choice, check_fraction, check_selection
 
 SCOPES = ("layer", "global")
+SCHEDULES = ("cubic", "linear", "constant")
 
 
 def the_one_given(final_sparsity, sparsity):
@@ -22,7 +23,10 @@ def the_one_given(final_sparsity, sparsity):
             "`sparsity` is another name of `final_sparsity`: give one of them. "
             f"Received: final_sparsity={final_sparsity!r}, sparsity={sparsity!r}"
         )
-    return sparsity if final_sparsity is None else final_sparsity
+    if sparsity is None:
+        return final_sparsity
+    check_fraction("sparsity", sparsity)
+    return sparsity
 
 
 class GradualPruning(MaskAlgorithm):
@@ -59,7 +63,7 @@ class GradualPruning(MaskAlgorithm):
                 "`initial_sparsity` must not exceed `final_sparsity`. "
                 f"Received: initial_sparsity={initial_sparsity}, final_sparsity={final_sparsity}"
             )
-        if not callable(schedule) and schedule not in ("cubic", "linear", "constant"):
+        if not callable(schedule) and not (isinstance(schedule, str) and schedule in SCHEDULES):
             raise ValueError(
                 "`schedule` must be 'cubic', 'linear', 'constant', or a schedule or other function of the step. "
                 f"Received: schedule={schedule!r}"
