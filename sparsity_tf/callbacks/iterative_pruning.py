@@ -52,6 +52,8 @@ class IterativePruning(MaskAlgorithm):
 
     state_name = "iterative_pruning"
     state_fields = ("rounds", "snapshot_taken")
+    # Arguments without which it can't be made. (They have a default, because the first goes by two names.)
+    required = ("final_sparsity", "rounds", "steps_per_round")
 
     def __init__(
         self,

@@ -26,8 +26,18 @@ class OneShotPruning(SparseFromTheStart):
     scheduled = False
     acts_once = True
 
-    def __init__(self, sparsity=0.9, data=None, scope="global", distribution="uniform", dense=None, where=None, seed=0):
-        super().__init__(sparsity, distribution, dense, where=where, seed=seed)
+    def __init__(
+        self,
+        sparsity=0.9,
+        data=None,
+        scope="global",
+        distribution="uniform",
+        dense=None,
+        where=None,
+        structure=None,
+        seed=0,
+    ):
+        super().__init__(sparsity, distribution, dense, where=where, structure=structure, seed=seed)
         check_choice("scope", scope, SCOPES)
         if scope == "global" and not (isinstance(distribution, str) and distribution == "uniform"):
             raise ValueError(
@@ -82,6 +92,7 @@ class SNIP(OneShotPruning):
             as in RigL's code.
         distribution, dense: Targets of the weights for scope "layer", and what stays dense: see `DropAndGrow`.
         where, seed: See `MaskAlgorithm`.
+        structure: Must be `None`: single weights are pruned.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
@@ -101,7 +112,8 @@ class GraSP(OneShotPruning):
     took the absolute value.
 
     Args:
-        sparsity, data, scope, distribution, dense, where, seed: See `SNIP`. The paper measures on ten examples a class.
+        sparsity, data, scope, distribution, dense, where, structure, seed: See `SNIP`. The paper measures on ten
+            examples a class.
         temperature: Number > 0 by which the logits are divided, 200 in the paper. It needs a model whose outputs are
             logits; 1 leaves the loss as it is compiled.
 
@@ -118,9 +130,10 @@ class GraSP(OneShotPruning):
         distribution="uniform",
         dense=None,
         where=None,
+        structure=None,
         seed=0,
     ):
-        super().__init__(sparsity, data, scope, distribution, dense, where, seed)
+        super().__init__(sparsity, data, scope, distribution, dense, where, structure, seed)
         check_number("temperature", temperature, above=0)
         self.temperature = temperature
 
