@@ -32,7 +32,9 @@ def of_schedule(algorithm, end):
         return None
     # An update before an epoch belongs to the step before, and none follows the last epoch.
     shift = int(algorithm._at_epoch_begin)
-    if algorithm.due(count - shift, end - shift) is None:
+    # A run that is continued may have its last update behind it.
+    continued = algorithm._epoch > 0 and algorithm.due(0, count - shift) is not None
+    if algorithm.due(count - shift, end - shift) is None and not continued:
         return (
             f"will not change the masks: its schedule (begin_step={algorithm._first}, end_step={last}, "
             f"frequency={algorithm.frequency!r}) has no step that comes before training ends at step {end}. Give "

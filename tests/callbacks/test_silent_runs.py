@@ -76,6 +76,10 @@ def test_a_run_that_is_long_enough_says_nothing():
     # Steps go on counting in a second `fit`, and a resumed one does only the epochs that are left.
     fit(model, c.MagnitudePruning(0.9, 14, 24, 2))
     fit(model, c.MagnitudePruning(0.95, 26, 30, 2), epochs=3, initial_epoch=2)
+    # Updates at 5 and 10, before the last epoch begins, and none in it.
+    model = model_of()
+    for first, last in ((0, 2), (2, 3)):
+        fit(model, c.SET(0.5, frequency=5, end_step=14), epochs=last, initial_epoch=first)
 
 
 def test_a_run_that_stops_early_says_how_far_it_came():
