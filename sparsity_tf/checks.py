@@ -7,6 +7,7 @@ import inspect
 import math
 import numbers
 import os
+import re
 
 import keras
 import numpy as np
@@ -140,6 +141,25 @@ def check_array(name, value, shape=None):
         raise ValueError(f"`{name}` must be an array of numbers. Received: {name}={value!r}")
     if shape is not None and tuple(array.shape) != tuple(shape):
         raise ValueError(f"`{name}` must have the shape {tuple(shape)}. Received: shape={tuple(array.shape)}")
+
+
+def check_selection(name, value):
+    """Raises a ValueError unless `value` is `None`, a predicate, a name or regular expression, or a list of them."""
+    entries = [value] if isinstance(value, str) else value
+    if value is None or callable(value) and not isinstance(value, keras.layers.Layer):
+        return
+    if not isinstance(entries, list | tuple | set | frozenset) or not entries:
+        raise ValueError(
+            f"`{name}` must be None, a predicate, a name or regular expression, or a list of at least one of them. "
+            f"Received: {name}={value!r}"
+        )
+    for entry in entries:
+        try:
+            re.compile(entry)
+        except (TypeError, re.error) as error:
+            raise ValueError(
+                f"`{name}` must hold names or regular expressions. Received the entry {entry!r}: {error}"
+            ) from None
 
 
 def check_seed(name, value):

@@ -33,10 +33,16 @@ class TrainFunction:
         """
         for algorithm in list(self.algorithms):
             remove(self.model, algorithm)
-            algorithm.finish()
+            algorithm.detach()
         return self.model.make_train_function(force)
 
     def __call__(self, *args):
+        waiting = [algorithm for algorithm in self.algorithms if algorithm.waits_for_model]
+        if waiting:
+            # Only TensorFlow's `fit` begins with a model that is not built. It passes an iterator over the data.
+            self.model._symbolic_build(data_batch=args[0].element_spec)
+            for algorithm in waiting:
+                algorithm.begin()
         result = self.function(*args)
         steps = self.model.steps_per_execution
         due = [algorithm for algorithm in self.algorithms if algorithm.may_be_due(steps)]
@@ -74,7 +80,8 @@ def install(model, algorithm):
     Args:
         model: Keras model, in `fit`.
         algorithm: Callback with `may_be_due(steps)`, called after each call of the function with the number of steps in
-            it, `update(model)`, called if that returned true, and `finish()`, called after an interrupted `fit`.
+            it, `update(model)`, called if that returned true, and `detach()`, called after an interrupted `fit`. If its
+            `waits_for_model` is true, the model is built before the first call, and `begin()` is called then.
     """
     function = model.train_function
     if not isinstance(function, TrainFunction):
@@ -85,8 +92,7 @@ def install(model, algorithm):
 
 def remove(model, algorithm):
     """Undoes `install`."""
-    # Found by the method rather than by the train function, which `compile` drops.
-    function = getattr(vars(model).get("make_train_function"), "__self__", None)
+    function = _installed(model)
     if function is None:
         return
     function.algorithms = [other for other in function.algorithms if other is not algorithm]
@@ -94,6 +100,12 @@ def remove(model, algorithm):
         del model.make_train_function
         if model.train_function is function:
             model.train_function = function.function
+
+
+def _installed(model):
+    """The `TrainFunction` of a model, or `None`."""
+    # Found by the method rather than by the train function, which `compile` and `sparsify` drop.
+    return getattr(vars(model).get("make_train_function"), "__self__", None)
 
 
 def algorithms(model):
@@ -104,9 +116,9 @@ def algorithms(model):
 
 def retrace(model):
     """Makes the model's train function anew, for what is decided when it is traced."""
-    function = model.train_function
+    function = _installed(model)
     type(model).make_train_function(model, force=True)
-    if isinstance(function, TrainFunction):
+    if function is not None:
         function.function = model.train_function
         model.train_function = function
 

@@ -13,9 +13,9 @@ import warnings
 import numpy as np
 
 from sparsity_tf import distributions, masks, schedules, structures
-from sparsity_tf.callbacks import criteria
+from sparsity_tf.callbacks import criteria, shortfall
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
-from sparsity_tf.checks import check_fraction
+from sparsity_tf.checks import check_choice, check_fraction, check_selection
 
 DECAYS = ("cosine", "linear", "constant")
 
@@ -31,6 +31,8 @@ class SparseFromTheStart(MaskAlgorithm):
     def __init__(self, sparsity=0.9, distribution="uniform", dense=None, frequency=100, **kwargs):
         super().__init__(frequency=frequency, **kwargs)
         check_fraction("sparsity", sparsity)
+        distributions.get(distribution)
+        check_selection("dense", dense)
         self.target_sparsity, self.distribution, self.dense = sparsity, distribution, dense
 
     def start(self):
@@ -40,6 +42,7 @@ class SparseFromTheStart(MaskAlgorithm):
         self.moving = [index for index, weight in enumerate(self.weights) if weight.path not in kept]
         views = self.views(step=0)
         if not all(view.mask.all() for view in views):
+            self._compare_masks(views, targets)
             return
         self.check_not_over()
         pairs = [(w, view) for w, view in zip(self.weights, views, strict=True) if targets[w.path]]
@@ -47,6 +50,14 @@ class SparseFromTheStart(MaskAlgorithm):
         # An optimizer of a model trained before may remember something of what is zero now.
         self.assign([view for _, view in pairs], chosen, cleared=[~mask for mask in chosen])
         self.dropped = dict.fromkeys(self.dropped, 0)  # That was the beginning, not an update.
+
+    def _compare_masks(self, views, targets):
+        size = sum(view.mask.size for view in views)
+        wanted = sum(masks.number_of_zeros(targets[view.path], view.mask.size) for view in views) / size
+        found = 1 - sum(view.active for view in views) / size
+        # Counts of other algorithms are rounded otherwise, and sparse momentum's move.
+        if found < wanted - 0.01:
+            shortfall.warn_of_other_masks(self, found, wanted)
 
     def initial_mask(self, view, sparsity, structure):
         """The random mask that a weight begins with."""
@@ -107,7 +118,10 @@ class DropAndGrow(SparseFromTheStart):
         dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`).
         begin_step, end_step, frequency, where, seed: See `MaskAlgorithm`. Default end: three quarters of training. With
             `frequency="epoch"` masks change one step into the next epoch, so that what callbacks measure and save at
-            the end of an epoch is not a network that has just lost weights.
+            the end of an epoch is not a network that has just lost weights. If one call of `steps_per_execution` steps
+            is more than half an epoch, they change before the first step of the next epoch, by the gradient of the
+            last step of the epoch before, where a score reads gradients.
+        structure: Must be `None`: single weights move.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune, or the optimizer
@@ -131,13 +145,28 @@ class DropAndGrow(SparseFromTheStart):
         redistribution=None,
         drop_fraction=0.3,
         decay="cosine",
-        **kwargs,
+        dense=None,
+        begin_step=0,
+        end_step=None,
+        frequency=100,
+        where=None,
+        structure=None,
+        seed=0,
     ):
-        super().__init__(sparsity, distribution, **kwargs)
+        super().__init__(
+            sparsity,
+            distribution,
+            dense,
+            frequency,
+            begin_step=begin_step,
+            end_step=end_step,
+            where=where,
+            structure=structure,
+            seed=seed,
+        )
         if not callable(drop_fraction):
             check_fraction("drop_fraction", drop_fraction, closed=True)
-        if decay not in DECAYS:
-            raise ValueError(f"`decay` must be one of {DECAYS}. Received: decay={decay!r}")
+        check_choice("decay", decay, DECAYS)
         self.drop_fraction, self.decay = drop_fraction, decay
         self.drop = criteria.get("drop", drop, criteria.DROP)
         self.grow = criteria.get("grow", grow, criteria.GROW)
@@ -240,9 +269,9 @@ class SET(DropAndGrow):
     (`drop="signed_magnitude"`); as many grow at random in the same layer. Layers' densities are Erdos-Renyi's.
 
     Args:
-        sparsity, distribution, drop, decay, frequency: See `DropAndGrow`; the defaults are SET's.
-        **kwargs: The other arguments of `DropAndGrow`: drop_fraction (0.3), dense, begin_step, end_step (by default the
-            last update comes before the last step), where, seed.
+        sparsity, distribution, drop, grow, decay, frequency, redistribution, drop_fraction, dense, begin_step,
+            end_step, where, structure, seed: See `DropAndGrow`; the defaults are SET's. By default the last update
+            comes before the last step.
     """
 
     def __init__(
@@ -253,9 +282,31 @@ class SET(DropAndGrow):
         grow="random",
         decay="constant",
         frequency="epoch",
-        **kwargs,
+        redistribution=None,
+        drop_fraction=0.3,
+        dense=None,
+        begin_step=0,
+        end_step=None,
+        where=None,
+        structure=None,
+        seed=0,
     ):
-        super().__init__(sparsity, distribution, drop, grow, decay=decay, frequency=frequency, **kwargs)
+        super().__init__(
+            sparsity,
+            distribution,
+            drop,
+            grow,
+            redistribution,
+            drop_fraction,
+            decay,
+            dense,
+            begin_step,
+            end_step,
+            frequency,
+            where,
+            structure,
+            seed,
+        )
 
     def default_end_step(self, total_steps):
         return total_steps - 1
@@ -269,10 +320,9 @@ class RigL(DropAndGrow):
     code an update takes the place of a step, and its cosine is measured from step 0: neither is copied.)
 
     Args:
-        sparsity, distribution, drop, grow: See `DropAndGrow`. `grow="inverted_gradient"` is the paper's control.
-        **kwargs: The other arguments of `DropAndGrow`: drop_fraction (0.3), decay ("cosine"), frequency (100), dense,
-            begin_step, end_step (by default after three quarters of training; the paper's 25,000 of 32,000), where,
-            seed.
+        sparsity, distribution, drop, grow, redistribution, drop_fraction, decay, dense, begin_step, end_step,
+            frequency, where, structure, seed: See `DropAndGrow`. `grow="inverted_gradient"` is the paper's control.
+            The default end is after three quarters of training (the paper's 25,000 of 32,000).
 
     Example:
 
@@ -282,5 +332,36 @@ class RigL(DropAndGrow):
     ```
     """
 
-    def __init__(self, sparsity=0.9, distribution="erk", drop="magnitude", grow="gradient", **kwargs):
-        super().__init__(sparsity, distribution, drop, grow, **kwargs)
+    def __init__(
+        self,
+        sparsity=0.9,
+        distribution="erk",
+        drop="magnitude",
+        grow="gradient",
+        redistribution=None,
+        drop_fraction=0.3,
+        decay="cosine",
+        dense=None,
+        begin_step=0,
+        end_step=None,
+        frequency=100,
+        where=None,
+        structure=None,
+        seed=0,
+    ):
+        super().__init__(
+            sparsity,
+            distribution,
+            drop,
+            grow,
+            redistribution,
+            drop_fraction,
+            decay,
+            dense,
+            begin_step,
+            end_step,
+            frequency,
+            where,
+            structure,
+            seed,
+        )

@@ -11,18 +11,34 @@ import numpy as np
 
 from sparsity_tf import masks
 from sparsity_tf.callbacks.dynamic import SparseFromTheStart, share_out
-from sparsity_tf.checks import check_fraction
+from sparsity_tf.checks import check_choice, check_fraction, check_number
 
 VARIANTS = ("paper", "model")
 
 # What growth is shared out in proportion to, as functions of (size, live before pruning, live after).
-HEURISTICS = {
-    "survivors": lambda size, before, after: after,
-    "pruned": lambda size, before, after: before - after,
-    "zeros": lambda size, before, after: size - after,
-    "live": lambda size, before, after: before,
-    "size": lambda size, before, after: size,
-}
+
+
+def _survivors(size, before, after):
+    return after
+
+
+def _pruned(size, before, after):
+    return before - after
+
+
+def _zeros(size, before, after):
+    return size - after
+
+
+def _live(size, before, after):
+    return before
+
+
+def _size(size, before, after):
+    return size
+
+
+HEURISTICS = {"survivors": _survivors, "pruned": _pruned, "zeros": _zeros, "live": _live, "size": _size}
 _ALIASES = {
     "paper": "survivors",
     "within_param": "pruned",
@@ -68,7 +84,8 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         frequency: Steps between updates: an integer, or a schedule P of the step, e.g. the paper's
             `schedules.Piecewise((25 * S, 80 * S, 140 * S), (100, 200, 400, 800))` for S steps an epoch.
         distribution, dense: As for `DropAndGrow`, for the initial masks.
-        **kwargs: begin_step, end_step (by default after nine tenths of training), where, seed.
+        begin_step, end_step, where, structure, seed: See `DropAndGrow`. The default end is after nine tenths of
+            training.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune, or too few
@@ -88,18 +105,31 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         power=1.0,
         frequency=100,
         distribution="uniform",
-        **kwargs,
+        dense=None,
+        begin_step=0,
+        end_step=None,
+        where=None,
+        structure=None,
+        seed=0,
     ):
-        super().__init__(sparsity, distribution, frequency=frequency, **kwargs)
-        if variant not in VARIANTS:
-            raise ValueError(f"`variant` must be one of {VARIANTS}. Received: variant={variant!r}")
+        super().__init__(
+            sparsity,
+            distribution,
+            dense,
+            frequency,
+            begin_step=begin_step,
+            end_step=end_step,
+            where=where,
+            structure=structure,
+            seed=seed,
+        )
+        check_choice("variant", variant, VARIANTS)
         for name, value in (
             ("prune_target", prune_target),
             ("initial_threshold", initial_threshold),
             ("power", power),
         ):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise ValueError(f"`{name}` must be a positive number. Received: {name}={value!r}")
+            check_number(name, value, above=0)
         if prune_target >= 1 and prune_target != int(prune_target):
             raise ValueError(
                 "`prune_target` must be an integer, a number of weights, or a fraction below 1. "
@@ -107,7 +137,7 @@ class DynamicSparseReparameterization(SparseFromTheStart):
             )
         if not callable(heuristic):
             known = sorted([*HEURISTICS, *_ALIASES])
-            if heuristic not in known:
+            if not isinstance(heuristic, str) or heuristic not in known:
                 raise ValueError(
                     f"`heuristic` must be one of {known}, or a function. Received: heuristic={heuristic!r}"
                 )

@@ -14,7 +14,8 @@ from sparsity_tf import masks
 from sparsity_tf.bounded_files import read_npz
 from sparsity_tf.callbacks import criteria, optimizer_slots
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
-from sparsity_tf.checks import check_fraction, check_integer
+from sparsity_tf.callbacks.pruning import SCOPES, the_one_given
+from sparsity_tf.checks import check_choice, check_fraction, check_integer, check_path
 
 
 class IterativePruning(MaskAlgorithm):
@@ -36,6 +37,7 @@ class IterativePruning(MaskAlgorithm):
         snapshot: Path of an `.npz` file for the weights of `rewind_step`. With it a stopped run can be continued; the
             default keeps them in memory. A run that starts anew writes it anew.
         where: See `MaskAlgorithm`.
+        sparsity: Another name of `final_sparsity`.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune, or the run to
@@ -51,18 +53,30 @@ class IterativePruning(MaskAlgorithm):
 
     state_name = "iterative_pruning"
     state_fields = ("rounds", "snapshot_taken")
+    # Arguments without which it can't be made. (They have a default, because the first goes by two names.)
+    required = ("final_sparsity", "rounds", "steps_per_round")
 
     def __init__(
-        self, final_sparsity, rounds, steps_per_round, rewind_step=0, scope="layer", snapshot=None, where=None
+        self,
+        final_sparsity=None,
+        rounds=None,
+        steps_per_round=None,
+        rewind_step=0,
+        scope="layer",
+        snapshot=None,
+        where=None,
+        sparsity=None,
     ):
         super().__init__(where=where)
+        final_sparsity = the_one_given(final_sparsity, sparsity)
         check_fraction("final_sparsity", final_sparsity)
         check_integer("rounds", rounds, 1)
         check_integer("rewind_step", rewind_step, 0)
         check_integer("steps_per_round", steps_per_round, rewind_step + 1)
-        if scope not in ("layer", "global"):
-            raise ValueError(f"`scope` must be 'layer' or 'global'. Received: scope={scope!r}")
-        if snapshot is not None and not str(snapshot).endswith(".npz"):
+        check_choice("scope", scope, SCOPES)
+        if snapshot is not None:
+            check_path("snapshot", snapshot)
+        if snapshot is not None and not os.fspath(snapshot).endswith(".npz"):
             raise ValueError(f"`snapshot` must be the path of an .npz file. Received: snapshot={snapshot!r}")
         self.final_sparsity, self.rounds, self.steps_per_round = final_sparsity, rounds, steps_per_round
         self.rewind_step, self.scope, self.snapshot = rewind_step, scope, snapshot
@@ -73,11 +87,30 @@ class IterativePruning(MaskAlgorithm):
         """Number of steps that all rounds take, the training of the last ticket included."""
         return self.steps_per_round + self.rounds * (self.steps_per_round - self.rewind_step)
 
+    def left_undone(self, end):
+        left = end - self.count()
+        rounds = self.rounds - int(self.recall()["rounds"])
+        needed = self.steps_per_round - self.count() + rounds * (self.steps_per_round - self.rewind_step)
+        if left >= needed:
+            return None
+        return (
+            f"will not come to the end of its rounds: they take {needed} steps more, and training has {left} "
+            f"(final sparsity {self.final_sparsity}). See `total_steps`."
+        )
+
+    def goal(self):
+        sizes = [weight.size for weight in self.weights]
+        sizes = [sum(sizes)] if self.scope == "global" else sizes
+        return 1 - sum(masks.number_to_keep(self.final_sparsity, size) for size in sizes) / sum(sizes)
+
     def sparsity_after(self, round_):
         """Sparsity after a number of rounds, a float."""
         if round_ == self.rounds:
             return self.final_sparsity
         return 1 - (1 - self.final_sparsity) ** (round_ / self.rounds)
+
+    def _forget_model(self):
+        return {**super()._forget_model(), "_variables": []}
 
     def start(self):
         # The mask variables and the seeds of noise are no part of what is rewound.

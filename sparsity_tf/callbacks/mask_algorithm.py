@@ -3,7 +3,8 @@
 An algorithm is a callback for `fit`. Its masks change right after the optimizer's step whose count is on the schedule
 (`update_schedule.py`, `after_step.py`), so that no other callback, whatever its place, sees or saves weights of before
 the change. With `steps_per_execution=k` they change at the first boundary at or after that step; where that would be
-the last step of all, and the end of the schedule is the default one, not at all.
+the last step of all, and the end of the schedule is the default one, not at all. What a run that is too short, or that
+an algorithm does not see, leaves undone is a warning or an error (`shortfall.py`, `standstill.py`).
 
 What decides is a function of the step's count, the weights, the optimizer's slots and a seed, and runs in numpy: it is
 the same on every backend and replica, it never retraces, and a run that was stopped continues exactly. The little that
@@ -14,25 +15,27 @@ import keras
 import numpy as np
 
 from sparsity_tf import structures
-from sparsity_tf.callbacks import after_step, optimizer_slots
+from sparsity_tf.callbacks import after_step, claims, masked_weights, optimizer_slots, shortfall
+from sparsity_tf.callbacks.copying import Copyable
 from sparsity_tf.callbacks.gradient_tap import GradientTap
-from sparsity_tf.callbacks.mask_writer import MaskWriter
+from sparsity_tf.callbacks.mask_writer import MaskWriter, bool_mask
 from sparsity_tf.callbacks.optimizer_slots import count_steps
+from sparsity_tf.callbacks.standstill import Standstill
 from sparsity_tf.callbacks.update_schedule import UpdateSchedule
 from sparsity_tf.callbacks.weight_view import WeightView, is_on_accelerator, read_mask, value_tensor
-from sparsity_tf.checks import check_integer
-from sparsity_tf.layers import get_sparse_weights
-from sparsity_tf.sparsify import match_layers, sparsify
+from sparsity_tf.checks import check_integer, check_selection
 
 
-class MaskAlgorithm(UpdateSchedule, keras.callbacks.Callback):
+class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
     """Base class of the algorithms that change masks. A subclass defines `change_masks`, and often `start`.
 
     Steps count optimizer updates since the optimizer was made (with gradient accumulation, not batches). The schedule
     is `begin_step`, `begin_step + frequency`, ... up to and including `end_step`; there is no update at step 0, before
-    the first step. Frozen layers are left alone.
+    the first step. Frozen layers are left alone: of a model that trains a student on a teacher
+    (`keras.distillation.Distiller`) only the student becomes sparse. A weight has one algorithm at a time.
 
-    In a loop of your own, call `prepare(model)` before the first step, `update(model)` after each, and `finish()`.
+    In `fit` the model need not be built: `fit` builds it. In a loop of your own, call `prepare(model)` before the first
+    step, `update(model)` after each, and `finish()`. Steps must be taken with `model.optimizer`.
 
     Args:
         begin_step: Integer >= 0, first step after which masks may change.
@@ -52,11 +55,14 @@ class MaskAlgorithm(UpdateSchedule, keras.callbacks.Callback):
     state_fields = ()
     # Whether masks of whole blocks, filters or N:M groups are something the algorithm can make.
     structured = False
+    # Whether masks change before the first step and never again, so that another algorithm may go on with them.
+    acts_once = False
 
     def __init__(self, begin_step=0, end_step=None, frequency=1, where=None, structure=None, seed=0):
         super().__init__()
         self._set_schedule(begin_step, end_step, frequency)
         check_integer("seed", seed, 0)
+        check_selection("where", where)
         if structure is not None:
             structure = structures.get(structure).spec
             if not self.structured:
@@ -65,11 +71,23 @@ class MaskAlgorithm(UpdateSchedule, keras.callbacks.Callback):
                     f"Received: structure={structure!r}"
                 )
         self.where, self.structure, self.seed = where, structure, seed
-        self.weights = []
         self.sparsity = 0.0
         # Path -> entries dropped and grown since training began.
         self.dropped, self.grown = {}, {}
-        self._tap, self._started, self._writers = None, False, {}
+        vars(self).update(self._forget_model())
+
+    def _forget_model(self):
+        return {
+            **super()._forget_model(),
+            "weights": [],
+            "waits_for_model": False,
+            "_optimizer": None,
+            "_started": False,
+            "_standstill": None,
+            "_structures": [],
+            "_tap": None,
+            "_writers": {},
+        }
 
     # What subclasses define.
 
@@ -92,27 +110,76 @@ class MaskAlgorithm(UpdateSchedule, keras.callbacks.Callback):
 
         Args:
             model: The model given to `prepare`.
+
+        Raises:
+            ValueError: `prepare` was not called, or not for this model; or the count of `model.optimizer` stands still
+                from call to call, because the loop takes its steps with another optimizer or does not write them back.
         """
+        self._check_prepared(model)
         step = count_steps(model)
+        if self._standstill is not None:
+            self._standstill.watch(moved=step != self._seen)
         due = self.due(self._seen, step)
         self._seen = self._upper_bound = step
         if due is not None and not self._too_late(due, step):
-            self.change_masks(due)
-            self._measure()
+            self._change(due)
+
+    def _change(self, step):
+        self.change_masks(step)
+        self._measure()
+
+    def left_undone(self, end):
+        """What a training that ends at a step leaves undone: the rest of a sentence, or `None`."""
+        return shortfall.of_schedule(self, end)
+
+    def aim(self):
+        """What is reached at `end_step` and not before, as it is written in a warning, or `None`."""
+        return None
+
+    def goal(self):
+        """The sparsity of all weights together that the algorithm shall end with, or `None` where it sets none."""
+        return None
 
     # Keras's events.
 
     def on_train_begin(self, logs=None):
-        self._bind(self.model, self.params.get("epochs"), self.params.get("steps"))
-        after_step.install(self.model, self)
+        self.detach()
+        model = self.model
+        self.waits_for_model = not model.built and keras.backend.backend() == "tensorflow"
+        if not self.waits_for_model:
+            self._bind(model, *self._length_of_fit())
+        after_step.install(model, self)
+
+    def begin(self):
+        """Does what waited for the model to be built. Called by the train function, with the first step to come."""
+        self.waits_for_model = False
+        self._bind(self.model, *self._length_of_fit())
+        self.on_epoch_begin(self._epoch)
+
+    def _length_of_fit(self):
+        return self.params.get("epochs"), self.params.get("steps"), self.model.steps_per_execution
 
     def on_epoch_begin(self, epoch, logs=None):
-        model = self.model
-        if not self._started:
+        self._epoch = epoch
+        if self.waits_for_model:
+            return
+        model, is_first = self.model, not self._started
+        if is_first:
             self._start(model)
+            shortfall.warn_at_start(self, epoch, self.params)
+        step = count_steps(model)
+        if self._at_epoch_begin:
+            self._update_before_epoch(step - 1 if is_first else self._seen, step, is_first)
         # Another callback may have restored the model since then.
-        self._seen = self._upper_bound = count_steps(model)
+        self._seen = self._upper_bound = step
         self._measure()
+
+    def _update_before_epoch(self, after, step, is_first):
+        due = self.due(after, step)
+        if due is not None and is_first and self._tap is not None:
+            shortfall.warn_without_gradient(self, due)
+        elif due is not None:
+            self._change(due)
 
     def on_train_batch_end(self, batch, logs=None):
         if logs is not None:
@@ -122,7 +189,7 @@ class MaskAlgorithm(UpdateSchedule, keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         after_step.remove(self.model, self)
-        self.finish()
+        self._end(in_fit=True)
 
     # Preparation.
 
@@ -137,11 +204,23 @@ class MaskAlgorithm(UpdateSchedule, keras.callbacks.Callback):
         Raises:
             ValueError: The model has nothing to prune, or does not fit the algorithm.
         """
+        self.detach()
         self._bind(model, epochs, steps_per_epoch)
         self._start(model)
+        self._standstill = Standstill(model.optimizer, self.weights, type(self).__name__)
 
-    def _bind(self, model, epochs, steps_per_epoch):
-        self.finish()
+    def _check_prepared(self, model):
+        if not self._started:
+            raise ValueError(
+                f"{type(self).__name__} works on no model: call `prepare(model)` before `update(model)`. (A copy does "
+                "not hold the model of the callback that it was made from.)"
+            )
+        if model is not self._model:
+            raise ValueError(
+                f"{type(self).__name__} was prepared for another model, {self._model.name!r}. Received: model={model!r}"
+            )
+
+    def _bind(self, model, epochs, steps_per_epoch, steps_per_call=None):
         if getattr(model, "optimizer", None) is None:
             raise ValueError(f"The model must be compiled before {type(self).__name__} is used. Received: {model!r}")
         if not model.built:
@@ -149,13 +228,15 @@ class MaskAlgorithm(UpdateSchedule, keras.callbacks.Callback):
                 f"The model must be built before {type(self).__name__} is used: call it on a batch, or `model.build`. "
                 f"Received: model={model.name!r}"
             )
-        self._model, self._optimizer, self._started, self._writers = model, model.optimizer, False, {}
+        self._model, self._optimizer = model, model.optimizer
         with after_step.scope(model):
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
             optimizer_slots.check(model.optimizer, self.uses(), type(self).__name__)
-            self._resolve_schedule(epochs, steps_per_epoch)
-            self.weights = self._find_weights(model)
+            self._resolve_schedule(epochs, steps_per_epoch, steps_per_call)
+            weights = masked_weights.find(model, self.where, type(self).__name__, self.structured)
+            claims.claim(self, weights)
+            self.weights = weights
             self._structures = [weight.technique.structure for weight in self.weights]
             for weight in self.weights:
                 weight.technique.structure = self.structure or weight.technique.structure
@@ -169,7 +250,7 @@ class MaskAlgorithm(UpdateSchedule, keras.callbacks.Callback):
             with after_step.scope(model):
                 self.start()
         except BaseException:
-            self.finish()
+            self.detach()
             for weight, structure in zip(self.weights, self._structures, strict=True):
                 weight.technique.structure = structure
             raise
@@ -178,12 +259,29 @@ class MaskAlgorithm(UpdateSchedule, keras.callbacks.Callback):
         self._measure()
 
     def finish(self):
-        """Takes away what `prepare` attached to the model and its optimizer; masks stay."""
+        """Takes away what `prepare` attached to the model and its optimizer; masks stay.
+
+        It warns if the sparsity is below the one that the algorithm was to end with, or an update was left out.
+        """
+        self._end(in_fit=False)
+
+    def _end(self, in_fit):
+        if self._started:
+            with after_step.scope(self._model):
+                optimizer_slots.mask_averages(self._optimizer, self.weights)
+            self._measure()
+            shortfall.warn_at_end(self, in_fit)
+        self.detach()
+
+    def detach(self):
+        """Takes away what `prepare` attached, without a look at what was reached: for a run that was interrupted."""
         if self._tap is not None:
             self._tap.detach()
             self._tap = None
             after_step.retrace(self._model)
         self._want_dense_gradient(False)
+        claims.release(self, self.weights)
+        self._started, self.waits_for_model, self._standstill, self._writers = False, False, None, {}
 
     def _want_dense_gradient(self, wanted):
         changed = False
@@ -194,29 +292,6 @@ class MaskAlgorithm(UpdateSchedule, keras.callbacks.Callback):
             changed = changed or bool(users) != before
         if changed:
             after_step.retrace(self._model)
-
-    def _find_weights(self, model):
-        masked = [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked"]
-        if not masked:
-            sparsify(model, "masked", where=self.where)
-            after_step.retrace(model)
-            masked = [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked"]
-        elif self.where is not None:
-            chosen = {id(layer) for layer in match_layers(model, self.where)}
-            masked = [weight for weight in masked if id(weight.layer) in chosen]
-        masked = [weight for weight in masked if weight.size and weight.variable.trainable]
-        if not masked:
-            raise ValueError(
-                f"{type(self).__name__} found no masked layer to work on: `where` selects none of those that "
-                f"`sparsify` made, or they are frozen or not built. Received: where={self.where!r}"
-            )
-        for weight in masked:
-            if weight.technique.structure is not None and not self.structured:
-                raise ValueError(
-                    f"{type(self).__name__} moves single weights. Received: layer {weight.layer.path!r} with "
-                    f"structure={weight.technique.structure!r}"
-                )
-        return masked
 
     def _attach(self, model):
         used = self.uses()
@@ -273,7 +348,7 @@ class MaskAlgorithm(UpdateSchedule, keras.callbacks.Callback):
             cleared: List of bool arrays, where the optimizer forgets what it gathered (its slots become zero). Default:
                 nowhere.
         """
-        masks = [_bool_mask(view, mask) for view, mask in zip(views, masks, strict=True)]
+        masks = [bool_mask(view, mask) for view, mask in zip(views, masks, strict=True)]
         kept, changed = masks if kept is None else kept, False
         for view, mask, keep in zip(views, masks, kept, strict=True):
             staying = int(np.count_nonzero(view.mask & keep if keep is mask else view.mask & keep & mask))
@@ -321,12 +396,3 @@ class MaskAlgorithm(UpdateSchedule, keras.callbacks.Callback):
     def _measure(self):
         size = sum(weight.size for weight in self.weights)
         self.sparsity = 1.0 - sum(self.active_counts()) / size if size else 0.0
-
-
-def _bool_mask(view, mask):
-    mask = np.asarray(mask, bool)
-    if mask.shape != view.mask.shape:
-        raise ValueError(
-            f"`masks` must have the shape {view.mask.shape} for {view.path!r}. Received: shape={mask.shape}"
-        )
-    return mask

@@ -1,6 +1,7 @@
 """Writes the masks of many weights at once."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from sparsity_tf.masks import zero_outside
@@ -74,3 +75,13 @@ class MaskWriter:
 
 def _filled(keep, tensor, number):
     return ops.where(keep, tensor, ops.cast(number, tensor.dtype)) if number else zero_outside(keep, tensor)
+
+
+def bool_mask(view, mask):
+    """A mask for the weight of a `WeightView` as a bool array, checked."""
+    mask = np.asarray(mask, bool)
+    if mask.shape != view.mask.shape:
+        raise ValueError(
+            f"`masks` must have the shape {view.mask.shape} for {view.path!r}. Received: shape={mask.shape}"
+        )
+    return mask

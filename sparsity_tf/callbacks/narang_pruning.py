@@ -5,12 +5,10 @@ reaches q, the magnitude below which as many weights of a trained dense network 
 that results is not set; it is what the threshold leaves.
 """
 
-import math
-
 import numpy as np
 
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
-from sparsity_tf.checks import check_integer
+from sparsity_tf.checks import check_integer, check_number
 
 
 class NarangPruning(MaskAlgorithm):
@@ -27,7 +25,7 @@ class NarangPruning(MaskAlgorithm):
     Args:
         target_magnitude: q > 0: the p-quantile of the magnitudes of a dense network trained before, for a sparsity of
             about p (the paper's 90th percentile).
-        begin_step: Integer >= 0, s. Default: the steps of one epoch.
+        begin_step: Integer >= 0, s. Default: the steps of one epoch, but not more than `ramp_step`.
         ramp_step: Integer, r, between the two. Default: a quarter of training.
         end_step: Integer, e. Default: half of training.
         frequency: Integer >= 1, steps between updates.
@@ -41,28 +39,26 @@ class NarangPruning(MaskAlgorithm):
     def __init__(
         self, target_magnitude=0.1, begin_step=None, ramp_step=None, end_step=None, frequency=100, where=None, seed=0
     ):
-        super().__init__(begin_step or 0, end_step, frequency, where=where, seed=seed)
-        if isinstance(target_magnitude, bool) or not isinstance(target_magnitude, (int, float)):
-            raise ValueError(f"`target_magnitude` must be a number. Received: target_magnitude={target_magnitude!r}")
-        if not 0 < target_magnitude < math.inf:
-            raise ValueError(f"`target_magnitude` must be positive. Received: target_magnitude={target_magnitude!r}")
+        super().__init__(0 if begin_step is None else begin_step, end_step, frequency, where=where, seed=seed)
+        check_number("target_magnitude", target_magnitude, above=0)
         check_integer("frequency", frequency, 1)
         if ramp_step is not None:
             check_integer("ramp_step", ramp_step, 0)
         self.target_magnitude, self.ramp_step = target_magnitude, ramp_step
         self._begins_after_an_epoch = begin_step is None
 
+    def aim(self):
+        return f"target magnitude of {self.target_magnitude}"
+
     def default_end_step(self, total_steps):
         return total_steps // 2
 
-    def _resolve_schedule(self, epochs, steps_per_epoch):
-        super()._resolve_schedule(epochs, steps_per_epoch)
-        if self._begins_after_an_epoch:
-            if not steps_per_epoch:
-                raise ValueError(
-                    "`begin_step` must be given where the steps of an epoch are not known. Received: begin_step=None"
-                )
-            self._first = self.steps_per_epoch
+    def _resolve_schedule(self, epochs, steps_per_epoch, steps_per_call=None):
+        super()._resolve_schedule(epochs, steps_per_epoch, steps_per_call)
+        if self._begins_after_an_epoch and not steps_per_epoch:
+            raise ValueError(
+                "`begin_step` must be given where the steps of an epoch are not known. Received: begin_step=None"
+            )
         self._ramp = self.ramp_step
         if self._ramp is None:
             if not self._total_steps:
@@ -70,6 +66,8 @@ class NarangPruning(MaskAlgorithm):
                     "`ramp_step` must be given where the length of training is not known. Received: ramp_step=None"
                 )
             self._ramp = self._total_steps // 4
+        if self._begins_after_an_epoch:
+            self._first = min(self.steps_per_epoch, self._ramp)
         if not self._first <= self._ramp <= self.last_step or self._first == self.last_step:
             raise ValueError(
                 "`begin_step`, `ramp_step` and `end_step` must rise. Received, or by default: "

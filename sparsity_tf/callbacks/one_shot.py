@@ -11,18 +11,35 @@ import numpy as np
 from sparsity_tf import distributions, masks
 from sparsity_tf.callbacks import loss_gradients
 from sparsity_tf.callbacks.dynamic import SparseFromTheStart
+from sparsity_tf.callbacks.pruning import SCOPES
+from sparsity_tf.checks import check_choice, check_number
 
 
 class OneShotPruning(SparseFromTheStart):
-    """Base class: a subclass gives the scores, the lowest of which are pruned before the first step."""
+    """Base class: a subclass gives the scores, the lowest of which are pruned before the first step.
+
+    One other algorithm may follow on the same weights, in the same `fit` if it comes later among the callbacks, and
+    goes on with these masks: `StaticSparsity` leaves them as they are, `RigL` and the like move them at their count,
+    `MagnitudePruning` prunes further.
+    """
 
     scheduled = False
+    acts_once = True
 
-    def __init__(self, sparsity=0.9, data=None, scope="global", distribution="uniform", **kwargs):
-        super().__init__(sparsity, distribution, **kwargs)
-        if scope not in ("global", "layer"):
-            raise ValueError(f"`scope` must be 'global' or 'layer'. Received: scope={scope!r}")
-        if scope == "global" and distribution != "uniform":
+    def __init__(
+        self,
+        sparsity=0.9,
+        data=None,
+        scope="global",
+        distribution="uniform",
+        dense=None,
+        where=None,
+        structure=None,
+        seed=0,
+    ):
+        super().__init__(sparsity, distribution, dense, where=where, structure=structure, seed=seed)
+        check_choice("scope", scope, SCOPES)
+        if scope == "global" and not (isinstance(distribution, str) and distribution == "uniform"):
             raise ValueError(
                 "`distribution` has no meaning with scope='global', which lets scores decide. "
                 f"Received: distribution={distribution!r}"
@@ -37,10 +54,11 @@ class OneShotPruning(SparseFromTheStart):
     def start(self):
         views = self.views(step=0)
         if not all(view.mask.all() for view in views):
+            self._compare_masks(views, self._targets())
             return  # Pruned before: a run that goes on.
         sizes = [view.value.size for view in views]
         scores = self.scores([weight.variable for weight in self.weights])
-        targets = distributions.allocate(self.weights, self.target_sparsity, self.distribution, dense=self.dense)
+        targets = self._targets()
         targets = [targets[weight.path] for weight in self.weights]
         chosen = [index for index, target in enumerate(targets) if target]
         if self.scope == "global" and chosen:
@@ -54,6 +72,9 @@ class OneShotPruning(SparseFromTheStart):
                 for index in chosen
             ]
         self.assign([views[index] for index in chosen], kept, cleared=[~mask for mask in kept])
+
+    def _targets(self):
+        return distributions.allocate(self.weights, self.target_sparsity, self.distribution, dense=self.dense)
 
     def scores(self, variables):
         """Scores of the entries of each variable, a list of arrays; the highest are kept."""
@@ -70,7 +91,8 @@ class SNIP(OneShotPruning):
         scope: "global" (the paper's: scores of all weights are compared) or "layer": each weight gets its own target,
             as in RigL's code.
         distribution, dense: Targets of the weights for scope "layer", and what stays dense: see `DropAndGrow`.
-        **kwargs: where, seed: see `MaskAlgorithm`.
+        where, seed: See `MaskAlgorithm`.
+        structure: Must be `None`: single weights are pruned.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
@@ -90,7 +112,8 @@ class GraSP(OneShotPruning):
     took the absolute value.
 
     Args:
-        sparsity, data, scope, distribution, dense, **kwargs: See `SNIP`. The paper measures on ten examples a class.
+        sparsity, data, scope, distribution, dense, where, structure, seed: See `SNIP`. The paper measures on ten
+            examples a class.
         temperature: Number > 0 by which the logits are divided, 200 in the paper. It needs a model whose outputs are
             logits; 1 leaves the loss as it is compiled.
 
@@ -98,10 +121,20 @@ class GraSP(OneShotPruning):
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
     """
 
-    def __init__(self, sparsity=0.9, data=None, scope="global", temperature=1.0, **kwargs):
-        super().__init__(sparsity, data, scope, **kwargs)
-        if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or temperature <= 0:
-            raise ValueError(f"`temperature` must be a number above 0. Received: temperature={temperature!r}")
+    def __init__(
+        self,
+        sparsity=0.9,
+        data=None,
+        scope="global",
+        temperature=1.0,
+        distribution="uniform",
+        dense=None,
+        where=None,
+        structure=None,
+        seed=0,
+    ):
+        super().__init__(sparsity, data, scope, distribution, dense, where, structure, seed)
+        check_number("temperature", temperature, above=0)
         self.temperature = temperature
 
     def scores(self, variables):

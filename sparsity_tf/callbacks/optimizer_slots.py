@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from sparsity_tf.masks import zero_outside
+
 # Names of the lists, first one that is there: SGD; Adam, AdamW, Lamb, Nadam, Lion and RMSprop; Adamax.
 _MOMENTUM = ("momentums", "_momentums", "_m")
 _VARIANCE = ("_velocities", "velocities")
@@ -122,6 +124,22 @@ def slots_of(optimizer, variable):
 def _initial(optimizer, name):
     """The number that a slot begins with; Ftrl divides by its accumulator, which must not be zero."""
     return getattr(inner_optimizer(optimizer), "initial_accumulator_value", 0.0) if name == "_accumulators" else 0.0
+
+
+def mask_averages(optimizer, weights):
+    """Sets masked weights, and their averages in an optimizer with `use_ema`, to zero where masks are.
+
+    Such an optimizer averages what weights hold before constraints, and writes averages back without asking them.
+    """
+    averages = _slots(optimizer, [_AVERAGES]).get(_AVERAGES)
+    if averages is None:
+        return
+    for weight in weights:
+        average = averages[inner_optimizer(optimizer)._get_variable_index(weight.variable)]
+        mask = ops.convert_to_tensor(weight.extra_variable("mask"))
+        for variable in (weight.variable, average):
+            if variable is not None:
+                variable.assign(zero_outside(mask, ops.convert_to_tensor(variable)))
 
 
 def reset_all(optimizer):

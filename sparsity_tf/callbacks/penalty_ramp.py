@@ -6,18 +6,19 @@ steps, in a straight line (ResNet-50 and Transformer) or as a cubic followed by 
 moving average (Transformer).
 """
 
-import math
-import numbers
-
 import keras
 
 from sparsity_tf import schedules
+from sparsity_tf.callbacks.copying import Copyable
+from sparsity_tf.checks import check_integer, check_number
 from sparsity_tf.layers import get_penalty_weights
 
 RAMPS = ("linear", "cubic", "none")
 
 
 def _make_schedule(schedule, begin_step, end_step):
+    check_integer("begin_step", begin_step, 0)
+    check_integer("end_step", end_step, 0)
     if not isinstance(schedule, str):
         return schedules.get(schedule)
     if schedule not in RAMPS:
@@ -26,9 +27,6 @@ def _make_schedule(schedule, begin_step, end_step):
         )
     if schedule == "none":
         return schedules.Constant(1.0)
-    for name, step in (("begin_step", begin_step), ("end_step", end_step)):
-        if not isinstance(step, numbers.Integral) or isinstance(step, bool) or step < 0:
-            raise ValueError(f"`{name}` must be a non-negative integer. Received: {name}={step!r}")
     if begin_step > end_step:
         raise ValueError(
             f"`begin_step` must not be greater than `end_step`. Received: begin_step={begin_step}, end_step={end_step}"
@@ -55,7 +53,7 @@ def _find_variables(model):
     return variables
 
 
-class PenaltyRamp(keras.callbacks.Callback):
+class PenaltyRamp(Copyable, keras.callbacks.Callback):
     """Moves the `penalty_weight` of every layer of a model that has one.
 
     At optimizer step t every such layer (`VDDense`, `L0Conv2D`, ...) gets
@@ -108,21 +106,18 @@ class PenaltyRamp(keras.callbacks.Callback):
 
     def __init__(self, weight=1.0, num_examples=None, begin_step=0, end_step=0, schedule="linear"):
         super().__init__()
-        if not isinstance(weight, numbers.Real) or isinstance(weight, bool) or not math.isfinite(weight) or weight < 0:
-            raise ValueError(f"`weight` must be a finite number >= 0. Received: weight={weight!r}")
-        if not isinstance(num_examples, numbers.Integral) or isinstance(num_examples, bool) or num_examples < 1:
-            raise ValueError(
-                "`num_examples` must be a positive integer, the number of training examples. "
-                f"Received: num_examples={num_examples!r}"
-            )
+        check_number("weight", weight, least=0)
+        check_integer("num_examples", num_examples, 1)
         self.weight = float(weight)
         self.num_examples = int(num_examples)
         self.begin_step = begin_step
         self.end_step = end_step
         self.schedule = _make_schedule(schedule, begin_step, end_step)
-        self._variables = []
-        self._value = None  # What the variables hold; None: not known.
-        self._settled = False
+        vars(self).update(self._forget_model())
+
+    def _forget_model(self):
+        # `_value` is what the variables hold, `None` where that is not known.
+        return {**super()._forget_model(), "_variables": [], "_value": None, "_settled": False}
 
     def penalty_weight(self, step):
         """The weight at a step: `weight * factor(step) / num_examples`.

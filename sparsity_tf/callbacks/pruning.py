@@ -10,9 +10,23 @@ import numpy as np
 from sparsity_tf import distributions, masks, schedules, structures
 from sparsity_tf.callbacks import criteria
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
-from sparsity_tf.checks import check_fraction
+from sparsity_tf.checks import check_bool, check_choice, check_fraction, check_selection
 
 SCOPES = ("layer", "global")
+SCHEDULES = ("cubic", "linear", "constant")
+
+
+def the_one_given(final_sparsity, sparsity):
+    """The final sparsity, which may be given under either name."""
+    if final_sparsity is not None and sparsity is not None:
+        raise ValueError(
+            "`sparsity` is another name of `final_sparsity`: give one of them. "
+            f"Received: final_sparsity={final_sparsity!r}, sparsity={sparsity!r}"
+        )
+    if sparsity is None:
+        return final_sparsity
+    check_fraction("sparsity", sparsity)
+    return sparsity
 
 
 class GradualPruning(MaskAlgorithm):
@@ -33,9 +47,13 @@ class GradualPruning(MaskAlgorithm):
         schedule="cubic",
         distribution="uniform",
         dense=None,
-        **kwargs,
+        where=None,
+        structure=None,
+        seed=0,
+        sparsity=None,
     ):
-        super().__init__(begin_step, end_step, frequency, **kwargs)
+        super().__init__(begin_step, end_step, frequency, where, structure, seed)
+        final_sparsity = the_one_given(final_sparsity, sparsity)
         check_fraction("initial_sparsity", initial_sparsity)
         if final_sparsity is None and isinstance(structures.get(self.structure), structures.NM):
             final_sparsity = structures.get(self.structure).sparsity
@@ -45,11 +63,13 @@ class GradualPruning(MaskAlgorithm):
                 "`initial_sparsity` must not exceed `final_sparsity`. "
                 f"Received: initial_sparsity={initial_sparsity}, final_sparsity={final_sparsity}"
             )
-        if schedule not in ("cubic", "linear", "constant") and not callable(schedule):
+        if not callable(schedule) and not (isinstance(schedule, str) and schedule in SCHEDULES):
             raise ValueError(
                 "`schedule` must be 'cubic', 'linear', 'constant', or a schedule or other function of the step. "
                 f"Received: schedule={schedule!r}"
             )
+        distributions.get(distribution)
+        check_selection("dense", dense)
         self.final_sparsity, self.initial_sparsity = final_sparsity, initial_sparsity
         self.schedule, self.distribution, self.dense = schedule, distribution, dense
 
@@ -81,6 +101,16 @@ class GradualPruning(MaskAlgorithm):
     def _counts_above_target(self, views, targets):
         pairs = zip(views, targets, strict=True)
         return any(view.active > masks.number_to_keep(target, view.mask.size) for view, target in pairs)
+
+    def aim(self):
+        return f"final sparsity of {self.final_sparsity}"
+
+    def goal(self):
+        pairs = zip(self.weights, self.targets, strict=True)
+        return self._sparsity_of([_most_kept(weight, target) for weight, target in pairs])
+
+    def _sparsity_of(self, counts):
+        return 1 - sum(counts) / sum(weight.size for weight in self.weights)
 
     def sparsity_at(self, step):
         """The sparsity that the schedule asks for after a step, over the weights pruned: a float in [0, 1)."""
@@ -127,6 +157,15 @@ class GradualPruning(MaskAlgorithm):
         raise TypeError(f"{type(self).__name__} must define `scores(view)`.")
 
 
+def _most_kept(weight, sparsity):
+    """How many entries of a weight may live at a sparsity; of blocks those at an edge are smaller."""
+    if not sparsity or weight.technique.structure is None:
+        return masks.number_to_keep(sparsity, weight.size)
+    structure = structures.get(weight.technique.structure)
+    # Among equal scores the first groups are kept, which are whole.
+    return int(np.count_nonzero(structure.keep_highest(np.zeros(weight.shape), sparsity, None, weight.filter_axes)))
+
+
 class MagnitudePruning(GradualPruning):
     """Prunes the weights of the smallest magnitude, on a schedule that rises to the final sparsity.
 
@@ -152,7 +191,8 @@ class MagnitudePruning(GradualPruning):
         dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`).
         scope: "layer", or "global": magnitudes of all weights are compared with each other, and
             floor((1 - s) n) of all entries live. Then there are no targets of single weights.
-        where, structure, seed: Keywords, see `MaskAlgorithm`.
+        where, structure, seed: See `MaskAlgorithm`.
+        sparsity: Another name of `final_sparsity`.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
@@ -166,11 +206,38 @@ class MagnitudePruning(GradualPruning):
     ```
     """
 
-    def __init__(self, final_sparsity=None, begin_step=0, end_step=None, frequency=100, scope="layer", **kwargs):
-        super().__init__(final_sparsity, begin_step, end_step, frequency, **kwargs)
-        if scope not in SCOPES:
-            raise ValueError(f"`scope` must be one of {SCOPES}. Received: scope={scope!r}")
-        if scope == "global" and self.distribution != "uniform":
+    def __init__(
+        self,
+        final_sparsity=None,
+        begin_step=0,
+        end_step=None,
+        frequency=100,
+        scope="layer",
+        initial_sparsity=0.0,
+        schedule="cubic",
+        distribution="uniform",
+        dense=None,
+        where=None,
+        structure=None,
+        seed=0,
+        sparsity=None,
+    ):
+        super().__init__(
+            final_sparsity,
+            begin_step,
+            end_step,
+            frequency,
+            initial_sparsity,
+            schedule,
+            distribution,
+            dense,
+            where,
+            structure,
+            seed,
+            sparsity,
+        )
+        check_choice("scope", scope, SCOPES)
+        if scope == "global" and not (isinstance(distribution, str) and distribution == "uniform"):
             raise ValueError(
                 "`distribution` has no meaning with scope='global', which lets magnitudes decide. "
                 f"Received: distribution={self.distribution!r}"
@@ -191,6 +258,16 @@ class MagnitudePruning(GradualPruning):
             return super()._counts_above_target(views, targets)
         size = sum(view.mask.size for view in views)
         return sum(view.active for view in views) > masks.number_to_keep(self.final_sparsity, size)
+
+    def goal(self):
+        if self.scope == "layer":
+            return super().goal()
+        if any(weight.technique.structure for weight in self.weights):
+            return None  # Groups of different weights have different sizes.
+        pairs = list(zip(self.weights, self.targets, strict=True))
+        kept = sum(weight.size for weight, target in pairs if not target)
+        size = sum(weight.size for weight, target in pairs if target)
+        return self._sparsity_of([kept, masks.number_to_keep(self.final_sparsity, size)])
 
     @criteria.absolute("value")
     def scores(self, view):
@@ -229,14 +306,43 @@ class RandomPruning(GradualPruning):
     Args:
         cumulative: Bool; `False` draws a new mask of the same count at every update, over all entries.
         final_sparsity, begin_step, end_step, frequency, initial_sparsity, schedule, distribution, dense, where,
-            structure, seed: See `MagnitudePruning`. N:M structures draw their entries in each group.
+            structure, seed, sparsity: See `MagnitudePruning`. N:M structures draw their entries in each group.
 
     Raises:
         ValueError: As `MagnitudePruning`.
     """
 
-    def __init__(self, final_sparsity=None, begin_step=0, end_step=None, frequency=100, cumulative=True, **kwargs):
-        super().__init__(final_sparsity, begin_step, end_step, frequency, **kwargs)
+    def __init__(
+        self,
+        final_sparsity=None,
+        begin_step=0,
+        end_step=None,
+        frequency=100,
+        cumulative=True,
+        initial_sparsity=0.0,
+        schedule="cubic",
+        distribution="uniform",
+        dense=None,
+        where=None,
+        structure=None,
+        seed=0,
+        sparsity=None,
+    ):
+        super().__init__(
+            final_sparsity,
+            begin_step,
+            end_step,
+            frequency,
+            initial_sparsity,
+            schedule,
+            distribution,
+            dense,
+            where,
+            structure,
+            seed,
+            sparsity,
+        )
+        check_bool("cumulative", cumulative)
         self.cumulative = cumulative
 
     def new_mask(self, view, structure, sparsity):

@@ -27,6 +27,9 @@ class SparseMomentum(DropAndGrow):
     6. correction, B the count of live weights at the start and d what is missing to it now:
        a <- a / 4 + 3 d / 4 + (mean of all d so far).
 
+    Step 6 holds the count near B rather than exactly, as published: the sparsity moves by a few weights a layer. A
+    model that begins dense (`sparsity=0.0`) stays dense.
+
     An entry that is dropped and grown in one update keeps its value; others start at zero. The optimizer's momentum is
     never reset: gradients of masked weights are dense, so that a grown weight starts with the momentum it has gathered.
 
@@ -43,8 +46,8 @@ class SparseMomentum(DropAndGrow):
         drop_fraction: The paper's prune rate, 0.5; or a schedule or other function of the step.
         decay: "cosine" (to 0.005 at the end of training), "linear" (to 0) or "constant".
         frequency: Steps between updates; default "epoch".
-        **kwargs: dense, begin_step, end_step (by default the last update comes before the last step), where, seed: see
-            `DropAndGrow`.
+        dense, begin_step, end_step, where, structure, seed: See `DropAndGrow`. By default the last update comes before
+            the last step.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune or the optimizer
@@ -74,7 +77,12 @@ class SparseMomentum(DropAndGrow):
         drop_fraction=0.5,
         decay="cosine",
         frequency="epoch",
-        **kwargs,
+        dense=None,
+        begin_step=0,
+        end_step=None,
+        where=None,
+        structure=None,
+        seed=0,
     ):
         self.by_threshold = isinstance(drop, str) and drop == "threshold"
         super().__init__(
@@ -85,8 +93,13 @@ class SparseMomentum(DropAndGrow):
             redistribution,
             drop_fraction,
             decay,
-            frequency=frequency,
-            **kwargs,
+            dense,
+            begin_step,
+            end_step,
+            frequency,
+            where,
+            structure,
+            seed,
         )
         self.floor = 0.005 if decay == "cosine" else 0.0
 
@@ -111,6 +124,8 @@ class SparseMomentum(DropAndGrow):
 
     def change_masks(self, step):
         rate, state = self.drop_fraction_at(step), self.recall()
+        if state["baseline"] >= sum(weight.size for weight in self.weights):
+            return  # Nothing is masked: what went would come back, if in time.
         views = [self.view(index, step, rate) for index in self.moving]
         shares = _normalise([float(statistic) for statistic in map(self.redistribution, views)])
         rates = [_rate(view, share, rate, len(views)) for view, share in zip(views, shares, strict=True)]

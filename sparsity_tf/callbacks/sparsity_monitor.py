@@ -8,7 +8,8 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf.callbacks import after_step
-from sparsity_tf.checks import check_integer
+from sparsity_tf.callbacks.copying import Copyable
+from sparsity_tf.checks import check_choice, check_integer, check_path
 from sparsity_tf.layers import get_sparse_weights
 
 COLUMNS = (
@@ -27,7 +28,7 @@ COLUMNS = (
 _TOTAL = "total"
 
 
-class SparsityMonitor(keras.callbacks.Callback):
+class SparsityMonitor(Copyable, keras.callbacks.Callback):
     """Records the sparsity of every sparse weight, of any technique.
 
     Each record has one row a weight and one in total: its entries, non-zeros and sparsity; the technique's threshold
@@ -48,16 +49,21 @@ class SparsityMonitor(keras.callbacks.Callback):
 
     def __init__(self, csv_path=None, log_dir=None, every="epoch", verbose=0):
         super().__init__()
-        if every != "epoch":
+        for name, path in (("csv_path", csv_path), ("log_dir", log_dir)):
+            if path is not None:
+                check_path(name, path)
+        if not (isinstance(every, str) and every == "epoch"):
             check_integer("every", every, 1)
-        if verbose not in (0, 1, 2):
-            raise ValueError(f"`verbose` must be 0, 1 or 2. Received: verbose={verbose!r}")
+        check_choice("verbose", verbose, (0, 1, 2))
         self.csv_path, self.log_dir, self.every, self.verbose = csv_path, log_dir, every, verbose
         # All records of this run: list of dicts by column.
         self.rows = []
         self._writer, self._masks, self._moved, self._epoch = None, {}, {}, 0
         self._steps_seen = self._recorded_at = 0
         self._started = False
+
+    def _forget_model(self):
+        return {**super()._forget_model(), "_writer": None, "_masks": {}, "_moved": {}, "_started": False}
 
     def on_train_begin(self, logs=None):
         self._started = False
@@ -66,12 +72,13 @@ class SparsityMonitor(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_begin(self, batch, logs=None):
-        # Only now do all algorithms have their first masks, and a model to continue is restored.
-        if not self._started:
+        # Only now do all algorithms have their first masks, and a model to continue is restored. (A model that
+        # TensorFlow's `fit` builds has them after the first step.)
+        if not self._started and self.model.built:
             self._start()
-            self._started = True
 
     def _start(self):
+        self._started = True
         self.rows, self._writer, self._moved = [], None, {}
         weights = get_sparse_weights(self.model)
         if not weights:
@@ -90,6 +97,8 @@ class SparsityMonitor(keras.callbacks.Callback):
             self._writer = tf.summary.create_file_writer(os.fspath(self.log_dir))
 
     def on_train_batch_end(self, batch, logs=None):
+        if not self._started:
+            self._start()
         if self.every == "epoch":
             return
         # An upper bound of the optimizer's count, which is asked for only then: reading it waits for the device.

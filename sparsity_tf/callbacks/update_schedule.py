@@ -29,11 +29,13 @@ class UpdateSchedule:
                     "`begin_step` must be smaller than `end_step`. "
                     f"Received: begin_step={begin_step}, end_step={end_step}"
                 )
-        if frequency != "epoch" and not callable(frequency):
+        if not (isinstance(frequency, str) and frequency == "epoch") and not callable(frequency):
             check_integer("frequency", frequency, 1)
         self.begin_step, self.end_step, self.frequency = begin_step, end_step, frequency
         self._first, self._last, self._interval, self._total_steps = begin_step, end_step, frequency, None
         self._seen = self._upper_bound = 0
+        # Whether the update of an epoch comes before its first step, rather than `steps_after_epoch` steps later.
+        self._at_epoch_begin = False
 
     def default_end_step(self, total_steps):
         """The last step if `end_step` was not given."""
@@ -60,7 +62,7 @@ class UpdateSchedule:
 
     @property
     def _delay(self):
-        return self.steps_after_epoch if self.frequency == "epoch" else 0
+        return self.steps_after_epoch if self.frequency == "epoch" and not self._at_epoch_begin else 0
 
     def may_be_due(self, steps):
         """Whether an update may be due after `steps` more steps; called after each call of the train function.
@@ -68,14 +70,21 @@ class UpdateSchedule:
         The optimizer's own count is asked for only then: reading it waits for the device.
         """
         self._upper_bound += steps
-        return self.due(self._seen, self._upper_bound) is not None
+        return not self._at_epoch_begin and self.due(self._seen, self._upper_bound) is not None
 
     def _too_late(self, due, step):
         """Whether `steps_per_execution` moves an update, of the default schedule, to after the last step of all."""
         by_default = self.end_step is None and not self.always_at_end
         return by_default and self._total_steps is not None and due < self._total_steps <= step
 
-    def _resolve_schedule(self, epochs, steps_per_epoch):
+    def _resolve_schedule(self, epochs, steps_per_epoch, steps_per_call=None):
+        """Fixes the schedule for a training of a length.
+
+        Args:
+            epochs, steps_per_epoch: Integers, or `None` where they are not known; steps are batches.
+            steps_per_call: Batches between two moments at which `fit` lets masks change; `None` in other loops, where
+                the update of an epoch never comes before it.
+        """
         self._first, self._last, self._interval = self.begin_step, self.end_step, self.frequency
         if "gradient" in self.uses() and callable(self.frequency):
             raise ValueError(
@@ -91,6 +100,9 @@ class UpdateSchedule:
         self.steps_per_epoch = max(steps_per_epoch // batches, 1) if steps_per_epoch else None
         if self.frequency == "epoch":
             self._interval = self.steps_per_epoch
+            # Inside the epoch, the update would leave less than half of it to the new weights.
+            late = steps_per_call and (2 * steps_per_call > steps_per_epoch or batches >= steps_per_epoch)
+            self._at_epoch_begin = bool(self.steps_after_epoch and late)
         self._total_steps = epochs * steps_per_epoch // batches if epochs and steps_per_epoch else None
         if self._last is None and self._total_steps:
             self._last = max(self.default_end_step(self._total_steps), 1)

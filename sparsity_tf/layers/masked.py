@@ -10,7 +10,8 @@ the user's own is applied first.
 
 An optimizer with `use_ema=True` overwrites variables with their averages without asking constraints: weights that were
 alive within the memory of the average come back where a mask has closed them meanwhile. What is used at inference,
-`value()`, is exactly sparse all the same, and the next optimizer step cuts the variable again.
+`value()`, is exactly sparse all the same, and the next optimizer step cuts the variable again. An algorithm that
+changes masks cuts variables and averages when it ends.
 
 On JAX the Keras trainer applies optimizers where masks can't be read. There the mask is applied in the forward pass and
 before a regularizer; what is exactly zero is the weight's `value()`, in training, at inference and in files.

@@ -208,8 +208,8 @@ def make(recipe, steps, batch, folder=None):
 
 
 def _check_complete(recipe, callback, arguments):
-    for name, parameter in inspect.signature(callback).parameters.items():
-        if parameter.default is parameter.empty and parameter.kind != parameter.VAR_KEYWORD and name not in arguments:
+    for name in getattr(callback, "required", ()):
+        if name not in arguments:
             raise ValueError(f"`{name}` must be given with technique {recipe.technique}. Received: {name}=None")
 
 

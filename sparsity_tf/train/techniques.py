@@ -80,7 +80,7 @@ def rehearse(recipe, algorithm, make_model, steps):
     model = make_model()
     with algorithms.recipe_names(recipe):
         algorithm.prepare(model, recipe.epochs, steps)
-    algorithm.finish()
+    algorithm.detach()
 
 
 def penalized(recipe):

@@ -1,5 +1,6 @@
 """Bad input is a ValueError that names the argument and its value, before any training."""
 
+import inspect
 import itertools
 
 import keras
@@ -49,7 +50,7 @@ GMP, RIGL, SNFS, DSR = c.MagnitudePruning, c.RigL, c.SparseMomentum, c.DynamicSp
         (lambda: RIGL(structure="2:4"), "`structure` must be None: RigL.*structure='2:4'"),
         (lambda: SNFS(redistribution=None, drop=3), "drop=3"),
         (lambda: DSR(variant="other"), "`variant` must be one of .*variant='other'"),
-        (lambda: DSR(prune_target=0), "`prune_target` must be a positive number.*prune_target=0"),
+        (lambda: DSR(prune_target=0), "`prune_target` must be a finite number above 0.*prune_target=0"),
         (lambda: DSR(prune_target=1.5), "prune_target=1.5"),
         (lambda: DSR(initial_threshold=-1.0), "initial_threshold=-1.0"),
         (lambda: DSR(power=0), "power=0"),
@@ -64,6 +65,24 @@ GMP, RIGL, SNFS, DSR = c.MagnitudePruning, c.RigL, c.SparseMomentum, c.DynamicSp
         (lambda: c.IterativePruning(0.5, 1, 5, snapshot="weights.h5"), "`snapshot` must be .*snapshot='weights.h5'"),
         (lambda: c.SparsityMonitor(every=0), "`every` .*every=0"),
         (lambda: c.SparsityMonitor(verbose=3), "`verbose` must be .*verbose=3"),
+        (lambda: c.SparsityMonitor(verbose=True), "verbose=True"),
+        (lambda: c.SparsityMonitor(csv_path=3), "`csv_path` must be a path.*csv_path=3"),
+        (lambda: c.SparsityMonitor(log_dir=""), "`log_dir` must be a path.*log_dir=''"),
+        (lambda: c.RandomPruning(0.5, cumulative="no"), "`cumulative` must be True or False.*cumulative='no'"),
+        (lambda: GMP(0.5, sparsity=0.5), "`sparsity` is another name of `final_sparsity`: give one of them"),
+        (lambda: GMP(sparsity=1.5), r"must be a number in \[0, 1\).*=1.5"),
+        (lambda: GMP(0.5, scope=["layer"]), "`scope` must be one of .*scope="),
+        (lambda: GMP(0.5, frequency=np.ones(2)), "`frequency` must be an integer"),
+        (lambda: GMP(0.5, schedule=np.ones(2)), "`schedule` must be"),
+        (lambda: GMP(0.5, distribution=np.ones(2)), "`distribution` must be"),
+        (lambda: GMP(0.5, structure=3), "`structure` must be"),
+        (lambda: c.IterativePruning(), "`final_sparsity` must be"),
+        (lambda: c.IterativePruning(0.5, 1, 5, snapshot=3), "`snapshot` must be a path.*snapshot=3"),
+        (lambda: DSR(heuristic=["live"]), "`heuristic` must be one of"),
+        (lambda: DSR(power=float("nan")), "`power` must be a finite number above 0.*power=nan"),
+        (lambda: DSR(structure="2:4"), "`structure` must be None: DynamicSparse.*structure='2:4'"),
+        (lambda: c.GraSP(0.5, data=DATA, temperature=float("inf")), "`temperature` must be .*temperature=inf"),
+        (lambda: c.PenaltyRamp(num_examples=5, begin_step="", schedule=abs), "`begin_step` must be .*begin_step=''"),
     ],
 )
 def test_when_it_is_made(make, message):
@@ -172,3 +191,62 @@ def test_training_of_unknown_length():
             model.fit(endless(), verbose=0, callbacks=[algorithm])
         with pytest.raises(ValueError, match=message):
             algorithm.prepare(model)
+
+
+ALGORITHMS = {
+    cls: options
+    for cls, options in (
+        (GMP, {"sparsity": 0.5}),
+        (c.RandomPruning, {"sparsity": 0.5}),
+        (c.IterativePruning, {"sparsity": 0.5, "rounds": 1, "steps_per_round": 2}),
+        (c.NarangPruning, {}),
+        (c.StaticSparsity, {}),
+        (c.SET, {}),
+        (RIGL, {}),
+        (c.DropAndGrow, {}),
+        (SNFS, {}),
+        (DSR, {}),
+        (c.SNIP, {"data": DATA}),
+        (c.GraSP, {"data": DATA}),
+    )
+}
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_arguments_that_many_share(cls):
+    cls(**ALGORITHMS[cls])
+    parameters = inspect.signature(cls).parameters
+    # Nothing is hidden.
+    assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters.values())
+    assert "where" in parameters
+    for name, values in {
+        "where": (3, [], True, ["("], [3], keras.layers.Dense(2)),
+        "dense": (3, [], True, "(", [None]),
+        "distribution": ("foo", None, 3, {}.keys(), ["erk"]),
+        "seed": (None, -1, 0.5, "0", True),
+        "begin_step": (-1, 0.5, "", [], True, float("nan")),
+        "end_step": (-1, 0.5, "", True),
+        "frequency": (0, 2.0, None, "", True, [1]),
+        "sparsity": (1.0, -0.1, "0.5", True, float("nan"), [0.5]),
+        "final_sparsity": (1.0, -0.1, "0.5", True, float("nan"), [0.5]),
+        "drop_fraction": (1.1, "0.5", None, True, float("nan")),
+        "decay": (None, "fast", ["linear"]),
+        "drop": (None, "small", ["magnitude"]),
+        "grow": (None, "large", 3),
+        "redistribution": ("fair", 3),
+        "scope": (None, "all", 3),
+        "rounds": (0, 1.5, None, True),
+        "data": (None, 3, DATA[:1]),
+    }.items():
+        for value in values if name in parameters else ():
+            options = {**ALGORITHMS[cls], name: value}
+            if name == "final_sparsity":
+                del options["sparsity"]
+            # (`sparsity` is also the other name of `final_sparsity`.)
+            with pytest.raises(ValueError, match=f"`(final_)?{name}` (must|holds)"):
+                cls(**options)
+
+
+def test_a_budget_that_is_no_file_is_refused_when_an_algorithm_is_made():
+    with pytest.raises((ValueError, OSError), match="nowhere.csv"):
+        RIGL(distribution="nowhere.csv")

@@ -72,8 +72,10 @@ def test_small_weights_go_in_all_layers_and_never_come_back():
 @pytest.mark.parametrize(
     "options,message",
     [
-        ({"target_magnitude": 0}, "`target_magnitude` must be positive. Received: target_magnitude=0"),
-        ({"target_magnitude": "q"}, "`target_magnitude` must be a number"),
+        ({"target_magnitude": 0}, "`target_magnitude` must be a finite number above 0. Received: target_magnitude=0"),
+        ({"target_magnitude": "q"}, "`target_magnitude` must be a finite number"),
+        ({"begin_step": ""}, "`begin_step` must be an integer of at least 0. Received: begin_step=''"),
+        ({"begin_step": []}, "`begin_step` must be .* Received: begin_step=\\[\\]"),
         ({"frequency": "epoch"}, "`frequency` must be"),
         ({"ramp_step": -1}, "`ramp_step` must be"),
         ({"begin_step": 30, "ramp_step": 20}, "must rise. .*begin_step=30, ramp_step=20, end_step=100"),
@@ -97,3 +99,16 @@ def test_an_epoch_of_accumulated_gradients_has_fewer_steps():
     algorithm = NarangPruning(0.1, frequency=1)
     algorithm.prepare(model, epochs=16, steps_per_epoch=8)
     assert (algorithm._first, algorithm._ramp, algorithm.last_step) == (2, 8, 16)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("steps", [2, 7, 40])
+def test_the_defaults_hold_in_short_trainings(epochs, steps):
+    algorithm = NarangPruning(frequency=1)
+    algorithm.prepare(make_model(), epochs, steps)
+    total = epochs * steps
+    assert (algorithm._first, algorithm._ramp) == (min(steps, total // 4), total // 4)
+    assert algorithm.last_step == total // 2
+    thresholds = [algorithm.threshold_at(step) for step in range(total)]
+    assert thresholds == sorted(thresholds)
+    assert algorithm.threshold_at(total // 2) >= 0.1

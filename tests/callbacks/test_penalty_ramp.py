@@ -250,7 +250,7 @@ def test_every_replica_of_a_distributed_model_gets_the_weight():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(), "`num_examples` must be a positive integer.*num_examples=None"),
+        (dict(), "`num_examples` must be an integer of at least 1.*num_examples=None"),
         (dict(num_examples=0), "num_examples=0"),
         (dict(num_examples=2.5), "num_examples=2.5"),
         (dict(num_examples=True), "num_examples=True"),

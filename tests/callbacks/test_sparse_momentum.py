@@ -10,6 +10,7 @@ from keras import ops
 from sparsity_tf import callbacks, layers
 from sparsity_tf.callbacks.sparse_momentum import share_quotas
 from sparsity_tf.layers import get_sparse_weights
+from tests.callbacks import algorithm_checks as checks
 from tests.callbacks.bags import make_bag
 
 # The worked example: weights of two bias-free layers and their momentum, as (inputs, outputs).
@@ -355,3 +356,11 @@ def test_what_is_kept_dense_and_explicit_numbers_hold(options, live):
     assert abs(sum(counts) - sum(live)) <= 2
     if "dense" in options:
         assert counts[0] == 36
+
+
+def test_a_dense_network_stays_dense():
+    model = checks.make_model(checks.CASES["sparse-momentum"], run_eagerly=True)
+    algorithm = callbacks.SparseMomentum(0.0, frequency=1)
+    checks.fit(model, algorithm)
+    assert algorithm.sparsity == 0 and all(mask.all() for mask in checks.masks_of(model))
+    assert not any(algorithm.dropped.values())

@@ -1,5 +1,7 @@
 """Algorithms side by side and one after the other: several on one model, several `fit`s, other optimizers."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from keras import ops
 
 from sparsity_tf import callbacks
 from sparsity_tf.layers import get_sparse_weights
-from tests.callbacks.algorithm_checks import CASES, fit, make_model, masks_of
+from tests.callbacks.algorithm_checks import CASES, X, Y, fit, make_model, masks_of
 
 
 def counts_of(model):
@@ -24,11 +26,60 @@ def test_an_algorithm_without_gradients_leaves_those_of_another(rigl_first):
         seen.append(float(np.abs(weight.gradient[~weight.mask]).mean()))
         return np.abs(weight.gradient)
 
-    rigl = callbacks.RigL(0.5, grow=grow, frequency=3, end_step=12)
-    pruning = callbacks.MagnitudePruning(0.6, begin_step=0, end_step=12, frequency=4)
+    rigl = callbacks.RigL(0.5, grow=grow, frequency=3, end_step=12, where="first")
+    pruning = callbacks.MagnitudePruning(0.6, begin_step=0, end_step=12, frequency=4, where="second")
     fit(model, *[rigl, pruning][:: 1 if rigl_first else -1])
     assert seen and min(seen) > 0
     assert not any(weight.technique.dense_gradient_users for weight in get_sparse_weights(model))
+
+
+def test_two_algorithms_on_the_same_weights_are_refused_and_leave_the_model_usable():
+    model = make_model(CASES["rigl"])
+    rigl = callbacks.RigL(0.5, frequency=3, end_step=12)
+    pruning = callbacks.MagnitudePruning(0.6, begin_step=0, end_step=12, frequency=4, where="second")
+    with pytest.raises(ValueError, match="MagnitudePruning can't work on .*second/kernel.*RigL changes"):
+        fit(model, rigl, pruning)
+    with pytest.raises(ValueError, match="RigL can't work on .*second/kernel.*MagnitudePruning changes"):
+        fit(model, pruning, rigl)
+    assert all(mask.all() for mask in masks_of(model))
+    fit(model, rigl)
+    # One after the other they may work on them.
+    fit(model, callbacks.MagnitudePruning(0.8, begin_step=12, end_step=18, frequency=2))
+    assert not any(weight.technique.dense_gradient_users for weight in get_sparse_weights(model))
+    assert "_gradient_taps" not in vars(model.optimizer)
+
+
+def test_two_prepared_algorithms_on_the_same_weights_are_refused():
+    model = make_model(CASES["rigl"])
+    one, other = callbacks.SET(0.5, frequency=2, end_step=6), callbacks.StaticSparsity(0.5)
+    one.prepare(model)
+    one.prepare(model)  # The same again begins anew.
+    with pytest.raises(ValueError, match="StaticSparsity can't work on .*SET changes"):
+        other.prepare(model)
+    with pytest.raises(ValueError, match="StaticSparsity can't work on .*SET changes"):
+        fit(model, other)
+    one.finish()
+    other.prepare(model)
+    # An algorithm that nobody has any more is no obstacle.
+    del other
+    gc.collect()
+    one.prepare(model)
+    one.finish()
+
+
+def test_pruning_before_training_may_be_followed_by_one_other_algorithm():
+    model = make_model(CASES["rigl"])
+    snip, rigl = callbacks.SNIP(0.6, (X, Y)), callbacks.RigL(0.6, frequency=3, end_step=9)
+    fit(model, snip, rigl, callbacks.SparsityMonitor())
+    assert sum(counts_of(model)) == 272 - int(0.6 * 272) and sum(rigl.grown.values()) > 0
+    fit(model, callbacks.StaticSparsity(0.6))
+    model = make_model(CASES["rigl"])
+    with pytest.raises(ValueError, match="GraSP can't work on .*SNIP changes"):
+        fit(model, snip, callbacks.GraSP(0.6, (X, Y)))
+    with pytest.raises(ValueError, match="SNIP can't work on .*RigL changes"):
+        fit(model, rigl, snip)
+    with pytest.raises(ValueError, match="StaticSparsity can't work on .*RigL changes"):
+        fit(model, snip, rigl, callbacks.StaticSparsity(0.6))
 
 
 def test_a_second_fit_whose_schedule_is_over():
@@ -79,7 +130,7 @@ def test_scores_that_are_not_numbers_name_the_weight():
 
 def test_an_update_that_whole_epochs_in_one_call_would_move_to_the_end_is_left_out():
     model = make_model(CASES["magnitude"], steps_per_execution=6)
-    algorithm = callbacks.SET(0.5)
+    algorithm = callbacks.SET(0.5, frequency=7)
     fit(model, algorithm, epochs=2)
     # Due at step 7 of 12, which ends with the last step of all: the network would just have lost 30 % of its weights.
     assert sum(algorithm.dropped.values()) == 0
