@@ -9,9 +9,8 @@ Sources of the numbers:
   epochs of batches of 256, momentum 0.875, cosine from 0.256 after five epochs of warm-up, label smoothing 0.1. Its
   program sets the rate once an epoch; here it moves with every step.
 - `resnet50_{rigl,set,static,snip}`: RigL (Evci et al., ICML 2020, arXiv 1911.11134): 32,000 steps of 4,096.
-- `resnet50_snfs`: the "tuned" recipe of sparse momentum (Dettmers & Zettlemoyer, arXiv 1907.04840): rate 0.2 for batches
-  of 256, warm-up, label smoothing and weight decay as its script's, whose default drop rate is 0.5 (`--prune-rate`; 0.2
-  belongs to the "baseline" recipe).
+- `resnet50_snfs`: the "tuned" recipe of sparse momentum (Dettmers & Zettlemoyer, arXiv 1907.04840): its script has rate
+  0.2 for batches of 256, and drops half of the weights at first (`--prune-rate`; 0.2 belongs to the "baseline" recipe).
 - `resnet50_dsr`: DSR (Mostafa & Wang, ICML 2019, arXiv 1902.05967).
 
 None has been run to its end: it takes days on one GPU. `tests/train/test_imagenet.py` trains, resumes, converts and

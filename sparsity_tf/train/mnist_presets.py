@@ -10,8 +10,8 @@ default, which is its paper's.
 from sparsity_tf.train.recipe import Recipe
 
 # The training of sparse momentum's MNIST experiments, for all algorithms, so that only these differ: 540 steps an
-# epoch, the learning rate falls after 25,000 and 50,000 steps. Their program's weight decay (`--l2`, 5e-4) is PyTorch's,
-# on biases as well: the Keras factor of kernels and biases is half of it.
+# epoch, the learning rate falls after 25,000 and 50,000 steps. The weight decay of their program (`--l2`, 5e-4) is
+# PyTorch's, which biases have as well: the Keras factor of kernels and of biases is half of it.
 _MASKS = {
     "train_examples": 54_000,
     "normalize": "standardize",

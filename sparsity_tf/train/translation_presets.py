@@ -4,11 +4,12 @@ The `transformer_` recipes are those of *The State of Sparsity* (Gale, Elsen and
 Transformer of tensor2tensor on WMT English-German, rows of 256 packed subwords, 16,384 a step (8 cores of 2,048),
 500,000 steps, 90 % sparsity. The settings are those of the published checkpoint with the best BLEU at 90 %, whose name
 lists them; a penalty's weight there is divided by the pairs of WMT (`penalty_examples`):
-- `transformer_magnitude`: magnitude_pruning_0.9_0_400000_10000_0.0_0.1, begin, end, frequency, dropout, smoothing; 23.26.
-- `transformer_random`: random_pruning_0.9_0_100000_1000_0.0_0.1; 20.67.
-- `transformer_vd`: variational_dropout_0.9_cubic_0_200000_8.89E-08_0.0_0.1_2.5, ramp, its begin, its length, weight,
-  dropout, smoothing, threshold on log alpha; 21.43.
-- `transformer_l0`: l0_regularization_0.9_cubic_200000_100000_0.000002222_0.1_0.1; 20.05.
+- `transformer_magnitude`: magnitude_pruning_0.9_0_400000_10000_0.0_0.1 (begin, end, frequency, dropout, label
+  smoothing), BLEU 23.26;
+- `transformer_random`: random_pruning_0.9_0_100000_1000_0.0_0.1, BLEU 20.67;
+- `transformer_vd`: variational_dropout_0.9_cubic_0_200000_8.89E-08_0.0_0.1_2.5 (the ramp's shape, begin and length,
+  weight, dropout, label smoothing, threshold on log alpha), BLEU 21.43;
+- `transformer_l0`: l0_regularization_0.9_cubic_200000_100000_0.000002222_0.1_0.1, BLEU 20.05.
 
 RigL (Evci et al., arXiv 1911.11134) and STR (Kusupati et al., arXiv 2002.03231) have no published Transformer: theirs
 are the papers' settings for other networks on the same training, which no one has measured; STR leaves the embedding
