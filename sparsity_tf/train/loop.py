@@ -132,10 +132,11 @@ def train(prepared):
     Returns:
         `RunResult`. Its `line` has been printed last.
     """
+    diverged = False
     if prepared.done < prepared.epochs:
         with prepared.batches.naming_errors():
-            _fit(prepared)
-    return _report(prepared)
+            diverged = _fit(prepared)
+    return _report(prepared, diverged)
 
 
 def _fit(prepared):
@@ -163,15 +164,7 @@ def _fit(prepared):
         callbacks.append(state.Checkpoint(folder))
     if recipe.strategy == "multiworker":
         prepare_for_workers(prepared.model, first_of(batches.train()))
-    prepared.model.fit(
-        distribute(prepared.strategy, batches, done * prepared.steps),
-        epochs=prepared.epochs,
-        initial_epoch=done,
-        steps_per_epoch=prepared.steps,
-        shuffle=False,  # the pipeline shuffles
-        callbacks=callbacks,
-        verbose=1 if prepared.bar else 0,
-    )
+    return running.fit(prepared, distribute(prepared.strategy, batches, done * prepared.steps), callbacks)
 
 
 def verdict(table, test, loss):
@@ -197,13 +190,14 @@ def verdict(table, test, loss):
     return None
 
 
-def _report(prepared):
+def _report(prepared, diverged):
     model, output_dir = prepared.model, prepared.output_dir
     figures = Evaluation(model, prepared.batches).run()
     table = inspection.sparsity_table(model, include_dense=True)
     rows = log.read_metrics(output_dir)
     # Without rows (the file was lost) the network's weights and outputs have to do.
-    collapsed = verdict(table, figures, float(rows[-1]["loss"]) if rows else 0.0)
+    loss = math.nan if diverged else float(rows[-1]["loss"]) if rows else 0.0
+    collapsed = verdict(table, figures, loss)
     results = {
         "recipe": state.as_plain(prepared.recipe),
         "data": prepared.batches.source,
@@ -218,10 +212,8 @@ def _report(prepared):
         result = RunResult(collapsed, collapsed, figures.error, figures.top5_error, None, None)
     else:
         flops = inspection.count_flops(model)
-        line = (
-            f"test error {100 * figures.error:.2f} %, sparsity {100 * table.sparsity:.2f} %, "
-            f"compression {table.compression:.1f}x"
-        )
+        sparsity = running.sparsity_text(table.sparsity, table.sparsity_of_sparse_weights)
+        line = f"test error {100 * figures.error:.2f} %, {sparsity}, compression {table.compression:.1f}x"
         result = RunResult(line, None, figures.error, figures.top5_error, table.sparsity, table.compression)
         results.update(running.sparsity_results(table), macs={"dense": flops.dense, "sparse": flops.sparse})
     if not prepared.chief:

@@ -7,6 +7,7 @@ import os
 import sys
 
 import keras
+import numpy as np
 
 from sparsity_tf.callbacks import SparsityMonitor
 from sparsity_tf.train import state
@@ -70,6 +71,47 @@ def precision(recipe):
         keras.config.set_dtype_policy(before)
 
 
+def fit(prepared, data, callbacks, validation_data=None):
+    """Trains a prepared run from its last checkpoint to its end.
+
+    A network whose numbers are not finite makes algorithms fail that rank weights or gradients: training ends there, as
+    it does at the end of an epoch whose loss is not finite, and the report says what happened.
+
+    Args:
+        prepared: The run.
+        data: What `Model.fit` trains on.
+        callbacks: List of Keras callbacks.
+        validation_data: What `Model.fit` validates on.
+
+    Returns:
+        Bool: whether the run diverged in the middle of an epoch, of which no row is written.
+    """
+    model = prepared.model
+    try:
+        model.fit(
+            data,
+            epochs=prepared.epochs,
+            initial_epoch=prepared.done,
+            steps_per_epoch=prepared.steps,
+            validation_data=validation_data,
+            shuffle=False,  # the pipeline shuffles
+            callbacks=callbacks,
+            verbose=1 if prepared.bar else 0,
+        )
+    except (ValueError, ArithmeticError):
+        if _is_finite(model):
+            raise
+        return True
+    return False
+
+
+def _is_finite(model):
+    """Whether all weights, and what the optimizer remembers of them, are finite."""
+    variables = [*model.variables, *model.optimizer.variables]
+    arrays = (keras.ops.convert_to_numpy(v) for v in variables if "float" in keras.backend.standardize_dtype(v.dtype))
+    return all(np.isfinite(array.astype("float32", copy=False)).all() for array in arrays)
+
+
 def always_compiles():
     """Whether XLA compiles whatever is trained: on a GPU, and on backends that know no other way."""
     if keras.backend.backend() != "tensorflow":
@@ -94,9 +136,23 @@ def sparsity_results(table):
     """The entries of `results.json` that a sparsity table gives."""
     return {
         "sparsity": table.sparsity,
+        "sparsity_of_sparse_weights": table.sparsity_of_sparse_weights,
         "compression": table.compression,
         "layers": {row.name: row.sparsity for row in table.rows},
     }
+
+
+def sparsity_text(sparsity, of_sparse_weights):
+    """Both sparsities of a network in words: of all kernels, and of the sparse weights where that is another.
+
+    Args:
+        sparsity: Fraction of zeros among all kernels.
+        of_sparse_weights: Fraction of zeros among the sparse weights, or `None`.
+    """
+    text = f"sparsity {100 * sparsity:.2f} %"
+    if of_sparse_weights in (None, sparsity):
+        return text
+    return f"{text} ({100 * of_sparse_weights:.2f} % of the sparse weights)"
 
 
 def save_result(prepared, table):

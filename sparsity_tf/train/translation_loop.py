@@ -126,9 +126,8 @@ def train(prepared):
     """
     if prepared.recipe.strategy == "multiworker":
         prepare_for_workers(prepared.model, first_of(prepared.batches.train()))
-    if prepared.done < prepared.epochs:
-        _fit(prepared)
-    return _report(prepared)
+    diverged = prepared.done < prepared.epochs and _fit(prepared)
+    return _report(prepared, diverged)
 
 
 def _fit(prepared):
@@ -151,16 +150,8 @@ def _fit(prepared):
             lowest = log.lowest_error(folder, "val_cross_entropy", settled)
             callbacks.append(state.Best(folder, "val_cross_entropy", lowest, settled))
         callbacks.append(state.Checkpoint(folder))
-    prepared.model.fit(
-        distribute(prepared.strategy, batches, done * recipe.eval_every),
-        epochs=prepared.epochs,
-        initial_epoch=done,
-        steps_per_epoch=recipe.eval_every,
-        validation_data=_validation(prepared),
-        shuffle=False,  # the pipeline shuffles
-        callbacks=callbacks,
-        verbose=1 if prepared.bar else 0,
-    )
+    data = distribute(prepared.strategy, batches, done * recipe.eval_every)
+    return running.fit(prepared, data, callbacks, _validation(prepared))
 
 
 def _validation(prepared):
@@ -170,13 +161,13 @@ def _validation(prepared):
     return strategy.distribute_datasets_from_function(batches.validation)
 
 
-def _report(prepared):
+def _report(prepared, diverged):
     recipe, model, folder = prepared.recipe, prepared.model, prepared.output_dir
     figures = model.evaluate(_validation(prepared), verbose=0, return_dict=True)
     table = inspection.sparsity_table(model, include_dense=True)
     rows = log.read_metrics(folder)
     perplexity = float(np.exp(figures["cross_entropy"]))
-    finite = math.isfinite(perplexity) and (not rows or math.isfinite(float(rows[-1]["loss"])))
+    finite = not diverged and math.isfinite(perplexity) and (not rows or math.isfinite(float(rows[-1]["loss"])))
     collapsed = None if finite and table.finite else "diverged: weights or losses that are not finite"
     results = {
         "recipe": state.as_plain(recipe),
@@ -197,7 +188,8 @@ def _report(prepared):
         result = RunResult(line, collapsed, perplexity, score, None, None)
     else:
         said = [f"BLEU {score:.2f} ({recipe.bleu})"] if score is not None else []
-        said += [f"perplexity {perplexity:.2f}", f"sparsity {100 * table.sparsity:.2f} %"]
+        said.append(f"perplexity {perplexity:.2f}")
+        said.append(running.sparsity_text(table.sparsity, table.sparsity_of_sparse_weights))
         line = ", ".join([*said, f"compression {table.compression:.1f}x"])
         result = RunResult(line, None, perplexity, score, table.sparsity, table.compression)
         results.update(running.sparsity_results(table))

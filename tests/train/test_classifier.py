@@ -20,6 +20,7 @@ from sparsity_tf.train import (
     batches,
     classifier,
     language_model,
+    learning_rates,
     log,
     loop,
     pictures,
@@ -352,17 +353,27 @@ def test_net_whose_last_loss_is_not_finite_has_diverged(finished, digits, tmp_pa
     assert lines[-1] == "diverged: a training loss that is not finite; no sparsity is reported"
 
 
+def test_the_rate_in_the_metrics_is_that_of_their_step(finished):
+    rate = learning_rates.learning_rate(recipe_of(*command("", "")), 8)
+    rows = log.read_metrics(finished[0])
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([float(rate(int(r["step"]))) for r in rows])
+    assert len({row["learning_rate"] for row in rows}) == 3
+
+
 def test_layers_left_dense_count_in_every_figure(digits, tmp_path, capsys):
     arguments = command(digits, tmp_path / "run", "--technique=dnw", "--sparsity=0.5", "--where=dense_2", "--epochs=1")
     status, lines, _ = classify(arguments, capsys)
     assert status == 0
     # 15,000 zeros among 266,200 weights.
-    assert lines[-1].endswith("sparsity 5.63 %, compression 1.1x")
+    assert lines[-1].endswith("sparsity 5.63 % (50.00 % of the sparse weights), compression 1.1x")
+    assert any("sparsity 5.63 % (50.00 % of the sparse weights)" in line for line in lines if line.startswith("epoch "))
+    assert any(re.fullmatch(r"sparse weights alone +30,000 +15,000 +50.00 %", line) for line in lines)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["sparsity"] == pytest.approx(15_000 / 266_200)
+    assert results["sparsity_of_sparse_weights"] == 0.5
     assert results["layers"] == {"dense_1/kernel": 0.0, "dense_2/kernel": 0.5, "dense_3/kernel": 0.0}
     (row,) = log.read_metrics(tmp_path / "run")
-    assert float(row["sparsity"]) == results["sparsity"]
+    assert float(row["sparsity"]) == results["sparsity"] and float(row["sparsity_of_sparse_weights"]) == 0.5
     assert [float(row[f"sparsity/dense_{i}/kernel"]) for i in (1, 2, 3)] == [0.0, 0.5, 0.0]
 
 
