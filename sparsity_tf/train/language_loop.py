@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 
 import keras
 
@@ -59,6 +58,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         algorithm = language_build.make_algorithm(recipe, batches, output_dir)
         # Lottery tickets know how many epochs all rounds take.
         epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
+        lock = running.lock_folder(output_dir, resume)
         state.claim_folder(output_dir, recipe, resume, overwrite, language_build.describe(batches))
         if resume:
             restored, done = state.restore(output_dir, steps)
@@ -80,7 +80,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         f"{model.steps_per_execution} steps a call",
         flush=True,
     )
-    return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps)
+    return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps, lock=lock)
 
 
 class LanguageLog(log.EpochLog):
@@ -164,7 +164,7 @@ def _report(prepared, diverged):
         result = RunResult(line, None, *bits.values(), table.sparsity, table.compression)
         results.update(running.sparsity_results(table))
         running.save_result(prepared, table)
-    running.conclude(prepared, results, result.line, sorted(os.listdir(folder)))
+    running.conclude(prepared, results, result.line, running.files_in(folder))
     return result
 
 

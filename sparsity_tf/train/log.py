@@ -205,12 +205,15 @@ class RunLog(EpochLog):
 
 
 def read_metrics(folder):
-    """The rows of a run's `metrics.csv` as dicts of strings; an empty list if there is no file."""
+    """The rows of a run's `metrics.csv` as dicts of strings; an empty list if there is no file.
+
+    A last line that a full disk has cut off is none.
+    """
     path = os.path.join(folder, state.METRICS)
     if not os.path.exists(path):
         return []
     with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(line for line in file if line.endswith("\n")))
 
 
 def lowest_error(folder, metric, from_epoch):
@@ -228,11 +231,11 @@ def lowest_error(folder, metric, from_epoch):
 
 
 def write_rows(path, rows, append=False):
-    """Writes or appends dicts as rows of a CSV file; no rows remove it."""
+    """Writes, all at once, or appends dicts as rows of a CSV file; no rows remove it."""
     if not rows and not append:
         os.remove(path)
         return
-    with open(path, "a" if append else "w", newline="", encoding="utf-8") as file:
+    with open(path, "a", newline="", encoding="utf-8") if append else state.writing(path) as file:
         writer = csv.DictWriter(file, list(rows[0]))
         if not append:
             writer.writeheader()

@@ -69,6 +69,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
     data = load_data(recipe)
     batches = make_batches(recipe, data)
     steps = batches.steps_per_epoch
+    lock = None
     with running.precision(recipe), strategy.scope():
         build.rehearse(recipe, batches)
         keras.utils.set_random_seed(recipe.seed)
@@ -77,6 +78,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         # Lottery tickets know how many epochs all rounds take.
         epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
         if is_chief(strategy):
+            lock = running.lock_folder(output_dir, resume)
             state.claim_folder(output_dir, recipe, resume, overwrite, describe(data))
             print(f"data: {batches.source}")
             running.warn(build.shortfall(recipe, algorithm, steps))
@@ -95,7 +97,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         f"{model.steps_per_execution} steps a call" + (f", {replicas} replicas" if replicas > 1 else ""),
         flush=True,
     )
-    return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps, strategy)
+    return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps, strategy, lock)
 
 
 def _check_strategy(recipe, strategy):

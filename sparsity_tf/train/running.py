@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from sparsity_tf.callbacks import SparsityMonitor
-from sparsity_tf.train import state
+from sparsity_tf.train import folder_lock, state
 from sparsity_tf.train.strategy import is_chief
 
 
@@ -28,6 +28,7 @@ class Prepared:
         done: Number of epochs already done.
         steps: Steps an epoch.
         strategy: The `tf.distribute` strategy, or `None`.
+        lock: The `FolderLock` on `output_dir`, or `None` for a worker that writes nothing.
     """
 
     recipe: object
@@ -39,6 +40,7 @@ class Prepared:
     done: int
     steps: int
     strategy: object = None
+    lock: object = None
 
     @property
     def chief(self):
@@ -112,6 +114,23 @@ def _is_finite(model):
     return all(np.isfinite(array.astype("float32", copy=False)).all() for array in arrays)
 
 
+def lock_folder(folder, resume):
+    """Makes the folder of a run and keeps other processes out of it.
+
+    Args:
+        folder: Path.
+        resume: Whether an earlier run is to be continued, whose process may still be dying: it is waited for.
+
+    Returns:
+        `FolderLock`. `conclude` releases it, or the end of the process.
+
+    Raises:
+        ValueError: Another process uses the folder.
+    """
+    os.makedirs(folder, exist_ok=True)
+    return folder_lock.FolderLock(folder, folder_lock.WAIT_SECONDS if resume else 0)
+
+
 def always_compiles():
     """Whether XLA compiles whatever is trained: on a GPU, and on backends that know no other way."""
     if keras.backend.backend() != "tensorflow":
@@ -162,6 +181,11 @@ def save_result(prepared, table):
     state.save_without_optimizer(prepared.model, os.path.join(prepared.output_dir, state.MODEL))
 
 
+def files_in(folder):
+    """Names of what lies in a run's folder, in order, hidden files left out."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+
+
 def conclude(prepared, results, line, files):
     """Writes `results.json` and prints the last lines of a run.
 
@@ -171,9 +195,10 @@ def conclude(prepared, results, line, files):
         line: Last line of the output.
         files: Names of files to point to.
     """
-    with open(os.path.join(prepared.output_dir, state.RESULTS), "w", encoding="utf-8") as file:
+    with state.writing(os.path.join(prepared.output_dir, state.RESULTS)) as file:
         json.dump(results, file, indent=2, ensure_ascii=False)
     if files:
         print(f"in {prepared.output_dir}: {', '.join(files)}")
     print(f"training took {results['training_seconds']:.0f} s")
     print(line, flush=True)
+    prepared.lock.release()

@@ -70,6 +70,7 @@ def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
         vocabulary = translation_build.make_vocabulary(recipe, corpus, cache_dir)
     replicas = strategy.num_replicas_in_sync
     batches = translation_build.make_batches(recipe, corpus, vocabulary, cache_dir, replicas)
+    lock = None
     with running.precision(recipe), strategy.scope():
         translation_build.rehearse(recipe, batches)
         keras.utils.set_random_seed(recipe.seed)
@@ -78,6 +79,7 @@ def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
         # Lottery tickets know how many epochs all rounds take.
         epochs = getattr(algorithm, "total_steps", recipe.train_steps) // recipe.eval_every
         if is_chief(strategy):
+            lock = running.lock_folder(output_dir, resume)
             state.claim_folder(output_dir, recipe, resume, overwrite, translation_build.describe(batches))
             if os.path.abspath(vocabulary.path) != os.path.abspath(own):
                 shutil.copyfile(vocabulary.path, own)
@@ -92,7 +94,9 @@ def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
     if is_chief(strategy):
         _introduce(recipe, batches, model, resume, done, replicas)
         running.warn(translation_build.shortfall(recipe, algorithm))
-    return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, recipe.eval_every, strategy)
+    return running.Prepared(
+        recipe, output_dir, batches, model, algorithm, epochs, done, recipe.eval_every, strategy, lock
+    )
 
 
 def _introduce(recipe, batches, model, resume, done, replicas):
@@ -197,7 +201,7 @@ def _report(prepared, diverged):
         return result
     if not collapsed:
         running.save_result(prepared, table)
-    running.conclude(prepared, results, result.line, sorted(os.listdir(folder)))
+    running.conclude(prepared, results, result.line, running.files_in(folder))
     return result
 
 

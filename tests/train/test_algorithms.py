@@ -63,6 +63,8 @@ def settings_of_a_short_run(technique):
     """The flags without which a technique does not train, or changes no mask, in sixteen steps."""
     taken = algorithms.settings_of(technique)
     values = {"final_sparsity": 0.5, "frequency": 2, "rounds": 1}
+    if technique == "narang":
+        values.update(begin_step=1, end_step=15)
     return [f"--{name}={value}" for name, value in values.items() if name in taken]
 
 
@@ -82,7 +84,7 @@ def test_fault_of_a_sound_run_is_not_taken_for_divergence(digits, tmp_path, caps
     def fail(self, step):
         raise ValueError("a fault")
 
-    monkeypatch.setattr(callbacks.RigL, "update", fail)
+    monkeypatch.setattr(callbacks.RigL, "change_masks", fail)
     arguments = command(digits, tmp_path / "run", "rigl", "--epochs=1", *settings_of_a_short_run("rigl"))
     status, _, error = classify(arguments, capsys)
     assert status == 2 and "a fault" in error

@@ -34,6 +34,7 @@ from tests.train.runs import classify, parsed, recipe_of, weights_of, write_digi
 
 pytestmark = pytest.mark.tensorflow
 
+UNFINISHED = "checkpoint.unfinished.keras"
 LAST_LINE = r"test error \d+\.\d\d %, sparsity \d+\.\d\d %, compression \d+\.\dx"
 
 
@@ -476,6 +477,52 @@ def test_errors_of_data_and_files_give_one_line_and_status_2(tmp_path, capsys, e
     prepare, train = (fail, None) if place == "prepare" else (lambda folder: None, fail)
     status = recipe_flags.run(["classifier"], parsed([f"--output_dir={tmp_path}"]), prepare, train)
     assert (status, capsys.readouterr().err) == (2, f"error: {' '.join(str(error).split())}\n")
+
+
+@pytest.mark.parametrize("name", [state.METRICS, state.RESULTS + ".unfinished", "unfinished_model.keras", UNFINISHED])
+def test_full_disk_names_the_path_and_says_how_to_go_on(digits, tmp_path, capsys, name):
+    """Whatever is being written; afterwards the run goes on as if nothing had been."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs a device that is always full")
+    arguments = command(digits, tmp_path, "--technique=none", "--epochs=1", "--resume")
+    os.symlink("/dev/full", tmp_path / name)
+    status, _, error = classify(arguments, capsys)
+    assert status == 2 and error.count("\n") == 1
+    assert error.startswith("error: [Errno 28] No space left on device: ") and str(tmp_path) in error
+    assert "the same command with --resume continues the run" in error
+    os.remove(tmp_path / name)
+    status, lines, _ = classify(arguments, capsys)
+    assert status == 0 and len(log.read_metrics(tmp_path)) == 1
+
+
+def test_row_that_a_full_disk_cut_off_is_none(tmp_path):
+    log.write_rows(tmp_path / state.METRICS, [{"epoch": 1, "loss": 0.5}])
+    with open(tmp_path / state.METRICS, "a") as file:
+        file.write("1,0.")
+    assert log.read_metrics(tmp_path) == [{"epoch": "1", "loss": "0.5"}]
+
+
+def test_rows_of_before_outlive_a_kill_while_they_are_written_anew(tmp_path, monkeypatch):
+    rows = [{"epoch": epoch, "loss": 0.5} for epoch in (1, 2)]
+    log.write_rows(tmp_path / state.METRICS, rows)
+
+    def killed(self, rows):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", killed)
+    with pytest.raises(KeyboardInterrupt):
+        log.write_rows(tmp_path / state.METRICS, rows[:1])
+    assert len(log.read_metrics(tmp_path)) == 2
+
+
+def test_run_in_a_folder_that_another_process_uses_is_refused(digits, tmp_path, capsys, monkeypatch):
+    def in_use(folder, resume):
+        raise ValueError(f"{folder} is in use by process 5")
+
+    monkeypatch.setattr(loop.running, "lock_folder", in_use)
+    status, _, error = classify(command(digits, tmp_path / "run"), capsys)
+    assert status == 2 and "is in use by process 5" in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_output_must_be_a_folder(digits, tmp_path, capsys):
