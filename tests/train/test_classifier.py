@@ -479,7 +479,7 @@ def test_errors_of_data_and_files_give_one_line_and_status_2(tmp_path, capsys, e
     assert (status, capsys.readouterr().err) == (2, f"error: {' '.join(str(error).split())}\n")
 
 
-@pytest.mark.parametrize("name", [state.METRICS, state.RESULTS + ".unfinished", "unfinished_model.keras", UNFINISHED])
+@pytest.mark.parametrize("name", [state.SPARSITY, state.RESULTS + ".unfinished", "unfinished_model.keras", UNFINISHED])
 def test_full_disk_names_the_path_and_says_how_to_go_on(digits, tmp_path, capsys, name):
     """Whatever is being written; afterwards the run goes on as if nothing had been."""
     if not os.path.exists("/dev/full"):
