@@ -40,7 +40,7 @@ class FolderLock:
     """
 
     def __init__(self, folder, wait_seconds=0):
-        self._file = None
+        self._file, self._taken = None, False
         if fcntl is None:
             warnings.warn(f"This system has no lock for {folder}: keep other runs out of it.", stacklevel=2)
             return
@@ -78,6 +78,7 @@ class FolderLock:
                 print(f"waiting up to {wait_seconds:.0f} s for {holder}, which uses {folder}", flush=True)
                 waiting = True
             time.sleep(0.2)
+        self._taken = True
         self._file.seek(0)
         self._file.truncate()
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -88,7 +89,9 @@ class FolderLock:
         return " ".join(self._file.read(200).split()) or "another process"
 
     def release(self):
-        """Lets others into the folder; the file stays, as one that another process may have opened must."""
+        """Lets others into the folder; the empty file stays, because another process may have opened it."""
         if self._file is not None:
+            if self._taken:
+                self._file.truncate(0)
             self._file.close()
             self._file = None

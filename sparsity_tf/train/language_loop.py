@@ -58,8 +58,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         algorithm = language_build.make_algorithm(recipe, batches, output_dir)
         # Lottery tickets know how many epochs all rounds take.
         epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
-        lock = running.lock_folder(output_dir, resume)
-        state.claim_folder(output_dir, recipe, resume, overwrite, language_build.describe(batches))
+        lock = running.claim_folder(output_dir, recipe, resume, overwrite, language_build.describe(batches))
         if resume:
             restored, done = state.restore(output_dir, steps)
             model = restored or model

@@ -78,8 +78,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         # Lottery tickets know how many epochs all rounds take.
         epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
         if is_chief(strategy):
-            lock = running.lock_folder(output_dir, resume)
-            state.claim_folder(output_dir, recipe, resume, overwrite, describe(data))
+            lock = running.claim_folder(output_dir, recipe, resume, overwrite, describe(data))
             print(f"data: {batches.source}")
             running.warn(build.shortfall(recipe, algorithm, steps))
         if resume:

@@ -114,21 +114,25 @@ def _is_finite(model):
     return all(np.isfinite(array.astype("float32", copy=False)).all() for array in arrays)
 
 
-def lock_folder(folder, resume):
-    """Makes the folder of a run and keeps other processes out of it.
+def claim_folder(folder, recipe, resume, overwrite, data):
+    """Makes the folder of a run ready, as `state.claim_folder` does, and keeps other processes out of it.
 
-    Args:
-        folder: Path.
-        resume: Whether an earlier run is to be continued, whose process may still be dying: it is waited for.
+    A run that is continued waits for its predecessor, whose process may still be dying.
 
     Returns:
         `FolderLock`. `conclude` releases it, or the end of the process.
 
     Raises:
-        ValueError: Another process uses the folder.
+        ValueError: Another process uses the folder, or as of `state.claim_folder`.
     """
     os.makedirs(folder, exist_ok=True)
-    return folder_lock.FolderLock(folder, folder_lock.WAIT_SECONDS if resume else 0)
+    lock = folder_lock.FolderLock(folder, folder_lock.WAIT_SECONDS if resume else 0)
+    try:
+        state.claim_folder(folder, recipe, resume, overwrite, data)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
 
 
 def always_compiles():

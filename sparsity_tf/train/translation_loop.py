@@ -79,8 +79,7 @@ def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
         # Lottery tickets know how many epochs all rounds take.
         epochs = getattr(algorithm, "total_steps", recipe.train_steps) // recipe.eval_every
         if is_chief(strategy):
-            lock = running.lock_folder(output_dir, resume)
-            state.claim_folder(output_dir, recipe, resume, overwrite, translation_build.describe(batches))
+            lock = running.claim_folder(output_dir, recipe, resume, overwrite, translation_build.describe(batches))
             if os.path.abspath(vocabulary.path) != os.path.abspath(own):
                 shutil.copyfile(vocabulary.path, own)
         if resume:

@@ -19,6 +19,7 @@ from sparsity_tf import datasets, inspection
 from sparsity_tf.train import (
     batches,
     classifier,
+    folder_lock,
     language_model,
     learning_rates,
     log,
@@ -516,13 +517,14 @@ def test_rows_of_before_outlive_a_kill_while_they_are_written_anew(tmp_path, mon
 
 
 def test_run_in_a_folder_that_another_process_uses_is_refused(digits, tmp_path, capsys, monkeypatch):
-    def in_use(folder, resume):
-        raise ValueError(f"{folder} is in use by process 5")
+    def in_use(folder, wait_seconds):
+        raise ValueError(f"{folder} is in use by process 5, waited {wait_seconds} s")
 
-    monkeypatch.setattr(loop.running, "lock_folder", in_use)
-    status, _, error = classify(command(digits, tmp_path / "run"), capsys)
-    assert status == 2 and "is in use by process 5" in error
-    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(folder_lock, "FolderLock", in_use)
+    for more, waited in (((), 0), (("--overwrite",), 0), (("--resume",), folder_lock.WAIT_SECONDS)):
+        status, _, error = classify(command(digits, tmp_path / "run", *more), capsys)
+        assert status == 2 and f"is in use by process 5, waited {waited} s" in error
+        assert not os.listdir(tmp_path / "run")
 
 
 def test_output_must_be_a_folder(digits, tmp_path, capsys):
