@@ -125,7 +125,7 @@ def run(argv, flag_values, prepare, train):
 
     Returns:
         Exit status: 0, 1 if the network diverged or collapsed, 2 if flags, data or files can't be used, 130 if
-        interrupted. What can't be used is one line; absl's --verbosity=1 shows where it was found.
+        interrupted. What can't be used is one line, a full disk too; absl's --verbosity=1 shows where it was found.
     """
     if len(argv) > 1:
         return _complain(f"only flags are expected. Received: {' '.join(argv[1:])}")

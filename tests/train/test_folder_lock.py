@@ -1,5 +1,6 @@
 """The lock on a run's folder: one holder at a time, free as soon as the holder is gone."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -26,23 +27,14 @@ def holder(tmp_path):
             os._exit(1)
     assert os.read(ready, 1) == b"x"
     yield pid
-    if pid in alive:
-        end(pid)
-
-
-alive = set()
-
-
-@pytest.fixture(autouse=True)
-def processes(request):
-    if "holder" in request.fixturenames:
-        alive.add(request.getfixturevalue("holder"))
+    end(pid)
 
 
 def end(pid):
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    alive.discard(pid)
+    """Kills a child; nothing for one that has gone."""
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def test_second_process_is_refused_and_told_by_whom(holder, tmp_path):
