@@ -157,8 +157,7 @@ def _report(prepared, diverged):
     else:
         line = (
             f"bits per character {bits['validation']:.4f} (validation), {bits['test']:.4f} (test), "
-            f"{running.sparsity_text(table.sparsity, table.sparsity_of_sparse_weights)}, "
-            f"compression {table.compression:.1f}x"
+            f"sparsity {100 * table.sparsity:.2f} %, compression {table.compression:.1f}x"
         )
         result = RunResult(line, None, *bits.values(), table.sparsity, table.compression)
         results.update(running.sparsity_results(table))

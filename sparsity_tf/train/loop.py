@@ -213,8 +213,10 @@ def _report(prepared, diverged):
         result = RunResult(collapsed, collapsed, figures.error, figures.top5_error, None, None)
     else:
         flops = inspection.count_flops(model)
-        sparsity = running.sparsity_text(table.sparsity, table.sparsity_of_sparse_weights)
-        line = f"test error {100 * figures.error:.2f} %, {sparsity}, compression {table.compression:.1f}x"
+        line = (
+            f"test error {100 * figures.error:.2f} %, sparsity {100 * table.sparsity:.2f} %, "
+            f"compression {table.compression:.1f}x"
+        )
         result = RunResult(line, None, figures.error, figures.top5_error, table.sparsity, table.compression)
         results.update(running.sparsity_results(table), macs={"dense": flops.dense, "sparse": flops.sparse})
     if not prepared.chief:

@@ -191,8 +191,7 @@ def _report(prepared, diverged):
         result = RunResult(line, collapsed, perplexity, score, None, None)
     else:
         said = [f"BLEU {score:.2f} ({recipe.bleu})"] if score is not None else []
-        said.append(f"perplexity {perplexity:.2f}")
-        said.append(running.sparsity_text(table.sparsity, table.sparsity_of_sparse_weights))
+        said += [f"perplexity {perplexity:.2f}", f"sparsity {100 * table.sparsity:.2f} %"]
         line = ", ".join([*said, f"compression {table.compression:.1f}x"])
         result = RunResult(line, None, perplexity, score, table.sparsity, table.compression)
         results.update(running.sparsity_results(table))

@@ -367,7 +367,7 @@ def test_layers_left_dense_count_in_every_figure(digits, tmp_path, capsys):
     status, lines, _ = classify(arguments, capsys)
     assert status == 0
     # 15,000 zeros among 266,200 weights.
-    assert lines[-1].endswith("sparsity 5.63 % (50.00 % of the sparse weights), compression 1.1x")
+    assert lines[-1].endswith("sparsity 5.63 %, compression 1.1x")
     assert any("sparsity 5.63 % (50.00 % of the sparse weights)" in line for line in lines if line.startswith("epoch "))
     assert any(re.fullmatch(r"sparse weights alone +30,000 +15,000 +50.00 %", line) for line in lines)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
