@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.checkpoints import open_checkpoint
+from sparsity_tf.checkpoints import open_checkpoint, state_of_sparsity
 from sparsity_tf.checkpoints.checkpoint import natural_order
 from sparsity_tf.checkpoints.keras_files import HDF5Checkpoint
 from sparsity_tf.layers import get_sparse_weights
@@ -28,8 +28,9 @@ def load_masks(model, source):
         source: A Keras model with sparse layers of any technique, of which the entries alive at inference are taken;
             or the path of a checkpoint that holds masks: `.keras`, `.weights.h5`, a SavedModel or a TensorFlow
             checkpoint, those of *State of Sparsity* included. Masks are matched by the weights' paths where all of
-            them are found; else, in a Keras file, by their places in the model (as `model.load_weights` does); else by
-            their order, if number and shapes agree. (The order of a Keras file is not the model's, so that there it
+            them are found (of the Transformers and ResNets of *State of Sparsity* those of `models.Transformer` and
+            `models.resnet`); else, in a Keras file, by their places in the model (as `model.load_weights` does); else
+            by their order, if number and shapes agree. (The order of a Keras file is not the model's, so that there it
             decides only among layers of one kind in one container.)
 
     Returns:
@@ -66,6 +67,8 @@ def _of_checkpoint(path):
     """
     found, places = {}, {}
     with open_checkpoint(path) as checkpoint:
+        if state_of_sparsity.network_kind(checkpoint):
+            return _of_model(state_of_sparsity.build_model(checkpoint)), places
         # By place in the file, which tells the order of layers of one kind; names need not.
         for name in sorted(checkpoint.names(), key=lambda name: natural_order(checkpoint.aliases(name)[0])):
             aliases = [alias for alias in checkpoint.aliases(name) if alias.endswith("mask")]

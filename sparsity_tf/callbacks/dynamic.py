@@ -130,6 +130,8 @@ class DropAndGrow(SparseFromTheStart):
 
     # What the drop fraction falls to at the end.
     floor = 0.0
+    # The drop scores that have a name.
+    drop_scores = criteria.DROP
     # Whether the optimizer's slots of grown weights become zero.
     clears_grown = True
     # What is measured and saved at the end of an epoch is a network that has trained with its weights, not one that has
@@ -168,7 +170,7 @@ class DropAndGrow(SparseFromTheStart):
             check_fraction("drop_fraction", drop_fraction, closed=True)
         check_choice("decay", decay, DECAYS)
         self.drop_fraction, self.decay = drop_fraction, decay
-        self.drop = criteria.get("drop", drop, criteria.DROP)
+        self.drop = criteria.get("drop", drop, self.drop_scores)
         self.grow = criteria.get("grow", grow, criteria.GROW)
         self.redistribution = None
         if redistribution is not None:

@@ -63,6 +63,8 @@ class SparseMomentum(DropAndGrow):
     """
 
     state_name = "sparse_momentum"
+    # Under a threshold the weights of least magnitude go as well.
+    drop_scores = {**criteria.DROP, "threshold": criteria.magnitude}
     # Momentum is never reset.
     clears_grown = False
     state_fields = ("baseline", "adjustment", "sum_of_errors", "updates", "threshold")
@@ -88,7 +90,7 @@ class SparseMomentum(DropAndGrow):
         super().__init__(
             sparsity,
             distribution,
-            "magnitude" if self.by_threshold else drop,
+            drop,
             grow,
             redistribution,
             drop_fraction,

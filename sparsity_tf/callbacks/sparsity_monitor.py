@@ -194,11 +194,16 @@ class SparsityMonitor(Copyable, keras.callbacks.Callback):
         if (step or self._epoch) and os.path.exists(self.csv_path):
             with open(self.csv_path, newline="", encoding="utf-8") as file:
                 # Rows of earlier epochs whatever their step: a rewound run counts the same steps again.
-                kept = [row for row in csv.DictReader(file) if self._is_earlier(row, step)]
-        with open(self.csv_path, "w", newline="", encoding="utf-8") as file:
+                # A full disk may have cut off the last line.
+                whole = (line for line in file if line.endswith("\n"))
+                kept = [row for row in csv.DictReader(whole) if self._is_earlier(row, step)]
+        # Under another name first: a process that is killed here must not lose the rows of before.
+        unfinished = f"{self.csv_path}.unfinished"
+        with open(unfinished, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(kept)
+        os.replace(unfinished, self.csv_path)
 
     def _is_earlier(self, row, step):
         if int(row["epoch"]) < self._epoch:

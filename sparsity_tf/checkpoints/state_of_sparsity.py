@@ -40,10 +40,10 @@ def build_model(checkpoint, num_heads=None, target_space=0, technique_options=No
     Raises:
         CheckpointError: The checkpoint is neither, or lacks a tensor, or one has another shape.
     """
-    names = [name for name in checkpoint.names() if not name.startswith("training/")]
-    if any(re.search(r"(^|/)symbol_modality_\d+_\d+/", name) for name in names):
+    names, kind = _names(checkpoint), network_kind(checkpoint)
+    if kind == "transformer":
         return _Transformer(checkpoint, names, num_heads, target_space, technique_options or {}).load()
-    if any(re.search(r"(^|/)initial_conv/", name) for name in names):
+    if kind == "resnet":
         if num_heads is not None:
             raise CheckpointError(f"`num_heads` is of Transformers only. Received: num_heads={num_heads} for a ResNet")
         return _ResNet(checkpoint, names, technique_options or {}).load()
@@ -51,6 +51,23 @@ def build_model(checkpoint, num_heads=None, target_space=0, technique_options=No
         f"Checkpoint '{checkpoint.path}' is neither a Transformer (it has no symbol_modality_*) nor a ResNet of the "
         "State of Sparsity (it has no initial_conv)"
     )
+
+
+def network_kind(checkpoint):
+    """Which of the published networks a checkpoint's names are those of: "transformer", "resnet" or `None`.
+
+    Args:
+        checkpoint: A `Checkpoint`.
+    """
+    names = _names(checkpoint)
+    if any(re.search(r"(^|/)symbol_modality_\d+_\d+/", name) for name in names):
+        return "transformer"
+    return "resnet" if any(re.search(r"(^|/)initial_conv/", name) for name in names) else None
+
+
+def _names(checkpoint):
+    """The names of a checkpoint's tensors, the slots of optimizers left out."""
+    return [name for name in checkpoint.names() if not name.startswith("training/")]
 
 
 class _Network:

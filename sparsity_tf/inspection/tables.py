@@ -91,6 +91,15 @@ class SparsityTable:
         return _sparsity(self.size, self.nonzeros, self.finite)
 
     @property
+    def sparsity_of_sparse_weights(self):
+        """Fraction of zeros over the rows of sparse layers; `None` without any, NaN when one of them is not finite."""
+        rows = [row for row in self.rows if row.sparse]
+        if not rows:
+            return None
+        finite = all(row.finite for row in rows)
+        return _sparsity(sum(row.size for row in rows), sum(row.nonzeros for row in rows), finite)
+
+    @property
     def compression(self):
         """All weights / non-zero weights.
 
@@ -118,11 +127,17 @@ class SparsityTable:
             f"{self.nonzeros:,}",
             _percent(self.sparsity, self.finite),
         ]
+        totals = [total]
+        sparse = [row for row in self.rows if row.sparse]
+        if 0 < len(sparse) < len(self.rows):
+            size, nonzeros = (sum(getattr(row, name) for row in sparse) for name in ("size", "nonzeros"))
+            share = _percent(self.sparsity_of_sparse_weights, all(row.finite for row in sparse))
+            totals.append(["sparse weights alone", "", f"{size:,}", f"{nonzeros:,}", share])
         if with_threshold:
-            total.append("")
+            totals = [[*cells, ""] for cells in totals]
         header = ["weight", "shape", "size", "non-zeros", "sparsity"] + ["threshold"] * with_threshold
         align = ["left", "left"] + ["right"] * (len(header) - 2)
-        return f"{_grid(body + [total], header, align)}\n{self._verdict()}"
+        return f"{_grid(body + totals, header, align)}\n{self._verdict()}"
 
     def __repr__(self):
         return f"<SparsityTable rows={len(self.rows)}, size={self.size}, nonzeros={self.nonzeros}>"
@@ -132,7 +147,8 @@ class SparsityTable:
 
         Returns:
             `{"rows": [{"name", "shape", "size", "nonzeros", "sparsity", "threshold", "finite",
-            "sparse"}, ...], "total": {"size", "nonzeros", "sparsity", "compression", "finite"}}`.
+            "sparse"}, ...], "total": {"size", "nonzeros", "sparsity", "sparsity_of_sparse_weights", "compression",
+            "finite"}}`.
             Shapes are lists, sparsities are fractions.
         """
         rows = [
@@ -148,7 +164,7 @@ class SparsityTable:
             }
             for row in self.rows
         ]
-        fields = ("size", "nonzeros", "sparsity", "compression", "finite")
+        fields = ("size", "nonzeros", "sparsity", "sparsity_of_sparse_weights", "compression", "finite")
         return {"rows": rows, "total": {field: getattr(self, field) for field in fields}}
 
     def to_csv(self, path):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 
 import keras
 
@@ -59,7 +58,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         algorithm = language_build.make_algorithm(recipe, batches, output_dir)
         # Lottery tickets know how many epochs all rounds take.
         epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
-        state.claim_folder(output_dir, recipe, resume, overwrite, language_build.describe(batches))
+        lock = running.claim_folder(output_dir, recipe, resume, overwrite, language_build.describe(batches))
         if resume:
             restored, done = state.restore(output_dir, steps)
             model = restored or model
@@ -80,7 +79,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         f"{model.steps_per_execution} steps a call",
         flush=True,
     )
-    return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps)
+    return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps, lock=lock)
 
 
 class LanguageLog(log.EpochLog):
@@ -93,7 +92,7 @@ class LanguageLog(log.EpochLog):
         return (
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  loss {row['loss']:.4f}  "
             f"bits/character {row['bits_per_character']:.4f}, validation {row['val_bits_per_character']:.4f}  "
-            f"sparsity {100 * row['sparsity']:.2f} %  {row['seconds']:.1f} s"
+            f"{log.sparsity_of(row)}  {row['seconds']:.1f} s"
         )
 
 
@@ -111,9 +110,8 @@ def train(prepared):
     Returns:
         `RunResult`. Its `line` has been printed last.
     """
-    if prepared.done < prepared.epochs:
-        _fit(prepared)
-    return _report(prepared)
+    diverged = prepared.done < prepared.epochs and _fit(prepared)
+    return _report(prepared, diverged)
 
 
 def _fit(prepared):
@@ -131,26 +129,18 @@ def _fit(prepared):
         ),
         state.Checkpoint(folder),
     ]
-    prepared.model.fit(
-        batches.train(prepared.done * prepared.steps),
-        epochs=prepared.epochs,
-        initial_epoch=prepared.done,
-        steps_per_epoch=prepared.steps,
-        validation_data=batches.validation(),
-        shuffle=False,  # the pipeline shuffles
-        callbacks=callbacks,
-        verbose=1 if prepared.bar else 0,
-    )
+    return running.fit(prepared, batches.train(prepared.done * prepared.steps), callbacks, batches.validation())
 
 
-def _report(prepared):
+def _report(prepared, diverged):
     recipe, model, folder, batches = prepared.recipe, prepared.model, prepared.output_dir, prepared.batches
     bits = {}
     for split, data in (("validation", batches.validation()), ("test", batches.test())):
         bits[split] = float(model.evaluate(data, verbose=0, return_dict=True)["bits_per_character"])
     table = inspection.sparsity_table(model, include_dense=True)
     rows = log.read_metrics(folder)
-    collapsed = _verdict(model, batches, table, [*bits.values(), *(float(row["loss"]) for row in rows[-1:])])
+    losses = [math.nan] if diverged else [float(row["loss"]) for row in rows[-1:]]
+    collapsed = _verdict(model, batches, table, [*bits.values(), *losses])
     results = {
         "recipe": state.as_plain(recipe),
         "data": batches.corpus.source,
@@ -172,7 +162,7 @@ def _report(prepared):
         result = RunResult(line, None, *bits.values(), table.sparsity, table.compression)
         results.update(running.sparsity_results(table))
         running.save_result(prepared, table)
-    running.conclude(prepared, results, result.line, sorted(os.listdir(folder)))
+    running.conclude(prepared, results, result.line, running.files_in(folder))
     return result
 
 

@@ -1,27 +1,32 @@
-"""Starts a network with the weights of a saved one: lottery tickets, and training on from a dense network."""
+"""Starts a network with the weights of a saved one: lottery tickets, and training on from another network."""
 
 import os
 
+from sparsity_tf.checkpoints import open_checkpoint, state_of_sparsity
+from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.train import state
 
 
 def load_weights(model, path):
     """Sets the variables of a model to those of the same names in a saved model.
 
-    Variables that only one of the two has stay as they are: those of a technique, where the other is dense.
+    Where a weight has the same technique in both, or is plain in the saved model, the variable behind it is taken as it
+    is. Where the techniques differ, the model gets the value that the saved network has at inference, exact zeros
+    included: thresholded weights of STR, gated ones of L0. Variables that only one of the two has stay as they are: a
+    technique's own, where the other is dense.
 
     Args:
         model: Built Keras model.
-        path: Path of a `.keras` file whose network has the same layers, e.g. a run's `initial.keras`.
+        path: Path of a network with the same layers: a `.keras` file, e.g. a run's `initial.keras`, or a TensorFlow
+            checkpoint of *State of Sparsity* (its prefix or folder).
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no sound `.keras` file, lacks a kernel or bias, or a shape differs. Nothing is changed then.
+        ValueError: It is damaged, of another kind, lacks a kernel or bias, or a shape differs. Nothing is changed then.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"`load_weights` does not exist. Received: load_weights={path}")
-    source = state.load(path, compile=False)
+    source = _open(path)
     found = {variable.path: variable for variable in source.weights}
+    sparse, of_model = _by_variable(source), _by_variable(model)
     chosen = []
     for variable in model.weights:
         saved = found.get(variable.path)
@@ -34,6 +39,33 @@ def load_weights(model, path):
                 f"{tuple(variable.shape)}. Received: load_weights={path}"
             )
         else:
-            chosen.append((variable, saved))
-    for variable, saved in chosen:
-        variable.assign(saved)
+            weight = sparse.get(variable.path)
+            same = weight is None or _technique(weight) == _technique(of_model.get(variable.path))
+            chosen.append((variable, saved if same else weight.value()))
+    for variable, value in chosen:
+        variable.assign(value)
+
+
+def _open(path):
+    """The network in a file, a Keras model."""
+    if not (os.path.exists(path) or os.path.isfile(f"{path}.index")):
+        raise FileNotFoundError(f"`load_weights` does not exist. Received: load_weights={path}")
+    if os.path.isfile(path) and str(path).endswith(".keras"):
+        return state.load(path, compile=False)
+    try:
+        with open_checkpoint(path) as checkpoint:
+            return state_of_sparsity.build_model(checkpoint)
+    except ValueError as error:
+        raise ValueError(
+            f"`load_weights` must be a .keras file or a TensorFlow checkpoint of State of Sparsity: {error}. "
+            f"Received: load_weights={path}"
+        ) from error
+
+
+def _by_variable(model):
+    """A model's sparse weights by the path of the variable behind them."""
+    return {weight.variable.path: weight for weight in get_sparse_weights(model)}
+
+
+def _technique(weight):
+    return None if weight is None else weight.technique.name

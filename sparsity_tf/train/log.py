@@ -15,11 +15,16 @@ import numpy as np
 
 from sparsity_tf import inspection, layers
 from sparsity_tf.callbacks.sparsity_monitor import write_scalar
-from sparsity_tf.train import state
+from sparsity_tf.train import running, state
 from sparsity_tf.train.evaluation import Evaluation
 
 # What a `SparsityMonitor` knows beside the sparsities.
 _OF_MASKS = ("threshold", "drop_fraction", "dropped", "grown", "mask_change")
+
+
+def sparsity_of(row):
+    """What a row says of the network's sparsity, in words."""
+    return running.sparsity_text(row["sparsity"], row.get("sparsity_of_sparse_weights"))
 
 
 def penalty_weight(model):
@@ -33,7 +38,8 @@ class EpochLog(keras.callbacks.Callback):
 
     Places: `metrics.csv` (the same columns in every row; fractions, not percent), TensorBoard scalars, the logs that
     Keras's progress bar shows, and, without a progress bar, one printed line. Training stops at the first epoch whose
-    loss is not finite.
+    loss is not finite. `learning_rate` is the schedule's at the row's `step`; `sparsity` counts all kernels,
+    `sparsity_of_sparse_weights`, a column where there are any, those of sparse layers alone.
 
     Args:
         folder: Folder of the run.
@@ -90,7 +96,6 @@ class EpochLog(keras.callbacks.Callback):
             self._writer.close()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._begin, self._trained = time.perf_counter(), None
 
     def on_test_begin(self, logs=None):
@@ -123,15 +128,19 @@ class EpochLog(keras.callbacks.Callback):
 
     def _row(self, epoch, logs):
         table = inspection.sparsity_table(self.model, include_dense=True)
+        of_sparse_weights = {"sparsity_of_sparse_weights": table.sparsity_of_sparse_weights}
+        if table.sparsity_of_sparse_weights is None:
+            of_sparse_weights = {}
         row = {
             "epoch": epoch + 1,
             "step": int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)),
             "seconds": round(self._seconds, 4),
-            "learning_rate": self._rate,
+            "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             "loss": float(logs["loss"]),
             **self.figures(logs),
             "penalty_weight": penalty_weight(self.model) * self.penalty_examples,
             "sparsity": table.sparsity,
+            **of_sparse_weights,
             "compression": table.compression,
         }
         row.update({f"sparsity/{weight.name}": weight.sparsity for weight in table.rows})
@@ -181,7 +190,7 @@ class RunLog(EpochLog):
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  loss {row['loss']:.4f}"
             f"  accuracy {100 * row['accuracy']:.2f} %"
             f"  test error {100 * row['test_error']:.2f} %"
-            f"  sparsity {100 * row['sparsity']:.2f} %  {row['seconds']:.1f} s"
+            f"  {sparsity_of(row)}  {row['seconds']:.1f} s"
         )
 
     def more_scalars(self, row):
@@ -196,12 +205,15 @@ class RunLog(EpochLog):
 
 
 def read_metrics(folder):
-    """The rows of a run's `metrics.csv` as dicts of strings; an empty list if there is no file."""
+    """The rows of a run's `metrics.csv` as dicts of strings; an empty list if there is no file.
+
+    A last line that a full disk has cut off is none.
+    """
     path = os.path.join(folder, state.METRICS)
     if not os.path.exists(path):
         return []
     with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(line for line in file if line.endswith("\n")))
 
 
 def lowest_error(folder, metric, from_epoch):
@@ -219,11 +231,11 @@ def lowest_error(folder, metric, from_epoch):
 
 
 def write_rows(path, rows, append=False):
-    """Writes or appends dicts as rows of a CSV file; no rows remove it."""
+    """Writes, all at once, or appends dicts as rows of a CSV file; no rows remove it."""
     if not rows and not append:
         os.remove(path)
         return
-    with open(path, "a" if append else "w", newline="", encoding="utf-8") as file:
+    with open(path, "a", newline="", encoding="utf-8") if append else state.writing(path) as file:
         writer = csv.DictWriter(file, list(rows[0]))
         if not append:
             writer.writeheader()

@@ -69,6 +69,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
     data = load_data(recipe)
     batches = make_batches(recipe, data)
     steps = batches.steps_per_epoch
+    lock = None
     with running.precision(recipe), strategy.scope():
         build.rehearse(recipe, batches)
         keras.utils.set_random_seed(recipe.seed)
@@ -77,7 +78,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         # Lottery tickets know how many epochs all rounds take.
         epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
         if is_chief(strategy):
-            state.claim_folder(output_dir, recipe, resume, overwrite, describe(data))
+            lock = running.claim_folder(output_dir, recipe, resume, overwrite, describe(data))
             print(f"data: {batches.source}")
             running.warn(build.shortfall(recipe, algorithm, steps))
         if resume:
@@ -95,7 +96,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         f"{model.steps_per_execution} steps a call" + (f", {replicas} replicas" if replicas > 1 else ""),
         flush=True,
     )
-    return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps, strategy)
+    return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps, strategy, lock)
 
 
 def _check_strategy(recipe, strategy):
@@ -132,10 +133,11 @@ def train(prepared):
     Returns:
         `RunResult`. Its `line` has been printed last.
     """
+    diverged = False
     if prepared.done < prepared.epochs:
         with prepared.batches.naming_errors():
-            _fit(prepared)
-    return _report(prepared)
+            diverged = _fit(prepared)
+    return _report(prepared, diverged)
 
 
 def _fit(prepared):
@@ -163,15 +165,7 @@ def _fit(prepared):
         callbacks.append(state.Checkpoint(folder))
     if recipe.strategy == "multiworker":
         prepare_for_workers(prepared.model, first_of(batches.train()))
-    prepared.model.fit(
-        distribute(prepared.strategy, batches, done * prepared.steps),
-        epochs=prepared.epochs,
-        initial_epoch=done,
-        steps_per_epoch=prepared.steps,
-        shuffle=False,  # the pipeline shuffles
-        callbacks=callbacks,
-        verbose=1 if prepared.bar else 0,
-    )
+    return running.fit(prepared, distribute(prepared.strategy, batches, done * prepared.steps), callbacks)
 
 
 def verdict(table, test, loss):
@@ -197,13 +191,14 @@ def verdict(table, test, loss):
     return None
 
 
-def _report(prepared):
+def _report(prepared, diverged):
     model, output_dir = prepared.model, prepared.output_dir
     figures = Evaluation(model, prepared.batches).run()
     table = inspection.sparsity_table(model, include_dense=True)
     rows = log.read_metrics(output_dir)
     # Without rows (the file was lost) the network's weights and outputs have to do.
-    collapsed = verdict(table, figures, float(rows[-1]["loss"]) if rows else 0.0)
+    loss = math.nan if diverged else float(rows[-1]["loss"]) if rows else 0.0
+    collapsed = verdict(table, figures, loss)
     results = {
         "recipe": state.as_plain(prepared.recipe),
         "data": prepared.batches.source,

@@ -1,6 +1,7 @@
 """What the training programs of this folder share: flags from the fields of a recipe, and a recipe from flags."""
 
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -125,26 +126,40 @@ def run(argv, flag_values, prepare, train):
 
     Returns:
         Exit status: 0, 1 if the network diverged or collapsed, 2 if flags, data or files can't be used, 130 if
-        interrupted. What can't be used is one line; absl's --verbosity=1 shows where it was found.
+        interrupted. What can't be used is one line, a full disk too; absl's --verbosity=1 shows where it was found.
     """
     if len(argv) > 1:
         return _complain(f"only flags are expected. Received: {' '.join(argv[1:])}")
     output_dir = flag_values.output_dir or os.path.join("runs", flag_values.config)
     if os.path.exists(output_dir) and not os.path.isdir(output_dir):
         return _complain(f"`output_dir` must be a folder. Received: output_dir={output_dir}")
+    go_on = f"the same command with --resume{' in the place of --overwrite' if flag_values.overwrite else ''}"
     try:
         result = train(prepare(output_dir))
-    except (ValueError, OSError, ImportError) as error:
+    except Exception as error:
+        full = _full_disk(error)
+        if full is None and not isinstance(error, (ValueError, OSError, ImportError)):
+            raise
         logging.debug("Raised by:", exc_info=True)
-        return _complain(error)
+        if full is None:
+            return _complain(error)
+        path = getattr(error, "filename", None) or output_dir
+        return _complain(f"[Errno {full}] {os.strerror(full)}: {path!r}; with space there, {go_on} continues the run")
     except KeyboardInterrupt:
-        instead = " in the place of --overwrite" if flag_values.overwrite else ""
-        print(
-            f"\ninterrupted; the same command with --resume{instead} continues the run in {output_dir}",
-            file=sys.stderr,
-        )
+        print(f"\ninterrupted; {go_on} continues the run in {output_dir}", file=sys.stderr)
         return 130
     return 1 if result.collapsed else 0
+
+
+def _full_disk(error):
+    """The number of the system's error where a file could not become larger, or `None`.
+
+    HDF5 and TensorFlow say it in the text of errors of their own.
+    """
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+            return number
+    return None
 
 
 def run_main(main):

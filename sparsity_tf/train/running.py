@@ -7,9 +7,10 @@ import os
 import sys
 
 import keras
+import numpy as np
 
 from sparsity_tf.callbacks import SparsityMonitor
-from sparsity_tf.train import state
+from sparsity_tf.train import folder_lock, state
 from sparsity_tf.train.strategy import is_chief
 
 
@@ -27,6 +28,7 @@ class Prepared:
         done: Number of epochs already done.
         steps: Steps an epoch.
         strategy: The `tf.distribute` strategy, or `None`.
+        lock: The `FolderLock` on `output_dir`, or `None` for a worker that writes nothing.
     """
 
     recipe: object
@@ -38,6 +40,7 @@ class Prepared:
     done: int
     steps: int
     strategy: object = None
+    lock: object = None
 
     @property
     def chief(self):
@@ -70,6 +73,68 @@ def precision(recipe):
         keras.config.set_dtype_policy(before)
 
 
+def fit(prepared, data, callbacks, validation_data=None):
+    """Trains a prepared run from its last checkpoint to its end.
+
+    A network whose numbers are not finite makes algorithms fail that rank weights or gradients: training ends there, as
+    it does at the end of an epoch whose loss is not finite, and the report says what happened.
+
+    Args:
+        prepared: The run.
+        data: What `Model.fit` trains on.
+        callbacks: List of Keras callbacks.
+        validation_data: What `Model.fit` validates on.
+
+    Returns:
+        Bool: whether the run diverged in the middle of an epoch, of which no row is written.
+    """
+    model = prepared.model
+    try:
+        model.fit(
+            data,
+            epochs=prepared.epochs,
+            initial_epoch=prepared.done,
+            steps_per_epoch=prepared.steps,
+            validation_data=validation_data,
+            shuffle=False,  # the pipeline shuffles
+            callbacks=callbacks,
+            verbose=1 if prepared.bar else 0,
+        )
+    except (ValueError, ArithmeticError):
+        if _is_finite(model):
+            raise
+        return True
+    return False
+
+
+def _is_finite(model):
+    """Whether all weights, and what the optimizer remembers of them, are finite."""
+    variables = [*model.variables, *model.optimizer.variables]
+    arrays = (keras.ops.convert_to_numpy(v) for v in variables if "float" in keras.backend.standardize_dtype(v.dtype))
+    return all(np.isfinite(array.astype("float32", copy=False)).all() for array in arrays)
+
+
+def claim_folder(folder, recipe, resume, overwrite, data):
+    """Makes the folder of a run ready, as `state.claim_folder` does, and keeps other processes out of it.
+
+    A run that is continued waits for its predecessor, whose process may still be dying.
+
+    Returns:
+        `FolderLock`. `conclude` releases it, or the end of the process.
+
+    Raises:
+        ValueError: Another process uses the folder, or as of `state.claim_folder`.
+    """
+    os.makedirs(folder, exist_ok=True)
+    lock = folder_lock.FolderLock(folder, folder_lock.WAIT_SECONDS if resume else 0)
+    try:
+        state.claim_folder(folder, recipe, resume, overwrite, data)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
 def always_compiles():
     """Whether XLA compiles whatever is trained: on a GPU, and on backends that know no other way."""
     if keras.backend.backend() != "tensorflow":
@@ -94,9 +159,23 @@ def sparsity_results(table):
     """The entries of `results.json` that a sparsity table gives."""
     return {
         "sparsity": table.sparsity,
+        "sparsity_of_sparse_weights": table.sparsity_of_sparse_weights,
         "compression": table.compression,
         "layers": {row.name: row.sparsity for row in table.rows},
     }
+
+
+def sparsity_text(sparsity, of_sparse_weights):
+    """Both sparsities of a network in words: of all kernels, and of the sparse weights where that is another.
+
+    Args:
+        sparsity: Fraction of zeros among all kernels.
+        of_sparse_weights: Fraction of zeros among the sparse weights, or `None`.
+    """
+    text = f"sparsity {100 * sparsity:.2f} %"
+    if of_sparse_weights in (None, sparsity):
+        return text
+    return f"{text} ({100 * of_sparse_weights:.2f} % of the sparse weights)"
 
 
 def save_result(prepared, table):
@@ -104,6 +183,11 @@ def save_result(prepared, table):
     table.to_csv(os.path.join(prepared.output_dir, state.SPARSITY))
     print(f"\n{table}")
     state.save_without_optimizer(prepared.model, os.path.join(prepared.output_dir, state.MODEL))
+
+
+def files_in(folder):
+    """Names of what lies in a run's folder, in order, hidden files left out."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
 
 
 def conclude(prepared, results, line, files):
@@ -115,9 +199,10 @@ def conclude(prepared, results, line, files):
         line: Last line of the output.
         files: Names of files to point to.
     """
-    with open(os.path.join(prepared.output_dir, state.RESULTS), "w", encoding="utf-8") as file:
+    with state.writing(os.path.join(prepared.output_dir, state.RESULTS)) as file:
         json.dump(results, file, indent=2, ensure_ascii=False)
     if files:
         print(f"in {prepared.output_dir}: {', '.join(files)}")
     print(f"training took {results['training_seconds']:.0f} s")
     print(line, flush=True)
+    prepared.lock.release()

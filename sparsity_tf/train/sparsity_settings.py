@@ -70,7 +70,9 @@ class SparsitySettings:
         None, "Checkpoint to take fixed masks from (masked). With the seed of its run, weights begin as they did there."
     )
     load_weights: str = other(
-        None, "Saved model (.keras) of the same network whose weights training begins with, e.g. a run's initial.keras."
+        None,
+        "Network of the same layers whose weights training begins with: a .keras file such as a run's initial.keras, "
+        "or a TensorFlow checkpoint of State of Sparsity. Those of another technique are taken as at inference.",
     )
     reinitialize: str = choice(
         None,

@@ -6,6 +6,7 @@ which lottery tickets are rewound are a file of their own.) It is written under 
 at any time leaves a valid file.
 """
 
+import contextlib
 import dataclasses
 import glob
 import json
@@ -100,6 +101,15 @@ def save_without_optimizer(model, path):
     copy.set_weights(model.get_weights())
     unfinished = os.path.join(os.path.dirname(path), "unfinished_" + os.path.basename(path))
     copy.save(unfinished)
+    _finish(unfinished, path)
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Gives a text file that takes the place of `path` when all of it is written."""
+    unfinished = f"{path}.unfinished"
+    with open(unfinished, "w", newline="", encoding="utf-8") as file:
+        yield file
     _finish(unfinished, path)
 
 
@@ -240,10 +250,8 @@ def claim_folder(folder, recipe, resume, overwrite, data=None):
         wanted[_DATA] = data
     if wanted == before:
         return
-    unfinished = f"{path}.unfinished"
-    with open(unfinished, "w", encoding="utf-8") as file:
+    with writing(path) as file:
         json.dump(wanted, file, indent=2)
-    _finish(unfinished, path)
 
 
 def _changes(before, after):

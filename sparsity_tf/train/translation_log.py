@@ -24,8 +24,7 @@ class TranslationLog(log.EpochLog):
     def line(self, row):
         return (
             f"step {row['step']:,}  loss {row['loss']:.4f}  validation: perplexity {row['val_perplexity']:.2f}, "
-            f"accuracy {100 * row['val_accuracy']:.2f} %  sparsity {100 * row['sparsity']:.2f} %  "
-            f"{row['seconds']:.1f} s"
+            f"accuracy {100 * row['val_accuracy']:.2f} %  {log.sparsity_of(row)}  {row['seconds']:.1f} s"
         )
 
 

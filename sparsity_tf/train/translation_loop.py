@@ -70,6 +70,7 @@ def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
         vocabulary = translation_build.make_vocabulary(recipe, corpus, cache_dir)
     replicas = strategy.num_replicas_in_sync
     batches = translation_build.make_batches(recipe, corpus, vocabulary, cache_dir, replicas)
+    lock = None
     with running.precision(recipe), strategy.scope():
         translation_build.rehearse(recipe, batches)
         keras.utils.set_random_seed(recipe.seed)
@@ -78,7 +79,7 @@ def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
         # Lottery tickets know how many epochs all rounds take.
         epochs = getattr(algorithm, "total_steps", recipe.train_steps) // recipe.eval_every
         if is_chief(strategy):
-            state.claim_folder(output_dir, recipe, resume, overwrite, translation_build.describe(batches))
+            lock = running.claim_folder(output_dir, recipe, resume, overwrite, translation_build.describe(batches))
             if os.path.abspath(vocabulary.path) != os.path.abspath(own):
                 shutil.copyfile(vocabulary.path, own)
         if resume:
@@ -92,7 +93,9 @@ def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
     if is_chief(strategy):
         _introduce(recipe, batches, model, resume, done, replicas)
         running.warn(translation_build.shortfall(recipe, algorithm))
-    return running.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, recipe.eval_every, strategy)
+    return running.Prepared(
+        recipe, output_dir, batches, model, algorithm, epochs, done, recipe.eval_every, strategy, lock
+    )
 
 
 def _introduce(recipe, batches, model, resume, done, replicas):
@@ -126,9 +129,8 @@ def train(prepared):
     """
     if prepared.recipe.strategy == "multiworker":
         prepare_for_workers(prepared.model, first_of(prepared.batches.train()))
-    if prepared.done < prepared.epochs:
-        _fit(prepared)
-    return _report(prepared)
+    diverged = prepared.done < prepared.epochs and _fit(prepared)
+    return _report(prepared, diverged)
 
 
 def _fit(prepared):
@@ -151,16 +153,8 @@ def _fit(prepared):
             lowest = log.lowest_error(folder, "val_cross_entropy", settled)
             callbacks.append(state.Best(folder, "val_cross_entropy", lowest, settled))
         callbacks.append(state.Checkpoint(folder))
-    prepared.model.fit(
-        distribute(prepared.strategy, batches, done * recipe.eval_every),
-        epochs=prepared.epochs,
-        initial_epoch=done,
-        steps_per_epoch=recipe.eval_every,
-        validation_data=_validation(prepared),
-        shuffle=False,  # the pipeline shuffles
-        callbacks=callbacks,
-        verbose=1 if prepared.bar else 0,
-    )
+    data = distribute(prepared.strategy, batches, done * recipe.eval_every)
+    return running.fit(prepared, data, callbacks, _validation(prepared))
 
 
 def _validation(prepared):
@@ -170,13 +164,13 @@ def _validation(prepared):
     return strategy.distribute_datasets_from_function(batches.validation)
 
 
-def _report(prepared):
+def _report(prepared, diverged):
     recipe, model, folder = prepared.recipe, prepared.model, prepared.output_dir
     figures = model.evaluate(_validation(prepared), verbose=0, return_dict=True)
     table = inspection.sparsity_table(model, include_dense=True)
     rows = log.read_metrics(folder)
     perplexity = float(np.exp(figures["cross_entropy"]))
-    finite = math.isfinite(perplexity) and (not rows or math.isfinite(float(rows[-1]["loss"])))
+    finite = not diverged and math.isfinite(perplexity) and (not rows or math.isfinite(float(rows[-1]["loss"])))
     collapsed = None if finite and table.finite else "diverged: weights or losses that are not finite"
     results = {
         "recipe": state.as_plain(recipe),
@@ -205,7 +199,7 @@ def _report(prepared):
         return result
     if not collapsed:
         running.save_result(prepared, table)
-    running.conclude(prepared, results, result.line, sorted(os.listdir(folder)))
+    running.conclude(prepared, results, result.line, running.files_in(folder))
     return result
 
 

@@ -49,6 +49,7 @@ GMP, RIGL, SNFS, DSR = c.MagnitudePruning, c.RigL, c.SparseMomentum, c.DynamicSp
         (lambda: RIGL(decay="fast"), "`decay` must be one of .*decay='fast'"),
         (lambda: RIGL(structure="2:4"), "`structure` must be None: RigL.*structure='2:4'"),
         (lambda: SNFS(redistribution=None, drop=3), "drop=3"),
+        (lambda: SNFS(drop="magnitud"), "`drop` must be one of .*magnitude.*threshold.*drop='magnitud'"),
         (lambda: DSR(variant="other"), "`variant` must be one of .*variant='other'"),
         (lambda: DSR(prune_target=0), "`prune_target` must be a finite number above 0.*prune_target=0"),
         (lambda: DSR(prune_target=1.5), "prune_target=1.5"),

@@ -6,11 +6,12 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from sparsity_tf import inspection, models
+from sparsity_tf import inspection, load_masks, models
 from sparsity_tf.checkpoints import CheckpointError, open_checkpoint
 from sparsity_tf.checkpoints.state_of_sparsity import build_model
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.train import import_checkpoint
+from sparsity_tf.train.load_weights import load_weights
 
 pytestmark = pytest.mark.tensorflow
 
@@ -135,6 +136,39 @@ def test_a_transformer_is_what_it_was(technique, tmp_path):
     assert {weight.technique.name for weight in get_sparse_weights(loaded)} == {
         weight.technique.name for weight in get_sparse_weights(model)
     }
+
+
+@needs_reversible
+def test_masks_and_weights_go_to_the_layers_of_the_same_place(tmp_path):
+    """The names of the file say where each belongs: its order is another one, in which the shapes do not agree."""
+    source = make_transformer("masked")
+    prefix = save(tmp_path / "model.ckpt-5", transformer_tensors(source, "masked"))
+    model = make_transformer("masked")
+    for weight in get_sparse_weights(model):
+        weight.assign_mask(np.ones(weight.shape, bool))
+    load_masks(model, prefix)
+    for weight, expected in zip(get_sparse_weights(model), get_sparse_weights(source), strict=True):
+        np.testing.assert_array_equal(weight.mask(), expected.mask(), err_msg=weight.path)
+    dense = make_transformer(None)
+    load_weights(dense, prefix)
+    assert_same_translations(source, dense)
+
+
+def test_masks_and_weights_of_a_resnet_go_to_the_layers_of_the_same_place(tmp_path):
+    source = models.resnet(18, (32, 32, 3), 7, width=0.125, technique="masked")
+    randomize(source)
+    tensors = resnet_tensors(source, "masked", False, "residual", (2, 2, 2, 2))
+    prefix = save(tmp_path / "model.ckpt-5", tensors)
+    model = load_masks(models.resnet(18, (32, 32, 3), 7, width=0.125, technique="masked"), prefix)
+    load_weights(model, prefix)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(model(images), source(images), rtol=1e-5, atol=1e-5)
+
+
+def test_a_checkpoint_of_another_network_has_no_weights_to_begin_with(tmp_path):
+    prefix = save(tmp_path / "model.ckpt", {"dense/kernel": np.ones((2, 2), "float32")})
+    with pytest.raises(ValueError, match="`load_weights` must be a .keras file or a TensorFlow checkpoint of State"):
+        load_weights(models.resnet(18, (32, 32, 3), 7, width=0.125), prefix)
 
 
 @needs_reversible

@@ -13,6 +13,8 @@ from tests.train.runs import classify, recipe_of, weights_of, write_digits
 
 pytestmark = pytest.mark.tensorflow
 
+# Other names of techniques.
+ALIASES = {"gmp", "snfs", "vd", "l0", "str", "dnw"}
 SGD = ("--optimizer=sgd", "--learning_rate=0.05")
 
 
@@ -55,6 +57,37 @@ def test_every_algorithm_of_the_package_is_a_technique():
         callbacks.DropAndGrow,
     }
     assert not set(algorithms.ALGORITHMS) & set(layers.TECHNIQUES)
+
+
+def settings_of_a_short_run(technique):
+    """The flags without which a technique does not train, or changes no mask, in sixteen steps."""
+    taken = algorithms.settings_of(technique)
+    values = {"final_sparsity": 0.5, "frequency": 2, "rounds": 1}
+    if technique == "narang":
+        values.update(begin_step=1, end_step=15)
+    return [f"--{name}={value}" for name, value in values.items() if name in taken]
+
+
+@pytest.mark.parametrize("technique", sorted({*algorithms.ALGORITHMS, *layers.TECHNIQUES, "none"} - ALIASES))
+def test_diverged_run_is_called_so_under_every_technique(technique, digits, tmp_path, capsys):
+    """Also where an algorithm stumbles over weights that are not finite, in the middle of an epoch."""
+    rate = ("--learning_rate=1e30", "--lr_schedule=constant", "--momentum=0.9", "--epochs=2")
+    arguments = command(digits, tmp_path / "run", technique, *rate, *settings_of_a_short_run(technique))
+    status, lines, error = classify(arguments, capsys)
+    assert status == 1, error
+    assert lines[-1].startswith("diverged: ") and lines[-1].endswith("no sparsity is reported")
+    assert not (tmp_path / "run" / state.MODEL).exists()
+    assert json.loads((tmp_path / "run" / state.RESULTS).read_text())["collapsed"] == lines[-1]
+
+
+def test_fault_of_a_sound_run_is_not_taken_for_divergence(digits, tmp_path, capsys, monkeypatch):
+    def fail(self, step):
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(callbacks.RigL, "change_masks", fail)
+    arguments = command(digits, tmp_path / "run", "rigl", "--epochs=1", *settings_of_a_short_run("rigl"))
+    status, _, error = classify(arguments, capsys)
+    assert status == 2 and "a fault" in error
 
 
 @pytest.mark.parametrize(("alias", "name"), [("gmp", "magnitude"), ("snfs", "sparse_momentum")])

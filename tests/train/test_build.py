@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sparsity_tf import datasets, layers
+from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.train import algorithms, build, presets
 
 pytestmark = pytest.mark.tensorflow
@@ -192,6 +193,28 @@ def test_training_begins_with_the_weights_of_a_saved_model(batches, tmp_path):
     model = build.make_model(recipe, batches)
     for name in ("dense_1", "dense_3"):
         np.testing.assert_array_equal(model.get_layer(name).kernel, dense.get_layer(name).kernel)
+
+
+@pytest.mark.parametrize("technique", ["vd", "l0", "str", "dnw", "masked"])
+def test_another_technique_begins_with_the_weights_of_inference(batches, tmp_path, technique):
+    """Training on from a sparse network begins with what it predicts, not with the variables behind it."""
+    keras.utils.set_random_seed(1)
+    sparse = build.make_model(presets.Recipe(technique=technique), batches)
+    for weight in get_sparse_weights(sparse):
+        options = {"vd": ("log_sigma2", -2.0), "l0": ("log_alpha", -0.5), "str": ("raw_threshold", -4.0)}
+        if technique in options:
+            name, value = options[technique]
+            weight.extra_variable(name).assign(keras.ops.full(weight.extra_variable(name).shape, value))
+    sparse.save(tmp_path / "sparse.keras")
+    images = np.random.default_rng(0).normal(size=(4, *batches.image_shape)).astype("float32")
+    dense = build.make_model(presets.Recipe(load_weights=str(tmp_path / "sparse.keras")), batches)
+    np.testing.assert_allclose(dense(images), sparse(images, training=False), atol=1e-5)
+    own = get_sparse_weights(sparse)
+    assert [np.count_nonzero(dense.get_layer(weight.layer.name).kernel) for weight in own] == [w.count() for w in own]
+    # The same technique goes on with its own variables.
+    recipe = presets.Recipe(technique=technique, load_weights=str(tmp_path / "sparse.keras"))
+    for weight, saved in zip(get_sparse_weights(build.make_model(recipe, batches)), own, strict=True):
+        np.testing.assert_array_equal(weight.variable, saved.variable)
 
 
 def test_weights_that_do_not_fit_are_refused_and_nothing_is_changed(batches, tmp_path):

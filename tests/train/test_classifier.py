@@ -19,7 +19,9 @@ from sparsity_tf import datasets, inspection
 from sparsity_tf.train import (
     batches,
     classifier,
+    folder_lock,
     language_model,
+    learning_rates,
     log,
     loop,
     pictures,
@@ -33,6 +35,7 @@ from tests.train.runs import classify, parsed, recipe_of, weights_of, write_digi
 
 pytestmark = pytest.mark.tensorflow
 
+UNFINISHED = "checkpoint.unfinished.keras"
 LAST_LINE = r"test error \d+\.\d\d %, sparsity \d+\.\d\d %, compression \d+\.\dx"
 
 
@@ -352,17 +355,27 @@ def test_net_whose_last_loss_is_not_finite_has_diverged(finished, digits, tmp_pa
     assert lines[-1] == "diverged: a training loss that is not finite; no sparsity is reported"
 
 
+def test_the_rate_in_the_metrics_is_that_of_their_step(finished):
+    rate = learning_rates.learning_rate(recipe_of(*command("", "")), 8)
+    rows = log.read_metrics(finished[0])
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([float(rate(int(r["step"]))) for r in rows])
+    assert len({row["learning_rate"] for row in rows}) == 3
+
+
 def test_layers_left_dense_count_in_every_figure(digits, tmp_path, capsys):
     arguments = command(digits, tmp_path / "run", "--technique=dnw", "--sparsity=0.5", "--where=dense_2", "--epochs=1")
     status, lines, _ = classify(arguments, capsys)
     assert status == 0
     # 15,000 zeros among 266,200 weights.
     assert lines[-1].endswith("sparsity 5.63 %, compression 1.1x")
+    assert any("sparsity 5.63 % (50.00 % of the sparse weights)" in line for line in lines if line.startswith("epoch "))
+    assert any(re.fullmatch(r"sparse weights alone +30,000 +15,000 +50.00 %", line) for line in lines)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["sparsity"] == pytest.approx(15_000 / 266_200)
+    assert results["sparsity_of_sparse_weights"] == 0.5
     assert results["layers"] == {"dense_1/kernel": 0.0, "dense_2/kernel": 0.5, "dense_3/kernel": 0.0}
     (row,) = log.read_metrics(tmp_path / "run")
-    assert float(row["sparsity"]) == results["sparsity"]
+    assert float(row["sparsity"]) == results["sparsity"] and float(row["sparsity_of_sparse_weights"]) == 0.5
     assert [float(row[f"sparsity/dense_{i}/kernel"]) for i in (1, 2, 3)] == [0.0, 0.5, 0.0]
 
 
@@ -465,6 +478,53 @@ def test_errors_of_data_and_files_give_one_line_and_status_2(tmp_path, capsys, e
     prepare, train = (fail, None) if place == "prepare" else (lambda folder: None, fail)
     status = recipe_flags.run(["classifier"], parsed([f"--output_dir={tmp_path}"]), prepare, train)
     assert (status, capsys.readouterr().err) == (2, f"error: {' '.join(str(error).split())}\n")
+
+
+@pytest.mark.parametrize("name", [state.SPARSITY, state.RESULTS + ".unfinished", "unfinished_model.keras", UNFINISHED])
+def test_full_disk_names_the_path_and_says_how_to_go_on(digits, tmp_path, capsys, name):
+    """Whatever is being written; afterwards the run goes on as if nothing had been."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs a device that is always full")
+    arguments = command(digits, tmp_path, "--technique=none", "--epochs=1", "--resume")
+    os.symlink("/dev/full", tmp_path / name)
+    status, _, error = classify(arguments, capsys)
+    assert status == 2 and error.count("\n") == 1
+    assert error.startswith("error: [Errno 28] No space left on device: ") and str(tmp_path) in error
+    assert "the same command with --resume continues the run" in error
+    os.remove(tmp_path / name)
+    status, lines, _ = classify(arguments, capsys)
+    assert status == 0 and len(log.read_metrics(tmp_path)) == 1
+
+
+def test_row_that_a_full_disk_cut_off_is_none(tmp_path):
+    log.write_rows(tmp_path / state.METRICS, [{"epoch": 1, "loss": 0.5}])
+    with open(tmp_path / state.METRICS, "a") as file:
+        file.write("1,0.")
+    assert log.read_metrics(tmp_path) == [{"epoch": "1", "loss": "0.5"}]
+
+
+def test_rows_of_before_outlive_a_kill_while_they_are_written_anew(tmp_path, monkeypatch):
+    rows = [{"epoch": epoch, "loss": 0.5} for epoch in (1, 2)]
+    log.write_rows(tmp_path / state.METRICS, rows)
+
+    def killed(self, rows):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", killed)
+    with pytest.raises(KeyboardInterrupt):
+        log.write_rows(tmp_path / state.METRICS, rows[:1])
+    assert len(log.read_metrics(tmp_path)) == 2
+
+
+def test_run_in_a_folder_that_another_process_uses_is_refused(digits, tmp_path, capsys, monkeypatch):
+    def in_use(folder, wait_seconds):
+        raise ValueError(f"{folder} is in use by process 5, waited {wait_seconds} s")
+
+    monkeypatch.setattr(folder_lock, "FolderLock", in_use)
+    for more, waited in (((), 0), (("--overwrite",), 0), (("--resume",), folder_lock.WAIT_SECONDS)):
+        status, _, error = classify(command(digits, tmp_path / "run", *more), capsys)
+        assert status == 2 and f"is in use by process 5, waited {waited} s" in error
+        assert not os.listdir(tmp_path / "run")
 
 
 def test_output_must_be_a_folder(digits, tmp_path, capsys):

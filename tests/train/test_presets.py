@@ -96,10 +96,20 @@ def test_settings_of_published_runs():
     vd = presets.PRESETS["resnet50_vd"]
     assert [round(epoch * 1251) for epoch in (vd.penalty_begin_epoch, vd.penalty_end_epoch)] == [20_000, 68_000]
     assert (vd.label_smoothing, vd.kernel_l2) == (0.0, 5e-5)
+    assert vd.technique_options == {"log_sigma2_initializer": -15.0, "log_alpha_threshold": 0.5}
     ramp, steps = presets.PRESETS["resnet50_str_gmp"], 1_281_167 // 256
     algorithm = callbacks.MagnitudePruning(0.9, ramp.begin_step, ramp.end_step, steps)
     algorithm._first, algorithm._last = ramp.begin_step, ramp.end_step
     assert algorithm.sparsity_at(50 * steps) == pytest.approx(0.7875)
+
+
+def test_settings_of_sparse_momentums_program():
+    """Its "tuned" script for ImageNet; on MNIST PyTorch's weight decay of 5e-4, which biases have as well."""
+    tuned = presets.PRESETS["resnet50_snfs"]
+    assert (tuned.learning_rate, tuned.batch_size, tuned.drop_fraction, tuned.final_sparsity) == (0.2, 256, 0.5, 0.8)
+    names = ("magnitude", "random", "static", "set", "rigl", "sparse_momentum", "snip", "lottery")
+    for recipe in (presets.PRESETS[f"lenet300_{name}"] for name in names):
+        assert (recipe.kernel_l2, recipe.other_l2) == (2.5e-4, 2.5e-4)
 
 
 def test_stem_and_classifier_of_the_extended_recipe_have_their_own_sparsity():

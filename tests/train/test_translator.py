@@ -143,13 +143,19 @@ def test_every_preset_is_a_recipe_and_published_ones_have_the_published_numbers(
     assert (base.num_layers, base.hidden_size, base.filter_size, base.num_heads) == (6, 512, 2048, 8)
     assert (base.beta_1, base.beta_2, base.epsilon) == (0.9, 0.997, 1e-9)
     assert (base.train_steps, base.batch_tokens, base.packed, base.max_length) == (500_000, 16_384, True, 256)
-    magnitude = presets["transformer_magnitude"]
-    assert (magnitude.begin_step, magnitude.end_step, magnitude.frequency) == (0, 400_000, "10000")
-    assert (magnitude.dropout, magnitude.label_smoothing) == (0.0, 0.1)
-    for name, weight in (("vd", 8.89e-8), ("l0", 7.78e-7)):
+    for name, end, frequency in (("magnitude", 400_000, "10000"), ("random", 100_000, "1000")):
+        pruning = presets[f"transformer_{name}"]
+        assert (pruning.begin_step, pruning.end_step, pruning.frequency) == (0, end, frequency)
+        assert (pruning.dropout, pruning.label_smoothing, pruning.final_sparsity) == (0.0, 0.1, 0.9)
+    for name, weight, begin, end, dropout in (
+        ("vd", 8.89e-8, 0, 200_000, 0.0),
+        ("l0", 2.222e-6, 200_000, 300_000, 0.1),
+    ):
         recipe = presets[f"transformer_{name}"]
         assert recipe.penalty_weight / recipe.penalty_examples == pytest.approx(weight, rel=1e-3)
-        assert (recipe.penalty_begin_step, recipe.penalty_end_step, recipe.penalty_schedule) == (0, 200_000, "cubic")
+        assert (recipe.penalty_begin_step, recipe.penalty_end_step, recipe.penalty_schedule) == (begin, end, "cubic")
+        assert (recipe.dropout, recipe.attention_dropout, recipe.relu_dropout) == (dropout,) * 3
+        assert recipe.label_smoothing == 0.1
 
 
 @pytest.mark.parametrize("name", list(translation_presets.PRESETS))
