@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from sparsity_tf.backend import as_array
 from sparsity_tf.fused import compiled
 
 # About how many entries are sorted to find where a threshold lies.
@@ -298,12 +299,12 @@ def largest_on_device(tensors, count, among):
     """
     among = [ops.convert_to_tensor(mask, "bool") for mask in among]
     found, sums = _compiled_largest()(ops.convert_to_tensor(count, "int32"), *tensors, *among)
-    available, bad = np.asarray(sums).tolist()
+    available, bad = as_array(sums).tolist()
     if not 0 <= count <= available:
         raise ValueError(f"`count` must be from 0 to the {available} candidates. Received: count={count}")
     if bad:
         raise ValueError(f"`scores` must not hold NaN. Received: {bad} NaN of {available} scores")
-    return [np.asarray(mask) for mask in found]
+    return [as_array(mask) for mask in found]
 
 
 @functools.cache
