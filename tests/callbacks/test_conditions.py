@@ -26,6 +26,7 @@ def promised(case, algorithm, model, step):
     return case.counts(algorithm, sizes, counts_of(model), step)
 
 
+@pytest.mark.not_on_torch("XLA compiles for TensorFlow and JAX only")
 @pytest.mark.parametrize("name", ["rigl", "sparse-momentum"])
 def test_xla(name):
     case, seen = CASES[name], Watch()

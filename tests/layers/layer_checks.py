@@ -13,6 +13,7 @@ from keras import ops
 from keras.src import testing
 
 from sparsity_tf import layers
+from tests.compiling import XLA
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +195,7 @@ def _check_model(layer, kind, directory):
     model = keras.Model(inputs, layer(inputs))
     data = example_inputs(kind, batch=3)
     expected = ops.convert_to_numpy(layer(data, training=False))
-    model.compile("sgd", "mse", jit_compile=True)
+    model.compile("sgd", "mse", jit_compile=XLA)
     for batch in (1, 3):
         np.testing.assert_allclose(model.predict(data[:batch], verbose=0), expected[:batch], rtol=1e-5, atol=1e-5)
     model.train_on_batch(data, expected + 1)

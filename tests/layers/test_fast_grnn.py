@@ -154,6 +154,7 @@ def test_precision_policies(policy):
     assert np.isfinite(array(ops.cast(outputs, "float32"))).all()
 
 
+@pytest.mark.not_on_torch("XLA compiles for TensorFlow and JAX only")
 def test_compiled_by_xla_with_any_batch_size():
     model = keras.Sequential([keras.Input((STEPS, FEATURES)), layers.STRFastGRNN(UNITS, recurrent_rank=2)])
     model.compile("sgd", "mse", jit_compile=True)
