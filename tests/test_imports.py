@@ -44,7 +44,7 @@ def run(code, backend):
     return finished.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_no_backend_is_imported_that_keras_has_not(backend):
     assert run(IMPORTS, backend) == "[]"
 
