@@ -239,9 +239,9 @@ def zero_outside(mask, tensor):
         # Where XLA does not compile it, a selection takes half as long again.
         return tf.math.multiply_no_nan(tensor, tf.cast(mask, tensor.dtype))
     if keras.backend.backend() == "torch":
-        # It keeps the order of the tensor in memory, on which the last bit of a product depends. (The orthogonal
+        # A clone keeps the order of the tensor in memory, on which the last bit of a product depends. (The orthogonal
         # initializer makes transposed kernels.)
-        return tensor.masked_fill(~mask, 0)
+        return tensor.clone().masked_fill_(~mask, 0)
     return ops.where(mask, tensor, ops.zeros((), tensor.dtype))
 
 
