@@ -1,5 +1,7 @@
 """Questions whose answer depends on the Keras backend that runs: one function a question."""
 
+import contextlib
+
 import keras
 import numpy as np
 
@@ -51,6 +53,32 @@ def is_on_accelerator(tensor):
     if keras.backend.backend() == "torch":
         return tensor.device.type != "cpu"
     return False
+
+
+def no_gradients():
+    """A context for inference: torch, which records every operation on a variable, records none."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.no_grad()
+    return contextlib.nullcontext()
+
+
+def seed_of_draw(seed_generator):
+    """The `seed` for one draw of `keras.random`; the generator's counter advances by one.
+
+    Args:
+        seed_generator: `keras.random.SeedGenerator`.
+
+    Returns:
+        The generator itself; on torch an integer. There Keras adds seed and counter up: a generator would repeat the
+        numbers of the one with the next seed, a draw later, and layers have neighbouring seeds.
+    """
+    if keras.backend.backend() != "torch":
+        return seed_generator
+    state = seed_generator.next()
+    # Where only shapes are asked for, tensors hold nothing.
+    return 0 if state.is_meta else int(np.random.SeedSequence(state.tolist()).generate_state(1)[0])
 
 
 def optimizer_update(optimizer):

@@ -133,6 +133,11 @@ def in_sum(case, weights, masks):
     return excess(case, masks) == 0
 
 
+def in_sum_live(case, weights, masks):
+    """The sum of each weight's floor((1 - s) n) lives."""
+    return sum(np.sum(mask) - floor(1 - case.sparsity, mask.size) for mask in masks) == 0
+
+
 def nearly(case, weights, masks):
     """Sparse momentum corrects its count from update to update."""
     return abs(excess(case, masks)) <= 5
@@ -158,7 +163,7 @@ ALGORITHMS = {
     "rigl": (moving(callbacks.RigL), of_zeros),
     "drop-and-grow": (moving(callbacks.DropAndGrow, grow="gradient", redistribution="magnitude"), in_sum),
     "sparse-momentum": (moving(callbacks.SparseMomentum), nearly),
-    "dsr": (moving(callbacks.DynamicSparseReparameterization, prune_target=10, initial_threshold=0.05), in_sum),
+    "dsr": (moving(callbacks.DynamicSparseReparameterization, prune_target=10, initial_threshold=0.05), in_sum_live),
     "narang": (lambda case, data: callbacks.NarangPruning(0.3, ramp_step=2, **WINDOW), anything),
     "snip": (one_shot(callbacks.SNIP), of_all_zeros),
     "snip-layer": (one_shot(callbacks.SNIP, scope="layer"), of_zeros),
@@ -200,11 +205,10 @@ def run_case(seed, number, folder):
     draw = Draw(np.random.default_rng([seed, number]))
     keras.utils.set_random_seed(number)
     case = draw_case(draw)
-    keras.config.set_dtype_policy(case.precision)
-    model, inputs, outputs = draw.model()
-    data = (inputs, draw.targets(outputs))
     try:
-        check_case(case, model, data, outputs, folder)
+        keras.config.set_dtype_policy(case.precision)
+        model, inputs, outputs = draw.model()
+        check_case(case, model, (inputs, draw.targets(outputs)), outputs, folder)
     except Exception as error:
         error.args = (f"case {number} of seed {seed} ({case}): {error}",)
         raise
