@@ -150,7 +150,7 @@ class Draw:
         if block == "grouped":
             return layers.GroupQueryAttention(4, 4, 2)(x, x)
         if block == "einsum":
-            return layers.EinsumDense("abc,cd->abd", (None, size), bias_axes="d", activation="relu")(x)
+            return layers.EinsumDense("abc,cd->abd", (LENGTH, size), bias_axes="d", activation="relu")(x)
         return layers.TimeDistributed(self.dense())(x)
 
     def trunk(self, kind, x):
