@@ -1,5 +1,7 @@
 """Derivatives of a compiled model's loss on one batch, for pruning before training."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import ops
@@ -111,6 +113,7 @@ def _jax(loss, variables, hessian, scale):
 
 def _torch(loss, variables, hessian, scale):
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     def derivatives(value, graph):
         if not value.requires_grad:  # Of a constant.
@@ -119,7 +122,9 @@ def _torch(loss, variables, hessian, scale):
         return [None if gradient is None else gradient.float() / scale for gradient in found]
 
     values = [variable.value for variable in variables]
-    with torch.enable_grad():
+    # Fused attention has no second derivative.
+    attention = sdpa_kernel(SDPBackend.MATH) if hessian else contextlib.nullcontext()
+    with torch.enable_grad(), attention:
         found = derivatives(loss() * scale, graph=hessian)
         known = [gradient for gradient in found if gradient is not None]
         if hessian and known:

@@ -2,6 +2,8 @@
 
     KERAS_BACKEND=torch python -m pytest -m slow tests/campaigns/test_models.py --cases=500 --seed=0 -s
 
+(On JAX with XLA_FLAGS=--xla_backend_optimization_level=0, which compiles in two thirds of the time.)
+
 Each case makes a random model sparse and trains it for a few steps with a random algorithm. It checks that `sparsify`
 is the identity to the bit before anything is pruned, that counts are exact, that what is masked is zero after every
 optimizer step, that a saved model loads as it was, and that `to_dense` predicts the same. A case is a function of the
@@ -139,8 +141,8 @@ def in_sum_live(case, weights, masks):
 
 
 def nearly(case, weights, masks):
-    """Sparse momentum corrects its count from update to update."""
-    return abs(excess(case, masks)) <= 5
+    """Sparse momentum rounds each weight's quota, and corrects the sum an update later."""
+    return abs(excess(case, masks)) <= 2 * len(masks)
 
 
 def anything(case, weights, masks):
@@ -243,8 +245,29 @@ def check_case(case, model, data, outputs, folder):
     assert_equal(predict(dense, data[0]), after, "to_dense changes predictions")
 
 
+@pytest.fixture
+def compiled_once(tmp_path_factory):
+    """JAX compiles each operation of an eager step, and again in the next model: here what it has compiled is kept."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
 @pytest.mark.slow
-def test_random_models(cases, seed, tmp_path):
+def test_random_models(cases, seed, tmp_path, compiled_once):
     number, failed, drawn = cases(60), [], []
     for index in range(number):
         try:
