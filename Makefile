@@ -3,13 +3,17 @@
 #   make train PYTHON=python3.12     another interpreter (3.10 to 3.13)
 #   make test PYTEST_ARGS="-k vd"    more arguments for pytest
 #   make train CUDA=                 no CUDA libraries although there is a GPU
+#
+# On Linux pip takes the CUDA build of torch for `make test-all`, several GB. The CPU build (about 200 MB):
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test-all
 
 VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
-# What runs a second time on the JAX backend.
-JAX_TESTS ?= tests/layers tests/callbacks tests/models tests/decoding tests/inspection \
-	tests/test_schedules.py tests/test_sparsify.py tests/test_to_dense.py
+# What runs again on the JAX and torch backends.
+BACKEND_TESTS ?= tests/layers tests/callbacks tests/models tests/decoding tests/inspection tests/checkpoints \
+	tests/test_schedules.py tests/test_sparsify.py tests/test_to_dense.py tests/test_load_masks.py \
+	tests/test_initializers.py tests/test_masks.py tests/test_noise.py tests/test_fused.py
 
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 # The first of these that TensorFlow has wheels for.
@@ -27,6 +31,7 @@ HAS_VENV := $(VENV)/.has-venv
 HAS_DEMO := $(VENV)/.has-demo
 HAS_DEV := $(VENV)/.has-dev
 HAS_JAX := $(VENV)/.has-jax
+HAS_TORCH := $(VENV)/.has-torch
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -35,7 +40,7 @@ HAS_JAX := $(VENV)/.has-jax
 help:
 	@echo "make train      train the demo: LeNet-300-100 made sparse by variational dropout, into runs/demo"
 	@echo "make test       the fast tests"
-	@echo "make test-all   every test, and what runs on JAX again there"
+	@echo "make test-all   every test, and what runs on JAX and torch again there"
 	@echo "make lint       ruff check and ruff format --check"
 	@echo "make bench      every measured claim in benchmarks/"
 	@echo "make clean      remove .venv, caches and build products (not runs/)"
@@ -46,9 +51,10 @@ train: $(HAS_DEMO)
 test: $(HAS_DEV)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
 
-test-all: $(HAS_DEV) $(HAS_JAX)
+test-all: $(HAS_DEV) $(HAS_JAX) $(HAS_TORCH)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(PYTEST_ARGS)
-	@KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(JAX_TESTS) $(PYTEST_ARGS)
+	@KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(BACKEND_TESTS) $(PYTEST_ARGS)
+	@KERAS_BACKEND=torch $(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(BACKEND_TESTS) $(PYTEST_ARGS)
 
 lint: $(HAS_DEV)
 	@$(BIN)/python -m ruff check .
@@ -97,4 +103,9 @@ $(HAS_DEV): pyproject.toml setup.py | $(HAS_VENV)
 $(HAS_JAX): pyproject.toml setup.py | $(HAS_VENV)
 	@echo "Installing JAX into $(VENV)"
 	@$(PIP) install --editable ".[jax]"
+	@touch $@
+
+$(HAS_TORCH): pyproject.toml setup.py | $(HAS_VENV)
+	@echo "Installing torch into $(VENV)"
+	@$(PIP) install --editable ".[torch]"
 	@touch $@

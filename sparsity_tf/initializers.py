@@ -22,6 +22,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from sparsity_tf.backend import seed_of_draw
 from sparsity_tf.checks import (
     check_array,
     check_choice,
@@ -245,7 +246,7 @@ def reinitialize(model, kind="per_unit", initializer=None, seed=None):
     generator = keras.random.SeedGenerator(seed)
     for weight, (scale, mode, distribution) in zip(weights, settings, strict=True):
         mask = ops.convert_to_numpy(weight.mask())
-        options = (scale, mode, distribution, generator, *_axes(weight))
+        options = (scale, mode, distribution, seed_of_draw(generator), *_axes(weight))
         if kind == "per_unit":
             draw = PerUnitScaled(mask, *options)
         else:

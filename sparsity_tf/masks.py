@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from sparsity_tf.backend import as_array
 from sparsity_tf.checks import (
     check_array,
     check_callable,
@@ -266,6 +267,10 @@ def zero_outside(mask, tensor):
 
         # Where XLA does not compile it, a selection takes half as long again.
         return tf.math.multiply_no_nan(tensor, tf.cast(mask, tensor.dtype))
+    if keras.backend.backend() == "torch":
+        # A clone keeps the order of the tensor in memory, on which the last bit of a product depends. (The orthogonal
+        # initializer makes transposed kernels.)
+        return tensor.clone().masked_fill_(~mask, 0)
     return ops.where(mask, tensor, ops.zeros((), tensor.dtype))
 
 
@@ -333,12 +338,12 @@ def largest_on_device(tensors, count, among):
     check_integer("count", count)
     among = [ops.convert_to_tensor(mask, "bool") for mask in among]
     found, sums = _compiled_largest()(ops.convert_to_tensor(count, "int32"), *tensors, *among)
-    available, bad = np.asarray(sums).tolist()
+    available, bad = as_array(sums).tolist()
     if not 0 <= count <= available:
         raise ValueError(f"`count` must be from 0 to the {available} candidates. Received: count={count}")
     if bad:
         raise ValueError(f"`scores` must not hold NaN. Received: {bad} NaN of {available} scores")
-    return [np.asarray(mask) for mask in found]
+    return [as_array(mask) for mask in found]
 
 
 @functools.cache

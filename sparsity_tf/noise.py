@@ -15,6 +15,7 @@ import functools
 import keras
 from keras import ops
 
+from sparsity_tf.backend import seed_of_draw
 from sparsity_tf.fused import fused
 
 
@@ -31,7 +32,7 @@ def normal(shape, seed_generator, dtype="float32"):
     """
     if keras.backend.backend() == "tensorflow":
         return _hashed_normal(shape, _next_seed(seed_generator), dtype)
-    return keras.random.normal(shape, dtype=dtype, seed=seed_generator)
+    return keras.random.normal(shape, dtype=dtype, seed=seed_of_draw(seed_generator))
 
 
 def uniform(shape, seed_generator, dtype="float32"):
@@ -47,7 +48,7 @@ def uniform(shape, seed_generator, dtype="float32"):
     """
     if keras.backend.backend() == "tensorflow":
         return _hashed_uniform(shape, _next_seed(seed_generator), dtype)
-    return keras.random.uniform(shape, dtype=dtype, seed=seed_generator)
+    return keras.random.uniform(shape, dtype=dtype, seed=seed_of_draw(seed_generator))
 
 
 def uniform_source(shape, seed_generator, dtype="float32"):

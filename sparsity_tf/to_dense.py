@@ -5,7 +5,6 @@ import inspect
 import tempfile
 
 import keras
-import numpy as np
 
 from sparsity_tf import composite
 from sparsity_tf.checks import check_built
@@ -102,7 +101,7 @@ def _copy_state(model, copy):
         state = {}
         one.save_own_variables(state)
         # As arrays, which a file would give.
-        other.load_own_variables({name: np.asarray(value) for name, value in state.items()})
+        other.load_own_variables({name: keras.ops.convert_to_numpy(value) for name, value in state.items()})
         if hasattr(one, "save_assets"):
             with tempfile.TemporaryDirectory() as folder:
                 one.save_assets(folder)

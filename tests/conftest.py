@@ -24,10 +24,10 @@ def fresh_keras_state():
 
 
 def pytest_collection_modifyitems(items):
-    """Skips tests marked `tensorflow` under another Keras backend."""
-    if keras.config.backend() == "tensorflow":
-        return
-    skip = pytest.mark.skip(reason="needs KERAS_BACKEND=tensorflow")
+    """Skips tests marked `tensorflow` under another Keras backend, and those marked `not_on_torch` under torch."""
     for item in items:
-        if item.get_closest_marker("tensorflow"):
-            item.add_marker(skip)
+        if item.get_closest_marker("tensorflow") and keras.config.backend() != "tensorflow":
+            item.add_marker(pytest.mark.skip(reason="needs KERAS_BACKEND=tensorflow"))
+        not_on_torch = item.get_closest_marker("not_on_torch")
+        if not_on_torch and keras.config.backend() == "torch":
+            item.add_marker(pytest.mark.skip(reason=f"torch: {not_on_torch.args[0]}"))

@@ -20,6 +20,12 @@ def gradients(fn, variables):
             value = fn()
         found = tape.gradient(value, [v.value for v in variables], unconnected_gradients="zero")
         found = [tf.convert_to_tensor(gradient) for gradient in found]
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        values = [v.value for v in variables]
+        found = torch.autograd.grad(fn(), values, allow_unused=True)
+        found = [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
     else:
         import jax
 
@@ -32,8 +38,20 @@ def gradients(fn, variables):
     return [np.asarray(ops.convert_to_numpy(gradient), "float64") for gradient in found]
 
 
+def weighted_sum(tensor, upstream):
+    """The sum of a tensor's entries times `upstream`, which is the gradient with respect to the tensor.
+
+    Args:
+        tensor: Tensor.
+        upstream: Array that broadcasts against it. (torch would multiply a tensor by an array in numpy.)
+    """
+    return ops.sum(tensor * ops.cast(upstream, tensor.dtype))
+
+
 def compiled(fn):
-    """`fn` compiled by XLA, for functions of tensors to tensors."""
+    """`fn` compiled by XLA, for functions of tensors to tensors; `fn` itself on torch, which has no XLA."""
+    if keras.backend.backend() == "torch":
+        return fn
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

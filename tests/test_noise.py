@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 from sparsity_tf import noise
-from tests.gradients import compiled, gradients
+from tests.gradients import compiled, gradients, weighted_sum
 
 DRAWS = {"normal": noise.normal, "uniform": noise.uniform}
 
@@ -39,6 +39,15 @@ def test_every_draw_advances_the_counter_and_a_saved_counter_resumes(draw):
     resumed.state.assign(saved)
     np.testing.assert_array_equal(draw(resumed), second)
     np.testing.assert_array_equal(draw(resumed), third)
+
+
+def test_neighbouring_seeds_do_not_repeat_each_others_numbers(draw):
+    """Layers have them: what one draws in a step, the next must not draw in the step before."""
+    ours, next_one = (keras.random.SeedGenerator(seed) for seed in (7, 8))
+    numbers, others = ([draw(generator) for _ in range(3)] for generator in (ours, next_one))
+    for one in numbers:
+        for other in others:
+            assert not np.isclose(one, other).any(axis=1).all()
 
 
 def test_normals_are_standard_and_uncorrelated():
@@ -131,7 +140,7 @@ def test_added_noise_and_its_gradients(shared_axes):
     add = lambda: noise.add_normal(*map(ops.convert_to_tensor, variables), generator, 1e-8, shared_axes)  # noqa: E731
     np.testing.assert_allclose(ops.convert_to_numpy(add()), mean + n * deviation, rtol=1e-4, atol=1e-5)
     generator.state.assign(state)
-    by_mean, by_variance = gradients(lambda: ops.sum(add() * upstream), variables)
+    by_mean, by_variance = gradients(lambda: weighted_sum(add(), upstream), variables)
     np.testing.assert_allclose(by_mean, upstream, rtol=1e-6)
     expected = np.where(variance >= 0, upstream * n / (2 * deviation), 0)
     np.testing.assert_allclose(by_variance, expected, rtol=1e-4, atol=1e-6)

@@ -9,7 +9,8 @@ that ask for it only.
 import keras
 from keras import ops
 
-from sparsity_tf.callbacks.optimizer_slots import inner_optimizer, tensor_of
+from sparsity_tf.backend import optimizer_update, tensor_of
+from sparsity_tf.callbacks.optimizer_slots import inner_optimizer
 
 # Name of the attribute of an optimizer under which its taps are.
 _TAPS = "_gradient_taps"
@@ -32,7 +33,7 @@ class GradientTap:
         self.buffers = {}
 
     def attach(self):
-        """Adds the slots and follows `optimizer.update_step` from now on."""
+        """Adds the slots and follows the optimizer's updates from now on."""
         for variable in self.variables:
             self.buffers[self.optimizer._get_variable_index(variable)] = self._add_buffer(variable)
         _taps(self.optimizer).append(self)
@@ -42,7 +43,8 @@ class GradientTap:
         taps = _taps(self.optimizer)
         taps.remove(self)
         if not taps:
-            for name in ("update_step", "save_own_variables", "load_own_variables", _TAPS):
+            method, _ = optimizer_update(self.optimizer)
+            for name in (method, "save_own_variables", "load_own_variables", _TAPS):
                 vars(self.optimizer).pop(name, None)
         if keras.backend.backend() == "jax":
             for buffer in self.buffers.values():
@@ -65,6 +67,10 @@ class GradientTap:
         if buffer is None:
             return
         wanted = self.wanted(self.optimizer.iterations + 1)
+        if keras.backend.backend() == "torch":
+            if wanted:
+                buffer.assign(gradient)
+            return
         if keras.backend.backend() != "tensorflow":
             buffer.assign(ops.where(wanted, ops.cast(gradient, buffer.dtype), ops.convert_to_tensor(buffer)))
             return
@@ -79,15 +85,18 @@ class GradientTap:
 
 
 def _taps(optimizer):
-    """The taps on an optimizer, a list that `update_step` goes through. (Two algorithms may share a model.)"""
+    """The taps on an optimizer, a list that its update goes through. (Two algorithms may share a model.)"""
     if _TAPS in vars(optimizer):
         return vars(optimizer)[_TAPS]
-    taps, update_step = [], optimizer.update_step
+    taps, (method, batched) = [], optimizer_update(optimizer)
+    update = getattr(optimizer, method)
 
-    def tapped_update_step(gradient, variable, learning_rate):
-        for tap in taps:
-            tap.keep(optimizer._get_variable_index(variable), gradient)
-        return update_step(gradient, variable, learning_rate)
+    def tapped_update(gradients, variables, learning_rate):
+        pairs = zip(gradients, variables, strict=True) if batched else ((gradients, variables),)
+        for gradient, variable in pairs:
+            for tap in taps:
+                tap.keep(optimizer._get_variable_index(variable), gradient)
+        return update(gradients, variables, learning_rate)
 
     def without_buffers(function):
         """Files hold the optimizer as it is without the taps."""
@@ -104,7 +113,7 @@ def _taps(optimizer):
         return call
 
     # Past Keras's tracking of attributes.
-    added = {_TAPS: taps, "update_step": tapped_update_step}
+    added = {_TAPS: taps, method: tapped_update}
     if keras.backend.backend() == "jax":
         for name in ("save_own_variables", "load_own_variables"):
             added[name] = without_buffers(getattr(optimizer, name))

@@ -1,8 +1,12 @@
 """Derivatives of a compiled model's loss on one batch, for pruning before training."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import ops
+
+from sparsity_tf.backend import as_array
 
 
 def gradients(model, data, variables):
@@ -47,7 +51,7 @@ def _evaluate(model, data, variables, temperature, hessian):
             model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True), "float32"
         )
 
-    find = _tensorflow if keras.backend.backend() == "tensorflow" else _jax
+    find = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
     try:
         found = _scaled(find, loss, variables, hessian, model)
     finally:
@@ -105,3 +109,25 @@ def _jax(loss, variables, hessian, scale):
 
     values = [variable.value for variable in variables]
     return [np.asarray(g, "float32") / scale for g in jax.grad(flow_of if hessian else value_of)(values)]
+
+
+def _torch(loss, variables, hessian, scale):
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    def derivatives(value, graph):
+        if not value.requires_grad:  # Of a constant.
+            return [None] * len(values)
+        found = torch.autograd.grad(value, values, create_graph=graph, allow_unused=True)
+        return [None if gradient is None else gradient.float() / scale for gradient in found]
+
+    values = [variable.value for variable in variables]
+    # Fused attention has no second derivative.
+    attention = sdpa_kernel(SDPBackend.MATH) if hessian else contextlib.nullcontext()
+    with torch.enable_grad(), attention:
+        found = derivatives(loss() * scale, graph=hessian)
+        known = [gradient for gradient in found if gradient is not None]
+        if hessian and known:
+            flow = sum(torch.sum(gradient.detach() * gradient) for gradient in known) * scale
+            found = derivatives(flow, graph=False)
+    return [None if gradient is None else as_array(gradient) for gradient in found]

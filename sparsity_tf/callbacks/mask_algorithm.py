@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from sparsity_tf import structures
+from sparsity_tf.backend import as_array, is_on_accelerator, tensor_of
 from sparsity_tf.callbacks import after_step, claims, masked_weights, optimizer_slots, shortfall
 from sparsity_tf.callbacks.copying import Copyable
 from sparsity_tf.callbacks.gradient_tap import GradientTap
@@ -22,7 +23,7 @@ from sparsity_tf.callbacks.mask_writer import MaskWriter, bool_mask
 from sparsity_tf.callbacks.optimizer_slots import count_steps
 from sparsity_tf.callbacks.standstill import Standstill
 from sparsity_tf.callbacks.update_schedule import UpdateSchedule
-from sparsity_tf.callbacks.weight_view import WeightView, is_on_accelerator, read_mask, value_tensor
+from sparsity_tf.callbacks.weight_view import WeightView, read_mask, value_tensor
 from sparsity_tf.checks import check_integer, check_selection
 
 
@@ -311,7 +312,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         """The `WeightView` of weight number `index`."""
         weight = self.weights[index]
         variable, optimizer = weight.variable, self._optimizer
-        mask = optimizer_slots.tensor_of(weight.extra_variable("mask"))
+        mask = tensor_of(weight.extra_variable("mask"))
         # Read when asked for: a tensor kept here would be memory that can't be written in place.
         tensors = {
             "value": lambda: value_tensor(weight),
@@ -322,13 +323,13 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         }
         return WeightView(
             path=weight.path,
-            value=lambda: np.asarray(value_tensor(weight), "float32"),
-            mask=np.asarray(mask),
+            value=lambda: np.asarray(as_array(value_tensor(weight)), "float32"),
+            mask=as_array(mask),
             step=step,
             rng=lambda: self.rng(step, index),
             filter_axes=weight.filter_axes,
             drop_fraction=drop_fraction,
-            _slots={name: lambda name=name: np.asarray(tensors[name]()) for name in self.uses()},
+            _slots={name: lambda name=name: as_array(tensors[name]()) for name in self.uses()},
             _tensors=tensors if is_on_accelerator(mask) else None,
             _weight=weight,
         )

@@ -5,31 +5,15 @@ that optimizers of the user's own are served, too.
 """
 
 import keras
-import numpy as np
 from keras import ops
 
+from sparsity_tf.backend import tensor_of
 from sparsity_tf.masks import zero_outside
 
 # Names of the lists, first one that is there: SGD; Adam, AdamW, Lamb, Nadam, Lion and RMSprop; Adamax.
 _MOMENTUM = ("momentums", "_momentums", "_m")
 _VARIANCE = ("_velocities", "velocities")
 _AVERAGES = "_model_variables_moving_average"
-
-
-def read(variable):
-    """A variable or tensor as a numpy array, to be read only: without a copy where the backend has it in memory."""
-    return np.asarray(tensor_of(variable))
-
-
-def tensor_of(variable):
-    """A variable's value as a tensor, which keeps its content when the variable changes; not a copy of it."""
-    value = getattr(variable, "value", variable)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        # numpy would have a TensorFlow variable copy itself.
-        value = tf.convert_to_tensor(value)
-    return value
 
 
 def inner_optimizer(optimizer):

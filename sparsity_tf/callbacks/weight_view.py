@@ -5,7 +5,7 @@ import functools
 import keras
 import numpy as np
 
-from sparsity_tf.callbacks.optimizer_slots import read, tensor_of
+from sparsity_tf.backend import as_array, tensor_of
 
 
 class WeightView:
@@ -99,18 +99,9 @@ class WeightView:
         self._arrays.clear()
 
 
-def is_on_accelerator(tensor):
-    """Whether numpy would have to fetch a tensor from a device of its own."""
-    if keras.backend.backend() == "tensorflow":
-        return "CPU" not in tensor.device
-    if keras.backend.backend() == "jax":
-        return any(device.platform != "cpu" for device in tensor.devices())
-    return False
-
-
 def read_mask(weight):
     """The mask of a masked weight as a numpy array."""
-    return read(weight.extra_variable("mask"))
+    return as_array(tensor_of(weight.extra_variable("mask")))
 
 
 def value_tensor(weight):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from sparsity_tf.backend import no_gradients, tensor_of
 from sparsity_tf.checks import check_array, check_bool, check_integer, check_model, check_number
 from sparsity_tf.decoding import network, search
 
@@ -33,7 +34,7 @@ class Decoder:
     def __init__(self, model, cached=True):
         check_model("model", model)
         check_bool("cached", cached)
-        self._weights = network.inference_weights(model)
+        self._weights = keras.tree.map_structure(tensor_of, network.inference_weights(model))
         self._model = None if cached else model
         self._heads = network.num_heads(model)
         self._compiled = functools.cache(self._compile)
@@ -121,7 +122,7 @@ class Decoder:
             import jax
 
             return jax.jit(decode)
-        return decode
+        return no_gradients()(decode)
 
     def _with_cache(self, weights, inputs, beams, length):
         source, target = network.start_cache(weights, inputs, self._heads, beams, length)

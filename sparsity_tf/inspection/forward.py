@@ -8,6 +8,7 @@ import functools
 
 import keras
 
+from sparsity_tf.backend import no_gradients
 from sparsity_tf.checks import check_array
 from sparsity_tf.inspection.tracing import wrapped_calls
 
@@ -72,5 +73,5 @@ def run_and_hear(model, inputs, layers, hear):
 
         return heard
 
-    with wrapped_calls(layers, wrap):
+    with wrapped_calls(layers, wrap), no_gradients():
         return model(keras.tree.map_structure(keras.ops.convert_to_tensor, inputs), training=False)

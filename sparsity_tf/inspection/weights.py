@@ -139,7 +139,7 @@ def _plain_kernels(layer, listed_ids, is_sparse_layer):
 def _threshold(threshold):
     if threshold is None:
         return None
-    values = np.asarray(threshold, dtype="float64")
+    values = as_numpy(threshold).astype("float64")
     if values.size == 1:
         return float(values.reshape(()))
     return float(values.min()), float(values.max())

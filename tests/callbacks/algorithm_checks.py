@@ -69,12 +69,12 @@ def count_of(model):
 
 
 def check_zeros(model):
-    """Masked weights are exactly zero: what is used, and on TensorFlow the variable itself."""
+    """Masked weights are exactly zero: what is used, and the variable itself but on JAX."""
     for weight in get_sparse_weights(model):
         mask, value = ops.convert_to_numpy(weight.mask()), ops.convert_to_numpy(weight.value())
         assert np.isfinite(value).all()
         assert (value[~mask] == 0).all()
-        if keras.backend.backend() == "tensorflow":
+        if keras.backend.backend() != "jax":
             np.testing.assert_array_equal(ops.convert_to_numpy(weight.variable), value)
 
 
@@ -142,7 +142,9 @@ def check_training(case, directory):
     # One file after an update, which the other callbacks see as they do.
     first, last = (keras.callbacks.ModelCheckpoint(f, save_weights_only=True, save_freq=STEPS - 4) for f in files)
     history = fit(model, before, first, algorithm, last, after)
-    assert before.steps == after.steps and len(set(after.traces)) == 1
+    assert before.steps == after.steps
+    # On torch nothing is traced: Python calls the loss in every step.
+    assert len(set(after.traces)) == 1 or keras.backend.backend() == "torch"
     for one, other in zip(before.masks, after.masks, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     sizes = [weight.size for weight in get_sparse_weights(model)]

@@ -26,6 +26,7 @@ def promised(case, algorithm, model, step):
     return case.counts(algorithm, sizes, counts_of(model), step)
 
 
+@pytest.mark.not_on_torch("XLA compiles for TensorFlow and JAX only")
 @pytest.mark.parametrize("name", ["rigl", "sparse-momentum"])
 def test_xla(name):
     case, seen = CASES[name], Watch()
@@ -34,6 +35,7 @@ def test_xla(name):
     checks.check_counts(case, algorithm, [weight.size for weight in get_sparse_weights(model)], seen)
 
 
+@pytest.mark.not_on_torch("Keras takes steps_per_execution=1 only")
 @pytest.mark.parametrize("name", ["rigl", "magnitude"])
 def test_several_steps_in_one_execution(name):
     """Masks change at the first boundary at or after a step on the schedule; the last call of an epoch is shorter."""
@@ -49,6 +51,7 @@ def test_several_steps_in_one_execution(name):
     assert promised(case, algorithm, model, 12)
 
 
+@pytest.mark.not_on_torch("Keras takes steps_per_execution=1 only")
 def test_rigl_grows_by_the_gradient_of_the_step_on_the_schedule():
     """With several steps in one execution, too: the gradient is that of step 8, not of step 10."""
     kept = {}

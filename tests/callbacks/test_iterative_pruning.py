@@ -76,6 +76,7 @@ def test_a_model_without_bias_keeps_its_learning_rate():
     assert float(ops.convert_to_numpy(model.optimizer.learning_rate)) == pytest.approx(0.1)
 
 
+@pytest.mark.not_on_torch("Keras takes steps_per_execution=1 only")
 def test_a_round_that_ends_inside_an_execution_ends_at_its_boundary():
     model = make_model(CASE, steps_per_execution=4)
     tickets = callbacks.IterativePruning(0.5, rounds=1, steps_per_round=3)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from sparsity_tf import layers
+from sparsity_tf import layers, sparsify
 from sparsity_tf.callbacks import SNIP, GraSP
 from sparsity_tf.layers import get_sparse_weights
 
@@ -138,6 +138,20 @@ def test_the_temperature_divides_the_outputs():
         found.append(np.concatenate([mask.reshape(-1) for mask in masks_of(model)]))
     np.testing.assert_array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("kind", [SNIP, GraSP])
+def test_a_model_with_attention(kind):
+    """Some fused kernels of attention have no second derivative."""
+    inputs = keras.Input((3, 4))
+    x = keras.layers.MultiHeadAttention(2, 4)(inputs, inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GroupQueryAttention(4, 2, 1)(x, x)))
+    sparsify(model, "masked")
+    model.compile("sgd", "mse", jit_compile=False)
+    x = RNG.normal(size=(5, 3, 4)).astype("float32")
+    kind(0.6, data=(x, x[..., :2])).prepare(model)
+    size = sum(mask.size for mask in masks_of(model))
+    assert sum(int(mask.sum()) for mask in masks_of(model)) == size - int(0.6 * size)
 
 
 @pytest.mark.parametrize("kind", [SNIP, GraSP])

@@ -535,6 +535,7 @@ def test_arguments_are_checked(tmp_path):
         checkpoint_sparsity(tmp_path, log_alpha_threshold=float("nan"))
 
 
+@pytest.mark.not_on_torch("Keras exports a SavedModel from TensorFlow and JAX only")
 @pytest.mark.parametrize("technique", ["vd", "str", "masked"])
 def test_the_saved_model_of_a_sparsified_model_counts_as_the_model_does(technique, tmp_path):
     """Variables that `sparsify` adds stand beside the kernel, under the same name scope."""

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from sparsity_tf import layers
-from tests.gradients import gradients
+from tests.gradients import gradients, weighted_sum
 
 
 def to_numpy(tensor):
@@ -59,7 +59,7 @@ def test_gradient_goes_straight_through_to_all_weights(sparsity):
         outputs = to_numpy(layer(inputs.astype("float32"), training=training))
         np.testing.assert_allclose(outputs, inputs @ value, rtol=1e-4, atol=1e-5)
     by_kernel, by_x = gradients(
-        lambda: ops.sum(layer(ops.convert_to_tensor(x), training=True) * upstream),
+        lambda: weighted_sum(layer(ops.convert_to_tensor(x), training=True), upstream),
         [layer.kernel, x],
     )
     np.testing.assert_allclose(by_kernel, inputs.T @ upstream, rtol=1e-4, atol=1e-5)

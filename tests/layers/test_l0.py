@@ -7,7 +7,7 @@ from keras import ops
 
 from sparsity_tf import layers, noise
 from sparsity_tf.layers import l0
-from tests.gradients import compiled, gradients
+from tests.gradients import compiled, gradients, weighted_sum
 from tests.layers.layer_checks import KINDS, example_inputs, make_layer, stock_layer
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
@@ -85,7 +85,7 @@ def test_training_pass_and_gradients(beta, gamma, zeta):
         outputs = to_numpy(layer(ops.convert_to_tensor(x), training=True))
         layer.seed_generator.state.assign(state)
         found = gradients(
-            lambda: ops.sum(layer(ops.convert_to_tensor(x), training=True) * UPSTREAM),
+            lambda: weighted_sum(layer(ops.convert_to_tensor(x), training=True), UPSTREAM),
             [layer.kernel, layer.log_alpha, x],
         )
         layer.seed_generator.state.assign(state)
@@ -116,7 +116,7 @@ def test_gradients_of_a_lookup_are_those_of_the_whole(beta):
     layer.log_alpha.assign(LOG_ALPHA)
     state = ops.convert_to_numpy(layer.seed_generator.state)
     ids, upstream = np.array([1, 0, 1, 1, 0]), UPSTREAM
-    found = gradients(lambda: ops.sum(layer(ids, training=True) * upstream), [layer.embeddings, layer.log_alpha])
+    found = gradients(lambda: weighted_sum(layer(ids, training=True), upstream), [layer.embeddings, layer.log_alpha])
     layer.seed_generator.state.assign(state)
     u = to_numpy(noise.uniform((5, 3), layer.seed_generator))
 

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from sparsity_tf import layers
-from tests.gradients import gradients
+from tests.gradients import gradients, weighted_sum
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(8, 6)).astype("float32")
@@ -68,7 +68,7 @@ def test_masked_weights_are_zero_after_every_step(optimizer, dense_gradient):
 
     variables = model.trainable_variables
     for _ in range(2):
-        found = gradients(lambda: ops.mean(ops.square(model(X, training=True) - Y)), variables)
+        found = gradients(lambda: ops.mean(ops.square(ops.subtract(model(X, training=True), Y))), variables)
         model.optimizer.apply([ops.cast(g, "float32") for g in found], variables)
         check_zeros(model)
 
@@ -101,7 +101,7 @@ def test_gradient_is_masked_unless_dense(dense_gradient):
     layer.sparse_weights[0].assign_mask(mask)
     x = keras.Variable(X)
     upstream = RNG.normal(size=(8, 3))
-    loss = lambda: ops.sum(layer(ops.convert_to_tensor(x), training=True) * upstream)  # noqa: E731
+    loss = lambda: weighted_sum(layer(ops.convert_to_tensor(x), training=True), upstream)  # noqa: E731
     kernel_gradient, bias_gradient, x_gradient = gradients(loss, [layer.kernel, layer.bias, x])
     dense = X.astype("float64").T @ upstream
     np.testing.assert_allclose(kernel_gradient, dense if dense_gradient else dense * mask, rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ from keras import ops
 from sparsity_tf import layers
 from sparsity_tf.layers import soft_threshold as soft_threshold_module
 from sparsity_tf.layers.soft_threshold import soft_threshold
-from tests.gradients import compiled, gradients
+from tests.gradients import compiled, gradients, weighted_sum
 
 W = np.array([[0.5, -0.3, 0.05], [-0.02, -0.8, 0.0], [0.9, 0.12, -0.7], [0.2, -0.1, 0.3]])
 X = np.random.default_rng(1).normal(size=(5, 4))
@@ -54,7 +54,7 @@ def test_value_and_gradients(function, granularity):
 
     x = keras.Variable(X)
     found = gradients(
-        lambda: ops.sum(layer(ops.convert_to_tensor(x), training=True) * UPSTREAM),
+        lambda: weighted_sum(layer(ops.convert_to_tensor(x), training=True), UPSTREAM),
         [layer.kernel, layer.raw_threshold, x],
     )
     by_value = X.T @ UPSTREAM
@@ -76,7 +76,7 @@ def test_training_is_the_soft_threshold_at_and_off_its_corners():
         for function in (soft_threshold_module._fused_soft_threshold, soft_threshold):
             value = lambda: function(*map(ops.convert_to_tensor, variables))  # noqa: B023, E731
             values.append(to_numpy(value()))
-            found.append(gradients(lambda: ops.sum(ops.where(upstream > 0, value(), 0) * upstream), variables))  # noqa: B023
+            found.append(gradients(lambda: weighted_sum(ops.where(upstream > 0, value(), 0), upstream), variables))  # noqa: B023
         np.testing.assert_array_equal(*values)
         for ours, theirs in zip(*found, strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -106,7 +106,7 @@ def test_minus_3200_is_exactly_dense(function):
     np.testing.assert_array_equal(to_numpy(weight.value()), to_numpy(layer.kernel))
     assert weight.threshold() == 0
     by_weight, by_threshold = gradients(
-        lambda: ops.sum(layer(X.astype("float32"), training=True) * UPSTREAM),
+        lambda: weighted_sum(layer(X.astype("float32"), training=True), UPSTREAM),
         [layer.kernel, layer.raw_threshold],
     )
     assert by_threshold == 0

@@ -10,7 +10,7 @@ from keras import ops
 
 from sparsity_tf import layers, noise
 from sparsity_tf.layers import variational_dropout as vd
-from tests.gradients import compiled, gradients
+from tests.gradients import compiled, gradients, weighted_sum
 from tests.layers.layer_checks import KINDS, example_inputs, make_layer, stock_layer
 
 EPS = 1e-8
@@ -164,7 +164,7 @@ def test_gradients_of_a_lookup_are_those_of_the_whole(clip):
     state = ops.convert_to_numpy(layer.seed_generator.state)
     ids = np.array([3, 1, 0, 2])
     upstream = UPSTREAM[:4]
-    found = gradients(lambda: ops.sum(layer(ids, training=True) * upstream), [layer.embeddings, layer.log_sigma2])
+    found = gradients(lambda: weighted_sum(layer(ids, training=True), upstream), [layer.embeddings, layer.log_sigma2])
     n = replayed_normals(layer, state, (4, 3))
     sigma2, by_theta, by_s = (table[ids] for table in reference_sigma2(clip))
     by_sigma2 = upstream * n / (2 * np.sqrt(sigma2 + EPS))
@@ -183,7 +183,7 @@ def test_training_pass_and_gradients(clip, mask_in_training):
     outputs = to_numpy(layer(ops.convert_to_tensor(x), training=True))
     layer.seed_generator.state.assign(state)
     found = gradients(
-        lambda: ops.sum(layer(ops.convert_to_tensor(x), training=True) * UPSTREAM),
+        lambda: weighted_sum(layer(ops.convert_to_tensor(x), training=True), UPSTREAM),
         [layer.kernel, layer.log_sigma2, x],
     )
     n = replayed_normals(layer, state, (6, 3))

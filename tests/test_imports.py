@@ -1,0 +1,55 @@
+"""`import sparsity_tf` imports the backend that Keras runs on, and no other."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+IMPORTS = """
+import sys, keras
+
+before = set(sys.modules)
+import sparsity_tf
+import sparsity_tf.callbacks, sparsity_tf.decoding, sparsity_tf.inspection, sparsity_tf.initializers, sparsity_tf.models
+import sparsity_tf.checkpoints, sparsity_tf.schedules
+
+print(sorted({"tensorflow", "jax", "torch"} & (set(sys.modules) - before)))
+"""
+
+WITHOUT = """
+import sys
+
+# An import of it fails.
+sys.modules.update(dict.fromkeys(OTHERS))
+import keras, sparsity_tf
+
+model = sparsity_tf.sparsify(keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)]), "masked")
+model.compile("sgd", "mse")
+pruning = sparsity_tf.callbacks.MagnitudePruning(0.5, begin_step=0, end_step=2, frequency=1)
+x = keras.random.normal((16, 8), seed=0)
+model.fit(x, x[:, :4], batch_size=4, verbose=0, callbacks=[pruning])
+print(sparsity_tf.inspection.sparsity_table(sparsity_tf.to_dense(model)).sparsity)
+"""
+
+
+def run(code, backend):
+    """Runs code in a process of its own: the last line of its output."""
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return finished.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_no_backend_is_imported_that_keras_has_not(backend):
+    assert run(IMPORTS, backend) == "[]"
+
+
+# (SciPy, of which JAX is made, takes a `torch` of None for the package.)
+@pytest.mark.parametrize("backend,others", [("torch", ["tensorflow", "jax"]), ("jax", ["tensorflow"])])
+def test_other_backends_need_not_be_there(backend, others):
+    assert float(run(WITHOUT.replace("OTHERS", repr(others)), backend)) == 0.5
