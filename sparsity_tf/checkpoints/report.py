@@ -74,7 +74,7 @@ class CheckpointSparsity:
     def to_dict(self):
         """Returns: dict with `global_sparsity`, `size`, `nonzeros` and the list `tensors`.
 
-        Where live weights are exactly 0, also `sparsity_of_values` and `nonzero_values`, the latter also in their tensors.
+        Where live weights are exactly 0, also `sparsity_of_values` and `nonzero_values` (the latter in their tensors, too).
         """
         of_values = {}
         if self.nonzero_values != self.nonzeros:
