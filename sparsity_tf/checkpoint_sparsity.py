@@ -95,23 +95,32 @@ def _define_flags():
 def _render(report, form):
     if form == "json":
         return report.to_json()
-    rows = [(row.name, "x".join(map(str, row.shape)), row.size, row.nonzeros, row.sparsity) for row in report.rows]
+    rows = [
+        (row.name, "x".join(map(str, row.shape)), row.size, row.nonzeros, row.sparsity, row.nonzero_values)
+        for row in report.rows
+    ]
     if form == "csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_COLUMNS)
+        writer.writerow([*_COLUMNS, "nonzero_values"])
         writer.writerows(rows)
         return text.getvalue().rstrip("\n")
     import tabulate
 
     # disable_numparse: a tensor called "1e5" is a name.
-    rows = [(*row[:4], f"{row[4]:.4f}") for row in rows]
+    two_figures = report.nonzero_values != report.nonzeros
+    rows = [(*row[:4], f"{row[4]:.4f}", *row[5:] * two_figures) for row in rows]
     table = tabulate.tabulate(
         rows,
-        headers=_COLUMNS,
+        headers=[*_COLUMNS, *["nonzero values"] * two_figures],
         disable_numparse=True,
-        colalign=("left", "left", "right", "right", "right"),
+        colalign=("left", "left", "right", "right", "right", *["right"] * two_figures),
     )
+    if two_figures:
+        table += (
+            f"\n\nby masks {100 * report.global_sparsity:.2f} %, by values {100 * report.sparsity_of_values:.2f} % "
+            f"({report.nonzeros - report.nonzero_values:,} live weights are exactly 0, as those just grown are)"
+        )
     return f"{table}\n\n{report.path} global sparsity = {100 * report.global_sparsity:.2f} %"
 
 

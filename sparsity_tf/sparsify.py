@@ -16,7 +16,7 @@ import re
 import keras
 from keras import ops
 
-from sparsity_tf import composite
+from sparsity_tf import composite, structures
 from sparsity_tf.checks import check_callable, check_layer
 from sparsity_tf.layers import (
     LAYER_CLASSES,
@@ -78,7 +78,8 @@ def sparsify(model, technique, where=None, **technique_options):
             for layer in selected
         ),
         skipped=tuple(ReportEntry(_path(layer), _kind(layer), 0, reason) for layer, reason in skipped),
-        notes=_forget_compiled_functions(model, len(model.trainable_variables) != trainable_before),
+        notes=_structure_notes(selected)
+        + _forget_compiled_functions(model, len(model.trainable_variables) != trainable_before),
     )
     return model
 
@@ -318,6 +319,12 @@ def _path(layer):
 
 def _shorten(names, limit=20, separator=", "):
     return separator.join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _structure_notes(layers):
+    """A note for each weight that can't be as sparse as the structure says."""
+    weights = [weight for layer in layers for weight in get_sparse_weights(layer)]
+    return tuple(f"{weight.path}: {text}" for weight in weights if (text := structures.problem(weight)) is not None)
 
 
 def _forget_compiled_functions(model, has_new_variables):

@@ -13,6 +13,7 @@ floor((1 - sparsity) * groups) of them live.
 
 import math
 import re
+import warnings
 
 import numpy as np
 
@@ -196,6 +197,24 @@ class NM(Elements):
         """Fraction of zeros of the full pattern, 1 - N / M."""
         return 1 - self.n / self.m
 
+    def sparsity_of(self, shape, filter_axes=(-1,)):
+        """Fraction of zeros that the pattern has in a weight of a shape: less than 1 - N / M where a group is short."""
+        length = shape[self._axis(len(shape), filter_axes)]
+        groups, rest = divmod(length, self.m)
+        return (groups * (self.m - self.n) + max(rest - self.n, 0)) / length if length else 0.0
+
+    def problem(self, shape, filter_axes=(-1,)):
+        """What to say of a weight whose shape can't hold the pattern's ratio; `None` where it can."""
+        sparsity = self.sparsity_of(shape, filter_axes)
+        if abs(sparsity - self.sparsity) < 1e-12:
+            return None
+        length = shape[self._axis(len(shape), filter_axes)]
+        return f"{self.spec} gives {100 * sparsity:.2f} % zeros here: {length} inputs are no multiple of {self.m}"
+
+    def _axis(self, rank, filter_axes):
+        outputs = {axis % rank for axis in filter_axes}
+        return max((axis for axis in range(rank) if axis not in outputs), default=rank - 1)
+
     def reduce(self, scores, filter_axes=(-1,)):
         raise ValueError(f"Structure {self.spec!r} fixes the count of every group: it has no common ranking of groups.")
 
@@ -206,8 +225,7 @@ class NM(Elements):
             raise ValueError(
                 f"`scores` must not hold NaN. Received: {np.isnan(scores).sum()} NaN of {scores.size} scores"
             )
-        outputs = {axis % scores.ndim for axis in filter_axes}
-        axis = max((axis for axis in range(scores.ndim) if axis not in outputs), default=scores.ndim - 1)
+        axis = self._axis(scores.ndim, filter_axes)
         length = scores.shape[axis]
 
         def in_groups(array, filler):
@@ -228,6 +246,8 @@ class NM(Elements):
 def check(name, sparsity, weights):
     """Raises a ValueError unless the structures of weights fit their shapes, and a sparsity the N:M ones.
 
+    Warns of weights whose shape can't hold the ratio of an N:M structure.
+
     Args:
         name: Name of the argument that holds the sparsity.
         sparsity: Float.
@@ -241,3 +261,12 @@ def check(name, sparsity, weights):
             raise ValueError(
                 f"`{name}` must be {structure.sparsity} with structure {structure.spec!r}. Received: {name}={sparsity}"
             )
+    problems = [f"{weight.path}: {text}" for weight in weights if (text := problem(weight)) is not None]
+    if problems:
+        warnings.warn(f"Less sparse than the structure says: {'; '.join(problems)}.", stacklevel=3)
+
+
+def problem(weight):
+    """What to say of a `SparseWeight` whose shape can't hold its N:M structure's ratio; `None` for all others."""
+    structure = get(getattr(weight.technique, "structure", None))
+    return structure.problem(weight.shape, weight.filter_axes) if isinstance(structure, NM) else None

@@ -8,13 +8,15 @@ import keras
 
 from sparsity_tf import composite
 from sparsity_tf.checks import check_built
+from sparsity_tf.inspection.tracing import call_symbolically
 from sparsity_tf.layers import SparseLayer, flatten_layers, make_plain
 
 
 def to_dense(model):
     """Converts a model to stock Keras layers that hold the weights of inference, exact zeros included.
 
-    The model itself is left as it is. The result predicts the same and is not compiled. It has no sparse layer in its
+    The model itself is left as it is. The result predicts the same, is not compiled, and can be
+    exported at once. It has no sparse layer in its
     config and loads where only Keras is installed, but for layers that Keras lacks: `FastGRNN` (from `STRFastGRNN`),
     `SparseActivation`, `SparseBatchNormalization` and those of the Transformer stay layers of this package.
 
@@ -37,6 +39,10 @@ def to_dense(model):
         if isinstance(layer, SparseLayer):
             make_plain(layer)
     composite.forget_sparse_sublayers(dense)
+    if isinstance(dense, keras.Model):
+        # Keras exports to ONNX only what has been called. A model whose code needs data has to be called by the user.
+        with contextlib.suppress(Exception):
+            call_symbolically(dense)
     return dense
 
 

@@ -8,10 +8,12 @@ import subprocess
 import sys
 
 import h5py
+import keras
 import numpy as np
 import pytest
 
 from sparsity_tf.checkpoint_sparsity import main
+from sparsity_tf.layers import MaskedDense
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -170,3 +172,27 @@ def test_the_command_as_users_start_it(checkpoint, tmp_path):
             assert not errors and message in out
         else:
             assert len(errors) == 1 and message in errors[0] and not out
+
+
+def test_both_figures_are_named_where_live_weights_are_zero(run, tmp_path):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, MaskedDense(2, name="grown", kernel_initializer="ones")(inputs))
+    (weight,) = model.layers[1].sparse_weights
+    weight.assign_mask([[1, 1], [1, 0], [0, 0], [0, 0]])
+    weight.assign_mask([[1, 1], [1, 1], [0, 0], [0, 0]])
+    model.save(tmp_path / "m.keras")
+    status, out, _ = run(f"--checkpoint={tmp_path / 'm.keras'}")
+    assert status == 0 and "nonzero values" in out
+    assert "by masks 50.00 %, by values 62.50 % (1 live weights are exactly 0" in out
+    assert out.splitlines()[-1].endswith("global sparsity = 50.00 %")
+    _, out, _ = run(f"--checkpoint={tmp_path / 'm.keras'}", "--format=csv")
+    assert next(csv.DictReader(io.StringIO(out)))["nonzero_values"] == "3"
+
+
+def test_a_diverged_masked_net_is_exit_status_1_and_one_line(run, tmp_path):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, MaskedDense(2, name="grown")(inputs))
+    model.layers[1].kernel.assign(np.full((4, 2), np.nan))
+    model.save(tmp_path / "m.keras")
+    status, out, error = run(f"--checkpoint={tmp_path / 'm.keras'}")
+    assert (status, out) == (1, "") and "holds NaN" in error and len(error.splitlines()) == 1

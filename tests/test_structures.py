@@ -1,6 +1,7 @@
 """Structures: which entries live and die together, with exact counts of groups."""
 
 import hypothesis
+import keras
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -170,3 +171,20 @@ def test_random_groups_are_equally_likely(spec, shape):
     count = len(np.unique(structure.random_scores(rng, shape)))
     share = 0.5 if spec == "2:4" else masks.number_to_keep(0.5, count) / count
     np.testing.assert_allclose(alive, share, atol=0.06)
+
+
+@pytest.mark.parametrize(
+    "spec, length, zeros", [("2:4", 3, 1), ("2:4", 8, 4), ("2:4", 9, 4), ("1:4", 7, 5), ("2:4", 1, 0)]
+)
+def test_what_a_pattern_gives_in_a_shape_is_what_it_prunes(spec, length, zeros):
+    structure = structures.get(spec)
+    mask = structure.keep_highest(RNG.normal(size=(3, length, 5)), structure.sparsity)
+    assert structure.sparsity_of((3, length, 5)) == zeros / length
+    assert np.count_nonzero(~mask) == 15 * zeros
+    assert (structure.problem((3, length, 5)) is None) == (zeros / length == structure.sparsity)
+
+
+def test_a_ratio_that_cannot_be_held_is_said_before_training():
+    model = keras.Sequential([keras.Input((3,)), layers.MaskedDense(4, structure="2:4", name="narrow")])
+    with pytest.warns(UserWarning, match="narrow/kernel: 2:4 gives 33.33 % zeros here: 3 inputs"):
+        structures.check("final_sparsity", 0.5, layers.get_sparse_weights(model))

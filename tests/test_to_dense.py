@@ -113,6 +113,39 @@ def test_a_dense_model_is_copied():
     np.testing.assert_array_equal(dense.predict(images(), verbose=0), model.predict(images(), verbose=0))
 
 
+def test_the_dense_model_counts_as_called_and_keeps_its_statistics_and_seeds():
+    model = keras.Sequential(
+        [keras.Input((None, 4)), layers.Dense(3), layers.BatchNormalization(), layers.Dropout(0.5, seed=1)]
+    )
+    model.layers[1].moving_mean.assign([1.0, 2.0, 3.0])
+    before = [ops.convert_to_numpy(v) for v in model.variables]
+    dense = sparsity_tf.to_dense(model)
+    assert dense._called
+    for old, new in zip(before, dense.variables, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(new), old)
+
+
+def test_a_model_that_cannot_be_called_without_data_is_converted_all_the_same():
+    class Choosy(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = MaskedDense(3)
+
+        def build(self, shape):
+            self.dense.build(shape)
+
+        def call(self, x):
+            return self.dense(x) if float(ops.sum(x)) > 0 else x
+
+        def get_config(self):
+            return {}
+
+    model = Choosy()
+    model.build((None, 4))
+    with keras.saving.custom_object_scope({"Choosy": Choosy}):
+        assert classes(sparsity_tf.to_dense(model).dense) == {"keras"}
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="must be a Keras model"):
         sparsity_tf.to_dense(None)
@@ -180,6 +213,17 @@ def test_lambdas_are_copied_with_the_names_they_use():
     np.testing.assert_array_equal(*(ops.convert_to_numpy(m(data)) for m in (dense, model)))
     assert dense.layers[2].function is model.layers[2].function
     assert dense.layers[2].function.__name__ == "<lambda>"
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_quantization_is_refused_until_the_model_is_dense(technique):
+    model = half_sparse(keras.Sequential([keras.Input((4,)), layers.Dense(8)]), technique)
+    for quantize in (model.quantize, model.layers[0].quantize):
+        with pytest.raises(ValueError, match=r"'dense.*' can't be quantized.*`sparsity_tf.to_dense\(model\)` first"):
+            quantize("int8")
+    dense = sparsity_tf.to_dense(model)
+    dense.quantize("int8")
+    assert dense.layers[0].quantization_mode == "int8"
 
 
 def test_the_factors_of_lora_are_copied():

@@ -15,6 +15,7 @@ import numpy as np
 from sparsity_tf import distributions, masks, schedules, structures
 from sparsity_tf.callbacks import criteria, shortfall
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
+from sparsity_tf.callbacks.output_layers import dense_selection
 from sparsity_tf.checks import check_choice, check_fraction, check_selection
 
 DECAYS = ("cosine", "linear", "constant")
@@ -36,8 +37,9 @@ class SparseFromTheStart(MaskAlgorithm):
         self.target_sparsity, self.distribution, self.dense = sparsity, distribution, dense
 
     def start(self):
-        targets = distributions.allocate(self.weights, self.target_sparsity, self.distribution, dense=self.dense)
-        kept = distributions.select_dense(self.weights, self.dense)
+        dense = dense_selection(self._model, self.weights, self.where, self.dense, self.distribution)
+        targets = distributions.allocate(self.weights, self.target_sparsity, self.distribution, dense=dense)
+        kept = distributions.select_dense(self.weights, dense)
         # Numbers of the weights whose masks move.
         self.moving = [index for index, weight in enumerate(self.weights) if weight.path not in kept]
         views = self.views(step=0)
@@ -74,7 +76,8 @@ class StaticSparsity(SparseFromTheStart):
         sparsity: Fraction of zeros, in [0, 1), over the weights together.
         distribution: What that means for each weight: "uniform", "erk", a dict, a CSV file, ...
             (`sparsity_tf.distributions.allocate`).
-        dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`).
+        dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`). With structure
+            "filter" the output layers by default, see `MagnitudePruning`.
         where, structure, seed: See `MaskAlgorithm`.
 
     Raises:

@@ -10,6 +10,7 @@ import numpy as np
 from sparsity_tf import distributions, masks, schedules, structures
 from sparsity_tf.callbacks import criteria
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
+from sparsity_tf.callbacks.output_layers import dense_selection
 from sparsity_tf.checks import check_bool, check_choice, check_fraction, check_selection
 
 SCOPES = ("layer", "global")
@@ -79,7 +80,8 @@ class GradualPruning(MaskAlgorithm):
     def start(self):
         structures.check("final_sparsity", self.final_sparsity, self.weights)
         # A distribution is of the final sparsity; on the way there every weight has the same share of its own.
-        targets = distributions.allocate(self.weights, self.final_sparsity, self.distribution, dense=self.dense)
+        dense = dense_selection(self._model, self.weights, self.where, self.dense, self.distribution)
+        targets = distributions.allocate(self.weights, self.final_sparsity, self.distribution, dense=dense)
         self.targets = [targets[weight.path] for weight in self.weights]
         if not self.final_sparsity and any(self.targets):
             raise ValueError(
@@ -188,7 +190,9 @@ class MagnitudePruning(GradualPruning):
             step to a sparsity.
         distribution: What the final sparsity means for each weight: "uniform", "erk", a dict, a CSV file, ...
             (`sparsity_tf.distributions.allocate`). On the way every weight has the same share of its own target.
-        dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`).
+        dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`). Default: none;
+            with structure "filter" the output layers, unless `where` (".*" is all) or explicit sparsities say what
+            to prune.
         scope: "layer", or "global": magnitudes of all weights are compared with each other, and
             floor((1 - s) n) of all entries live. Then there are no targets of single weights.
         where, structure, seed: See `MaskAlgorithm`.

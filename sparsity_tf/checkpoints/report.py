@@ -16,7 +16,9 @@ class TensorSparsity:
         technique: str, the naming rule that applied.
         shape: Tuple of ints, of the weight.
         size: int, number of entries.
-        nonzeros: int, number of entries that are not zero at inference.
+        nonzeros: int, number of entries that are not zero at inference; by a mask, gate or variance, those it keeps.
+        nonzero_values: int or None, how many of these have a value that is not exactly 0 (weights just grown are 0);
+            None where nothing but the value decides, or the checkpoint does not hold it beside the mask.
     """
 
     name: str
@@ -24,6 +26,7 @@ class TensorSparsity:
     shape: tuple
     size: int
     nonzeros: int
+    nonzero_values: int | None = None
 
     @property
     def sparsity(self):
@@ -56,16 +59,33 @@ class CheckpointSparsity:
         return sum(row.nonzeros for row in self.rows)
 
     @property
+    def nonzero_values(self):
+        """int, the number of entries in all rows whose value is not exactly 0, where values are known."""
+        return sum(row.nonzeros if row.nonzero_values is None else row.nonzero_values for row in self.rows)
+
+    @property
+    def sparsity_of_values(self):
+        """float in [0, 1]: `1 - nonzero_values / size`; what `inspection.sparsity_table` counts."""
+        return _sparsity(self.nonzero_values, self.size)
+
+    @property
     def global_sparsity(self):
         """float in [0, 1]: `1 - nonzeros / size` over all rows together."""
         return _sparsity(self.nonzeros, self.size)
 
     def to_dict(self):
-        """Returns: dict with `global_sparsity`, `size`, `nonzeros` and the list `tensors`."""
+        """Returns: dict with `global_sparsity`, `size`, `nonzeros` and the list `tensors`.
+
+        Where live weights are exactly 0, also `sparsity_of_values` and `nonzero_values`; tensors have the latter, too.
+        """
+        of_values = {}
+        if self.nonzero_values != self.nonzeros:
+            of_values = {"sparsity_of_values": self.sparsity_of_values, "nonzero_values": self.nonzero_values}
         return {
             "global_sparsity": self.global_sparsity,
             "size": self.size,
             "nonzeros": self.nonzeros,
+            **of_values,
             "tensors": [
                 {
                     "name": row.name,
@@ -73,6 +93,7 @@ class CheckpointSparsity:
                     "size": row.size,
                     "nonzeros": row.nonzeros,
                     "sparsity": row.sparsity,
+                    **({} if row.nonzero_values in (None, row.nonzeros) else {"nonzero_values": row.nonzero_values}),
                 }
                 for row in self.rows
             ],

@@ -16,8 +16,8 @@ package's layers. By technique: whose name decides, and when an entry is non-zer
   abs(W) among the n - floor(sparsity n) largest.
 - zeros: floating-point tensors with two or more dimensions; value != 0.
 
-The values of weights do not matter to masks and gates: a weight that is kept and happens to be zero
-counts as non-zero there.
+Masks, gates and variances count by themselves: a weight that they keep and that happens to be zero, as one just grown
+is, counts as non-zero. How many values are not zero stands beside it, where the weight is in the checkpoint.
 """
 
 import math
@@ -28,6 +28,7 @@ from sparsity_tf import masks
 from sparsity_tf.checkpoints.checkpoint import CheckpointError
 from sparsity_tf.checkpoints.readers import open_checkpoint
 from sparsity_tf.checkpoints.report import CheckpointSparsity, TensorSparsity
+from sparsity_tf.checkpoints.sibling_names import base, is_variable, leaf, weight_names, with_leaf
 from sparsity_tf.checks import check_choice, check_number, is_finite_number
 
 TECHNIQUES = (
@@ -48,9 +49,6 @@ _ENDINGS = {
     "soft_threshold": ("threshold",),
     "discovering_wirings": ("kernel, with a number called sparsity",),
 }
-# Names of the weight beside a variable that has no prefix of its own. Keras keeps some of them
-# under an attribute with an underscore, which is how object-based checkpoints name them.
-_WEIGHTS = ("kernel", "weights", "embeddings", "_kernel", "_embeddings")
 # Those of discovering wirings; the second is a recurrent layer's.
 _KERNELS = ("kernel", "recurrent_kernel")
 _LOG_ALPHA_THRESHOLD = 3.0
@@ -140,15 +138,15 @@ class _Counter:
             if any(alias.endswith(ending) for alias in aliases):
                 return technique
         for kernel in _KERNELS:
-            if any(_leaf(alias) == kernel for alias in aliases):
+            if any(leaf(alias) == kernel for alias in aliases):
                 return self._technique_of_kernel(name, kernel)
         variable = self._threshold_variable(name)
         if variable is not None:
             # Magnitude pruning keeps a threshold beside each mask.
-            if self._siblings(name, variable, lambda base: _with_leaf(base, ("mask",))):
+            if self._siblings(name, variable, lambda base: with_leaf(base, ("mask",))):
                 return None
             # Plain "threshold" is not a rare name: with no weight beside it, it is none of ours.
-            if variable == "threshold" and not self._siblings(name, variable, _weight_names):
+            if variable == "threshold" and not self._siblings(name, variable, weight_names):
                 self._note(f"'{name}' ignored: no weight beside it")
                 return None
             return "soft_threshold"
@@ -180,25 +178,28 @@ class _Counter:
         return {name: kind for name, kind in resolved.items() if kind is not None and technique in ("auto", kind)}
 
     def _magnitude_pruning(self, name):
-        return self._row(name, "magnitude_pruning", np.count_nonzero(self._tensor(name)))
+        live = self._tensor(name) != 0
+        return self._row(name, "magnitude_pruning", np.count_nonzero(live), self._nonzero_values(name, "mask", live))
 
     def _l0_regularization(self, name):
         log_alpha = self._tensor(name)
         gamma = self._option(name, "gamma", _GAMMA)
         zeta = self._option(name, "zeta", _ZETA)
-        nonzeros = 0
-        for (a,) in _chunks(log_alpha):
+        live = np.empty(log_alpha.size, bool)
+        for start, (a,) in zip(range(0, log_alpha.size, _CHUNK), _chunks(log_alpha), strict=True):
             with np.errstate(over="ignore"):
                 gate = (zeta - gamma) / (1.0 + np.exp(-a)) + gamma
-            nonzeros += np.count_nonzero(np.clip(gate, 0.0, 1.0))
-        return self._row(name, "l0_regularization", nonzeros)
+            live[start : start + _CHUNK] = np.clip(gate, 0.0, 1.0) != 0
+        live = live.reshape(log_alpha.shape)
+        values = self._nonzero_values(name, "log_alpha", live)
+        return self._row(name, "l0_regularization", np.count_nonzero(live), values)
 
     def _variational_dropout(self, name):
         weight = self._weight(name, "log_sigma2", equal_shape=True)
         threshold = self.log_alpha_threshold
         if threshold is None:
             threshold = self._option(name, "log_alpha_threshold", _LOG_ALPHA_THRESHOLD)
-        nonzeros = 0
+        nonzeros = values = 0
         for s, theta in _chunks(self._tensor(name), self._tensor(weight)):
             with np.errstate(invalid="ignore"):
                 log_alpha = s - np.log(np.square(theta) + _EPSILON)
@@ -207,7 +208,8 @@ class _Counter:
                     f"Log alpha of '{name}' in '{self.checkpoint.path}' is NaN: an entry is infinite in both tensors"
                 )
             nonzeros += np.count_nonzero(log_alpha < threshold)
-        return self._row(name, "variational_dropout", nonzeros)
+            values += np.count_nonzero((log_alpha < threshold) & (theta != 0))
+        return self._row(name, "variational_dropout", nonzeros, values)
 
     def _soft_threshold(self, name):
         weight = self._weight(name, self._threshold_variable(name))
@@ -235,7 +237,7 @@ class _Counter:
 
     def _threshold_variable(self, name):
         for variable in ("raw_threshold", "threshold"):
-            if any(_is_variable(alias, variable) for alias in self.checkpoint.aliases(name)):
+            if any(is_variable(alias, variable) for alias in self.checkpoint.aliases(name)):
                 return variable
         return None
 
@@ -286,9 +288,16 @@ class _Counter:
             if len(self.checkpoint.shape(name)) >= 2 and self.checkpoint.is_floating(name)
         ]
 
-    def _row(self, name, technique, nonzeros):
+    def _row(self, name, technique, nonzeros, nonzero_values=None):
         shape = self.checkpoint.shape(name)
-        return TensorSparsity(name, technique, shape, math.prod(shape), int(nonzeros))
+        values = None if nonzero_values is None else int(nonzero_values)
+        return TensorSparsity(name, technique, shape, math.prod(shape), int(nonzeros), values)
+
+    def _nonzero_values(self, name, variable, live):
+        """How many live entries have values that are not 0; `None` unless one weight of the shape is beside `name`."""
+        beside = self._siblings(name, variable, weight_names)
+        fitting = [weight for weight in beside if self.checkpoint.shape(weight) == live.shape and weight != name]
+        return np.count_nonzero(self._tensor(fitting[0])[live]) if len(fitting) == 1 else None
 
     def _tensor(self, name):
         value = self.checkpoint.tensor(name)
@@ -307,8 +316,8 @@ class _Counter:
 
     def _weight(self, name, variable, equal_shape=False):
         """The one weight beside `name`; several names are possible, none is preferred silently."""
-        tried = self._siblings(name, variable, _weight_names, existing=False)
-        present = self._siblings(name, variable, _weight_names)
+        tried = self._siblings(name, variable, weight_names, existing=False)
+        present = self._siblings(name, variable, weight_names)
         fitting = present
         if equal_shape:
             shape = self.checkpoint.shape(name)
@@ -330,7 +339,7 @@ class _Counter:
         for alias in self.checkpoint.aliases(name):
             if not alias.endswith((variable, "_aux")):
                 continue  # "variables/6" says nothing about what is beside it
-            for sibling in names_of(_base(alias, variable)):
+            for sibling in names_of(base(alias, variable)):
                 matches = self.checkpoint.find(sibling)
                 if not existing:
                     result[sibling] = None
@@ -341,33 +350,6 @@ class _Counter:
     def _note(self, note):
         if note not in self.notes:
             self.notes.append(note)
-
-
-def _leaf(alias):
-    return alias.rpartition("/")[2].removeprefix("_")
-
-
-def _is_variable(alias, variable):
-    return _leaf(alias) == variable or alias.endswith("_" + variable)
-
-
-def _base(alias, variable):
-    """The alias without its ending: "a/b/" of "a/b/log_sigma2", "a/w" of "a/w_aux"."""
-    # Also "a/b/" of "a/b/_kernel", the attribute that Keras keeps a kernel under.
-    return alias.removesuffix("_aux").removesuffix(variable).removesuffix("_")
-
-
-def _with_leaf(base, leaves):
-    """Names beside `base`: "a/b/" + leaf, or "a/w" + "_" + leaf."""
-    separator = "" if base == "" or base.endswith("/") else "_"
-    return [base + separator + leaf for leaf in leaves]
-
-
-def _weight_names(base):
-    """Names that the weight may have: "a/b/kernel", ... beside "a/b/"; "a/w", "a/w_kernel", ..."""
-    if base == "" or base.endswith("/"):
-        return _with_leaf(base, _WEIGHTS)
-    return [base, *_with_leaf(base, ("kernel", "weights"))]
 
 
 def _chunks(*tensors):

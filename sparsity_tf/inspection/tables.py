@@ -30,6 +30,9 @@ class SparsityRow:
             log alpha, for soft-threshold reparameterisation the threshold(s) on the magnitude.
         finite: bool, whether all values behind the row are finite.
         sparse: bool, whether the weight belongs to a sparse layer.
+        live: `None`, or int, entries that the weight's mask lets live. It is more than `nonzeros` where live entries
+            are exactly 0, as weights that were just grown are.
+        note: string, empty for an ordinary row: why an N:M pattern gives fewer zeros than its name says.
     """
 
     name: str
@@ -39,6 +42,8 @@ class SparsityRow:
     threshold: object = None
     finite: bool = True
     sparse: bool = True
+    live: int | None = None
+    note: str = ""
 
     @property
     def sparsity(self):
@@ -79,6 +84,11 @@ class SparsityTable:
     def nonzeros(self):
         """Number of weights in all rows that are not exactly 0."""
         return sum(row.nonzeros for row in self.rows)
+
+    @property
+    def live(self):
+        """Number of entries that masks let live; the non-zero ones of rows without a mask."""
+        return sum(row.nonzeros if row.live is None else row.live for row in self.rows)
 
     @property
     def finite(self):
@@ -137,6 +147,10 @@ class SparsityTable:
             totals = [[*cells, ""] for cells in totals]
         header = ["weight", "shape", "size", "non-zeros", "sparsity"] + ["threshold"] * with_threshold
         align = ["left", "left"] + ["right"] * (len(header) - 2)
+        if any(row.note for row in self.rows):
+            header, align = [*header, ""], [*align, "left"]
+            body = [[*cells, row.note] for cells, row in zip(body, self.rows, strict=True)]
+            totals = [[*cells, ""] for cells in totals]
         return f"{_grid(body + totals, header, align)}\n{self._verdict()}"
 
     def __repr__(self):
@@ -147,8 +161,8 @@ class SparsityTable:
 
         Returns:
             `{"rows": [{"name", "shape", "size", "nonzeros", "sparsity", "threshold", "finite",
-            "sparse"}, ...], "total": {"size", "nonzeros", "sparsity", "sparsity_of_sparse_weights", "compression",
-            "finite"}}`.
+            "sparse", "live", "note"}, ...], "total": {"size", "nonzeros", "sparsity",
+            "sparsity_of_sparse_weights", "compression", "finite", "live"}}`.
             Shapes are lists, sparsities are fractions.
         """
         rows = [
@@ -161,10 +175,12 @@ class SparsityTable:
                 "threshold": row.threshold,
                 "finite": row.finite,
                 "sparse": row.sparse,
+                "live": row.live,
+                "note": row.note,
             }
             for row in self.rows
         ]
-        fields = ("size", "nonzeros", "sparsity", "sparsity_of_sparse_weights", "compression", "finite")
+        fields = ("size", "nonzeros", "sparsity", "sparsity_of_sparse_weights", "compression", "finite", "live")
         return {"rows": rows, "total": {field: getattr(self, field) for field in fields}}
 
     def to_csv(self, path):
@@ -258,8 +274,16 @@ class SparsityTable:
             bad = [row.name for row in self.rows if not row.finite]
             return f"non-finite weights: {', '.join(bad)}; the sparsity of this model is unknown"
         if not self.nonzeros:
-            return "compression (all weights / non-zeros): inf, no weight is left"
-        return f"compression (all weights / non-zeros): {self.compression:.4g}x"
+            text = "compression (all weights / non-zeros): inf, no weight is left"
+        else:
+            text = f"compression (all weights / non-zeros): {self.compression:.4g}x"
+        if self.live == self.nonzeros:
+            return text
+        by_masks = _percent(_sparsity(self.size, self.live, True), True)
+        return (
+            f"{text}\nsparsity by values: {_percent(self.sparsity, True)}, by masks: {by_masks} "
+            f"({self.live - self.nonzeros:,} live weights are exactly 0, as those just grown are)"
+        )
 
 
 def sparsity_table(model, include_dense=False):
@@ -305,6 +329,8 @@ def sparsity_table(model, include_dense=False):
             record.threshold,
             record.finite,
             record.sparse,
+            record.live,
+            record.note,
         )
         for record in records
     ]

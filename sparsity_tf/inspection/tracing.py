@@ -64,6 +64,19 @@ def trace_calls(model, input_shape=None):
     return calls
 
 
+def call_symbolically(model):
+    """Calls a built model once for inference on inputs without data: Keras takes it for called, no variable changes.
+
+    Args:
+        model: a built Keras model whose input shapes are known, at least their ranks.
+
+    Raises:
+        ValueError: if they are not. Also whatever the model's own code raises.
+    """
+    args, kwargs = symbolic_inputs(model, sizes_known=False)
+    _Symbolic(lambda *args, **kwargs: model(*args, **kwargs)).compute_output_spec(*args, **kwargs)
+
+
 class _Symbolic(keras.Operation):
     """Gives Keras's shape inference, which runs every `call` below it, a plain function to run."""
 
@@ -142,29 +155,33 @@ def _shapes(structure):
     return keras.tree.map_structure(shape, structure)
 
 
-def symbolic_inputs(model, input_shape=None):
-    """Positional and keyword arguments for a symbolic call of batch size 1, `KerasTensor`s; see `trace_calls`."""
+def symbolic_inputs(model, input_shape=None, sizes_known=True):
+    """Positional and keyword arguments for a symbolic call of batch size 1, `KerasTensor`s; see `trace_calls`.
+
+    `sizes_known=False` lets the other sizes be `None`.
+    """
     if input_shape is not None:
         dtypes = _input_dtypes(model)
         try:
             shapes = _map_shapes(lambda shape: (1,) + shape, input_shape)
         except RecursionError:
             shapes = _map_shapes(None, repr(input_shape))  # Refused by name.
-        return (_symbolic(shapes, dtypes, input_shape),), {}
+        return (_symbolic(shapes, dtypes, input_shape, sizes_known),), {}
     known = _functional_inputs(model)
     if known is not None:
-        return (keras.tree.map_structure(lambda x: _tensor((1,) + tuple(x.shape[1:]), x.dtype), known),), {}
+        tensors = keras.tree.map_structure(lambda x: _tensor((1,) + tuple(x.shape[1:]), x.dtype, sizes_known), known)
+        return (tensors,), {}
     config = model.get_build_config() if model.built else None
     if config and config.get("input_shape") is not None:
         shapes = _map_shapes(lambda shape: (1,) + shape[1:], config["input_shape"])
-        return (_symbolic(shapes, None, config["input_shape"]),), {}
+        return (_symbolic(shapes, None, config["input_shape"], sizes_known),), {}
     if config and config.get("shapes_dict"):
         arguments = {
             name.removesuffix("_shape"): _map_shapes(lambda shape: (1,) + shape[1:], shape)
             for name, shape in config["shapes_dict"].items()
             if shape is not None
         }
-        return (), {name: _symbolic(shape, None, shape) for name, shape in arguments.items()}
+        return (), {name: _symbolic(shape, None, shape, sizes_known) for name, shape in arguments.items()}
     raise ValueError(
         "`input_shape` must be given for a model that does not know the shape of its inputs, as a "
         "tuple without the batch dimension, e.g. (224, 224, 3). "
@@ -186,10 +203,10 @@ def _input_dtypes(model):
     return None if inputs is None else [x.dtype for x in keras.tree.flatten(inputs)]
 
 
-def _symbolic(shapes, dtypes, received):
+def _symbolic(shapes, dtypes, received, sizes_known):
     dtypes = iter(dtypes or [])
     try:
-        return _map_shapes(lambda shape: _tensor(shape, next(dtypes, None)), shapes)
+        return _map_shapes(lambda shape: _tensor(shape, next(dtypes, None), sizes_known), shapes)
     except TypeError as error:
         raise ValueError(
             "`input_shape` must be a tuple of positive integers, or a list or dict of such tuples. "
@@ -197,11 +214,14 @@ def _symbolic(shapes, dtypes, received):
         ) from error
 
 
-def _tensor(shape, dtype):
-    if any(not isinstance(size, int) or size < 1 for size in shape):
+def _tensor(shape, dtype, sizes_known):
+    if any(not isinstance(size, int) or size < 1 for size in shape if sizes_known or size is not None):
+        # One open size is the length of a text or another sequence. Other inputs are most often images.
+        sequence = shape.count(None) == 1 and len(shape) <= 3
+        example = tuple(128 if size is None else size for size in shape[1:]) if sequence else (224, 224, 3)
         raise ValueError(
             "`input_shape` must say every dimension but the batch's, as positive integers, "
-            "e.g. (224, 224, 3). "
+            f"e.g. input_shape={example}{' for sequences of length 128' if sequence else ''}. "
             f"Received, or known from the model, with a batch of 1: {tuple(shape)}"
         )
     return keras.KerasTensor(tuple(shape), dtype=dtype or keras.config.floatx())

@@ -12,6 +12,7 @@ from collections import namedtuple
 import keras
 import numpy as np
 
+from sparsity_tf import structures
 from sparsity_tf.checks import check_layer
 
 # Not kernels, whatever their rank: the bias of a multi-head projection has rank 2.
@@ -30,7 +31,8 @@ _KERNEL_NAMES = (
 
 WeightRecord = namedtuple(
     "WeightRecord",
-    ["layer", "name", "path", "variable", "shape", "nonzeros", "finite", "threshold", "sparse"],
+    ["layer", "name", "path", "variable", "shape", "nonzeros", "finite", "threshold", "sparse", "live", "note"],
+    defaults=[None, ""],
 )
 WeightRecord.__doc__ = """One kernel or embedding matrix of a layer, counted.
 
@@ -46,6 +48,9 @@ Args:
         without this flag a diverged model would look 100 % sparse.
     threshold: `None`, a float, or `(lowest, highest)` when the weight has several thresholds.
     sparse: bool, whether a sparse layer listed the weight (`False`: a kernel of a plain layer).
+    live: int, entries that the mask lets live, or `None` for a plain kernel. More than `nonzeros` where live entries
+        are exactly 0, as weights that were just grown are.
+    note: string, what else is to be said of the weight, mostly empty.
 """
 
 
@@ -101,6 +106,8 @@ def weight_records(layer):
                     bool(finite),
                     _threshold(weight.threshold()),
                     True,
+                    int(np.count_nonzero(keras.ops.convert_to_numpy(weight.mask()))),
+                    structures.problem(weight) or "",
                 )
             )
     for variable, value in _plain_kernels(layer, {id(weight.variable) for weight in listed}, bool(listed)):

@@ -10,6 +10,7 @@ A public layer is a technique (`technique.py`) applied to a kind (`kinds.py`): `
 """
 
 import inspect
+import warnings
 
 import keras
 from keras import ops
@@ -297,6 +298,25 @@ class SparseLayer:
             f"{type(self).__name__} {self.name!r} does not take LoRA adapters: convert the model with "
             "`sparsity_tf.to_dense` first."
         )
+
+    # Not `quantize`: Keras binds that to the instance, so a layer whose class was swapped still has the plain one.
+    def _check_quantize_args(self, mode, compute_dtype):
+        raise ValueError(
+            f"{type(self).__name__} {self.name!r} can't be quantized: convert the model with "
+            f"`sparsity_tf.to_dense(model)` first, and quantize the result. Received: mode={mode!r}"
+        )
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        # TensorFlow lists the parts of all that is exported: the one place through which every format goes.
+        if save_type == "savedmodel" and self.technique.export_refusal is not None:
+            text = (
+                f"{type(self).__name__} {self.name!r} is not exported as it is: {self.technique.export_refusal}. "
+                "Convert the model with `sparsity_tf.to_dense(model)` first, and export the result."
+            )
+            # `TFLiteConverter.from_keras_model` swallows errors, and then fails with one of its own.
+            warnings.warn(text, stacklevel=2)
+            raise ValueError(text)
+        return super()._trackable_children(save_type, **kwargs)
 
     def filter_axes(self, name="kernel"):
         """Axes of weight `name` that index output units: a "filter" is what is left when they are fixed."""

@@ -22,6 +22,8 @@ class DiscoveringWirings(Technique):
 
     name = "discovering_wirings"
     aliases = ("dnw",)
+    # LiteRT would run the search in every call, and drop the bias and the activation behind a kernel that is computed.
+    export_refusal = "its wirings would be chosen anew in every call of the exported model"
 
     def __init__(self, sparsity=0.9):
         check_fraction("sparsity", sparsity)

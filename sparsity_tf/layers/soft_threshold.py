@@ -7,6 +7,9 @@ The gradients are those of the soft threshold as it stands:
     d loss / d w_i = G_i 1[|w_i| > g(s)],    d loss / d s = -g'(s) sum_i G_i sign(w_i) 1[|w_i| > g(s)]
 """
 
+import warnings
+import weakref
+
 from keras import ops
 
 from sparsity_tf.checks import check_choice, check_regularizer
@@ -113,6 +116,7 @@ class SoftThreshold(Technique):
         return select(self.value(weight))
 
     def training_value(self, weight, select=None):
+        _warn_if_nothing_prunes(weight)
         if select is not None:
             return self.value(weight, select)
         kernel = weight.tensor()
@@ -124,6 +128,30 @@ class SoftThreshold(Technique):
 
     def _threshold(self, weight):
         return THRESHOLD_FUNCTIONS[self.threshold_function](weight.extra("raw_threshold"))
+
+
+# Optimizers under which thresholds that nothing pushes up have been reported.
+_REPORTED = weakref.WeakSet()
+
+
+def _warn_if_nothing_prunes(weight):
+    """Warns, once an optimizer, where training has neither a regularizer nor weight decay on a trainable threshold."""
+    threshold = weight.extra_variable("raw_threshold")
+    # The model whose training step runs is the outermost layer of the call.
+    model = weight.layer._get_call_context().entry_layer
+    optimizer = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if optimizer is None or optimizer in _REPORTED or threshold.regularizer is not None or not threshold.trainable:
+        return
+    if optimizer.weight_decay and optimizer._use_weight_decay(threshold):
+        return
+    _REPORTED.add(optimizer)
+    warnings.warn(
+        f"Nothing pushes the threshold of {weight.path!r} up, so soft threshold layers stay (nearly) dense: they need "
+        "`threshold_regularizer=keras.regularizers.L2(...)`, or an optimizer whose `weight_decay` includes thresholds. "
+        f"Received: threshold_regularizer=None, {type(optimizer).__name__} with weight_decay={optimizer.weight_decay}",
+        stacklevel=2,
+    )
 
 
 class STRDense(kinds.SparseDense):

@@ -46,6 +46,8 @@ class Technique:
     penalized = False
     # Draws random numbers in training; the layer gets a `seed_generator`.
     stochastic = False
+    # Why a layer of the technique is not exported as it is; `None` where converters store the plain kernel.
+    export_refusal = None
 
     def build(self, weight):
         """Creates the technique's variables for `weight` with `weight.add_variable`."""

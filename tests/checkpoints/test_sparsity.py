@@ -553,3 +553,41 @@ def test_the_saved_model_of_a_sparsified_model_counts_as_the_model_does(techniqu
     assert result.size == sum(weight.size for weight in get_sparse_weights(model))
     assert result.nonzeros == sum(weight.count() for weight in get_sparse_weights(model))
     assert 0 < result.nonzeros < result.size
+
+
+# Masks and values.
+
+
+@pytest.mark.parametrize("form", ["model.keras", "model.weights.h5"])
+def test_live_weights_that_are_zero_are_counted_beside_the_masks(tmp_path, form):
+    kernel = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 3.0]], "float32")
+    path = save_keras(
+        tmp_path / form,
+        {
+            "masked": {"kernel": kernel, "mask": MASK > 0},
+            "l0": {"kernel": kernel, "log_alpha": np.where(MASK > 0, 5.0, -5.0).astype("float32")},
+            "vd": {"kernel": kernel, "log_sigma2": np.where(MASK > 0, -30.0, 5.0).astype("float32")},
+        },
+    )
+    report = checkpoint_sparsity(path)
+    live = int(np.count_nonzero(kernel[MASK > 0]))
+    assert 0 < live < 3
+    assert [(row.nonzeros, row.nonzero_values) for row in report.rows] == [(3, live)] * 3
+    assert (report.nonzeros, report.nonzero_values, report.sparsity_of_values) == (9, 3 * live, 1 - 3 * live / 18)
+    assert report.to_dict()["nonzero_values"] == 3 * live and report.to_dict()["tensors"][0]["nonzero_values"] == live
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"mask": np.ones((1, 2), bool)},
+        {"log_alpha": np.ones((1, 2), "float32")},
+        {"log_sigma2": np.ones((1, 2), "float32")},
+        {"raw_threshold": np.float32(-3)},
+    ],
+    ids=lambda beside: next(iter(beside)),
+)
+def test_a_diverged_net_is_refused_whatever_made_it_sparse(tmp_path, beside):
+    path = save_keras(tmp_path / "model.keras", {"dense": {"kernel": NAN, **beside}})
+    with pytest.raises(ValueError, match="Tensor 'dense/kernel' of .* holds NaN"):
+        checkpoint_sparsity(path)

@@ -480,3 +480,11 @@ def test_products_of_the_transformers_attention_are_counted():
     table = count_flops(keras.Model([query, memory], attended))
     # Query x key and probabilities x value: 5 x 7 products of 8 numbers each.
     assert row(table, "attend").dense == 2 * 5 * 7 * 8
+
+
+@pytest.mark.parametrize("shape, example", [((None,), r"\(128,\)"), ((None, 5), r"\(128, 5\)")])
+def test_a_text_model_is_told_to_give_the_length_of_its_sequences(shape, example):
+    model = keras.Sequential([kl.Input(shape), kl.Embedding(7, 4) if shape == (None,) else kl.Dense(4), kl.Dense(3)])
+    with pytest.raises(ValueError, match=rf"input_shape={example} for sequences of length 128.*\(1, None"):
+        count_flops(model)
+    assert count_flops(model, input_shape=(10, *shape[1:])).dense == 10 * (12 if shape == (None,) else 20 + 12)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from keras import layers as kl
 
+from sparsity_tf import sparsify
 from sparsity_tf.inspection import sparsity_table
-from sparsity_tf.layers import MaskedConv2D, MaskedDense, STRDense, VDDense
+from sparsity_tf.layers import MaskedConv2D, MaskedDense, STRDense, VDDense, get_sparse_weights
 
 
 def masked_model():
@@ -259,3 +260,26 @@ def test_what_cannot_be_counted_is_refused():
         sparsity_table([1, 2])
     with pytest.raises(ValueError, match="`model` must be built"):
         sparsity_table(keras.Sequential([kl.Dense(3)]))
+
+
+def test_weights_that_live_and_are_zero_are_named():
+    model = masked_model()
+    (one, other) = sparsity_table(model)
+    assert (one.live, other.live) == (one.nonzeros, other.nonzeros) and "by masks" not in str(sparsity_table(model))
+    weight = get_sparse_weights(model)[0]
+    weight.assign_mask(first((5, 4), 8))  # Two entries are grown, and begin at zero.
+    table = sparsity_table(model)
+    assert (table.rows[0].nonzeros, table.rows[0].live) == (6, 8)
+    assert (table.nonzeros, table.live, table.to_dict()["total"]["live"]) == (16, 18, 18)
+    assert "sparsity by values: 73.33 %, by masks: 70.00 % (2 live weights are exactly 0" in str(table)
+
+
+def test_a_pattern_that_a_shape_cannot_hold_is_shown():
+    inputs = kl.Input((8, 8, 3))
+    model = keras.Model(inputs, kl.Conv2D(4, 3, name="second")(kl.Conv2D(4, 3, name="first")(inputs)))
+    sparsify(model, "masked", structure="2:4")
+    text = "first/kernel: 2:4 gives 33.33 % zeros here: 3 inputs are no multiple of 4"
+    assert model.sparsify_report.notes == (text,) and text in str(model.sparsify_report)
+    rows = sparsity_table(model).rows
+    assert [row.note for row in rows] == [text.partition(": ")[2], ""]
+    assert rows[0].note in str(sparsity_table(model))

@@ -93,15 +93,6 @@ def test_a_weight_that_is_not_a_number_is_kept():
     assert np.isnan(to_numpy(weight.value())[0, 1])
 
 
-@pytest.mark.tensorflow
-def test_litert_has_all_operations(tmp_path):
-    inputs = keras.Input((4,), batch_size=1)
-    keras.Model(inputs, layers.DNWDense(3, sparsity=0.5)(inputs)).export(
-        tmp_path / "model.tflite", format="litert", verbose=False
-    )
-    assert b"Flex" not in (tmp_path / "model.tflite").read_bytes()
-
-
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, float("nan")])
 def test_bad_sparsity_is_named(sparsity):
     with pytest.raises(ValueError, match=rf"`sparsity`.*Received: sparsity={sparsity}"):

@@ -173,3 +173,30 @@ def test_the_threshold_of_a_layer_in_bfloat16_is_read():
 def test_bad_options_are_named(option, value):
     with pytest.raises(ValueError, match=rf"`{option}` must be one of .*Received: {option}='{value}'"):
         layers.STRDense(3, **{option: value})
+
+
+def trained(optimizer, regularizer=None):
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.STRDense(3, threshold_regularizer=regularizer), layers.STRDense(2)]
+    )
+    if regularizer is not None:
+        model.pop()
+    model.compile(optimizer, "mse")
+    for _ in range(2):
+        model.fit(np.ones((4, 4)), np.ones((4, model.output_shape[-1])), epochs=2, verbose=0)
+
+
+def test_thresholds_that_nothing_pushes_up_are_reported_once():
+    with pytest.warns(UserWarning, match="`threshold_regularizer=.*Adam with weight_decay=None") as caught:
+        trained(keras.optimizers.Adam())
+    assert len([w for w in caught if "threshold" in str(w.message)]) == 1
+    excluding = keras.optimizers.AdamW(weight_decay=0.1)
+    excluding.exclude_from_weight_decay(var_names=["raw_threshold"])
+    with pytest.warns(UserWarning, match="AdamW with weight_decay=0.1"):
+        trained(excluding)
+
+
+@pytest.mark.filterwarnings("error:Nothing pushes")
+@pytest.mark.parametrize("make", [lambda: (keras.optimizers.AdamW(), None), lambda: (keras.optimizers.Adam(), "l2")])
+def test_thresholds_that_decay_or_are_regularized_are_not_reported(make):
+    trained(*make())
