@@ -7,6 +7,9 @@
 VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
+# How many edits `make mutants` makes of each module (0: every one), and of which modules (`MODULES="masks layers/l0"`).
+CASES ?= 50
+MODULES ?=
 # What runs a second time on the JAX backend.
 JAX_TESTS ?= tests/layers tests/callbacks tests/models tests/decoding tests/inspection \
 	tests/test_schedules.py tests/test_sparsify.py tests/test_to_dense.py
@@ -30,12 +33,13 @@ HAS_JAX := $(VENV)/.has-jax
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-all lint bench clean
+.PHONY: help train test test-all mutants lint bench clean
 
 help:
 	@echo "make train      train the demo: LeNet-300-100 made sparse by variational dropout, into runs/demo"
 	@echo "make test       the fast tests"
 	@echo "make test-all   every test, and what runs on JAX again there"
+	@echo "make mutants    one-token edits of the modules that compute: do the tests notice them? (hours)"
 	@echo "make lint       ruff check and ruff format --check"
 	@echo "make bench      every measured claim in benchmarks/"
 	@echo "make clean      remove .venv, caches and build products (not runs/)"
@@ -49,6 +53,9 @@ test: $(HAS_DEV)
 test-all: $(HAS_DEV) $(HAS_JAX)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(PYTEST_ARGS)
 	@KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(JAX_TESTS) $(PYTEST_ARGS)
+
+mutants: $(HAS_DEV)
+	@$(BIN)/python -m tests.campaigns.mutate --cases=$(CASES) $(or $(MODULES),--all)
 
 lint: $(HAS_DEV)
 	@$(BIN)/python -m ruff check .
