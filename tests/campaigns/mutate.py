@@ -5,15 +5,16 @@
 
 (In the root of the repository; `make mutants` does the same with `.venv`.) An edit replaces an operator, comparison,
 number, `True`, `and`, ... as cosmic-ray's operators do. A sample takes one edit of every place in the file before it
-takes a second.
+takes a second, and edits of functions' bodies before the others.
 
 Importing TensorFlow costs seconds, so that a process for each edit is too dear. This program imports Keras once and
 forks. A first fork runs the tests without edits and records the lines that each test runs. A second one imports the
 package, collects the tests and forks again for each edit; there the functions get the code of the edited source. (An
 edit of a line that imports run, such as a constant of the module, gets a fork that imports the edited source.) An edit
 is run against the tests that run its line: one case of every test function first, the fastest at the head, up to
-`--patience` seconds of tests. The first failure ends the fork. A test that runs into the time limit (an endless loop)
-is a failure, too. A line that no test runs is not noticed.
+`--patience` processor seconds of tests. The first failure ends the fork. A test that runs into the time limit (an
+endless loop) is a failure, too. A line that no test runs is not noticed. Before the edits, the module as it is goes the
+same ways and must pass.
 
 Edits that change no behaviour are listed with a reason in `mutants_equivalent.md` and are not run. The program prints
 every other edit that no test noticed, then one line of figures for each module. Its exit status is 1 if fewer than
@@ -39,6 +40,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import types
 
 import hypothesis
@@ -99,6 +101,9 @@ _IDENTITY = re.compile("(Eq|Lt|LtE|Gt|GtE)_Is(Not)?$")
 # Memory that a fork may take beyond its parent's, in bytes: an edit may ask for an array of any size.
 _MEMORY = 8 << 30
 
+# Exit status of a fork in which this program itself failed.
+_BROKEN = 99
+
 Mutant = collections.namedtuple("Mutant", "line operator old new source")
 
 
@@ -139,7 +144,17 @@ def sample(source, cases, seed):
     shuffled = [rng.sample(place, len(place)) for place in rng.sample(found, len(found))]
     turns = range(max(map(len, shuffled), default=0))
     drawn = [place[turn] for turn in turns for place in shuffled if turn < len(place)]
-    return [_mutant(source, *edit) for edit in drawn[: cases or None]]
+    # Each of the lines that imports run costs an import of the package: they come last.
+    drawn.sort(key=lambda edit: run_by_import(source, edit[0]))
+    valid = (mutant for mutant in (_mutant(source, *edit) for edit in drawn) if _is_python(mutant.source))
+    return list(itertools.islice(valid, cases or None))
+
+
+def _is_python(source):
+    try:
+        return bool(compile(source, "", "exec"))
+    except SyntaxError:
+        return False
 
 
 def _mutant(source, line, operator, occurrence):
@@ -175,13 +190,13 @@ class Recorder:
         def trace(frame, event, _):
             return local if frame.f_code.co_filename in self.paths else None
 
-        start = time.perf_counter()
+        start = time.process_time()
         threading.settrace(trace)
         sys.settrace(trace)
         yield
         sys.settrace(None)
         threading.settrace(None)
-        self.record[item.nodeid] = lines, time.perf_counter() - start
+        self.record[item.nodeid] = lines, time.process_time() - start
 
 
 class Forks:
@@ -192,10 +207,12 @@ class Forks:
         source: Its source.
         edits: List of (edited source, names of tests in the order in which to run them, limit in seconds).
         imported: Whether the imported module is the edited one already.
+        report: Called with (index of an edit, its status), 0 if no test failed.
     """
 
-    def __init__(self, path, source, edits, imported):
-        self.path, self.source, self.edits, self.imported = str(path), source, edits, imported
+    def __init__(self, path, source, edits, imported, report):
+        self.path, self.source, self.edits = str(path), source, edits
+        self.imported, self.report = imported, report
         self.record = []
 
     @pytest.hookimpl(tryfirst=True)
@@ -206,7 +223,11 @@ class Forks:
             if isinstance(thing, types.FunctionType) and thing.__code__.co_filename == self.path:
                 functions[thing.__code__].append(thing)
         for edited, names, limit in self.edits:
-            self.record.append(forked(limit, self._run, session, functions, edited, [items[name] for name in names]))
+            tests = [items[name] for name in names]
+            self.record.append(forked(limit, self._run, session, functions, edited, tests))
+            if self.record[-1] == _BROKEN:
+                pytest.exit("an edit could not be run", _BROKEN)
+            self.report(len(self.record) - 1, self.record[-1])
         return True
 
     def _run(self, session, functions, edited, tests):
@@ -234,12 +255,16 @@ def forked(limit, function, *arguments):
     """Exit status of a fork that returns `function(*arguments)`, or minus the signal that ended the fork."""
     child = os.fork()
     if not child:
-        status = 99
+        status = _BROKEN
         try:
-            signal.alarm(limit)
+            # Of the processor's time, so that a busy machine does not count; and a limit for who waits for ever.
+            signal.setitimer(signal.ITIMER_PROF, limit)
+            signal.alarm(60 * limit)
             used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, used + _MEMORY))
+            resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
             status = function(*arguments)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -295,16 +320,36 @@ def path_of(module):
 
 def run_by_import(source, line):
     """Whether a line is outside of every function's body."""
+    return not any(first <= line <= last for first, last in _bodies(source))
+
+
+@functools.cache
+def _bodies(source):
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
-    return not any(function.body[0].lineno <= line <= function.end_lineno for function in functions)
+    return [(function.body[0].lineno, function.end_lineno) for function in functions]
 
 
-def covering(module, line, everywhere, patience):
+@functools.cache
+def _statements(source):
+    """First and last line of every statement, of those that hold others up to the first of these; inner ones first."""
+    statements = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
+    inner = [getattr(node, "body", [None])[0] for node in statements]
+    spans = [(n.lineno, i.lineno - 1 if i else n.end_lineno) for n, i in zip(statements, inner, strict=True)]
+    return sorted(spans, key=lambda span: span[1] - span[0])
+
+
+def lines_of(source, line):
+    """The lines of the statement that a line is part of: the interpreter names only some of them."""
+    return next(set(range(first, last + 1)) for first, last in _statements(source) if first <= line <= last)
+
+
+def covering(module, source, line, everywhere, patience):
     """The tests that run a line (`everywhere`: all) and their seconds; one case of every test function comes first."""
     recorded = {name: entry for test in MODULES[module] for name, entry in record(test).items()}
+    own = {(str(path_of(module)), own) for own in lines_of(source, line)}
     seconds, cases, turns = {}, collections.Counter(), {}
     for name, (lines, took) in sorted(recorded.items(), key=lambda entry: entry[1][1]):
-        if everywhere or (str(path_of(module)), line) in lines:
+        if everywhere or own & lines:
             function = name.split("[")[0]
             turns[name], seconds[name] = cases[function], took
             cases[function] += 1
@@ -318,38 +363,53 @@ def covering(module, line, everywhere, patience):
 
 
 def run_edits(module, mutants, patience):
-    """Runs edits of one module. Returns for each its exit status (0: not noticed) and the number of tests."""
-    path = path_of(module)
+    """Runs edits of one module and prints those that no test noticed. Returns the number of the others."""
+    path, files, out = path_of(module), MODULES[module], os.dup(1)
     source = path.read_text("utf-8")
-    inside, results = [], {}
-    for mutant in mutants:
+
+    def edit_of(mutant):
+        """What `Forks` takes, and whether imports run the line."""
         everywhere = run_by_import(source, mutant.line)
-        tests, seconds = covering(module, mutant.line, everywhere, patience)
-        edit = (mutant.source, tests, int(5 * seconds) + 30)
-        results[mutant] = 0, len(tests)
+        tests, seconds = covering(module, source, mutant.line, everywhere, patience)
+        return (mutant.source, tests, int(5 * seconds) + 20), everywhere
+
+    def statuses(mutants, edits, imported):
+        def report(index, status):
+            mutant, (_, tests, _) = mutants[index], edits[index]
+            if not status and mutant is not control:
+                line = f"- `{module}`: `{mutant.old}` -> `{mutant.new}`: line {mutant.line}, {len(tests)} tests\n"
+                os.write(out, line.encode())
+
+        edited = (path, edits[0][0]) if imported else ()
+        status, found, output = run_pytest(files, Forks(path, source, edits, imported, report), *edited)
+        if status == _BROKEN or found is None and not imported:
+            raise SystemExit(f"{module}: the edits could not be run\n{output[-3000:]}")
+        return found or [status]
+
+    # The module as it is, by either way, must pass: else every edit would seem to be noticed.
+    control = Mutant(1, "none", "", "", source)
+    edit, _ = edit_of(control)
+    inside, found = [(control, edit)], []
+    if statuses([control], [edit], True) != [0]:
+        raise SystemExit(f"{module}: the tests must pass in a fork that no edit has been made in")
+    for mutant in mutants:
+        edit, everywhere = edit_of(mutant)
         if everywhere:
-            status, statuses, _ = run_pytest(MODULES[module], Forks(path, source, [edit], True), path, mutant.source)
-            results[mutant] = status or statuses[0], len(tests)
-        elif tests:
+            found += statuses([mutant], [edit], True)
+        else:
             inside.append((mutant, edit))
-    _, statuses, output = run_pytest(MODULES[module], Forks(path, source, [edit for _, edit in inside], False))
-    if statuses is None:
-        raise SystemExit(output[-3000:])
-    for (mutant, edit), status in zip(inside, statuses, strict=True):
-        results[mutant] = status, len(edit[1])
-    return results
+    unedited, *others = statuses(*map(list, zip(*inside, strict=True)), False)
+    if unedited:
+        raise SystemExit(f"{module}: the tests must pass with functions that got their own code")
+    return sum(status != 0 for status in found + others)
 
 
 def campaign(module, cases, seed, patience):
-    """Runs the edits of one module. Returns the numbers of noticed, run and listed edits; prints the others."""
+    """Runs the edits of one module. Returns the numbers of noticed, run and listed edits."""
     known = equivalents()
     drawn = sample(path_of(module).read_text("utf-8"), cases, seed)
     run = [mutant for mutant in drawn if (module, mutant.old, mutant.new) not in known]
-    results = run_edits(module, run, patience)
-    for mutant, (status, tests) in results.items():
-        if not status:
-            print(f"- `{module}`: `{mutant.old}` -> `{mutant.new}`: line {mutant.line}, {tests} tests", flush=True)
-    return sum(status != 0 for status, _ in results.values()), len(run), len(drawn) - len(run)
+    return run_edits(module, run, patience), len(run), len(drawn) - len(run)
 
 
 def main(argv=None):
@@ -359,7 +419,9 @@ def main(argv=None):
     parser.add_argument("--cases", type=int, default=50, help="edits a module; 0: all")
     parser.add_argument("--seed", type=int, default=13)
     parser.add_argument("--floor", type=float, default=90, help="least percent of edits to be noticed in a module")
-    parser.add_argument("--patience", type=float, default=10, help="seconds of tests that an edit has to survive")
+    parser.add_argument(
+        "--patience", type=float, default=5, help="processor seconds of tests that an edit has to survive"
+    )
     settings = parser.parse_args(argv)
     os.chdir(ROOT)
     failed = False
