@@ -74,8 +74,16 @@ MODULES = {
     "layers/discovering_wirings": ["tests/layers/test_discovering_wirings.py"],
     "layers/activation": ["tests/layers/test_activation.py"],
     "layers/fast_grnn": ["tests/layers/test_fast_grnn.py"],
-    "layers/technique": ["tests/layers/test_l0.py", "tests/layers/test_variational_dropout.py"],
-    "layers/kinds": ["tests/layers/test_l0.py", "tests/layers/test_variational_dropout.py"],
+    "layers/technique": [
+        "tests/layers/test_technique.py",
+        "tests/layers/test_l0.py",
+        "tests/layers/test_variational_dropout.py",
+    ],
+    "layers/kinds": [
+        "tests/layers/test_kinds.py",
+        "tests/layers/test_l0.py",
+        "tests/layers/test_variational_dropout.py",
+    ],
     "layers/recurrent_kinds": ["tests/layers/test_recurrent.py"],
     "inspection/flops": ["tests/inspection/test_flops.py"],
     "inspection/layer_operations": ["tests/inspection/test_flops.py"],
