@@ -333,7 +333,13 @@ def test_one_layer_has_no_backbone_and_unknown_costs_stay_empty(tmp_path):
 
 @pytest.mark.parametrize(
     "zeros,size,percent",
-    [(1, 3, "33.3333333333333"), (1, 8, "12.50"), (1, 7, "14.2857142857143"), (7, 7, "100.00"), (99_999, 100_000, "99.999")],
+    [
+        (1, 3, "33.3333333333333"),
+        (1, 8, "12.50"),
+        (1, 7, "14.2857142857143"),
+        (7, 7, "100.00"),
+        (9_999, 10**5, "9.999"),
+    ],
 )
 def test_a_percent_has_two_decimals_or_as_many_as_both_roundings_need(tmp_path, zeros, size, percent):
     path = tmp_path / "str.csv"

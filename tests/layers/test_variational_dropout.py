@@ -506,3 +506,17 @@ def test_a_clip_may_be_any_positive_number_below_700(clip):
     for wrong in (0, -clip, 700):
         with pytest.raises(ValueError, match="`clip_log_alpha` must be a finite number above 0 and below 700"):
             layers.VDDense(2, clip_log_alpha=wrong)
+
+
+@pytest.mark.parametrize("clip", [None, 20.0, 100.0, 699.0])
+def test_the_penalty_of_extreme_weights_is_finite_under_any_clip(clip):
+    layer = layers.VDDense(2, clip_log_alpha=clip, penalty_weight=1.0, use_bias=False)
+    layer.build((None, 2))
+    layer.kernel.assign([[1e-3, 1.0], [2.0, 0.0]])
+    layer.log_sigma2.assign([[80.0, -80.0], [-200.0, 80.0]])
+    penalty = lambda: layer.technique.penalty(layer.sparse_weights[0])  # noqa: E731
+    theta, log_sigma2 = (ops.convert_to_numpy(v).astype("float64") for v in (layer.kernel, layer.log_sigma2))
+    log_alpha = log_sigma2 - np.log(theta**2 + 1e-8)
+    expected = vd.kl_divergence(np.clip(log_alpha, -clip, clip) if clip else log_alpha)
+    np.testing.assert_allclose(float(ops.convert_to_numpy(penalty())), ops.convert_to_numpy(expected).sum(), rtol=1e-4)
+    assert all(np.isfinite(gradient).all() for gradient in gradients(penalty, [layer.kernel, layer.log_sigma2]))
