@@ -10,6 +10,9 @@
 VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
+# How many edits `make mutants` makes of each module (0: every one), and of which modules (`MODULES="masks layers/l0"`).
+CASES ?= 50
+MODULES ?=
 # What runs again on the JAX and torch backends.
 BACKEND_TESTS ?= tests/layers tests/callbacks tests/models tests/decoding tests/inspection tests/checkpoints \
 	tests/test_schedules.py tests/test_sparsify.py tests/test_to_dense.py tests/test_load_masks.py \
@@ -35,12 +38,13 @@ HAS_TORCH := $(VENV)/.has-torch
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-all lint bench clean
+.PHONY: help train test test-all mutants lint bench clean
 
 help:
 	@echo "make train      train the demo: LeNet-300-100 made sparse by variational dropout, into runs/demo"
 	@echo "make test       the fast tests"
 	@echo "make test-all   every test, and what runs on JAX and torch again there"
+	@echo "make mutants    one-token edits of the modules that compute: do the tests notice them? (hours)"
 	@echo "make lint       ruff check and ruff format --check"
 	@echo "make bench      every measured claim in benchmarks/"
 	@echo "make clean      remove .venv, caches and build products (not runs/)"
@@ -55,6 +59,9 @@ test-all: $(HAS_DEV) $(HAS_JAX) $(HAS_TORCH)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(PYTEST_ARGS)
 	@KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(BACKEND_TESTS) $(PYTEST_ARGS)
 	@KERAS_BACKEND=torch $(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(BACKEND_TESTS) $(PYTEST_ARGS)
+
+mutants: $(HAS_DEV)
+	@$(BIN)/python -m tests.campaigns.mutate --cases=$(CASES) $(or $(MODULES),--all)
 
 lint: $(HAS_DEV)
 	@$(BIN)/python -m ruff check .

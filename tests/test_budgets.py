@@ -9,7 +9,7 @@ import sparsity_tf
 from sparsity_tf import budgets, inspection
 from sparsity_tf.budgets import Budget
 from sparsity_tf.distributions import TensorSpec, allocate
-from sparsity_tf.masks import number_of_zeros
+from sparsity_tf.masks import number_of_zeros, number_to_keep
 
 
 def bottleneck_shapes():
@@ -318,3 +318,47 @@ def test_a_path_of_a_file_is_a_distribution(tmp_path):
     assert allocate_values(weights, str(tmp_path / "budget.csv")) == [0.5, 0.25]
     assert allocate_values(weights, tmp_path / "budget.csv", dense="last") == [0.5, 0.0]
     assert repr(Budget({"a": 0.5})) == "Budget({'a': 0.5}, sizes=None)"
+
+
+# STR's layout, as written.
+
+
+def test_a_budget_in_the_layout_of_str_line_by_line(tmp_path):
+    path = tmp_path / "str.csv"
+    budget = Budget({"conv1": 0.25, "conv2": 0.5, "fc": 2 / 3}, {"conv1": 8, "conv2": 10, "fc": 6})
+    budgets.write_str_csv(path, budget, {"conv1": 800, "conv2": 1000, "fc": 6}, {"pool1": 30, "pool2": 5})
+    assert path.read_text().splitlines() == [
+        "Metric,Params,FLOPs,Sparsity (%)",
+        "Overall,24,1841,45.83",  # 2 + 5 + 4 zeros
+        "Backbone,18,1835,38.89",
+        "Layer 1 - conv1,8,800,25.00",
+        "Layer 2 - conv2,10,1000,50.00",
+        "Layer 3 - fc,6,6,66.6666666666667",
+        "AP - pool1,0,30,0",
+        "AP - pool2,0,5,0",
+    ]
+
+
+def test_one_layer_has_no_backbone_and_unknown_costs_stay_empty(tmp_path):
+    path = tmp_path / "str.csv"
+    budgets.write_str_csv(path, Budget({"fc": 0.5}, {"fc": 6}))
+    assert path.read_text().splitlines()[1:] == ["Overall,6,,50.00", "Layer 1 - fc,6,,50.00"]
+    assert budgets.read_csv(path).sizes == {"fc": 6}
+
+
+@pytest.mark.parametrize(
+    "zeros,size,percent",
+    [
+        (1, 3, "33.3333333333333"),
+        (1, 8, "12.50"),
+        (1, 7, "14.2857142857143"),
+        (7, 7, "100.00"),
+        (9_999, 10**5, "9.999"),
+    ],
+)
+def test_a_percent_has_two_decimals_or_as_many_as_both_roundings_need(tmp_path, zeros, size, percent):
+    path = tmp_path / "str.csv"
+    budgets.write_str_csv(path, Budget({"a": zeros / size}, {"a": size}))
+    assert path.read_text().splitlines()[-1] == f"Layer 1 - a,{size},,{percent}"
+    read = budgets.read_csv(path)["a"]
+    assert number_of_zeros(read, size) == zeros == size - number_to_keep(read, size)

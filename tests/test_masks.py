@@ -272,3 +272,37 @@ def test_random_masks_are_uniform_among_the_candidates(count):
 def test_a_random_mask_among_all_has_the_exact_count():
     mask = masks.random_mask((200, 300), 12_345, np.random.default_rng(0))
     assert mask.shape == (200, 300) and mask.sum() == 12_345
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "among"])
+def test_the_bracket_of_a_sample_holds_the_threshold_and_little_else(masked):
+    """A wrong bracket gives the same mask, but several times later."""
+    rng, size = np.random.default_rng(8), 54_321
+    for share in (0.0, 0.02, 0.3, 0.5, 0.7, 0.98, 1.0) * 3:
+        scores = rng.normal(size=size)
+        among = rng.random(size) < 0.4 if masked else None
+        candidates = np.sort(scores[among] if masked else scores)[::-1]
+        count = int(share * candidates.size)
+        low, high = masks._bracket([scores], [among], count, candidates.size, np.asarray)
+        inside = np.count_nonzero((candidates >= low) & (candidates <= high))
+        if share in (0, 1):
+            assert inside == 0 and np.count_nonzero(candidates >= low) == count
+        else:
+            assert low <= candidates[count - 1] <= high
+            assert inside <= 0.06 * candidates.size
+
+
+def test_the_bracket_reaches_to_the_ends():
+    scores = np.random.default_rng(9).normal(size=54_321)
+    assert masks._bracket([scores], [None], 1, scores.size, np.asarray)[1] == np.inf
+    assert masks._bracket([scores], [None], scores.size - 1, scores.size, np.asarray)[0] == -np.inf
+
+
+@pytest.mark.parametrize("ties", [3, 4, 5, 6, 7, 8])
+def test_largest_on_device_fills_up_with_as_many_ties_as_are_missing(ties):
+    scores = [np.array([2.0, 1.0, -1.0, 1.0]), np.array([1.0, 3.0, 1.0, -1.0, 0.0, 1.0, 4.0])]
+    among = [np.ones(array.shape, bool) for array in scores]
+    tensors = [keras.ops.convert_to_tensor(array.astype("float32")) for array in scores]
+    found = masks.largest_on_device(tensors, ties, among)
+    for mask, expected in zip(found, masks.highest_overall(scores, ties, among, np.abs), strict=True):
+        np.testing.assert_array_equal(mask, expected)

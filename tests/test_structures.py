@@ -188,3 +188,34 @@ def test_a_ratio_that_cannot_be_held_is_said_before_training():
     model = keras.Sequential([keras.Input((3,)), layers.MaskedDense(4, structure="2:4", name="narrow")])
     with pytest.warns(UserWarning, match="narrow/kernel: 2:4 gives 33.33 % zeros here: 3 inputs"):
         structures.check("final_sparsity", 0.5, layers.get_sparse_weights(model))
+
+
+@pytest.mark.parametrize("spec", ["2x1", "filter"])
+def test_a_group_lives_while_one_of_its_entries_does(spec):
+    structure, among = structures.get(spec), np.array([[True, False, False], [False, False, True]])
+    assert structure.alive(among).ravel().tolist() == [True, False, True]
+    mask = structure.keep_highest(np.array([[1.0, 9.0, 2.0], [1.0, 9.0, 2.0]]), 0.5, among)
+    # One of three columns lives. The second is dead already; of the third only the live entry remains.
+    np.testing.assert_array_equal(mask, [[False, False, False], [False, False, True]])
+
+
+def test_a_block_of_fewer_axes_than_the_weight_has_lies_along_the_last():
+    scores = np.arange(12.0).reshape(2, 2, 3)
+    np.testing.assert_array_equal(structures.get("2").reduce(scores), [[[0.5, 2], [3.5, 5]], [[6.5, 8], [9.5, 11]]])
+    assert structures.get("2x1").axes((3, 5, 4)) == ((1, 2, 1), [3, 3, 4])
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 4])
+def test_output_axes_may_be_counted_from_the_end(rank):
+    scores = RNG.random((4,) * rank)
+    for spec in ("filter", "2:4"):
+        structure = structures.get(spec)
+        from_the_end = structure.keep_highest(scores, 0.5, filter_axes=(-1,))
+        np.testing.assert_array_equal(from_the_end, structure.keep_highest(scores, 0.5, filter_axes=(rank - 1,)))
+        np.testing.assert_array_equal(from_the_end, structure.keep_highest(scores, 0.5))
+    assert structures.get("filter").random_scores(RNG, scores.shape).shape == scores.shape
+
+
+def test_nm_groups_lie_along_the_last_axis_where_every_axis_indexes_outputs():
+    mask = structures.get("1:2").keep_highest(RNG.random((3, 4)), 0.5, filter_axes=(0, 1))
+    assert (groups_along(mask, 1, 2).sum(axis=1) == 1).all()

@@ -268,3 +268,11 @@ def test_bad_options_are_named(option, value):
 def test_two_initial_values_contradict_each_other():
     with pytest.raises(ValueError, match="log_alpha_initializer=2.*initial_dropout_rate=0.1"):
         layers.L0Dense(3, log_alpha_initializer=2.0, initial_dropout_rate=0.1)
+
+
+def test_the_mask_is_where_the_gate_is_not_closed():
+    layer = known_layer()
+    [weight] = layer.sparse_weights
+    np.testing.assert_array_equal(ops.convert_to_numpy(weight.mask()), LOG_ALPHA > np.log(0.1 / 1.1))
+    layer.log_alpha.assign(np.full((2, 3), 9.0))
+    assert ops.convert_to_numpy(weight.mask()).all()

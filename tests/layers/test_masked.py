@@ -189,3 +189,39 @@ def test_a_regularizer_sees_what_lives_and_nothing_else():
     for layer in model.layers:
         value = ops.convert_to_numpy(layer.sparse_weights[0].value())
         np.testing.assert_allclose(ops.convert_to_numpy(layer.losses[0]), 0.1 * (value**2).sum(), rtol=1e-5)
+
+
+def test_a_layer_that_becomes_a_plain_one_gets_its_own_constraint_and_regularizer_back():
+    constraint, regularizer = keras.constraints.MaxNorm(2), keras.regularizers.L2(0.1)
+    for options in ({}, {"kernel_constraint": constraint, "kernel_regularizer": regularizer}):
+        layer = layers.MaskedDense(3, **options)
+        layer.build((None, 6))
+        [weight] = layer.sparse_weights
+        for _ in range(2):
+            layer.technique.release(weight)
+            assert weight.variable.constraint is options.get("kernel_constraint")
+            assert weight.variable.regularizer is options.get("kernel_regularizer")
+
+
+def test_what_an_algorithm_remembers_is_saved_with_the_layer(tmp_path):
+    model = make_model()
+    assign_random_masks(model, 4)
+    for number, layer in enumerate(model.layers):
+        layer.technique.states = {"rigl": np.array([1.0, 2.0 + number]), "drawn": np.array([7.0])}
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for ours, theirs in zip(model.layers, loaded.layers, strict=True):
+        assert {name: state.tolist() for name, state in theirs.technique.states.items()} == {
+            name: state.tolist() for name, state in ours.technique.states.items()
+        }
+        assert all(state.dtype == np.float64 for state in theirs.technique.states.values())
+        np.testing.assert_array_equal(ops.convert_to_numpy(theirs.kernel), ops.convert_to_numpy(ours.kernel))
+        np.testing.assert_array_equal(ops.convert_to_numpy(theirs.mask), ops.convert_to_numpy(ours.mask))
+
+
+def test_weights_outside_the_mask_of_a_file_are_not_loaded():
+    layer, store = make_model().layers[0], {}
+    layer.sparse_weights[0].assign_mask(random_mask((6, 5), 0))
+    layer.save_own_variables(store)
+    layer.load_own_variables({**store, "kernel": np.ones((6, 5), "float32")})
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.kernel), random_mask((6, 5), 0))

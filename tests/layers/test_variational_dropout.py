@@ -474,3 +474,49 @@ def test_a_tied_embedding_pays_once(tied):
 def test_bad_options_are_named(option, value):
     with pytest.raises(ValueError, match=rf"`{option}`.*Received: {option}={value}"):
         layers.VDDense(3, **{option: value})
+
+
+def test_the_noise_of_a_sequence_is_the_same_at_every_step():
+    """One step at a time comes to the same as all steps together."""
+    layer = layers.VDDense(2, log_sigma2_initializer=0.0, seed=1)
+    layer.build((None, 3))
+    [weight] = layer.sparse_weights
+    x = np.random.default_rng(3).normal(size=(5, 4, 3)).astype("float32")
+    function = layer.technique.over_time(weight, ops.matmul, 5)
+    together = ops.convert_to_numpy(function(ops.convert_to_tensor(x)))
+    alone = [ops.convert_to_numpy(function(ops.convert_to_tensor(x[:, step]))) for step in range(4)]
+    np.testing.assert_allclose(together, np.stack(alone, axis=1), rtol=1e-5, atol=1e-6)
+    mean = x @ ops.convert_to_numpy(layer.kernel)
+    deviation = np.sqrt(np.square(x).sum(axis=-1, keepdims=True))  # sigma^2 is 1
+    noise_of = (together - mean) / deviation
+    np.testing.assert_allclose(noise_of, np.broadcast_to(noise_of[:, :1], noise_of.shape), atol=1e-4)
+    assert len(np.unique(noise_of[:, 0].round(4))) == 10
+
+
+def test_the_default_log_sigma2_is_minus_ten_also_where_none_is_given():
+    for options in ({}, {"log_sigma2_initializer": None}):
+        layer = layers.VDDense(2, **options)
+        layer.build((None, 3))
+        np.testing.assert_array_equal(ops.convert_to_numpy(layer.log_sigma2), -10.0)
+
+
+@pytest.mark.parametrize("clip", [0.5, 1e-3, 699.0])
+def test_a_clip_may_be_any_positive_number_below_700(clip):
+    assert layers.VDDense(2, clip_log_alpha=clip).technique.clip_log_alpha == clip
+    for wrong in (0, -clip, 700):
+        with pytest.raises(ValueError, match="`clip_log_alpha` must be a finite number above 0 and below 700"):
+            layers.VDDense(2, clip_log_alpha=wrong)
+
+
+@pytest.mark.parametrize("clip", [None, 20.0, 100.0, 699.0])
+def test_the_penalty_of_extreme_weights_is_finite_under_any_clip(clip):
+    layer = layers.VDDense(2, clip_log_alpha=clip, penalty_weight=1.0, use_bias=False)
+    layer.build((None, 2))
+    layer.kernel.assign([[1e-3, 1.0], [2.0, 0.0]])
+    layer.log_sigma2.assign([[80.0, -80.0], [-200.0, 80.0]])
+    penalty = lambda: layer.technique.penalty(layer.sparse_weights[0])  # noqa: E731
+    theta, log_sigma2 = (ops.convert_to_numpy(v).astype("float64") for v in (layer.kernel, layer.log_sigma2))
+    log_alpha = log_sigma2 - np.log(theta**2 + 1e-8)
+    expected = vd.kl_divergence(np.clip(log_alpha, -clip, clip) if clip else log_alpha)
+    np.testing.assert_allclose(float(ops.convert_to_numpy(penalty())), ops.convert_to_numpy(expected).sum(), rtol=1e-4)
+    assert all(np.isfinite(gradient).all() for gradient in gradients(penalty, [layer.kernel, layer.log_sigma2]))

@@ -1,0 +1,107 @@
+"""Kinds: which axes of a weight index output units, which axes of an output are positions, biases and masks."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from sparsity_tf import layers
+from tests.layers.layer_checks import stock_layer
+
+RNG = np.random.default_rng(6)
+
+
+def built(layer, *shape):
+    layer.build(shape)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "layer,shape,axes",
+    [
+        (layers.MaskedDense(3), (None, 4), (1,)),
+        (layers.MaskedEinsumDense("abc,cde->abde", (None, 2, 3)), (None, 4, 5), (1, 2)),
+        (layers.MaskedEinsumDense("ab,cbd->acd", (2, 3)), (None, 5), (0, 2)),
+        (layers.MaskedConv1D(3, 2), (None, 5, 4), (2,)),
+        (layers.MaskedConv2D(3, 2), (None, 5, 5, 4), (3,)),
+        (layers.MaskedConv3D(3, 2), (None, 5, 5, 5, 4), (4,)),
+        (layers.MaskedDepthwiseConv2D(2, depth_multiplier=3), (None, 5, 5, 4), (2, 3)),
+        (layers.MaskedEmbedding(7, 3), (None, 5), (0,)),
+    ],
+    ids=lambda value: value.keras_class.__name__ if isinstance(value, keras.Layer) else "",
+)
+def test_the_axes_of_output_units(layer, shape, axes):
+    [weight] = built(layer, *shape).sparse_weights
+    assert weight.filter_axes == axes
+
+
+@pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="needs Keras 3.13")
+def test_symbols_are_the_output_units_of_either_table():
+    layer = layers.MaskedReversibleEmbedding(7, 3, tie_weights=False)
+    layer.build((None, 5))
+    assert [(weight.shape, weight.filter_axes) for weight in layer.sparse_weights] == [((7, 3), (0,)), ((3, 7), (1,))]
+
+
+@pytest.mark.parametrize(
+    "layer,rank,axes",
+    [
+        (layers.VDEinsumDense("abc,cde->abde", (None, 2, 3)), 4, (1,)),
+        (layers.VDEinsumDense("...x,xy->...y", 3), 4, (1, 2)),
+        (layers.VDEinsumDense("...x,xy->...y", 3), 2, ()),
+        (layers.VDConv1D(3, 2), 3, (1,)),
+        (layers.VDConv2D(3, 2), 4, (1, 2)),
+        (layers.VDConv2D(3, 2, data_format="channels_first"), 4, (2, 3)),
+        (layers.VDConv3D(3, 2), 5, (1, 2, 3)),
+        (layers.MaskedDepthwiseConv2D(2, data_format="channels_first"), 4, (2, 3)),
+    ],
+)
+def test_the_axes_of_positions(layer, rank, axes):
+    assert layer.position_axes(rank) == axes
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_bias_is_added_to_its_channel_where_channels_come_first(rank):
+    layer = getattr(layers, f"MaskedConv{rank}D")(3, 1, data_format="channels_first", activation="relu")
+    layer.build((None, 2, *(4,) * rank))
+    layer.bias.assign([1.0, -2.0, 3.0])
+    layer.kernel.assign(np.zeros(layer.kernel.shape))
+    try:
+        outputs = ops.convert_to_numpy(layer(np.ones((2, 2, *(4,) * rank), "float32")))
+    except Exception as error:  # What TensorFlow raises differs from one release to the next.
+        pytest.skip(f"no such convolution on this device: {type(error).__name__}")
+    np.testing.assert_array_equal(outputs, np.broadcast_to(np.reshape([1, 0, 3], (3,) + (1,) * rank), outputs.shape))
+
+
+@pytest.mark.parametrize("options", [{"strides": 2}, {"padding": "same"}, {"dilation_rate": 2}, {"padding": "causal"}])
+def test_a_convolution_over_time_is_the_stock_layers(options):
+    x = RNG.normal(size=(2, 9, 3)).astype("float32")
+    layer = layers.MaskedConv1D(4, 3, **options)
+    layer(x)
+    layer.sparse_weights[0].assign_mask(RNG.random((3, 3, 4)) < 0.5)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(layer(x)), ops.convert_to_numpy(stock_layer(layer, x)(x)), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="needs Keras 3.13")
+@pytest.mark.parametrize("options", [{}, {"tie_weights": False}, {"logit_soft_cap": 0.5}, {"reverse_dtype": "float32"}])
+def test_a_reversible_embedding_is_the_stock_layer_in_both_directions(options):
+    layer, ids = layers.MaskedReversibleEmbedding(6, 3, mask_zero=True, **options), np.array([[0, 2, 5, 0]])
+    layer(ids)
+    for weight in layer.sparse_weights:
+        weight.variable.assign(RNG.normal(size=weight.shape))
+        weight.assign_mask(RNG.random(weight.shape) < 0.7)
+    stock, x = stock_layer(layer, ids), RNG.normal(size=(2, 3)).astype("float32")
+    found = layer(ids)
+    np.testing.assert_array_equal(ops.convert_to_numpy(found), ops.convert_to_numpy(stock(ids)))
+    assert ops.convert_to_numpy(found._keras_mask).tolist() == [[False, True, True, False]]
+    found, expected = layer(x, reverse=True), stock(x, reverse=True)
+    np.testing.assert_allclose(ops.convert_to_numpy(found), ops.convert_to_numpy(expected), rtol=1e-5, atol=1e-6)
+    assert getattr(found, "_keras_mask", None) is None
+
+
+def test_an_embedding_takes_ids_of_any_number_type():
+    layer = layers.MaskedEmbedding(6, 3)
+    expected = ops.convert_to_numpy(layer(np.array([[1, 5]], "int32")))
+    for dtype in ("int64", "uint8", "float32"):
+        np.testing.assert_array_equal(ops.convert_to_numpy(layer(np.array([[1, 5]], dtype))), expected)

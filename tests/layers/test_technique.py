@@ -1,0 +1,111 @@
+"""What every technique inherits: mask, value in training, configuration, repr."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from sparsity_tf import layers
+from sparsity_tf.layers import technique
+
+
+class Cutoff(technique.Technique):
+    """The example of the base class's docstring."""
+
+    def __init__(self, cutoff=0.5, start="zeros"):
+        self.cutoff = cutoff
+        self.start = technique.initializer_or_number("start", start)
+
+    def value(self, weight, select=None):
+        kernel = weight.tensor(select)
+        return ops.where(ops.abs(kernel) > self.cutoff, kernel, 0)
+
+
+@pytest.fixture
+def weight():
+    layer = layers.MaskedDense(2)
+    layer.build((None, 2))
+    layer.kernel.assign([[-1.0, 0.25], [0.0, 0.75]])
+    return layer.sparse_weights[0]
+
+
+def test_what_is_not_zero_at_inference_is_live(weight):
+    assert ops.convert_to_numpy(Cutoff().mask(weight)).tolist() == [[True, False], [False, True]]
+    assert Cutoff().threshold(weight) is None
+    assert Cutoff().over_time(weight, ops.matmul, 1) is None
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_without_a_value_of_its_own_training_uses_that_of_inference(weight, training):
+    outputs = Cutoff().apply(weight, ops.matmul, ops.ones((1, 2)), training)
+    assert ops.convert_to_numpy(outputs).tolist() == [[-1.0, 0.75]]
+
+
+def test_a_technique_must_say_what_its_values_are(weight):
+    with pytest.raises(TypeError, match="Technique must define `value"):
+        technique.Technique().value(weight)
+    with pytest.raises(TypeError, match="Cutoff has no penalty"):
+        Cutoff().penalty(weight)
+    with pytest.raises(ValueError, match="mask of .*kernel' can't be assigned"):
+        Cutoff().assign_mask(weight, np.ones((2, 2)))
+
+
+def test_options_are_written_and_read():
+    option = keras.initializers.RandomNormal(0.5, 0.1, seed=3)
+    config = Cutoff(0.25, option).get_config()
+    assert config["cutoff"] == 0.25 and config["start"]["class_name"] == "RandomNormal"
+    again = Cutoff.from_config(config)
+    assert again.cutoff == 0.25 and again.start.get_config() == option.get_config()
+
+
+def test_a_technique_prints_its_options_and_theirs():
+    assert repr(Cutoff()) == "Cutoff(cutoff=0.5, start=Zeros())"
+    assert repr(Cutoff(1, 0.5)) == "Cutoff(cutoff=1, start=Constant(value=0.5))"
+    text = repr(Cutoff(start=keras.initializers.RandomNormal(0.5, 0.1, seed=3)))
+    assert all(part in text for part in ("start=RandomNormal(", "mean=0.5", "stddev=0.1", "seed=3"))
+    assert "None" not in repr(Cutoff(start=keras.initializers.Constant(None)))
+
+
+def test_a_number_is_a_constant_and_none_is_the_default():
+    assert technique.initializer_or_number("a", 2).value == 2.0
+    assert technique.initializer_or_number("a", None, -10.0).value == -10.0
+    assert technique.initializer_or_number("a", None) is None
+    assert isinstance(technique.initializer_or_number("a", "ones"), keras.initializers.Ones)
+    function = lambda shape, dtype=None: ops.ones(shape, dtype)  # noqa: E731
+    assert technique.initializer_or_number("a", function) is function
+    for wrong in (True, np.ones(2)):
+        with pytest.raises(ValueError):
+            technique.initializer_or_number("a", wrong)
+
+
+@pytest.mark.parametrize(
+    "value,bounds,right",
+    [
+        (0, {"least": 0}, True),
+        (-1e-9, {"least": 0}, False),
+        (0, {"above": 0}, False),
+        (1e-9, {"above": 0}, True),
+        (1, {"below": 1}, False),
+        (0.999, {"below": 1}, True),
+        (2, {"above": 0, "below": 1}, False),
+        (-1, {"above": 0, "below": 1}, False),
+        (True, {}, False),
+        (float("inf"), {}, False),
+        (float("nan"), {"least": 0}, False),
+        ("1", {}, False),
+        (np.float32(3), {}, True),
+    ],
+)
+def test_a_number_lies_within_its_bounds(value, bounds, right):
+    if right:
+        technique.check_number("n", value, **bounds)
+    else:
+        with pytest.raises(ValueError, match="`n` must be a finite number.*Received: n="):
+            technique.check_number("n", value, **bounds)
+
+
+def test_a_seed_is_an_integer_or_none():
+    assert technique.check_seed(None) is None
+    assert technique.check_seed(np.int64(3)) == 3 and type(technique.check_seed(np.int64(3))) is int
+    with pytest.raises(ValueError, match="`seed` must be an integer or None. Received: seed=1.5"):
+        technique.check_seed(1.5)
