@@ -69,9 +69,20 @@ class Call:
     rule: object = None
 
     @property
-    def inputs(self):
+    def read(self):
         """The tensors among the arguments, in order."""
-        return [x for x in keras.tree.flatten(self.arguments) if isinstance(x, Tensor)]
+        return _tensors_in(self.arguments)
+
+    @property
+    def inputs(self):
+        """The tensors that are read, but for the masks."""
+        args, kwargs = self.arguments
+        return _tensors_in((args, {name: x for name, x in kwargs.items() if name != "mask"}))
+
+    @property
+    def masks(self):
+        """The tensors that say which time steps count: what Keras passes on from `Masking` or `Embedding`."""
+        return _tensors_in(self.arguments[1].get("mask"))
 
     @property
     def is_layer(self):
@@ -126,7 +137,7 @@ class Graph:
     def replace(self, old, new):
         """Makes every call that reads the tensor `old` read `new`."""
         for call in self.calls:
-            if old in call.inputs:
+            if old in call.read:
                 args, kwargs = call.arguments
                 call.arguments = keras.tree.map_structure(lambda x: new if x is old else x, (args, kwargs))
 
@@ -141,7 +152,7 @@ class Graph:
         for call in reversed(self.calls):
             if wanted.intersection(call.outputs):
                 live.append(call)
-                wanted.update(call.inputs)
+                wanted.update(call.read)
         dropped = [call for call in self.calls if call not in live]
         self.calls = live[::-1]
         return dropped
@@ -270,6 +281,10 @@ def _call_symbolically(layer, args, kwargs):
     if not all(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(outputs)):
         raise TypeError("an output is no tensor")
     return outputs
+
+
+def _tensors_in(structure):
+    return [x for x in keras.tree.flatten(structure) if isinstance(x, Tensor)]
 
 
 def _makes_masks(operation):

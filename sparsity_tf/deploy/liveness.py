@@ -52,6 +52,8 @@ def plan_channels(graph, constants, select_inputs=False):
         masks = call.rule.needed_channels(needed, constants, folds)
         for tensor, mask in zip(call.inputs, masks, strict=True):
             needed[tensor] |= mask
+        for tensor in call.masks:
+            needed[tensor][:] = True
     ties = tie_channels(graph)
     alive = ties.fixed.copy()
     for tensor, mask in needed.items():

@@ -88,14 +88,14 @@ class _Network:
             operation.name = name
 
     def rows(self, before):
-        """One `ShrinkRow` for each layer that has weights or loses channels."""
+        """One `ShrinkRow` for each layer that has weights, and for each call that needs all channels."""
         rows = []
         for call in self._calls:
             rebuilt = self._made[id(call.operation)]
             output = call.outputs[0]
             kept = len(self.plan.kept(output))
             after = _count(rebuilt.operation)
-            if call.is_layer and (before[id(call.operation)] or after):
+            if before[id(call.operation)] or after or call.rule.reason:
                 why = rebuilt.note or call.rule.reason or _why(self.plan, call, rebuilt)
                 kind = type(call.operation).__name__
                 rows.append(ShrinkRow(call.path, kind, output.channels, kept, before[id(call.operation)], after, why))

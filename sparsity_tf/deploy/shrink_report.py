@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ShrinkRow:
-    """One layer with weights in a `ShrinkReport`.
+    """One layer in a `ShrinkReport`: it has weights, or it is why others keep all their channels.
 
     Args:
         layer: path of the layer in the given model.

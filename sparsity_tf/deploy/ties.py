@@ -47,7 +47,9 @@ def tie_channels(graph):
     groups = {t: labels[offsets[t] : offsets[t] + t.channels] for t in graph.tensors}
     fixed = np.zeros(len(names), bool)
     bound = [tensor for _, tensor in graph.inputs] + graph.outputs
-    for tensor in bound + [tensor for call in graph.calls for tensor in call.rule.fixed()]:
+    for call in graph.calls:
+        bound += [*call.rule.fixed(), *call.masks]
+    for tensor in bound:
         fixed[groups[tensor]] = True
     return Ties(groups, len(names), fixed)
 

@@ -5,12 +5,17 @@ A new kind of layer is one line in `_LAYERS`, or one class in a file of this fol
 
 from keras import layers
 
-from sparsity_tf.deploy.rules import channelwise, kernels, reshaping
+from sparsity_tf.deploy.rules import attention, channelwise, grouped, kernels, recurrent, reshaping
 from sparsity_tf.deploy.rules.rule import OpaqueRule, Rebuilt, Rule, weight_value
 from sparsity_tf.layers import SparseLayer
 
 _LAYERS = {
     layers.Dense: [kernels.DenseRule],
+    layers.EinsumDense: [grouped.EinsumDenseRule],
+    layers.MultiHeadAttention: [attention.AttentionRule],
+    layers.SimpleRNN: [recurrent.RecurrentRule],
+    layers.LSTM: [recurrent.RecurrentRule],
+    layers.GRU: [recurrent.RecurrentRule],
     layers.Embedding: [kernels.EmbeddingRule],
     layers.BatchNormalization: [channelwise.BatchNormalizationRule],
     layers.Activation: [channelwise.ActivationRule],
@@ -30,7 +35,7 @@ def _add(rules, names):
     _LAYERS.update({getattr(layers, name): rules for name in names.split()})
 
 
-_add([kernels.ConvRule, channelwise.GroupedChannelsRule], "Conv1D Conv2D Conv3D")
+_add([kernels.ConvRule, channelwise.GroupedChannelsRule, grouped.GroupedConvRule], "Conv1D Conv2D Conv3D")
 _add([kernels.ConvTransposeRule], "Conv1DTranspose Conv2DTranspose Conv3DTranspose")
 _add([kernels.SeparableConvRule], "SeparableConv1D SeparableConv2D")
 _add([channelwise.DepthwiseConvRule], "DepthwiseConv1D DepthwiseConv2D")

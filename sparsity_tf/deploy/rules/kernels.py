@@ -151,9 +151,9 @@ class KernelRule(Rule):
     def _folded_bias(self, plan):
         """The bias with the constants that go into it, or `None` if none do."""
         fold = plan.folds[self.call.operation]
-        added = self.contribution(fold.into_bias, fold.value)
-        if not added.any():
+        if not (fold.into_bias & (fold.value != 0)).any():
             return None
+        added = self.contribution(fold.into_bias, fold.value)
         bias = weight_value(self.call.operation, "bias")
         dtype = self.call.operation.variable_dtype
         return (added if bias is None else bias + added).astype("float64" if dtype == "float64" else "float32")
@@ -224,6 +224,10 @@ class DenseRule(KernelRule):
 class ConvRule(KernelRule):
     """`Conv1D`, `Conv2D` and `Conv3D` of one group."""
 
+    @classmethod
+    def reason_against(cls, call):
+        return "it has groups" if call.operation.groups > 1 else super().reason_against(call)
+
     def sees_border(self):
         layer = self.call.operation
         return layer.padding != "valid" and max(layer.kernel_size) > 1
@@ -282,8 +286,8 @@ class SeparableConvRule(KernelRule):
         if not (fold.gone.any() or idle.any()):
             return {}
         depthwise, pointwise = (np.array(weight_value(self.call.operation, name)) for name in self._names)
-        pointwise[np.repeat(fold.gone, depthwise.shape[-1])] = 0
-        pointwise.reshape(-1, pointwise.shape[-1])[:, idle] = 0
+        pointwise[..., np.repeat(fold.gone, depthwise.shape[-1]), :] = 0
+        pointwise[..., idle] = 0
         bias = self._folded_bias(plan)
         return {"pointwise_kernel": pointwise} if bias is None else {"pointwise_kernel": pointwise, "bias": bias}
 

@@ -30,6 +30,7 @@ class Slice:
         own: whether the weight, though it follows the input, makes the output's channel of the same name (depthwise).
         tiles: how often the channels repeat along the axis, one after all others: 4 for the gates of an LSTM.
         block: number of neighbouring indices that belong to one channel.
+        period: if set, the channels repeat with this period (the groups of a convolution) and share their indices.
     """
 
     weight: str
@@ -38,9 +39,12 @@ class Slice:
     own: bool = False
     tiles: int = 1
     block: int = 1
+    period: int | None = None
 
     def indices(self, channels, count):
         """The indices along the axis that belong to some `channels` out of `count`."""
+        if self.period is not None:
+            return np.unique(np.asarray(channels) % self.period)
         within = (np.asarray(channels)[:, None] * self.block + np.arange(self.block)).reshape(-1)
         return (np.arange(self.tiles)[:, None] * (count * self.block) + within).reshape(-1)
 
