@@ -9,7 +9,6 @@ which matter (`liveness.py`), which can only go together (`ties.py`), the new mo
 does with channels is said in `rules/`. At the end both models are run on random inputs (`verify.py`).
 """
 
-
 from sparsity_tf.checks import check_bool, check_model
 from sparsity_tf.deploy.constants import find_constants
 from sparsity_tf.deploy.graph import read_graph
@@ -109,5 +108,3 @@ def _flops(model, small):
         return tuple(count_flops(one).dense for one in (model, small))
     except ValueError:  # An unknown shape.
         return None
-
-

@@ -192,7 +192,9 @@ def test_einsum_dense_with_heads_loses_entries_that_are_dead_in_all_heads(bias_a
     inputs = keras.Input((5, 4))
     x = layers.Dense(6, name="first")(inputs)
     x = layers.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes=bias_axes, name="split")(x)
-    model = randomize(keras.Model(inputs, layers.EinsumDense("abde,def->abf", (None, 7), bias_axes="f", name="join")(x)))
+    model = randomize(
+        keras.Model(inputs, layers.EinsumDense("abde,def->abf", (None, 7), bias_axes="f", name="join")(x))
+    )
     zero_channels(model.get_layer("first"), [0, 2], bias=[0.5, 0.0])
     change(model.get_layer("split").kernel, set_zero((..., 1)))
     if bias_axes == "de":

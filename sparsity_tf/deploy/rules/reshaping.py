@@ -123,5 +123,3 @@ class RepeatVectorRule(ChannelwiseRule):
     def set_axes(self):
         [output] = self.call.outputs
         output.set_axis(output.last_axis)
-
-
