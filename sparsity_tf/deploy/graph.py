@@ -2,8 +2,8 @@
 
 A functional model is a graph of calls of layers and `keras.ops`. `read_graph` lists the calls in order, gives every
 tensor between them an object of its own, and puts the calls of nested models in the place of the nested model. Layers
-that only call other layers (a Transformer block, a subclassed model) are opened, too: their `call` runs once on symbolic
-tensors, which makes Keras record it as a graph.
+that only call other layers (a Transformer block, a subclassed model) are opened, too: their `call` runs once on
+symbolic tensors, which makes Keras record it as a graph.
 
 Private names of Keras are used in this file only: `_nodes_by_depth` of a functional model, `_functional` of a
 sequential one, `_layers` of a layer and `keras.src.models.functional`.

@@ -10,8 +10,8 @@ class Plan:
 
     Attributes:
         constants: `Constants`.
-        needed: dict, `Tensor` -> bool array: some output of the model depends on the channel, and not only by a constant
-            that is folded into a bias.
+        needed: dict, `Tensor` -> bool array: some output of the model depends on the channel, and not only by a
+            constant that is folded into a bias.
         folds: dict, layer -> what it does about constant inputs.
         select_inputs: bool, whether a layer may pick the channels that it reads.
     """

@@ -1,8 +1,8 @@
 """A model with zeros -> an equal, physically smaller one: `shrink`.
 
 Nothing is pruned here. A filter, unit or input whose weights are all zero does nothing, or adds a constant; a filter
-that no later weight reads does nothing either. All of them are removed from the layers, constants go into the next bias,
-and every runtime is faster by it.
+that no later weight reads does nothing either. All of them are removed from the layers, constants go into the next
+bias, and every runtime is faster by it.
 
 The work has five steps, each a file: the graph of calls (`graph.py`), which channels are constant (`constants.py`),
 which matter (`liveness.py`), which can only go together (`ties.py`), the new model (`rebuild.py`). What a kind of layer
@@ -30,8 +30,8 @@ def shrink(model, select_inputs=False):
     Channels go from dense layers (`Dense`, `EinsumDense`), convolutions of all kinds, embeddings, recurrent layers,
     the heads of `MultiHeadAttention`, and from all that is between them: batch normalisation, additions, products,
     concatenations, pooling, reshaping, activations, elementwise `keras.ops`. A layer of another kind keeps all its
-    channels, and so do the tensors that it reads (`LayerNormalization`, a softmax, layers of your own with weights); the
-    report says so.
+    channels, and so do the tensors that it reads (`LayerNormalization`, a softmax, layers of your own with weights);
+    the report says so.
 
     Trained further, the result is another model than the given one: batch statistics and the shapes differ.
 

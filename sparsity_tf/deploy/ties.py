@@ -1,10 +1,10 @@
 """Which channels of a model live or go together: `tie_channels`, and `channel_groups` for training.
 
 An addition binds channel 3 of its operands and of its output: none of the three can be removed alone. So do batch
-normalisation, pooling, activations, depthwise convolutions, concatenation (at an offset) and flattening; a layer that is
-called several times binds its calls. The channels that are bound form a *group*; Torch-Pruning (Fang et al., CVPR 2023,
-"DepGraph: towards any structural pruning") uses the same notion. `shrink` removes the groups of which no channel is
-needed. A training algorithm that prunes whole groups, with bias, gamma and beta, makes models that shrink best.
+normalisation, pooling, activations, depthwise convolutions, concatenation (at an offset) and flattening; a layer that
+is called several times binds its calls. The channels that are bound form a *group*; Torch-Pruning (Fang et al., CVPR
+2023, "DepGraph: towards any structural pruning") uses the same notion. `shrink` removes the groups of which no channel
+is needed. A training algorithm that prunes whole groups, with bias, gamma and beta, makes models that shrink best.
 """
 
 from dataclasses import dataclass
@@ -128,8 +128,8 @@ class ChannelGroup:
 def channel_groups(graph):
     """Lists the groups of channels with the weights that make and read them.
 
-    Setting all `members` of a group that is not fixed to zero makes its channels constantly 0 (where the activations map
-    0 to 0), and `shrink` removes them, whatever reads them.
+    Setting all `members` of a group that is not fixed to zero makes its channels constantly 0 (where the activations
+    map 0 to 0), and `shrink` removes them, whatever reads them.
 
     Args:
         graph: `Graph` whose calls have rules, see `deploy.analysed_graph`.

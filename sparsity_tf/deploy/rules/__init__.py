@@ -131,6 +131,6 @@ _NEEDS_ALL = {
 def _check_inference(call):
     if call.is_layer and call.arguments[1].get("training"):
         raise ValueError(
-            f"`model` calls layer {call.path!r} with `training=True`: its outputs depend on the batch or on chance, so no "
-            "smaller model equals it. Build the model without that argument."
+            f"`model` calls layer {call.path!r} with `training=True`: its outputs depend on the batch or on chance, so "
+            "no smaller model equals it. Build the model without that argument."
         )

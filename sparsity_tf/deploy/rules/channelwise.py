@@ -1,4 +1,4 @@
-"""Rules of the calls that leave channels apart: activations, merges, pooling, padding, batch normalisation, depthwise."""
+"""Rules of the calls that leave channels apart: activations, merges, pooling, batch normalisation, depthwise."""
 
 import numpy as np
 from keras import layers

@@ -234,7 +234,7 @@ class ConvRule(KernelRule):
 
 
 class ConvTransposeRule(KernelRule):
-    """`Conv1DTranspose`, `Conv2DTranspose` and `Conv3DTranspose`, whose positions read different parts of the kernel."""
+    """`Conv1DTranspose`, `Conv2DTranspose` and `Conv3DTranspose`; positions read different parts of the kernel."""
 
     in_axis, out_axis = -1, -2
 

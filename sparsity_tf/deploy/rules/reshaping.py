@@ -12,8 +12,8 @@ from sparsity_tf.deploy.ties import components
 class ReshapeRule(ChannelwiseRule):
     """`Flatten` and `Reshape`: an entry keeps its place in the row-major order.
 
-    A channel of the input belongs to the channels of the output that hold some of its entries. Of the output's axes, the
-    one that keeps most channels apart is the channel axis, the last one if there are several.
+    A channel of the input belongs to the channels of the output that hold some of its entries. Of the output's axes,
+    the one that keeps most channels apart is the channel axis, the last one if there are several.
     """
 
     @classmethod

@@ -258,7 +258,7 @@ class ChannelwiseRule(Rule):
 
 
 def weight_value(layer, name):
-    """A weight of a layer as a numpy array (half precision as float32), or `None` if the layer has none of this name."""
+    """A weight of a layer as a numpy array (half precision as float32), or `None` if there is none of this name."""
     try:
         variable = operator.attrgetter(name)(layer)
     except AttributeError:
