@@ -75,6 +75,20 @@ def test_a_bias_is_made_where_a_constant_needs_one():
     assert_equal_models(model, small, vectors())
 
 
+def test_no_bias_is_made_for_outputs_that_nothing_needs():
+    inputs = keras.Input((6,))
+    x = layers.Dense(4, activation="sigmoid", name="first")(inputs)
+    x = layers.Dense(2, use_bias=False, name="idle")(x)
+    # The first factor is 0, so that the second does not matter. It is there for its partner.
+    model = keras.Model(inputs, layers.Multiply()([layers.Dense(2, name="zero")(inputs), x]))
+    randomize(model)
+    zero_channels(model.get_layer("zero"), [0, 1], bias=0.0)
+    zero_channels(model.get_layer("first"), [0])
+    small = shrink(model)
+    assert not small.get_layer("idle").use_bias
+    assert_equal_models(model, small, vectors())
+
+
 def test_no_bias_is_made_where_the_constant_is_zero():
     inputs = keras.Input((6,))
     x = layers.Dense(4, activation="relu", use_bias=False, name="first")(inputs)

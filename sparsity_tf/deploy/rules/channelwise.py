@@ -49,10 +49,28 @@ class MultiplyRule(ElementwiseRule):
 
     def constant_channels(self, constants):
         [constant] = super().constant_channels(constants)
+        return [constant | np.any(self._zero_factors(constants), axis=0)]
+
+    def needed_channels(self, needed, constants, folds):
+        # Where a factor is 0, the others don't matter.
+        [output] = self.call.outputs
+        zero = self._zero_factors(constants)
+        matters = ~zero.any(axis=0) | (np.arange(len(zero))[:, None] == zero.argmax(axis=0))
+        masks = []
         for position, tensor in enumerate(self.call.inputs):
             channels, outputs = self._all_pairs(position)
-            constant[outputs] |= constants.zeros(tensor)[channels]
-        return [constant]
+            mask = np.zeros(tensor.channels, bool)
+            np.logical_or.at(mask, channels, (needed[output] & matters[position])[outputs])
+            masks.append(mask)
+        return masks
+
+    def _zero_factors(self, constants):
+        """Bool array `(inputs, channels of the output)`: where a factor is constantly 0."""
+        zero = np.zeros((len(self.call.inputs), self.call.outputs[0].channels), bool)
+        for position, tensor in enumerate(self.call.inputs):
+            channels, outputs = self._all_pairs(position)
+            zero[position, outputs] = constants.zeros(tensor)[channels]
+        return zero
 
 
 class AddRule(ElementwiseRule):

@@ -154,6 +154,10 @@ class KernelRule(Rule):
         if not (fold.into_bias & (fold.value != 0)).any():
             return None
         added = self.contribution(fold.into_bias, fold.value)
+        # No bias is made for the sake of outputs that nothing needs.
+        added = np.where(plan.needed_anywhere(self.call), added, 0.0)
+        if not added.any():
+            return None
         bias = weight_value(self.call.operation, "bias")
         dtype = self.call.operation.variable_dtype
         return (added if bias is None else bias + added).astype("float64" if dtype == "float64" else "float32")

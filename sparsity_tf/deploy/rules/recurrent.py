@@ -131,6 +131,8 @@ class RecurrentRule(KernelRule):
         if not (fold.into_bias & (fold.value != 0)).any():
             return None
         added = self.contribution(fold.into_bias, fold.value)
+        if not added.any():
+            return None
         if getattr(self.call.operation, "reset_after", False):
             # The first of the two biases goes with the inputs, the second with the units.
             added = np.stack([added, np.zeros_like(added)])
