@@ -108,7 +108,13 @@ def _why(plan, call, rebuilt):
     gone = np.ones(output.channels, bool)
     gone[plan.kept(output)] = False
     idle = ~plan.needed_anywhere(call) & ~gone
-    parts = [(gone & ~constant, "not needed"), (gone & constant, "constant"), (idle, "stay for tied layers")]
+    held = constant & ~gone & ~idle
+    parts = [
+        (gone & ~constant, "not needed"),
+        (gone & constant, "constant"),
+        (idle, "stay for tied layers"),
+        (held, "constant, but a border, a layer or an output needs them"),
+    ]
     texts = [f"{mask.sum()} {text}" for mask, text in parts if mask.any()]
     tensor = call.inputs[0]
     read = len(plan.kept(tensor)) if rebuilt.rows is None else len(rebuilt.rows)

@@ -11,10 +11,9 @@ does with channels is said in `rules/`. At the end both models are run on random
 
 from sparsity_tf.checks import check_bool, check_model
 from sparsity_tf.deploy.constants import find_constants
-from sparsity_tf.deploy.graph import read_graph
 from sparsity_tf.deploy.liveness import drop_zero_operands, plan_channels
 from sparsity_tf.deploy.rebuild import rebuild
-from sparsity_tf.deploy.rules import set_rules
+from sparsity_tf.deploy.rules import analysed_graph
 from sparsity_tf.deploy.shrink_report import ShrinkReport, ShrinkRow
 from sparsity_tf.deploy.verify import largest_difference, tolerance
 from sparsity_tf.to_dense import to_dense
@@ -77,23 +76,6 @@ def shrink(model, select_inputs=False):
     parameters = sum(row.parameters_before for row in rows), small.count_params()
     small.shrink_report = ShrinkReport(rows, parameters, _flops(model, small), difference)
     return small
-
-
-def analysed_graph(model):
-    """The graph of a model's calls, each with its rule.
-
-    Args:
-        model: Built Keras model. Pass a copy if its layers must not get further inbound nodes.
-
-    Returns:
-        `Graph`.
-
-    Raises:
-        ValueError: see `shrink`.
-    """
-    graph = read_graph(model)
-    set_rules(graph)
-    return graph
 
 
 def _dropped_row(call):

@@ -1,4 +1,4 @@
-"""Which channels of a model live or go together: `tie_channels`, and `channel_groups` for training.
+"""Which channels of a model live or go together: `tie_channels`.
 
 An addition binds channel 3 of its operands and of its output: none of the three can be removed alone. So do batch
 normalisation, pooling, activations, depthwise convolutions, concatenation (at an offset) and flattening; a layer that
@@ -6,8 +6,6 @@ is called several times binds its calls. The channels that are bound form a *gro
 2023, "DepGraph: towards any structural pruning") uses the same notion. `shrink` removes the groups of which no channel
 is needed. A training algorithm that prunes whole groups, with bias, gamma and beta, makes models that shrink best.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -91,71 +89,3 @@ def components(count, one, two):
         np.minimum.at(labels, at_two, low)
         while not np.array_equal(labels, labels[labels]):
             labels = labels[labels]
-
-
-@dataclass(frozen=True)
-class GroupMember:
-    """The part of one weight that belongs to a group.
-
-    Args:
-        layer: the Keras layer.
-        weight: name of the layer's attribute, e.g. `"kernel"`, `"gamma"` or `"cell.bias"`.
-        axis: axis of the weight.
-        indices: tuple of indices along the axis.
-    """
-
-    layer: object
-    weight: str
-    axis: int
-    indices: tuple
-
-
-@dataclass(frozen=True)
-class ChannelGroup:
-    """Channels that live or go together.
-
-    Args:
-        members: tuple of `GroupMember`, all that makes the channels: columns of kernels, biases, gamma and beta.
-        readers: tuple of `GroupMember`, rows of the kernels that read the channels.
-        fixed: whether the group can't be removed (an output of the model, a layer that needs all channels).
-    """
-
-    members: tuple
-    readers: tuple
-    fixed: bool
-
-
-def channel_groups(graph):
-    """Lists the groups of channels with the weights that make and read them.
-
-    Setting all `members` of a group that is not fixed to zero makes its channels constantly 0 (where the activations
-    map 0 to 0), and `shrink` removes them, whatever reads them.
-
-    Args:
-        graph: `Graph` whose calls have rules, see `deploy.analysed_graph`.
-
-    Returns:
-        List of `ChannelGroup`, those without weights left out.
-    """
-    ties = tie_channels(graph)
-    members, readers = [{} for _ in range(ties.count)], [{} for _ in range(ties.count)]
-    for call in graph.calls:
-        for part in call.rule.slices():
-            tensor = call.inputs[0] if part.reads else call.outputs[0]
-            for channel, group in enumerate(ties.groups[tensor]):
-                place = readers if part.reads and not part.own else members
-                key = (id(call.operation), part.weight, part.axis)
-                indices = place[group].setdefault(key, (call.operation, set()))[1]
-                indices.update(part.indices(np.array([channel]), tensor.channels).tolist())
-    return [
-        ChannelGroup(_as_members(members[g]), _as_members(readers[g]), bool(ties.fixed[g]))
-        for g in range(ties.count)
-        if members[g]
-    ]
-
-
-def _as_members(found):
-    return tuple(
-        GroupMember(layer, weight, axis, tuple(sorted(indices)))
-        for (_, weight, axis), (layer, indices) in found.items()
-    )

@@ -1,10 +1,11 @@
-"""What each kind of call does with channels: `set_rules` gives every call of a graph its rule.
+"""What each kind of call does with channels: `analysed_graph` gives every call of a model its rule.
 
 A new kind of layer is one line in `_LAYERS`, or one class in a file of this folder. `rule.py` says what a rule answers.
 """
 
 from keras import layers
 
+from sparsity_tf.deploy.graph import read_graph
 from sparsity_tf.deploy.rules import attention, channelwise, grouped, kernels, recurrent, reshaping
 from sparsity_tf.deploy.rules.rule import OpaqueRule, Rebuilt, Rule, weight_value
 from sparsity_tf.layers import SparseLayer
@@ -70,20 +71,26 @@ _OPERATIONS = {
 }
 
 
-def set_rules(graph):
-    """Gives every call its rule, and every tensor its channel axis.
+def analysed_graph(model):
+    """Reads the graph of a model's calls, gives every call its rule, and every tensor its channel axis.
 
     Args:
-        graph: `Graph` as `read_graph` makes it.
+        model: Built Keras model. Its layers may get further inbound nodes, see `read_graph`.
+
+    Returns:
+        `Graph`.
 
     Raises:
-        ValueError: a call is told to behave as in training, so that the outputs depend on the batch or on chance.
+        ValueError: the model can't be followed, or a call is told to behave as in training, so that the outputs depend
+            on the batch or on chance.
     """
+    graph = read_graph(model)
     for call in graph.calls:
         _check_inference(call)
         call.rule = _rule_for(call)
         call.rule.graph = graph
         call.rule.set_axes()
+    return graph
 
 
 def _rule_for(call):

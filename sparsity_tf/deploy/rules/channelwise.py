@@ -84,7 +84,7 @@ class PReLURule(ElementwiseRule):
         [tensor] = self.call.inputs
         alpha = self.call.operation.alpha
         own = alpha.shape[tensor.axis - 1] == tensor.channels if tensor.axis is not None else False
-        return [Slice("alpha", tensor.axis - 1)] if own else []
+        return [Slice("alpha", tensor.axis - 1, member=False)] if own else []
 
 
 class SoftmaxRule(ElementwiseRule):
@@ -142,7 +142,8 @@ class BatchNormalizationRule(ChannelwiseRule):
         return [mask if gamma is None else mask & (gamma != 0)]
 
     def slices(self):
-        return [Slice(name, 0) for name in ("gamma", "beta", "moving_mean", "moving_variance")]
+        statistics = [Slice(name, 0, member=False) for name in ("moving_mean", "moving_variance")]
+        return [Slice("gamma", 0), Slice("beta", 0), *statistics]
 
 
 class DepthwiseConvRule(SpatialRule):
@@ -169,7 +170,7 @@ class DepthwiseConvRule(SpatialRule):
         return [(needed[self.call.outputs[0]] & live).reshape(-1, self._multiplier).any(axis=1)]
 
     def slices(self):
-        return [Slice("kernel", -2, reads=True, own=True), Slice("bias", -1)]
+        return [Slice("kernel", -2, reads=True, member=True), Slice("bias", -1)]
 
     def _kernel(self):
         return weight_value(self.call.operation, "kernel")

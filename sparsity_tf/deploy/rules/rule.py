@@ -27,7 +27,8 @@ class Slice:
         weight: name of the layer's attribute, e.g. `"kernel"` or `"cell.bias"`.
         axis: axis of the weight.
         reads: whether the axis follows the channels of the first input; otherwise those of the first output.
-        own: whether the weight, though it follows the input, makes the output's channel of the same name (depthwise).
+        member: whether the weight makes the channel, so that zeros in it make the channel 0; by default those that
+            follow the output do. A depthwise kernel does, too, and moving statistics don't.
         tiles: how often the channels repeat along the axis, one after all others: 4 for the gates of an LSTM.
         block: number of neighbouring indices that belong to one channel.
         period: if set, the channels repeat with this period (the groups of a convolution) and share their indices.
@@ -36,10 +37,14 @@ class Slice:
     weight: str
     axis: int
     reads: bool = False
-    own: bool = False
+    member: bool | None = None
     tiles: int = 1
     block: int = 1
     period: int | None = None
+
+    def __post_init__(self):
+        if self.member is None:
+            object.__setattr__(self, "member", not self.reads)
 
     def indices(self, channels, count):
         """The indices along the axis that belong to some `channels` out of `count`."""
