@@ -60,6 +60,11 @@ def build(name):
             for variable in layer.weights:
                 low, high = (-0.3, 0.3) if variable.name in ("beta", "moving_mean") else (0.5, 1.5)
                 variable.assign(rng.uniform(low, high, variable.shape))
+        elif isinstance(layer, layers.Conv2D | layers.Dense | layers.DepthwiseConv2D):
+            # He et al.'s scale, at which the signal reaches the output of every network.
+            depthwise = isinstance(layer, layers.DepthwiseConv2D)
+            fan_in = np.prod(layer.kernel.shape[:-2] if depthwise else layer.kernel.shape[:-1])
+            layer.kernel.assign(rng.normal(size=layer.kernel.shape) * np.sqrt(2 / fan_in))
     return model
 
 

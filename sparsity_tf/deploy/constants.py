@@ -9,8 +9,9 @@ the constant, without a rule for each kind of border.
 import keras
 import numpy as np
 
-# What an unknown size (of an image, of a sequence) is taken to be when a layer is run.
-UNKNOWN_SIZE = 32
+# What an unknown size is taken to be when a layer is run: of an image, which may be halved several times, and of a
+# sequence, whose positions may be limited.
+_IMAGE_SIZE, _SEQUENCE_SIZE = 32, 8
 # Positions of one channel count as equal within rounding: the sums of a convolution differ in their order.
 _ROUNDING = 1e-5
 
@@ -74,7 +75,8 @@ def find_constants(graph):
 
 def concrete_shape(shape, batch=1):
     """A shape without unknown sizes."""
-    return (batch, *(UNKNOWN_SIZE if size is None else size for size in shape[1:]))
+    assumed = _IMAGE_SIZE if len(shape) > 3 else _SEQUENCE_SIZE
+    return (batch, *(assumed if size is None else size for size in shape[1:]))
 
 
 def _set_shapes(call, constants, dynamic):

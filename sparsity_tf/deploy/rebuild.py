@@ -95,7 +95,7 @@ class _Network:
             output = call.outputs[0]
             kept = len(self.plan.kept(output))
             after = _count(rebuilt.operation)
-            if before[id(call.operation)] or after or call.rule.reason:
+            if before[id(call.operation)] or after or (call.rule.reason and output.channels > 1):
                 why = rebuilt.note or call.rule.reason or _why(self.plan, call, rebuilt)
                 kind = type(call.operation).__name__
                 rows.append(ShrinkRow(call.path, kind, output.channels, kept, before[id(call.operation)], after, why))
@@ -120,6 +120,8 @@ def _why(plan, call, rebuilt):
     read = len(plan.kept(tensor)) if rebuilt.rows is None else len(rebuilt.rows)
     if read < tensor.channels:
         texts.append(f"reads {read} of {tensor.channels}" + ("" if rebuilt.rows is None else ", gathered"))
+    if getattr(call.rule, "needs_all_outputs", False):
+        texts.append("its activation looks at all channels")
     return "; ".join(texts) or "all channels are needed"
 
 

@@ -23,17 +23,29 @@ def largest_difference(model, other, graph):
         is smaller). NaN equals NaN, infinity itself.
 
     Raises:
-        ValueError: an input is neither numeric nor boolean.
+        ValueError: an input is neither numeric nor boolean, or `model` does not run on random inputs.
     """
     rng = np.random.default_rng(0)
     inputs = [_random_input(tensor, graph, rng) for _, tensor in graph.inputs]
     inputs = keras.tree.pack_sequence_as(_functional(other).input, inputs)
-    expected, found = (keras.tree.flatten(m(inputs, training=False)) for m in (model, other))
+    expected = keras.tree.flatten(_run(model, inputs))
+    found = keras.tree.flatten(other(inputs, training=False))
     worst = 0.0
     for one, two in zip(expected, found, strict=True):
         one, two = (keras.ops.convert_to_numpy(x).astype("float64") for x in (one, two))
         worst = max(worst, _difference(one, two))
     return worst
+
+
+def _run(model, inputs):
+    try:
+        return model(inputs, training=False)
+    except Exception as error:  # The model's own code runs here.
+        shapes = [tuple(x.shape) for x in keras.tree.flatten(inputs)]
+        raise ValueError(
+            f"Model {model.name!r} can't be compared with its shrunk form: it does not run on random inputs of the "
+            f"shapes {shapes} ({type(error).__name__}). Give its inputs their sizes."
+        ) from error
 
 
 def tolerance(graph):

@@ -147,6 +147,22 @@ def test_a_softmax_keeps_its_outputs_but_not_its_inputs():
     assert_equal_models(model, small, vectors())
 
 
+@pytest.mark.parametrize(
+    "activation, units",
+    [(lambda x: ops.gelu(x, approximate=True), 6), (lambda x: x / ops.sum(ops.abs(x), axis=-1, keepdims=True), 8)],
+    ids=["each entry alone", "all entries"],
+)
+def test_an_activation_that_nobody_knows_is_tried(activation, units):
+    model = mlp()
+    model.get_layer("first").activation = activation
+    zero_channels(model.get_layer("first"), [0, 1])
+    small = shrink(model)
+    assert widths(small)["first"] == units
+    reason = "its activation looks at all channels"
+    assert (reason in small.shrink_report.rows[0].why) == (units == 8)
+    assert_equal_models(model, small, vectors())
+
+
 def test_a_sequential_model_stays_sequential():
     model = keras.Sequential(
         [keras.Input((6,)), layers.Dense(8, "relu"), layers.Dropout(0.5), layers.Dense(2)], name="net"

@@ -76,6 +76,25 @@ def test_channels_first_shrinks_around_pooling_and_flattening():
     assert_equal_models(model, small, images((2, 3, 8, 8)))
 
 
+def test_sequences_of_unknown_length_shrink():
+    inputs = keras.Input((None,), dtype="int32")
+    x = layers.Embedding(20, 4)(inputs)
+    x = layers.Conv1D(6, 3, padding="causal", activation="relu", name="first")(x)
+    model = randomize(keras.Model(inputs, layers.Dense(2, name="last")(layers.GRU(4)(x))))
+    zero_channels(model.get_layer("first"), [0, 1], bias=0.0)
+    small = shrink(model)
+    assert small.get_layer("first").filters == 4
+    assert_equal_models(model, small, np.arange(10).reshape(2, 5))
+
+
+def test_a_model_that_needs_a_certain_size_is_asked_for_it():
+    inputs = keras.Input((None, None, 3))
+    x = layers.Lambda(lambda x: keras.ops.reshape(x, (-1, 7 * 7 * 3)), output_shape=(7 * 7 * 3,))(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    with pytest.raises(ValueError, match=r"does not run on random inputs of the shapes \[\(2, 32, 32, 3\)\]"):
+        shrink(model)
+
+
 def test_a_quantized_layer_stays_and_the_layers_before_it_shrink():
     model = mlp()
     model.get_layer("last").quantize("int8")

@@ -12,6 +12,7 @@ mixing rule (`kernels.py`) reads all channels through a kernel, whose zeros say 
 `OpaqueRule`: it needs every channel, and says why.
 """
 
+import inspect
 import operator
 from dataclasses import dataclass
 
@@ -170,12 +171,18 @@ class Rule:
                 tensor = call.inputs[0] if part.reads else call.outputs[0]
                 indices = part.indices(plan.kept(tensor), tensor.channels)
                 weights[part.weight] = np.take(weights[part.weight], indices, part.axis)
-        config = {**call.operation.get_config(), **self.config_changes(plan)}
+        config = {**_config(call.operation), **self.config_changes(plan)}
         return Rebuilt(type(call.operation).from_config(config), weights)
 
     def narrowed_operation(self, plan):
         """The operation of `keras.ops` for fewer channels; most don't say how many there are."""
         return self.call.operation
+
+
+def _config(layer):
+    """A layer's config. Activation functions stay objects: Keras can't read back those that it does not know."""
+    functions = {name: getattr(layer, name, None) for name in ("activation", "recurrent_activation")}
+    return {**layer.get_config(), **{name: one for name, one in functions.items() if inspect.isfunction(one)}}
 
 
 class OpaqueRule(Rule):
