@@ -1,0 +1,215 @@
+"""What `shrink` gains: parameters, and latency in Keras and LiteRT, against the dense model in the same run.
+
+Part of the filters and units of a network is set to zero at random (random weights, batch normalisation with random
+gamma and beta), and `shrink` removes them. `random` chooses for each layer by itself; `tied` takes whole groups of
+`deploy.channel_groups`, the filters that additions bind, with bias, gamma and beta. A trained model comes by `--file`.
+
+The arms of a comparison run in one process, one thread each, interleaved round after round. A ratio is the median over
+rounds of dense / arm of the same round, in processor time. The arm "dense again" shows the noise. Without LiteRT
+(`ai-edge-litert`, or TensorFlow's) its columns stay empty.
+
+    python benchmarks/deployment.py [--models=vgg_like,mobilenet_v1] [--sparsity=0.5,0.7] [--zeros=random,tied]
+        [--batch=1,8] [--rounds=15] [--file=model.keras]
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+
+import collections
+import operator
+import statistics
+import time
+
+import keras
+import numpy as np
+from absl import app, flags
+from keras import layers, ops
+from tabulate import tabulate
+
+import sparsity_tf
+from sparsity_tf import models
+from sparsity_tf.deploy import channel_groups
+
+FLAGS = flags.FLAGS
+_NETWORKS = {
+    "lenet_300_100": lambda: models.lenet_300_100(),
+    "vgg_like": lambda: models.vgg_like(),
+    "wide_resnet": lambda: models.wide_resnet(16, 4),
+    "resnet_50": lambda: models.resnet_50(input_shape=(96, 96, 3)),
+    "mobilenet_v1": lambda: models.mobilenet_v1(input_shape=(96, 96, 3)),
+}
+flags.DEFINE_list("models", ["vgg_like", "wide_resnet", "mobilenet_v1", "resnet_50"], f"Some of {list(_NETWORKS)}.")
+flags.DEFINE_list("sparsity", ["0.5"], "Fractions of the filters that are zero.")
+flags.DEFINE_list("zeros", ["random", "tied"], "Where the zeros are: random, tied.")
+flags.DEFINE_list("batch", ["1", "8"], "Batch sizes.")
+flags.DEFINE_integer("rounds", 15, "Rounds; every arm runs once in each.", lower_bound=1)
+flags.DEFINE_float("seconds", 0.1, "How long an arm runs in a round, about.", lower_bound=0.001)
+flags.DEFINE_string("file", None, "A trained `.keras` file, measured in the place of `--models`.")
+
+
+def build(name):
+    """A network of random weights; the beta of a fresh batch normalisation would hide what it costs."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    model = _NETWORKS[name]()
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            for variable in layer.weights:
+                low, high = (-0.3, 0.3) if variable.name in ("beta", "moving_mean") else (0.5, 1.5)
+                variable.assign(rng.uniform(low, high, variable.shape))
+        elif isinstance(layer, layers.Conv2D | layers.Dense | layers.DepthwiseConv2D):
+            # He et al.'s scale, at which the signal reaches the output of every network.
+            depthwise = isinstance(layer, layers.DepthwiseConv2D)
+            fan_in = np.prod(layer.kernel.shape[:-2] if depthwise else layer.kernel.shape[:-1])
+            layer.kernel.assign(rng.normal(size=layer.kernel.shape) * np.sqrt(2 / fan_in))
+    return model
+
+
+def zero_filters(model, sparsity):
+    """Zeros the columns of random filters and units of every layer but the last, their biases included."""
+    rng = np.random.default_rng(1)
+    kernels = [x for x in model._flatten_layers() if type(x) in (layers.Conv2D, layers.Dense)]
+    for layer in kernels[:-1]:
+        dead = rng.permutation(layer.kernel.shape[-1])[: round(sparsity * layer.kernel.shape[-1])]
+        for variable in layer.weights:
+            _zero(variable, -1, dead)
+
+
+def zero_groups(model, sparsity):
+    """Zeros random groups of tied channels: the same fraction of the groups of every set of layers."""
+    rng = np.random.default_rng(1)
+    families = collections.defaultdict(list)
+    for group in channel_groups(model):
+        if not group.fixed:
+            families[tuple((member.layer.name, member.weight) for member in group.members)].append(group)
+    dead = collections.defaultdict(list)
+    for family in families.values():
+        for index in rng.permutation(len(family))[: round(sparsity * len(family))]:
+            for member in family[index].members:
+                variable = operator.attrgetter(member.weight)(member.layer)
+                dead[id(variable), member.axis].append((variable, member.indices))
+    for (_, axis), found in dead.items():
+        _zero(found[0][0], axis, [index for _, indices in found for index in indices])
+
+
+def _zero(variable, axis, indices):
+    value = np.array(ops.convert_to_numpy(variable))
+    np.moveaxis(value, axis, 0)[indices] = 0
+    variable.assign(value)
+
+
+class Arm:
+    """A function that predicts one batch; `times` are seconds of processor time a call, one for each round."""
+
+    def __init__(self, call):
+        self._call, self.times = call, []
+        call()
+        start = time.process_time()
+        call()
+        self._calls = max(1, round(FLAGS.seconds / max(time.process_time() - start, 1e-6)))
+
+    def run(self):
+        start = time.process_time()
+        for _ in range(self._calls):
+            self._call()
+        self.times.append((time.process_time() - start) / self._calls)
+
+
+def keras_call(model, batch):
+    """`predict_on_batch` of random inputs."""
+    x = np.random.default_rng(0).normal(size=(batch, *model.input_shape[1:])).astype("float32")
+    return lambda: model.predict_on_batch(x)
+
+
+def litert_file(model):
+    """The content of a LiteRT file, or `None` where there is no TensorFlow to make it."""
+    try:
+        import tensorflow as tf
+    except ImportError:
+        return None
+    return tf.lite.TFLiteConverter.from_keras_model(model).convert()
+
+
+def litert_call(content, model, batch):
+    """The same in LiteRT, on one thread."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        from tensorflow.lite import Interpreter
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    index = interpreter.get_input_details()[0]["index"]
+    shape = (batch, *model.input_shape[1:])
+    interpreter.resize_tensor_input(index, shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(index, np.random.default_rng(0).normal(size=shape).astype("float32"))
+    return interpreter.invoke
+
+
+def compare(title, dense, arms):
+    """Prints one line for each arm: what it has, and its speed relative to the dense model of the same run."""
+    arms = {"dense": dense, "dense again": dense, **arms}
+    files = {id(model): litert_file(model) for model in arms.values()}
+    measured = {}
+    for batch in map(int, FLAGS.batch):
+        for name, model in arms.items():
+            content = files[id(model)]
+            measured[name, batch, "LiteRT"] = Arm(litert_call(content, model, batch)) if content else None
+            measured[name, batch, "Keras"] = Arm(keras_call(model, batch))
+    for _ in range(FLAGS.rounds):
+        for arm in measured.values():
+            if arm:
+                arm.run()
+    columns = [(batch, runtime) for batch in map(int, FLAGS.batch) for runtime in ("LiteRT", "Keras")]
+    rows = []
+    for name, model in arms.items():
+        report = getattr(model, "shrink_report", None)
+        row = [name, f"{model.count_params():,}", f"{dense.count_params() / model.count_params():.2f}"]
+        row.append(f"{len(files[id(model)]):,}" if files[id(model)] else "")
+        row.append("" if report is None or not report.flops else f"{report.flops[0] / report.flops[1]:.2f}")
+        row += [_speed(measured[("dense", *column)], measured[(name, *column)]) for column in columns]
+        row.append("" if report is None else f"{report.difference:.1e}")
+        rows.append(row)
+    headers = ["arm", "parameters", "fewer", "LiteRT bytes", "fewer MACs"]
+    headers += [f"{runtime} b{batch}" for batch, runtime in columns] + ["difference"]
+    print(f"\n{title}")
+    print(tabulate(rows, headers=headers, disable_numparse=True), flush=True)
+
+
+def _speed(dense, arm):
+    if arm is None:
+        return ""
+    ratio = statistics.median(a / b for a, b in zip(dense.times, arm.times, strict=True))
+    return f"{1e3 * statistics.median(arm.times):.3f} ms = {ratio:.2f}x"
+
+
+def shrunk(model, **arguments):
+    """`shrink`, and how long it took."""
+    start = time.perf_counter()
+    small = sparsity_tf.shrink(model, **arguments)
+    print(f"{model.name}: shrunk in {time.perf_counter() - start:.1f} s", flush=True)
+    return small
+
+
+def main(argv):
+    del argv
+    if FLAGS.file:
+        model = keras.saving.load_model(FLAGS.file, compile=False)
+        arms = {"shrunk": shrunk(model), "shrunk, inputs selected": shrunk(model, select_inputs=True)}
+        compare(FLAGS.file, sparsity_tf.to_dense(model), arms)
+        return
+    zeros = {"random": zero_filters, "tied": zero_groups}
+    for name in FLAGS.models:
+        arms = {}
+        for sparsity in map(float, FLAGS.sparsity):
+            for where in FLAGS.zeros:
+                model = build(name)
+                zeros[where](model, sparsity)
+                arms[f"{where} {sparsity:.0%}"] = shrunk(model)
+        compare(name, build(name), arms)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,97 @@
+"""The groups of channels that training may prune together: `channel_groups`.
+
+An addition binds the channels of its operands, so pruning a filter of one of them alone makes nothing smaller (see
+`ties.py`). A group lists all that must be zero: the columns of kernels, with bias, gamma and beta.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsity_tf.checks import check_model
+from sparsity_tf.deploy.rules import analysed_graph, weight_value
+from sparsity_tf.deploy.ties import tie_channels
+
+
+@dataclass(frozen=True)
+class GroupMember:
+    """The part of one weight that belongs to a group.
+
+    Args:
+        layer: the Keras layer.
+        weight: name of the layer's attribute, e.g. `"kernel"`, `"gamma"` or `"cell.bias"`.
+        axis: axis of the weight.
+        indices: tuple of indices along the axis.
+    """
+
+    layer: object
+    weight: str
+    axis: int
+    indices: tuple
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that live or go together.
+
+    Args:
+        members: tuple of `GroupMember`, all that makes the channels: columns of kernels, biases, gamma and beta.
+        readers: tuple of `GroupMember`, rows of the kernels that read the channels.
+        fixed: whether the group can't be removed (an output of the model, a layer that needs all channels).
+    """
+
+    members: tuple
+    readers: tuple
+    fixed: bool
+
+
+def channel_groups(model):
+    """Lists the groups of channels with the weights that make and read them.
+
+    Setting all `members` of a group that is not fixed to zero makes its channels constantly 0 (where the activations
+    map 0 to 0), and `shrink` removes them, whatever reads them.
+
+    Args:
+        model: Built Keras model, as in `shrink`. Its layers may be sparse ones; the members then name the weights of
+            the Keras layer that each replaces.
+
+    Returns:
+        List of `ChannelGroup`, those without weights left out. The layers in them are the model's own.
+
+    Raises:
+        ValueError: as `shrink`.
+
+    Example:
+
+    ```python
+    groups = [group for group in channel_groups(model) if not group.fixed]
+    for member in groups[0].members:
+        print(member.layer.name, member.weight, member.axis, member.indices)
+    ```
+    """
+    check_model("model", model)
+    graph = analysed_graph(model)
+    ties = tie_channels(graph)
+    members, readers = [{} for _ in range(ties.count)], [{} for _ in range(ties.count)]
+    for call in graph.calls:
+        for part in call.rule.slices():
+            if not (part.reads or part.member) or weight_value(call.operation, part.weight) is None:
+                continue
+            tensor = call.inputs[0] if part.reads else call.outputs[0]
+            for channel, group in enumerate(ties.groups[tensor]):
+                place = members if part.member else readers
+                key = (id(call.operation), part.weight, part.axis)
+                indices = place[group].setdefault(key, (call.operation, set()))[1]
+                indices.update(part.indices(np.array([channel]), tensor.channels).tolist())
+    return [
+        ChannelGroup(_as_members(members[g]), _as_members(readers[g]), bool(ties.fixed[g]))
+        for g in range(ties.count)
+        if members[g]
+    ]
+
+
+def _as_members(found):
+    return tuple(
+        GroupMember(layer, weight, axis, tuple(sorted(indices)))
+        for (_, weight, axis), (layer, indices) in found.items()
+    )

@@ -1,0 +1,47 @@
+"""Rule of `MultiHeadAttention`: its streams stay, dead heads go."""
+
+import numpy as np
+
+from sparsity_tf.deploy.rules.rule import OpaqueRule, Rebuilt, weight_value
+
+# The axis of the heads in each weight that has one.
+_HEADS = {
+    **{f"{name}_dense.kernel": -2 for name in ("query", "key", "value", "_gate")},
+    **{f"{name}_dense.bias": 0 for name in ("query", "key", "value", "_gate")},
+    "output_dense.kernel": 0,
+}
+
+
+class AttentionRule(OpaqueRule):
+    """`MultiHeadAttention`. A head is dead if its value projection is all zero, or if the output projection skips it.
+
+    What the other two projections of a dead head hold does not matter.
+    """
+
+    def __init__(self, call):
+        super().__init__(call, "its inputs and outputs are streams; no head is dead")
+
+    def rebuilt(self, plan):
+        layer = self.call.operation
+        live = self._live_heads()
+        if live.all():
+            return Rebuilt(layer, {}, note=self.reason)
+        kept = np.flatnonzero(live) if live.any() else np.array([0])
+        names = [*_HEADS, "output_dense.bias"]
+        weights = {name: weight_value(layer, name) for name in names}
+        weights = {name: value for name, value in weights.items() if value is not None}
+        for name, axis in _HEADS.items():
+            if name in weights:
+                weights[name] = np.take(weights[name], kept, axis)
+        config = {**layer.get_config(), "num_heads": len(kept)}
+        note = f"{len(live) - len(kept)} of {len(live)} heads were dead"
+        return Rebuilt(type(layer).from_config(config), weights, note=note)
+
+    def _live_heads(self):
+        layer = self.call.operation
+        value, bias = weight_value(layer.value_dense, "kernel"), weight_value(layer.value_dense, "bias")
+        made = (np.moveaxis(value, -2, 0) != 0).reshape(layer.num_heads, -1).any(axis=1)
+        if bias is not None:
+            made |= (bias != 0).any(axis=1)
+        read = (weight_value(layer.output_dense, "kernel") != 0).reshape(layer.num_heads, -1).any(axis=1)
+        return made & read

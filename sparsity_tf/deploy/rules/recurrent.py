@@ -1,0 +1,140 @@
+"""Rule of `SimpleRNN`, `LSTM` and `GRU`: units that are always 0, or that nothing reads."""
+
+import keras
+import numpy as np
+from keras import layers
+
+from sparsity_tf.deploy.rules.kernels import Fold, KernelRule, is_elementwise
+from sparsity_tf.deploy.rules.rule import Slice, weight_value
+
+# Number of gates, and which of them makes the unit's value: a unit starts at 0 and stays there if this one is always 0.
+_GATES = {layers.SimpleRNN: (1, 0), layers.LSTM: (4, 2), layers.GRU: (3, 2)}
+
+
+class RecurrentRule(KernelRule):
+    """A recurrent layer, whose units also read each other.
+
+    A unit is always 0 if its candidate gate reads nothing but zeros: inputs, other such units, and no bias. A unit is
+    needed if an output is, or if a needed unit reads it.
+    """
+
+    kernel_name = "cell.kernel"
+    in_axis = 0
+    can_merge = False
+
+    @classmethod
+    def reason_against(cls, call):
+        layer = call.operation
+        if len(call.inputs) != 1:
+            return "its initial state is given"
+        if layer.stateful:
+            return "it is stateful"
+        functions = [layer.activation, getattr(layer, "recurrent_activation", None)]
+        if not all(is_elementwise(function) for function in functions):
+            return "its activation looks at all units"
+        return super().reason_against(call)
+
+    @classmethod
+    def kind(cls, layer):
+        """`(number of gates, gate of the candidate)`."""
+        return next(gates for kind, gates in _GATES.items() if isinstance(layer, kind))
+
+    @property
+    def needs_all_outputs(self):
+        return False
+
+    def set_axes(self):
+        for tensor in self.call.outputs:
+            tensor.set_axis(tensor.last_axis)
+
+    def _gates(self, name):
+        """A weight as `(rows, gates, units)`."""
+        weight = weight_value(self.call.operation, f"cell.{name}")
+        return None if weight is None else weight.reshape(-1, self.kind(self.call.operation)[0], self._units)
+
+    @property
+    def _units(self):
+        return self.call.operation.units
+
+    def _always_zero(self, constants):
+        """Bool array, the units that stay at 0."""
+        if float(self.call.operation.activation(keras.ops.zeros(()))) != 0:
+            return np.zeros(self._units, bool)
+        gate = self.kind(self.call.operation)[1]
+        varying = ~constants.zeros(self.call.inputs[0])
+        zero = ~(self._gates("kernel")[varying, gate] != 0).any(axis=0)
+        bias = self._gates("bias")
+        if bias is not None:
+            zero &= ~(bias[:, gate] != 0).any(axis=0)
+        recurrent = self._gates("recurrent_kernel")[:, gate] != 0
+        while True:
+            still = zero & ~recurrent[~zero].any(axis=0)
+            if np.array_equal(still, zero):
+                return zero
+            zero = still
+
+    def constant_channels(self, constants):
+        zero = self._always_zero(constants)
+        return [zero.copy() for _ in self.call.outputs]
+
+    def _live(self, needed, constants):
+        """Bool array, the units that take part in what is needed and are not always 0."""
+        zero = self._always_zero(constants)
+        live = np.any([needed[tensor] for call in self.calls for tensor in call.outputs], axis=0) & ~zero
+        reads = (self._gates("recurrent_kernel") != 0).any(axis=1)
+        while True:
+            more = live | (reads[:, live].any(axis=1) & ~zero)
+            if np.array_equal(more, live):
+                return live
+            live = more
+
+    def needed_channels(self, needed, constants, folds):
+        live = self._live(needed, constants)
+        # A unit that a needed unit reads must be there, whether the outputs show it or not.
+        needed[self.call.outputs[0]] |= live
+        fold = folds.setdefault(self.call.operation, Fold.of(self, constants))
+        return [(self._gates("kernel")[:, :, live] != 0).any(axis=(1, 2)) & ~fold.gone]
+
+    def ties(self):
+        first = self.call.outputs[0]
+        every = np.arange(first.channels)
+        for tensor in self.call.outputs[1:]:
+            yield first, every, tensor, every
+
+    def slices(self):
+        gates = self.kind(self.call.operation)[0]
+        return [
+            Slice("cell.kernel", 0, reads=True),
+            Slice("cell.kernel", 1, tiles=gates),
+            Slice("cell.recurrent_kernel", 0),
+            Slice("cell.recurrent_kernel", 1, tiles=gates),
+            Slice("cell.bias", -1, tiles=gates),
+        ]
+
+    def changed_weights(self, plan):
+        fold = plan.folds[self.call.operation]
+        idle = ~self._live(plan.needed, plan.constants)
+        if not (fold.gone.any() or idle.any()):
+            return {}
+        kernel, recurrent = self._gates("kernel").copy(), self._gates("recurrent_kernel").copy()
+        kernel[fold.gone] = 0
+        kernel[:, :, idle] = 0
+        recurrent[:, :, idle] = 0
+        recurrent[idle] = 0
+        weights = {"cell.kernel": kernel, "cell.recurrent_kernel": recurrent}
+        weights = {name: value.reshape(len(value), -1) for name, value in weights.items()}
+        bias = self._folded_bias(plan)
+        return weights if bias is None else {**weights, "cell.bias": bias}
+
+    def _folded_bias(self, plan):
+        fold = plan.folds[self.call.operation]
+        if not (fold.into_bias & (fold.value != 0)).any():
+            return None
+        added = self.contribution(fold.into_bias, fold.value)
+        if not added.any():
+            return None
+        if getattr(self.call.operation, "reset_after", False):
+            # The first of the two biases goes with the inputs, the second with the units.
+            added = np.stack([added, np.zeros_like(added)])
+        bias = weight_value(self.call.operation, "cell.bias")
+        return (added if bias is None else bias + added).astype("float32")

@@ -1,0 +1,87 @@
+"""Checks that two models compute the same on random inputs: `largest_difference`."""
+
+import keras
+import numpy as np
+
+from sparsity_tf.deploy.constants import concrete_shape
+
+_BATCH = 2
+# Beyond rounding: sums of other length are rounded otherwise.
+_TOLERANCE = {"float16": 2e-2, "bfloat16": 8e-2, "float64": 1e-8}
+
+
+def largest_difference(model, other, graph):
+    """Compares two models on random inputs, in inference.
+
+    Args:
+        model: Keras model.
+        other: Keras model of the same inputs and outputs.
+        graph: `Graph` of one of them, for the ranges of integer inputs.
+
+    Returns:
+        Float: the largest difference of two outputs, divided by the largest magnitude of an output (or by 1e-6 where it
+        is smaller). NaN equals NaN, infinity itself.
+
+    Raises:
+        ValueError: an input is neither numeric nor boolean, or `model` does not run on random inputs.
+    """
+    rng = np.random.default_rng(0)
+    inputs = [_random_input(tensor, graph, rng) for _, tensor in graph.inputs]
+    inputs = keras.tree.pack_sequence_as(_functional(other).input, inputs)
+    expected = keras.tree.flatten(_run(model, inputs))
+    found = keras.tree.flatten(other(inputs, training=False))
+    worst = 0.0
+    for one, two in zip(expected, found, strict=True):
+        one, two = (keras.ops.convert_to_numpy(x).astype("float64") for x in (one, two))
+        worst = max(worst, _difference(one, two))
+    return worst
+
+
+def _run(model, inputs):
+    try:
+        return model(inputs, training=False)
+    except Exception as error:  # The model's own code runs here.
+        shapes = [tuple(x.shape) for x in keras.tree.flatten(inputs)]
+        raise ValueError(
+            f"Model {model.name!r} can't be compared with its shrunk form: it does not run on random inputs of the "
+            f"shapes {shapes} ({type(error).__name__}). Give its inputs their sizes."
+        ) from error
+
+
+def tolerance(graph):
+    """How large a difference rounding may make, by the lowest precision in which a layer computes."""
+    dtypes = {getattr(call.operation, "compute_dtype", None) for call in graph.calls if call.is_layer}
+    dtypes &= {"float16", "bfloat16", "float32", "float64"}
+    return max((_TOLERANCE.get(dtype, 1e-4) for dtype in dtypes), default=1e-4)
+
+
+def _difference(one, two):
+    if one.shape != two.shape:
+        return np.inf
+    finite = np.isfinite(one)
+    if not np.array_equal(one[~finite], two[~finite], equal_nan=True) or not np.isfinite(two[finite]).all():
+        return np.inf
+    if not finite.any():
+        return 0.0
+    return float(np.abs(one[finite] - two[finite]).max() / max(np.abs(one[finite]).max(), 1e-6))
+
+
+def _random_input(tensor, graph, rng):
+    shape = concrete_shape(tensor.shape, tensor.shape[0] or _BATCH)
+    if "float" in tensor.dtype:
+        return keras.ops.convert_to_tensor(rng.normal(size=shape), dtype=tensor.dtype)
+    if "int" in tensor.dtype:
+        return keras.ops.convert_to_tensor(rng.integers(0, _bound(graph), size=shape), dtype=tensor.dtype)
+    if tensor.dtype == "bool":
+        return keras.ops.convert_to_tensor(rng.random(shape) < 0.5)
+    raise ValueError(f"`model` must have numeric inputs. Received: an input of dtype {tensor.dtype}")
+
+
+def _bound(graph):
+    """Integers below this number are in every table of the model."""
+    rows = [getattr(call.operation, "input_dim", None) for call in graph.calls if call.is_layer]
+    return min([n for n in rows if isinstance(n, int)], default=2)
+
+
+def _functional(model):
+    return model._functional if isinstance(model, keras.Sequential) else model

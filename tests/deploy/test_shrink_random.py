@@ -1,0 +1,47 @@
+"""`shrink` on random models with random zeros: always equal, never larger, and done after one turn."""
+
+import numpy as np
+import pytest
+from keras import ops
+
+from sparsity_tf.deploy import shrink
+from tests.deploy.models import assert_equal_models
+from tests.deploy.random_models import random_model
+
+
+def check(seed, steps):
+    model = random_model(seed, steps)
+    small = shrink(model)
+    assert small.count_params() <= model.count_params()
+    assert_equal_models(model, small, np.random.default_rng(seed).normal(size=(2, *model.input_shape[1:])))
+    return model, small
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_small_random_models(seed):
+    check(seed, steps=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(12))
+def test_hundreds_of_random_models(block):
+    for seed in range(1000 + 25 * block, 1025 + 25 * block):
+        check(seed, steps=12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_model_without_zeros_is_the_same(seed):
+    model = random_model(seed, steps=5)
+    for variable in model.trainable_variables:
+        value = ops.convert_to_numpy(variable)
+        variable.assign(np.where(value == 0, 0.125, value))
+    small = shrink(model)
+    assert small.count_params() == model.count_params()
+    for one, two in zip(model.get_weights(), small.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_second_turn_changes_nothing(seed):
+    _, small = check(seed, steps=5)
+    assert shrink(small).count_params() == small.count_params()
