@@ -123,3 +123,29 @@ def net():
 def test_nonsense_is_refused_by_the_name_of_the_argument(call, argument):
     with pytest.raises(ValueError, match=re.escape(f"`{argument}")):
         call()
+
+
+@pytest.mark.parametrize(
+    "value,bounds,right",
+    [
+        (0, {"least": 0}, True),
+        (-1e-9, {"least": 0}, False),
+        (0, {"above": 0}, False),
+        (1e-9, {"above": 0}, True),
+        (1, {"below": 1}, False),
+        (0.999, {"below": 1}, True),
+        (2, {"above": 0, "below": 1}, False),
+        (-1, {"above": 0, "below": 1}, False),
+        (True, {}, False),
+        (float("inf"), {}, False),
+        (float("nan"), {"least": 0}, False),
+        ("1", {}, False),
+        (np.float32(3), {}, True),
+    ],
+)
+def test_a_number_lies_within_its_bounds(value, bounds, right):
+    if right:
+        checks.check_number("n", value, **bounds)
+    else:
+        with pytest.raises(ValueError, match="`n` must be a finite number.*Received: n="):
+            checks.check_number("n", value, **bounds)

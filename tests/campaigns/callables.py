@@ -6,8 +6,6 @@ the table. Callables and arguments that are left out stand in `RECORDS`, `HOOKS`
 
 # ruff: noqa: E501  (a table: one line a callable)
 
-# ruff: noqa: E501  (a table: a line a callable)
-
 import dataclasses
 import functools
 import inspect
@@ -332,6 +330,8 @@ CASES = {
     "sparsify.sparsify": Case(sparsity_tf.sparsify, {"model": net, "technique": "masked", "where": None}, {"model": "model_or_layer"}),
     "sparsify.get_technique": Case(lambda technique: _module("sparsify").get_technique(technique), {"technique": "masked"}),
     "sparsify.match_layers": Case(lambda model, where: _module("sparsify").match_layers(model, where), {"model": net, "where": None}, {"model": "model_or_layer"}),
+    "deploy.channel_groups": Case(sparsity_tf.deploy.channel_groups, {"model": net}),
+    "deploy.shrink": Case(sparsity_tf.shrink, {"model": net, "select_inputs": False}, {"select_inputs": "bool"}),
     "to_dense.to_dense": Case(sparsity_tf.to_dense, {"model": sparse_net}),
     "load_masks.load_masks": Case(sparsity_tf.load_masks, {"model": sparse_net, "source": sparse_net}, {"source": "path"}),
     "models.all_but": Case(lambda patterns: models.all_but(patterns), {"patterns": "stem"}, {"patterns": "string"}),
@@ -481,6 +481,7 @@ RECORDS = {
             "inspection.SparsityRow", "inspection.SparsityTable", "inspection.SpeedupRow", "inspection.SpeedupTable",
             "checkpoints.CheckpointSparsity", "checkpoints.TensorSparsity", "checkpoints.CheckpointError",
             "sparsify.ReportEntry", "sparsify.SparsifyReport", "decoding.Hypotheses", "callbacks.WeightView",
+            "deploy.ChannelGroup", "deploy.GroupMember", "deploy.ShrinkReport", "deploy.ShrinkRow",
             "datasets.ImageData", "datasets.ImageFiles", "datasets.ParallelCorpus", "datasets.CharacterCorpus",
         ],
         RECORD,
@@ -506,7 +507,8 @@ RECORDS = {
     **dict.fromkeys(
         [
             "distributions.names_of", "distributions.check_tensors", "distributions.select_dense",
-            "distributions.shorten", "structures.check",
+            "distributions.shorten", "structures.check", "structures.problem",
+            "structures.NM.sparsity_of", "structures.NM.problem",
         ],
         "shared by modules of the package, which call it with what has been checked",
     ),
