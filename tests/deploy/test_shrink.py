@@ -508,7 +508,7 @@ def test_a_nested_model_that_is_called_twice_keeps_one_set_of_weights():
     assert_equal_models(model, small, vectors())
 
 
-@keras.saving.register_keras_serializable("tests")
+@keras.saving.register_keras_serializable("tests.deploy")
 class Residual(layers.Layer):
     """A composite layer without weights of its own."""
 
@@ -526,7 +526,7 @@ class Residual(layers.Layer):
         return inputs + self.out(self.hidden(inputs))
 
 
-@keras.saving.register_keras_serializable("tests")
+@keras.saving.register_keras_serializable("tests.deploy")
 class Scale(layers.Layer):
     """A layer that nobody knows, with a weight of its own."""
 
@@ -537,7 +537,7 @@ class Scale(layers.Layer):
         return inputs * self.scale
 
 
-@keras.saving.register_keras_serializable("tests")
+@keras.saving.register_keras_serializable("tests.deploy")
 class Subclassed(keras.Model):
     """A model that is no graph until it is called."""
 
@@ -667,7 +667,7 @@ def test_a_model_that_trains_while_it_predicts_is_refused(layer):
         shrink(model)
 
 
-@keras.saving.register_keras_serializable("tests")
+@keras.saving.register_keras_serializable("tests.deploy")
 class Untraceable(keras.Model):
     """A model whose code looks at values."""
 
