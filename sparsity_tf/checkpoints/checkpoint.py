@@ -61,6 +61,10 @@ class Checkpoint:
         """Returns: bool, whether `name` holds floating-point numbers (bfloat16 included)."""
         return self._is_floating(self._known(name))
 
+    def is_quantized(self, name):
+        """Returns: bool, whether `name` is a matrix of 8-bit integers, as Keras saves weights of `quantize`."""
+        return self._is_quantized(self._known(name))
+
     def tensor(self, name):
         """Reads one tensor.
 
@@ -106,6 +110,11 @@ class Checkpoint:
 
     def __exit__(self, *unused):
         self.close()
+
+    def _is_quantized(self, name):
+        # Keras quantizes, and writes no TensorFlow checkpoints.
+        del name
+        return False
 
     def _known(self, name):
         if name not in self._aliases:

@@ -114,6 +114,10 @@ class HDF5Checkpoint(Checkpoint):
         dataset = self._file[self._keys[name]]
         return dataset.dtype.kind == "f" or _is_bfloat16(dataset)
 
+    def _is_quantized(self, name):
+        dataset = self._file[self._keys[name]]
+        return dataset.dtype.kind in "iu" and dataset.dtype.itemsize == 1 and len(dataset.shape) >= 2
+
     def _read(self, name):
         dataset = self._file[self._keys[name]]
         value = dataset[()]

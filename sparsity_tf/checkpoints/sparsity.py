@@ -282,6 +282,13 @@ class _Counter:
         return self._row(name, "discovering_wirings", nonzeros)
 
     def _all_zeros(self):
+        quantized = [name for name in self.checkpoint.names() if self.checkpoint.is_quantized(name)]
+        if quantized:
+            # Two weights of 4 bits share a byte, and a zero may be stored as another number.
+            raise CheckpointError(
+                f"Checkpoint '{self.checkpoint.path}' holds quantized weights ('{quantized[0]}'), whose zeros its bytes "
+                "don't show: count before `quantize`, or load the model and use `inspection.sparsity_table`"
+            )
         return [
             self._row(name, "zeros", np.count_nonzero(self._tensor(name)))
             for name in self.checkpoint.names()

@@ -591,3 +591,14 @@ def test_a_diverged_net_is_refused_whatever_made_it_sparse(tmp_path, beside):
     path = save_keras(tmp_path / "model.keras", {"dense": {"kernel": NAN, **beside}})
     with pytest.raises(ValueError, match="Tensor 'dense/kernel' of .* holds NaN"):
         checkpoint_sparsity(path)
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_quantized_weights_are_refused_in_one_sentence(tmp_path, mode, suffix):
+    model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(8), keras.layers.LayerNormalization()])
+    model.layers[0].quantize(mode)
+    path = tmp_path / f"model{suffix}"
+    model.save(path) if suffix == ".keras" else model.save_weights(path)
+    with pytest.raises(CheckpointError, match="holds quantized weights.*count before `quantize`, or load the model"):
+        checkpoint_sparsity(path)
