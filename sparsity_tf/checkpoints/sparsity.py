@@ -286,8 +286,8 @@ class _Counter:
         if quantized:
             # Two weights of 4 bits share a byte, and a zero may be stored as another number.
             raise CheckpointError(
-                f"Checkpoint '{self.checkpoint.path}' holds quantized weights ('{quantized[0]}'), whose zeros its bytes "
-                "don't show: count before `quantize`, or load the model and use `inspection.sparsity_table`"
+                f"Checkpoint '{self.checkpoint.path}' holds quantized weights ('{quantized[0]}'), whose zeros its "
+                "bytes don't show: count before `quantize`, or load the model and use `inspection.sparsity_table`"
             )
         return [
             self._row(name, "zeros", np.count_nonzero(self._tensor(name)))
