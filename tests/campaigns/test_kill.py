@@ -9,6 +9,7 @@ Half of the SIGKILLs fall at a random moment, half at the opening, renaming or r
 checkpoints and reports are such moments.
 """
 
+import contextlib
 import csv
 import io
 import itertools
@@ -145,7 +146,9 @@ class Runs:
                 return statuses[0]
             number = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}[fault]
             if process.exitcode is None:
-                os.kill(process.pid, number)
+                # It may end by itself just now.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, number)
             status = self.end(process)
             allowed = {-number, 0, 1, *((130,) if fault == "int" else ())}
             assert status in allowed, f"{status}: {self.said()}"
