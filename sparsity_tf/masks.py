@@ -255,14 +255,15 @@ def random_mask(shape, count, rng, among=None):
     return mask.reshape(shape)
 
 
-def zero_outside(mask, tensor):
+def zero_outside(mask, tensor, foldable=False):
     """The tensor where the mask is, exactly zero elsewhere, also in the place of what is not finite.
 
     Args:
         mask: Bool tensor.
         tensor: Float tensor of the same shape.
+        foldable: Whether LiteRT's converter is to compute the result once, where both are constants, and store it.
     """
-    if keras.backend.backend() == "tensorflow":
+    if keras.backend.backend() == "tensorflow" and not foldable:
         import tensorflow as tf
 
         # Where XLA does not compile it, a selection takes half as long again.

@@ -81,6 +81,15 @@ def test_the_three_lines_of_the_readme():
     model.fit(images(), np.zeros(4), verbose=0)
 
 
+def test_full_masks_keep_the_order_of_a_recurrent_kernel_in_memory():
+    """The orthogonal initializer makes transposed kernels, and on torch the last bit of a product depends on that."""
+    model = keras.Sequential([keras.Input((3, 4)), keras.layers.SimpleRNN(4, seed=0)])
+    inputs = np.random.default_rng(0).normal(size=(4, 3, 4)).astype("float32")
+    before = model.predict(inputs, verbose=0)
+    sparsity_tf.sparsify(model, "masked")
+    np.testing.assert_array_equal(model.predict(inputs, verbose=0), before)
+
+
 def test_full_masks_predict_bit_for_bit_the_same():
     model = functional_model()
     before = model.predict(images(), verbose=0)

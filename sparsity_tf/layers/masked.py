@@ -87,9 +87,7 @@ class Masked(Technique):
         return ops.cast(ops.not_equal(self.mask_initializer(shape, dtype="float32"), 0), "bool")
 
     def value(self, weight, select=None):
-        # Not `zero_outside`: LiteRT's converter computes a selection among constants once, and stores the plain kernel.
-        kernel = weight.tensor(select)
-        return ops.where(weight.extra("mask", select), kernel, ops.zeros((), kernel.dtype))
+        return zero_outside(weight.extra("mask", select), weight.tensor(select), foldable=True)
 
     def training_value(self, weight, select=None):
         kernel, dense = weight.tensor(select), self.dense_gradient or bool(self.dense_gradient_users)
