@@ -143,11 +143,20 @@ def check_array(name, value, shape=None):
         raise ValueError(f"`{name}` must have the shape {tuple(shape)}. Received: shape={tuple(array.shape)}")
 
 
-def check_selection(name, value):
-    """Raises a ValueError unless `value` is `None`, a predicate, a name or regular expression, or a list of them."""
-    entries = [value] if isinstance(value, str) else value
-    if value is None or callable(value) and not isinstance(value, keras.layers.Layer):
+def check_selection(name, value, argument):
+    """Raises a ValueError unless `value` is `None`, a predicate, a name or regular expression, or a list of them.
+
+    Args:
+        name: Name of the argument.
+        value: What was given for it.
+        argument: What a predicate takes, for the message: "layer" or "tensor".
+    """
+    if value is None:
         return
+    if callable(value):
+        check_callable(name, value, argument)
+        return
+    entries = [value] if isinstance(value, str) and value else value
     if not isinstance(entries, list | tuple | set | frozenset) or not entries:
         raise ValueError(
             f"`{name}` must be None, a predicate, a name or regular expression, or a list of at least one of them. "

@@ -365,7 +365,7 @@ class ExponentialMovingAverage(Schedule):
 
     def __post_init__(self):
         if is_number(self.schedule) or isinstance(self.schedule, dict):
-            object.__setattr__(self, "schedule", _get("schedule", self.schedule))
+            object.__setattr__(self, "schedule", of_argument("schedule", self.schedule))
         check_instance("schedule", self.schedule, Schedule)
         check_number("decay", self.decay, least=0, most=0.9999)
 
@@ -452,11 +452,19 @@ def get(identifier, **kwargs):
         raise ValueError(
             f"Arguments can be given only with the name of a schedule. Received: identifier={identifier!r}, {kwargs}"
         )
-    return _get("identifier", identifier)
+    return of_argument("identifier", identifier)
 
 
-def _get(name, identifier):
-    """`get` of anything but a name, for the argument `name`."""
+def of_argument(name, identifier):
+    """The schedule that a number, a config or a function of the step stands for: `get` of anything but a name.
+
+    Args:
+        name: Name of the argument, for the messages.
+        identifier: What was given for it.
+
+    Raises:
+        ValueError: for anything else.
+    """
     if isinstance(identifier, dict):
         by_class_name = {cls.__name__: cls for cls in _CLASSES.values()}
         check_choice(f"{name}['class_name']", identifier.get("class_name"), sorted(by_class_name))

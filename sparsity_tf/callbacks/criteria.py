@@ -14,6 +14,7 @@ to be compared across all weights with `overall`.
 import numpy as np
 
 from sparsity_tf import masks
+from sparsity_tf.checks import check_callable, check_choice
 
 SLOTS = ("gradient", "momentum", "variance")
 
@@ -32,11 +33,11 @@ def uses(*names):
     sparsity_tf.callbacks.RigL(sparsity=0.9, drop=saliency)
     ```
     """
-    unknown = sorted(set(names) - set(SLOTS))
-    if unknown:
-        raise ValueError(f"`uses` takes {', '.join(SLOTS)}. Received: {unknown}")
+    for name in names:
+        check_choice("names", name, SLOTS)
 
     def decorate(function):
+        check_callable("function", function, "weight")
         function.uses = frozenset(names)
         return function
 
@@ -45,6 +46,7 @@ def uses(*names):
 
 def overall(function):
     """Decorator: scores of the function are ranked over all weights together, not in each weight alone."""
+    check_callable("function", function, "weight")
     function.overall = True
     return function
 
@@ -251,6 +253,7 @@ def get(argument, identifier, table):
         ValueError: Anything else.
     """
     if callable(identifier):
+        check_callable(argument, identifier, "weight")
         return identifier
     if isinstance(identifier, str) and identifier in table:
         return table[identifier]

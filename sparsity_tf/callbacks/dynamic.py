@@ -16,7 +16,7 @@ from sparsity_tf import distributions, masks, schedules, structures
 from sparsity_tf.callbacks import criteria, shortfall
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.output_layers import dense_selection
-from sparsity_tf.checks import check_choice, check_fraction, check_selection
+from sparsity_tf.checks import check_callable, check_choice, check_fraction, check_selection
 
 DECAYS = ("cosine", "linear", "constant")
 
@@ -33,7 +33,7 @@ class SparseFromTheStart(MaskAlgorithm):
         super().__init__(frequency=frequency, **kwargs)
         check_fraction("sparsity", sparsity)
         distributions.get(distribution)
-        check_selection("dense", dense)
+        check_selection("dense", dense, "tensor")
         self.target_sparsity, self.distribution, self.dense = sparsity, distribution, dense
 
     def start(self):
@@ -169,7 +169,9 @@ class DropAndGrow(SparseFromTheStart):
             structure=structure,
             seed=seed,
         )
-        if not callable(drop_fraction):
+        if callable(drop_fraction):
+            check_callable("drop_fraction", drop_fraction, "step")
+        else:
             check_fraction("drop_fraction", drop_fraction, closed=True)
         check_choice("decay", decay, DECAYS)
         self.drop_fraction, self.decay = drop_fraction, decay

@@ -11,7 +11,7 @@ import numpy as np
 
 from sparsity_tf import masks
 from sparsity_tf.callbacks.dynamic import SparseFromTheStart, share_out
-from sparsity_tf.checks import check_choice, check_fraction, check_number
+from sparsity_tf.checks import check_callable, check_choice, check_fraction, check_number
 
 VARIANTS = ("paper", "model")
 
@@ -135,7 +135,9 @@ class DynamicSparseReparameterization(SparseFromTheStart):
                 "`prune_target` must be an integer, a number of weights, or a fraction below 1. "
                 f"Received: prune_target={prune_target!r}"
             )
-        if not callable(heuristic):
+        if callable(heuristic):
+            check_callable("heuristic", heuristic, "size", "before", "after")
+        else:
             known = sorted([*HEURISTICS, *_ALIASES])
             if not isinstance(heuristic, str) or heuristic not in known:
                 raise ValueError(

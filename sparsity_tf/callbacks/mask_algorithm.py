@@ -63,7 +63,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         super().__init__()
         self._set_schedule(begin_step, end_step, frequency)
         check_integer("seed", seed, 0)
-        check_selection("where", where)
+        check_selection("where", where, "layer")
         if structure is not None:
             structure = structures.get(structure).spec
             if not self.structured:

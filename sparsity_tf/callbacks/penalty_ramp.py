@@ -20,7 +20,7 @@ def _make_schedule(schedule, begin_step, end_step):
     check_integer("begin_step", begin_step, 0)
     check_integer("end_step", end_step, 0)
     if not isinstance(schedule, str):
-        return schedules.get(schedule)
+        return schedules.of_argument("schedule", schedule)
     if schedule not in RAMPS:
         raise ValueError(
             f"`schedule` must be one of {list(RAMPS)} or a callable of the step. Received: schedule={schedule!r}"

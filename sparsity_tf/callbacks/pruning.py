@@ -11,7 +11,7 @@ from sparsity_tf import distributions, masks, schedules, structures
 from sparsity_tf.callbacks import criteria
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.output_layers import dense_selection
-from sparsity_tf.checks import check_bool, check_choice, check_fraction, check_selection
+from sparsity_tf.checks import check_bool, check_callable, check_choice, check_fraction, check_selection
 
 SCOPES = ("layer", "global")
 SCHEDULES = ("cubic", "linear", "constant")
@@ -64,13 +64,15 @@ class GradualPruning(MaskAlgorithm):
                 "`initial_sparsity` must not exceed `final_sparsity`. "
                 f"Received: initial_sparsity={initial_sparsity}, final_sparsity={final_sparsity}"
             )
-        if not callable(schedule) and not (isinstance(schedule, str) and schedule in SCHEDULES):
+        if callable(schedule):
+            check_callable("schedule", schedule, "step")
+        elif not (isinstance(schedule, str) and schedule in SCHEDULES):
             raise ValueError(
                 "`schedule` must be 'cubic', 'linear', 'constant', or a schedule or other function of the step. "
                 f"Received: schedule={schedule!r}"
             )
         distributions.get(distribution)
-        check_selection("dense", dense)
+        check_selection("dense", dense, "tensor")
         self.final_sparsity, self.initial_sparsity = final_sparsity, initial_sparsity
         self.schedule, self.distribution, self.dense = schedule, distribution, dense
 

@@ -3,7 +3,7 @@
 from keras import ops
 
 from sparsity_tf.callbacks import optimizer_slots
-from sparsity_tf.checks import check_integer
+from sparsity_tf.checks import check_callable, check_integer
 
 
 class UpdateSchedule:
@@ -29,7 +29,9 @@ class UpdateSchedule:
                     "`begin_step` must be smaller than `end_step`. "
                     f"Received: begin_step={begin_step}, end_step={end_step}"
                 )
-        if not (isinstance(frequency, str) and frequency == "epoch") and not callable(frequency):
+        if callable(frequency):
+            check_callable("frequency", frequency, "step")
+        elif not (isinstance(frequency, str) and frequency == "epoch"):
             check_integer("frequency", frequency, 1)
         self.begin_step, self.end_step, self.frequency = begin_step, end_step, frequency
         self._first, self._last, self._interval, self._total_steps = begin_step, end_step, frequency, None

@@ -255,6 +255,7 @@ CASES = {
     "schedules.ExponentialMovingAverage": Case(schedules.ExponentialMovingAverage, {"schedule": 1.0, "decay": 0.5}, {"schedule": "number"}),
     "schedules.serialize": Case(schedules.serialize, {"schedule": schedules.Constant(1.0)}),
     "schedules.get": Case(schedules.get, {"identifier": 1.0}, {"identifier": "number"}),
+    "schedules.of_argument": Case(lambda identifier: schedules.of_argument("identifier", identifier), {"identifier": 1.0}, {"identifier": "number"}),
     "schedules.Schedule.__call__": Case(lambda step: schedules.Linear(0.0, 1.0, 0, 10)(step), {"step": 3}, {"step": "nothing"}),
     "distributions.TensorSpec": Case(distributions.TensorSpec, {"path": "a", "shape": (2, 3)}, {"path": "string", "shape": "nothing"}),
     "distributions.ErdosRenyiKernel": Case(distributions.ErdosRenyiKernel, {"power": 1.0}, {"power": "at_most_10"}),
