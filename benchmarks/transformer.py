@@ -56,7 +56,7 @@ class Arm:
         model = models.Transformer(FLAGS.vocabulary, size=FLAGS.size, technique=technique, **options)
         if keras_dropout:
             for layer in model._flatten_layers():
-                if isinstance(layer, sparsity_tf.layers.FastDropout):
+                if isinstance(layer, sparsity_tf.models.FastDropout):
                     layer.__class__ = keras.layers.Dropout
         if technique == "masked":
             rng = np.random.default_rng(1)

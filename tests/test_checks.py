@@ -108,7 +108,7 @@ def net():
         (lambda: layers.VariationalDropout(log_sigma2_initializer=INF), "log_sigma2_initializer"),
         (lambda: layers.VariationalDropout(seed=-1), "seed"),
         (lambda: layers.FastGRNN(2, kernel_initializer="no_such"), "kernel_initializer"),
-        (lambda: layers.DotProductAttention(0), "num_heads"),
+        (lambda: models.DotProductAttention(0), "num_heads"),
         (lambda: models.lenet_300_100(input_shape=None), "input_shape"),
         (lambda: models.resnet_50(input_shape=(224, 224)), "input_shape"),
         (lambda: models.lenet_5_caffe(num_classes=0), "num_classes"),

@@ -1,18 +1,36 @@
-"""How a sparsity over many weights is shared out among them."""
+"""From one global target sparsity to one target for each weight tensor.
 
-from sparsity_tf.distributions.allocate import (
-    BySize,
+A distribution is a small immutable object, called with tensors and a sparsity: `ErdosRenyiKernel()(tensors, 0.9)` is a
+list of floats. `allocate` is the form that algorithms use: it takes distributions by name, keeps chosen tensors dense
+and returns a dict. A tensor is anything with a `path` and a `shape`: a `SparseWeight`, or a `TensorSpec`.
+"""
+
+from sparsity_tf.distributions import budgets
+from sparsity_tf.distributions.allocate import allocate, get, select_dense
+from sparsity_tf.distributions.base import (
     Distribution,
-    ErdosRenyi,
-    ErdosRenyiKernel,
-    PerLayer,
     TensorSpec,
-    Uniform,
-    allocate,
     check_tensors,
     exact_sparsity,
-    get,
     names_of,
-    select_dense,
     shorten,
 )
+from sparsity_tf.distributions.families import BySize, ErdosRenyi, ErdosRenyiKernel, PerLayer, Uniform
+
+__all__ = [
+    "BySize",
+    "Distribution",
+    "ErdosRenyi",
+    "ErdosRenyiKernel",
+    "PerLayer",
+    "TensorSpec",
+    "Uniform",
+    "allocate",
+    "budgets",
+    "check_tensors",
+    "exact_sparsity",
+    "get",
+    "names_of",
+    "select_dense",
+    "shorten",
+]

@@ -1,11 +1,11 @@
 """Budgets: how sparse each weight of a net came out, to be given to another training run.
 
 ```python
-allocate(get_sparse_weights(model), None, budgets.from_model(trained))
+allocate(get_sparse_weights(model), None, inspection.sparsity_budget(trained))
 allocate(get_sparse_weights(model), None, budgets.read_csv("STR_Budgets_ResNet50.csv", column="90.23"))
 ```
 
-A budget is a read-only dict from names to sparsities, and a distribution (`distributions.py`): called with tensors it
+A budget is a read-only dict from names to sparsities, and a distribution (`base.py`): called with tensors it
 finds out which number belongs to which. So pruning with the budget that a learned method found ("budget transfer" in
 Kusupati et al., "Soft Threshold Weight Reparameterization for Learnable Sparsity", arXiv 2002.03231) is one argument.
 """
@@ -16,12 +16,9 @@ import fractions
 import math
 import re
 
-import keras
-
 from sparsity_tf.checks import check_fraction, check_instance, check_integer, check_number, check_path
-from sparsity_tf.distributions import allocate, check_tensors, exact_sparsity, names_of, shorten
-from sparsity_tf.layers import flatten_layers, get_sparse_weights
-from sparsity_tf.masks import number_of_zeros, number_to_keep
+from sparsity_tf.distributions.base import check_tensors, exact_sparsity, names_of, shorten
+from sparsity_tf.masks.ranking import number_of_zeros, number_to_keep
 
 
 class Budget(collections.abc.Mapping):
@@ -126,33 +123,6 @@ class Budget(collections.abc.Mapping):
         return problems
 
 
-def from_model(model):
-    """The sparsities that a model has now: exact zeros at inference.
-
-    Args:
-        model: Built Keras model or layer with sparse layers. Layers without sparse weights have no entries, whatever
-            zeros they hold.
-
-    Returns:
-        A `Budget` with sizes; names are paths ("encoder/dense_1/kernel"). `masks.number_of_zeros(s, size)` of an entry
-        is the number of zeros counted.
-
-    Raises:
-        ValueError: If the model has no sparse weights, or two of one path.
-    """
-    weights = get_sparse_weights(model)
-    if not weights:
-        raise ValueError(
-            "`model` must have sparse weights: apply `sparsify` and build it. "
-            f"Received: model={getattr(model, 'name', model)!r}"
-        )
-    sizes = {weight.path: weight.size for weight in weights}
-    if len(sizes) < len(weights):
-        raise ValueError(f"`model` must have distinct paths. Received: {[weight.path for weight in weights]}")
-    zeros = {weight.path: fractions.Fraction(weight.size - weight.count(), weight.size) for weight in weights}
-    return Budget({path: exact_sparsity(zeros[path], size) for path, size in sizes.items()}, sizes)
-
-
 def write_csv(path, budget):
     """Writes a budget, one line a weight: `name,size,sparsity`, fractions in full precision, no total.
 
@@ -237,40 +207,6 @@ def _percent(sparsity, size):
         if number_of_zeros(read, size) == zeros and number_to_keep(read, size) == size - zeros:
             return text
     raise AssertionError(f"{zeros} of {size} entries are no percentage")
-
-
-def set_sparsities(model, distribution, sparsity=None):
-    """Gives every discovered-wirings layer a sparsity of its own: the transfer of a budget to DNW.
-
-    Call it before training; functions that the model has compiled are dropped. The numbers are saved with the layers.
-
-    Args:
-        model: Built Keras model with layers of the technique "discovering_wirings" (`sparsify(model, "dnw")`).
-        distribution: As in `allocate`: a `Budget`, the path of a CSV file, a name, ...
-        sparsity: As in `allocate`.
-
-    Returns:
-        Dict from path to sparsity.
-
-    Raises:
-        ValueError: If the model has no such layer, the distribution does not fit, or it wants a layer without weights.
-    """
-    weights = [w for w in get_sparse_weights(model) if w.technique.name == "discovering_wirings"]
-    if not weights:
-        raise ValueError(
-            "`model` must have layers of the technique 'discovering_wirings'. "
-            f"Received: model={getattr(model, 'name', model)!r}"
-        )
-    targets = allocate(weights, sparsity, distribution)
-    empty = [path for path, target in targets.items() if target >= 1]
-    if empty:
-        raise ValueError(f"`distribution` must leave every layer a weight. Received: sparsity 1 for {shorten(empty)}")
-    for weight in weights:
-        weight.technique.sparsity = targets[weight.path]
-    for layer in flatten_layers(model):
-        if isinstance(layer, keras.Model):
-            layer.train_function = layer.test_function = layer.predict_function = None
-    return targets
 
 
 def read_csv(path, column=None):

@@ -9,6 +9,7 @@ from sparsity_tf.layers.discovering_wirings import (
     DNWDense,
     DNWDepthwiseConv2D,
     DNWEinsumDense,
+    set_sparsities,
 )
 from sparsity_tf.layers.fast_grnn import FastGRNN, FastGRNNCell, STRFastGRNN, STRFastGRNNCell, fold_rank
 from sparsity_tf.layers.kinds import (
@@ -93,11 +94,11 @@ from sparsity_tf.layers.sparse_layer import (
     LAYER_CLASSES,
     TECHNIQUES,
     SparseLayer,
-    SparseWeight,
     flatten_layers,
     get_penalty_weights,
     get_sparse_weights,
 )
+from sparsity_tf.layers.sparse_weight import SparseWeight
 from sparsity_tf.layers.swap import after_build, make_plain, make_sparse, unmake_sparse
 from sparsity_tf.layers.technique import Technique
 from sparsity_tf.layers.variational_dropout import (
@@ -108,14 +109,6 @@ from sparsity_tf.layers.variational_dropout import (
     VDDense,
     VDEinsumDense,
     VDEmbedding,
-)
-from sparsity_tf.models.transformer_layers import (
-    DotProductAttention,
-    FastDropout,
-    ScaledTokens,
-    ShiftRight,
-    TargetSpace,
-    TimingSignal,
 )
 
 if SparseReversibleEmbedding is not None:

@@ -4,11 +4,14 @@ Every forward pass keeps the weights of the largest magnitude and zeroes the res
 to all of them, so that a zeroed weight can grow back.
 """
 
+import keras
 from keras import ops
 
 from sparsity_tf import masks
 from sparsity_tf.checks import check_fraction
+from sparsity_tf.distributions import allocate, shorten
 from sparsity_tf.layers import kinds
+from sparsity_tf.layers.sparse_layer import flatten_layers, get_sparse_weights
 from sparsity_tf.layers.technique import Technique
 
 
@@ -76,3 +79,37 @@ class DNWDepthwiseConv2D(kinds.SparseDepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
+
+
+def set_sparsities(model, distribution, sparsity=None):
+    """Gives every discovered-wirings layer a sparsity of its own: the transfer of a budget to DNW.
+
+    Call it before training; functions that the model has compiled are dropped. The numbers are saved with the layers.
+
+    Args:
+        model: Built Keras model with layers of the technique "discovering_wirings" (`sparsify(model, "dnw")`).
+        distribution: As in `allocate`: a `Budget`, the path of a CSV file, a name, ...
+        sparsity: As in `allocate`.
+
+    Returns:
+        Dict from path to sparsity.
+
+    Raises:
+        ValueError: If the model has no such layer, the distribution does not fit, or it wants a layer without weights.
+    """
+    weights = [w for w in get_sparse_weights(model) if w.technique.name == "discovering_wirings"]
+    if not weights:
+        raise ValueError(
+            "`model` must have layers of the technique 'discovering_wirings'. "
+            f"Received: model={getattr(model, 'name', model)!r}"
+        )
+    targets = allocate(weights, sparsity, distribution)
+    empty = [path for path, target in targets.items() if target >= 1]
+    if empty:
+        raise ValueError(f"`distribution` must leave every layer a weight. Received: sparsity 1 for {shorten(empty)}")
+    for weight in weights:
+        weight.technique.sparsity = targets[weight.path]
+    for layer in flatten_layers(model):
+        if isinstance(layer, keras.Model):
+            layer.train_function = layer.test_function = layer.predict_function = None
+    return targets

@@ -40,8 +40,8 @@ class Masked(Technique):
             the same). Default `False`: masked entries get zero gradient, unless an algorithm that grows by gradient
             runs.
         structure: Which entries live and die together when an algorithm prunes: `None` (each by itself), "2:4" (N:M
-            along the input axis), "4x1" (blocks), "filter" (output units); see `sparsity_tf.masks.structures`. It is part of
-            the layer's config, so it survives saving and loading.
+            along the input axis), "4x1" (blocks), "filter" (output units); see `sparsity_tf.masks.structures`. It is
+            part of the layer's config, so it survives saving and loading.
     """
 
     name = "masked"

@@ -17,8 +17,8 @@ import warnings
 
 import numpy as np
 
-from sparsity_tf import masks
 from sparsity_tf.checks import check_array, check_integer, check_integers
+from sparsity_tf.masks import ranking
 
 
 def get(structure):
@@ -84,11 +84,11 @@ class Elements:
         check_array("scores", scores)
         scores = np.asarray(scores)
         group_scores = self.reduce(scores, filter_axes)
-        count = masks.number_to_keep(sparsity, group_scores.size)
+        count = ranking.number_to_keep(sparsity, group_scores.size)
         alive = None if among is None else self.alive(among, filter_axes)
         if alive is not None:
             count = min(count, int(np.count_nonzero(alive)))
-        mask = self.expand(masks.highest(group_scores, count, alive), scores.shape, filter_axes)
+        mask = self.expand(ranking.highest(group_scores, count, alive), scores.shape, filter_axes)
         return mask if among is None else mask & among
 
     def random_scores(self, rng, shape, filter_axes=(-1,)):
@@ -236,7 +236,7 @@ class NM(Elements):
         padded = in_groups(scores, -np.inf)
         groups = padded.reshape(padded.size // self.m, self.m)
         dead = np.zeros(groups.shape, bool) if among is None else in_groups(~among, True).reshape(groups.shape)
-        count = max(self.n, self.m - masks.number_of_zeros(sparsity, self.m))
+        count = max(self.n, self.m - ranking.number_of_zeros(sparsity, self.m))
         chosen = np.zeros(groups.shape, bool)
         # Stable: among equal scores the lower index wins.
         np.put_along_axis(chosen, np.lexsort((-groups, dead), axis=1)[:, :count], True, axis=1)

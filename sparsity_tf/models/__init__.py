@@ -1,7 +1,7 @@
 """Builders of the networks that the recipes train: plain functional Keras models.
 
 Every builder takes `technique`, `technique_options` and `where`, and makes the finished network sparse through
-`sparsity_tf.sparsify`. `selection.py` says how layers are named and holds what the papers give to `where`.
+`sparsity_tf.sparsify`. `layer_selection.py` says how layers are named and holds what the papers give to `where`.
 """
 
 from sparsity_tf.models.alexnet import alexnet_b as alexnet_b
@@ -29,6 +29,12 @@ from sparsity_tf.models.resnets import resnet_200 as resnet_200
 from sparsity_tf.models.transformer import EMBEDDING_DENSE as EMBEDDING_DENSE
 from sparsity_tf.models.transformer import TRANSFORMER_SIZES as TRANSFORMER_SIZES
 from sparsity_tf.models.transformer import Transformer as Transformer
+from sparsity_tf.models.transformer_layers import DotProductAttention as DotProductAttention
+from sparsity_tf.models.transformer_layers import FastDropout as FastDropout
+from sparsity_tf.models.transformer_layers import ScaledTokens as ScaledTokens
+from sparsity_tf.models.transformer_layers import ShiftRight as ShiftRight
+from sparsity_tf.models.transformer_layers import TargetSpace as TargetSpace
+from sparsity_tf.models.transformer_layers import TimingSignal as TimingSignal
 from sparsity_tf.models.vgg import vgg_c as vgg_c
 from sparsity_tf.models.vgg import vgg_d as vgg_d
 from sparsity_tf.models.vgg import vgg_like as vgg_like

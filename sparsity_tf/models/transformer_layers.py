@@ -1,7 +1,7 @@
 """What a Transformer needs and Keras lacks: layers without weights that can be sparse.
 
 Attention between tensors that are projected already (each projection is a layer of its own, and can be sparse),
-sinusoidal positions, the shift of the targets, and dropout on the fast generator of `noise.py`. The formulas are
+sinusoidal positions, the shift of the targets, and dropout on the fast generator of `ops/noise.py`. The formulas are
 those of tensor2tensor, on which *State of Sparsity* (Gale et al., 2019, arXiv 1902.09574) is built.
 """
 

@@ -10,7 +10,7 @@ The file has the layout of STR's budgets (Kusupati et al., ICML 2020, arXiv 2002
 multiply-accumulates of the dense network. Percents have as many decimals as the exact number of zeros needs. A network
 without sparse layers, such as one converted by `train.convert`, gives the zeros of its kernels.
 
-Given to another training (`distribution=budget.csv` of the mask algorithms, `budgets.set_sparsities` for discovered
+Given to another training (`distribution=budget.csv` of the mask algorithms, `layers.set_sparsities` for discovered
 wirings), the budget gives every layer exactly as many zeros: "budget transfer" in the paper.
 
 With `--model`, a `.keras` file or a builder of `sparsity_tf.models`, `--input` says which weight each line belongs to

@@ -7,7 +7,7 @@ import keras
 
 from sparsity_tf import initializers, layers
 from sparsity_tf.callbacks import IterativePruning, MagnitudePruning, NarangPruning, PenaltyRamp, RandomPruning
-from sparsity_tf.distributions.budgets import set_sparsities
+from sparsity_tf.layers import set_sparsities
 from sparsity_tf.load_masks import load_masks
 from sparsity_tf.train import algorithms
 from sparsity_tf.train.load_weights import load_weights

@@ -62,11 +62,14 @@ EQUIVALENTS = pathlib.Path(__file__).with_name("mutants_equivalent.md")
 
 # The modules that compute, and the tests that are to notice an edit (pytest arguments).
 MODULES = {
-    "masks": ["tests/masks/test_ranking.py"],
-    "distributions": ["tests/distributions/test_allocate.py"],
-    "structures": ["tests/masks/test_structures.py"],
+    "masks/ranking": ["tests/masks/test_ranking.py"],
+    "distributions/allocate": ["tests/distributions/test_allocate.py"],
+    "distributions/base": ["tests/distributions/test_allocate.py"],
+    "distributions/families": ["tests/distributions/test_allocate.py"],
+    "ops/top_k": ["tests/masks/test_ranking.py"],
+    "masks/structures": ["tests/masks/test_structures.py"],
     "schedules": ["tests/test_schedules.py"],
-    "budgets": ["tests/distributions/test_budgets.py", "tests/tools/test_budget.py"],
+    "distributions/budgets": ["tests/distributions/test_budgets.py", "tests/tools/test_budget.py"],
     "layers/l0": ["tests/layers/test_l0.py"],
     "layers/variational_dropout": ["tests/layers/test_variational_dropout.py"],
     "layers/soft_threshold": ["tests/layers/test_soft_threshold.py"],
@@ -97,9 +100,9 @@ MODULES = {
     "callbacks/penalty_ramp": ["tests/callbacks/test_penalty_ramp.py"],
     "callbacks/sparse_momentum": ["tests/callbacks/test_sparse_momentum.py"],
     "callbacks/sparsity_monitor": ["tests/callbacks/test_sparsity_monitor.py"],
-    "callbacks/update_schedule": ["tests/callbacks/test_pruning.py", "tests/callbacks/test_conditions.py"],
-    "callbacks/weight_view": ["tests/callbacks/test_dynamic.py", "tests/callbacks/test_pruning.py"],
-    "callbacks/optimizer_slots": ["tests/callbacks/test_dynamic.py"],
+    "callbacks/base/update_schedule": ["tests/callbacks/test_pruning.py", "tests/callbacks/test_conditions.py"],
+    "callbacks/base/weight_view": ["tests/callbacks/test_dynamic.py", "tests/callbacks/test_pruning.py"],
+    "callbacks/base/optimizer_slots": ["tests/callbacks/test_dynamic.py"],
 }
 
 # Operators that need arguments.

@@ -17,8 +17,8 @@ import sparsity_tf  # noqa: F401  (the modules that `sys.modules` is asked for)
 from tests.campaigns.callables import ALLOWED, CASES, HOOKS, INCIDENTAL, RECORDS, SPECS, is_keras_layer
 
 PACKAGES = (
-    "layers callbacks models schedules distributions budgets structures masks inspection initializers datasets "
-    "datasets.subwords decoding checkpoints sparsify to_dense load_masks deploy"
+    "layers callbacks models schedules distributions distributions.budgets masks masks.structures inspection "
+    "initializers datasets datasets.text.subwords decoding checkpoints sparsify to_dense load_masks deploy"
 ).split()
 
 

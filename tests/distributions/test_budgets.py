@@ -139,8 +139,8 @@ def test_what_is_written_is_read(tmp_path):
 def test_a_sparsity_table_is_a_budget(tmp_path):
     model = cut(small_model(units=(20, 30)), (9, 423))
     inspection.sparsity_table(model).to_csv(tmp_path / "table.csv")
-    assert budgets.read_csv(tmp_path / "table.csv") == budgets.from_model(model)
-    assert budgets.read_csv(tmp_path / "table.csv").sizes == budgets.from_model(model).sizes
+    assert budgets.read_csv(tmp_path / "table.csv") == inspection.sparsity_budget(model)
+    assert budgets.read_csv(tmp_path / "table.csv").sizes == inspection.sparsity_budget(model).sizes
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_file_that_is_no_utf_8_is_named(tmp_path):
 
 @pytest.mark.parametrize("live", [(9, 1), (160, 60), (153, 47)])
 def test_the_budget_of_a_model_counts_its_zeros_exactly(live):
-    budget = budgets.from_model(cut(small_model(), live))
+    budget = inspection.sparsity_budget(cut(small_model(), live))
     assert list(budget.sizes.values()) == [160, 60]
     zeros = [number_of_zeros(s, size) for s, size in zip(budget.values(), budget.sizes.values(), strict=True)]
     assert zeros == [160 - live[0], 60 - live[1]]
@@ -196,7 +196,7 @@ def test_the_budget_of_a_learned_sparsity_is_transferred_to_masks():
         weight.variable.assign(np.linspace(-0.9, 1.0, weight.size).reshape(weight.shape))
         weight.extra_variable("raw_threshold").assign(0.0)
     model = small_model()
-    targets = allocate(sparsity_tf.get_sparse_weights(model), None, budgets.from_model(learned))
+    targets = allocate(sparsity_tf.get_sparse_weights(model), None, inspection.sparsity_budget(learned))
     counts = [weight.size - weight.count() for weight in sparsity_tf.get_sparse_weights(learned)]
     assert [number_of_zeros(s, size) for s, size in zip(targets.values(), (160, 60), strict=True)] == counts
     assert 0 < counts[1] < 60
@@ -206,16 +206,16 @@ def test_zeros_of_plain_layers_are_not_in_the_budget():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_initializer="zeros", name="plain")])
     model.add(keras.layers.Dense(2, name="logits"))
     sparsity_tf.sparsify(model, "masked", where="logits")
-    assert list(budgets.from_model(model).values()) == [0.0]
+    assert list(inspection.sparsity_budget(model).values()) == [0.0]
 
 
 def test_a_layer_without_live_weights_has_sparsity_one():
-    assert list(budgets.from_model(cut(small_model(), (0, 60))).values()) == [1.0, 0.0]
+    assert list(inspection.sparsity_budget(cut(small_model(), (0, 60))).values()) == [1.0, 0.0]
 
 
 def test_a_model_without_sparse_weights_is_refused():
     with pytest.raises(ValueError, match="`model` must have sparse weights.*'plain'"):
-        budgets.from_model(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)], name="plain"))
+        inspection.sparsity_budget(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)], name="plain"))
 
 
 # Whose number is whose.

@@ -5,7 +5,8 @@ from keras import layers as kl
 
 from sparsity_tf import sparsify
 from sparsity_tf.inspection import count_flops
-from sparsity_tf.layers import DotProductAttention, FastGRNN, MaskedConv2D, MaskedDense, STRFastGRNN, fold_rank
+from sparsity_tf.layers import FastGRNN, MaskedConv2D, MaskedDense, STRFastGRNN, fold_rank
+from sparsity_tf.models import DotProductAttention
 
 
 def sequential(*layers, shape, dtype="float32"):

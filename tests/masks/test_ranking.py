@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from sparsity_tf import masks
+from sparsity_tf.masks import ranking
 from tests.gradients import compiled
 
 SHAPES = [(), (1,), (0,), (37,), (5, 8), (2, 0, 3), (2, 3, 4), (2, 3, 2, 5)]
@@ -283,7 +284,7 @@ def test_the_bracket_of_a_sample_holds_the_threshold_and_little_else(masked):
         among = rng.random(size) < 0.4 if masked else None
         candidates = np.sort(scores[among] if masked else scores)[::-1]
         count = int(share * candidates.size)
-        low, high = masks._bracket([scores], [among], count, candidates.size, np.asarray)
+        low, high = ranking._bracket([scores], [among], count, candidates.size, np.asarray)
         inside = np.count_nonzero((candidates >= low) & (candidates <= high))
         if share in (0, 1):
             assert inside == 0 and np.count_nonzero(candidates >= low) == count
@@ -294,8 +295,8 @@ def test_the_bracket_of_a_sample_holds_the_threshold_and_little_else(masked):
 
 def test_the_bracket_reaches_to_the_ends():
     scores = np.random.default_rng(9).normal(size=54_321)
-    assert masks._bracket([scores], [None], 1, scores.size, np.asarray)[1] == np.inf
-    assert masks._bracket([scores], [None], scores.size - 1, scores.size, np.asarray)[0] == -np.inf
+    assert ranking._bracket([scores], [None], 1, scores.size, np.asarray)[1] == np.inf
+    assert ranking._bracket([scores], [None], scores.size - 1, scores.size, np.asarray)[0] == -np.inf
 
 
 @pytest.mark.parametrize("ties", [3, 4, 5, 6, 7, 8])

@@ -6,7 +6,7 @@ import pytest
 from keras import layers as kl
 
 import sparsity_tf
-from sparsity_tf import callbacks, inspection
+from sparsity_tf import callbacks, inspection, layers
 from sparsity_tf.distributions import TensorSpec, budgets
 from sparsity_tf.masks import number_of_zeros
 from sparsity_tf.tools import budget as command
@@ -99,7 +99,7 @@ def test_the_file_stands_for_the_exact_counts(trained, budget_file):
 
 def discovered_wirings(model, path):
     sparsity_tf.sparsify(model, "dnw")
-    budgets.set_sparsities(model, path)
+    layers.set_sparsities(model, path)
     return fit(model)
 
 
@@ -126,7 +126,7 @@ def test_every_transfer_gives_exactly_the_counts_of_the_budget(trained, budget_f
 
 def test_a_transfer_to_discovered_wirings_is_saved_with_the_model(trained, budget_file, tmp_path):
     model = sparsity_tf.sparsify(small_net(), "dnw")
-    budgets.set_sparsities(model, budgets.read_csv(budget_file))
+    layers.set_sparsities(model, budgets.read_csv(budget_file))
     model.save(tmp_path / "dnw.keras")
     loaded = keras.saving.load_model(tmp_path / "dnw.keras")
     assert list(zeros(loaded).values()) == trained[2]
@@ -249,12 +249,12 @@ def test_bad_budgets_and_models_are_refused(tmp_path):
     with pytest.raises(ValueError, match="`flops` must have the names"):
         budgets.write_str_csv(tmp_path / "b.csv", budgets.Budget({"a": 0.5}, {"a": 4}), flops={})
     with pytest.raises(ValueError, match="`model` must have layers of the technique 'discovering_wirings'"):
-        budgets.set_sparsities(sparsity_tf.sparsify(small_net(), "masked"), "uniform", 0.5)
+        layers.set_sparsities(sparsity_tf.sparsify(small_net(), "masked"), "uniform", 0.5)
     model = sparsity_tf.sparsify(small_net(), "dnw")
     full = budgets.Budget({"stem": 0.5, "conv": 1.0, "logits": 0.0})
     with pytest.raises(ValueError, match="must leave every layer a weight. Received: sparsity 1 for"):
-        budgets.set_sparsities(model, full)
-    assert budgets.set_sparsities(model, "uniform", 0.5)["conv/kernel"] == 0.5
+        layers.set_sparsities(model, full)
+    assert layers.set_sparsities(model, "uniform", 0.5)["conv/kernel"] == 0.5
     assert [TensorSpec(w.path, w.shape).path for w in sparsity_tf.get_sparse_weights(model)] == [
         f"{name}/kernel" for name in SIZES
     ]

@@ -1,7 +1,7 @@
 """What all algorithms that change masks while training runs have in common: which weights, what they remember.
 
 An algorithm is a callback for `fit`. Its masks change right after the optimizer's step whose count is on the schedule
-(`update_schedule.py`, `after_step.py`), so that no other callback, whatever its place, sees or saves weights of before
+(`update_schedule.py`, `train_function.py`), so that no other callback, whatever its place, sees or saves weights of before
 the change. With `steps_per_execution=k` they change at the first boundary at or after that step; where that would be
 the last step of all, and the end of the schedule is the default one, not at all. What a run that is too short, or that
 an algorithm does not see, leaves undone is a warning or an error (`shortfall.py`, `standstill.py`).
@@ -46,8 +46,8 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             multiples of P(t).
         where: Which masked weights: as `where` of `sparsity_tf.sparsify`. Default: all. A model without masked layers
             is made masked first (where `where` says).
-        structure: Which entries live and die together (`sparsity_tf.masks.structures`); set on the layers, in whose config it
-            is saved. Default: what the layers say.
+        structure: Which entries live and die together (`sparsity_tf.masks.structures`); set on the layers, in whose
+            config it is saved. Default: what the layers say.
         seed: Integer seed of everything that is drawn.
     """
 

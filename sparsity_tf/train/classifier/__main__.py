@@ -4,7 +4,7 @@
     python -m sparsity_tf.train.classifier --config=wrn-28-2_snfs --data_dir=/data/cifar10
     python -m sparsity_tf.train.classifier --config=resnet50_str --data_dir=/data/imagenet --strategy=mirrored
 
-`--config` names a recipe of `train/presets.py`; every setting of it has a flag of the same name
+`--config` names a recipe of `presets/`; every setting of it has a flag of the same name
 that overrides it. The last line of the output is
 `test error 1.92 %, sparsity 98.87 %, compression 88.5x`; exit status 1 and another line if the
 network diverged or collapsed, 2 if flags, data or files can't be used.

@@ -3,7 +3,7 @@
     python -m sparsity_tf.train.language_model --config=char_rnn_dsr --data_dir=/data/wikitext2
     python -m sparsity_tf.train.language_model --config=small_char_rnn_narang --output_dir=runs/narang --epochs=5
 
-`--config` names a recipe of `train/language_presets.py`; every setting of it has a flag of the same name that
+`--config` names a recipe of `presets.py`; every setting of it has a flag of the same name that
 overrides it. The last line of the output is `bits per character 1.7512 (validation), 1.7489 (test), sparsity 90.00 %,
 compression 10.0x`; exit status 1 and another line if the network diverged or collapsed, 2 if flags, text or files
 can't be used.

@@ -3,7 +3,7 @@
     python -m sparsity_tf.train.translator --config=tiny_magnitude --data_dir=/data/ende
     python -m sparsity_tf.train.translator --config=transformer_vd --dataset=wmt14_translate/de-en --strategy=mirrored
 
-`--config` names a recipe of `train/translation_presets.py`; every setting of it has a flag of the same name that
+`--config` names a recipe of `presets.py`; every setting of it has a flag of the same name that
 overrides it. The last line of the output is `BLEU 21.43 (validation), perplexity 5.81, sparsity 90.00 %, compression
 10.0x`; exit status 1 and another line if the network diverged or collapsed, 2 if flags, data or files can't be
 used.

@@ -1,6 +1,6 @@
 """The recipes of `python -m sparsity_tf.train.classifier` that have a name: every number of a run, in one place.
 
-One file a data set holds them: `mnist_presets.py`, `cifar_presets.py`, `imagenet_presets.py`.
+One file a data set holds them: `mnist.py`, `cifar.py`, `imagenet.py`.
 """
 
 from sparsity_tf.train.classifier.presets.cifar import CIFAR

@@ -13,8 +13,8 @@ Sources of the numbers:
   0.2 for batches of 256, and drops half of the weights at first (`--prune-rate`; 0.2 belongs to the "baseline" recipe).
 - `resnet50_dsr`: DSR (Mostafa & Wang, ICML 2019, arXiv 1902.05967).
 
-None has been run to its end: it takes days on one GPU. `tests/train/classifier/test_imagenet.py` trains, resumes, converts and
-evaluates on generated records in the original layout.
+None has been run to its end: it takes days on one GPU. `tests/train/classifier/test_imagenet.py` trains, resumes,
+converts and evaluates on generated records in the original layout.
 """
 
 from sparsity_tf.models import DSR_RESNET, FIRST_LAYER_DENSE

@@ -1,0 +1,144 @@
+"""What a distribution is, and what it is called with: tensors that have a path and a shape."""
+
+import abc
+import dataclasses
+import math
+import re
+
+from sparsity_tf.checks import check_fraction, check_integer, check_integers, check_string, is_integer
+from sparsity_tf.masks.ranking import number_of_zeros
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """A weight tensor without a model: all that distributions know of one.
+
+    Args:
+        path: Where it stands, layer first: "encoder/dense_1/kernel".
+        shape: Tuple of positive integers, at least one, axes as in Keras: inputs before outputs, both last.
+    """
+
+    path: str
+    shape: tuple
+
+    def __post_init__(self):
+        check_string("path", self.path)
+        try:
+            shape = None if isinstance(self.shape, bytes) else tuple(self.shape)
+        except TypeError:
+            shape = None
+        if shape is None:
+            check_integers("shape", self.shape, 1)
+        object.__setattr__(self, "shape", shape)
+        check_tensors([self])
+
+    @property
+    def name(self):
+        """Last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def size(self):
+        """Number of entries."""
+        return math.prod(self.shape)
+
+
+class Distribution(abc.ABC):
+    """Base class: a global sparsity becomes one sparsity a tensor. A subclass implements `targets`.
+
+    `explicit` says that a tensor's number does not depend on the other tensors.
+    """
+
+    explicit = False
+
+    def __call__(self, tensors, sparsity):
+        """One target for each tensor.
+
+        Args:
+            tensors: Non-empty list of `SparseWeight`, `TensorSpec` or the like.
+            sparsity: Global target in [0, 1): fraction of zeros among all entries of `tensors`. `None` if the
+                distribution is `explicit`.
+
+        Returns:
+            List of floats in [0, 1), in the order of `tensors`.
+
+        Raises:
+            ValueError: For any other argument.
+        """
+        check_tensors(tensors)
+        if sparsity is not None or not self.explicit:
+            check_fraction("sparsity", sparsity)
+        return self.targets(tensors, sparsity)
+
+    @abc.abstractmethod
+    def targets(self, tensors, sparsity):
+        """What `__call__` returns, for arguments that have been checked."""
+
+
+def as_written(number):
+    """The float of a number's decimal notation, which decides how counts are rounded: the float32 0.9 is 0.9."""
+    return float(str(number))
+
+
+def exact_sparsity(sparsity, size):
+    """The float next to an exact sparsity (a `Fraction` in [0, 1]) that gives floor(sparsity * size) zeros.
+
+    The nearest float may lie on the other side of an integer number of zeros. The result is below 1 if `sparsity` is.
+    """
+    check_fraction("sparsity", sparsity, closed=True)
+    check_integer("size", size, 1)
+    number, zeros = min(float(sparsity), math.nextafter(1.0, 0.0)), math.floor(sparsity * size)
+    while number_of_zeros(number, size) < zeros:
+        number = math.nextafter(number, 1.0)
+    while number_of_zeros(number, size) > zeros:
+        number = math.nextafter(number, 0.0)
+    return number
+
+
+def names_of(tensor):
+    """What a tensor may be called by: its path, its layer's path and its layer's name."""
+    layer = tensor.path.rpartition("/")[0]
+    return tuple(name for name in (tensor.path, layer, layer.rpartition("/")[2]) if name)
+
+
+def check_tensors(tensors):
+    """Raises a ValueError unless `tensors` is a list of tensors with shapes that a weight can have."""
+    if not isinstance(tensors, list | tuple) or not tensors:
+        raise ValueError(
+            "`tensors` must be a list of at least one tensor, such as `get_sparse_weights(model)` of a model that is "
+            f"sparse and built. Received: tensors={tensors!r}"
+        )
+    for tensor in tensors:
+        if not hasattr(tensor, "shape") or not isinstance(getattr(tensor, "path", None), str):
+            raise ValueError(f"`tensors` must hold tensors, which have a path and a shape. Received: {tensor!r}")
+        shape = tuple(tensor.shape)
+        if not shape or not all(is_integer(size) and size > 0 for size in shape):
+            raise ValueError(f"`shape` must be positive integers. Received: shape={shape!r} of tensor {tensor.path!r}")
+
+
+def match(argument, entries, tensors):
+    """For each tensor the list of entries that match it; every entry must match something."""
+    names = [names_of(tensor) for tensor in tensors]
+    known = {name for own in names for name in own}
+    matches = [[] for _ in tensors]
+    for entry in entries:
+        try:
+            test = entry.__eq__ if entry in known else re.compile(entry).fullmatch
+        except re.error as error:
+            raise ValueError(
+                f"`{argument}` must hold names or regular expressions. Received: {entry!r} ({error})"
+            ) from None
+        hits = [found for own, found in zip(names, matches, strict=True) if any(test(name) for name in own)]
+        if not hits:
+            raise ValueError(
+                f"`{argument}` must hold entries that match a tensor. Received: {entry!r}, which matches none of "
+                f"{shorten([tensor.path for tensor in tensors])}"
+            )
+        for found in hits:
+            found.append(entry)
+    return matches
+
+
+def shorten(names, limit=20):
+    """A list for an error message."""
+    return f"{names[:limit]}" + (f" and {len(names) - limit} more" if len(names) > limit else "")

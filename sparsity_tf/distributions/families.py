@@ -1,0 +1,167 @@
+"""The distributions that papers name: uniform, Erdos-Renyi and its kernel form, by size, a number for each tensor.
+
+Solutions are computed in exact rational arithmetic: tensors of one shape get one number, the order of the tensors does
+not matter, and `masks.number_of_zeros(s, size)` rounds the exact solution down, not its binary approximation.
+
+Sources: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
+network science" (arXiv 1707.04780: Erdos-Renyi); Evci et al., "Rigging the Lottery" (arXiv 1911.11134: kernels, and
+tensors that would be more than dense); Dettmers and Zettlemoyer, "Sparse Networks from Scratch" (arXiv 1907.04840).
+"""
+
+import abc
+import dataclasses
+import fractions
+import math
+
+from sparsity_tf.checks import check_fraction, check_number
+from sparsity_tf.distributions.base import Distribution, as_written, check_tensors, exact_sparsity, match
+from sparsity_tf.masks.ranking import number_of_zeros
+
+
+@dataclasses.dataclass(frozen=True)
+class Uniform(Distribution):
+    """Every tensor gets the global target."""
+
+    def targets(self, tensors, sparsity):
+        return [as_written(sparsity)] * len(tensors)
+
+
+class _Scaled(Distribution):
+    """Density in proportion to a factor of the shape: density_l = min(1, epsilon * factor_l)."""
+
+    @abc.abstractmethod
+    def factor(self, shape):
+        """Positive `Fraction`."""
+
+    def epsilon(self, tensors, sparsity):
+        """The common factor epsilon as a float; arguments as for a call."""
+        check_fraction("sparsity", sparsity)
+        check_tensors(tensors)
+        return float(self._epsilon(tensors, sparsity))
+
+    def targets(self, tensors, sparsity):
+        epsilon = self._epsilon(tensors, sparsity)
+        exact = [max(fractions.Fraction(0), 1 - epsilon * self.factor(tensor.shape)) for tensor in tensors]
+        return [exact_sparsity(s, math.prod(tensor.shape)) for s, tensor in zip(exact, tensors, strict=True)]
+
+    def _epsilon(self, tensors, sparsity):
+        left = [(self.factor(tensor.shape), math.prod(tensor.shape)) for tensor in tensors]
+        ones = sum(size - number_of_zeros(sparsity, size) for _, size in left)
+        while True:
+            epsilon = ones / sum(factor * size for factor, size in left)
+            largest = max(factor for factor, _ in left)
+            # Epsilon only grows from turn to turn, so tensors taken out stay above 1; the last ones can't pass it.
+            if epsilon * largest <= 1:
+                return epsilon
+            ones -= sum(size for factor, size in left if factor == largest)
+            left = [(factor, size) for factor, size in left if factor != largest]
+
+
+@dataclasses.dataclass(frozen=True)
+class ErdosRenyi(_Scaled):
+    """As `ErdosRenyiKernel`, but in proportion to (n_in + n_out) / (n_in * n_out), the last two dimensions alone."""
+
+    def factor(self, shape):
+        return fractions.Fraction(sum(shape[-2:]), math.prod(shape[-2:]))
+
+
+@dataclasses.dataclass(frozen=True)
+class ErdosRenyiKernel(_Scaled):
+    """Density in proportion to sum(shape) / prod(shape): small tensors stay denser than large ones ("ERK").
+
+    density_l = epsilon * (sum(shape_l) / prod(shape_l)) ** power, with the epsilon that solves
+    sum_l density_l * N_l = sum_l (N_l - floor(sparsity * N_l)), N_l the number of entries. If the largest density would
+    exceed 1, all tensors that share it become dense, the zeros that they would have had are charged to the others, and
+    epsilon is solved again, until no density exceeds 1.
+
+    The solution has as many zeros as `Uniform`; rounding down loses fewer than one for each tensor that is not dense.
+
+    Args:
+        power: Number in [0, 10]. 0 gives all tensors the same density, 1 is the paper's ERK.
+
+    Raises:
+        ValueError: For any other power.
+
+    Example:
+
+    >>> lenet = [TensorSpec("fc1", (784, 300)), TensorSpec("fc2", (300, 100)), TensorSpec("fc3", (100, 10))]
+    >>> [round(s, 6) for s in ErdosRenyiKernel()(lenet, 0.9)]
+    [0.920432, 0.769811, 0.0]
+    """
+
+    power: float = 1.0
+
+    def __post_init__(self):
+        check_number("power", self.power, least=0, most=10)
+
+    def factor(self, shape):
+        ratio = fractions.Fraction(sum(shape), math.prod(shape))
+        # An integer power of a Fraction is exact, any other is a float.
+        power = int(self.power) if self.power == int(self.power) else float(self.power)
+        return fractions.Fraction(ratio**power)
+
+
+@dataclasses.dataclass(frozen=True)
+class BySize(_Scaled):
+    """Density in proportion to sum(shape) / prod(shape), where what a full tensor can't take is lost.
+
+    epsilon = (1 - sparsity) * sum_l prod(shape_l) / sum_l sum(shape_l), density_l capped at 1: the model is sparser
+    than the target where a tensor is capped. "Sparse Networks from Scratch" starts like this ("linear" in its code) and
+    regrows the difference later; `ErdosRenyiKernel` meets the target at once.
+    """
+
+    def factor(self, shape):
+        return fractions.Fraction(sum(shape), math.prod(shape))
+
+    def _epsilon(self, tensors, sparsity):
+        density = 1 - fractions.Fraction(str(sparsity))
+        size = sum(math.prod(tensor.shape) for tensor in tensors)
+        return density * size / sum(sum(tensor.shape) for tensor in tensors)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerLayer(Distribution):
+    """A sparsity for each tensor, or group of tensors, by name.
+
+    An entry is a name or a regular expression, matched in full against a tensor's path ("encoder/dense_1/kernel"), its
+    layer's path ("encoder/dense_1") and its layer's name ("dense_1"). An entry that is the name of a tensor is taken
+    literally.
+
+    Args:
+        sparsities: Dict from entries to sparsities in [0, 1).
+        default: Sparsity in [0, 1) of the tensors that no entry matches; `None` for the global target.
+
+    Raises:
+        ValueError: For any other argument. In a call: an entry without a tensor, a tensor with two entries, or with
+            none where there is neither a default nor a global target.
+    """
+
+    sparsities: dict
+    default: float | None = None
+    explicit = True
+
+    def __post_init__(self):
+        # Without a number of its own, the global target would do as well: a mistake.
+        right = isinstance(self.sparsities, dict) and (self.sparsities or self.default is not None)
+        if not right or not all(isinstance(entry, str) for entry in self.sparsities):
+            raise ValueError(
+                "`sparsities` must be a dict from strings, with at least one entry. "
+                f"Received: sparsities={self.sparsities!r}"
+            )
+        object.__setattr__(self, "sparsities", dict(self.sparsities))
+        for entry, sparsity in self.sparsities.items():
+            check_fraction(f"sparsities[{entry!r}]", sparsity)
+        if self.default is not None:
+            check_fraction("default", self.default)
+
+    def targets(self, tensors, sparsity):
+        fallback = sparsity if self.default is None else self.default
+        targets = []
+        for tensor, entries in zip(tensors, match("sparsities", self.sparsities, tensors), strict=True):
+            if len(entries) > 1 or (not entries and fallback is None):
+                raise ValueError(
+                    f"`sparsities` must match each tensor {'exactly' if fallback is None else 'at most'} once. "
+                    f"Received: {tensor.path!r}, matched by {entries}"
+                )
+            targets.append(as_written(self.sparsities[entries[0]] if entries else fallback))
+        return targets

@@ -1,0 +1,34 @@
+"""The sparsities of a model as a budget, to be given to another training run."""
+
+import fractions
+
+from sparsity_tf.distributions.base import exact_sparsity
+from sparsity_tf.distributions.budgets import Budget
+from sparsity_tf.layers import get_sparse_weights
+
+
+def sparsity_budget(model):
+    """The sparsities that a model has now: exact zeros at inference.
+
+    Args:
+        model: Built Keras model or layer with sparse layers. Layers without sparse weights have no entries, whatever
+            zeros they hold.
+
+    Returns:
+        A `Budget` with sizes; names are paths ("encoder/dense_1/kernel"). `masks.number_of_zeros(s, size)` of an entry
+        is the number of zeros counted.
+
+    Raises:
+        ValueError: If the model has no sparse weights, or two of one path.
+    """
+    weights = get_sparse_weights(model)
+    if not weights:
+        raise ValueError(
+            "`model` must have sparse weights: apply `sparsify` and build it. "
+            f"Received: model={getattr(model, 'name', model)!r}"
+        )
+    sizes = {weight.path: weight.size for weight in weights}
+    if len(sizes) < len(weights):
+        raise ValueError(f"`model` must have distinct paths. Received: {[weight.path for weight in weights]}")
+    zeros = {weight.path: fractions.Fraction(weight.size - weight.count(), weight.size) for weight in weights}
+    return Budget({path: exact_sparsity(zeros[path], size) for path, size in sizes.items()}, sizes)

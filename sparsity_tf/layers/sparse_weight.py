@@ -1,0 +1,131 @@
+"""The protocol of sparse layers: which weights of a layer are sparse, and what they are worth.
+
+A `SparseWeight` is a handle on one sparse weight of a layer. Everything outside `layers/` (inspection, FLOPs, export,
+monitoring) reads models through `layer.sparse_weights` and needs nothing else.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsity_tf.checks import check_choice
+
+
+class SparseWeight:
+    """A handle on one sparse weight of a layer: its name, its variables, and its value with exact zeros.
+
+    Handles are cheap and hold no state; ask the layer for them again (`layer.sparse_weights`) rather than keep them.
+    """
+
+    def __init__(self, layer, name):
+        if not hasattr(layer, "sparse_weight_names"):
+            raise ValueError(f"`layer` must be a sparse layer. Received: layer={layer!r}")
+        check_choice("name", name, layer.sparse_weight_names)
+        self.layer = layer
+        self.name = name
+
+    @property
+    def path(self):
+        """Where the weight stands in the model, e.g. `"encoder/dense_1/kernel"`."""
+        return f"{self.layer.path}/{self.name}"
+
+    @property
+    def variable(self):
+        """The dense trainable `keras.Variable` behind the weight."""
+        # Keras layers keep the variable under `_kernel` where `kernel` is a property that may add LoRA or quantisation.
+        private = getattr(self.layer, f"_{self.name}", None)
+        return getattr(self.layer, self.name) if private is None else private
+
+    @property
+    def shape(self):
+        """Shape, a tuple of integers."""
+        return tuple(self.variable.shape)
+
+    @property
+    def size(self):
+        """Number of entries."""
+        size = 1
+        for dimension in self.shape:
+            size *= dimension
+        return size
+
+    @property
+    def filter_axes(self):
+        """Axes of the weight that index output units, a tuple of integers."""
+        return self.layer.filter_axes(self.name)
+
+    @property
+    def technique(self):
+        """The layer's `Technique`."""
+        return self.layer.technique
+
+    def value(self):
+        """The dense tensor used at inference, exact zeros included."""
+        return self.technique.value(self)
+
+    def mask(self):
+        """Bool tensor: which entries are live at inference."""
+        return self.technique.mask(self)
+
+    def threshold(self):
+        """The threshold that decides what is zero (log alpha for variational dropout, magnitude for STR), or `None`."""
+        return self.technique.threshold(self)
+
+    def assign_mask(self, mask):
+        """Sets the live entries (technique "masked" only); entries outside become exactly zero at once."""
+        self.technique.assign_mask(self, mask)
+
+    def count(self):
+        """Number of entries of `value()` that are not zero (NaN counts as not zero)."""
+        return int(np.count_nonzero(ops.convert_to_numpy(self.value())))
+
+    def sparsity(self):
+        """Fraction of exact zeros in `value()`."""
+        return 1.0 - self.count() / self.size if self.size else 0.0
+
+    def tensor(self, select=None):
+        """The dense variable, or the selected part of it, in float32 or wider."""
+        return _float32_or_wider(self._select(self.variable, select))
+
+    @property
+    def tensor_dtype(self):
+        """Dtype of `tensor()`, a string."""
+        dtype = keras.backend.standardize_dtype(self.variable.dtype)
+        return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+    def extra(self, name, select=None):
+        """The technique's own variable `name` of this weight, or the selected part of it."""
+        return self._select(self.extra_variable(name), select)
+
+    def extra_variable(self, name):
+        """The technique's own `keras.Variable` `name` of this weight."""
+        return getattr(self.layer, self._attribute(name))
+
+    def add_variable(self, name, **kwargs):
+        """Adds a variable of the technique for this weight; stored on the layer under `name`.
+
+        (Under `<weight>_<name>` for weights after the layer's first.) Float variables are kept out of autocasting:
+        logs, exponentials and roots of them are taken in float32 under mixed precision.
+        """
+        attribute = self._attribute(name)
+        kwargs.setdefault("autocast", False)
+        variable = self.layer.add_weight(name=attribute, **kwargs)
+        setattr(self.layer, attribute, variable)
+        return variable
+
+    def _attribute(self, name):
+        first = self.name == self.layer.sparse_weight_names[0]
+        return name if first else f"{self.name}_{name}"
+
+    def _select(self, variable, select):
+        tensor = ops.convert_to_tensor(variable)
+        return tensor if select is None else select(tensor)
+
+    def __repr__(self):
+        return f"<SparseWeight {self.path} shape={self.shape} technique={self.technique.name}>"
+
+
+def _float32_or_wider(tensor):
+    if keras.backend.standardize_dtype(tensor.dtype) in ("float16", "bfloat16"):
+        return ops.cast(tensor, "float32")
+    return tensor

@@ -1,0 +1,169 @@
+"""The entries of the largest magnitude of tensors, exactly, on any Keras backend.
+
+`top_k_mask` and `zero_outside` run inside a compiled step (discovering neural wirings, masked layers).
+`largest_on_device` ranks tensors that lie on a GPU, between steps. `masks/ranking.py` ranks numpy arrays.
+"""
+
+import functools
+
+import keras
+from keras import ops
+
+from sparsity_tf.backend import as_array
+from sparsity_tf.checks import check_array, check_integer
+from sparsity_tf.ops.fused import compiled
+
+# Bits of |x| for a float32 x: everything but the sign.
+_MAGNITUDE_BITS = 31
+# The bit pattern of +inf as an integer. Every NaN has a larger one.
+_INFINITY = 0x7F800000
+
+
+def zero_outside(mask, tensor, foldable=False):
+    """The tensor where the mask is, exactly zero elsewhere, also in the place of what is not finite.
+
+    Args:
+        mask: Bool tensor.
+        tensor: Float tensor of the same shape.
+        foldable: Whether LiteRT's converter is to compute the result once, where both are constants, and store it.
+    """
+    if keras.backend.backend() == "tensorflow" and not foldable:
+        import tensorflow as tf
+
+        # Where XLA does not compile it, a selection takes half as long again.
+        return tf.math.multiply_no_nan(tensor, tf.cast(mask, tensor.dtype))
+    if keras.backend.backend() == "torch":
+        # A clone keeps the order of the tensor in memory, on which the last bit of a product depends. (The orthogonal
+        # initializer makes transposed kernels.)
+        return tensor.clone().masked_fill_(~mask, 0)
+    return ops.where(mask, tensor, ops.zeros((), tensor.dtype))
+
+
+def top_k_mask(scores, k):
+    """Marks the `k` entries of the largest magnitude, exactly.
+
+    The k-th largest magnitude is found by bisection over the 31 bits of a float32 magnitude: 31 counting passes, O(n),
+    where a sort costs O(n log n) and is slow under XLA. Among entries equal to it the lower (row-major) indices win.
+
+    Args:
+        scores: Float tensor of any shape; |scores| is compared, as float32. Must not hold NaN (inside a compiled step
+            this can't be checked; NaN counts as larger than infinity).
+        k: Integer or scalar integer tensor, how many entries to keep; clipped to [0, size].
+
+    Returns:
+        Bool tensor of the shape of `scores` with exactly `k` entries True.
+    """
+    if not ops.is_tensor(k):
+        check_integer("k", k)
+    elif not keras.backend.is_int_dtype(keras.backend.standardize_dtype(k.dtype)) or tuple(k.shape) != ():
+        raise ValueError(f"`k` must be an integer. Received: k={k!r}")
+    check_array("scores", scores)
+    shape = ops.shape(scores)
+    magnitudes = _magnitude_bits(ops.reshape(scores, (-1,)))
+    size = ops.shape(magnitudes)[0]
+    k = ops.clip(ops.cast(k, "int32"), 0, size)
+    kth = _kth_largest([magnitudes], k, _MAGNITUDE_BITS)
+    above = magnitudes > kth
+    ties = magnitudes == kth
+    missing = k - _count(above)
+
+    def first_ties():
+        # The same search over positions, among the tied entries only: later positions get smaller keys.
+        position = ops.where(ties, size - ops.arange(size, dtype="int32"), 0)
+        bits = _MAGNITUDE_BITS if not isinstance(size, int) else max(size.bit_length(), 1)
+        last = _kth_largest([position], missing, bits)
+        return ops.logical_and(ties, position >= ops.maximum(last, 1))
+
+    def all_ties():
+        return ties
+
+    none = ops.zeros_like(ties)
+    chosen = ops.cond(missing < _count(ties), first_ties, all_ties)
+    chosen = ops.where(missing > 0, chosen, none)
+    return ops.reshape(ops.logical_or(above, chosen), shape)
+
+
+def largest_on_device(tensors, count, among):
+    """Marks the `count` entries of the largest magnitude, exactly: `highest_overall` of tensors, where they are.
+
+    The masks are those of `highest_overall(..., by=np.abs)`. The threshold is found as in `top_k_mask`; a weight's
+    numbers stay on its device, and only masks are fetched.
+
+    Args:
+        tensors: List of float tensors.
+        count: Integer from 0 to the number of candidates.
+        among: List of bool tensors or arrays of the same shapes, the candidates.
+
+    Returns:
+        List of bool arrays with exactly `count` entries True in all. Among equal magnitudes the earlier array wins.
+
+    Raises:
+        ValueError: A candidate is NaN, or there are fewer than `count` candidates.
+    """
+    check_integer("count", count)
+    among = [ops.convert_to_tensor(mask, "bool") for mask in among]
+    found, sums = _compiled_largest()(ops.convert_to_tensor(count, "int32"), *tensors, *among)
+    available, bad = as_array(sums).tolist()
+    if not 0 <= count <= available:
+        raise ValueError(f"`count` must be from 0 to the {available} candidates. Received: count={count}")
+    if bad:
+        raise ValueError(f"`scores` must not hold NaN. Received: {bad} NaN of {available} scores")
+    return [as_array(mask) for mask in found]
+
+
+@functools.cache
+def _compiled_largest():
+    return compiled(_largest)
+
+
+def _largest(count, *tensors_and_masks):
+    """The masks of `largest_on_device`; the number of candidates, and of those that are NaN."""
+    half = len(tensors_and_masks) // 2
+    pairs = list(zip(tensors_and_masks[:half], tensors_and_masks[half:], strict=True))
+    # 0 of no candidate; NaN as infinity, so that one can be added.
+    keys = [ops.where(m, ops.minimum(_magnitude_bits(x), _INFINITY) + 1, 0) for x, m in pairs]
+    kth = _kth_largest(keys, count, _MAGNITUDE_BITS)
+    missing, found = count - sum(_count(key > kth) for key in keys), []
+    for key in keys:
+        ties = ops.reshape(key == kth, (-1,))
+        first = ops.logical_and(ties, ops.cumsum(ops.cast(ties, "int32")) <= missing)
+        missing = ops.maximum(missing - _count(ties), 0)
+        found.append(ops.logical_or(key > kth, ops.reshape(first, ops.shape(key))))
+    sums = [sum(_count(m) for _, m in pairs), sum(_count(ops.logical_and(m, ops.isnan(x))) for x, m in pairs)]
+    return found, ops.stack(sums)
+
+
+def _kth_largest(keys, k, bits):
+    """The largest T with at least `k` of the non-negative int32 `keys` >= T, a list of tensors; built bit by bit."""
+
+    def body(step, state):
+        # Halved and added: LiteRT can neither shift integers to the left nor "or" them.
+        threshold, power = state
+        candidate = threshold + power
+        return ops.where(sum(_count(key >= candidate) for key in keys) >= k, candidate, threshold), power // 2
+
+    start = ops.zeros((), "int32"), ops.cast(1 << (bits - 1), "int32")
+    return ops.fori_loop(0, bits, body, start)[0]
+
+
+def _count(mask):
+    return ops.sum(ops.cast(mask, "int32"))
+
+
+def _magnitude_bits(x):
+    """The bits of |x| as int32: for floats of one sign their order is the order of the numbers."""
+    x = ops.abs(ops.cast(x, "float32"))
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.bitcast(x, tf.int32)
+    if backend == "jax":
+        import jax
+
+        return jax.lax.bitcast_convert_type(x, "int32")
+    if backend == "torch":
+        import torch
+
+        return x.view(torch.int32)
+    return x.view("int32")
