@@ -5,7 +5,7 @@ import time
 
 import keras
 
-from sparsity_tf.callbacks import after_step
+from sparsity_tf.callbacks.base import train_function
 
 
 def repeated(x, y):
@@ -45,11 +45,11 @@ class TrainingSteps:
                 logs = model.train_function(self.iterator)
             float(logs["loss"])
             return time.perf_counter() - start
-        state = after_step.take_jax_state(model)
+        state = train_function.take_jax_state(model)
         start = time.perf_counter()
         for _ in range(steps):
             logs, state = model.train_function(state, self.iterator)
         float(logs["loss"])
         seconds = time.perf_counter() - start
-        after_step.put_jax_state(model, state)
+        train_function.put_jax_state(model, state)
         return seconds

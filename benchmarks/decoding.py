@@ -32,7 +32,7 @@ from tabulate import tabulate
 
 from sparsity_tf import models
 from sparsity_tf.decoding import Decoder, network
-from sparsity_tf.layers.transformer import scale_tokens, timing_signal
+from sparsity_tf.models.transformer_layers import scale_tokens, timing_signal
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 3, "Rounds; every arm runs once in each.", lower_bound=1)

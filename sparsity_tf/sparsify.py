@@ -16,18 +16,19 @@ import re
 import keras
 from keras import ops
 
-from sparsity_tf import composite, structures
 from sparsity_tf.checks import check_callable, check_layer
 from sparsity_tf.layers import (
     LAYER_CLASSES,
     TECHNIQUES,
     SparseLayer,
     Technique,
+    composite,
     flatten_layers,
     get_sparse_weights,
     make_sparse,
     unmake_sparse,
 )
+from sparsity_tf.masks import structures
 
 
 def sparsify(model, technique, where=None, **technique_options):

@@ -6,10 +6,9 @@ import tempfile
 
 import keras
 
-from sparsity_tf import composite
 from sparsity_tf.checks import check_built
 from sparsity_tf.inspection.tracing import call_symbolically
-from sparsity_tf.layers import SparseLayer, flatten_layers, make_plain
+from sparsity_tf.layers import SparseLayer, composite, flatten_layers, make_plain
 
 
 def to_dense(model):

@@ -8,7 +8,6 @@ import pytest
 
 import sparsity_tf
 from sparsity_tf import (
-    budgets,
     checks,
     datasets,
     decoding,
@@ -20,6 +19,7 @@ from sparsity_tf import (
     models,
     schedules,
 )
+from sparsity_tf.distributions import budgets
 
 NAN, INF = float("nan"), float("inf")
 TENSORS = [distributions.TensorSpec("a", (4, 3))]

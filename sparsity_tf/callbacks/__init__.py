@@ -1,14 +1,14 @@
 """Callbacks that act between training steps: which weights live, and how much sparsity costs."""
 
+from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
+from sparsity_tf.callbacks.base.weight_view import WeightView
 from sparsity_tf.callbacks.criteria import overall, uses
 from sparsity_tf.callbacks.dynamic import SET, DropAndGrow, RigL, StaticSparsity
 from sparsity_tf.callbacks.dynamic_reparameterization import DynamicSparseReparameterization
 from sparsity_tf.callbacks.iterative_pruning import IterativePruning
-from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.narang_pruning import NarangPruning
 from sparsity_tf.callbacks.one_shot import SNIP, GraSP
 from sparsity_tf.callbacks.penalty_ramp import PenaltyRamp
 from sparsity_tf.callbacks.pruning import MagnitudePruning, RandomPruning
 from sparsity_tf.callbacks.sparse_momentum import SparseMomentum
 from sparsity_tf.callbacks.sparsity_monitor import SparsityMonitor
-from sparsity_tf.callbacks.weight_view import WeightView

@@ -12,11 +12,13 @@ import warnings
 
 import numpy as np
 
-from sparsity_tf import distributions, masks, schedules, structures
-from sparsity_tf.callbacks import criteria, shortfall
-from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
-from sparsity_tf.callbacks.output_layers import dense_selection
+from sparsity_tf import distributions, masks, schedules
+from sparsity_tf.callbacks import criteria
+from sparsity_tf.callbacks.base import shortfall
+from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
+from sparsity_tf.callbacks.base.output_layers import dense_selection
 from sparsity_tf.checks import check_choice, check_fraction, check_selection
+from sparsity_tf.masks import structures
 
 DECAYS = ("cosine", "linear", "constant")
 

@@ -12,8 +12,9 @@ from keras import ops
 
 from sparsity_tf import masks
 from sparsity_tf.bounded_files import read_npz
-from sparsity_tf.callbacks import criteria, optimizer_slots
-from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
+from sparsity_tf.callbacks import criteria
+from sparsity_tf.callbacks.base import optimizer_slots
+from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.pruning import SCOPES, the_one_given
 from sparsity_tf.checks import check_choice, check_fraction, check_integer, check_path
 

@@ -7,7 +7,7 @@ that results is not set; it is what the threshold leaves.
 
 import numpy as np
 
-from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
+from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.checks import check_integer, check_number
 
 

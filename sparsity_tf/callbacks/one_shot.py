@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from sparsity_tf import distributions, masks
-from sparsity_tf.callbacks import loss_gradients
+from sparsity_tf.callbacks.base import loss_gradients
 from sparsity_tf.callbacks.dynamic import SparseFromTheStart
 from sparsity_tf.callbacks.pruning import SCOPES
 from sparsity_tf.checks import check_choice, check_number

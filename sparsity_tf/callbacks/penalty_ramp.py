@@ -9,7 +9,7 @@ moving average (Transformer).
 import keras
 
 from sparsity_tf import schedules
-from sparsity_tf.callbacks.copying import Copyable
+from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.checks import check_integer, check_number
 from sparsity_tf.layers import get_penalty_weights
 

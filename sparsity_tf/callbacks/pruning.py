@@ -7,11 +7,12 @@ floor((1 - s) n).
 
 import numpy as np
 
-from sparsity_tf import distributions, masks, schedules, structures
+from sparsity_tf import distributions, masks, schedules
 from sparsity_tf.callbacks import criteria
-from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
-from sparsity_tf.callbacks.output_layers import dense_selection
+from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
+from sparsity_tf.callbacks.base.output_layers import dense_selection
 from sparsity_tf.checks import check_bool, check_choice, check_fraction, check_selection
+from sparsity_tf.masks import structures
 
 SCOPES = ("layer", "global")
 SCHEDULES = ("cubic", "linear", "constant")

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.callbacks import after_step
-from sparsity_tf.callbacks.copying import Copyable
+from sparsity_tf.callbacks.base import train_function
+from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.checks import check_choice, check_integer, check_path
 from sparsity_tf.layers import get_sparse_weights
 
@@ -126,7 +126,7 @@ class SparsityMonitor(Copyable, keras.callbacks.Callback):
         Returns:
             The rows, a list of dicts by column.
         """
-        step, algorithms = self._step(), after_step.algorithms(self.model)
+        step, algorithms = self._step(), train_function.algorithms(self.model)
         self._steps_seen = self._recorded_at = step
         rows = [self._row(weight, step, algorithms) for weight in get_sparse_weights(self.model)]
         rows.append(self._total(rows, step))

@@ -201,7 +201,7 @@ def _layer_configs(node, around):
         if "class_name" in node and isinstance(config, dict) and isinstance(config.get("name"), str):
             around = (*around, config["name"])
             yield around, config
-            # Layers that make their own sublayers list the sparse ones among them (`sparsity_tf.composite`).
+            # Layers that make their own sublayers list the sparse ones among them (`sparsity_tf.layers.composite`).
             for sublayer in config.get("sparse_sublayers") or ():
                 yield (*around, sublayer["name"]), sublayer["options"]
         for value in node.values():

@@ -10,7 +10,7 @@ is drawn once in numpy, and the only work a batch is one gather and one subtract
 import numpy as np
 
 from sparsity_tf.checks import check_choice, check_instance, check_integer, is_integer
-from sparsity_tf.datasets.image_data import ImageData
+from sparsity_tf.datasets.images.image_data import ImageData
 
 AUGMENTATIONS = ("none", "shift")
 

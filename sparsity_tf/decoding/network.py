@@ -14,7 +14,7 @@ import re
 from keras import ops
 
 from sparsity_tf.layers import SparseLayer
-from sparsity_tf.layers.transformer import scale_tokens, timing_signal
+from sparsity_tf.models.transformer_layers import scale_tokens, timing_signal
 
 _EPSILON = 1e-6
 

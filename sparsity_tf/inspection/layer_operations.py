@@ -15,7 +15,7 @@ from sparsity_tf.inspection.tracing import size_of
 from sparsity_tf.inspection.weights import own_matrices, weight_records
 from sparsity_tf.layers import flatten_layers
 from sparsity_tf.layers.fast_grnn import FastGRNNCell
-from sparsity_tf.layers.transformer import DotProductAttention
+from sparsity_tf.models.transformer_layers import DotProductAttention
 
 Operation = namedtuple("Operation", ["layer", "weight", "uses", "outputs", "note"], defaults=[""])
 Operation.__doc__ = """One product of a call.

@@ -12,8 +12,8 @@ from collections import namedtuple
 import keras
 import numpy as np
 
-from sparsity_tf import structures
 from sparsity_tf.checks import check_layer
+from sparsity_tf.masks import structures
 
 # Not kernels, whatever their rank: the bias of a multi-head projection has rank 2.
 _NOT_KERNELS = ("bias", "gamma", "beta", "alpha")

@@ -1,15 +1,6 @@
 """Sparse layers: each technique on each kind of Keras layer that it suits."""
 
 from sparsity_tf.layers.activation import SparseActivation, SparseBatchNormalization
-from sparsity_tf.layers.base import (
-    LAYER_CLASSES,
-    TECHNIQUES,
-    SparseLayer,
-    SparseWeight,
-    flatten_layers,
-    get_penalty_weights,
-    get_sparse_weights,
-)
 from sparsity_tf.layers.discovering_wirings import (
     DiscoveringWirings,
     DNWConv1D,
@@ -98,16 +89,17 @@ from sparsity_tf.layers.soft_threshold import (
     STRDepthwiseConv2D,
     STREinsumDense,
 )
+from sparsity_tf.layers.sparse_layer import (
+    LAYER_CLASSES,
+    TECHNIQUES,
+    SparseLayer,
+    SparseWeight,
+    flatten_layers,
+    get_penalty_weights,
+    get_sparse_weights,
+)
 from sparsity_tf.layers.swap import after_build, make_plain, make_sparse, unmake_sparse
 from sparsity_tf.layers.technique import Technique
-from sparsity_tf.layers.transformer import (
-    DotProductAttention,
-    FastDropout,
-    ScaledTokens,
-    ShiftRight,
-    TargetSpace,
-    TimingSignal,
-)
 from sparsity_tf.layers.variational_dropout import (
     VariationalDropout,
     VDConv1D,
@@ -116,6 +108,14 @@ from sparsity_tf.layers.variational_dropout import (
     VDDense,
     VDEinsumDense,
     VDEmbedding,
+)
+from sparsity_tf.models.transformer_layers import (
+    DotProductAttention,
+    FastDropout,
+    ScaledTokens,
+    ShiftRight,
+    TargetSpace,
+    TimingSignal,
 )
 
 if SparseReversibleEmbedding is not None:

@@ -21,9 +21,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf import masks, noise
+from sparsity_tf import masks
 from sparsity_tf.checks import check_bool, check_choice, check_number, check_seed
 from sparsity_tf.layers.technique import deserialize_option
+from sparsity_tf.ops import noise
 
 MODES = ("structured", "static", "dynamic")
 

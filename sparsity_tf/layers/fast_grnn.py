@@ -15,9 +15,9 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf.checks import check_activation, check_bool, check_initializer, check_integer, check_number
-from sparsity_tf.layers.base import SparseLayer
 from sparsity_tf.layers.recurrent_kinds import SparseRecurrent
 from sparsity_tf.layers.soft_threshold import SoftThreshold
+from sparsity_tf.layers.sparse_layer import SparseLayer
 
 
 class _Prepared:

@@ -8,7 +8,7 @@ Keras layer that the kind extends.
 import keras
 from keras import ops
 
-from sparsity_tf.layers.base import SparseLayer
+from sparsity_tf.layers.sparse_layer import SparseLayer
 
 
 class SparseDense(SparseLayer, keras.layers.Dense):

@@ -11,11 +11,11 @@ import math
 import keras
 from keras import ops
 
-from sparsity_tf import noise
 from sparsity_tf.checks import check_number, check_seed
-from sparsity_tf.fused import fused
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.technique import Technique, initializer_or_number
+from sparsity_tf.ops import noise
+from sparsity_tf.ops.fused import fused
 
 EPSILON = 1e-8
 

@@ -21,11 +21,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf import structures
 from sparsity_tf.checks import check_array, check_bool
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.technique import Technique, initializer_or_number
-from sparsity_tf.masks import zero_outside
+from sparsity_tf.masks import structures, zero_outside
 
 # Suffix of the names under which files hold what an algorithm remembers.
 _STATE = "_state"
@@ -41,7 +40,7 @@ class Masked(Technique):
             the same). Default `False`: masked entries get zero gradient, unless an algorithm that grows by gradient
             runs.
         structure: Which entries live and die together when an algorithm prunes: `None` (each by itself), "2:4" (N:M
-            along the input axis), "4x1" (blocks), "filter" (output units); see `sparsity_tf.structures`. It is part of
+            along the input axis), "4x1" (blocks), "filter" (output units); see `sparsity_tf.masks.structures`. It is part of
             the layer's config, so it survives saving and loading.
     """
 

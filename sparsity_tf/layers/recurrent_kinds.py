@@ -19,7 +19,7 @@ import contextlib
 import keras
 from keras import ops
 
-from sparsity_tf.layers.base import SparseLayer
+from sparsity_tf.layers.sparse_layer import SparseLayer
 from sparsity_tf.layers.swap import make_sparse
 
 

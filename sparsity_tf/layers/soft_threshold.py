@@ -13,9 +13,9 @@ import weakref
 from keras import ops
 
 from sparsity_tf.checks import check_choice, check_regularizer
-from sparsity_tf.fused import fused
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.technique import Technique, initializer_or_number
+from sparsity_tf.ops.fused import fused
 
 
 def _exponential(s):

@@ -11,7 +11,7 @@ import inspect
 import keras
 
 from sparsity_tf.checks import check_callable, check_instance, check_layer
-from sparsity_tf.layers.base import LAYER_CLASSES, SparseLayer
+from sparsity_tf.layers.sparse_layer import LAYER_CLASSES, SparseLayer
 from sparsity_tf.layers.technique import Technique
 
 

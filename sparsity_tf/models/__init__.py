@@ -8,6 +8,13 @@ from sparsity_tf.models.alexnet import alexnet_b as alexnet_b
 from sparsity_tf.models.alexnet import alexnet_s as alexnet_s
 from sparsity_tf.models.char_rnn import CharRNN as CharRNN
 from sparsity_tf.models.cifar_resnet import cifar_resnet as cifar_resnet
+from sparsity_tf.models.layer_selection import DSR_RESNET as DSR_RESNET
+from sparsity_tf.models.layer_selection import DSR_WIDE_RESNET as DSR_WIDE_RESNET
+from sparsity_tf.models.layer_selection import FIRST_AND_DEPTHWISE_DENSE as FIRST_AND_DEPTHWISE_DENSE
+from sparsity_tf.models.layer_selection import FIRST_AND_LAST_LAYER_DENSE as FIRST_AND_LAST_LAYER_DENSE
+from sparsity_tf.models.layer_selection import FIRST_LAYER_DENSE as FIRST_LAYER_DENSE
+from sparsity_tf.models.layer_selection import LAST_LAYER_DENSE as LAST_LAYER_DENSE
+from sparsity_tf.models.layer_selection import all_but as all_but
 from sparsity_tf.models.lenet import lenet_5_caffe as lenet_5_caffe
 from sparsity_tf.models.lenet import lenet_300_100 as lenet_300_100
 from sparsity_tf.models.mlp import mnist_mlp as mnist_mlp
@@ -19,13 +26,6 @@ from sparsity_tf.models.resnets import resnet_50 as resnet_50
 from sparsity_tf.models.resnets import resnet_101 as resnet_101
 from sparsity_tf.models.resnets import resnet_152 as resnet_152
 from sparsity_tf.models.resnets import resnet_200 as resnet_200
-from sparsity_tf.models.selection import DSR_RESNET as DSR_RESNET
-from sparsity_tf.models.selection import DSR_WIDE_RESNET as DSR_WIDE_RESNET
-from sparsity_tf.models.selection import FIRST_AND_DEPTHWISE_DENSE as FIRST_AND_DEPTHWISE_DENSE
-from sparsity_tf.models.selection import FIRST_AND_LAST_LAYER_DENSE as FIRST_AND_LAST_LAYER_DENSE
-from sparsity_tf.models.selection import FIRST_LAYER_DENSE as FIRST_LAYER_DENSE
-from sparsity_tf.models.selection import LAST_LAYER_DENSE as LAST_LAYER_DENSE
-from sparsity_tf.models.selection import all_but as all_but
 from sparsity_tf.models.transformer import EMBEDDING_DENSE as EMBEDDING_DENSE
 from sparsity_tf.models.transformer import TRANSFORMER_SIZES as TRANSFORMER_SIZES
 from sparsity_tf.models.transformer import Transformer as Transformer

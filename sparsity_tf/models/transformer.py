@@ -13,7 +13,8 @@ import keras
 from keras import layers
 
 from sparsity_tf.checks import check_bool, check_choice, check_fraction, check_integer, check_seed
-from sparsity_tf.layers.transformer import (
+from sparsity_tf.models import _building
+from sparsity_tf.models.transformer_layers import (
     DotProductAttention,
     FastDropout,
     ScaledTokens,
@@ -21,7 +22,6 @@ from sparsity_tf.layers.transformer import (
     TargetSpace,
     TimingSignal,
 )
-from sparsity_tf.models import _building
 
 TRANSFORMER_SIZES = {
     "base": {"num_layers": 6, "hidden_size": 512, "filter_size": 2048, "num_heads": 8},

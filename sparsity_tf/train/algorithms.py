@@ -13,7 +13,7 @@ import re
 import typing
 
 from sparsity_tf import callbacks, layers, schedules
-from sparsity_tf.train import state
+from sparsity_tf.train import run_folder
 
 
 class Algorithm(typing.NamedTuple):
@@ -192,7 +192,7 @@ def make(recipe, steps, batch, folder=None):
     arguments = {settings[name]: value for name, value in values.items() if value is not None}
     known = _option_names(callback)
     run = {"seed": recipe.seed, "data": None, "steps_per_round": recipe.epochs * steps}
-    run["snapshot"] = folder and os.path.join(folder, state.SNAPSHOT)
+    run["snapshot"] = folder and os.path.join(folder, run_folder.SNAPSHOT)
     if "data" in known:
         run["data"] = batch()
     arguments.update({name: value for name, value in run.items() if name in known})

@@ -1,74 +1,8 @@
-r"""Makes a `.keras` network of a TensorFlow checkpoint that *The State of Sparsity* published.
-
-```
-python -m sparsity_tf.train.import_checkpoint --checkpoint=model.ckpt-500000 --output=transformer.keras \
-    [--num_heads=8] [--target_space=0] [--log_alpha_threshold=2.5] [--overwrite]
-```
-
-The sparse Transformer (magnitude and random pruning, variational dropout, L0; tensor2tensor's own dense one, too) and
-the sparse ResNets are recognised by the names of their variables, the sizes and the technique with them. The result is
-for `train.translate` (with the vocabulary file of tensor2tensor) or `train.evaluate`, and can be trained on. Exit
-status 1 if anything is wrong, 2 for wrong flags; nothing is left behind then.
-"""
+"""`python -m sparsity_tf.train.import_checkpoint`: another spelling of `sparsity-tf import-checkpoint`."""
 
 import sys
 
-from absl import flags
-
-from sparsity_tf.train.command import CommandError, appearing, check_output, define_log_alpha_threshold, run
-
-_NAME = "import_checkpoint"
-
-
-def main(argv=None):
-    """Runs the command; returns the exit status: 0, 1 (it failed) or 2 (wrong flags)."""
-    return run(_NAME, __doc__, _define_flags, _run, argv)
-
-
-def _define_flags(values):
-    own = {"flag_values": values}
-    flags.DEFINE_string("checkpoint", None, "Prefix or folder of the TensorFlow checkpoint.", **own)
-    flags.DEFINE_string("output", None, "Where to write the network, a .keras file.", **own)
-    flags.DEFINE_boolean("overwrite", False, "Replace the output if it is there.", **own)
-    flags.DEFINE_integer(
-        "num_heads", None, "Attention heads of a Transformer; default: one for every 64 units.", lower_bound=1, **own
-    )
-    flags.DEFINE_integer("target_space", 0, "Row of a Transformer's target-space table.", lower_bound=0, **own)
-    define_log_alpha_threshold(values, "Default 3.")
-
-
-def _run(values):
-    for name in ("checkpoint", "output"):
-        if values[name].value is None:
-            raise flags.Error(f"Flag --{name} is required")
-    check_output(values.output, ".keras", values.overwrite)
-    from sparsity_tf import inspection
-    from sparsity_tf.checkpoints import open_checkpoint
-    from sparsity_tf.checkpoints.state_of_sparsity import build_model
-
-    with open_checkpoint(values.checkpoint) as checkpoint:
-        model = build_model(checkpoint, values.num_heads, values.target_space)
-    if values.log_alpha_threshold is not None:
-        from sparsity_tf.train.convert import set_log_alpha_threshold
-
-        set_log_alpha_threshold(_sparse_weights(model), values.log_alpha_threshold)
-    table = inspection.sparsity_table(model, include_dense=True)
-    if not table.finite:
-        raise CommandError("the network diverged: weights are not finite")
-    with appearing(values.output, values.overwrite) as unfinished:
-        model.save(unfinished)
-    techniques = sorted({weight.technique.name for weight in _sparse_weights(model)})
-    print(
-        f"{values.output}: {model.name}, {', '.join(techniques) or 'dense'}, {table.nonzeros:,} of {table.size:,} "
-        f"weights not zero: sparsity {100 * table.sparsity:.2f} %"
-    )
-
-
-def _sparse_weights(model):
-    from sparsity_tf.layers import get_sparse_weights
-
-    return get_sparse_weights(model)
-
+from sparsity_tf.tools.import_checkpoint import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,7 @@ import os
 
 from sparsity_tf.checkpoints import open_checkpoint, state_of_sparsity
 from sparsity_tf.layers import get_sparse_weights
-from sparsity_tf.train import state
+from sparsity_tf.train import run_folder
 
 
 def load_weights(model, path):
@@ -51,7 +51,7 @@ def _open(path):
     if not (os.path.exists(path) or os.path.isfile(f"{path}.index")):
         raise FileNotFoundError(f"`load_weights` does not exist. Received: load_weights={path}")
     if os.path.isfile(path) and str(path).endswith(".keras"):
-        return state.load(path, compile=False)
+        return run_folder.load(path, compile=False)
     try:
         with open_checkpoint(path) as checkpoint:
             return state_of_sparsity.build_model(checkpoint)

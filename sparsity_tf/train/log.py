@@ -15,8 +15,8 @@ import numpy as np
 
 from sparsity_tf import inspection, layers
 from sparsity_tf.callbacks.sparsity_monitor import write_scalar
-from sparsity_tf.train import running, state
-from sparsity_tf.train.evaluation import Evaluation
+from sparsity_tf.train import run_folder, trainer
+from sparsity_tf.train.classifier.evaluation import Evaluation
 
 # What a `SparsityMonitor` knows beside the sparsities.
 _OF_MASKS = ("threshold", "drop_fraction", "dropped", "grown", "mask_change")
@@ -24,7 +24,7 @@ _OF_MASKS = ("threshold", "drop_fraction", "dropped", "grown", "mask_change")
 
 def sparsity_of(row):
     """What a row says of the network's sparsity, in words."""
-    return running.sparsity_text(row["sparsity"], row.get("sparsity_of_sparse_weights"))
+    return trainer.sparsity_text(row["sparsity"], row.get("sparsity_of_sparse_weights"))
 
 
 def penalty_weight(model):
@@ -60,8 +60,8 @@ class EpochLog(keras.callbacks.Callback):
 
     def __init__(self, folder, epochs, penalty_examples, every=1, first_epoch=0, print_lines=True, writes=True):
         super().__init__()
-        self.path = os.path.join(folder, state.METRICS)
-        self.tensorboard = os.path.join(folder, state.TENSORBOARD)
+        self.path = os.path.join(folder, run_folder.METRICS)
+        self.tensorboard = os.path.join(folder, run_folder.TENSORBOARD)
         self.epochs = epochs
         self.penalty_examples = penalty_examples
         self.every = every
@@ -209,7 +209,7 @@ def read_metrics(folder):
 
     A last line that a full disk has cut off is none.
     """
-    path = os.path.join(folder, state.METRICS)
+    path = os.path.join(folder, run_folder.METRICS)
     if not os.path.exists(path):
         return []
     with open(path, newline="", encoding="utf-8") as file:
@@ -224,7 +224,7 @@ def lowest_error(folder, metric, from_epoch):
         metric: Column of `metrics.csv`.
         from_epoch: As of `state.Best`.
     """
-    if not os.path.exists(os.path.join(folder, state.BEST)):
+    if not os.path.exists(os.path.join(folder, run_folder.BEST)):
         return math.inf
     errors = [float(row[metric]) for row in read_metrics(folder) if int(row["epoch"]) >= from_epoch]
     return min((error for error in errors if not math.isnan(error)), default=math.inf)
@@ -235,7 +235,7 @@ def write_rows(path, rows, append=False):
     if not rows and not append:
         os.remove(path)
         return
-    with open(path, "a", newline="", encoding="utf-8") if append else state.writing(path) as file:
+    with open(path, "a", newline="", encoding="utf-8") if append else run_folder.writing(path) as file:
         writer = csv.DictWriter(file, list(rows[0]))
         if not append:
             writer.writeheader()

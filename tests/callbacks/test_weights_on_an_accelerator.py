@@ -6,7 +6,7 @@ import pytest
 
 import sparsity_tf
 from sparsity_tf import callbacks
-from sparsity_tf.callbacks import mask_algorithm
+from sparsity_tf.callbacks.base import mask_algorithm
 
 ALGORITHMS = {
     "magnitude": lambda: callbacks.MagnitudePruning(0.8, begin_step=1, end_step=8, frequency=2),

@@ -17,7 +17,6 @@ import numpy as np
 
 import sparsity_tf
 from sparsity_tf import (
-    budgets,
     callbacks,
     checkpoints,
     datasets,
@@ -29,9 +28,10 @@ from sparsity_tf import (
     masks,
     models,
     schedules,
-    structures,
 )
-from sparsity_tf.datasets import subwords
+from sparsity_tf.datasets.text import subwords
+from sparsity_tf.distributions import budgets
+from sparsity_tf.masks import structures
 
 # What each kind of argument may be among the nonsense of `test_arguments.NONSENSE`.
 NUMBERS = {"half", "one_and_half", "huge_float"}
@@ -426,7 +426,7 @@ def _logits(cache, tokens, ancestors, sequences, step):
 
 
 def _split():
-    from sparsity_tf.datasets.image_files import Split
+    from sparsity_tf.datasets.images.imagenet import Split
 
     return Split(("a", "b", "c"), np.zeros(3, "int32"), 3)
 

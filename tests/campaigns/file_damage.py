@@ -16,7 +16,7 @@ import zlib
 import h5py
 import numpy as np
 
-from sparsity_tf.datasets.records import masked_crc32c
+from sparsity_tf.datasets.images.records import masked_crc32c
 
 # What a bomb unpacks to: more than is allowed of a small file.
 _BOMB = 100 << 20

@@ -112,7 +112,7 @@ def _keras(folder):
 
 
 def _load(folder, output):
-    from sparsity_tf.train import state
+    from sparsity_tf.train import run_folder as state
 
     state.load(os.path.join(folder, "model.keras"))
 
@@ -132,7 +132,7 @@ def _load_masks(name):
 
 def _sparsity(name):
     def read(folder, output):
-        from sparsity_tf import checkpoint_sparsity
+        from sparsity_tf.tools import checkpoint_sparsity
 
         return checkpoint_sparsity.main(["checkpoint_sparsity", f"--checkpoint={os.path.join(folder, name)}"])
 
@@ -170,39 +170,40 @@ def _published_checkpoint(folder):
 
 
 def _import_checkpoint(folder, output):
-    from sparsity_tf.train import import_checkpoint
+    from sparsity_tf.tools import import_checkpoint
 
     arguments = [f"--checkpoint={folder}/model.ckpt-5", f"--output={output}/network.keras", "--num_heads=2"]
     return import_checkpoint.main(["import_checkpoint", *arguments])
 
 
 def _convert(folder, output):
-    from sparsity_tf.train import convert
+    from sparsity_tf.tools import convert
 
     return convert.main(["convert", f"--checkpoint={folder}/model.keras", f"--output={output}/dense.keras"])
 
 
 def _take_budget(folder, output):
-    from sparsity_tf.train import budget
+    from sparsity_tf.tools import budget
 
     return budget.main(["budget", f"--checkpoint={folder}/model.keras", f"--output={output}/budget.csv"])
 
 
 def _budget(folder):
-    from sparsity_tf import budgets
+    from sparsity_tf.distributions import budgets
 
     made = budgets.Budget({"a": 0.5, "b": 0.123, "c": 1.0}, {"a": 100, "b": 1000, "c": 10})
     budgets.write_str_csv(os.path.join(folder, "budget.csv"), made)
 
 
 def _show_budget(folder, output):
-    from sparsity_tf.train import budget
+    from sparsity_tf.tools import budget
 
     return budget.main(["budget", f"--input={folder}/budget.csv"])
 
 
 def _evaluate_files(folder):
-    from sparsity_tf.train import presets, state
+    from sparsity_tf.train import run_folder as state
+    from sparsity_tf.train.classifier import presets
 
     _keras(folder)
     recipe = dataclasses.replace(presets.get_preset("lenet300_magnitude"), train_examples=0)
@@ -212,7 +213,7 @@ def _evaluate_files(folder):
 
 
 def _evaluate(folder, output):
-    from sparsity_tf.train import evaluate
+    from sparsity_tf.tools import evaluate
 
     return evaluate.main(["evaluate", f"--checkpoint={folder}/model.keras", f"--data_dir={folder}/data"])
 
@@ -220,7 +221,7 @@ def _evaluate(folder, output):
 def _records(folder):
     from pathlib import Path
 
-    from tests.datasets.imagenet_writer import write_records
+    from tests.datasets.images.imagenet_writer import write_records
 
     write_records(Path(folder), train=6, test=3, shards=(2, 1))
 
@@ -228,7 +229,7 @@ def _records(folder):
 def _image_folders(folder):
     from pathlib import Path
 
-    from tests.datasets.imagenet_writer import write_folders
+    from tests.datasets.images.imagenet_writer import write_folders
 
     write_folders(Path(folder), train=4, test=4, num_classes=2)
 
@@ -285,7 +286,7 @@ def _characters(packing):
         file_damage.written(packed)(os.path.join(folder, f"text.txt{packing}"))
 
     def read(folder, output):
-        from sparsity_tf.datasets.characters import character_corpus
+        from sparsity_tf.datasets.text.characters import character_corpus
 
         character_corpus(os.path.join(folder, f"text.txt{packing}"))
 
@@ -293,7 +294,7 @@ def _characters(packing):
 
 
 def _sentencepiece(folder):
-    from sparsity_tf.datasets import subwords
+    from sparsity_tf.datasets.text import subwords
 
     texts = [text for line in _SENTENCES for text in line.split("\t")]
     subwords.train(texts, os.path.join(folder, "vocabulary"), 60, byte_fallback=False)
@@ -306,7 +307,7 @@ def _subword_text(folder):
 
 
 def _vocabulary(folder, output):
-    from sparsity_tf.datasets import subwords
+    from sparsity_tf.datasets.text import subwords
 
     vocabulary = subwords.load(os.path.join(folder, "vocabulary"))
     ids = vocabulary.encode("the cat")
@@ -322,8 +323,9 @@ def _cache(folder):
 def _encode(folder, output):
     import warnings
 
-    from sparsity_tf.datasets import parallel_text, subwords
-    from sparsity_tf.datasets.encoded_text import encode_pairs
+    from sparsity_tf.datasets.text import parallel_corpus as parallel_text
+    from sparsity_tf.datasets.text import subwords
+    from sparsity_tf.datasets.text.encoded_text import encode_pairs
 
     pairs = parallel_text.tsv_pairs(os.path.join(folder, "train.tsv"))
     # The time of the copy is not that of the specimen.
@@ -341,14 +343,14 @@ def _two_lists(folder):
 
 
 def _bleu(folder, output):
-    from sparsity_tf.train import bleu
+    from sparsity_tf.tools import bleu
 
     return bleu.main(["bleu", f"--hypotheses={folder}/hypotheses", f"--references={folder}/references"])
 
 
 def _translator(folder):
     from sparsity_tf import models
-    from sparsity_tf.datasets import subwords
+    from sparsity_tf.datasets.text import subwords
 
     _sentencepiece(folder)
     size = subwords.load(os.path.join(folder, "vocabulary")).size
@@ -357,7 +359,7 @@ def _translator(folder):
 
 
 def _translate(folder, output):
-    from sparsity_tf.train import translate
+    from sparsity_tf.tools import translate
 
     names = {"checkpoint": "model.keras", "vocabulary": "vocabulary", "input": "input"}
     arguments = [f"--{flag}={folder}/{name}" for flag, name in names.items()]

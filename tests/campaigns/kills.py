@@ -11,7 +11,10 @@ import sys
 
 from absl import flags
 
-from sparsity_tf.train import classifier, language_loop, language_model, loop, translation_loop, translator  # noqa: F401
+from sparsity_tf.train.classifier import __main__ as classifier
+from sparsity_tf.train.language_model import __main__ as language_model
+from sparsity_tf.train.translator import __main__ as translator
+from sparsity_tf.train.translator import task as translation_loop  # noqa: F401
 
 PROGRAMS = {"classifier": classifier, "translator": translator, "language_model": language_model}
 

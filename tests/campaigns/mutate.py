@@ -62,11 +62,11 @@ EQUIVALENTS = pathlib.Path(__file__).with_name("mutants_equivalent.md")
 
 # The modules that compute, and the tests that are to notice an edit (pytest arguments).
 MODULES = {
-    "masks": ["tests/test_masks.py"],
-    "distributions": ["tests/test_distributions.py"],
-    "structures": ["tests/test_structures.py"],
+    "masks": ["tests/masks/test_ranking.py"],
+    "distributions": ["tests/distributions/test_allocate.py"],
+    "structures": ["tests/masks/test_structures.py"],
     "schedules": ["tests/test_schedules.py"],
-    "budgets": ["tests/test_budgets.py", "tests/train/test_budget.py"],
+    "budgets": ["tests/distributions/test_budgets.py", "tests/tools/test_budget.py"],
     "layers/l0": ["tests/layers/test_l0.py"],
     "layers/variational_dropout": ["tests/layers/test_variational_dropout.py"],
     "layers/soft_threshold": ["tests/layers/test_soft_threshold.py"],

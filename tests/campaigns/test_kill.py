@@ -29,11 +29,11 @@ import numpy as np
 import pytest
 
 from sparsity_tf import layers
-from sparsity_tf.train import algorithms, state
+from sparsity_tf.train import algorithms, run_folder
 from tests.campaigns import kills
+from tests.train.language_model.test_language_model import SMALL
 from tests.train.runs import write_digits
-from tests.train.test_language_model import SMALL
-from tests.train.test_translator import write_corpus
+from tests.train.translator.test_translator import write_corpus
 
 pytestmark = [pytest.mark.slow, pytest.mark.tensorflow]
 
@@ -170,19 +170,19 @@ def assert_same(quiet, disturbed):
     assert ours.keys() == others.keys()
     for name in ours:
         np.testing.assert_array_equal(ours[name], others[name], err_msg=name)
-    assert rows(quiet / state.METRICS) == rows(disturbed / state.METRICS)
-    if (quiet / state.SPARSITY_BY_STEP).exists():
-        assert rows(quiet / state.SPARSITY_BY_STEP) == rows(disturbed / state.SPARSITY_BY_STEP)
+    assert rows(quiet / run_folder.METRICS) == rows(disturbed / run_folder.METRICS)
+    if (quiet / run_folder.SPARSITY_BY_STEP).exists():
+        assert rows(quiet / run_folder.SPARSITY_BY_STEP) == rows(disturbed / run_folder.SPARSITY_BY_STEP)
     leftovers = [path.name for path in disturbed.rglob("*") if "unfinished" in path.name]
     assert not leftovers, leftovers
 
 
 def arrays(folder):
     """The arrays of a run's network by their places in the file; of a broken network there is none."""
-    if not (folder / state.MODEL).exists():
+    if not (folder / run_folder.MODEL).exists():
         return {}
     found = {}
-    with zipfile.ZipFile(folder / state.MODEL) as archive, io.BytesIO(archive.read("model.weights.h5")) as data:
+    with zipfile.ZipFile(folder / run_folder.MODEL) as archive, io.BytesIO(archive.read("model.weights.h5")) as data:
         with h5py.File(data) as file:
             file.visititems(lambda name, one: found.update({name: one[()]}) if isinstance(one, h5py.Dataset) else None)
     return found

@@ -10,7 +10,7 @@ from sparsity_tf import inspection, load_masks, models
 from sparsity_tf.checkpoints import CheckpointError, open_checkpoint
 from sparsity_tf.checkpoints.state_of_sparsity import build_model
 from sparsity_tf.layers import get_sparse_weights
-from sparsity_tf.train import import_checkpoint
+from sparsity_tf.tools import import_checkpoint
 from sparsity_tf.train.load_weights import load_weights
 
 pytestmark = pytest.mark.tensorflow

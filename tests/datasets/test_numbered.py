@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from sparsity_tf import datasets
-from sparsity_tf.datasets import arrays, characters, parallel_text, subwords, translation
 from sparsity_tf.datasets.batches import first_of
+from sparsity_tf.datasets.images import array_batches
 from sparsity_tf.datasets.numbered import NumberedBatches
+from sparsity_tf.datasets.text import characters, parallel_corpus, subwords, translation_batches
 
 pytestmark = pytest.mark.tensorflow
 
@@ -17,7 +18,7 @@ def elsewhere(monkeypatch):
     """A function after whose call data sets are what they are on another backend."""
 
     def switch():
-        for module in (arrays, characters, translation):
+        for module in (array_batches, characters, translation_batches):
             monkeypatch.setattr(module, "uses_tensorflow", lambda: False)
 
     return switch
@@ -49,7 +50,7 @@ def make_images(shape=(9, 8, 3), name="cifar10"):
     )
 
 
-@pytest.mark.parametrize("augment", arrays.AUGMENTATIONS)
+@pytest.mark.parametrize("augment", array_batches.AUGMENTATIONS)
 @pytest.mark.parametrize("normalize", ("none", "mean_image", "standardize", "standardize_dsr", "per_image", "zca"))
 def test_images_are_those_of_tensorflow(elsewhere, augment, normalize):
     data, options = make_images(), {"augment": augment, "normalize": normalize, "pixels": 3, "seed": 4}
@@ -89,9 +90,9 @@ def test_sentences_are_those_of_tensorflow(elsewhere, tmp_path, packed):
     for split, count in (("train", 300), ("valid", 20), ("test", 20)):
         pairs = [" ".join(random.choice(words, random.integers(1, 9))) for _ in range(count)]
         (tmp_path / f"{split}.tsv").write_text("".join(f"{text}\t{text.upper()}\n" for text in pairs))
-    corpus = parallel_text.parallel_corpus("tsv", tmp_path)
+    corpus = parallel_corpus.parallel_corpus("tsv", tmp_path)
     vocabulary = subwords.train((text for pair in corpus.train for text in pair), tmp_path / "v.model", 320)
-    batches = translation.translation_batches(corpus, vocabulary, 128, 32, packed=packed, seed=3)
+    batches = translation_batches.translation_batches(corpus, vocabulary, 128, 32, packed=packed, seed=3)
     count = batches.steps_per_epoch + 2
     expected = taken(batches.train(3), count), taken(batches.validation())
     elsewhere()

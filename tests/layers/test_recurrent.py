@@ -6,7 +6,8 @@ import pytest
 from keras import ops
 
 import sparsity_tf
-from sparsity_tf import inspection, layers, noise
+from sparsity_tf import inspection, layers
+from sparsity_tf.ops import noise
 from tests.layers.layer_checks import make_half_sparse, weight_holder
 
 KINDS = ("SimpleRNN", "LSTM", "GRU")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from sparsity_tf import layers, noise
+from sparsity_tf import layers
 from sparsity_tf.layers import variational_dropout as vd
+from sparsity_tf.ops import noise
 from tests.gradients import compiled, gradients, weighted_sum
 from tests.layers.layer_checks import KINDS, example_inputs, make_layer, stock_layer
 

@@ -6,7 +6,7 @@ import pytest
 
 from sparsity_tf import layers, models
 from sparsity_tf.models import _building
-from tests.models.test_selection import SMALL
+from tests.models.test_layer_selection import SMALL
 from tests.models.zoo import convolution
 
 

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from absl import flags
 
-from sparsity_tf.train import classifier, state
+from sparsity_tf.train import run_folder
+from sparsity_tf.train.classifier import __main__ as classifier
 
 
 def write_digits(folder):
@@ -48,6 +49,6 @@ def parsed(arguments):
 
 def weights_of(folder):
     """All variables of a run's checkpoint, those of the optimizer too."""
-    model = keras.saving.load_model(folder / state.CHECKPOINT)
+    model = keras.saving.load_model(folder / run_folder.CHECKPOINT)
     variables = model.variables + model.optimizer.variables
     return [keras.ops.convert_to_numpy(v) for v in variables]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sparsity_tf import callbacks, layers, schedules
-from sparsity_tf.train import algorithms, log, pictures, presets, state
+from sparsity_tf.train import algorithms, log, run_folder
+from sparsity_tf.train.classifier import pictures, presets
 from tests.train.runs import classify, recipe_of, weights_of, write_digits
 
 pytestmark = pytest.mark.tensorflow
@@ -76,8 +77,8 @@ def test_diverged_run_is_called_so_under_every_technique(technique, digits, tmp_
     status, lines, error = classify(arguments, capsys)
     assert status == 1, error
     assert lines[-1].startswith("diverged: ") and lines[-1].endswith("no sparsity is reported")
-    assert not (tmp_path / "run" / state.MODEL).exists()
-    assert json.loads((tmp_path / "run" / state.RESULTS).read_text())["collapsed"] == lines[-1]
+    assert not (tmp_path / "run" / run_folder.MODEL).exists()
+    assert json.loads((tmp_path / "run" / run_folder.RESULTS).read_text())["collapsed"] == lines[-1]
 
 
 def test_fault_of_a_sound_run_is_not_taken_for_divergence(digits, tmp_path, capsys, monkeypatch):
@@ -288,14 +289,14 @@ def finished(digits, tmp_path_factory):
 
 
 def copy_before_last_epoch(patch, folder):
-    save = state.Checkpoint.on_epoch_end
+    save = run_folder.Checkpoint.on_epoch_end
 
     def on_epoch_end(self, epoch, logs=None):
         save(self, epoch, logs)
         if epoch + 2 == self.params["epochs"]:
             shutil.copytree(folder, folder.with_name("killed"))
 
-    patch.setattr(state.Checkpoint, "on_epoch_end", on_epoch_end)
+    patch.setattr(run_folder.Checkpoint, "on_epoch_end", on_epoch_end)
 
 
 def arguments(digits, folder, technique, *more):
@@ -305,11 +306,11 @@ def arguments(digits, folder, technique, *more):
 @pytest.mark.parametrize("technique", RUNS)
 def test_every_algorithm_trains_to_its_sparsity(finished, capsys, technique):
     folder, _ = finished(technique, capsys)
-    results = json.loads((folder / state.RESULTS).read_text())
+    results = json.loads((folder / run_folder.RESULTS).read_text())
     wanted = {"grasp": 0.75 * 265_200 / 266_200}.get(technique, 0.75)
     # Weights that have just grown are zero yet.
     assert wanted - 0.005 < results["sparsity"] < wanted + 0.12
-    model = keras.saving.load_model(folder / state.MODEL)
+    model = keras.saving.load_model(folder / run_folder.MODEL)
     alive = sum(float(keras.ops.sum(weight.mask())) for weight in layers.get_sparse_weights(model))
     # Sparse momentum holds its budget by a correction term.
     assert 1 - alive / 266_200 == pytest.approx(wanted, abs=0.005 if technique == "sparse_momentum" else 0.0001)
@@ -329,7 +330,7 @@ def test_resumed_run_ends_bit_identical(finished, digits, capsys, technique):
         del row["seconds"]
     assert rows == through_rows
     if technique != "lottery":  # SparsityMonitor takes a step counter that went back for a run that began anew
-        by_step = [(run / state.SPARSITY_BY_STEP).read_text() for run in (folder, through)]
+        by_step = [(run / run_folder.SPARSITY_BY_STEP).read_text() for run in (folder, through)]
         assert by_step[0] == by_step[1]
 
 
@@ -340,7 +341,7 @@ def test_rounds_of_lottery_tickets_have_the_epochs_of_the_recipe(finished, capsy
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert [row["step"] for row in rows] == ["8", "8", "16"]
     assert [float(row["sparsity"]) for row in rows] == pytest.approx([0.0, 0.75, 0.75], abs=0.001)
-    assert (folder / state.SNAPSHOT).exists()
+    assert (folder / run_folder.SNAPSHOT).exists()
 
 
 def test_order_of_callbacks_does_not_matter(finished, digits, tmp_path, capsys, monkeypatch):
@@ -360,7 +361,7 @@ def test_tensorboard_has_what_the_algorithm_did(finished, capsys):
 
     folder, _ = finished("rigl", capsys)
     tags = set()
-    for path in (folder / state.TENSORBOARD).iterdir():
+    for path in (folder / run_folder.TENSORBOARD).iterdir():
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             values = [(value.tag, event.step) for value in event.summary.value]
             assert not tags & set(values)
@@ -370,7 +371,7 @@ def test_tensorboard_has_what_the_algorithm_did(finished, capsys):
 
 
 def test_fixed_masks_come_from_a_checkpoint(finished, digits, tmp_path, capsys):
-    found = finished("lottery", capsys)[0] / state.MODEL
+    found = finished("lottery", capsys)[0] / run_folder.MODEL
     flags = (f"--load_masks={found}", "--reinitialize=per_unit", "--epochs=1")
     status, lines, error = classify(command(digits, tmp_path / "run", "masked", *flags), capsys)
     assert status == 0, error
@@ -379,7 +380,7 @@ def test_fixed_masks_come_from_a_checkpoint(finished, digits, tmp_path, capsys):
             keras.ops.convert_to_numpy(weight.mask())
             for weight in layers.get_sparse_weights(keras.models.load_model(path))
         ]
-        for path in (found, tmp_path / "run" / state.MODEL)
+        for path in (found, tmp_path / "run" / run_folder.MODEL)
     ]
     for a, b in zip(*masks, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -405,8 +406,8 @@ def test_fixed_masks_come_from_a_checkpoint(finished, digits, tmp_path, capsys):
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_touched(digits, tmp_path, capsys, technique, flags, message):
-    (tmp_path / state.RESULTS).write_text("hours of work")
+    (tmp_path / run_folder.RESULTS).write_text("hours of work")
     status, _, error = classify(command(digits, tmp_path, technique, *flags, "--overwrite"), capsys)
     assert status == 2
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == [state.RESULTS]
+    assert [path.name for path in tmp_path.iterdir()] == [run_folder.RESULTS]

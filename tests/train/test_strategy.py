@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsity_tf.train import log, state, strategy
+from sparsity_tf.train import log, run_folder, strategy
 from tests.train.runs import classify, write_digits
 
 pytestmark = pytest.mark.tensorflow
@@ -69,7 +69,7 @@ def test_workers_agree_and_a_killed_run_continues_to_the_same_weights(digits, tm
     through = run_workers(digits, tmp_path / "through")
     for name, value in through[0].items():
         np.testing.assert_array_equal(value, through[1][name])
-    results = json.loads((tmp_path / "through" / state.RESULTS).read_text())
+    results = json.loads((tmp_path / "through" / run_folder.RESULTS).read_text())
     assert results["sparsity"] == pytest.approx(0.75, abs=1e-4)
 
     run_workers(digits, tmp_path / "killed", epochs_to_live=2)
@@ -107,7 +107,7 @@ def test_batch_must_divide_among_replicas(digits, tmp_path, capsys, monkeypatch)
     class Four:
         num_replicas_in_sync = 4
 
-    from sparsity_tf.train import loop
+    from sparsity_tf.train.classifier import task as loop
 
     monkeypatch.setattr(loop, "get_strategy", lambda name: Four())
     flags = [*RUN, "--batch_size=6", f"--data_dir={digits}", f"--output_dir={tmp_path}"]
@@ -129,5 +129,5 @@ def test_two_replicas_of_one_process_train_together(digits, tmp_path):
     )
     assert finished.returncode == 0, finished.stderr
     assert "1 steps a call, 2 replicas" in finished.stdout
-    results = json.loads((tmp_path / "run" / state.RESULTS).read_text())
+    results = json.loads((tmp_path / "run" / run_folder.RESULTS).read_text())
     assert results["collapsed"] is None and 0.74 < results["sparsity"] < 0.76

@@ -11,7 +11,8 @@ import sys
 import keras
 import numpy as np
 
-from sparsity_tf.train import loop, pictures, running
+from sparsity_tf.train import trainer
+from sparsity_tf.train.classifier import pictures, task
 from tests.train.runs import recipe_of
 
 
@@ -22,10 +23,10 @@ def main(output_dir, path, epochs_to_live, *flags):
                 os._exit(9)
 
     pictures.Frames.on_epoch_begin = Killed.on_epoch_begin
-    running.SparsityMonitor.on_epoch_begin = Killed.on_epoch_begin
+    trainer.SparsityMonitor.on_epoch_begin = Killed.on_epoch_begin
     pictures.draw = lambda model, folder: []
-    prepared = loop.prepare(recipe_of(*flags), output_dir, resume="--resume" in flags)
-    loop.train(prepared)
+    prepared = task.prepare(recipe_of(*flags), output_dir, resume="--resume" in flags)
+    task.train(prepared)
     np.savez(path, *[keras.ops.convert_to_numpy(variable) for variable in prepared.model.variables])
 
 

@@ -1,0 +1,1 @@
+"""What the algorithms that change masks have in common."""

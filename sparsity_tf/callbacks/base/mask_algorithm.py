@@ -1,0 +1,399 @@
+"""What all algorithms that change masks while training runs have in common: which weights, what they remember.
+
+An algorithm is a callback for `fit`. Its masks change right after the optimizer's step whose count is on the schedule
+(`update_schedule.py`, `after_step.py`), so that no other callback, whatever its place, sees or saves weights of before
+the change. With `steps_per_execution=k` they change at the first boundary at or after that step; where that would be
+the last step of all, and the end of the schedule is the default one, not at all. What a run that is too short, or that
+an algorithm does not see, leaves undone is a warning or an error (`shortfall.py`, `standstill.py`).
+
+What decides is a function of the step's count, the weights, the optimizer's slots and a seed, and runs in numpy: it is
+the same on every backend and replica, it never retraces, and a run that was stopped continues exactly. The little that
+an algorithm has to remember beside the masks is saved with the model (`Masked.states`).
+"""
+
+import keras
+import numpy as np
+
+from sparsity_tf.backend import as_array, is_on_accelerator, tensor_of
+from sparsity_tf.callbacks.base import claims, masked_weights, optimizer_slots, shortfall, train_function
+from sparsity_tf.callbacks.base.copying import Copyable
+from sparsity_tf.callbacks.base.gradient_tap import GradientTap
+from sparsity_tf.callbacks.base.mask_writer import MaskWriter, bool_mask
+from sparsity_tf.callbacks.base.optimizer_slots import count_steps
+from sparsity_tf.callbacks.base.standstill import Standstill
+from sparsity_tf.callbacks.base.update_schedule import UpdateSchedule
+from sparsity_tf.callbacks.base.weight_view import WeightView, read_mask, value_tensor
+from sparsity_tf.checks import check_integer, check_selection
+from sparsity_tf.masks import structures
+
+
+class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
+    """Base class of the algorithms that change masks. A subclass defines `change_masks`, and often `start`.
+
+    Steps count optimizer updates since the optimizer was made (with gradient accumulation, not batches). The schedule
+    is `begin_step`, `begin_step + frequency`, ... up to and including `end_step`; there is no update at step 0, before
+    the first step. Frozen layers are left alone: of a model that trains a student on a teacher
+    (`keras.distillation.Distiller`) only the student becomes sparse. A weight has one algorithm at a time.
+
+    In `fit` the model need not be built: `fit` builds it. In a loop of your own, call `prepare(model)` before the first
+    step, `update(model)` after each, and `finish()`. Steps must be taken with `model.optimizer`.
+
+    Args:
+        begin_step: Integer >= 0, first step after which masks may change.
+        end_step: Integer > `begin_step`, the last one; `None` for the end of training.
+        frequency: Integer >= 1, steps between updates; "epoch" for the steps of an epoch of `fit` (rounded down with
+            gradient accumulation); or a schedule or other function P of the step, for updates at the steps t that are
+            multiples of P(t).
+        where: Which masked weights: as `where` of `sparsity_tf.sparsify`. Default: all. A model without masked layers
+            is made masked first (where `where` says).
+        structure: Which entries live and die together (`sparsity_tf.masks.structures`); set on the layers, in whose config it
+            is saved. Default: what the layers say.
+        seed: Integer seed of everything that is drawn.
+    """
+
+    # Name under which files hold what the algorithm remembers, and the names of these numbers.
+    state_name = None
+    state_fields = ()
+    # Whether masks of whole blocks, filters or N:M groups are something the algorithm can make.
+    structured = False
+    # Whether masks change before the first step and never again, so that another algorithm may go on with them.
+    acts_once = False
+
+    def __init__(self, begin_step=0, end_step=None, frequency=1, where=None, structure=None, seed=0):
+        super().__init__()
+        self._set_schedule(begin_step, end_step, frequency)
+        check_integer("seed", seed, 0)
+        check_selection("where", where)
+        if structure is not None:
+            structure = structures.get(structure).spec
+            if not self.structured:
+                raise ValueError(
+                    f"`structure` must be None: {type(self).__name__} moves single weights. "
+                    f"Received: structure={structure!r}"
+                )
+        self.where, self.structure, self.seed = where, structure, seed
+        self.sparsity = 0.0
+        # Path -> entries dropped and grown since training began.
+        self.dropped, self.grown = {}, {}
+        vars(self).update(self._forget_model())
+
+    def _forget_model(self):
+        return {
+            **super()._forget_model(),
+            "weights": [],
+            "waits_for_model": False,
+            "_optimizer": None,
+            "_started": False,
+            "_standstill": None,
+            "_structures": [],
+            "_tap": None,
+            "_writers": {},
+        }
+
+    # What subclasses define.
+
+    def start(self):
+        """Called once before the first step, with `self.weights` set: initial masks, further checks.
+
+        In `fit` that is when the first epoch begins, so that a model which another callback restores is seen restored.
+        """
+
+    def change_masks(self, step):
+        """Changes the masks: called after the step whose count is on the schedule."""
+        raise TypeError(f"{type(self).__name__} must define `change_masks(step)`.")
+
+    def uses(self):
+        """Set of what the algorithm reads beside weights and masks: "gradient", "momentum", "variance"."""
+        return set()
+
+    def update(self, model):
+        """Changes the masks if an update is due. For loops of your own; call it after each optimizer step.
+
+        Args:
+            model: The model given to `prepare`.
+
+        Raises:
+            ValueError: `prepare` was not called, or not for this model; or the count of `model.optimizer` stands still
+                from call to call, because the loop takes its steps with another optimizer or does not write them back.
+        """
+        self._check_prepared(model)
+        step = count_steps(model)
+        if self._standstill is not None:
+            self._standstill.watch(moved=step != self._seen)
+        due = self.due(self._seen, step)
+        self._seen = self._upper_bound = step
+        if due is not None and not self._too_late(due, step):
+            self._change(due)
+
+    def _change(self, step):
+        self.change_masks(step)
+        self._measure()
+
+    def left_undone(self, end):
+        """What a training that ends at a step leaves undone: the rest of a sentence, or `None`."""
+        return shortfall.of_schedule(self, end)
+
+    def aim(self):
+        """What is reached at `end_step` and not before, as it is written in a warning, or `None`."""
+        return None
+
+    def goal(self):
+        """The sparsity of all weights together that the algorithm shall end with, or `None` where it sets none."""
+        return None
+
+    # Keras's events.
+
+    def on_train_begin(self, logs=None):
+        self.detach()
+        model = self.model
+        self.waits_for_model = not model.built and keras.backend.backend() == "tensorflow"
+        if not self.waits_for_model:
+            self._bind(model, *self._length_of_fit())
+        train_function.install(model, self)
+
+    def begin(self):
+        """Does what waited for the model to be built. Called by the train function, with the first step to come."""
+        self.waits_for_model = False
+        self._bind(self.model, *self._length_of_fit())
+        self.on_epoch_begin(self._epoch)
+
+    def _length_of_fit(self):
+        return self.params.get("epochs"), self.params.get("steps"), self.model.steps_per_execution
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        if self.waits_for_model:
+            return
+        model, is_first = self.model, not self._started
+        if is_first:
+            self._start(model)
+            shortfall.warn_at_start(self, epoch, self.params)
+        step = count_steps(model)
+        if self._at_epoch_begin:
+            self._update_before_epoch(step - 1 if is_first else self._seen, step, is_first)
+        # Another callback may have restored the model since then.
+        self._seen = self._upper_bound = step
+        self._measure()
+
+    def _update_before_epoch(self, after, step, is_first):
+        due = self.due(after, step)
+        if due is not None and is_first and self._tap is not None:
+            shortfall.warn_without_gradient(self, due)
+        elif due is not None:
+            self._change(due)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if logs is not None:
+            logs["sparsity"] = self.sparsity
+
+    on_epoch_end = on_train_batch_end
+
+    def on_train_end(self, logs=None):
+        train_function.remove(self.model, self)
+        self._end(in_fit=True)
+
+    # Preparation.
+
+    def prepare(self, model, epochs=None, steps_per_epoch=None):
+        """Makes a model ready: finds its masked weights and calls `start`. For loops of your own.
+
+        Args:
+            model: Compiled, built Keras model.
+            epochs: Number of epochs, where the algorithm needs to know the length of training.
+            steps_per_epoch: Steps in one, in the same case and for `frequency="epoch"`.
+
+        Raises:
+            ValueError: The model has nothing to prune, or does not fit the algorithm.
+        """
+        self.detach()
+        self._bind(model, epochs, steps_per_epoch)
+        self._start(model)
+        self._standstill = Standstill(model.optimizer, self.weights, type(self).__name__)
+
+    def _check_prepared(self, model):
+        if not self._started:
+            raise ValueError(
+                f"{type(self).__name__} works on no model: call `prepare(model)` before `update(model)`. (A copy does "
+                "not hold the model of the callback that it was made from.)"
+            )
+        if model is not self._model:
+            raise ValueError(
+                f"{type(self).__name__} was prepared for another model, {self._model.name!r}. Received: model={model!r}"
+            )
+
+    def _bind(self, model, epochs, steps_per_epoch, steps_per_call=None):
+        if getattr(model, "optimizer", None) is None:
+            raise ValueError(f"The model must be compiled before {type(self).__name__} is used. Received: {model!r}")
+        if not model.built:
+            raise ValueError(
+                f"The model must be built before {type(self).__name__} is used: call it on a batch, or `model.build`. "
+                f"Received: model={model.name!r}"
+            )
+        self._model, self._optimizer = model, model.optimizer
+        with train_function.scope(model):
+            if not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)
+            optimizer_slots.check(model.optimizer, self.uses(), type(self).__name__)
+            self._resolve_schedule(epochs, steps_per_epoch, steps_per_call)
+            weights = masked_weights.find(model, self.where, type(self).__name__, self.structured)
+            claims.claim(self, weights)
+            self.weights = weights
+            self._structures = [weight.technique.structure for weight in self.weights]
+            for weight in self.weights:
+                weight.technique.structure = self.structure or weight.technique.structure
+            self.dropped = {weight.path: 0 for weight in self.weights}
+            self.grown = dict(self.dropped)
+            self._attach(model)
+        self._seen = self._upper_bound = count_steps(model)
+
+    def _start(self, model):
+        try:
+            with train_function.scope(model):
+                self.start()
+        except BaseException:
+            self.detach()
+            for weight, structure in zip(self.weights, self._structures, strict=True):
+                weight.technique.structure = structure
+            raise
+        self._started = True
+        self._seen = self._upper_bound = count_steps(model)
+        self._measure()
+
+    def finish(self):
+        """Takes away what `prepare` attached to the model and its optimizer; masks stay.
+
+        It warns if the sparsity is below the one that the algorithm was to end with, or an update was left out.
+        """
+        self._end(in_fit=False)
+
+    def _end(self, in_fit):
+        if self._started:
+            with train_function.scope(self._model):
+                optimizer_slots.mask_averages(self._optimizer, self.weights)
+            self._measure()
+            shortfall.warn_at_end(self, in_fit)
+        self.detach()
+
+    def detach(self):
+        """Takes away what `prepare` attached, without a look at what was reached: for a run that was interrupted."""
+        if self._tap is not None:
+            self._tap.detach()
+            self._tap = None
+            train_function.retrace(self._model)
+        self._want_dense_gradient(False)
+        claims.release(self, self.weights)
+        self._started, self.waits_for_model, self._standstill, self._writers = False, False, None, {}
+
+    def _want_dense_gradient(self, wanted):
+        changed = False
+        for weight in self.weights:
+            users = weight.technique.dense_gradient_users
+            before = bool(users)
+            (users.add if wanted else users.discard)(id(self))
+            changed = changed or bool(users) != before
+        if changed:
+            train_function.retrace(self._model)
+
+    def _attach(self, model):
+        used = self.uses()
+        self._want_dense_gradient(bool(used))
+        if "gradient" in used:
+            self._tap = GradientTap(model.optimizer, [weight.variable for weight in self.weights], self._is_due)
+            self._tap.attach()
+            train_function.retrace(model)
+
+    # For subclasses: reading and writing.
+
+    def rng(self, step, index=0):
+        """The random numbers of one weight at one step, a function of the seed and these alone."""
+        return np.random.default_rng([self.seed, step, index])
+
+    def view(self, index, step, drop_fraction=0.0):
+        """The `WeightView` of weight number `index`."""
+        weight = self.weights[index]
+        variable, optimizer = weight.variable, self._optimizer
+        mask = tensor_of(weight.extra_variable("mask"))
+        # Read when asked for: a tensor kept here would be memory that can't be written in place.
+        tensors = {
+            "value": lambda: value_tensor(weight),
+            "mask": lambda: mask,
+            "gradient": lambda: self._tap.gradient(variable),
+            "momentum": lambda: optimizer_slots.momentum(optimizer, variable),
+            "variance": lambda: optimizer_slots.variance(optimizer, variable),
+        }
+        return WeightView(
+            path=weight.path,
+            value=lambda: np.asarray(as_array(value_tensor(weight)), "float32"),
+            mask=as_array(mask),
+            step=step,
+            rng=lambda: self.rng(step, index),
+            filter_axes=weight.filter_axes,
+            drop_fraction=drop_fraction,
+            _slots={name: lambda name=name: as_array(tensors[name]()) for name in self.uses()},
+            _tensors=tensors if is_on_accelerator(mask) else None,
+            _weight=weight,
+        )
+
+    def views(self, step, drop_fraction=0.0):
+        """The `WeightView`s of all weights."""
+        return [self.view(index, step, drop_fraction) for index in range(len(self.weights))]
+
+    def assign(self, views, masks, kept=None, cleared=None):
+        """Sets the masks of weights and counts what changed.
+
+        Args:
+            views: List of `WeightView`s, of `views`.
+            masks: List of bool arrays, a mask for each.
+            kept: List of bool arrays, entries that live on with their values; others that are in the mask begin at
+                zero, and count as grown. Default: the masks.
+            cleared: List of bool arrays, where the optimizer forgets what it gathered (its slots become zero). Default:
+                nowhere.
+        """
+        masks = [bool_mask(view, mask) for view, mask in zip(views, masks, strict=True)]
+        kept, changed = masks if kept is None else kept, False
+        for view, mask, keep in zip(views, masks, kept, strict=True):
+            staying = int(np.count_nonzero(view.mask & keep if keep is mask else view.mask & keep & mask))
+            dropped, grown = view.active - staying, int(np.count_nonzero(mask)) - staying
+            self.dropped[view.path] += dropped
+            self.grown[view.path] += grown
+            changed = changed or dropped or grown
+            view._release()
+        if changed:
+            self._writer([view._weight for view in views], cleared is not None)(masks, kept, cleared or [])
+
+    def _writer(self, weights, clears):
+        # One for each set of variables that an algorithm writes, of which it has one or two.
+        key = (clears, *(id(weight.variable) for weight in weights))
+        if key not in self._writers:
+            slots = [optimizer_slots.slots_of(self._optimizer, weight.variable) for weight in weights if clears]
+            self._writers[key] = MaskWriter(weights, slots)
+        return self._writers[key]
+
+    def remember(self, **values):
+        """Saves numbers with the model, under the names of `state_fields`."""
+        state = {**self.recall(), **values}
+        array = np.array([1.0, *(state[name] for name in self.state_fields)], "float64")
+        self.weights[0].technique.states[self.state_name] = array
+
+    def recall(self):
+        """The numbers that `remember` saved, a dict; zeros before."""
+        array = self.weights[0].technique.states.get(self.state_name)
+        if array is None or len(array) != 1 + len(self.state_fields):
+            return dict.fromkeys(self.state_fields, 0.0)
+        return dict(zip(self.state_fields, (float(value) for value in array[1:]), strict=True))
+
+    def has_state(self):
+        """Whether `remember` was called, in this run or the one that it continues."""
+        return self.state_name in self.weights[0].technique.states
+
+    def count(self):
+        """The number of steps that the model's optimizer has taken."""
+        return count_steps(self._model)
+
+    def active_counts(self):
+        """Number of live entries of each weight, a list."""
+        return [int(np.count_nonzero(read_mask(weight))) for weight in self.weights]
+
+    def _measure(self):
+        size = sum(weight.size for weight in self.weights)
+        self.sparsity = 1.0 - sum(self.active_counts()) / size if size else 0.0

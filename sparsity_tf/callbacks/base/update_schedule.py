@@ -1,0 +1,147 @@
+"""When masks change: the steps of an algorithm's schedule."""
+
+from keras import ops
+
+from sparsity_tf.callbacks.base import optimizer_slots
+from sparsity_tf.checks import check_integer
+
+
+class UpdateSchedule:
+    """The part of `MaskAlgorithm` that decides when masks change.
+
+    A subclass has `uses()` and `count()`, and may set what follows.
+    """
+
+    # Whether masks change on a schedule, or in `start` only.
+    scheduled = True
+    # Whether there is an update at `end_step` although the frequency does not lead there.
+    always_at_end = False
+    # Steps between the end of an epoch and the update that `frequency="epoch"` puts there.
+    steps_after_epoch = 0
+
+    def _set_schedule(self, begin_step, end_step, frequency):
+        """Takes the arguments of the constructor, checked."""
+        check_integer("begin_step", begin_step, 0)
+        if end_step is not None:
+            check_integer("end_step", end_step, 0)
+            if end_step <= begin_step:
+                raise ValueError(
+                    "`begin_step` must be smaller than `end_step`. "
+                    f"Received: begin_step={begin_step}, end_step={end_step}"
+                )
+        if not (isinstance(frequency, str) and frequency == "epoch") and not callable(frequency):
+            check_integer("frequency", frequency, 1)
+        self.begin_step, self.end_step, self.frequency = begin_step, end_step, frequency
+        self._first, self._last, self._interval, self._total_steps = begin_step, end_step, frequency, None
+        self._seen = self._upper_bound = 0
+        # Whether the update of an epoch comes before its first step, rather than `steps_after_epoch` steps later.
+        self._at_epoch_begin = False
+
+    def default_end_step(self, total_steps):
+        """The last step if `end_step` was not given."""
+        return total_steps
+
+    def due(self, after, step):
+        """The last step on the schedule in (after, step], or `None`."""
+        delay = self._delay
+        found = self._on_schedule(after - delay, step - delay)
+        return None if found is None else found + delay
+
+    def _on_schedule(self, after, step):
+        if self._last is not None:
+            step = min(step, self._last)
+        if not self.scheduled or step < max(self._first, 1):
+            return None
+        if self.always_at_end and after < step == self._last:
+            return step
+        if callable(self._interval):
+            steps = range(step, max(after, self._first - 1, 0), -1)
+            return next((t for t in steps if t % max(int(self._interval(t)), 1) == 0), None)
+        on_schedule = self._first + (step - self._first) // self._interval * self._interval
+        return on_schedule if on_schedule > max(after, 0) else None
+
+    @property
+    def _delay(self):
+        return self.steps_after_epoch if self.frequency == "epoch" and not self._at_epoch_begin else 0
+
+    def may_be_due(self, steps):
+        """Whether an update may be due after `steps` more steps; called after each call of the train function.
+
+        The optimizer's own count is asked for only then: reading it waits for the device.
+        """
+        self._upper_bound += steps
+        return not self._at_epoch_begin and self.due(self._seen, self._upper_bound) is not None
+
+    def _too_late(self, due, step):
+        """Whether `steps_per_execution` moves an update, of the default schedule, to after the last step of all."""
+        by_default = self.end_step is None and not self.always_at_end
+        return by_default and self._total_steps is not None and due < self._total_steps <= step
+
+    def _resolve_schedule(self, epochs, steps_per_epoch, steps_per_call=None):
+        """Fixes the schedule for a training of a length.
+
+        Args:
+            epochs, steps_per_epoch: Integers, or `None` where they are not known; steps are batches.
+            steps_per_call: Batches between two moments at which `fit` lets masks change; `None` in other loops, where
+                the update of an epoch never comes before it.
+        """
+        self._first, self._last, self._interval = self.begin_step, self.end_step, self.frequency
+        if "gradient" in self.uses() and callable(self.frequency):
+            raise ValueError(
+                f"`frequency` must be a number where {type(self).__name__} reads gradients. "
+                f"Received: frequency={self.frequency!r}"
+            )
+        if self.frequency == "epoch" and not steps_per_epoch:
+            raise ValueError(
+                "`frequency='epoch'` needs to know the steps of an epoch, which this data does not tell: give the "
+                "number of steps, or `steps_per_epoch` to `fit`."
+            )
+        batches = optimizer_slots.inner_optimizer(self._optimizer).gradient_accumulation_steps or 1
+        self.steps_per_epoch = max(steps_per_epoch // batches, 1) if steps_per_epoch else None
+        if self.frequency == "epoch":
+            self._interval = self.steps_per_epoch
+            # Inside the epoch, the update would leave less than half of it to the new weights.
+            late = steps_per_call and (2 * steps_per_call > steps_per_epoch or batches >= steps_per_epoch)
+            self._at_epoch_begin = bool(self.steps_after_epoch and late)
+        self._total_steps = epochs * steps_per_epoch // batches if epochs and steps_per_epoch else None
+        if self._last is None and self._total_steps:
+            self._last = max(self.default_end_step(self._total_steps), 1)
+            if self._last <= self._first:
+                raise ValueError(
+                    f"`begin_step` must come before the end of the updates, which is step {self._last} of training. "
+                    f"Received: begin_step={self.begin_step}"
+                )
+
+    @property
+    def last_step(self):
+        """The last step of the schedule, once it is known.
+
+        Raises:
+            ValueError: It is not: `end_step` was not given and the data does not tell the steps of an epoch.
+        """
+        if self._last is None:
+            raise ValueError(
+                "`end_step` must be given where the length of training is not known (no `steps_per_epoch`, or a loop "
+                f"of your own). Received: end_step={self.end_step}"
+            )
+        return self._last
+
+    def check_not_over(self):
+        """Raises a ValueError if the optimizer's count is past the schedule, so that masks would never change."""
+        count = self.count()
+        if self.scheduled and self._last is not None and count >= self._last:
+            raise ValueError(
+                f"`end_step` must come after the {count} steps that the optimizer has taken: steps count from its "
+                "first one. Give a later `begin_step` and `end_step`, or compile the model anew. "
+                f"Received: end_step={self._last}"
+            )
+
+    def _is_due(self, step):
+        """`due` of one step, inside a compiled step."""
+        first, interval = max(self._first, 1), self._interval
+        step = step - self._delay
+        wanted = ops.logical_and(step >= first, ops.equal((step - self._first) % interval, 0))
+        if self._last is None:
+            return wanted
+        wanted = ops.logical_and(wanted, step <= self._last)
+        return ops.logical_or(wanted, ops.equal(step, self._last)) if self.always_at_end else wanted

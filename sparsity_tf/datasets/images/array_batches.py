@@ -1,0 +1,337 @@
+"""From an `ImageData` to `Batches`: preprocessing of the small data sets, vectorised over the batch.
+
+Two ideas live here. All random numbers of an epoch (order, crops, flips) are drawn in numpy from `(seed, epoch)`
+before it begins, so every batch is a pure function of `(seed, epoch, batch)`. And a crop of a padded image, mirrored
+or not, is nothing but a choice of rows and columns: two gathers a batch, with no padded copy and nothing per image.
+
+Sources: the CIFAR recipes of sparse training (Dettmers & Zettlemoyer, arXiv 1907.04840; Mostafa & Wang,
+arXiv 1902.05967; Evci et al., arXiv 1911.11134), SparseVD's mean image and ZCA (Molchanov et al., ICML 2017).
+"""
+
+import functools
+
+import numpy as np
+
+from sparsity_tf.checks import check_choice, check_instance, check_integer, is_integer, is_number
+from sparsity_tf.datasets import pipeline
+from sparsity_tf.datasets.batches import Batches
+from sparsity_tf.datasets.images import numpy_images, zca
+from sparsity_tf.datasets.images.image_data import ImageData
+from sparsity_tf.datasets.numbered import NumberedBatches, uses_tensorflow
+
+AUGMENTATIONS = ("none", "shift", "flip", "crop_flip")
+NORMALIZATIONS = ("none", "mean_image", "standardize", "standardize_dsr", "per_image", "zca")
+
+# Mean and standard deviation of the channels, of pixels / 255.
+_SPARSE_MOMENTUM_CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+_DSR_CIFAR = tuple(np.array([125.3, 123.0, 113.9]) / 255), tuple(np.array([63.0, 62.1, 66.7]) / 255)
+
+
+def channel_statistics(images):
+    """Mean and standard deviation of each channel of pixels / 255: two float64 arrays `(channels,)`."""
+    channels = images if images.ndim == 4 else images[..., np.newaxis]
+    mean = channels.mean(axis=(0, 1, 2), dtype=np.float64)
+    # The mean of the squares, 1,000 images at a time: a float64 copy of CIFAR would take 1.2 GB.
+    square = sum(
+        (channels[k : k + 1000].astype(np.float64) ** 2).sum(axis=(0, 1, 2)) for k in range(0, len(channels), 1000)
+    ) / (channels.size / channels.shape[-1])
+    return mean / 255, np.sqrt(square - mean**2) / 255
+
+
+def _split(data, validation_split):
+    """(number of training examples, number held out)."""
+    total = len(data.x_train)
+    if is_integer(validation_split):
+        held = validation_split
+    elif is_number(validation_split) and 0 <= validation_split < 1:
+        held = total - int((1 - validation_split) * total + 1e-9)
+    else:
+        held = -1
+    if not 0 <= held < total:
+        raise ValueError(
+            f"`validation_split` must be a fraction below 1 or a number of images below {total}. "
+            f"Received: validation_split={validation_split!r}"
+        )
+    return total - held, held
+
+
+def draw_epoch(num_examples, seed, epoch, augment="none", pixels=0):
+    """All random numbers of one epoch.
+
+    Args:
+        num_examples: Number of training examples.
+        seed: Non-negative integer.
+        epoch: Epoch, counted from 0.
+        augment: One of `AUGMENTATIONS`.
+        pixels: Largest shift (`"shift"`), or width of the border (`"crop_flip"`).
+
+    Returns:
+        `(order, offsets, flips)`: int32 `(n,)`, a permutation; int32 `(n, 2)`, what to add to a row and to a column
+        to find the pixel it shows, within +-`pixels`; bool `(n,)`, whether the image is mirrored. All belong to
+        positions in the epoch, not to images.
+    """
+    order = pipeline.epoch_order(num_examples, seed, epoch).astype(np.int32)
+    offsets, flips = np.zeros((num_examples, 2), np.int32), np.zeros(num_examples, bool)
+    if augment in ("shift", "crop_flip"):
+        # A third word in the seed, so that shifts and flips are independent of the order.
+        offsets = np.random.default_rng([seed, epoch, 1]).integers(-pixels, pixels + 1, (num_examples, 2))
+        offsets = offsets.astype(np.int32)
+        if augment == "shift":
+            offsets = -offsets  # `pipeline.shift_images` counts how far an image moves
+    if augment in ("flip", "crop_flip"):
+        flips = np.random.default_rng([seed, epoch, 2]).random(num_examples) < 0.5
+    return order, offsets, flips
+
+
+def crop_and_flip(images, offsets, flips, border="reflect"):
+    """Moves and mirrors each image of a batch.
+
+    Equal to padding by a border, cropping at an offset and flipping, without the padded copy.
+
+    Args:
+        images: Tensor `(n, height, width, channels)` of any type.
+        offsets: Integer tensor `(n, 2)`: output row r shows input row r + offset.
+        flips: Bool tensor `(n,)`: the result is mirrored left to right.
+        border: What lies outside: `"reflect"`, the image mirrored at its outermost pixels, or `"zeros"`.
+
+    Returns:
+        Tensor of the shape and type of `images`.
+    """
+    import tensorflow as tf
+
+    height, width = images.shape[1:3]
+    columns = tf.range(width)[tf.newaxis]
+    columns = tf.where(flips[:, tf.newaxis], width - 1 - columns, columns) + offsets[:, 1:]
+    rows = tf.range(height)[tf.newaxis] + offsets[:, :1]
+    if border == "reflect":
+        rows, columns = (size - 1 - tf.abs(size - 1 - tf.abs(i)) for i, size in ((rows, height), (columns, width)))
+        return _gather(images, rows, columns)
+    inside = [(i >= 0) & (i < size) for i, size in ((rows, height), (columns, width))]
+    visible = (inside[0][:, :, tf.newaxis] & inside[1][:, tf.newaxis])[..., tf.newaxis]
+    moved = _gather(images, tf.clip_by_value(rows, 0, height - 1), tf.clip_by_value(columns, 0, width - 1))
+    return tf.where(visible, moved, tf.zeros((), moved.dtype))
+
+
+def _gather(images, rows, columns):
+    import tensorflow as tf
+
+    return tf.gather(tf.gather(images, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+
+
+def _normalizer(data, num_train, normalize):
+    """A function from a batch of images with channels, float32 from 0 to 255, to what the network sees."""
+    train = data.x_train[:num_train]
+    if normalize == "mean_image":
+        mean = pipeline.mean_image(train).reshape(data.image_shape)
+        return lambda images: images / 255.0 - mean
+    if normalize == "per_image":
+        return _standardize_each if uses_tensorflow() else numpy_images.standardize_each
+    if normalize == "none":
+        return lambda images: images / 255.0
+    if normalize == "standardize_dsr":
+        mean, stddev = _DSR_CIFAR
+    elif data.name == "cifar10":
+        mean, stddev = _SPARSE_MOMENTUM_CIFAR10
+    else:
+        mean, stddev = channel_statistics(train)
+    # A number for each pixel, not each channel: numpy's loop over three channels is slower than all of the arithmetic.
+    mean, stddev = (np.full(data.image_shape, values, np.float32) for values in (mean, stddev))
+
+    def standardize(images):
+        images = images / 255.0
+        images -= mean  # numpy: in the memory at hand
+        images /= stddev
+        return images
+
+    return standardize
+
+
+def _standardize_each(images):
+    """As `tf.image.per_image_standardization`, a batch at a time."""
+    import tensorflow as tf
+
+    mean, variance = tf.nn.moments(images, axes=(1, 2, 3), keepdims=True)
+    return (images - mean) / tf.maximum(tf.sqrt(variance), 1.0 / np.sqrt(np.prod(images.shape[1:])))
+
+
+class ArrayBatches(Batches):
+    """`Batches` of arrays in memory; `array_batches` makes it and documents the arguments."""
+
+    def __init__(self, data, normalize, augment, pixels, validation_split, **kwargs):
+        check_instance("data", data, ImageData)
+        num_train, num_validation = _split(data, validation_split)
+        super().__init__(
+            num_examples=num_train,
+            num_validation=num_validation,
+            num_test=len(data.x_test),
+            num_classes=data.num_classes,
+            image_shape=data.image_shape,
+            name=data.name,
+            source=data.source,
+            **kwargs,
+        )
+        check_choice("augment", augment, AUGMENTATIONS)
+        check_choice("normalize", normalize, NORMALIZATIONS)
+        most = min(data.image_shape[:2]) - 1  # a mirror image is no larger than that
+        check_integer("pixels", pixels, 1, most)
+        if normalize == "standardize_dsr" and data.image_shape[-1] != 3:
+            raise ValueError(f"normalize=standardize_dsr is for colour images. Received: {data.name}")
+        self.augment, self.pixels = augment, pixels
+        self.normalize = normalize
+        x_train, x_test = data.x_train, data.x_test
+        if normalize == "zca":
+            whitening = zca.fit_zca(x_train[:num_train])
+            x_train, x_test = (zca.apply_zca(images, *whitening) for images in (x_train, x_test))
+            self._normalizer = lambda images: images
+        else:
+            self._normalizer = _normalizer(data, num_train, normalize)
+        shape = (-1, *data.image_shape)
+        x_train, x_test = (np.ascontiguousarray(images.reshape(shape)) for images in (x_train, x_test))
+        self._arrays = {
+            "train": (x_train[:num_train], data.y_train[:num_train]),
+            "validation": (x_train[num_train:], data.y_train[num_train:]),
+            "test": (x_test, data.y_test),
+        }
+        self._tensors = {}
+        self._border = "zeros" if augment == "shift" else "reflect"
+
+    def _examples(self, split):
+        import tensorflow as tf
+
+        if split not in self._tensors:  # one copy, however many datasets are made
+            images, labels = self._arrays[split]
+            with tf.device("CPU"):
+                self._tensors[split] = tf.constant(images), tf.constant(labels.astype(np.int32))
+        return self._tensors[split]
+
+    def _finish(self, images):
+        if not uses_tensorflow():
+            return self._normalizer(images.astype(np.float32)).astype(self.dtype)
+        import tensorflow as tf
+
+        return tf.cast(self._normalizer(tf.cast(images, tf.float32)), self.dtype)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  (one object a run)
+    def _draws(self, epoch):
+        return draw_epoch(self.num_examples, self.seed, epoch, self.augment, self.pixels)
+
+    def _batch(self, number):
+        """The training batch of an optimizer step, arrays."""
+        epoch, index = divmod(number, self.steps_per_epoch)
+        own = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        order, offsets, flips = (values[own] for values in self._draws(epoch))
+        images, labels = self._arrays["train"]
+        if self.augment == "none":
+            images = images[order]
+        else:
+            images = numpy_images.crop_and_flip(images, order, offsets, flips, self._border)
+        return self._finish(images), labels[order].astype(np.int32)
+
+    def _train(self, epoch, step, part):
+        if not uses_tensorflow():
+            return NumberedBatches(self._batch, epoch * self.steps_per_epoch + step)
+        import tensorflow as tf
+
+        steps, replicas = self.steps_per_epoch, part.replicas
+        images, labels = self._examples("train")
+
+        def draw(epoch):
+            own = slice(part.index * replicas, (part.index + 1) * replicas)
+            drawn = []
+            for values in draw_epoch(self.num_examples, self.seed, int(epoch), self.augment, self.pixels):
+                values = values[: steps * self.batch_size]
+                values = values.reshape(steps, part.pipelines * replicas, part.batch_size, *values.shape[1:])
+                drawn.append(values[:, own].reshape(steps * replicas, part.batch_size, *values.shape[3:]))
+            return drawn
+
+        def one_epoch(epoch):
+            order, offsets, flips = tf.numpy_function(draw, [epoch], (tf.int32, tf.int32, tf.bool), stateful=False)
+            shape = (steps * replicas, part.batch_size)
+            order.set_shape(shape)
+            offsets.set_shape((*shape, 2))
+            flips.set_shape(shape)
+            return tf.data.Dataset.from_tensor_slices((order, offsets, flips))
+
+        def prepare(order, offsets, flips):
+            batch = tf.gather(images, order)
+            if self.augment != "none":
+                batch = crop_and_flip(batch, offsets, flips, self._border)
+            return self._finish(batch), tf.gather(labels, order)
+
+        draws = tf.data.Dataset.range(epoch, 2**31).flat_map(one_epoch).skip(step * replicas)
+        return draws.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _evaluation(self, split, part):
+        if not uses_tensorflow():
+            images, labels = self._arrays[split]
+
+            def batch(number):
+                chosen = slice(number * part.batch_size, (number + 1) * part.batch_size)
+                return self._finish(images[chosen]), labels[chosen].astype(np.int32)
+
+            return NumberedBatches(batch, end=-(-len(labels) // part.batch_size))
+        import tensorflow as tf
+
+        images, labels = self._examples(split)
+        indices = tf.data.Dataset.range(part.index, len(labels), part.pipelines).batch(part.batch_size)
+        return indices.map(
+            lambda chosen: (self._finish(tf.gather(images, chosen)), tf.gather(labels, chosen)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+
+
+def array_batches(
+    data,
+    batch_size,
+    normalize="standardize",
+    augment="none",
+    pixels=4,
+    validation_split=0.0,
+    eval_batch_size=None,
+    seed=0,
+    dtype="float32",
+):
+    """Batches of a data set in memory: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100.
+
+    Args:
+        data: An `ImageData`.
+        batch_size: Examples a step, over all replicas.
+        normalize: What happens to pixels. Statistics are those of the training images that are not held out.
+            - `"standardize"`: (pixels / 255 - mean) / sd of each channel. For CIFAR-10 the numbers of the sparse
+              momentum code: mean .4914 .4822 .4465, sd .2023 .1994 .2010; otherwise measured.
+            - `"standardize_dsr"`: the same with the numbers of DSR and `dst` for CIFAR-10 and CIFAR-100:
+              mean 125.3 123.0 113.9, sd 63.0 62.1 66.7, of 255.
+            - `"mean_image"`: pixels / 255 less the mean image (SparseVD on MNIST).
+            - `"per_image"`: each image less its mean, divided by its standard deviation (RigL on CIFAR).
+            - `"zca"`: whitening, see `zca` (SparseVD on CIFAR; 20 seconds on two cores and 1.5 GB).
+            - `"none"`: pixels / 255.
+        augment: What happens to training images, drawn anew for each image and epoch.
+            - `"crop_flip"`: a crop from the image with a mirrored border of `pixels`, flipped with probability 1/2
+              (every published CIFAR recipe).
+            - `"shift"`: moved by up to `pixels` down and across, zeros coming in.
+            - `"flip"`: flipped with probability 1/2.
+            - `"none"`.
+        pixels: Width of the border (`"crop_flip"`) or largest shift (`"shift"`).
+        validation_split: Training images held out, the last ones: a fraction (54,000 of MNIST's train with 0.1), or
+            a number. They are never augmented; in the sparse momentum code, by mistake, they were.
+        eval_batch_size: Examples a batch in evaluation. Defaults to `batch_size`.
+        seed: Non-negative integer.
+        dtype: Element type of the images: `"float32"`, `"bfloat16"` or `"float16"`.
+
+    Returns:
+        `Batches`. With `"mean_image"` and `"none"` or `"shift"` the batches are those of `train_batches`.
+
+    Raises:
+        ValueError: An argument is not as described.
+    """
+    return ArrayBatches(
+        data,
+        normalize,
+        augment,
+        pixels,
+        validation_split,
+        batch_size=batch_size,
+        eval_batch_size=batch_size if eval_batch_size is None else eval_batch_size,
+        seed=seed,
+        dtype=dtype,
+    )

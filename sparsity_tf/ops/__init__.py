@@ -1,0 +1,1 @@
+"""Operations on tensors that layers and callbacks share."""

@@ -1,0 +1,1 @@
+"""The small commands: `sparsity-tf convert`, `evaluate`, `budget`, ..."""

@@ -1,0 +1,119 @@
+r"""BLEU of translations: sacreBLEU's, and that of *The State of Sparsity* for comparison with its tables.
+
+```
+python -m sparsity_tf.train.bleu --hypotheses=newstest2014.out.de --references=newstest2014.de
+```
+
+The first line is sacreBLEU (Post, 2018, arXiv 1804.08771) with its signature, the figure to publish. The second is
+made as the published ones were: Moses' punctuation and tokens (through sacremoses), compounds split at hyphens, and the
+BLEU of `multi-bleu.perl`, without smoothing; `--tokenized_references` is for references that are tokenised already, as
+that paper's are. Both are case-sensitive.
+
+Exit status: 0, 1 (something can't be read or compared) or 2 (wrong usage).
+"""
+
+import re
+import sys
+
+from absl import flags
+
+from sparsity_tf.tools import command
+from sparsity_tf.tools.translate import read_lines
+
+_COMPOUND = re.compile(r"(\S)-(\S)")
+
+
+def main(argv=None):
+    """Runs the command.
+
+    Args:
+        argv: List of str, program name first; `sys.argv` by default.
+
+    Returns:
+        int, the exit status: 0 success, 1 the command failed, 2 wrong usage.
+    """
+    return command.run("bleu", __doc__, _define_flags, _compare_files, argv)
+
+
+def _define_flags(values):
+    own = {"flag_values": values}
+    flags.DEFINE_string(
+        "hypotheses", None, "The translations: text file, a sentence a line; - is standard input.", **own
+    )
+    flags.DEFINE_list("references", None, "Text file, or several separated by commas, with the same lines.", **own)
+    flags.DEFINE_string("language", "de", "Language, for Moses.", **own)
+    flags.DEFINE_bool("tokenized_references", False, "References went through Moses' tokenizer already.", **own)
+
+
+def _compare_files(values):
+    for flag in ("hypotheses", "references"):
+        if not values[flag].value:
+            raise flags.Error(f"Flag --{flag} is required")
+    hypotheses = read_lines(values.hypotheses)
+    references = [read_lines(path) for path in values.references]
+    for path, lines in zip(values.references, references, strict=True):
+        if len(lines) != len(hypotheses):
+            raise command.CommandError(
+                f"hypotheses and references must have equally many lines: {values.hypotheses} has {len(hypotheses)}, "
+                f"{path} has {len(lines)}"
+            )
+    score, signature = sacrebleu_score(hypotheses, references)
+    print(f"sacreBLEU {score}  {signature}")
+    published = published_score(hypotheses, references, values.language, values.tokenized_references)
+    print(f"BLEU of The State of Sparsity (Moses tokens, compounds split) {published}")
+
+
+def sacrebleu_score(hypotheses, references):
+    """BLEU with sacreBLEU's defaults.
+
+    Args:
+        hypotheses: List of strings.
+        references: List of lists of strings, one list a reference.
+
+    Returns:
+        (`sacrebleu.BLEUScore`, signature).
+    """
+    from sacrebleu.metrics import BLEU
+
+    metric = BLEU()
+    return metric.corpus_score(hypotheses, references), str(metric.get_signature())
+
+
+def published_score(hypotheses, references, language="de", tokenized_references=False):
+    """BLEU by the recipe of The State of Sparsity (its `get_ende_bleu.sh`).
+
+    Args:
+        hypotheses: List of strings.
+        references: List of lists of strings, one list a reference.
+        language: Language code of Moses.
+        tokenized_references: Whether the references are Moses' tokens already.
+
+    Returns:
+        `sacrebleu.BLEUScore`, as `multi-bleu.perl` computes it.
+    """
+    from sacrebleu.metrics import BLEU
+
+    tokens = moses_tokens(hypotheses, language)
+    if not tokenized_references:
+        references = [moses_tokens(reference, language) for reference in references]
+    references = [split_compounds(reference) for reference in references]
+    # `force`: tokenised text is what this is for.
+    metric = BLEU(tokenize="none", smooth_method="none", force=True)
+    return metric.corpus_score(split_compounds(tokens), references)
+
+
+def moses_tokens(lines, language="de"):
+    """Lines after `replace-unicode-punctuation.perl` and `tokenizer.perl`, escapes (`&quot;`) included."""
+    from sacremoses import MosesPunctNormalizer, MosesTokenizer
+
+    punctuation, tokenizer = MosesPunctNormalizer(lang=language), MosesTokenizer(lang=language)
+    return [tokenizer.tokenize(punctuation.replace_unicode_punct(line), return_str=True) for line in lines]
+
+
+def split_compounds(lines):
+    """Lines with "a-b" as "a ##AT##-##AT## b"."""
+    return [_COMPOUND.sub(r"\1 ##AT##-##AT## \2", line) for line in lines]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

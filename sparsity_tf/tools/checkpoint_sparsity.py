@@ -1,0 +1,133 @@
+r"""Prints how sparse a checkpoint is, tensor by tensor and in total.
+
+```
+python -m sparsity_tf.checkpoint_sparsity --checkpoint=PATH \
+    [--sparsity_technique=auto] [--log_alpha_threshold=3.0] [--format=table|json|csv]
+```
+
+PATH is a `.keras` or `.weights.h5` file, a SavedModel directory, or a TensorFlow checkpoint: its
+prefix, its `.index` file, or a directory (the latest one in it). The rules by which tensors are
+found and counted are those of the State of Sparsity checkpoints (Gale, Elsen, Hooker,
+arXiv:1902.09574); see `sparsity_tf.checkpoints.sparsity`.
+
+The report goes to standard output. What had to be assumed, and errors, go to standard error, an
+error as one line. The exit status is 0, 1 (the checkpoint cannot be read or counted) or 2 (wrong
+usage).
+"""
+
+import csv
+import io
+import math
+import os
+import sys
+
+from absl import flags
+
+from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
+from sparsity_tf.checkpoints.sparsity import TECHNIQUES, checkpoint_sparsity
+
+_COLUMNS = ("name", "shape", "size", "nonzeros", "sparsity")
+
+
+def main(argv=None):
+    """Runs the command.
+
+    Args:
+        argv: List of str, program name first; `sys.argv` by default.
+
+    Returns:
+        int, the exit status: 0 success, 1 the checkpoint cannot be read or counted, 2 wrong usage.
+    """
+    argv = sys.argv if argv is None else argv
+    values = _define_flags()
+    try:
+        rest = values(argv)[1:]
+        if rest:
+            raise flags.Error(f"Unexpected argument: {rest[0]}")
+        if values.help:
+            print(f"{__doc__}\nFlags:\n{values.get_help()}")
+            return 0
+        if not values.checkpoint:
+            raise flags.Error("Flag --checkpoint is required")
+    except flags.Error as error:
+        return _fail(f"{error} (--help shows the flags)", status=2)
+    # TensorFlow's own chatter would hide the one line that matters.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    given = values["log_alpha_threshold"].present
+    try:
+        report = checkpoint_sparsity(
+            values.checkpoint,
+            technique=values.sparsity_technique,
+            log_alpha_threshold=values.log_alpha_threshold if given else None,
+        )
+    except (ValueError, OSError, MemoryError) as error:
+        return _fail(error, status=1)
+    for note in report.notes:
+        print(f"checkpoint_sparsity: note: {note}", file=sys.stderr)
+    print(_render(report, values.format))
+    return 0
+
+
+def _define_flags():
+    """Flags of this command alone: other binaries in the process may use the same names."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("checkpoint", None, "The checkpoint: a file, directory or prefix.", flag_values=values)
+    flags.DEFINE_enum(
+        "sparsity_technique",
+        "auto",
+        list(TECHNIQUES),
+        "How the weights were made sparse; auto tells by the names of the tensors.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "log_alpha_threshold",
+        3.0,
+        "Variational dropout: entries with log alpha below it are non-zero. If given, it takes the "
+        "place of the thresholds stored in a .keras file.",
+        flag_values=values,
+    )
+    flags.register_validator("log_alpha_threshold", math.isfinite, "must be a finite number", flag_values=values)
+    flags.DEFINE_enum("format", "table", ["table", "json", "csv"], "Form of the report.", flag_values=values)
+    flags.DEFINE_boolean("help", False, "Show this help.", short_name="?", flag_values=values)
+    return values
+
+
+def _render(report, form):
+    if form == "json":
+        return report.to_json()
+    rows = [
+        (row.name, "x".join(map(str, row.shape)), row.size, row.nonzeros, row.sparsity, row.nonzero_values)
+        for row in report.rows
+    ]
+    if form == "csv":
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*_COLUMNS, "nonzero_values"])
+        writer.writerows(rows)
+        return text.getvalue().rstrip("\n")
+    import tabulate
+
+    # disable_numparse: a tensor called "1e5" is a name.
+    two_figures = report.nonzero_values != report.nonzeros
+    rows = [(*row[:4], f"{row[4]:.4f}", *row[5:] * two_figures) for row in rows]
+    table = tabulate.tabulate(
+        rows,
+        headers=[*_COLUMNS, *["nonzero values"] * two_figures],
+        disable_numparse=True,
+        colalign=("left", "left", "right", "right", "right", *["right"] * two_figures),
+    )
+    if two_figures:
+        table += (
+            f"\n\nby masks {100 * report.global_sparsity:.2f} %, by values {100 * report.sparsity_of_values:.2f} % "
+            f"({report.nonzeros - report.nonzero_values:,} live weights are exactly 0, as those just grown are)"
+        )
+    return f"{table}\n\n{report.path} global sparsity = {100 * report.global_sparsity:.2f} %"
+
+
+def _fail(message, status):
+    print(f"checkpoint_sparsity: error: {one_line(message, LONGEST_COMPLAINT)}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

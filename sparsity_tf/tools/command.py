@@ -1,0 +1,167 @@
+"""What the small commands of this folder share: flags of their own, one-line errors, models and files on disk."""
+
+import contextlib
+import json
+import math
+import os
+import sys
+import tempfile
+
+from absl import flags
+
+from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
+
+# Beginning of the name of the folder in which a file is written until it is complete.
+_UNFINISHED = ".unfinished-"
+
+
+class CommandError(Exception):
+    """What stops a command; its message is shown to the user in one line."""
+
+
+def run(name, usage, define_flags, action, argv=None):
+    """Parses the flags of a command and runs it.
+
+    Args:
+        name: What the command is called in messages.
+        usage: Text above the list of flags in `--help`.
+        define_flags: Function that defines flags on the `absl.flags.FlagValues` that it is given: other binaries in the
+            process may use the same names.
+        action: Function of the parsed `FlagValues`.
+        argv: List of str, program name first; `sys.argv` by default.
+
+    Returns:
+        int, the exit status: 0 success, 1 the command failed, 2 wrong usage. An error is one line on standard error.
+    """
+    values = flags.FlagValues()
+    define_flags(values)
+    flags.DEFINE_boolean("help", False, "Show this help.", short_name="?", flag_values=values)
+    try:
+        rest = values(sys.argv if argv is None else argv)[1:]
+        if rest:
+            raise flags.Error(f"Unexpected argument: {rest[0]}")
+    except flags.Error as error:
+        return _fail(name, f"{error} (--help shows the flags)", status=2)
+    if values.help:
+        print(f"{usage}\nFlags:\n{values.get_help()}")
+        return 0
+    # TensorFlow's own chatter would hide the one line that matters.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        action(values)
+    except flags.Error as error:
+        return _fail(name, f"{error} (--help shows the flags)", status=2)
+    except (CommandError, ValueError, OSError, MemoryError) as error:
+        return _fail(name, error, status=1)
+    return 0
+
+
+def define_log_alpha_threshold(values, default):
+    """Defines the flag of the threshold of variational dropout.
+
+    Args:
+        values: `absl.flags.FlagValues`.
+        default: What happens without it, a sentence for `--help`.
+    """
+    text = f"Variational dropout: weights with log alpha at it or above are zero. {default}"
+    flags.DEFINE_float("log_alpha_threshold", None, text, flag_values=values)
+    flags.register_validator(
+        "log_alpha_threshold", lambda x: x is None or math.isfinite(x), "must be a finite number", flag_values=values
+    )
+
+
+def note(name, message):
+    """Says on standard error what had to be assumed."""
+    print(f"{name}: note: {message}", file=sys.stderr)
+
+
+def _fail(name, message, status):
+    print(f"{name}: error: {one_line(message, LONGEST_COMPLAINT)}", file=sys.stderr)
+    return status
+
+
+def load_model(path):
+    """Loads a `.keras` file, sparse or dense, without its optimizer.
+
+    Raises:
+        CommandError: The file is missing, damaged, of another kind, or needs classes that aren't known here.
+    """
+    import sparsity_tf  # noqa: F401  (its layers must be known to Keras)
+    from sparsity_tf.train import run_folder as state
+
+    if not os.path.exists(path):
+        raise CommandError(f"{path} does not exist")
+    if not os.path.isfile(path) or not path.endswith(".keras"):
+        raise CommandError(f"{path} must be a .keras file, which holds the network and its weights")
+    try:
+        return state.load(path, compile=False)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def parse_shape(text):
+    """A shape from a flag: "32,32,3", or "[16],[8,2]" for a model with several inputs; `None` for `None`.
+
+    Raises:
+        absl.flags.Error: Anything else.
+    """
+    if text is None:
+        return None
+    with contextlib.suppress(json.JSONDecodeError):
+        shape = json.loads(f"[{text}]")
+        shapes = shape if all(isinstance(size, list) for size in shape) else [shape]
+        if shape and all(type(size) is int and size > 0 for one in shapes for size in one):
+            return tuple(shape) if shapes == [shape] else shape
+    raise flags.Error(
+        "Flag --input_shape must be positive integers such as 32,32,3, or lists of them such as [16],[8,2] for a model "
+        f"with several inputs. Received: {text}"
+    )
+
+
+def check_output(path, suffix, overwrite, **sources):
+    """Refuses, before any work is done, an output that can't or must not be written.
+
+    Args:
+        path: The path of the output.
+        suffix: The ending that it must have.
+        overwrite: Whether a file that is there already may be replaced.
+        **sources: Paths of files that are read, by the names of their flags; `None` counts for nothing.
+
+    Raises:
+        CommandError: `path` has another ending, lies in no folder or in one that can't be written, is a source, or is
+            there already and `overwrite` is false.
+    """
+    if not path.endswith(suffix):
+        raise CommandError(f"--output must end in {suffix}. Received: {path}")
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise CommandError(f"the folder of --output does not exist: {path}")
+    if os.path.isdir(path):
+        raise CommandError(f"--output must be a file. Received the folder {path}")
+    if os.path.exists(path):
+        for flag, source in sources.items():
+            if source is not None and os.path.exists(source) and os.path.samefile(path, source):
+                raise CommandError(f"--output must not be the {flag} itself. Received: {path}")
+        if not overwrite:
+            raise CommandError(f"{path} is there already: pass --overwrite to replace it")
+    try:
+        tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=os.path.dirname(path) or ".").cleanup()
+    except OSError as error:
+        raise CommandError(f"--output can't be written: {path} ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def appearing(path, overwrite=False):
+    """Gives the path of an unfinished file beside `path`, which takes the name when all went well.
+
+    Nothing is left behind otherwise, and a file that appeared meanwhile is replaced only if `overwrite` is true.
+    """
+    folder, name = os.path.split(path)
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder or ".") as unfinished:
+        written = os.path.join(unfinished, name)
+        yield written
+        # The rename must not reach the disk before the content does.
+        with open(written, "rb") as file:
+            os.fsync(file.fileno())
+        if os.path.exists(path) and not overwrite:
+            raise CommandError(f"{path} appeared meanwhile: pass --overwrite to replace it")
+        os.replace(written, path)

@@ -1,0 +1,201 @@
+r"""Converts a sparse network to a plain dense one, zeros baked in, that loads where only Keras is installed.
+
+```
+python -m sparsity_tf.train.convert --checkpoint=sparse.keras --output=dense.keras \
+    [--log_alpha_threshold=3.0] [--input_shape=32,32,3] [--overwrite]
+```
+
+Every technique is converted: soft thresholds (STR), variational dropout, L0, masks, discovered wirings; the weights are
+those of inference. Before the file appears under its name it is read back, and both networks must predict the same on
+random inputs. An output that is there already is never replaced without `--overwrite`. Exit status 1 if anything is
+wrong, 2 for wrong flags; nothing is left behind then.
+"""
+
+import sys
+
+from absl import flags
+
+from sparsity_tf.tools.command import (
+    CommandError,
+    appearing,
+    check_output,
+    define_log_alpha_threshold,
+    load_model,
+    note,
+    parse_shape,
+    run,
+)
+
+_NAME = "convert"
+_EXAMPLES = 4
+_STEPS = 16
+# Largest difference of predictions, relative to the largest prediction. They mostly agree to the bit; where a layer
+# computes in another order (attention) float32 rounds differently.
+_TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2}
+_TOLERANCE = 1e-5
+
+
+def main(argv=None):
+    """Runs the command; returns the exit status: 0, 1 (it failed) or 2 (wrong flags)."""
+    return run(_NAME, __doc__, _define_flags, _run, argv)
+
+
+def _define_flags(values):
+    own = {"flag_values": values}
+    flags.DEFINE_string("checkpoint", None, "The sparse network, a .keras file.", **own)
+    flags.DEFINE_string("output", None, "Where to write the dense one, a .keras file.", **own)
+    flags.DEFINE_boolean("overwrite", False, "Replace the output if it is there.", **own)
+    define_log_alpha_threshold(values, "Default: each layer's own threshold.")
+    flags.DEFINE_string("input_shape", None, "Shape of one input where the network leaves it open: 32,32,3.", **own)
+    flags.DEFINE_integer("seed", 0, "Seed of the random inputs.", lower_bound=0, **own)
+
+
+def _run(values):
+    for name in ("checkpoint", "output"):
+        if values[name].value is None:
+            raise flags.Error(f"Flag --{name} is required")
+    shape = parse_shape(values.input_shape)
+    check_output(values.output, ".keras", values.overwrite, checkpoint=values.checkpoint)
+    model = load_model(values.checkpoint)
+    from sparsity_tf import inspection
+    from sparsity_tf.to_dense import to_dense
+
+    weights = _sparse_weights(model, values.checkpoint)
+    if values.log_alpha_threshold is not None:
+        set_log_alpha_threshold(weights, values.log_alpha_threshold)
+    dense = to_dense(model)
+    with appearing(values.output, values.overwrite) as unfinished:
+        dense.save(unfinished)
+        written = load_model(unfinished)
+        difference = check_same_predictions(model, written, shape, values.seed)
+    table = inspection.sparsity_table(model)
+    print(f"{len(table)} weights, {table.nonzeros:,} of {table.size:,} not zero: sparsity {100 * table.sparsity:.2f} %")
+    print(f"largest difference of predictions on {_EXAMPLES} random inputs: {difference:.2g}")
+    ours = sorted({type(layer).__name__ for layer in dense._flatten_layers() if _is_ours(layer)})
+    if ours:
+        note(_NAME, f"the dense network still needs `import sparsity_tf` to load, for {', '.join(ours)}")
+    print(f"{values.output}: dense")
+
+
+def _sparse_weights(model, path):
+    from sparsity_tf import inspection
+    from sparsity_tf.layers import get_sparse_weights
+
+    weights = get_sparse_weights(model)
+    if not weights:
+        raise CommandError(f"{path} has no sparse layers: it is a dense network already")
+    table = inspection.sparsity_table(model)
+    if not table.finite:
+        bad = [row.name for row in table if not row.finite]
+        raise CommandError(f"the network diverged: weights are not finite ({', '.join(bad)})")
+    return weights
+
+
+def set_log_alpha_threshold(weights, threshold):
+    """Moves the threshold of variational dropout on log alpha.
+
+    Args:
+        weights: List of `SparseWeight`.
+        threshold: Finite number.
+
+    Raises:
+        CommandError: No weight is of variational dropout.
+    """
+    techniques = [weight.technique for weight in weights if hasattr(weight.technique, "log_alpha_threshold")]
+    if not techniques:
+        names = ", ".join(sorted({weight.technique.name for weight in weights}))
+        raise CommandError(f"--log_alpha_threshold is of variational dropout only. Received: a network with {names}")
+    for technique in techniques:
+        technique.log_alpha_threshold = threshold
+
+
+def check_same_predictions(sparse, dense, input_shape=None, seed=0):
+    """Compares two models on random inputs of their shape.
+
+    Floating-point inputs are standard normal. Integer ones, and all inputs of a model with embeddings, are whole
+    numbers that are rows of the smallest embedding. Sequences of any length get 16 steps.
+
+    Args:
+        sparse: Built Keras model.
+        dense: Another one that should predict the same.
+        input_shape: Shape of one input, or a list or dict of shapes; `None` for the model's own.
+        seed: Integer.
+
+    Returns:
+        The largest difference between outputs, relative to the largest output of its kind (float).
+
+    Raises:
+        CommandError: If they differ by more than rounding, predictions are not finite, or no random input fits.
+    """
+    import keras
+    import numpy as np
+
+    from sparsity_tf.inspection import tracing
+
+    try:
+        args, kwargs = tracing.symbolic_inputs(sparse, input_shape)
+    except ValueError as error:
+        sequences = _sequences(sparse) if input_shape is None else None
+        if sequences is None:
+            raise CommandError(f"--input_shape is needed to compare predictions: {error}") from error
+        args, kwargs = (sequences,), {}
+    rng = np.random.default_rng(seed)
+    rows = min((layer.input_dim for layer in sparse._flatten_layers() if _is_embedding(layer)), default=None)
+
+    def draw(spec):
+        shape = (_EXAMPLES, *spec.shape[1:])
+        if rows is not None or not keras.backend.is_float_dtype(spec.dtype):
+            return keras.ops.convert_to_tensor(rng.integers(0, rows or 2, shape), dtype=spec.dtype)
+        return keras.ops.convert_to_tensor(rng.standard_normal(shape), dtype=spec.dtype)
+
+    args, kwargs = keras.tree.map_structure(draw, (args, kwargs))
+    try:
+        pair = [keras.tree.flatten(model(*args, **kwargs, training=False)) for model in (sparse, dense)]
+    except Exception as error:  # Whatever a model may do with inputs that it doesn't expect.
+        raise CommandError(f"the network does not take random inputs of its shape: {error}") from error
+    tolerance = max(_TOLERANCES.get(layer.compute_dtype, _TOLERANCE) for layer in sparse._flatten_layers())
+    largest = 0.0
+    for one, other in zip(*pair, strict=True):
+        one, other = (keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in (one, other))
+        if not (np.isfinite(one).all() and np.isfinite(other).all()):
+            raise CommandError("predictions are not finite on random inputs: there is nothing to compare")
+        scale = float(np.abs(one).max(initial=0.0))
+        difference = float(np.abs(one - other).max(initial=0.0))
+        largest = max(largest, difference / scale if scale else difference)
+    if largest > tolerance:
+        raise CommandError(
+            f"the dense network does not predict the same: relative difference {largest:.3g}, allowed {tolerance:g}"
+        )
+    return largest
+
+
+def _sequences(model):
+    """Symbolic inputs of a model of sequences (batch, time) or (batch, time, features) of any length, else `None`."""
+    import keras
+
+    if not getattr(model, "inputs", None):
+        return None
+
+    def with_length(x):
+        shape = list(x.shape)
+        if len(shape) in (2, 3) and shape[1] is None:
+            shape[1] = _STEPS
+        return keras.KerasTensor((1, *shape[1:]), dtype=x.dtype)
+
+    specs = keras.tree.map_structure(with_length, model.inputs[0] if len(model.inputs) == 1 else model.input)
+    known = all(None not in spec.shape for spec in keras.tree.flatten(specs))
+    return specs if known else None
+
+
+def _is_embedding(layer):
+    import keras
+
+    return isinstance(layer, keras.layers.Embedding)
+
+
+def _is_ours(layer):
+    return type(layer).__module__.partition(".")[0] == "sparsity_tf"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Measures a saved classifier on its test set: error, top-5 error, sparsity.
+
+    python -m sparsity_tf.train.evaluate --checkpoint=runs/resnet50_vd/model.keras --data_dir=/data/imagenet \\
+        [--log_alpha_threshold=0.5,1,2,3]
+
+The checkpoint is a `.keras` file of any technique, or of a dense network that `sparsity_tf.train.convert` made of one.
+Data set and preprocessing are those of the recipe that lies beside it (`recipe.json`), or of the preset `--config`.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import math
+import os
+import sys
+
+from absl import flags
+
+from sparsity_tf.tools import command
+
+_NAME = "evaluate"
+
+
+def define_flags(values):
+    """Defines the flags of the command on `values`."""
+    own = {"flag_values": values}
+    flags.DEFINE_string("checkpoint", None, "Path of the .keras file.", **own)
+    flags.DEFINE_string("config", None, "Preset whose data set is meant; default: recipe.json beside the file.", **own)
+    flags.DEFINE_string("data_dir", None, "Where the data set lies; default: where the recipe found it.", **own)
+    flags.DEFINE_list(
+        "log_alpha_threshold",
+        None,
+        "Variational dropout: thresholds to try instead of the saved ones, separated by commas.",
+        **own,
+    )
+    flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "How to print the figures.", **own)
+
+
+def evaluate(model, batches, log_alpha_thresholds=None):
+    """Measures a model as it is used at inference, for each threshold.
+
+    Args:
+        model: Keras classifier with logits as outputs.
+        batches: `datasets.Batches`.
+        log_alpha_thresholds: List of numbers, one measurement each, for the layers of variational dropout; `None` for
+            one measurement with those that the model has.
+
+    Returns:
+        List of dicts with the keys `log_alpha_threshold` (`None` for the model's own), `error`, `top5_error` and
+        `sparsity` (of all kernels), fractions from 0 to 1, `compression` (all weights / non-zero weights), and `loss`
+        in nats. The model has its own thresholds again afterwards.
+
+    Raises:
+        ValueError: Thresholds for a model without variational dropout, or images or classes that don't fit the model.
+    """
+    from sparsity_tf import inspection, layers
+    from sparsity_tf.train.classifier.evaluation import Evaluation
+
+    _check_fit(model, batches)
+    techniques = [weight.technique for weight in layers.get_sparse_weights(model)]
+    techniques = [technique for technique in techniques if technique.name == "variational_dropout"]
+    if log_alpha_thresholds and not techniques:
+        raise ValueError(
+            "`log_alpha_threshold` needs layers of variational dropout, and the model has none. "
+            f"Received: log_alpha_threshold={log_alpha_thresholds}"
+        )
+    own, rows = [technique.log_alpha_threshold for technique in techniques], []
+    try:
+        for threshold in log_alpha_thresholds or [None]:
+            for technique in techniques if threshold is not None else ():
+                technique.log_alpha_threshold = threshold
+            figures = Evaluation(model, batches).run()  # a new one: thresholds are constants of the compiled step
+            table = inspection.sparsity_table(model, include_dense=True)
+            rows.append(
+                {
+                    "log_alpha_threshold": threshold,
+                    "error": figures.error,
+                    "top5_error": figures.top5_error,
+                    "loss": figures.loss,
+                    "sparsity": table.sparsity,
+                    "compression": table.compression,
+                }
+            )
+    finally:
+        for technique, threshold in zip(techniques, own, strict=True):
+            technique.log_alpha_threshold = threshold
+    return rows
+
+
+def _check_fit(model, batches):
+    image, logits = model.input_shape[1:], model.output_shape[1:]
+    if tuple(image) != batches.image_shape or logits != (batches.num_classes,):
+        raise ValueError(
+            f"the model takes images {tuple(image)} and gives {logits}, the data set {batches.name} has images "
+            f"{batches.image_shape} of {batches.num_classes} classes"
+        )
+
+
+def _recipe(values):
+    from sparsity_tf.train import run_folder as state
+    from sparsity_tf.train.classifier import presets
+    from sparsity_tf.train.classifier.recipe import Recipe
+
+    if values.config is not None:
+        recipe = presets.get_preset(values.config)
+    else:
+        saved = state.read_recipe(os.path.dirname(values.checkpoint))
+        if saved is None:
+            raise flags.Error(f"Flag --config must be given where no {state.RECIPE} lies beside the checkpoint")
+        known = {field.name: field.type for field in dataclasses.fields(Recipe)}
+        try:
+            recipe = Recipe(
+                **{n: tuple(value) if known[n] is tuple else value for n, value in saved.items() if n in known}
+            )
+        except (TypeError, ValueError) as error:
+            path = os.path.join(os.path.dirname(values.checkpoint), state.RECIPE)
+            raise command.CommandError(f"{path} is damaged: {error}") from error
+    # One example a step is enough to make batches of any training set.
+    return dataclasses.replace(recipe, batch_size=1, data_dir=values.data_dir or recipe.data_dir)
+
+
+def _thresholds(values):
+    if values.log_alpha_threshold is None:
+        return None
+    with contextlib.suppress(ValueError):
+        thresholds = [float(text) for text in values.log_alpha_threshold]
+        if all(map(math.isfinite, thresholds)):
+            return thresholds
+    raise flags.Error(
+        "Flag --log_alpha_threshold must be finite numbers separated by commas. "
+        f"Received: {','.join(values.log_alpha_threshold)}"
+    )
+
+
+def _run(values):
+    if values.checkpoint is None:
+        raise flags.Error("Flag --checkpoint is required")
+    thresholds, recipe = _thresholds(values), _recipe(values)
+    model = command.load_model(values.checkpoint)
+    from sparsity_tf.train.classifier.batches import load_data, make_batches
+    from sparsity_tf.train.classifier.build import choose_jit_compile
+
+    model.jit_compile = choose_jit_compile(recipe, model)
+    batches = make_batches(recipe, load_data(recipe))
+    if batches.name == "mnist_demo" != recipe.dataset:
+        command.note(_NAME, f"a stand-in for {recipe.dataset} is measured, for lack of --data_dir: {batches.source}")
+    rows = evaluate(model, batches, thresholds)
+    # Figures that are read by programs: what they are of goes with them.
+    of_data = [{**row, "data": batches.source, "num_test": batches.num_test} for row in rows]
+    if values.format == "json":
+        print(json.dumps(of_data, indent=2))
+    elif values.format == "csv":
+        writer = csv.DictWriter(sys.stdout, list(of_data[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(of_data)
+    else:
+        print(f"{values.checkpoint} on the {batches.num_test:,} test images of {batches.source}")
+        print(_table(rows))
+
+
+def _table(rows):
+    from tabulate import tabulate
+
+    percents = ("error", "top5_error", "sparsity")
+    shown = [
+        [
+            "saved" if row["log_alpha_threshold"] is None else f"{row['log_alpha_threshold']:g}",
+            *(f"{100 * row[name]:.2f} %" for name in percents),
+            f"{row['compression']:.1f}x",
+            f"{row['loss']:.4f}",
+        ]
+        for row in rows
+    ]
+    headers = ["log alpha threshold", "error", "top-5 error", "sparsity", "compression", "loss"]
+    return tabulate(shown, headers, stralign="right", disable_numparse=True)
+
+
+def main(argv=None):
+    """Runs the command; arguments and exit status as of `command.run`."""
+    return command.run(_NAME, __doc__, define_flags, _run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

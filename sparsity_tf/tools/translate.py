@@ -1,0 +1,261 @@
+r"""Translates a text with a trained Transformer, a sentence a line.
+
+```
+python -m sparsity_tf.train.translate --checkpoint=model.keras --vocabulary=vocabulary.model \
+    --input=newstest2014.en --output=newstest2014.de [--greedy] [--beam_size=4] [--alpha=0.6]
+```
+
+`--input=-` reads standard input, `--output=-` writes to standard output. Sentences are translated together with others
+of about their length, the longest first, and come out in the order of the input; an empty line stays empty. The output
+appears under its name when all of it is there. Progress goes to standard error.
+
+Exit status: 0, 1 (something can't be read, translated or written) or 2 (wrong usage).
+"""
+
+import os
+import sys
+import time
+
+import numpy as np
+from absl import flags
+
+from sparsity_tf.tools import command
+
+_NAME = "translate"
+# Sources are padded to one of these, so that few shapes are compiled.
+_LENGTHS = (8, 16, 32, 48, 64, 96, 128, 192, 256)
+
+
+def main(argv=None):
+    """Runs the command.
+
+    Args:
+        argv: List of str, program name first; `sys.argv` by default.
+
+    Returns:
+        int, the exit status: 0 success, 1 the command failed, 2 wrong usage.
+    """
+    return command.run(_NAME, __doc__, _define_flags, _translate_file, argv)
+
+
+def _define_flags(values):
+    own = {"flag_values": values}
+    flags.DEFINE_string("checkpoint", None, "The model, a .keras file.", **own)
+    flags.DEFINE_string("vocabulary", None, "The subwords it was trained with: SentencePiece or tensor2tensor.", **own)
+    flags.DEFINE_string("input", "-", "Text file, UTF-8, a sentence a line; - is standard input.", **own)
+    flags.DEFINE_string("output", "-", "File for the translations; - is standard output.", **own)
+    flags.DEFINE_bool("overwrite", False, "Replace an output that is there already.", **own)
+    flags.DEFINE_bool("greedy", False, "Take the most probable token each time; so does --beam_size=1.", **own)
+    flags.DEFINE_integer("beam_size", 4, "Hypotheses of a sentence.", lower_bound=1, **own)
+    flags.DEFINE_float("alpha", 0.6, "Exponent of the length penalty.", lower_bound=0, **own)
+    flags.DEFINE_integer("extra_length", 100, "Tokens that an output may be longer than its input.", 0, **own)
+    flags.DEFINE_integer("batch_size", 32, "Sentences translated at a time.", lower_bound=1, **own)
+    flags.DEFINE_integer("max_length", 256, "Longest sentence, in tokens.", lower_bound=1, **own)
+    flags.DEFINE_bool("truncate", False, "Cut sentences off at --max_length, instead of refusing them.", **own)
+    flags.DEFINE_float("log_alpha_threshold", None, "Variational dropout: weights at or above it are zero.", **own)
+
+
+def _translate_file(values):
+    for flag in ("checkpoint", "vocabulary"):
+        if not values[flag].value:
+            raise flags.Error(f"Flag --{flag} is required")
+    to_file = values.output != "-"
+    if to_file:
+        sources = {flag: values[flag].value for flag in ("input", "checkpoint", "vocabulary")}
+        command.check_output(values.output, "", values.overwrite, **sources)
+    lines = read_lines(values.input)
+    from sparsity_tf.datasets.text import subwords
+
+    vocabulary = subwords.load(values.vocabulary)
+    sentences = encode(lines, vocabulary, values.max_length, values.truncate)
+    model = command.load_model(values.checkpoint)
+    if values.log_alpha_threshold is not None:
+        set_log_alpha_threshold(model, values.log_alpha_threshold)
+    from sparsity_tf.decoding import Decoder
+
+    decoder = Decoder(model)
+    if decoder.vocabulary_size != vocabulary.size:
+        raise command.CommandError(
+            f"{values.vocabulary} has {vocabulary.size} symbols, but the model of {values.checkpoint} has "
+            f"{decoder.vocabulary_size}: it was trained with another vocabulary"
+        )
+    if values.greedy or values.beam_size == 1:
+        search = decoder.greedy
+    elif values.beam_size > vocabulary.size:
+        raise command.CommandError(
+            f"--beam_size must be at most the {vocabulary.size} symbols of the vocabulary. Received: {values.beam_size}"
+        )
+    else:
+
+        def search(inputs, extra_length):
+            return decoder.beam_search(inputs, values.beam_size, values.alpha, extra_length)
+
+    progress = Progress(sum(map(bool, sentences)))
+    try:
+        ids = translate(search, sentences, values.extra_length, values.batch_size, progress.add)
+    except Exception as error:  # each backend has a class of its own
+        if "OOM" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
+            raise command.CommandError(
+                "there is not enough memory: lower --beam_size or --batch_size. "
+                f"Received: {values.beam_size} and {values.batch_size}"
+            ) from error
+        raise
+    progress.end()
+    text = "".join(_one_line(vocabulary.decode(one)) + "\n" for one in ids)
+    if not to_file:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    with command.appearing(values.output, values.overwrite) as unfinished:
+        with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+
+
+def read_lines(path):
+    """The lines of a UTF-8 text file, or of standard input for "-", without their ends.
+
+    Raises:
+        CommandError: The file is missing, empty, or not UTF-8.
+    """
+    name = "standard input" if path == "-" else path
+    if path == "-":
+        content = sys.stdin.buffer.read()
+    else:
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+        except OSError as error:
+            raise command.CommandError(f"{path} can't be read: {error.strerror}") from error
+    # Not `splitlines`: it also splits at symbols that are part of a sentence, such as U+2028.
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    texts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            texts.append(line.removesuffix(b"\r").decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise command.CommandError(f"{name}, line {number} is not UTF-8: {error}") from error
+    if not any(text.strip() for text in texts):
+        raise command.CommandError(f"{name} is empty: there is nothing to read")
+    return texts
+
+
+def encode(lines, vocabulary, max_length, truncate=False):
+    """The ids of each line, an empty list for an empty line, without the end of the sentence.
+
+    Args:
+        lines: List of strings.
+        vocabulary: What `datasets.subwords.load` returned.
+        max_length: Largest number of ids of a line.
+        truncate: Whether longer lines are cut off, with a note, rather than refused.
+
+    Raises:
+        CommandError: A line that is too long, or that the vocabulary can't express.
+    """
+    sentences, long = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            ids = vocabulary.encode(line.strip()) if line.strip() else []
+        except ValueError as error:
+            raise command.CommandError(f"line {number}: {error}") from error
+        if len(ids) > max_length:
+            long.append((number, len(ids)))
+        sentences.append(list(ids[:max_length]))
+    if long:
+        shown = ", ".join(f"line {number} has {length}" for number, length in long[:3])
+        more = f" and {len(long) - 3} more" if len(long) > 3 else ""
+        message = f"of at most {max_length} tokens a sentence ({shown}{more})"
+        if not truncate:
+            raise command.CommandError(f"sentences must be {message}: raise --max_length or pass --truncate")
+        command.note(_NAME, f"{len(long)} sentences were cut off {message}")
+    return sentences
+
+
+def set_log_alpha_threshold(model, threshold):
+    """Sets the threshold of every variational dropout layer.
+
+    Raises:
+        CommandError: The model has none.
+    """
+    from sparsity_tf.layers import SparseLayer, VariationalDropout, flatten_layers
+
+    techniques = [layer.technique for layer in flatten_layers(model) if isinstance(layer, SparseLayer)]
+    chosen = [technique for technique in techniques if isinstance(technique, VariationalDropout)]
+    if not chosen:
+        names = sorted({technique.name for technique in techniques}) or "none"
+        raise command.CommandError(
+            f"--log_alpha_threshold needs a model with variational dropout. Its techniques are: {names}"
+        )
+    for technique in chosen:
+        technique.log_alpha_threshold = threshold
+
+
+def translate(search, sentences, extra_length, batch_size, progress=None):
+    """Translates sentences in batches of about equal length.
+
+    Args:
+        search: Function of (int32 array (batch, length), extra_length) to `decoding.Hypotheses`.
+        sentences: List of lists of ids without the end of the sentence; empty ones are not translated.
+        extra_length: Passed to `search`.
+        batch_size: Number of sentences of a batch.
+        progress: Function that is told the number of sentences of each finished batch, or `None`.
+
+    Returns:
+        List of lists of ids, in the order of `sentences`.
+    """
+    results = [[] for _ in sentences]
+    order = sorted((k for k, ids in enumerate(sentences) if ids), key=lambda k: -len(sentences[k]))
+    # As few shapes as possible: a short last batch, or text, is filled up with copies, which add no steps.
+    rows = min(batch_size, 1 << max(len(order) - 1, 0).bit_length())
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        inputs = np.zeros((rows, _padded(len(sentences[chosen[0]]) + 1)), "int32")
+        for row in range(rows):
+            ids = sentences[chosen[min(row, len(chosen) - 1)]]
+            inputs[row, : len(ids) + 1] = [*ids, 1]
+        found = search(inputs, extra_length)
+        for row, k in enumerate(chosen):
+            ids = found.sequences[row, 0].tolist()
+            results[k] = ids[: ids.index(1)] if 1 in ids else ids
+        if progress:
+            progress(len(chosen))
+    return results
+
+
+def _padded(length):
+    return next((padded for padded in _LENGTHS if padded >= length), -(-length // 128) * 128)
+
+
+def _one_line(text):
+    return " ".join(text.splitlines())
+
+
+class Progress:
+    """A bar on standard error; a line every half minute where that is no terminal."""
+
+    def __init__(self, total):
+        self.total = total
+        self.done = 0
+        self._begin = self._shown = time.monotonic()
+        self._live = sys.stderr.isatty()
+
+    def add(self, number):
+        """Counts sentences that are done."""
+        self.done += number
+        now = time.monotonic()
+        if self._live or now - self._shown > 30:
+            self._shown = now
+            bar = "#" * (30 * self.done // self.total)
+            rate = self.done / max(now - self._begin, 1e-9)
+            text = f"[{bar:<30}] {self.done}/{self.total} sentences, {rate:.1f}/s"
+            print(f"\r{text}" if self._live else text, end="" if self._live else "\n", file=sys.stderr, flush=True)
+
+    def end(self):
+        """Says what was done."""
+        seconds = time.monotonic() - self._begin
+        print(f"{os.linesep if self._live else ''}{self.done} sentences in {seconds:.1f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

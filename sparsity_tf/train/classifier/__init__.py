@@ -1,0 +1,1 @@
+"""Training of image classifiers: `python -m sparsity_tf.train.classifier`."""

@@ -1,0 +1,67 @@
+"""Trains an image classifier with or without a sparsification technique.
+
+    python -m sparsity_tf.train.classifier --config=lenet300_vd --data_dir=/data/mnist
+    python -m sparsity_tf.train.classifier --config=wrn-28-2_snfs --data_dir=/data/cifar10
+    python -m sparsity_tf.train.classifier --config=resnet50_str --data_dir=/data/imagenet --strategy=mirrored
+
+`--config` names a recipe of `train/presets.py`; every setting of it has a flag of the same name
+that overrides it. The last line of the output is
+`test error 1.92 %, sparsity 98.87 %, compression 88.5x`; exit status 1 and another line if the
+network diverged or collapsed, 2 if flags, data or files can't be used.
+"""
+
+import dataclasses
+
+from absl import flags
+
+from sparsity_tf.train import flags as recipe_flags
+from sparsity_tf.train.classifier import presets
+from sparsity_tf.train.classifier.recipe import Recipe
+
+
+def define_flags(flag_values=flags.FLAGS):
+    """Defines one flag for each field of `Recipe`, and those of the run itself."""
+    recipe_flags.define(Recipe, presets.PRESETS, "demo", flag_values)
+
+
+def recipe_from_flags(flag_values):
+    """The recipe that the flags ask for: the preset, with the settings given as flags replaced.
+
+    Raises:
+        ValueError: Unknown preset or a value that is not allowed; the message lists what is.
+    """
+    recipe = presets.get_preset(flag_values.config)
+    if flag_values.model not in (None, recipe.model):
+        # What another network's builder is told says nothing to this one.
+        recipe = dataclasses.replace(recipe, model=flag_values.model, model_options={})
+    if flag_values.lr_schedule not in (None, "piecewise"):
+        # Nor do the boundaries of the preset's schedule to another one.
+        recipe = dataclasses.replace(recipe, lr_schedule=flag_values.lr_schedule, lr_boundaries=(), lr_factors=())
+    return recipe_flags.recipe_from(flag_values, recipe)
+
+
+def main(argv, flag_values=flags.FLAGS):
+    """Runs the recipe that the flags ask for; exit status as of `recipe_flags.run`."""
+
+    def prepare(output_dir):
+        recipe = recipe_from_flags(flag_values)
+        from sparsity_tf.train.classifier import task as loop  # late, so that wrong flags are reported at once
+
+        return loop.prepare(recipe, output_dir, flag_values.resume, flag_values.overwrite)
+
+    def train(prepared):
+        from sparsity_tf.train.classifier import task as loop
+
+        return loop.train(prepared)
+
+    return recipe_flags.run(argv, flag_values, prepare, train)
+
+
+def run_main():
+    """Entry point of the command line."""
+    define_flags()
+    recipe_flags.run_main(main)
+
+
+if __name__ == "__main__":
+    run_main()

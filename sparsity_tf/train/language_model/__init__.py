@@ -1,0 +1,1 @@
+"""Training of character models: `python -m sparsity_tf.train.language_model`."""

@@ -1,0 +1,71 @@
+"""`LanguageRecipe`: a checked set of settings of one training run of a character model. Each field is also a flag."""
+
+import dataclasses
+
+from sparsity_tf.models.char_rnn import CELLS
+from sparsity_tf.train.classifier.recipe import Recipe
+from sparsity_tf.train.fields import choice, like, number, other
+from sparsity_tf.train.sparsity_settings import SparsitySettings
+
+OPTIMIZERS = ("rmsprop", "adam")
+LR_SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageRecipe(SparsitySettings):
+    """The settings of one training run of a character model, checked when made.
+
+    Every field is documented by its `help` metadata, which is also the help of the flag.
+
+    Raises:
+        ValueError: A value that is not allowed; the message names it and says what is.
+    """
+
+    data_dir: str = other(
+        None,
+        "Text file (.txt, also .xz or .gz), or folder with files for train, valid and test; default: Shakespeare's "
+        "sonnets, which come with the package.",
+    )
+    vocabulary_size: int = number(0, "Characters at most, the rarest become one; 0: no limit.", 0)
+    held_out: float = number(0.05, "Share of a single file that validation and test take each.", above=0, below=0.5)
+    window: int = number(50, "Characters through which gradients reach back; state is not carried further.", 1)
+    batch_size: int = number(128, "Windows a step.", 1)
+    eval_batch_size: int = number(256, "Windows a step in evaluation.", 1)
+    eval_characters: int = number(0, "Characters of validation and of test to predict, the first ones; 0: all.", 0)
+    cell: str = choice("rnn", tuple(CELLS), "Recurrent cell.")
+    hidden_size: int = number(1024, "Units of a recurrent layer.", 1)
+    depth: int = number(2, "Recurrent layers.", 1)
+    kernel_l2: float = number(
+        5e-6,
+        "Keras L2 factor c of kernels and biases: adds 2 c w, so that PyTorch's weight decay d is c = d / 2.",
+        0,
+    )
+    optimizer: str = choice("rmsprop", OPTIMIZERS, "Optimizer; rmsprop with PyTorch's decay 0.99.")
+    learning_rate: float = number(2e-3, "Highest learning rate.", above=0)
+    lr_schedule: str = choice(
+        "constant", LR_SCHEDULES, "Learning rate: constant; linear or cosine down to 0 from lr_decay_from on."
+    )
+    lr_decay_from: float = like(Recipe, "lr_decay_from")
+    clip_norm: float = number(0.0, "Largest norm of all gradients together; 0: not clipped.", 0)
+    penalty_weight: float = number(
+        1.0, "Weight of the technique's penalty (vd, l0), divided by the characters of an epoch.", 0
+    )
+    penalty_begin_epoch: float = like(Recipe, "penalty_begin_epoch")
+    penalty_end_epoch: float = like(Recipe, "penalty_end_epoch")
+    penalty_schedule: str = like(Recipe, "penalty_schedule")
+    epochs: int = like(Recipe, "epochs")
+    epoch_steps: int = number(0, "Steps of an epoch, after which the model is evaluated; 0: once over the text.", 0)
+    seed: int = like(Recipe, "seed")
+    jit_compile: str = like(Recipe, "jit_compile", help="XLA; auto: on a GPU.")
+    dtype_policy: str = like(Recipe, "dtype_policy")
+    steps_per_execution: int = like(Recipe, "steps_per_execution")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.vocabulary_size == 1:
+            raise ValueError("`vocabulary_size` must be 0 or at least 2. Received: vocabulary_size=1")
+        if self.penalty_end_epoch < self.penalty_begin_epoch:
+            raise ValueError(
+                "`penalty_end_epoch` must not come before `penalty_begin_epoch`. Received: "
+                f"penalty_end_epoch={self.penalty_end_epoch}, penalty_begin_epoch={self.penalty_begin_epoch}"
+            )

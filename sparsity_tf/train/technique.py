@@ -1,0 +1,173 @@
+"""From the `SparsitySettings` of a recipe to a sparse network, whatever the network: options, weights, penalty.
+
+Also what its schedule means for the run: from when on a model is final, and what it leaves undone.
+"""
+
+import keras
+
+from sparsity_tf import initializers, layers
+from sparsity_tf.callbacks import IterativePruning, MagnitudePruning, NarangPruning, PenaltyRamp, RandomPruning
+from sparsity_tf.distributions.budgets import set_sparsities
+from sparsity_tf.load_masks import load_masks
+from sparsity_tf.train import algorithms
+from sparsity_tf.train.load_weights import load_weights
+
+# Algorithms whose sparsity rises until a last step.
+_GRADUAL = (MagnitudePruning, RandomPruning, NarangPruning)
+
+
+def arguments(recipe):
+    """What a builder of `sparsity_tf.models` is told: a dict of `technique`, `technique_options` and `where`.
+
+    Raises:
+        ValueError: An option that the technique does not have.
+    """
+    if recipe.technique == "none":
+        return {"technique": None, "technique_options": None, "where": None}
+    if recipe.technique in algorithms.ALGORITHMS:
+        return {"technique": "masked", "technique_options": {}, "where": recipe.where}
+    options = dict(recipe.technique_options)
+    known = layers.TECHNIQUES[recipe.technique].option_names()
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(
+            f"`technique_options` of {recipe.technique} may hold {', '.join(known) or 'nothing'}. "
+            f"Received: {', '.join(unknown)}"
+        )
+    if "sparsity" in known and recipe.final_sparsity is not None:
+        options.setdefault("sparsity", recipe.final_sparsity)
+    if "threshold_regularizer" in known and recipe.threshold_l2:
+        options.setdefault("threshold_regularizer", keras.regularizers.L2(recipe.threshold_l2))
+    return {"technique": recipe.technique, "technique_options": options, "where": recipe.where}
+
+
+def begin_with(model, recipe):
+    """Gives a fresh network the sparsities, weights and masks that its recipe begins with.
+
+    Raises:
+        FileNotFoundError, ValueError: A file is not there, or does not fit.
+    """
+    if recipe.distribution is not None and recipe.technique not in algorithms.ALGORITHMS:
+        set_sparsities(model, algorithms.parse_distribution(recipe.distribution), recipe.final_sparsity)
+    if recipe.load_weights is not None:
+        load_weights(model, recipe.load_weights)
+    if recipe.load_masks is not None:
+        load_masks(model, recipe.load_masks)
+    if recipe.reinitialize is not None:
+        initializers.reinitialize(model, recipe.reinitialize, seed=recipe.seed)
+
+
+def rehearse(recipe, algorithm, make_model, steps):
+    """Prepares an algorithm on a network of its own: what does not fit is an error now, and not in `fit`.
+
+    Args:
+        recipe: The recipe.
+        algorithm: Its algorithm, a callback of its own for the rehearsal, or `None`.
+        make_model: Function that makes a compiled network.
+        steps: Steps an epoch.
+
+    Raises:
+        ValueError: The optimizer, the layers or the length of the training do not suit the algorithm.
+    """
+    if algorithm is None:
+        return
+    total = recipe.epochs * steps
+    if isinstance(algorithm, _GRADUAL) and algorithm.end_step is not None and algorithm.begin_step >= total:
+        raise ValueError(
+            f"`begin_step` must come before the end of the run, or nothing is pruned: {_length(recipe)} "
+            f"makes {total:,} steps. Received: begin_step={algorithm.begin_step}"
+        )
+    model = make_model()
+    with algorithms.recipe_names(recipe):
+        algorithm.prepare(model, recipe.epochs, steps)
+    algorithm.detach()
+
+
+def penalized(recipe):
+    """Whether the recipe's technique has a penalty, which a ramp moves."""
+    return bool(getattr(layers.TECHNIQUES.get(recipe.technique), "penalized", False))
+
+
+def _length(recipe):
+    """The setting that says how long a run is."""
+    name = "train_steps" if hasattr(recipe, "train_steps") else "epochs"
+    return f"{name}={getattr(recipe, name)}"
+
+
+def ramp_in_epochs(recipe, steps):
+    """(first, last step) of a penalty's ramp that the recipe gives in epochs; `steps` is the steps an epoch."""
+    return round(recipe.penalty_begin_epoch * steps), round(recipe.penalty_end_epoch * steps)
+
+
+def settled_from(recipe, algorithm, total_steps, penalty_end_step):
+    """The step of training from which on neither masks nor the penalty's weight change by plan.
+
+    Models before aren't final. Those of fixed sparsity, and dynamic ones of a constant number of weights, are final
+    from the start, and so are learnt thresholds, which have no plan.
+
+    Args:
+        recipe: The recipe.
+        algorithm: Its algorithm, a callback, or `None`.
+        total_steps: Steps in the whole run; of lottery tickets, in a round.
+        penalty_end_step: Step from which the penalty is in full.
+    """
+    if isinstance(algorithm, IterativePruning):
+        return algorithm.total_steps - (algorithm.steps_per_round - algorithm.rewind_step)  # the last ticket
+    if isinstance(algorithm, _GRADUAL):
+        return algorithm.default_end_step(total_steps) if algorithm.end_step is None else algorithm.end_step
+    return penalty_end_step if _has_ramp(recipe) else 0
+
+
+def shortfall(recipe, algorithm, total_steps, penalty_begin_step, penalty_end_step):
+    """What the schedule of a run leaves undone because the run is too short: a sentence without a full stop, or `None`.
+
+    Args:
+        recipe: The recipe.
+        algorithm: Its algorithm, a callback, or `None`.
+        total_steps: Steps in the whole run.
+        penalty_begin_step, penalty_end_step: The penalty's ramp.
+    """
+    found = []
+    begin, end = getattr(algorithm, "begin_step", 0), getattr(algorithm, "end_step", None)
+    if isinstance(algorithm, _GRADUAL):
+        if end is not None and end > total_steps:
+            goal = f" of {recipe.final_sparsity:g}" if recipe.final_sparsity else ""
+            found.append(f"the final sparsity{goal} is not reached, which end_step={end} asks for")
+    elif algorithm is not None and algorithm.scheduled and begin >= total_steps:
+        found.append(f"masks never change, which begin_step={begin} asks for")
+    if _has_ramp(recipe) and penalty_begin_step >= total_steps:
+        found.append(f"there is no penalty, whose ramp begins at step {penalty_begin_step}")
+    elif _has_ramp(recipe) and penalty_end_step > total_steps:
+        found.append(f"the penalty is never in full, whose ramp ends at step {penalty_end_step}")
+    if not found:
+        return None
+    settled = settled_from(recipe, algorithm, total_steps, penalty_end_step)
+    if getattr(recipe, "keep_best", False) and settled > total_steps:
+        found.append("no best.keras is kept")
+    return f"the run ends after {total_steps:,} steps ({_length(recipe)}): {'; '.join(found)}"
+
+
+def _has_ramp(recipe):
+    return penalized(recipe) and recipe.penalty_schedule != "none"
+
+
+def penalty_callbacks(recipe, num_examples, begin_step, end_step):
+    """The callback that moves the penalty weight, in a list; empty for techniques without one.
+
+    Args:
+        recipe: The recipe.
+        num_examples: What its `penalty_weight` is divided by.
+        begin_step: Step until which the penalty is 0.
+        end_step: Step from which it is in full.
+    """
+    if not penalized(recipe):
+        return []
+    return [
+        PenaltyRamp(
+            weight=recipe.penalty_weight,
+            num_examples=num_examples,
+            begin_step=begin_step,
+            end_step=end_step,
+            schedule=recipe.penalty_schedule,
+        )
+    ]

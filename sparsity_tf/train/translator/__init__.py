@@ -1,0 +1,1 @@
+"""Training of sentence translators: `python -m sparsity_tf.train.translator`."""
