@@ -33,7 +33,11 @@ TENSORS = [distributions.TensorSpec("a", (4, 3))]
         (lambda v: checks.check_number("x", v, above=0), [1, 0.5, np.float32(2)], [0, NAN, INF, True, "1", 10**400]),
         (lambda v: checks.check_fraction("x", v), [0, 0.5], [1, -0.1, NAN, True, "0.5", None]),
         (lambda v: checks.check_fraction("x", v, closed=True), [0, 1], [1.1, NAN]),
-        (lambda v: checks.check_bool("x", v), [True, False, np.True_], ["false", 1, 0, None, np.array(True), np.int64(1)]),
+        (
+            lambda v: checks.check_bool("x", v),
+            [True, False, np.True_],
+            ["false", 1, 0, None, np.array(True), np.int64(1)],
+        ),
         (
             lambda v: checks.check_selection("x", v),
             [None, "a", re.compile("a"), ["a", re.compile("b.*")], {"a"}, callable],

@@ -137,7 +137,9 @@ def test_where_selects_by_name_regular_expression_or_predicate(where, expected):
 
 def test_a_predicate_is_asked_about_layers_that_can_be_made_sparse_only():
     # Neither the model nor its normalisation has filters or units.
-    inner = keras.Sequential([layers.Dense(8, name="wide"), layers.BatchNormalization(), layers.Dense(3, name="narrow")])
+    inner = keras.Sequential(
+        [layers.Dense(8, name="wide"), layers.BatchNormalization(), layers.Dense(3, name="narrow")]
+    )
     model = keras.Sequential([layers.Input((4,)), inner])
     sparsity_tf.sparsify(model, "masked", where=lambda layer: layer.units > 4)
     assert [entry.kind for entry in model.sparsify_report.changed] == ["MaskedDense"]
