@@ -50,8 +50,8 @@ def check_fraction(name, value, closed=False):
 
 
 def check_bool(name, value):
-    """Raises a ValueError unless `value` is True or False: a string such as "false" would count as true."""
-    if not isinstance(value, bool):
+    """Raises a ValueError unless `value` is True or False, numpy's included: the string "false" would count as true."""
+    if not isinstance(value, bool | np.bool_):
         raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
 
 
@@ -145,9 +145,24 @@ def check_array(name, value, shape=None):
 
 def check_selection(name, value):
     """Raises a ValueError unless `value` is `None`, a predicate, a name or regular expression, or a list of them."""
-    entries = [value] if isinstance(value, str) else value
-    if value is None or callable(value) and not isinstance(value, keras.layers.Layer):
-        return
+    if value is not None and (not callable(value) or isinstance(value, keras.layers.Layer)):
+        selection_entries(name, value)
+
+
+def selection_entries(name, value):
+    """The names and regular expressions of a selection that is no predicate.
+
+    Args:
+        name: Name of the argument.
+        value: A string or compiled regular expression, or a list of them.
+
+    Returns:
+        List of strings and compiled regular expressions, which `re.fullmatch` takes.
+
+    Raises:
+        ValueError: `value` is neither, or an entry is no regular expression.
+    """
+    entries = [value] if isinstance(value, str | re.Pattern) else value
     if not isinstance(entries, list | tuple | set | frozenset) or not entries:
         raise ValueError(
             f"`{name}` must be None, a predicate, a name or regular expression, or a list of at least one of them. "
@@ -157,9 +172,11 @@ def check_selection(name, value):
         try:
             re.compile(entry)
         except (TypeError, re.error) as error:
+            hint = "give the layer's name" if isinstance(entry, keras.layers.Layer) else error
             raise ValueError(
-                f"`{name}` must hold names or regular expressions. Received the entry {entry!r}: {error}"
+                f"`{name}` must hold names or regular expressions. Received: the entry {entry!r} ({hint})"
             ) from None
+    return list(entries)
 
 
 def check_seed(name, value):

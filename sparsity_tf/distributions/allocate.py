@@ -389,8 +389,12 @@ def select_dense(tensors, dense):
     if callable(dense):
         check_callable("dense", dense, "tensor")
         return {tensor.path for tensor in tensors if dense(tensor)}
-    entries = ends.get(dense, [dense]) if isinstance(dense, str) else dense
-    if not isinstance(entries, list | tuple | set | frozenset) or not all(isinstance(entry, str) for entry in entries):
+    entries = [dense] if isinstance(dense, str | re.Pattern) else dense
+    if isinstance(dense, str):
+        entries = ends.get(dense, entries)
+    if not isinstance(entries, list | tuple | set | frozenset) or not all(
+        isinstance(entry, str | re.Pattern) for entry in entries
+    ):
         raise ValueError(
             f"`dense` must be one of {list(ends)}, names or regular expressions, or a predicate of a tensor. "
             f"Received: dense={dense!r}"

@@ -508,7 +508,7 @@ RECORDS = {
         [
             "distributions.names_of", "distributions.check_tensors", "distributions.select_dense",
             "distributions.shorten", "structures.check", "structures.problem",
-            "structures.NM.sparsity_of", "structures.NM.problem",
+            "structures.NM.sparsity_of", "structures.NM.problem", "sparsify.reason_to_skip",
         ],
         "shared by modules of the package, which call it with what has been checked",
     ),

@@ -44,8 +44,8 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         frequency: Integer >= 1, steps between updates; "epoch" for the steps of an epoch of `fit` (rounded down with
             gradient accumulation); or a schedule or other function P of the step, for updates at the steps t that are
             multiples of P(t).
-        where: Which masked weights: as `where` of `sparsity_tf.sparsify`. Default: all. A model without masked layers
-            is made masked first (where `where` says).
+        where: Which masked weights: as `where` of `sparsity_tf.sparsify`. Default: all. If it selects no masked layer,
+            the layers that it selects are made masked first.
         structure: Which entries live and die together (`sparsity_tf.masks.structures`); set on the layers, in whose config it
             is saved. Default: what the layers say.
         seed: Integer seed of everything that is drawn.
@@ -84,6 +84,8 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             "waits_for_model": False,
             "_optimizer": None,
             "_started": False,
+            "_began_at": None,
+            "_epoch_ended": False,
             "_standstill": None,
             "_structures": [],
             "_tap": None,
@@ -186,7 +188,9 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         if logs is not None:
             logs["sparsity"] = self.sparsity
 
-    on_epoch_end = on_train_batch_end
+    def on_epoch_end(self, epoch, logs=None):
+        self._epoch_ended = True
+        self.on_train_batch_end(epoch, logs)
 
     def on_train_end(self, logs=None):
         train_function.remove(self.model, self)
@@ -256,7 +260,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
                 weight.technique.structure = structure
             raise
         self._started = True
-        self._seen = self._upper_bound = count_steps(model)
+        self._seen = self._upper_bound = self._began_at = count_steps(model)
         self._measure()
 
     def finish(self):
@@ -283,6 +287,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         self._want_dense_gradient(False)
         claims.release(self, self.weights)
         self._started, self.waits_for_model, self._standstill, self._writers = False, False, None, {}
+        self._epoch_ended = False
 
     def _want_dense_gradient(self, wanted):
         changed = False
