@@ -53,7 +53,8 @@ def check_unpacked(path, size):
     if size > most_unpacked(path):
         raise ValueError(
             f"{path} has {os.path.getsize(path):,} bytes and would unpack to {size:,}, more than the "
-            f"{most_unpacked(path):,} that are allowed: it is damaged or made to fill the memory."
+            f"{most_unpacked(path):,} that are allowed: it is damaged or made to fill the memory. (Store it without "
+            "compression if you trust it.)"
         )
 
 

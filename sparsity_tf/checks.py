@@ -50,8 +50,8 @@ def check_fraction(name, value, closed=False):
 
 
 def check_bool(name, value):
-    """Raises a ValueError unless `value` is True or False: a string such as "false" would count as true."""
-    if not isinstance(value, bool):
+    """Raises a ValueError unless `value` is True or False, numpy's included: the string "false" would count as true."""
+    if not isinstance(value, bool | np.bool_):
         raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
 
 
@@ -143,20 +143,37 @@ def check_array(name, value, shape=None):
         raise ValueError(f"`{name}` must have the shape {tuple(shape)}. Received: shape={tuple(array.shape)}")
 
 
-def check_selection(name, value, argument):
+def check_selection(name, value, argument, empty=False):
     """Raises a ValueError unless `value` is `None`, a predicate, a name or regular expression, or a list of them.
 
     Args:
         name: Name of the argument.
         value: What was given for it.
         argument: What a predicate takes, for the message: "layer" or "tensor".
+        empty: Whether an empty list is allowed.
     """
-    if value is None:
+    if value is None or (empty and isinstance(value, list | tuple) and not value):
         return
     if callable(value):
         check_callable(name, value, argument)
-        return
-    entries = [value] if isinstance(value, str) and value else value
+    else:
+        selection_entries(name, value)
+
+
+def selection_entries(name, value):
+    """The names and regular expressions of a selection that is no predicate.
+
+    Args:
+        name: Name of the argument.
+        value: A string or compiled regular expression, or a list of them.
+
+    Returns:
+        List of strings and compiled regular expressions, which `re.fullmatch` takes.
+
+    Raises:
+        ValueError: `value` is neither, or an entry is no regular expression.
+    """
+    entries = [value] if isinstance(value, re.Pattern) or (isinstance(value, str) and value) else value
     if not isinstance(entries, list | tuple | set | frozenset) or not entries:
         raise ValueError(
             f"`{name}` must be None, a predicate, a name or regular expression, or a list of at least one of them. "
@@ -166,9 +183,11 @@ def check_selection(name, value, argument):
         try:
             re.compile(entry)
         except (TypeError, re.error) as error:
+            hint = "give the layer's name" if isinstance(entry, keras.layers.Layer) else error
             raise ValueError(
-                f"`{name}` must hold names or regular expressions. Received the entry {entry!r}: {error}"
+                f"`{name}` must hold names or regular expressions. Received: the entry {entry!r} ({hint})"
             ) from None
+    return list(entries)
 
 
 def check_seed(name, value):

@@ -55,6 +55,11 @@ def _progress(step, begin_step, end_step, xp):
     return xp.clip(passed / (end_step - begin_step), 0.0, 1.0)
 
 
+def _plain(value):
+    """A number of numpy's as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 class Schedule(abc.ABC):
     """Base class: a number as a function of the step.
 
@@ -112,7 +117,8 @@ class Schedule(abc.ABC):
 
     def get_config(self):
         """The constructor's arguments, as plain Python values that JSON can hold."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+        config = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+        return {name: _plain(value) for name, value in config.items()}
 
     @classmethod
     def from_config(cls, config):
@@ -334,7 +340,7 @@ class Piecewise(Schedule):
         return self.boundaries[-1] if self.boundaries else 0
 
     def get_config(self):
-        return {"boundaries": list(self.boundaries), "values": list(self.values)}
+        return {"boundaries": list(map(_plain, self.boundaries)), "values": list(map(_plain, self.values))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -389,7 +395,7 @@ class ExponentialMovingAverage(Schedule):
         return None if settled is None else settled + self._terms
 
     def get_config(self):
-        return {"schedule": serialize(self.schedule), "decay": self.decay}
+        return {"schedule": serialize(self.schedule), "decay": _plain(self.decay)}
 
 
 _CLASSES = {

@@ -16,7 +16,7 @@ import re
 import keras
 from keras import ops
 
-from sparsity_tf.checks import check_callable, check_layer
+from sparsity_tf.checks import check_callable, check_layer, selection_entries
 from sparsity_tf.layers import (
     LAYER_CLASSES,
     TECHNIQUES,
@@ -46,9 +46,9 @@ def sparsify(model, technique, where=None, **technique_options):
         technique: Name ("variational_dropout" or "vd", "l0", "soft_threshold" or "str", "masked",
             "discovering_wirings" or "dnw") or a configured object such as
             `layers.VariationalDropout(log_alpha_threshold=2.0)`.
-        where: Which layers: `None` for all that can be; a predicate of a layer; or a name or regular expression, or a
-            list of them, matched in full against the layer's name and against its path in the model
-            ("encoder/attention/query").
+        where: Which layers: `None` for all that can be; a predicate of a layer, which is asked about layers that can be
+            made sparse; or a name or regular expression, or a list of them, matched in full against the layer's name
+            and against its path in the model ("encoder/attention/query").
         **technique_options: Options of a technique given by name.
 
     Returns:
@@ -195,9 +195,10 @@ def _plan(model, technique, where):
     for layer in layers:
         if id(layer) in owned:
             continue
-        hits = tuple(hit for one in (layer, *parts[id(layer)]) for hit in matches(one))
+        reason = reason_to_skip(layer, technique)
+        asked = (layer, *parts[id(layer)]) if reason is None or patterns else ()
+        hits = tuple(hit for one in asked for hit in matches(one))
         used.update(hits)
-        reason = _reason_to_skip(layer, technique)
         if reason is None and hits:
             selected.append(layer)
         elif reason is not None and any(pattern in (layer.name, _path(layer)) for pattern in hits):
@@ -225,12 +226,14 @@ def _parts(layer, technique):
     return [getattr(layer, name) for name in sparse_class.sparse_part_names] if sparse_class else []
 
 
-def match_layers(model, where):
+def match_layers(model, where, candidate=None):
     """The layers of a model that `where` selects; with a recurrent layer its cell.
 
     Args:
         model: Keras model or layer.
         where: As in `sparsify`.
+        candidate: Function of a layer: whether it may be selected. A predicate is asked about candidates only. Default:
+            all layers are.
 
     Returns:
         List of layers, those without weights included.
@@ -239,11 +242,12 @@ def match_layers(model, where):
         ValueError: An entry of `where` that matches no layer or is no name, regular expression or predicate.
     """
     matches, patterns = _matcher(where)
-    hits = [(layer, matches(layer)) for layer in flatten_layers(model)]
+    layers = [layer for layer in flatten_layers(model) if patterns or candidate is None or candidate(layer)]
+    hits = [(layer, matches(layer)) for layer in layers]
     missing = [pattern for pattern in patterns if not any(pattern in found for _, found in hits)]
     if missing:
         raise ValueError(_no_match(model, missing))
-    chosen = [layer for layer, found in hits if found]
+    chosen = [layer for layer, found in hits if found and (candidate is None or candidate(layer))]
     return chosen + [part for layer in chosen if isinstance(layer, SparseLayer) for part in layer.sparse_parts]
 
 
@@ -256,29 +260,10 @@ def _matcher(where):
     """Returns (function of a layer -> the entries of `where` that match it, the entries that must match something)."""
     if where is None:
         return (lambda layer: (None,)), []
-    if isinstance(where, keras.layers.Layer):
-        raise ValueError(f"`where` must hold names, not layers. Received: the layer {where.name!r}; give its name.")
-    if callable(where):
+    if callable(where) and not isinstance(where, keras.layers.Layer):
         check_callable("where", where, "layer")
         return (lambda layer: (where,) if where(layer) else ()), []
-    patterns = [where] if isinstance(where, str) else where
-    if not isinstance(patterns, list | tuple | set | frozenset):
-        raise ValueError(
-            f"`where` must be a predicate of a layer, or names or regular expressions. Received: where={where!r}"
-        )
-    if not patterns:
-        raise ValueError(f"`where` must hold at least one name or regular expression. Received: where={where!r}")
-    patterns = list(patterns)
-    for pattern in patterns:
-        if not isinstance(pattern, str):
-            raise ValueError(
-                "`where` must be a predicate of a layer, or names or regular expressions. "
-                f"Received the entry: {pattern!r} ({type(pattern).__name__})"
-            )
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"`where` holds an invalid regular expression {pattern!r}: {error}") from None
+    patterns = selection_entries("where", where)
 
     def matches(layer):
         return tuple(p for p in patterns if re.fullmatch(p, layer.name) or re.fullmatch(p, _path(layer)))
@@ -286,7 +271,8 @@ def _matcher(where):
     return matches, patterns
 
 
-def _reason_to_skip(layer, technique):
+def reason_to_skip(layer, technique):
+    """Why a `Technique` can't make a layer sparse, a text, or `None` if it can."""
     if isinstance(layer, SparseLayer):
         return f"already sparse ({layer.technique.name})"
     if (technique.name, type(layer)) not in LAYER_CLASSES:

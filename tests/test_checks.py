@@ -33,7 +33,16 @@ TENSORS = [distributions.TensorSpec("a", (4, 3))]
         (lambda v: checks.check_number("x", v, above=0), [1, 0.5, np.float32(2)], [0, NAN, INF, True, "1", 10**400]),
         (lambda v: checks.check_fraction("x", v), [0, 0.5], [1, -0.1, NAN, True, "0.5", None]),
         (lambda v: checks.check_fraction("x", v, closed=True), [0, 1], [1.1, NAN]),
-        (lambda v: checks.check_bool("x", v), [True, False], ["false", 1, 0, None]),
+        (
+            lambda v: checks.check_bool("x", v),
+            [True, False, np.True_],
+            ["false", 1, 0, None, np.array(True), np.int64(1)],
+        ),
+        (
+            lambda v: checks.check_selection("x", v),
+            [None, "a", re.compile("a"), ["a", re.compile("b.*")], {"a"}, callable],
+            [3, [], "(", ["("], [3], [None], keras.layers.Dense(2), [keras.layers.Dense(2)], np.ones(2)],
+        ),
         (lambda v: checks.check_choice("x", v, ("a", 2)), ["a", 2], ["b", True, 2.0, None, [], {}]),
         (lambda v: checks.check_string("x", v), ["a"], ["", b"a", None, 3]),
         (lambda v: checks.check_callable("x", v, "step"), [abs, lambda step: 1], [lambda: 1, int, "abs", None]),

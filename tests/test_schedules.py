@@ -230,6 +230,21 @@ def test_configs_survive_json(schedule):
     assert type(schedule).from_config(schedule.get_config()) == schedule
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Linear(np.float32(0), np.float64(1), np.int64(0), np.int32(9)),
+        Exponential(np.float32(1), 0.5, np.int64(10), staircase=np.True_),
+        Piecewise([np.int64(3)], [np.float32(0), np.float64(0.5)]),
+        ExponentialMovingAverage(np.float32(0.5), np.float32(0.5)),
+    ],
+)
+def test_numbers_of_numpy_are_plain_ones_in_a_config(schedule):
+    config = schedules.serialize(schedule)
+    assert json.loads(json.dumps(config)) == config
+    assert schedules.get(config) == schedule
+
+
 def test_schedules_are_immutable():
     with pytest.raises(AttributeError):
         Constant(1.0).constant = 2.0

@@ -1,5 +1,6 @@
 """`sparsify`: which layers of which models, the report, and what stays as it was."""
 
+import re
 import subprocess
 import sys
 
@@ -123,6 +124,8 @@ def test_every_layer_that_can_be_is_sparse_and_the_rest_is_reported():
         ("hidden", ["hidden"]),
         (["stem", "logits"], ["stem", "logits"]),
         (".*i.*", ["depthwise", "hidden", "logits"]),
+        (re.compile(".*I.*", re.IGNORECASE), ["depthwise", "hidden", "logits"]),
+        (["stem", re.compile("hid+en")], ["stem", "hidden"]),
         (lambda layer: isinstance(layer, layers.Dense), ["hidden", "logits"]),
         (lambda layer: layer.name != "stem", ["depthwise", "hidden", "logits"]),
     ],
@@ -130,6 +133,17 @@ def test_every_layer_that_can_be_is_sparse_and_the_rest_is_reported():
 def test_where_selects_by_name_regular_expression_or_predicate(where, expected):
     model = sparsity_tf.sparsify(functional_model(), "masked", where=where)
     assert [entry.path for entry in model.sparsify_report.changed] == expected
+
+
+def test_a_predicate_is_asked_about_layers_that_can_be_made_sparse_only():
+    # Neither the model nor its normalisation has filters or units.
+    inner = keras.Sequential(
+        [layers.Dense(8, name="wide"), layers.BatchNormalization(), layers.Dense(3, name="narrow")]
+    )
+    model = keras.Sequential([layers.Input((4,)), inner])
+    sparsity_tf.sparsify(model, "masked", where=lambda layer: layer.units > 4)
+    assert [entry.kind for entry in model.sparsify_report.changed] == ["MaskedDense"]
+    assert [weight.shape for weight in get_sparse_weights(model)] == [(4, 8)]
 
 
 def test_a_name_is_not_a_prefix():
@@ -277,9 +291,10 @@ def test_lora_and_quantized_layers_are_skipped():
         (("vd", ["hidden", "absent"]), r"match no layer: \['absent'\]"),
         (("vd", "depthwise"), r"names the layer 'depthwise'.*has no DepthwiseConv2D layer"),
         (("vd", "norm"), r"names the layer 'norm'.*not a layer with a sparse form"),
-        (("vd", "("), r"invalid regular expression '\('"),
-        (("vd", [3]), r"Received the entry: 3"),
-        (("vd", []), r"`where` must hold at least one name.*Received: where=\[\]"),
+        (("vd", "("), r"`where` must hold names or regular expressions.*the entry '\('"),
+        (("vd", [3]), r"`where` must hold names or regular expressions.*the entry 3"),
+        (("vd", []), r"`where` must be .*a list of at least one of them.*Received: where=\[\]"),
+        (("vd", re.compile("nothing.*")), r"match no layer: \[re.compile\('nothing\.\*'\)\]"),
         (("vd", lambda layer: False), r"no layer that technique 'variational_dropout' can make sparse"),
     ],
 )

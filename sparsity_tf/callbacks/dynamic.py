@@ -35,7 +35,7 @@ class SparseFromTheStart(MaskAlgorithm):
         super().__init__(frequency=frequency, **kwargs)
         check_fraction("sparsity", sparsity)
         distributions.get(distribution)
-        check_selection("dense", dense, "tensor")
+        check_selection("dense", dense, "tensor", empty=True)
         self.target_sparsity, self.distribution, self.dense = sparsity, distribution, dense
 
     def start(self):

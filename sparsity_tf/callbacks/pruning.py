@@ -73,7 +73,7 @@ class GradualPruning(MaskAlgorithm):
                 f"Received: schedule={schedule!r}"
             )
         distributions.get(distribution)
-        check_selection("dense", dense, "tensor")
+        check_selection("dense", dense, "tensor", empty=True)
         self.final_sparsity, self.initial_sparsity = final_sparsity, initial_sparsity
         self.schedule, self.distribution, self.dense = schedule, distribution, dense
 

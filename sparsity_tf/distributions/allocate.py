@@ -2,6 +2,7 @@
 
 import collections.abc
 import os
+import re
 
 from sparsity_tf.checks import check_callable, check_fraction, is_number
 from sparsity_tf.distributions.base import as_written, check_tensors, match, shorten
@@ -106,8 +107,12 @@ def select_dense(tensors, dense):
     if callable(dense):
         check_callable("dense", dense, "tensor")
         return {tensor.path for tensor in tensors if dense(tensor)}
-    entries = ends.get(dense, [dense]) if isinstance(dense, str) else dense
-    if not isinstance(entries, list | tuple | set | frozenset) or not all(isinstance(entry, str) for entry in entries):
+    entries = [dense] if isinstance(dense, str | re.Pattern) else dense
+    if isinstance(dense, str):
+        entries = ends.get(dense, entries)
+    if not isinstance(entries, list | tuple | set | frozenset) or not all(
+        isinstance(entry, str | re.Pattern) for entry in entries
+    ):
         raise ValueError(
             f"`dense` must be one of {list(ends)}, names or regular expressions, or a predicate of a tensor. "
             f"Received: dense={dense!r}"

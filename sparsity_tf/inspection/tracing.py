@@ -49,6 +49,7 @@ def trace_calls(model, input_shape=None):
     """
     layers = flatten_layers(model)
     args, kwargs = symbolic_inputs(model, input_shape)
+    _check_ranks(model, args, input_shape)
     if not model.built:
         model(*args, **kwargs)
         layers = flatten_layers(model)
@@ -62,6 +63,20 @@ def trace_calls(model, input_shape=None):
     with wrapped_calls(layers, _recorder(calls)):
         _Symbolic(run).compute_output_spec(*args, **kwargs)
     return calls
+
+
+def _check_ranks(model, args, input_shape):
+    """Refuses a shape that has other dimensions than the model's input: most often the batch's is among them."""
+    known = _functional_inputs(model)
+    if input_shape is None or known is None:
+        return
+    pairs = zip(keras.tree.flatten(known), keras.tree.flatten(args), strict=False)
+    if any(len(one.shape) != len(other.shape) for one, other in pairs):
+        shapes = [tuple(one.shape[1:]) for one in keras.tree.flatten(known)]
+        raise ValueError(
+            "`input_shape` must have the dimensions of the model's input without the batch's: "
+            f"{shapes[0] if len(shapes) == 1 else shapes}. Received: input_shape={input_shape!r}"
+        )
 
 
 def call_symbolically(model):

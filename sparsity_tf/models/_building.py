@@ -131,7 +131,7 @@ class Layers:
     def dense(self, x, units, use_bias=True, initializer=None, name=None):
         """A dense layer."""
         return layers.Dense(
-            units,
+            int(units),  # Keras refuses numpy's integers.
             use_bias=use_bias,
             name=name,
             **self._kernel(initializer),

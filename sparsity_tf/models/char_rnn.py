@@ -64,6 +64,7 @@ def CharRNN(  # noqa: N802  (a builder that reads like a class, as Keras's appli
     ):
         check_integer(argument, value, least)
     check_choice("cell", cell, tuple(CELLS))
+    vocabulary_size, hidden_size = int(vocabulary_size), int(hidden_size)  # Keras refuses numpy's integers.
     bound = 1 / math.sqrt(hidden_size)
 
     def uniform():

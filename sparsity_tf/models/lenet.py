@@ -51,7 +51,7 @@ def lenet_300_100(
     x = layers.Flatten(name="flatten")(inputs)
     x = layers.Dense(300, activation="relu", name="dense_1", **kernel())(x)
     x = layers.Dense(100, activation="relu", name="dense_2", **kernel())(x)
-    outputs = layers.Dense(num_classes, name="dense_3", **kernel())(x)
+    outputs = layers.Dense(int(num_classes), name="dense_3", **kernel())(x)
     model = keras.Model(inputs, outputs, name=name)
     return apply_technique(model, technique, technique_options, where)
 
@@ -101,6 +101,6 @@ def lenet_5_caffe(
     x = layers.MaxPooling2D(2, name="pool_2")(x)
     x = layers.Flatten(name="flatten")(x)
     x = layers.Dense(500, activation="relu", name="dense_1", **kernel())(x)
-    outputs = layers.Dense(num_classes, name="dense_2", **kernel())(x)
+    outputs = layers.Dense(int(num_classes), name="dense_2", **kernel())(x)
     model = keras.Model(inputs, outputs, name=name)
     return apply_technique(model, technique, technique_options, where)

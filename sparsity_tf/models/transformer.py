@@ -106,6 +106,8 @@ def Transformer(
     sizes = {key: TRANSFORMER_SIZES[size][key] if value is None else value for key, value in given.items()}
     for argument, number in {"vocabulary_size": vocabulary_size, **sizes}.items():
         check_integer(argument, number, 1)
+    # Keras refuses numpy's integers.
+    vocabulary_size, sizes = int(vocabulary_size), {name: int(number) for name, number in sizes.items()}
     if sizes["hidden_size"] % sizes["num_heads"]:
         raise ValueError(
             "`num_heads` must divide `hidden_size`. "

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import sparsity_tf
 from sparsity_tf import callbacks, masks
 from sparsity_tf.layers import get_sparse_weights
 from tests.callbacks import algorithm_checks as checks
@@ -282,6 +283,20 @@ def test_two_algorithms_share_a_model():
     assert len(one.grown) == len(other.grown) == 1
     assert all(sum(algorithm.grown.values()) > 0 for algorithm in (one, other))
     assert "_gradient_taps" not in vars(model.optimizer)
+
+
+def test_two_algorithms_share_a_model_that_was_dense():
+    model = make_model(SGD_RIGL, run_eagerly=True)
+    model = sparsity_tf.to_dense(model)
+    model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
+    one, other = (
+        callbacks.MagnitudePruning(s, frequency=2, end_step=8, where=where)
+        for s, where in ((0.5, "first"), (0.75, lambda layer: layer.units == model.get_layer("second").units))
+    )
+    fit(model, one, other)
+    assert [weight.path for weight in one.weights] == ["first/kernel"]
+    assert [weight.path for weight in other.weights] == ["second/kernel"]
+    assert [one.sparsity, other.sparsity] == [0.5, 0.75]
 
 
 def test_frozen_layers_are_left_alone():

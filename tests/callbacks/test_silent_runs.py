@@ -23,6 +23,13 @@ def model_of(case="magnitude", **options):
     return make_model(CASES[case], run_eagerly=True, **options)
 
 
+class TrainsElsewhere(keras.Sequential):
+    """Its weights change, and its optimizer takes no step."""
+
+    def train_step(self, *data):
+        return {"loss": 0.0}
+
+
 # When `fit` starts.
 
 
@@ -106,6 +113,15 @@ def test_masks_that_stay_though_another_sparsity_was_asked_for():
 
 
 # In loops of one's own.
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="a train step on JAX gets and returns the state")
+@pytest.mark.parametrize("algorithm", [c.SET(0.5, frequency=2, end_step=6), c.RigL(0.5, frequency=2, end_step=6)])
+def test_a_train_step_that_leaves_the_optimizer_out(algorithm):
+    model = TrainsElsewhere([keras.Input((12,)), keras.layers.Dense(5)])
+    model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
+    with pytest.warns(UserWarning, match=f"{type(algorithm).__name__} did not change the masks.*that took none"):
+        fit(model, algorithm)
 
 
 def test_finish_without_updates_says_both_numbers():

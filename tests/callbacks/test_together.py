@@ -67,6 +67,24 @@ def test_two_prepared_algorithms_on_the_same_weights_are_refused():
     one.finish()
 
 
+def test_an_algorithm_that_a_loop_left_behind_ends_when_the_model_is_compiled_anew():
+    model = make_model(CASES["rigl"])
+    left = callbacks.RigL(0.5, frequency=2, end_step=6)
+    left.prepare(model)
+    with pytest.raises(ValueError, match="RigL changes.*or compile the model anew"):
+        callbacks.SET(0.5, frequency=2, end_step=6).prepare(model)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    other = callbacks.SET(0.5, frequency=2, end_step=6)
+    other.prepare(model)
+    assert not any(weight.technique.dense_gradient_users for weight in get_sparse_weights(model))
+    with pytest.raises(ValueError, match="RigL works on no model"):
+        left.update(model)
+    left.finish()
+    with pytest.raises(ValueError, match="StaticSparsity can't work on .*SET changes"):
+        callbacks.StaticSparsity(0.5).prepare(model)
+    other.finish()
+
+
 def test_pruning_before_training_may_be_followed_by_one_other_algorithm():
     model = make_model(CASES["rigl"])
     snip, rigl = callbacks.SNIP(0.6, (X, Y)), callbacks.RigL(0.6, frequency=3, end_step=9)

@@ -76,7 +76,7 @@ SPECS = {
         "nothing",
     ),
     **dict.fromkeys(
-        "seed structure regularizer dense eval_batch_size eval_characters input_rank recurrent_rank end_step "
+        "seed structure regularizer eval_batch_size eval_characters input_rank recurrent_rank end_step "
         "num_classes_or_none data_format threshold_regularizer classifier".split(),
         "optional",
     ),
@@ -105,6 +105,7 @@ SPECS = {
     **dict.fromkeys("initial_threshold power target_magnitude temperature prune_target".split(), "positive"),
     **dict.fromkeys("redistribution ramp_step".split(), "optional"),
     "num_examples": "nothing",
+    "dense": "dense_tensors",
     "structure": "structure",
     "where": "where",
     "distribution": "nothing",
@@ -465,9 +466,10 @@ ALLOWED["traced_scores"] |= ALLOWED["scores"]
 
 # A callback sees its model later: only then is it known which names match nothing.
 ALLOWED["names"] = STRINGS | {"none"}
+ALLOWED["dense_names"] = ALLOWED["names"] | ALLOWED["dense_tensors"]
 for name, case in CASES.items():
     if name.startswith("callbacks."):
-        case.specs = {"where": "names", "dense": "names", **case.specs}
+        case.specs = {"where": "names", "dense": "dense_names", **case.specs}
 
 CASES |= layer_cases()
 
@@ -509,7 +511,7 @@ RECORDS = {
         [
             "distributions.names_of", "distributions.check_tensors", "distributions.select_dense",
             "distributions.shorten", "masks.structures.check", "masks.structures.problem",
-            "masks.structures.NM.sparsity_of", "masks.structures.NM.problem",
+            "masks.structures.NM.sparsity_of", "masks.structures.NM.problem", "sparsify.reason_to_skip",
         ],
         "shared by modules of the package, which call it with what has been checked",
     ),

@@ -357,6 +357,8 @@ def test_unknown_conventions_and_shapes_are_refused():
         count_flops(model)
     with pytest.raises(ValueError, match="`input_shape` must be"):
         count_flops(model, input_shape="224")
+    with pytest.raises(ValueError, match=r"without the batch's: \(None, None, 3\).*Received.*\(1, 5, 5, 3\)"):
+        count_flops(model, input_shape=(1, 5, 5, 3))
     assert count_flops(model, input_shape=(5, 5, 3)).dense == 9 * 54
 
 

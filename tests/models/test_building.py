@@ -23,6 +23,22 @@ def test_options_without_technique_are_refused(option):
         models.mnist_mlp(**option)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda size: models.lenet_300_100(num_classes=size),
+        lambda size: models.lenet_5_caffe(num_classes=size),
+        lambda size: models.mnist_mlp(num_classes=size),
+        lambda size: models.wide_resnet(10, 1, num_classes=size),
+        lambda size: models.CharRNN(size, hidden_size=size),
+        lambda size: models.Transformer(size, size="tiny", num_layers=np.int64(1), hidden_size=np.int64(8)),
+    ],
+)
+def test_sizes_may_be_numpys_integers(make):
+    # Such as `labels.max() + 1`.
+    assert make(np.int64(4)).count_params() == make(4).count_params()
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_initializer_and_regularizer_reach_every_kernel(name):
     model = SMALL[name](

@@ -23,11 +23,15 @@ def claim(algorithm, weights):
         owner = _OWNERS.get(weight.layer, lambda: None)()
         if owner in (None, algorithm) or (owner.acts_once and not algorithm.acts_once):
             continue
+        if owner._model is algorithm._model and owner._optimizer is not algorithm._optimizer:
+            # Left behind by a loop without `finish`, after which the model was compiled anew.
+            owner.detach()
+            continue
         raise ValueError(
             f"{type(algorithm).__name__} can't work on {weight.path!r}, whose masks {type(owner).__name__} changes: "
             f"neither count would hold. Give both a `where` that selects different layers, use one of them, or call "
-            f"`finish()` of the first before the second begins. (SNIP and GraSP may be followed by one other "
-            f"algorithm, which must come after them.)"
+            f"`finish()` of the first before the second begins (or compile the model anew, which ends the first). "
+            f"(SNIP and GraSP may be followed by one other algorithm, which must come after them.)"
         )
     for weight in weights:
         _OWNERS[weight.layer] = weakref.ref(algorithm)

@@ -1,10 +1,10 @@
 """What all algorithms that change masks while training runs have in common: which weights, what they remember.
 
 An algorithm is a callback for `fit`. Its masks change right after the optimizer's step whose count is on the schedule
-(`update_schedule.py`, `train_function.py`), so that no other callback, whatever its place, sees or saves weights of before
-the change. With `steps_per_execution=k` they change at the first boundary at or after that step; where that would be
-the last step of all, and the end of the schedule is the default one, not at all. What a run that is too short, or that
-an algorithm does not see, leaves undone is a warning or an error (`shortfall.py`, `standstill.py`).
+(`update_schedule.py`, `train_function.py`), so that no other callback, whatever its place, sees or saves weights of
+before the change. With `steps_per_execution=k` they change at the first boundary at or after that step; where that
+would be the last step of all, and the end of the schedule is the default one, not at all. What a run that is too short,
+or that an algorithm does not see, leaves undone is a warning or an error (`shortfall.py`, `standstill.py`).
 
 What decides is a function of the step's count, the weights, the optimizer's slots and a seed, and runs in numpy: it is
 the same on every backend and replica, it never retraces, and a run that was stopped continues exactly. The little that
@@ -44,8 +44,8 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         frequency: Integer >= 1, steps between updates; "epoch" for the steps of an epoch of `fit` (rounded down with
             gradient accumulation); or a schedule or other function P of the step, for updates at the steps t that are
             multiples of P(t).
-        where: Which masked weights: as `where` of `sparsity_tf.sparsify`. Default: all. A model without masked layers
-            is made masked first (where `where` says).
+        where: Which masked weights: as `where` of `sparsity_tf.sparsify`. Default: all. If it selects no masked layer,
+            the layers that it selects are made masked first.
         structure: Which entries live and die together (`sparsity_tf.masks.structures`); set on the layers, in whose
             config it is saved. Default: what the layers say.
         seed: Integer seed of everything that is drawn.
@@ -84,6 +84,8 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             "waits_for_model": False,
             "_optimizer": None,
             "_started": False,
+            "_began_at": None,
+            "_epoch_ended": False,
             "_standstill": None,
             "_structures": [],
             "_tap": None,
@@ -186,7 +188,9 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         if logs is not None:
             logs["sparsity"] = self.sparsity
 
-    on_epoch_end = on_train_batch_end
+    def on_epoch_end(self, epoch, logs=None):
+        self._epoch_ended = True
+        self.on_train_batch_end(epoch, logs)
 
     def on_train_end(self, logs=None):
         train_function.remove(self.model, self)
@@ -256,7 +260,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
                 weight.technique.structure = structure
             raise
         self._started = True
-        self._seen = self._upper_bound = count_steps(model)
+        self._seen = self._upper_bound = self._began_at = count_steps(model)
         self._measure()
 
     def finish(self):
@@ -283,6 +287,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         self._want_dense_gradient(False)
         claims.release(self, self.weights)
         self._started, self.waits_for_model, self._standstill, self._writers = False, False, None, {}
+        self._epoch_ended = False
 
     def _want_dense_gradient(self, wanted):
         changed = False

@@ -1,15 +1,15 @@
 """The weights that an algorithm works on: those under masks that training changes."""
 
 from sparsity_tf.callbacks.base import train_function
-from sparsity_tf.layers import get_sparse_weights
-from sparsity_tf.sparsify import match_layers, sparsify
+from sparsity_tf.layers import Masked, SparseLayer, get_sparse_weights
+from sparsity_tf.sparsify import match_layers, reason_to_skip, sparsify
 
 
 def find(model, where, who, structured):
     """The masked weights of a model that `where` selects and that are trained.
 
-    A model without masked layers is made masked first. Frozen layers stay as they are: the teacher in a
-    `keras.distillation.Distiller`, for example.
+    If `where` selects no masked layer, the layers that it selects are made masked first. Frozen layers stay as they
+    are: the teacher in a `keras.distillation.Distiller`, for example.
 
     Args:
         model: Built Keras model.
@@ -23,13 +23,10 @@ def find(model, where, who, structured):
     Raises:
         ValueError: There is none, or one has a structure that the algorithm can't keep.
     """
-    masked = _masked(model)
+    masked = _masked(model, where)
     if not masked:
         _sparsify(model, where)
-        masked = _masked(model)
-    elif where is not None:
-        chosen = {id(layer) for layer in match_layers(model, where)}
-        masked = [weight for weight in masked if id(weight.layer) in chosen]
+        masked = _masked(model, where)
     masked = [weight for weight in masked if weight.size and weight.variable.trainable]
     if not masked:
         raise ValueError(
@@ -45,12 +42,22 @@ def find(model, where, who, structured):
     return masked
 
 
-def _masked(model):
-    return [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked"]
+def _masked(model, where):
+    masked = [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked"]
+    if not masked or where is None:
+        return masked
+    holders = {id(weight.layer) for weight in masked}
+
+    def holds_one(layer):
+        parts = layer.sparse_parts if isinstance(layer, SparseLayer) else []
+        return any(id(one) in holders for one in (layer, *parts))
+
+    chosen = {id(layer) for layer in match_layers(model, where, holds_one)}
+    return [weight for weight in masked if id(weight.layer) in chosen]
 
 
 def _sparsify(model, where):
-    chosen = match_layers(model, where)
+    chosen = match_layers(model, where, lambda layer: reason_to_skip(layer, Masked()) is None)
     trained = {id(layer) for layer in chosen if layer.trainable_variables}
     if any(layer.weights and id(layer) not in trained for layer in chosen):
         if not trained:

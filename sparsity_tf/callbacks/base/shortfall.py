@@ -66,6 +66,17 @@ def warn_at_end(algorithm, in_fit):
         )
     elif missed:
         _warn(f"{name} left out updates of the masks.{missed}")
+    elif in_fit and _never_stepped(algorithm, step):
+        _warn(
+            f"{name} did not change the masks: it follows the steps that `model.optimizer` counts, and that took none. "
+            "A `train_step` must train the weights with the model's own optimizer."
+        )
+
+
+def _never_stepped(algorithm, step):
+    """Whether epochs went by without a step of the optimizer. (Rewinding sets its count back, after masks changed.)"""
+    moved = sum(algorithm.dropped.values()) + sum(algorithm.grown.values())
+    return algorithm.scheduled and algorithm._epoch_ended and not moved and step == algorithm._began_at
 
 
 def warn_without_gradient(algorithm, step):

@@ -36,6 +36,11 @@ class _ArrayUnpickler(pickle.Unpickler):
         # numpy 2 moved its core; the batches were written with the old name.
         ("numpy.core.multiarray", "_reconstruct"): "_empty_array",
         ("numpy._core.multiarray", "_reconstruct"): "_empty_array",
+        ("numpy.core.multiarray", "scalar"): "_scalar",
+        ("numpy._core.multiarray", "scalar"): "_scalar",
+        # Arrays in protocol 5, the default of Python 3.14.
+        ("numpy.core.numeric", "_frombuffer"): "_array_from_buffer",
+        ("numpy._core.numeric", "_frombuffer"): "_array_from_buffer",
         ("numpy", "ndarray"): "_Array",
         ("numpy", "dtype"): "dtype",
         # How Python 3 writes bytes in the old protocols.
@@ -61,6 +66,19 @@ def _empty_array(cls, shape, kind):
     if cls is not _Array or shape != (0,):
         raise pickle.UnpicklingError("it makes an array without its content")
     return np.empty(0, np.uint8)
+
+
+def _array_from_buffer(content, kind, shape, order, axes=None):
+    """An array as protocol 5 writes it: a view of bytes that the file holds, so it is not larger than the file."""
+    array = np.frombuffer(content, kind)
+    return array.reshape(shape, order=order) if axes is None else array.reshape(shape).transpose(axes)
+
+
+def _scalar(kind, content):
+    """A number of numpy's, such as a label may be."""
+    if not isinstance(kind, np.dtype) or kind.kind not in "biuf":
+        raise pickle.UnpicklingError(f"it makes a scalar of type {kind}")
+    return np.frombuffer(content, kind, count=1)[0]
 
 
 def _encode_latin1(text, encoding="latin1"):
@@ -135,7 +153,7 @@ def read_pickled_batch(path, label_key="labels"):
     if not flat or not all(isinstance(label, int | np.integer) for label in labels):
         raise ValueError(f"`{label_key}` in {path} must be integers, one for each image.")
     try:
-        return _from_planes(pixels), np.asarray(labels, np.int64)
+        return _from_planes(pixels), np.array(labels, np.int64)
     except OverflowError as error:
         raise ValueError(f"`{label_key}` in {path} must be integers, one for each image ({error}).") from error
 

@@ -99,9 +99,22 @@ def test_npz_may_be_channels_first_with_wide_labels_in_a_column(tmp_path):
 
 def test_pickles_of_every_protocol_are_read(tmp_path):
     arrays = make_arrays("cifar10")
-    for protocol in (0, 2, 4):
+    for protocol in (0, 2, 4, 5):
         write_pickles(tmp_path, "cifar10", arrays, protocol)
         assert_is(datasets.cifar10(tmp_path), arrays)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("labels", [lambda labels: labels, lambda labels: [np.int64(label) for label in labels]])
+def test_labels_in_a_pickle_may_be_numpys_numbers(tmp_path, protocol, labels):
+    numbers = np.arange(7)
+    pixels = np.arange(7 * 3072).reshape(7, 3072).astype(np.uint8)
+    batch = {b"data": np.asfortranarray(pixels), b"labels": labels(numbers)}
+    (tmp_path / "batch").write_bytes(pickle.dumps(batch, protocol))
+    images, found = cifar.read_pickled_batch(tmp_path / "batch")
+    np.testing.assert_array_equal(images.transpose(0, 3, 1, 2).reshape(7, 3072), pixels)
+    np.testing.assert_array_equal(found, numbers)
+    found[0] = 3  # Not the pickle's own memory, which can't be written to.
 
 
 class Harm:
@@ -179,6 +192,8 @@ class _Promise:
         {b"data": np.zeros((1, 3072), np.uint8), b"labels": _nested(7)},
         {b"data": _Promise(np.ndarray, ((200_000_000, 3072), "u1")), b"labels": [1]},
         {b"data": _Promise(np.empty(0).__reduce__()[0], (np.ndarray, (200_000_000, 3072), "u1")), b"labels": [1]},
+        {b"data": _Promise(np.empty(0).__reduce_ex__(5)[0], (b"", "u1", (200_000_000, 3072), "C")), b"labels": [1]},
+        {b"data": _Promise(np.int64(1).__reduce__()[0], (np.dtype(object), bytes(8))), b"labels": [1]},
     ],
 )
 def test_a_pickle_takes_no_more_memory_than_it_holds(tmp_path, batch):
