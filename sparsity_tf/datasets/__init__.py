@@ -20,26 +20,46 @@ Sentence pairs have the same methods (`train(first_step)`, `validation()`, `test
 `train_batches` and `test_arrays` are the older way for MNIST; `array_batches` gives the same batches.
 """
 
-from sparsity_tf.datasets import subwords as subwords
-from sparsity_tf.datasets.arrays import array_batches as array_batches
-from sparsity_tf.datasets.batches import Batches as Batches
-from sparsity_tf.datasets.characters import CharacterBatches as CharacterBatches
-from sparsity_tf.datasets.characters import CharacterCorpus as CharacterCorpus
-from sparsity_tf.datasets.characters import character_corpus as character_corpus
-from sparsity_tf.datasets.cifar import cifar10 as cifar10
-from sparsity_tf.datasets.cifar import cifar100 as cifar100
-from sparsity_tf.datasets.files import file_batches as file_batches
-from sparsity_tf.datasets.idx import read_idx as read_idx
-from sparsity_tf.datasets.image_data import ImageData as ImageData
-from sparsity_tf.datasets.image_files import ImageFiles as ImageFiles
-from sparsity_tf.datasets.image_files import imagenet as imagenet
-from sparsity_tf.datasets.mnist_family import fashion_mnist as fashion_mnist
-from sparsity_tf.datasets.mnist_family import mnist as mnist
-from sparsity_tf.datasets.mnist_family import mnist_demo as mnist_demo
-from sparsity_tf.datasets.parallel_text import ParallelCorpus as ParallelCorpus
-from sparsity_tf.datasets.parallel_text import parallel_corpus as parallel_corpus
-from sparsity_tf.datasets.pipeline import steps_per_epoch as steps_per_epoch
-from sparsity_tf.datasets.pipeline import test_arrays as test_arrays
-from sparsity_tf.datasets.pipeline import train_batches as train_batches
-from sparsity_tf.datasets.translation import TranslationBatches as TranslationBatches
-from sparsity_tf.datasets.translation import translation_batches as translation_batches
+from sparsity_tf.datasets import subwords
+from sparsity_tf.datasets.arrays import array_batches
+from sparsity_tf.datasets.batches import Batches
+from sparsity_tf.datasets.characters import CharacterBatches, CharacterCorpus, character_corpus
+from sparsity_tf.datasets.cifar import cifar10, cifar100
+from sparsity_tf.datasets.files import file_batches
+from sparsity_tf.datasets.idx import read_idx
+from sparsity_tf.datasets.image_data import ImageData
+from sparsity_tf.datasets.image_files import ImageFiles, imagenet
+from sparsity_tf.datasets.mnist_family import fashion_mnist, mnist, mnist_demo
+from sparsity_tf.datasets.parallel_text import ParallelCorpus, parallel_corpus
+from sparsity_tf.datasets.pipeline import steps_per_epoch, test_arrays, train_batches
+from sparsity_tf.datasets.translation import TranslationBatches, translation_batches
+
+__all__ = [
+    "Batches",
+    "CharacterBatches",
+    "CharacterCorpus",
+    "ImageData",
+    "ImageFiles",
+    "ParallelCorpus",
+    "TranslationBatches",
+    "array_batches",
+    "character_corpus",
+    "cifar10",
+    "cifar100",
+    "fashion_mnist",
+    "file_batches",
+    "imagenet",
+    "mnist",
+    "mnist_demo",
+    "parallel_corpus",
+    "read_idx",
+    "steps_per_epoch",
+    "subwords",
+    "test_arrays",
+    "train_batches",
+    "translation_batches",
+]
+
+
+def __dir__():
+    return __all__
