@@ -53,15 +53,16 @@ def import_optional(name, instead=None):
     package = name.partition(".")[0]
     extra = EXTRAS[package]
     try:
+        importlib.import_module(package)
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
+        missing = (error.name or package).partition(".")[0]
         if missing == package and _is_installed(package):
             raise  # A module that this release of the package hasn't got.
         reason = "" if missing == package else f", which {package} needs,"
         also = f", or {instead}" if instead else ""
         raise MissingPackageError(
-            f"The package {missing or package}{reason} is not installed: {pip_install(extra)}{also}.", name=missing
+            f"The package {missing}{reason} is not installed: {pip_install(extra)}{also}.", name=missing
         ) from error
 
 
@@ -89,7 +90,7 @@ def import_keras():
         remedy = f'{pip_install(missing)} (or "sparsity-tf[jax]" or "sparsity-tf[torch]", and set KERAS_BACKEND to it)'
     # `from None`: the sentence says all that Keras's traceback does.
     raise MissingPackageError(
-        f"Keras is set to the backend {missing}, which is not installed: {remedy}.", name=missing
+        f"Keras is set to a backend that needs {missing}, which is not installed: {remedy}.", name=missing
     ) from None
 
 
