@@ -77,9 +77,6 @@ def test_without_a_backend_one_sentence_says_what_to_install(tmp_path, backend, 
     environment |= {"KERAS_HOME": str(tmp_path), **({"KERAS_BACKEND": backend} if backend else {})}
     finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     last = finished.stderr.splitlines()[-1]
-    needed = backend or "tensorflow"
-    start = (
-        f"sparsity_tf.extras.MissingPackageError: Keras is set to a backend that needs {needed}, which is not installed"
-    )
-    assert finished.returncode == 1 and last.startswith(f"{start}: {message}")
+    sentence = f"Keras is set to a backend that needs {backend or 'tensorflow'}, which is not installed: {message}"
+    assert finished.returncode == 1 and last.startswith(f"sparsity_tf.extras.MissingPackageError: {sentence}")
     assert "No module named" not in finished.stderr and "import of" not in finished.stderr

@@ -59,7 +59,8 @@ def test_modules_are_imported_when_they_are_first_used():
 import sys, sparsity_tf
 assert not {"sparsity_tf.models", "sparsity_tf.datasets", "sparsity_tf.decoding"} & set(sys.modules)
 assert "models" in dir(sparsity_tf)
-print(sparsity_tf.models.lenet_300_100.__name__, sparsity_tf.decoding.Decoder.__name__, sparsity_tf.budgets.read_csv.__name__)
+for thing in (sparsity_tf.models.lenet_300_100, sparsity_tf.decoding.Decoder, sparsity_tf.budgets.read_csv):
+    print(thing.__name__)
 """
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
