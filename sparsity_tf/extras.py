@@ -76,9 +76,9 @@ def import_keras():
     try:
         return importlib.import_module("keras")
     except ModuleNotFoundError as error:
-        if error.name not in BACKENDS or _is_installed(error.name):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in BACKENDS or _is_installed(missing):
             raise
-        missing = error.name
     others = [name for name in BACKENDS if name != missing and _is_installed(name)]
     if others:
         remedy = (
