@@ -99,7 +99,7 @@ $(HAS_VENV):
 
 $(HAS_DEMO): pyproject.toml setup.py | $(HAS_VENV)
 	@echo "Installing TensorFlow, Keras and the demo data into $(VENV) (a few minutes the first time)"
-	@$(PIP) install --editable ".[plot,demo$(CUDA)]"
+	@$(PIP) install --editable ".[tensorflow,plot,demo$(CUDA)]"
 	@touch $@
 
 $(HAS_DEV): pyproject.toml setup.py | $(HAS_VENV)

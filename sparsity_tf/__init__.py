@@ -3,9 +3,19 @@
 ```python
 model = sparsity_tf.sparsify(model, "masked")
 ```
+
+Every name of `__all__` can be used after `import sparsity_tf`; the modules of `_LAZY` are imported when they are first
+used.
 """
 
 __version__ = "0.1.0"
+
+import importlib
+import typing
+
+from sparsity_tf import extras
+
+extras.import_keras()
 
 from sparsity_tf import callbacks, deploy, distributions, inspection, layers, masks, schedules
 from sparsity_tf.deploy import shrink
@@ -13,3 +23,48 @@ from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.load_masks import load_masks
 from sparsity_tf.sparsify import SparsifyReport, sparsify
 from sparsity_tf.to_dense import to_dense
+
+if typing.TYPE_CHECKING:  # For editors, which don't run `__getattr__`.
+    from sparsity_tf import checkpoints, datasets, decoding, initializers, models
+    from sparsity_tf.distributions import budgets
+    from sparsity_tf.masks import structures
+
+# By name, the modules that are imported when they are first used.
+_LAZY = {
+    **{name: f"{__name__}.{name}" for name in ("checkpoints", "datasets", "decoding", "initializers", "models")},
+    "budgets": f"{__name__}.distributions.budgets",
+    "structures": f"{__name__}.masks.structures",
+}
+
+__all__ = [
+    "SparsifyReport",
+    "budgets",
+    "callbacks",
+    "checkpoints",
+    "datasets",
+    "decoding",
+    "deploy",
+    "distributions",
+    "get_sparse_weights",
+    "initializers",
+    "inspection",
+    "layers",
+    "load_masks",
+    "masks",
+    "models",
+    "schedules",
+    "shrink",
+    "sparsify",
+    "structures",
+    "to_dense",
+]
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return importlib.import_module(_LAZY[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return ["__version__", *__all__]

@@ -1,4 +1,4 @@
-"""`import sparsity_tf` imports the backend that Keras runs on, and no other."""
+"""`import sparsity_tf` imports the backend that Keras runs on, and no other; and no other package need be installed."""
 
 import importlib.util
 import os
@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+
+from sparsity_tf.extras import BACKENDS, EXTRAS
 
 IMPORTS = """
 import sys, keras
@@ -30,6 +32,10 @@ model.compile("sgd", "mse")
 pruning = sparsity_tf.callbacks.MagnitudePruning(0.5, begin_step=0, end_step=2, frequency=1)
 x = keras.random.normal((16, 8), seed=0)
 model.fit(x, x[:, :4], batch_size=4, verbose=0, callbacks=[pruning])
+for name in sparsity_tf.__all__:
+    getattr(sparsity_tf, name)
+print(model.sparsify_report)
+print(sparsity_tf.inspection.sparsity_table(model), sparsity_tf.inspection.count_flops(model))
 print(sparsity_tf.inspection.sparsity_table(sparsity_tf.to_dense(model)).sparsity)
 """
 
@@ -50,6 +56,27 @@ def test_no_backend_is_imported_that_keras_has_not(backend):
 
 
 # (SciPy, of which JAX is made, takes a `torch` of None for the package.)
-@pytest.mark.parametrize("backend,others", [("torch", ["tensorflow", "jax"]), ("jax", ["tensorflow"])])
-def test_other_backends_need_not_be_there(backend, others):
-    assert float(run(WITHOUT.replace("OTHERS", repr(others)), backend)) == 0.5
+@pytest.mark.parametrize(
+    "backend,others", [("torch", ["tensorflow", "jax"]), ("jax", ["tensorflow"]), ("tensorflow", ["jax"])]
+)
+def test_neither_other_backends_nor_extras_need_be_there(backend, others):
+    missing = [*others, *(package for package in EXTRAS if package not in BACKENDS)]
+    assert float(run(WITHOUT.replace("OTHERS", repr(missing)), backend)) == 0.5
+
+
+@pytest.mark.parametrize(
+    "backend,message",
+    [
+        (None, 'pip install "sparsity-tf[tensorflow]" (or "sparsity-tf[jax]" or "sparsity-tf[torch]", and set '),
+        ("jax", 'pip install "sparsity-tf[jax]"'),
+    ],
+)
+def test_without_a_backend_one_sentence_says_what_to_install(tmp_path, backend, message):
+    code = f"import sys; sys.modules.update(dict.fromkeys({BACKENDS!r})); import sparsity_tf"
+    environment = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
+    environment |= {"KERAS_HOME": str(tmp_path), **({"KERAS_BACKEND": backend} if backend else {})}
+    finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    last = finished.stderr.splitlines()[-1]
+    sentence = f"Keras is set to a backend that needs {backend or 'tensorflow'}, which is not installed: {message}"
+    assert finished.returncode == 1 and last.startswith(f"sparsity_tf.extras.MissingPackageError: {sentence}")
+    assert "No module named" not in finished.stderr and "import of" not in finished.stderr

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from sparsity_tf.extras import BACKENDS, EXTRAS
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -61,7 +63,7 @@ def package_version():
 
 def test_bazel_library_holds_every_module_of_the_package():
     [library] = [a for r, a in bazel_targets() if r == "py_library" and a["name"] == "sparsity_tf"]
-    assert python_files("sparsity_tf") == library["srcs"]
+    assert [*python_files("sparsity_tf"), "sparsity_tf_cli.py"] == library["srcs"]
 
 
 def test_bazel_has_one_target_for_each_test_file_and_runs_it():
@@ -99,6 +101,15 @@ def test_every_extra_that_the_makefile_installs_exists():
     assert names and names <= set(PYPROJECT["project"]["optional-dependencies"])
 
 
+def test_make_train_and_make_test_install_a_backend():
+    makefile = (ROOT / "Makefile").read_text()
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    for target in ("DEMO", "DEV"):
+        [names] = re.findall(rf'^\$\(HAS_{target}\): .*\n.*\n.*"\.\[([a-z,]+)\$\(CUDA\)\]"', makefile, re.MULTILINE)
+        requirements = [one for name in names.split(",") for one in [f"sparsity-tf[{name}]", *extras[name]]]
+        assert any(re.match(r"sparsity-tf\[.*\btensorflow\b.*\]", one) for one in requirements)
+
+
 def test_continuous_integration_runs_lint_and_tests():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
@@ -129,7 +140,7 @@ def test_importing_the_package_imports_no_tensorflow_under_another_backend(backe
 def test_importing_the_package_imports_nothing_that_is_only_needed_for_reports():
     # Some releases of Keras import matplotlib and PIL themselves.
     ours = modules_after("import sparsity_tf", "tensorflow") - modules_after("import keras", "tensorflow")
-    assert not ours & {"matplotlib", "PIL", "tabulate", "tensorflow_datasets", "sacrebleu"}
+    assert not ours & {"tabulate", *(set(EXTRAS) - set(BACKENDS))}
 
 
 def test_importing_the_package_changes_nothing_in_keras():

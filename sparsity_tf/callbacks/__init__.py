@@ -12,3 +12,28 @@ from sparsity_tf.callbacks.penalty_ramp import PenaltyRamp
 from sparsity_tf.callbacks.pruning import MagnitudePruning, RandomPruning
 from sparsity_tf.callbacks.sparse_momentum import SparseMomentum
 from sparsity_tf.callbacks.sparsity_monitor import SparsityMonitor
+
+__all__ = [
+    "DropAndGrow",
+    "DynamicSparseReparameterization",
+    "GraSP",
+    "IterativePruning",
+    "MagnitudePruning",
+    "MaskAlgorithm",
+    "NarangPruning",
+    "PenaltyRamp",
+    "RandomPruning",
+    "RigL",
+    "SET",
+    "SNIP",
+    "SparseMomentum",
+    "SparsityMonitor",
+    "StaticSparsity",
+    "WeightView",
+    "overall",
+    "uses",
+]
+
+
+def __dir__():
+    return __all__

@@ -10,6 +10,7 @@ from keras import ops
 from sparsity_tf.callbacks.base import train_function
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.checks import check_choice, check_integer, check_path
+from sparsity_tf.extras import import_optional
 from sparsity_tf.layers import get_sparse_weights
 
 COLUMNS = (
@@ -92,7 +93,7 @@ class SparsityMonitor(Copyable, keras.callbacks.Callback):
         if self.csv_path:
             self._open_csv()
         if self.log_dir:
-            import tensorflow as tf
+            tf = import_optional("tensorflow")
 
             self._writer = tf.summary.create_file_writer(os.fspath(self.log_dir))
 
@@ -234,7 +235,7 @@ def _key(weight):
 
 def write_scalar(name, value, step):
     """`tf.summary.scalar`, which needs the package tensorboard only for these few lines."""
-    import tensorflow as tf
+    tf = import_optional("tensorflow")
 
     metadata = tf.compat.v1.SummaryMetadata()
     metadata.plugin_data.plugin_name = "scalars"

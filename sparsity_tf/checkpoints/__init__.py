@@ -18,3 +18,7 @@ __all__ = [
     "checkpoint_sparsity",
     "open_checkpoint",
 ]
+
+
+def __dir__():
+    return __all__

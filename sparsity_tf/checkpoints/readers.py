@@ -14,6 +14,7 @@ from sparsity_tf.bounded_files import one_line
 from sparsity_tf.checkpoints import keras_files
 from sparsity_tf.checkpoints.checkpoint import CheckpointError, natural_order
 from sparsity_tf.checks import check_path
+from sparsity_tf.extras import MissingPackageError
 
 
 def open_checkpoint(path):
@@ -101,10 +102,8 @@ def _open_tensorflow(prefix, path):
         raise CheckpointError(f"No checkpoint at '{path}': no such file, directory or prefix")
     try:
         from sparsity_tf.checkpoints import tensorflow_files
-    except ImportError as error:
-        raise CheckpointError(
-            f"'{path}' is a TensorFlow checkpoint; reading it needs the package tensorflow"
-        ) from error
+    except MissingPackageError as error:
+        raise CheckpointError(f"'{path}' is a TensorFlow checkpoint. {error}") from error
     return tensorflow_files.open_tensorflow(prefix, path)
 
 

@@ -13,10 +13,12 @@ import os
 import re
 
 import numpy as np
-import tensorflow as tf
 
 from sparsity_tf.bounded_files import one_line
 from sparsity_tf.checkpoints.checkpoint import Checkpoint, CheckpointError
+from sparsity_tf.extras import import_optional
+
+tf = import_optional("tensorflow")
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"

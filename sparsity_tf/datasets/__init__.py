@@ -20,26 +20,46 @@ Sentence pairs have the same methods (`train(first_step)`, `validation()`, `test
 `train_batches` and `test_arrays` are the older way for MNIST; `array_batches` gives the same batches.
 """
 
-from sparsity_tf.datasets.batches import Batches as Batches
-from sparsity_tf.datasets.images.array_batches import array_batches as array_batches
-from sparsity_tf.datasets.images.cifar import cifar10 as cifar10
-from sparsity_tf.datasets.images.cifar import cifar100 as cifar100
-from sparsity_tf.datasets.images.file_batches import file_batches as file_batches
-from sparsity_tf.datasets.images.idx import read_idx as read_idx
-from sparsity_tf.datasets.images.image_data import ImageData as ImageData
-from sparsity_tf.datasets.images.imagenet import ImageFiles as ImageFiles
-from sparsity_tf.datasets.images.imagenet import imagenet as imagenet
-from sparsity_tf.datasets.images.mnist import fashion_mnist as fashion_mnist
-from sparsity_tf.datasets.images.mnist import mnist as mnist
-from sparsity_tf.datasets.images.mnist import mnist_demo as mnist_demo
-from sparsity_tf.datasets.pipeline import steps_per_epoch as steps_per_epoch
-from sparsity_tf.datasets.pipeline import test_arrays as test_arrays
-from sparsity_tf.datasets.pipeline import train_batches as train_batches
+from sparsity_tf.datasets.batches import Batches
+from sparsity_tf.datasets.images.array_batches import array_batches
+from sparsity_tf.datasets.images.cifar import cifar10, cifar100
+from sparsity_tf.datasets.images.file_batches import file_batches
+from sparsity_tf.datasets.images.idx import read_idx
+from sparsity_tf.datasets.images.image_data import ImageData
+from sparsity_tf.datasets.images.imagenet import ImageFiles, imagenet
+from sparsity_tf.datasets.images.mnist import fashion_mnist, mnist, mnist_demo
+from sparsity_tf.datasets.pipeline import steps_per_epoch, test_arrays, train_batches
 from sparsity_tf.datasets.text import subwords
-from sparsity_tf.datasets.text.characters import CharacterBatches as CharacterBatches
-from sparsity_tf.datasets.text.characters import CharacterCorpus as CharacterCorpus
-from sparsity_tf.datasets.text.characters import character_corpus as character_corpus
-from sparsity_tf.datasets.text.parallel_corpus import ParallelCorpus as ParallelCorpus
-from sparsity_tf.datasets.text.parallel_corpus import parallel_corpus as parallel_corpus
-from sparsity_tf.datasets.text.translation_batches import TranslationBatches as TranslationBatches
-from sparsity_tf.datasets.text.translation_batches import translation_batches as translation_batches
+from sparsity_tf.datasets.text.characters import CharacterBatches, CharacterCorpus, character_corpus
+from sparsity_tf.datasets.text.parallel_corpus import ParallelCorpus, parallel_corpus
+from sparsity_tf.datasets.text.translation_batches import TranslationBatches, translation_batches
+
+__all__ = [
+    "Batches",
+    "CharacterBatches",
+    "CharacterCorpus",
+    "ImageData",
+    "ImageFiles",
+    "ParallelCorpus",
+    "TranslationBatches",
+    "array_batches",
+    "character_corpus",
+    "cifar10",
+    "cifar100",
+    "fashion_mnist",
+    "file_batches",
+    "imagenet",
+    "mnist",
+    "mnist_demo",
+    "parallel_corpus",
+    "read_idx",
+    "steps_per_epoch",
+    "subwords",
+    "test_arrays",
+    "train_batches",
+    "translation_batches",
+]
+
+
+def __dir__():
+    return __all__

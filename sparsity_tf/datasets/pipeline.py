@@ -11,6 +11,7 @@ import numpy as np
 
 from sparsity_tf.checks import check_choice, check_instance, check_integer, is_integer
 from sparsity_tf.datasets.images.image_data import ImageData
+from sparsity_tf.extras import import_optional
 
 AUGMENTATIONS = ("none", "shift")
 
@@ -144,7 +145,7 @@ def train_batches(data, batch_size, seed=0, first_epoch=0, augment="none", shift
     Raises:
         ValueError: As `steps_per_epoch` and `epoch_images`.
     """
-    import tensorflow as tf
+    tf = import_optional("tensorflow")
 
     check_choice("augment", augment, AUGMENTATIONS)
     steps = steps_per_epoch(data, batch_size)

@@ -8,3 +8,15 @@ hypotheses = decoder.beam_search(ids, beam_size=4, alpha=0.6)
 
 from sparsity_tf.decoding.decoder import Decoder
 from sparsity_tf.decoding.search import Hypotheses, beam_search, greedy_search, length_penalty
+
+__all__ = [
+    "Decoder",
+    "Hypotheses",
+    "beam_search",
+    "greedy_search",
+    "length_penalty",
+]
+
+
+def __dir__():
+    return __all__

@@ -5,3 +5,7 @@ from sparsity_tf.deploy.shrink import shrink
 from sparsity_tf.deploy.shrink_report import ShrinkReport, ShrinkRow
 
 __all__ = ["ChannelGroup", "GroupMember", "ShrinkReport", "ShrinkRow", "channel_groups", "shrink"]
+
+
+def __dir__():
+    return __all__

@@ -31,3 +31,7 @@ __all__ = [
     "sparsity_table",
     "specialization_anova",
 ]
+
+
+def __dir__():
+    return __all__

@@ -10,6 +10,7 @@ from collections import namedtuple
 import numpy as np
 
 from sparsity_tf.checks import check_instance, check_integer, check_layer, check_number, check_path
+from sparsity_tf.extras import import_optional
 from sparsity_tf.inspection.plots import draw_pieces, kernel_pieces, piece_title, require_matplotlib
 
 _Frame = namedtuple("_Frame", ["pieces", "title"])
@@ -100,8 +101,7 @@ class MaskAnimation:
         check_number("frames_per_second", frames_per_second, above=0)
         if not self.frames:
             raise ValueError("`save_gif` needs at least one frame: call `capture` before. Received: 0 frames.")
-        from PIL import Image
-
+        Image = import_optional("PIL.Image")
         images = []
         for frame in self.frames:
             figure = draw_pieces(frame.pieces, frame.title)

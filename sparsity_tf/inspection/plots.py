@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from sparsity_tf.checks import check_built, check_integer, check_integers, check_path
+from sparsity_tf.extras import import_optional
 from sparsity_tf.inspection.tables import SparsityTable, sparsity_table
 from sparsity_tf.inspection.weights import kernel_value
 from sparsity_tf.layers import flatten_layers
@@ -182,13 +183,11 @@ def draw_pieces(pieces, title):
         `matplotlib.figure.Figure` of 6 x 6 inches.
     """
     require_matplotlib()
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
+    cm, scaling = import_optional("matplotlib.cm"), import_optional("matplotlib.colors")
     mosaic, empty = _mosaic(pieces)
     finite = np.abs(mosaic[np.isfinite(mosaic)])
     limit = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-    norm, colors = Normalize(-limit, limit), _colormap("RdBu_r")
+    norm, colors = scaling.Normalize(-limit, limit), _colormap("RdBu_r")
     pixels = colors(norm(np.nan_to_num(mosaic, nan=0.0, posinf=0.0, neginf=0.0)))[..., :3]
     pixels[mosaic == 0] = 1.0
     pixels[~np.isfinite(mosaic)] = 0.0
@@ -206,7 +205,7 @@ def draw_pieces(pieces, title):
     axes.set_xticks([])
     axes.set_yticks([])
     bar = figure.add_axes((0.05 + width, 0.91 - height, 0.03, height))
-    figure.colorbar(ScalarMappable(norm, colors), cax=bar).set_label("weight (exact zeros: white)", fontsize=8)
+    figure.colorbar(cm.ScalarMappable(norm, colors), cax=bar).set_label("weight (exact zeros: white)", fontsize=8)
     bar.tick_params(labelsize=8)
     figure.text(0.03, 0.92, title, fontsize=9, va="bottom")
     return figure
@@ -244,29 +243,19 @@ def _with_warning(title, kernel):
 
 def new_figure(size, layout="constrained"):
     """A figure of `size` inches that belongs to no window."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout=layout)
-    FigureCanvasAgg(figure)
+    figure = import_optional("matplotlib.figure").Figure(figsize=size, layout=layout)
+    import_optional("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     return figure
 
 
 def _colormap(name):
-    from matplotlib import colormaps
-
-    return colormaps[name]
+    return import_optional("matplotlib").colormaps[name]
 
 
 def require_matplotlib():
     """Raises an `ImportError` that says what to install when matplotlib is missing."""
-    try:
-        # One of the submodules that are used: the package alone may be there in name only.
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            'Plots need matplotlib and pillow, the extra `plot`: pip install "sparsity-tf[plot]"'
-        ) from error
+    # One of the submodules that are used: the package alone may be there in name only.
+    import_optional("matplotlib.figure")
 
 
 def written(figure, path):

@@ -4,38 +4,72 @@ Every builder takes `technique`, `technique_options` and `where`, and makes the 
 `sparsity_tf.sparsify`. `layer_selection.py` says how layers are named and holds what the papers give to `where`.
 """
 
-from sparsity_tf.models.alexnet import alexnet_b as alexnet_b
-from sparsity_tf.models.alexnet import alexnet_s as alexnet_s
-from sparsity_tf.models.char_rnn import CharRNN as CharRNN
-from sparsity_tf.models.cifar_resnet import cifar_resnet as cifar_resnet
-from sparsity_tf.models.layer_selection import DSR_RESNET as DSR_RESNET
-from sparsity_tf.models.layer_selection import DSR_WIDE_RESNET as DSR_WIDE_RESNET
-from sparsity_tf.models.layer_selection import FIRST_AND_DEPTHWISE_DENSE as FIRST_AND_DEPTHWISE_DENSE
-from sparsity_tf.models.layer_selection import FIRST_AND_LAST_LAYER_DENSE as FIRST_AND_LAST_LAYER_DENSE
-from sparsity_tf.models.layer_selection import FIRST_LAYER_DENSE as FIRST_LAYER_DENSE
-from sparsity_tf.models.layer_selection import LAST_LAYER_DENSE as LAST_LAYER_DENSE
-from sparsity_tf.models.layer_selection import all_but as all_but
-from sparsity_tf.models.lenet import lenet_5_caffe as lenet_5_caffe
-from sparsity_tf.models.lenet import lenet_300_100 as lenet_300_100
-from sparsity_tf.models.mlp import mnist_mlp as mnist_mlp
-from sparsity_tf.models.mobilenet import mobilenet_v1 as mobilenet_v1
-from sparsity_tf.models.resnets import resnet as resnet
-from sparsity_tf.models.resnets import resnet_18 as resnet_18
-from sparsity_tf.models.resnets import resnet_34 as resnet_34
-from sparsity_tf.models.resnets import resnet_50 as resnet_50
-from sparsity_tf.models.resnets import resnet_101 as resnet_101
-from sparsity_tf.models.resnets import resnet_152 as resnet_152
-from sparsity_tf.models.resnets import resnet_200 as resnet_200
-from sparsity_tf.models.transformer import EMBEDDING_DENSE as EMBEDDING_DENSE
-from sparsity_tf.models.transformer import TRANSFORMER_SIZES as TRANSFORMER_SIZES
-from sparsity_tf.models.transformer import Transformer as Transformer
-from sparsity_tf.models.transformer_layers import DotProductAttention as DotProductAttention
-from sparsity_tf.models.transformer_layers import FastDropout as FastDropout
-from sparsity_tf.models.transformer_layers import ScaledTokens as ScaledTokens
-from sparsity_tf.models.transformer_layers import ShiftRight as ShiftRight
-from sparsity_tf.models.transformer_layers import TargetSpace as TargetSpace
-from sparsity_tf.models.transformer_layers import TimingSignal as TimingSignal
-from sparsity_tf.models.vgg import vgg_c as vgg_c
-from sparsity_tf.models.vgg import vgg_d as vgg_d
-from sparsity_tf.models.vgg import vgg_like as vgg_like
-from sparsity_tf.models.wide_resnets import wide_resnet as wide_resnet
+from sparsity_tf.models.alexnet import alexnet_b, alexnet_s
+from sparsity_tf.models.char_rnn import CharRNN
+from sparsity_tf.models.cifar_resnet import cifar_resnet
+from sparsity_tf.models.layer_selection import (
+    DSR_RESNET,
+    DSR_WIDE_RESNET,
+    FIRST_AND_DEPTHWISE_DENSE,
+    FIRST_AND_LAST_LAYER_DENSE,
+    FIRST_LAYER_DENSE,
+    LAST_LAYER_DENSE,
+    all_but,
+)
+from sparsity_tf.models.lenet import lenet_5_caffe, lenet_300_100
+from sparsity_tf.models.mlp import mnist_mlp
+from sparsity_tf.models.mobilenet import mobilenet_v1
+from sparsity_tf.models.resnets import resnet, resnet_18, resnet_34, resnet_50, resnet_101, resnet_152, resnet_200
+from sparsity_tf.models.transformer import EMBEDDING_DENSE, TRANSFORMER_SIZES, Transformer
+from sparsity_tf.models.transformer_layers import (
+    DotProductAttention,
+    FastDropout,
+    ScaledTokens,
+    ShiftRight,
+    TargetSpace,
+    TimingSignal,
+)
+from sparsity_tf.models.vgg import vgg_c, vgg_d, vgg_like
+from sparsity_tf.models.wide_resnets import wide_resnet
+
+__all__ = [
+    "CharRNN",
+    "DSR_RESNET",
+    "DSR_WIDE_RESNET",
+    "DotProductAttention",
+    "EMBEDDING_DENSE",
+    "FIRST_AND_DEPTHWISE_DENSE",
+    "FIRST_AND_LAST_LAYER_DENSE",
+    "FIRST_LAYER_DENSE",
+    "FastDropout",
+    "LAST_LAYER_DENSE",
+    "ScaledTokens",
+    "ShiftRight",
+    "TRANSFORMER_SIZES",
+    "TargetSpace",
+    "TimingSignal",
+    "Transformer",
+    "alexnet_b",
+    "alexnet_s",
+    "all_but",
+    "cifar_resnet",
+    "lenet_300_100",
+    "lenet_5_caffe",
+    "mnist_mlp",
+    "mobilenet_v1",
+    "resnet",
+    "resnet_101",
+    "resnet_152",
+    "resnet_18",
+    "resnet_200",
+    "resnet_34",
+    "resnet_50",
+    "vgg_c",
+    "vgg_d",
+    "vgg_like",
+    "wide_resnet",
+]
+
+
+def __dir__():
+    return __all__

@@ -17,6 +17,7 @@ import sys
 
 from absl import flags
 
+from sparsity_tf.extras import import_optional
 from sparsity_tf.tools import command
 from sparsity_tf.tools.translate import read_lines
 
@@ -73,9 +74,7 @@ def sacrebleu_score(hypotheses, references):
     Returns:
         (`sacrebleu.BLEUScore`, signature).
     """
-    from sacrebleu.metrics import BLEU
-
-    metric = BLEU()
+    metric = import_optional("sacrebleu.metrics").BLEU()
     return metric.corpus_score(hypotheses, references), str(metric.get_signature())
 
 
@@ -91,22 +90,20 @@ def published_score(hypotheses, references, language="de", tokenized_references=
     Returns:
         `sacrebleu.BLEUScore`, as `multi-bleu.perl` computes it.
     """
-    from sacrebleu.metrics import BLEU
-
+    metrics = import_optional("sacrebleu.metrics")
     tokens = moses_tokens(hypotheses, language)
     if not tokenized_references:
         references = [moses_tokens(reference, language) for reference in references]
     references = [split_compounds(reference) for reference in references]
     # `force`: tokenised text is what this is for.
-    metric = BLEU(tokenize="none", smooth_method="none", force=True)
+    metric = metrics.BLEU(tokenize="none", smooth_method="none", force=True)
     return metric.corpus_score(split_compounds(tokens), references)
 
 
 def moses_tokens(lines, language="de"):
     """Lines after `replace-unicode-punctuation.perl` and `tokenizer.perl`, escapes (`&quot;`) included."""
-    from sacremoses import MosesPunctNormalizer, MosesTokenizer
-
-    punctuation, tokenizer = MosesPunctNormalizer(lang=language), MosesTokenizer(lang=language)
+    sacremoses = import_optional("sacremoses")
+    punctuation, tokenizer = sacremoses.MosesPunctNormalizer(lang=language), sacremoses.MosesTokenizer(lang=language)
     return [tokenizer.tokenize(punctuation.replace_unicode_punct(line), return_str=True) for line in lines]
 
 

@@ -173,7 +173,7 @@ def _named_model(name, options):
         return load_model(name)
     from sparsity_tf import models
 
-    builders = sorted(key for key, value in vars(models).items() if callable(value) and key != "all_but")
+    builders = [name for name in models.__all__ if callable(getattr(models, name)) and name != "all_but"]
     if name not in builders:
         raise flags.Error(f"Flag --model must be a .keras file or one of {', '.join(builders)}. Received: {name}")
     try:

@@ -1,12 +1,13 @@
 r"""Prints how sparse a checkpoint is, tensor by tensor and in total.
 
 ```
-python -m sparsity_tf.checkpoint_sparsity --checkpoint=PATH \
+sparsity-tf checkpoint-sparsity PATH \
     [--sparsity_technique=auto] [--log_alpha_threshold=3.0] [--format=table|json|csv]
 ```
 
-PATH is a `.keras` or `.weights.h5` file, a SavedModel directory, or a TensorFlow checkpoint: its
-prefix, its `.index` file, or a directory (the latest one in it). The rules by which tensors are
+`python -m sparsity_tf.checkpoint_sparsity --checkpoint=PATH` does the same. PATH is a `.keras` or
+`.weights.h5` file, a SavedModel directory, or a TensorFlow checkpoint: its prefix, its `.index`
+file, or a directory (the latest one in it). The rules by which tensors are
 found and counted are those of the State of Sparsity checkpoints (Gale, Elsen, Hooker,
 arXiv:1902.09574); see `sparsity_tf.checkpoints.sparsity`.
 
@@ -41,13 +42,14 @@ def main(argv=None):
     argv = sys.argv if argv is None else argv
     values = _define_flags()
     try:
-        rest = values(argv)[1:]
-        if rest:
-            raise flags.Error(f"Unexpected argument: {rest[0]}")
+        files = values(argv)[1:]
+        if len(files) > (values.checkpoint is None):
+            raise flags.Error(f"Unexpected argument: {files[-1]}")
         if values.help:
             print(f"{__doc__}\nFlags:\n{values.get_help()}")
             return 0
-        if not values.checkpoint:
+        path = files[0] if files else values.checkpoint
+        if not path:
             raise flags.Error("Flag --checkpoint is required")
     except flags.Error as error:
         return _fail(f"{error} (--help shows the flags)", status=2)
@@ -56,7 +58,7 @@ def main(argv=None):
     given = values["log_alpha_threshold"].present
     try:
         report = checkpoint_sparsity(
-            values.checkpoint,
+            path,
             technique=values.sparsity_technique,
             log_alpha_threshold=values.log_alpha_threshold if given else None,
         )

@@ -51,7 +51,7 @@ def run(name, usage, define_flags, action, argv=None):
         action(values)
     except flags.Error as error:
         return _fail(name, f"{error} (--help shows the flags)", status=2)
-    except (CommandError, ValueError, OSError, MemoryError) as error:
+    except (CommandError, ValueError, OSError, MemoryError, ImportError) as error:
         return _fail(name, error, status=1)
     return 0
 

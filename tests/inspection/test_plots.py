@@ -211,7 +211,7 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
         lambda: plot_layer_sparsity(layer),
         lambda: MaskAnimation(layer),
     ):
-        with pytest.raises(ImportError, match="extra `plot`"):
+        with pytest.raises(ImportError, match=r"pip install \"sparsity-tf\[plot\]\""):
             call()
 
 

@@ -115,6 +115,7 @@ def test_help_shows_the_flags(run):
         (("--checkpoint=x", "--log_alpha_threshold=nan"), "--log_alpha_threshold"),
         (("--checkpont=x",), "checkpont"),
         (("--checkpoint=x", "model.keras"), "Unexpected argument: model.keras"),
+        (("model.keras", "other.keras"), "Unexpected argument: other.keras"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(run, arguments, message):

@@ -14,6 +14,7 @@ from sparsity_tf.checks import check_choice, check_instance, check_integer
 from sparsity_tf.datasets import pipeline
 from sparsity_tf.datasets.batches import Batches
 from sparsity_tf.datasets.images.imagenet import ImageFiles
+from sparsity_tf.extras import import_optional
 
 RECIPES = ("state_of_sparsity", "str")
 # What TensorFlow's messages say when an image or record can't be read.
@@ -48,7 +49,7 @@ class FileBatches(Batches):
 
     @contextlib.contextmanager
     def naming_errors(self):
-        import tensorflow as tf
+        tf = import_optional("tensorflow")
 
         try:
             yield
@@ -72,7 +73,7 @@ class FileBatches(Batches):
             raise
 
     def _train(self, epoch, step, part):
-        import tensorflow as tf
+        tf = import_optional("tensorflow")
 
         count = self.steps_per_epoch * part.replicas * part.batch_size
         sharded = self.files.train.labels is None
@@ -81,7 +82,7 @@ class FileBatches(Batches):
         return self._batches(examples, part, training=True)
 
     def _evaluation(self, split, part):
-        import tensorflow as tf
+        tf = import_optional("tensorflow")
 
         test = self.files.test
         if test.labels is None:
@@ -97,7 +98,7 @@ class FileBatches(Batches):
 
     def _read_shards(self, paths, part):
         """Pairs (file, record) of the shards of one pipeline, a few shards at a time."""
-        import tensorflow as tf
+        tf = import_optional("tensorflow")
 
         dataset = tf.data.Dataset.from_tensor_slices(paths)
         by_file = part.pipelines <= len(self.files.train.files) and part.pipelines <= len(self.files.test.files)
@@ -113,7 +114,7 @@ class FileBatches(Batches):
 
     def _shard_epoch(self, part, count):
         """A function from an epoch to its (seed, file, record) for one pipeline: `count` of them."""
-        import tensorflow as tf
+        tf = import_optional("tensorflow")
 
         paths = tf.constant(self.files.train.files)
 
@@ -133,7 +134,7 @@ class FileBatches(Batches):
 
     def _image_epoch(self, part):
         """A function from an epoch to its (seed, path, label) for one pipeline, in batches' order."""
-        import tensorflow as tf
+        tf = import_optional("tensorflow")
 
         steps, replicas = self.steps_per_epoch, part.replicas
         paths, labels = tf.constant(self.files.train.files), tf.constant(self.files.train.labels)
@@ -155,14 +156,14 @@ class FileBatches(Batches):
         return one_epoch
 
     def _seed(self, epoch, number):
-        import tensorflow as tf
+        tf = import_optional("tensorflow")
 
         seed = tf.stack([tf.constant(self.seed, tf.int64), epoch])
         return tf.random.experimental.stateless_fold_in(seed, number)
 
     def _batches(self, examples, part, training):
         """Batches of (seed, file, record or label)."""
-        import tensorflow as tf
+        tf = import_optional("tensorflow")
 
         from sparsity_tf.datasets.images import imagenet_crops as crops
 
@@ -188,13 +189,13 @@ class FileBatches(Batches):
         return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
 
     def _assert_image(self, file, encoded, crops):
-        import tensorflow as tf
+        tf = import_optional("tensorflow")
 
         fault = "an example without an image that is JPEG or PNG"
         return tf.debugging.Assert(crops.looks_like_image(encoded), [_MARK, file, fault])
 
     def _assert_label(self, file, label):
-        import tensorflow as tf
+        tf = import_optional("tensorflow")
 
         first = self.files.first_label if self.files.train.labels is None else 0
         fault = f"the field {self.files.label_key!r} must be {first} to {first + self.num_classes - 1}; it is"

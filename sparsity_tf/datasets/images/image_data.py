@@ -10,8 +10,11 @@ import dataclasses
 import io
 import os
 import socket
+import warnings
 
 import numpy as np
+
+from sparsity_tf.extras import MissingPackageError, import_optional
 
 PARTS = ("x_train", "y_train", "x_test", "y_test")
 _DOWNLOAD_TIMEOUT = 5.0  # seconds without an answer before a download is given up
@@ -90,9 +93,12 @@ def from_tfds(name):
     if not os.path.isdir(os.path.join(root, name)):
         return None
     try:
-        import tensorflow_datasets as tfds
-
+        import_optional("tensorflow")  # tfds reads its files with it
+        tfds = import_optional("tensorflow_datasets")
         splits = tfds.load(name, data_dir=root, download=False, batch_size=-1, as_supervised=True)
+    except MissingPackageError as error:
+        warnings.warn(f"{os.path.join(root, name)} is not read. {error}", stacklevel=2)
+        return None
     except Exception:  # half-prepared folders fail in many ways; the next place is tried
         return None
     train, test = (tfds.as_numpy(splits[split]) for split in ("train", "test"))

