@@ -143,6 +143,12 @@ def test_a_sparsity_table_is_a_budget(tmp_path):
     assert budgets.read_csv(tmp_path / "table.csv").sizes == budgets.from_model(model).sizes
 
 
+def test_counts_of_a_table_decide_where_there_are_any(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("name,size,sparsity,nonzeros\nempty,4,1.0,0\nfull,4,0.0,4\nthird,3,0.3333,2\nunknown,9,0.25,\n")
+    assert budgets.read_csv(path) == {"empty": 1.0, "full": 0.0, "third": 1 / 3, "unknown": 0.25}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -362,3 +368,20 @@ def test_a_percent_has_two_decimals_or_as_many_as_both_roundings_need(tmp_path, 
     assert path.read_text().splitlines()[-1] == f"Layer 1 - a,{size},,{percent}"
     read = budgets.read_csv(path)["a"]
     assert number_of_zeros(read, size) == zeros == size - number_to_keep(read, size)
+
+
+def test_costs_that_do_not_fit_the_budget_are_refused(tmp_path):
+    path, budget = tmp_path / "str.csv", Budget({"conv": 0.5, "fc": 0.5}, {"conv": 8, "fc": 6})
+    costs = {"conv": 80, "fc": 6}
+    for arguments, message in (
+        (({**costs, "fc": "many"},), r"`flops\['fc'\]` must be a finite number"),
+        (({"conv": 80},), r"`flops` must have the names of the budget. Received none for \['fc'\]"),
+        (([80, 6],), "`flops` must be of type"),
+        ((costs, {"pool": None}), r"`pooling\['pool'\]` must be a finite number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            budgets.write_str_csv(path, budget, *arguments)
+    for wrong in (Budget({"conv": 0.5}), {"conv": 0.5}):
+        with pytest.raises(ValueError, match="`budget` must be a `Budget` with sizes"):
+            budgets.write_str_csv(path, wrong)
+    assert not path.exists()
