@@ -290,6 +290,12 @@ def test_automatic_names_of_another_model_do_not_mislead():
         alike([TensorSpec("dense_1/kernel", (3, 3)), TensorSpec("dense_2/kernel", (3, 3))])
 
 
+def test_a_budget_that_does_not_fit_says_which_names_are_left_over_on_either_side():
+    tensors = [TensorSpec(f"{name}/kernel", (2, 3)) for name in ("a", "x", "b")]
+    with pytest.raises(ValueError, match=r"no tensor for \['c', 'd'\] and no entry for \['x/kernel'\]; by order, .*4 e"):
+        Budget({"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4})(tensors)
+
+
 def test_a_named_tensor_of_another_size_is_refused():
     with pytest.raises(ValueError, match="'a' has 5 entries and 'a/kernel' has 6"):
         Budget({"a": 0.5}, {"a": 5}).match([TensorSpec("a/kernel", (2, 3))])
