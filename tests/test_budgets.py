@@ -111,6 +111,13 @@ def test_the_comparison_of_methods_names_positions(methods_file, str_file):
     assert set(budgets.read_csv(methods_file, "Uniform").values()) == {0.9}
 
 
+def test_rows_that_are_no_layers_are_left_out(tmp_path):
+    rows = ["Overall,5,9,40", "Backbone,5,9,40", "Total,5,9,99", "Layer 1 - a,5,9,40", "AP - pool,0,1,0"]
+    path = tmp_path / "str.csv"
+    path.write_text("\n".join(["Metric,Params,FLOPs,Sparsity (%)", *rows, ""]))
+    assert budgets.read_csv(path) == budgets.read_csv(path, 40) == {"a": 0.4}
+
+
 @pytest.mark.parametrize("column", [None, "80", "Overall", 79.5])
 def test_a_file_with_several_columns_needs_the_name_of_one(str_file, column):
     with pytest.raises(ValueError, match=r"`column` must be one of \['79.55', '90.23'\]"):
