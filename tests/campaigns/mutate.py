@@ -87,7 +87,7 @@ MODULES = {
     "layers/recurrent_kinds": ["tests/layers/test_recurrent.py"],
     "inspection/flops": ["tests/inspection/test_flops.py"],
     "inspection/layer_operations": ["tests/inspection/test_flops.py"],
-    "callbacks/criteria": ["tests/callbacks/test_drop_and_grow.py", "tests/callbacks/test_pruning.py"],
+    "callbacks/criteria": ["tests/callbacks/test_dynamic.py", "tests/callbacks/test_drop_and_grow.py"],
     "callbacks/pruning": ["tests/callbacks/test_pruning.py"],
     "callbacks/dynamic": ["tests/callbacks/test_dynamic.py", "tests/callbacks/test_drop_and_grow.py"],
     "callbacks/dynamic_reparameterization": ["tests/callbacks/test_dynamic_reparameterization.py"],
