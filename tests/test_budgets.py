@@ -299,7 +299,7 @@ def test_automatic_names_of_another_model_do_not_mislead():
 
 def test_a_budget_that_does_not_fit_says_which_names_are_left_over_on_either_side():
     tensors = [TensorSpec(f"{name}/kernel", (2, 3)) for name in ("a", "x", "b")]
-    with pytest.raises(ValueError, match=r"no tensor for \['c', 'd'\] and no entry for \['x/kernel'\]; by order, .*4 e"):
+    with pytest.raises(ValueError, match=r"no tensor for \['c', 'd'\] and no entry for \['x/kernel'\]; by order"):
         Budget({"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4})(tensors)
 
 

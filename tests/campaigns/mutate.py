@@ -265,8 +265,8 @@ def _by_place(codes):
     """Code objects by (name, line, how many of that name and line came before)."""
     found, counts = {}, collections.Counter()
     for code in codes:
-        place = code.co_qualname, code.co_firstlineno
-        found[*place, counts[place]] = code
+        place = code.co_name, code.co_firstlineno
+        found[place, counts[place]] = code
         counts[place] += 1
     return found
 
