@@ -208,6 +208,12 @@ def test_er_totals_equal_uniform_totals(shapes):
         assert ratios[0] == pytest.approx(ratios[1])
 
 
+def test_whole_powers_are_exact_and_others_are_powers_all_the_same():
+    assert ErdosRenyiKernel().factor((3, 7)) == fractions.Fraction(10, 21)
+    assert ErdosRenyiKernel(2.0).factor((3, 7)) == fractions.Fraction(100, 441)
+    assert float(ErdosRenyiKernel(0.5).factor((3, 7))) == pytest.approx((10 / 21) ** 0.5)
+
+
 def test_er_ignores_the_spatial_dimensions():
     [spatial, flat] = ErdosRenyi()([TensorSpec("a", (3, 3, 64, 32)), TensorSpec("b", (64, 32))], 0.9)
     assert spatial == pytest.approx(flat, abs=1e-4)
@@ -369,7 +375,7 @@ def test_other_bad_arguments_are_refused():
     for shape in (5, b"ab"):
         with pytest.raises(ValueError, match="`shape` must be a tuple of positive integers.*Received: shape="):
             TensorSpec("a", shape)
-    for tensors in ([], None, keras.layers.Dense(2)):
+    for tensors in ([], None, keras.layers.Dense(2), [np.zeros(3)]):
         with pytest.raises(ValueError, match="`tensors`"):
             Uniform()(tensors, 0.5)
 
