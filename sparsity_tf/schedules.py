@@ -377,7 +377,7 @@ class ExponentialMovingAverage(Schedule):
 
     @property
     def _terms(self):
-        return 1 + (math.ceil(-53 * math.log(2) / math.log(self.decay)) if self.decay else 0)
+        return 1 + (math.floor(-53 * math.log(2) / math.log(self.decay)) if self.decay else 0)
 
     def value(self, step, xp):
         age = np.arange(self._terms)
@@ -392,7 +392,7 @@ class ExponentialMovingAverage(Schedule):
     @property
     def settled_from(self):
         settled = self.schedule.settled_from
-        return None if settled is None else settled + self._terms
+        return None if settled is None else settled + self._terms - 1
 
     def get_config(self):
         return {"schedule": serialize(self.schedule), "decay": _plain(self.decay)}

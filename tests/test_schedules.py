@@ -133,6 +133,15 @@ def test_piecewise_changes_at_its_boundary():
     assert [schedule(step) for step in (0, 9, 10, 19, 20, 99)] == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
 
 
+def test_piecewise_may_have_any_number_of_boundaries():
+    assert Piecewise([], [0.5])(7) == 0.5
+    assert [Piecewise([0], [1.0, 2.0])(step) for step in (0, 1)] == [2.0, 2.0]
+    assert [Piecewise([4], [1.0, 2.0])(step) for step in (0, 3, 4)] == [1.0, 1.0, 2.0]
+    assert Piecewise([], [0.5]).settled_from == 0
+    assert Piecewise([4], [1.0, 2.0]).settled_from == 4
+    assert Piecewise([1, 5, 9], [0, 1, 2, 3]).settled_from == 9
+
+
 def test_linear_passes_through_the_middle():
     assert Linear(0.2, 0.8, 10, 30)(20) == pytest.approx(0.5)
 
@@ -168,6 +177,37 @@ def test_moving_average_equals_its_recursion(decay, step):
     for t in range(step + 1):
         average = decay * average + (1 - decay) * ramp(t)
     assert ExponentialMovingAverage(ramp, decay)(step) == pytest.approx(average, abs=1e-12)
+
+
+def test_the_moving_average_starts_with_the_value_of_step_0():
+    average = ExponentialMovingAverage(1.0, decay=0.5)
+    assert [average(step) for step in (0, 1, 2)] == [0.5, 0.75, 0.875]
+
+
+@pytest.mark.parametrize("decay,terms", [(0.0, 1), (0.5, 54), (0.9, 349), (0.999, 36_719)])
+def test_the_moving_average_is_settled_when_the_oldest_term_of_double_precision_is(decay, terms):
+    assert decay**terms < 2.0**-53 <= decay ** (terms - 1)
+    average = ExponentialMovingAverage(Piecewise([60], [0.0, 1.0]), decay)
+    assert average.settled_from == 60 + terms - 1
+    assert average(average.settled_from) == average(average.settled_from + 1) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_the_moving_average_takes_a_number_or_config_for_a_schedule():
+    assert ExponentialMovingAverage(0.5).schedule == Constant(0.5)
+    assert ExponentialMovingAverage(schedules.serialize(ALL[1])).schedule == ALL[1]
+
+
+def test_the_moving_average_asks_its_schedule_for_no_step_before_the_first():
+    asked = []
+
+    class Asked(schedules.Schedule):
+        def value(self, step, xp):
+            asked.append(step.min())
+            return xp.sqrt(step)
+
+    expected = sum(0.1 * 0.9**k * math.sqrt(3 - k) for k in range(4))
+    assert ExponentialMovingAverage(Asked(), decay=0.9)(3) == pytest.approx(expected)
+    assert min(asked) == 0
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=IDS)
@@ -280,6 +320,9 @@ def test_get_understands_numbers_names_and_callables():
         (lambda: Cosine(0.3, 0, 10, floor=math.nan), "floor"),
         (lambda: Exponential(1.0, rate=0.0, decay_steps=10), "rate"),
         (lambda: Exponential(1.0, rate=0.9, decay_steps=0), "decay_steps"),
+        (lambda: Exponential(1.0, rate=0.9, decay_steps=10, begin_step=-1), "begin_step"),
+        (lambda: Piecewise([5], [0]), "values"),
+        (lambda: Piecewise([-1], [0, 1]), "boundaries"),
         (lambda: Piecewise([5, 5], [0, 1, 2]), "boundaries"),
         (lambda: Piecewise([2.5], [0, 1]), "boundaries"),
         (lambda: Piecewise([5], [0, 1, 2]), "values"),
@@ -299,6 +342,8 @@ def test_get_understands_numbers_names_and_callables():
         (lambda: Constant(1.0)(math.nan), "step"),
         (lambda: Constant(1.0)(np.array([1.0])), "step"),
         (lambda: Constant(1.0)(np.array([-1])), "step"),
+        (lambda: Constant(1.0)(keras.ops.convert_to_tensor(1.5)), "step"),
+        (lambda: Constant(1.0)("3"), "step"),
     ],
 )
 def test_bad_input_is_a_value_error_naming_the_argument(make, argument):

@@ -208,6 +208,12 @@ def test_er_totals_equal_uniform_totals(shapes):
         assert ratios[0] == pytest.approx(ratios[1])
 
 
+def test_whole_powers_are_exact_and_others_are_powers_all_the_same():
+    assert ErdosRenyiKernel().factor((3, 7)) == fractions.Fraction(10, 21)
+    assert ErdosRenyiKernel(2.0).factor((3, 7)) == fractions.Fraction(100, 441)
+    assert float(ErdosRenyiKernel(0.5).factor((3, 7))) == pytest.approx((10 / 21) ** 0.5)
+
+
 def test_er_ignores_the_spatial_dimensions():
     [spatial, flat] = ErdosRenyi()([TensorSpec("a", (3, 3, 64, 32)), TensorSpec("b", (64, 32))], 0.9)
     assert spatial == pytest.approx(flat, abs=1e-4)
@@ -293,6 +299,14 @@ def test_the_float_of_an_exact_sparsity_counts_the_same_zeros(zeros, size):
     assert (number == 1.0) == (zeros == size)
 
 
+@pytest.mark.parametrize("zeros,size", [(3, 10), (1, 3), (7, 1000), (999, 1000), (10, 10)])
+def test_an_exact_sparsity_just_below_a_count_does_not_reach_it(zeros, size):
+    """Its nearest float is that of the count, which has one zero more."""
+    number = exact_sparsity(fractions.Fraction(zeros, size) - fractions.Fraction(1, 10**30), size)
+    assert number_of_zeros(number, size) == zeros - 1
+    assert number == pytest.approx(zeros / size, abs=1e-14)
+
+
 # Explicit numbers.
 
 
@@ -324,6 +338,8 @@ def test_an_entry_without_a_tensor_is_refused():
         PerLayer({"dense_4": 0.5})(LENET_300_100, 0.9)
     with pytest.raises(ValueError, match="'dense'"):
         PerLayer({"dense": 0.5})(LENET_300_100, 0.9)
+    with pytest.raises(ValueError, match=r"'layer2.2.conv1/kernel', 'layer2.2.conv2/kernel'\] and 34 more$"):
+        PerLayer({"dense": 0.5})(RESNET_50, 0.9)
 
 
 def test_a_tensor_without_a_number_is_refused():
@@ -346,8 +362,9 @@ def test_a_number_out_of_range_is_refused(value):
 
 
 def test_other_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="`sparsities` must be a dict"):
-        PerLayer([0.5, 0.9])
+    for sparsities in ([0.5, 0.9], ["a"], {}, {1: 0.5}, None):
+        with pytest.raises(ValueError, match="`sparsities` must be a dict"):
+            PerLayer(sparsities)
     with pytest.raises(ValueError, match="`sparsities` must hold names or regular expressions.*'dense_\\('"):
         PerLayer({"dense_(": 0.5})(LENET_5, 0.9)
     with pytest.raises(ValueError, match="`power`"):
@@ -355,7 +372,10 @@ def test_other_bad_arguments_are_refused():
     for shape in [(), (3, 0), (2, 2.5), (2, None)]:
         with pytest.raises(ValueError, match="`shape` must be positive integers.*'a'"):
             TensorSpec("a", shape)
-    for tensors in ([], None, keras.layers.Dense(2)):
+    for shape in (5, b"ab"):
+        with pytest.raises(ValueError, match="`shape` must be a tuple of positive integers.*Received: shape="):
+            TensorSpec("a", shape)
+    for tensors in ([], None, keras.layers.Dense(2), [np.zeros(3)]):
         with pytest.raises(ValueError, match="`tensors`"):
             Uniform()(tensors, 0.5)
 

@@ -111,6 +111,13 @@ def test_the_comparison_of_methods_names_positions(methods_file, str_file):
     assert set(budgets.read_csv(methods_file, "Uniform").values()) == {0.9}
 
 
+def test_rows_that_are_no_layers_are_left_out(tmp_path):
+    rows = ["Overall,5,9,40", "Backbone,5,9,40", "Total,5,9,99", "Layer 1 - a,5,9,40", "AP - pool,0,1,0"]
+    path = tmp_path / "str.csv"
+    path.write_text("\n".join(["Metric,Params,FLOPs,Sparsity (%)", *rows, ""]))
+    assert budgets.read_csv(path) == budgets.read_csv(path, 40) == {"a": 0.4}
+
+
 @pytest.mark.parametrize("column", [None, "80", "Overall", 79.5])
 def test_a_file_with_several_columns_needs_the_name_of_one(str_file, column):
     with pytest.raises(ValueError, match=r"`column` must be one of \['79.55', '90.23'\]"):
@@ -141,6 +148,12 @@ def test_a_sparsity_table_is_a_budget(tmp_path):
     inspection.sparsity_table(model).to_csv(tmp_path / "table.csv")
     assert budgets.read_csv(tmp_path / "table.csv") == inspection.sparsity_budget(model)
     assert budgets.read_csv(tmp_path / "table.csv").sizes == inspection.sparsity_budget(model).sizes
+
+
+def test_counts_of_a_table_decide_where_there_are_any(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("name,size,sparsity,nonzeros\nempty,4,1.0,0\nfull,4,0.0,4\nthird,3,0.3333,2\nunknown,9,0.25,\n")
+    assert budgets.read_csv(path) == {"empty": 1.0, "full": 0.0, "third": 1 / 3, "unknown": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -284,6 +297,12 @@ def test_automatic_names_of_another_model_do_not_mislead():
         alike([TensorSpec("dense_1/kernel", (3, 3)), TensorSpec("dense_2/kernel", (3, 3))])
 
 
+def test_a_budget_that_does_not_fit_says_which_names_are_left_over_on_either_side():
+    tensors = [TensorSpec(f"{name}/kernel", (2, 3)) for name in ("a", "x", "b")]
+    with pytest.raises(ValueError, match=r"no tensor for \['c', 'd'\] and no entry for \['x/kernel'\]; by order"):
+        Budget({"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4})(tensors)
+
+
 def test_a_named_tensor_of_another_size_is_refused():
     with pytest.raises(ValueError, match="'a' has 5 entries and 'a/kernel' has 6"):
         Budget({"a": 0.5}, {"a": 5}).match([TensorSpec("a/kernel", (2, 3))])
@@ -362,3 +381,20 @@ def test_a_percent_has_two_decimals_or_as_many_as_both_roundings_need(tmp_path, 
     assert path.read_text().splitlines()[-1] == f"Layer 1 - a,{size},,{percent}"
     read = budgets.read_csv(path)["a"]
     assert number_of_zeros(read, size) == zeros == size - number_to_keep(read, size)
+
+
+def test_costs_that_do_not_fit_the_budget_are_refused(tmp_path):
+    path, budget = tmp_path / "str.csv", Budget({"conv": 0.5, "fc": 0.5}, {"conv": 8, "fc": 6})
+    costs = {"conv": 80, "fc": 6}
+    for arguments, message in (
+        (({**costs, "fc": "many"},), r"`flops\['fc'\]` must be a finite number"),
+        (({"conv": 80},), r"`flops` must have the names of the budget. Received none for \['fc'\]"),
+        (([80, 6],), "`flops` must be of type"),
+        ((costs, {"pool": None}), r"`pooling\['pool'\]` must be a finite number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            budgets.write_str_csv(path, budget, *arguments)
+    for wrong in (Budget({"conv": 0.5}), {"conv": 0.5}):
+        with pytest.raises(ValueError, match="`budget` must be a `Budget` with sizes"):
+            budgets.write_str_csv(path, wrong)
+    assert not path.exists()

@@ -93,7 +93,11 @@ def test_nan_counts_as_the_largest():
 
 @pytest.mark.parametrize(
     "sparsity,size,zeros",
-    [(0.0, 10, 0), (0.9, 10, 9), (0.7, 10, 7), (0.29, 100, 29), (0.9, 7, 6), (0.999, 10, 9), (1.0, 3, 3), (0.5, 0, 0)],
+    [(0.0, 10, 0), (0.9, 10, 9), (0.7, 10, 7), (0.29, 100, 29), (0.9, 7, 6), (0.999, 10, 9), (1.0, 3, 3), (0.5, 0, 0)]
+    # No float is nearer to the quotient of these counts.
+    + [(1 / 3, 3, 1), (2 / 7, 7, 2), (100 * (5 / 11) / 100, 11, 5)]
+    # A number that is written with fewer digits is no quotient.
+    + [(0.3333333, 3, 0), (0.333333333333, 3, 0), (0.9999999999999999, 10, 9)],
 )
 def test_the_number_of_zeros_is_the_floor_of_the_decimal_product(sparsity, size, zeros):
     assert masks.number_of_zeros(sparsity, size) == zeros
@@ -160,6 +164,16 @@ def test_highest_of_a_large_array_is_the_start_of_a_stable_sort(kind, masked):
         np.testing.assert_array_equal(mask, first_of_a_stable_sort(scores, count, among), err_msg=str(count))
 
 
+@pytest.mark.parametrize("period", [3, 4])
+@pytest.mark.parametrize("sign", [1, -1], ids=["sees the lowest only", "sees the highest only"])
+def test_highest_is_right_where_the_sample_misleads(sign, period):
+    """Every third or fourth entry is looked at for a bracket, and these are all equal."""
+    scores = (sign * (np.arange(period * 10_000) % period)).astype("float32")
+    for count in (1, scores.size // 2, scores.size - 1):
+        mask = masks.highest(scores, count)
+        np.testing.assert_array_equal(mask, first_of_a_stable_sort(scores, count), err_msg=str(count))
+
+
 def test_highest_among_a_few_of_a_large_array():
     scores, among = np.random.default_rng(0).normal(size=40_000).astype("float32"), np.zeros(40_000, bool)
     among[[5, 7, 39_999]] = True
@@ -191,14 +205,21 @@ def test_largest_on_device_gives_the_masks_of_highest_overall(kind):
             np.testing.assert_array_equal(mask, expected)
 
 
+def test_largest_on_device_takes_a_candidate_that_is_zero_before_what_is_no_candidate():
+    tensors = [keras.ops.convert_to_tensor([0.0, 5.0, 0.0, -0.0, 7.0])]
+    [mask] = masks.largest_on_device(tensors, 2, [np.array([False, False, True, True, False])])
+    assert mask.tolist() == [False, False, True, True, False]
+
+
 def test_largest_on_device_refuses_what_highest_refuses():
     tensors = [keras.ops.convert_to_tensor([1.0, np.nan, 2.0])]
     [mask] = masks.largest_on_device(tensors, 1, [np.array([True, False, True])])
     assert mask.tolist() == [False, False, True]
     with pytest.raises(ValueError, match="1 NaN of 2 scores"):
         masks.largest_on_device(tensors, 1, [np.array([True, True, False])])
-    with pytest.raises(ValueError, match="from 0 to the 2 candidates. Received: count=3"):
-        masks.largest_on_device(tensors, 3, [np.array([True, False, True])])
+    for count in (-1, 3):
+        with pytest.raises(ValueError, match=f"from 0 to the 2 candidates. Received: count={count}"):
+            masks.largest_on_device(tensors, count, [np.array([True, False, True])])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -239,6 +260,18 @@ def test_more_than_there_are_can_not_be_chosen(count):
         masks.highest(np.zeros(3), 4)
 
 
+def test_arrays_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"`among` must have the shape \(3,\).*\(4,\)"):
+        masks.highest(np.zeros(3), 1, np.ones(4, bool))
+    with pytest.raises(ValueError, match="`scores` must be an array of numbers"):
+        masks.highest(np.array(["a", "b"]), 1)
+    with pytest.raises(ValueError, match="`among` must have an array for each of 2 scores. Received: 1"):
+        masks.highest_overall([np.zeros(3), np.zeros(3)], 1, [np.ones(3, bool)])
+    for k in ([1, 2], 1.0):
+        with pytest.raises(ValueError, match="`k` must be an integer"):
+            masks.top_k_mask(np.zeros(3), ops.convert_to_tensor(k))
+
+
 def test_highest_overall_compares_all_arrays():
     first, second = masks.highest_overall([np.array([[1.0, 5.0], [2.0, 0.0]]), np.array([3.0, 2.0])], 3)
     assert first.tolist() == [[False, True], [True, False]]  # Its 2 stands before the other's.
@@ -268,6 +301,12 @@ def test_random_masks_are_uniform_among_the_candidates(count):
     share = count / among.sum()
     deviation = np.sqrt(draws * share * (1 - share))
     assert np.abs(total[among] - draws * share).max() <= 4.5 * deviation
+
+
+def test_a_random_mask_may_be_empty():
+    rng = np.random.default_rng(0)
+    assert masks.random_mask((0, 3), 0, rng).shape == (0, 3)
+    assert masks.random_mask((2, 0), 0, rng, np.ones((2, 0), bool)).shape == (2, 0)
 
 
 def test_a_random_mask_among_all_has_the_exact_count():

@@ -137,6 +137,10 @@ def test_filters_live_and_die_whole(kernel):
     assert means[live > 0].min() > means[live == 0].max()
 
 
+def test_a_unit_without_inputs_scores_zero():
+    assert structures.get("filter").reduce(np.zeros((0, 3))).tolist() == [0, 0, 0]
+
+
 def test_dead_groups_stay_dead():
     scores, alive = np.array([9.0, 1.0, 8.0, 2.0]), np.array([False, True, False, True])
     for sparsity, kept in ((1.0, []), (0.75, [3]), (0.5, [1, 3]), (0.25, [1, 3]), (0.0, [1, 3])):
