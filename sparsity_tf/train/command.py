@@ -9,10 +9,8 @@ import tempfile
 
 from absl import flags
 
+from sparsity_tf import atomic_files
 from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
-
-# Beginning of the name of the folder in which a file is written until it is complete.
-_UNFINISHED = ".unfinished-"
 
 
 class CommandError(Exception):
@@ -144,24 +142,16 @@ def check_output(path, suffix, overwrite, **sources):
         if not overwrite:
             raise CommandError(f"{path} is there already: pass --overwrite to replace it")
     try:
-        tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=os.path.dirname(path) or ".").cleanup()
+        tempfile.TemporaryDirectory(prefix=atomic_files.UNFINISHED, dir=os.path.dirname(path) or ".").cleanup()
     except OSError as error:
         raise CommandError(f"--output can't be written: {path} ({error.strerror})") from error
 
 
-@contextlib.contextmanager
 def appearing(path, overwrite=False):
-    """Gives the path of an unfinished file beside `path`, which takes the name when all went well.
+    """As `atomic_files.appearing`, but a file that appeared meanwhile is replaced only if `overwrite` is true."""
 
-    Nothing is left behind otherwise, and a file that appeared meanwhile is replaced only if `overwrite` is true.
-    """
-    folder, name = os.path.split(path)
-    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder or ".") as unfinished:
-        written = os.path.join(unfinished, name)
-        yield written
-        # The rename must not reach the disk before the content does.
-        with open(written, "rb") as file:
-            os.fsync(file.fileno())
+    def check():
         if os.path.exists(path) and not overwrite:
             raise CommandError(f"{path} appeared meanwhile: pass --overwrite to replace it")
-        os.replace(written, path)
+
+    return atomic_files.appearing(path, before_replacing=check)

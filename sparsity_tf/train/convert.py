@@ -2,7 +2,7 @@ r"""Converts a sparse network to a plain dense one, zeros baked in, that loads w
 
 ```
 python -m sparsity_tf.train.convert --checkpoint=sparse.keras --output=dense.keras \
-    [--log_alpha_threshold=3.0] [--input_shape=32,32,3] [--overwrite]
+    [--log_alpha_threshold=3.0] [--input_shape=32,32,3] [--overwrite] [--nocompact]
 ```
 
 Every technique is converted: soft thresholds (STR), variational dropout, L0, masks, discovered wirings; the weights are
@@ -47,6 +47,8 @@ def _define_flags(values):
     flags.DEFINE_boolean("overwrite", False, "Replace the output if it is there.", **own)
     define_log_alpha_threshold(values, "Default: each layer's own threshold.")
     flags.DEFINE_string("input_shape", None, "Shape of one input where the network leaves it open: 32,32,3.", **own)
+    text = "Compress the file where that saves more than a tenth; stock Keras reads it all the same."
+    flags.DEFINE_boolean("compact", True, text, **own)
     flags.DEFINE_integer("seed", 0, "Seed of the random inputs.", lower_bound=0, **own)
 
 
@@ -57,7 +59,7 @@ def _run(values):
     shape = parse_shape(values.input_shape)
     check_output(values.output, ".keras", values.overwrite, checkpoint=values.checkpoint)
     model = load_model(values.checkpoint)
-    from sparsity_tf import inspection
+    from sparsity_tf import deploy, inspection
     from sparsity_tf.to_dense import to_dense
 
     weights = _sparse_weights(model, values.checkpoint)
@@ -65,7 +67,10 @@ def _run(values):
         set_log_alpha_threshold(weights, values.log_alpha_threshold)
     dense = to_dense(model)
     with appearing(values.output, values.overwrite) as unfinished:
-        dense.save(unfinished)
+        if values.compact:
+            deploy.save_compact(dense, unfinished)
+        else:
+            dense.save(unfinished)
         written = load_model(unfinished)
         difference = check_same_predictions(model, written, shape, values.seed)
     table = inspection.sparsity_table(model)

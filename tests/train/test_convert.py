@@ -231,3 +231,14 @@ def test_wrong_use_is_one_line(run, arguments, status, message):
 )
 def test_shapes_of_flags(text, shape):
     assert command.parse_shape(text) == shape
+
+
+def test_the_file_is_compact_unless_told_otherwise(run, files):
+    arguments = files(sparse_net("masked", structure="filter"))
+    assert run(*arguments)[0] == 0
+    compact = files.output.stat().st_size
+    x = np.random.default_rng(0).normal(size=(5, 6, 6, 1)).astype("float32")
+    outputs = keras.saving.load_model(files.output)(x)
+    assert run(*arguments, "--overwrite", "--nocompact")[0] == 0
+    assert compact < 0.9 * files.output.stat().st_size
+    np.testing.assert_array_equal(keras.saving.load_model(files.output)(x), outputs)
