@@ -142,7 +142,7 @@ def export(model, path, format="litert", shrink=False, quantize=None, data=None,
     _check_combination(format, quantize, data, sparse)
     _check_packages(format)
     shapes = _input_specs(model)
-    inputs = _examples(model, shapes, data, batch_size or _EXAMPLES)
+    inputs = example_inputs(model, data, batch_size or _EXAMPLES)
     expected = _outputs(model, inputs)
     _check_outputs(model, inputs, expected)
     dense = shrink_model(model) if shrink else to_dense(model)
@@ -226,8 +226,21 @@ def _input_specs(model):
     return args[0]
 
 
-def _examples(model, specs, data, count):
-    """Arrays for the flattened inputs: the first examples of `data`, or random ones."""
+def example_inputs(model, data, count):
+    """Inputs to run a model on.
+
+    Args:
+        model: Built Keras model.
+        data: Batches whose first examples are taken, or `None` for random inputs.
+        count: Number of examples.
+
+    Returns:
+        List of arrays, the flattened inputs.
+
+    Raises:
+        ValueError: the model's input shapes are not known, or `data` has others.
+    """
+    specs = _input_specs(model)
     flat = keras.tree.flatten(specs)
     if data is not None:
         inputs = next(iter(_batches(data)))
@@ -258,11 +271,14 @@ def _batches(data):
         yield [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(inputs)]
 
 
+def packed(model, inputs):
+    """The flattened inputs in the structure that the model's call takes."""
+    return keras.tree.pack_sequence_as(_input_specs(model), inputs)
+
+
 def _outputs(model, inputs):
     """Outputs of inference as a flat list of arrays."""
-    specs = _input_specs(model)
-    tensors = [keras.ops.convert_to_tensor(x) for x in inputs]
-    outputs = model(keras.tree.pack_sequence_as(specs, tensors), training=False)
+    outputs = model(packed(model, [keras.ops.convert_to_tensor(x) for x in inputs]), training=False)
     return [keras.ops.convert_to_numpy(x).astype("float64") for x in keras.tree.flatten(outputs)]
 
 
