@@ -99,10 +99,8 @@ class DeploymentReport:
         best = max(rows, key=lambda row: (row.speedup[batch] if row.speedup[batch] >= _GAIN else 1.0, row.smaller))
         speed = best.speedup[batch]
         faster = f"{speed:.1f} times faster" if speed >= _GAIN else "no faster"
-        return (
-            f"Shipping gains most in {TARGETS[best.target]} ({best.way}): {best.smaller:.1f} times smaller and {faster} "
-            f"than dense at batch {batch}."
-        )
+        gain = f"{best.smaller:.1f} times smaller and {faster} than dense at batch {batch}"
+        return f"Shipping gains most in {TARGETS[best.target]} ({best.way}): {gain}."
 
     def __str__(self):
         from tabulate import tabulate
@@ -149,7 +147,7 @@ class DeploymentReport:
 
 
 def deployment_report(model, data=None, targets=tuple(TARGETS), batch_sizes=(1, 32), rounds=9, seconds=0.05):
-    """Measures what a sparse network gains over a dense one of the same layers, and says why not where it gains nothing.
+    """Measures what a sparse network gains over a dense one of the same layers, and says why where it gains nothing.
 
     For each runtime the network is written and run as it is, shrunk (`sparsity_tf.shrink`), and with `data` also shrunk
     and quantised to int8 (LiteRT). The dense network has the same layers and no zeros. The ways run in turns on one
@@ -248,7 +246,7 @@ class _Facts:
         self.unstructured = [layer.name for layer in dense if not litert.is_blocked(layer)]
         self.blocked = [layer.name for layer in dense if litert.is_blocked(layer)]
         self.convolutions = [layer.name for layer in sparse if type(layer) is not kl.Dense]
-        self.two_of_four = [layer.name for layer in sparse if _is_two_of_four(layer)]
+        self.two_of_four = self.sparse and all(_is_two_of_four(layer) for layer in sparse)
 
     @property
     def shrinks(self):

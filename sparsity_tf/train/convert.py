@@ -8,9 +8,9 @@ python -m sparsity_tf.train.convert --checkpoint=sparse.keras --output=dense.ker
 
 Every technique is converted: soft thresholds (STR), variational dropout, L0, masks, discovered wirings; the weights are
 those of inference. Before the file appears under its name it is read back, and both networks must predict the same on
-random inputs. With `--shrink` units and filters that do nothing are removed; another `--format` writes the file of that
-runtime, where it is run and compared, and needs an output with its ending. An output that is there already is never replaced without `--overwrite`. Exit status 1 if anything is
-wrong, 2 for wrong flags; nothing is left behind then.
+random inputs. With `--shrink` units and filters that do nothing are removed. Another `--format` writes the file of that
+runtime, runs it there and compares; its output has the ending of the format. An output that is there already is never
+replaced without `--overwrite`. Exit status 1 if anything is wrong, 2 for wrong flags; nothing is left behind then.
 """
 
 import sys
