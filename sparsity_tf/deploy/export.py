@@ -149,6 +149,8 @@ def export(model, path, format="litert", shrink=False, quantize=None, data=None,
     options, notes = {}, []
     if format == "litert":
         options, notes = _litert_options(dense, quantize, data, sparse)
+    elif format == "torch" and batch_size is None:
+        options = _any_batch(shapes)
     with appearing(path) as unfinished:
         signature = None if batch_size is None else _signature(dense, shapes, batch_size)
         _write(dense, unfinished, format, signature, options)
@@ -352,6 +354,16 @@ def _litert_options(model, quantize, data, sparse):
     if sparse is None and blocking:
         return {}, [f"kernels are stored densely: {blocking[0]}"]
     return {}, []
+
+
+def _any_batch(specs):
+    """Options of Keras's torch export, which fixes the batch otherwise."""
+    import torch
+
+    batch = torch.export.Dim("batch")
+    shapes = keras.tree.map_structure(lambda _: {0: batch}, specs)
+    # Keras calls with a tuple where the model has a list of inputs.
+    return {"dynamic_shapes": (tuple(shapes) if isinstance(shapes, list) else shapes,)}
 
 
 def _one_by_one(data):

@@ -376,9 +376,7 @@ def _why_litert(facts, stored):
 
 
 def _gpu_row(facts):
-    if facts.sparse and len(facts.two_of_four) == len(facts.unstructured) + len(facts.blocked) + len(
-        facts.convolutions
-    ):
+    if facts.two_of_four:
         why = "every sparse kernel is 2:4, which pays 0 to 15 %: measure on your GPU, by torch or TensorRT"
     else:
         why = "the kernels are not 2:4 (structure='2:4'), and it would pay 0 to 15 %: shrink first"

@@ -268,9 +268,15 @@ def test_other_backends_say_where_to_go(tmp_path):
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="needs KERAS_BACKEND=torch")
 def test_torch_export(tmp_path):
-    model = prune(mlp(), 0.5)
-    report = export(model, tmp_path / "m.pt2", format="torch")
+    report = export(prune(mlp(), 0.5), tmp_path / "m.pt2", format="torch")
     assert report.difference < 1e-5
+    run = open_runtime("torch", report.path)
+    for batch in (1, 7):
+        assert run([np.ones((batch, 64), "float32")])[0].shape == (batch, 8)
+    z, a = keras.Input((6,), name="z"), keras.Input((6,), name="a")
+    model = randomize(keras.Model([z, a], [layers.Dense(3)(z), layers.Dense(3)(a)]))
+    assert export(model, tmp_path / "two.pt2", format="torch").difference < 1e-5
+    assert export(mlp(), tmp_path / "one.pt2", format="torch", batch_size=1).difference < 1e-5
 
 
 def rules(model):
