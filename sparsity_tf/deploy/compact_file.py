@@ -66,7 +66,7 @@ def save_compact(model, path, masks=False, optimizer=False, compression="bzip2",
     which it is still needed).
 
     How much is gained: the bits of the weights that are left count, and where they are. Of 90 % zeros in float32, 9 to
-    11 times less with `"bzip2"` (10.9 for a net of 1024 units a layer pruned by magnitude) and 7 to 8 times with
+    11 times less with `"bzip2"` (10.1 for a net of 1024 units a layer pruned by magnitude) and 7 to 8 times with
     `"deflate"`; a dense network gains less than a tenth. A member of the archive that would gain less than a tenth is
     stored as it is.
 

@@ -362,8 +362,8 @@ def _any_batch(specs):
 
     batch = torch.export.Dim("batch")
     shapes = keras.tree.map_structure(lambda _: {0: batch}, specs)
-    # Keras calls with a tuple where the model has a list of inputs.
-    return {"dynamic_shapes": (tuple(shapes) if isinstance(shapes, list) else shapes,)}
+    # Keras's models take any arguments: a tuple of them is the first argument that torch knows.
+    return {"dynamic_shapes": [(shapes,)]}
 
 
 def _one_by_one(data):

@@ -163,7 +163,7 @@ class _Torch:
 
     def prepared(self, inputs):
         tensors = [self._torch.from_numpy(np.ascontiguousarray(x)) for x in inputs]
-        arguments = tensors if len(tensors) == 1 else [tuple(tensors)]
+        arguments = tensors if len(tensors) == 1 else [tensors]
 
         def call():
             with self._torch.no_grad():
