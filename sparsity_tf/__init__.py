@@ -8,7 +8,7 @@ model = sparsity_tf.sparsify(model, "masked")
 __version__ = "0.1.0"
 
 from sparsity_tf import callbacks, deploy, distributions, inspection, layers, masks, schedules
-from sparsity_tf.deploy import shrink
+from sparsity_tf.deploy import deployment_report, export, save_compact, shrink
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.load_masks import load_masks
 from sparsity_tf.sparsify import SparsifyReport, sparsify
