@@ -10,6 +10,8 @@ rounds of dense / arm of the same round, in processor time. The arm "dense again
 
     python benchmarks/deployment.py [--models=vgg_like,mobilenet_v1] [--sparsity=0.5,0.7] [--zeros=random,tied]
         [--batch=1,8] [--rounds=15] [--file=model.keras]
+    python benchmarks/deployment.py --part=files     # sizes of .keras files of a net 1024-1024-1024-10, 90 % zeros
+    python benchmarks/deployment.py --part=blocks    # LiteRT: an MLP with structure="4x1" and with scattered zeros
 """
 
 import os
@@ -21,6 +23,7 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 import collections
 import operator
 import statistics
+import tempfile
 import time
 
 import keras
@@ -32,6 +35,8 @@ from tabulate import tabulate
 import sparsity_tf
 from sparsity_tf import models
 from sparsity_tf.deploy import channel_groups
+from sparsity_tf.deploy.runtimes import open_runtime
+from sparsity_tf.masks import structures
 
 FLAGS = flags.FLAGS
 _NETWORKS = {
@@ -47,6 +52,7 @@ flags.DEFINE_list("zeros", ["random", "tied"], "Where the zeros are: random, tie
 flags.DEFINE_list("batch", ["1", "8"], "Batch sizes.")
 flags.DEFINE_integer("rounds", 15, "Rounds; every arm runs once in each.", lower_bound=1)
 flags.DEFINE_float("seconds", 0.1, "How long an arm runs in a round, about.", lower_bound=0.001)
+flags.DEFINE_enum("part", "shrink", ["shrink", "files", "blocks"], "What to measure.")
 flags.DEFINE_string("file", None, "A trained `.keras` file, measured in the place of `--models`.")
 
 
@@ -193,8 +199,90 @@ def shrunk(model, **arguments):
     return small
 
 
+def pruned_mlp(units, depth, structure, sparsity=0.9):
+    """An MLP, pruned by magnitude at once, as a masked model; its weights are those of Keras's initialisation."""
+    keras.utils.set_random_seed(0)
+    hidden = [layers.Dense(units, "relu") for _ in range(depth)]
+    model = keras.Sequential([keras.Input((units,)), *hidden, layers.Dense(10)])
+    sparsity_tf.sparsify(model, "masked", structure=structure)
+    for weight in sparsity_tf.get_sparse_weights(model):
+        scores = np.abs(ops.convert_to_numpy(weight.variable))
+        weight.assign_mask(structures.get(structure).keep_highest(scores, sparsity))
+    return model
+
+
+def measure_files():
+    """Sizes of files of one pruned network, and how long stock Keras takes to load them."""
+    model = pruned_mlp(1024, 2, None)
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(64, 1024)).astype("float32")
+    model.fit(x, x[:, :10], epochs=3, batch_size=32, verbose=0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.keras")
+        rows = []
+
+        def measure(name, write, stock):
+            write(path)
+            size = os.path.getsize(path)
+            start = time.process_time()
+            keras.saving.load_model(path)
+            seconds = time.process_time() - start
+            rows.append([name, f"{size:,}", f"{(stock or size) / size:.1f}x", f"{seconds:.2f}"])
+            return size
+
+        def compact(one, **arguments):
+            return lambda to: sparsity_tf.save_compact(one, to, **arguments)
+
+        dense = sparsity_tf.to_dense(model)
+        stock = measure("stock, dense copy", dense.save, None)
+        measure("deflate", compact(dense, compression="deflate"), stock)
+        measure("bzip2", compact(dense), stock)
+        for bits in (5, 4):
+            measure(f"bzip2, codebook of {bits} bits", compact(dense, codebook_bits=bits), stock)
+        integers = sparsity_tf.to_dense(dense)
+        integers.quantize("int8")
+        measure('quantize("int8"), bzip2', compact(integers), stock)
+        training = measure("stock, masks and Adam", model.save, None)
+        measure("bzip2, masks and Adam", compact(model, masks=True, optimizer=True), training)
+        measure("bzip2, dense copy, against stock with masks and Adam", compact(model), training)
+    print("\nFiles of a net 1024-1024-1024-10, 90 % zeros by magnitude, trained six steps")
+    print(tabulate(rows, headers=["file", "bytes", "smaller", "load, CPU s"], disable_numparse=True), flush=True)
+
+
+def measure_blocks():
+    """LiteRT at 90 %: blocks of 4 inputs and scattered zeros, beside the dense network."""
+    for units, depth in ((256, 3), (1024, 3)):
+        with tempfile.TemporaryDirectory() as folder:
+            arms = {"dense": None, "dense again": None, "4x1": "4x1", "scattered": None}
+            reports = {}
+            for name, structure in arms.items():
+                model = pruned_mlp(units, depth, structure, 0.0 if name.startswith("dense") else 0.9)
+                reports[name] = sparsity_tf.export(model, os.path.join(folder, f"{name}.tflite"))
+            rows = {name: [name, f"{r.bytes:,}", r.sparse_tensors, r.densify] for name, r in reports.items()}
+            for batch in map(int, FLAGS.batch):
+                x = np.random.default_rng(0).normal(size=(batch, units)).astype("float32")
+                measured = {
+                    name: Arm(open_runtime("litert", report.path, threads=1).prepared([x]))
+                    for name, report in reports.items()
+                }
+                for _ in range(FLAGS.rounds):
+                    for arm in measured.values():
+                        arm.run()
+                for name, arm in measured.items():
+                    rows[name].append(_speed(measured["dense"], arm))
+            for name, report in reports.items():
+                rows[name].append(f"{report.difference:.1e}")
+        headers = ["arm", "LiteRT bytes", "sparse tensors", "DENSIFY"]
+        headers += [f"LiteRT b{batch}" for batch in FLAGS.batch] + ["difference"]
+        print(f"\n{depth} x Dense {units} + Dense 10, 90 % zeros")
+        print(tabulate(list(rows.values()), headers=headers, disable_numparse=True), flush=True)
+
+
 def main(argv):
     del argv
+    if FLAGS.part != "shrink":
+        {"files": measure_files, "blocks": measure_blocks}[FLAGS.part]()
+        return
     if FLAGS.file:
         model = keras.saving.load_model(FLAGS.file, compile=False)
         arms = {"shrunk": shrunk(model), "shrunk, inputs selected": shrunk(model, select_inputs=True)}

@@ -19,7 +19,7 @@ extras.import_keras()
 
 # `models` registers layers of its own, without which Keras loads no file that holds them.
 from sparsity_tf import callbacks, deploy, distributions, inspection, layers, masks, models, schedules
-from sparsity_tf.deploy import shrink
+from sparsity_tf.deploy import deployment_report, export, save_compact, shrink
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.load_masks import load_masks
 from sparsity_tf.sparsify import SparsifyReport, sparsify
@@ -45,7 +45,9 @@ __all__ = [
     "datasets",
     "decoding",
     "deploy",
+    "deployment_report",
     "distributions",
+    "export",
     "get_sparse_weights",
     "initializers",
     "inspection",
@@ -53,6 +55,7 @@ __all__ = [
     "load_masks",
     "masks",
     "models",
+    "save_compact",
     "schedules",
     "shrink",
     "sparsify",

@@ -10,6 +10,11 @@ import os
 
 # The extra that brings a package, by the name under which the package is imported.
 EXTRAS = {
+    "ai_edge_litert": "export",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "openvino": "export",
+    "tf2onnx": "export",
     "PIL": "plot",
     "importlib_resources": "train",
     "jax": "jax",

@@ -1,10 +1,33 @@
-"""From sparse to shipped: `shrink` removes from a model all that its zeros make superfluous."""
+"""From sparse to shipped.
+
+`shrink` removes from a model all that its zeros make superfluous; `save_compact` writes a small `.keras` file, `export`
+a checked file of another runtime, and `deployment_report` measures what all of it gains.
+"""
 
 from sparsity_tf.deploy.channel_groups import ChannelGroup, GroupMember, channel_groups
+from sparsity_tf.deploy.compact_file import CompactFile, save_compact
+from sparsity_tf.deploy.export import ExportReport, export
+from sparsity_tf.deploy.report import DeploymentReport, DeploymentRow, deployment_report
+from sparsity_tf.deploy.report_plot import plot_deployment
 from sparsity_tf.deploy.shrink import shrink
 from sparsity_tf.deploy.shrink_report import ShrinkReport, ShrinkRow
 
-__all__ = ["ChannelGroup", "GroupMember", "ShrinkReport", "ShrinkRow", "channel_groups", "shrink"]
+__all__ = [
+    "ChannelGroup",
+    "CompactFile",
+    "DeploymentReport",
+    "DeploymentRow",
+    "ExportReport",
+    "GroupMember",
+    "ShrinkReport",
+    "ShrinkRow",
+    "channel_groups",
+    "deployment_report",
+    "export",
+    "plot_deployment",
+    "save_compact",
+    "shrink",
+]
 
 
 def __dir__():

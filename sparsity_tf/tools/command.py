@@ -9,10 +9,8 @@ import tempfile
 
 from absl import flags
 
+from sparsity_tf import atomic_files
 from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
-
-# Beginning of the name of the folder in which a file is written until it is complete.
-_UNFINISHED = ".unfinished-"
 
 
 class CommandError(Exception):
@@ -118,13 +116,14 @@ def parse_shape(text):
     )
 
 
-def check_output(path, suffix, overwrite, **sources):
+def check_output(path, suffix, overwrite, flag="--output", **sources):
     """Refuses, before any work is done, an output that can't or must not be written.
 
     Args:
         path: The path of the output.
         suffix: The ending that it must have.
         overwrite: Whether a file that is there already may be replaced.
+        flag: The flag that gives the path, for messages.
         **sources: Paths of files that are read, by the names of their flags; `None` counts for nothing.
 
     Raises:
@@ -132,36 +131,28 @@ def check_output(path, suffix, overwrite, **sources):
             there already and `overwrite` is false.
     """
     if not path.endswith(suffix):
-        raise CommandError(f"--output must end in {suffix}. Received: {path}")
+        raise CommandError(f"{flag} must end in {suffix}. Received: {path}")
     if not os.path.isdir(os.path.dirname(path) or "."):
-        raise CommandError(f"the folder of --output does not exist: {path}")
+        raise CommandError(f"the folder of {flag} does not exist: {path}")
     if os.path.isdir(path):
-        raise CommandError(f"--output must be a file. Received the folder {path}")
+        raise CommandError(f"{flag} must be a file. Received the folder {path}")
     if os.path.exists(path):
-        for flag, source in sources.items():
+        for name, source in sources.items():
             if source is not None and os.path.exists(source) and os.path.samefile(path, source):
-                raise CommandError(f"--output must not be the {flag} itself. Received: {path}")
+                raise CommandError(f"{flag} must not be the {name} itself. Received: {path}")
         if not overwrite:
             raise CommandError(f"{path} is there already: pass --overwrite to replace it")
     try:
-        tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=os.path.dirname(path) or ".").cleanup()
+        tempfile.TemporaryDirectory(prefix=atomic_files.UNFINISHED, dir=os.path.dirname(path) or ".").cleanup()
     except OSError as error:
-        raise CommandError(f"--output can't be written: {path} ({error.strerror})") from error
+        raise CommandError(f"{flag} can't be written: {path} ({error.strerror})") from error
 
 
-@contextlib.contextmanager
 def appearing(path, overwrite=False):
-    """Gives the path of an unfinished file beside `path`, which takes the name when all went well.
+    """As `atomic_files.appearing`, but a file that appeared meanwhile is replaced only if `overwrite` is true."""
 
-    Nothing is left behind otherwise, and a file that appeared meanwhile is replaced only if `overwrite` is true.
-    """
-    folder, name = os.path.split(path)
-    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder or ".") as unfinished:
-        written = os.path.join(unfinished, name)
-        yield written
-        # The rename must not reach the disk before the content does.
-        with open(written, "rb") as file:
-            os.fsync(file.fileno())
+    def check():
         if os.path.exists(path) and not overwrite:
             raise CommandError(f"{path} appeared meanwhile: pass --overwrite to replace it")
-        os.replace(written, path)
+
+    return atomic_files.appearing(path, before_replacing=check)

@@ -2,13 +2,15 @@ r"""Converts a sparse network to a plain dense one, zeros baked in, that loads w
 
 ```
 python -m sparsity_tf.train.convert --checkpoint=sparse.keras --output=dense.keras \
-    [--log_alpha_threshold=3.0] [--input_shape=32,32,3] [--overwrite]
+    [--log_alpha_threshold=3.0] [--input_shape=32,32,3] [--overwrite] [--nocompact] \
+    [--shrink] [--format=keras|litert|onnx|openvino|tf_saved_model|torch]
 ```
 
 Every technique is converted: soft thresholds (STR), variational dropout, L0, masks, discovered wirings; the weights are
 those of inference. Before the file appears under its name it is read back, and both networks must predict the same on
-random inputs. An output that is there already is never replaced without `--overwrite`. Exit status 1 if anything is
-wrong, 2 for wrong flags; nothing is left behind then.
+random inputs. With `--shrink` units and filters that do nothing are removed. Another `--format` writes the file of that
+runtime, runs it there and compares; its output has the ending of the format. An output that is there already is never
+replaced without `--overwrite`. Exit status 1 if anything is wrong, 2 for wrong flags; nothing is left behind then.
 """
 
 import sys
@@ -27,6 +29,9 @@ from sparsity_tf.tools.command import (
 )
 
 _NAME = "convert"
+# Those of `deploy.export`, which is not imported before the flags are known to be right.
+_ENDINGS = {"litert": ".tflite", "onnx": ".onnx", "openvino": ".xml", "tf_saved_model": "", "torch": ".pt2"}
+_FORMATS = ["keras", *_ENDINGS]
 _EXAMPLES = 4
 _STEPS = 16
 # Largest difference of predictions, relative to the largest prediction. They mostly agree to the bit; where a layer
@@ -43,10 +48,15 @@ def main(argv=None):
 def _define_flags(values):
     own = {"flag_values": values}
     flags.DEFINE_string("checkpoint", None, "The sparse network, a .keras file.", **own)
-    flags.DEFINE_string("output", None, "Where to write the dense one, a .keras file.", **own)
+    text = "Where to write the dense one, with the ending of its format: .keras, .tflite, .onnx, .xml, .pt2, or none."
+    flags.DEFINE_string("output", None, text, **own)
+    flags.DEFINE_enum("format", "keras", _FORMATS, "What to write.", **own)
+    flags.DEFINE_boolean("shrink", False, "Remove units and filters that do nothing.", **own)
     flags.DEFINE_boolean("overwrite", False, "Replace the output if it is there.", **own)
     define_log_alpha_threshold(values, "Default: each layer's own threshold.")
     flags.DEFINE_string("input_shape", None, "Shape of one input where the network leaves it open: 32,32,3.", **own)
+    text = "Compress the file where that saves more than a tenth; stock Keras reads it all the same."
+    flags.DEFINE_boolean("compact", True, text, **own)
     flags.DEFINE_integer("seed", 0, "Seed of the random inputs.", lower_bound=0, **own)
 
 
@@ -55,26 +65,47 @@ def _run(values):
         if values[name].value is None:
             raise flags.Error(f"Flag --{name} is required")
     shape = parse_shape(values.input_shape)
-    check_output(values.output, ".keras", values.overwrite, checkpoint=values.checkpoint)
+    ending = _ENDINGS.get(values.format, ".keras")
+    check_output(values.output, ending, values.overwrite, checkpoint=values.checkpoint)
     model = load_model(values.checkpoint)
-    from sparsity_tf import inspection
+    from sparsity_tf import deploy, inspection
     from sparsity_tf.to_dense import to_dense
 
     weights = _sparse_weights(model, values.checkpoint)
     if values.log_alpha_threshold is not None:
         set_log_alpha_threshold(weights, values.log_alpha_threshold)
-    dense = to_dense(model)
-    with appearing(values.output, values.overwrite) as unfinished:
-        dense.save(unfinished)
-        written = load_model(unfinished)
-        difference = check_same_predictions(model, written, shape, values.seed)
+    dense = deploy.shrink(model) if values.shrink else to_dense(model)
+    if values.format == "keras":
+        with appearing(values.output, values.overwrite) as unfinished:
+            difference = _write_keras(model, dense, unfinished, values.compact, shape, values.seed)
+        lines = [f"largest difference of predictions on {_EXAMPLES} random inputs: {difference:.2g}"]
+    else:
+        check_same_predictions(model, dense, shape, values.seed)
+        try:
+            # The file appears when it has been checked.
+            lines = str(deploy.export(dense, values.output, values.format)).splitlines()[1:]
+        except (ImportError, RuntimeError) as error:
+            raise CommandError(str(error)) from error
     table = inspection.sparsity_table(model)
     print(f"{len(table)} weights, {table.nonzeros:,} of {table.size:,} not zero: sparsity {100 * table.sparsity:.2f} %")
-    print(f"largest difference of predictions on {_EXAMPLES} random inputs: {difference:.2g}")
+    if values.shrink:
+        print(f"shrunk: {dense.shrink_report.parameters[0]:,} -> {dense.shrink_report.parameters[1]:,} parameters")
+    print(*lines, sep="\n")
     ours = sorted({type(layer).__name__ for layer in dense._flatten_layers() if _is_ours(layer)})
-    if ours:
+    if ours and values.format == "keras":
         note(_NAME, f"the dense network still needs `import sparsity_tf` to load, for {', '.join(ours)}")
     print(f"{values.output}: dense")
+
+
+def _write_keras(model, dense, path, compact, shape, seed):
+    """Writes the dense network and reads it back; returns the largest difference of predictions."""
+    from sparsity_tf.deploy import save_compact
+
+    if compact:
+        save_compact(dense, path)
+    else:
+        dense.save(path)
+    return check_same_predictions(model, load_model(path), shape, seed)
 
 
 def _sparse_weights(model, path):

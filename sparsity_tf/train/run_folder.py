@@ -19,6 +19,7 @@ import keras
 
 from sparsity_tf.bounded_files import one_line, read_json
 from sparsity_tf.checkpoints.keras_files import open_keras_archive
+from sparsity_tf.deploy.compact_file import compress_file
 
 CHECKPOINT = "checkpoint.keras"
 MODEL = "model.keras"
@@ -95,12 +96,16 @@ class Best(keras.callbacks.Callback):
 
 
 def save_without_optimizer(model, path):
-    """Saves a network without the optimizer that the `.keras` file of a compiled model carries; atomically."""
+    """Saves a network without the optimizer that the `.keras` file of a compiled model carries; atomically.
+
+    It is compressed where that saves more than a tenth, with the faster method: `best.keras` is written often.
+    """
     # Under no strategy: the copy is a file's content and trains nothing.
     copy = type(model).from_config(model.get_config())
     copy.set_weights(model.get_weights())
     unfinished = os.path.join(os.path.dirname(path), "unfinished_" + os.path.basename(path))
     copy.save(unfinished)
+    compress_file(unfinished, "deflate")
     _finish(unfinished, path)
 
 

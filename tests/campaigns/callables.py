@@ -155,6 +155,12 @@ def _table(kind):
 
 
 @functools.cache
+def _deployment_report():
+    row = sparsity_tf.deploy.DeploymentRow("keras", "sparse", 10, 100, {1: 1.0}, {1: 0.9})
+    return sparsity_tf.deploy.DeploymentReport([row], [], 0.9, (100, 50), (1,))
+
+
+@functools.cache
 def _image_data():
     images, labels = np.zeros((20, 8, 8), "uint8"), np.zeros(20, "uint8")
     return datasets.ImageData(images, labels, images, labels, 10, "mnist", "zeros")
@@ -333,6 +339,10 @@ CASES = {
     "sparsify.get_technique": Case(lambda technique: _module("sparsify").get_technique(technique), {"technique": "masked"}),
     "sparsify.match_layers": Case(lambda model, where: _module("sparsify").match_layers(model, where), {"model": net, "where": None}, {"model": "model_or_layer"}),
     "deploy.channel_groups": Case(sparsity_tf.deploy.channel_groups, {"model": net}),
+    "deploy.save_compact": Case(sparsity_tf.save_compact, {"model": net, "path": "small.keras", "masks": False, "optimizer": False, "compression": "bzip2", "codebook_bits": None}, {"masks": "bool", "optimizer": "bool", "compression": "nothing", "codebook_bits": "optional"}),
+    "deploy.export": Case(sparsity_tf.export, {"model": net, "path": "net.tflite", "format": "litert", "shrink": False, "quantize": None, "data": None, "sparse": None, "batch_size": None}, {"format": "nothing", "shrink": "bool", "quantize": "optional", "data": "optional", "sparse": "optional_bool", "batch_size": "optional"}),
+    "deploy.deployment_report": Case(sparsity_tf.deployment_report, {"model": net, "data": None, "targets": ("gpu_2_4",), "batch_sizes": (1,), "rounds": 1, "seconds": 0.001}, {"data": "optional", "targets": "nothing", "batch_sizes": "nothing", "seconds": "positive"}),
+    "deploy.plot_deployment": Case(sparsity_tf.deploy.plot_deployment, lambda: {"report": _deployment_report(), "path": None}, {"report": "nothing", "path": "optional_path"}),
     "deploy.shrink": Case(sparsity_tf.shrink, {"model": net, "select_inputs": False}, {"select_inputs": "bool"}),
     "to_dense.to_dense": Case(sparsity_tf.to_dense, {"model": sparse_net}),
     "load_masks.load_masks": Case(sparsity_tf.load_masks, {"model": sparse_net, "source": sparse_net}, {"source": "path"}),
@@ -485,6 +495,7 @@ RECORDS = {
             "checkpoints.CheckpointSparsity", "checkpoints.TensorSparsity", "checkpoints.CheckpointError",
             "sparsify.ReportEntry", "sparsify.SparsifyReport", "decoding.Hypotheses", "callbacks.WeightView",
             "deploy.ChannelGroup", "deploy.GroupMember", "deploy.ShrinkReport", "deploy.ShrinkRow",
+            "deploy.CompactFile", "deploy.DeploymentReport", "deploy.DeploymentRow", "deploy.ExportReport",
             "datasets.ImageData", "datasets.ImageFiles", "datasets.ParallelCorpus", "datasets.CharacterCorpus",
         ],
         RECORD,

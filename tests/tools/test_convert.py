@@ -231,3 +231,42 @@ def test_wrong_use_is_one_line(run, arguments, status, message):
 )
 def test_shapes_of_flags(text, shape):
     assert command.parse_shape(text) == shape
+
+
+def test_the_file_is_compact_unless_told_otherwise(run, files):
+    arguments = files(sparse_net("masked", structure="filter"))
+    assert run(*arguments)[0] == 0
+    compact = files.output.stat().st_size
+    x = np.random.default_rng(0).normal(size=(5, 6, 6, 1)).astype("float32")
+    outputs = keras.saving.load_model(files.output)(x)
+    assert run(*arguments, "--overwrite", "--nocompact")[0] == 0
+    assert compact < 0.9 * files.output.stat().st_size
+    np.testing.assert_array_equal(keras.saving.load_model(files.output)(x), outputs)
+
+
+def test_a_shrunk_network_is_smaller_and_predicts_the_same(run, files):
+    model = sparse_net("masked")
+    conv = model.get_layer("conv")
+    mask = np.ones(conv.kernel.shape, bool)
+    mask[..., :2] = False
+    sparsity_tf.get_sparse_weights(model)[0].assign_mask(mask)
+    status, out, err = run(*files(model), "--shrink")
+    assert (status, err) == (0, "")
+    small = keras.saving.load_model(files.output)
+    assert small.count_params() < model.count_params()
+    assert f"-> {small.count_params():,} parameters" in out
+    x = np.random.default_rng(0).normal(size=(5, 6, 6, 1)).astype("float32")
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_another_format_is_written_and_checked(run, files, tmp_path):
+    checkpoint = files(sparse_net("masked"))[0]
+    status, out, err = run(checkpoint, f"--output={tmp_path / 'm.tflite'}", "--format=litert")
+    assert (status, err) == (0, "")
+    assert "largest difference in its runtime" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.tflite", "sparse.keras"]
+    status, _, err = run(checkpoint, f"--output={tmp_path / 'm.keras'}", "--format=litert")
+    assert (status, "--output must end in .tflite" in err) == (1, True)
+    status, _, err = run(checkpoint, f"--output={tmp_path / 'm.pt2'}", "--format=torch")
+    assert (status, "torch backend of Keras" in err) == (1, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.tflite", "sparse.keras"]

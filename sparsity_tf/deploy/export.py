@@ -1,0 +1,454 @@
+"""Sparse model -> a file of another runtime, checked there: `export`."""
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+from keras import layers as kl
+
+from sparsity_tf.atomic_files import appearing
+from sparsity_tf.bounded_files import one_line
+from sparsity_tf.checks import check_bool, check_built, check_choice, check_integer, check_model, check_path
+from sparsity_tf.deploy import litert
+from sparsity_tf.deploy.runtimes import open_runtime, require_runtime
+from sparsity_tf.deploy.shrink import shrink as shrink_model
+from sparsity_tf.extras import import_optional
+from sparsity_tf.inspection.forward import batches_of
+from sparsity_tf.inspection.tracing import symbolic_inputs
+from sparsity_tf.layers import flatten_layers
+from sparsity_tf.to_dense import to_dense
+
+
+@dataclass(frozen=True)
+class _Format:
+    """Ending of the path ("" for a folder), Keras backends that can write it, and the package that writes it."""
+
+    ending: str
+    backends: tuple
+    writer: str | None = None
+
+
+FORMATS = {
+    "litert": _Format(".tflite", ("tensorflow",)),
+    "onnx": _Format(".onnx", ("tensorflow",), "tf2onnx"),
+    "openvino": _Format(".xml", ("tensorflow",)),
+    "tf_saved_model": _Format("", ("tensorflow",)),
+    "torch": _Format(".pt2", ("torch",)),
+}
+_EXAMPLES = 4
+_TOLERANCES = {"float16": 2e-2, "bfloat16": 8e-2, "mixed": 8e-2}
+_TOLERANCE = 1e-4
+# Post-training quantisation rounds; what is off by more than this fraction of the largest output is wrong.
+_TOLERANCE_OF_INT8 = 0.5
+_BATCH_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export` wrote; `str(report)` is a few readable lines.
+
+    Args:
+        path: str.
+        format: str.
+        bytes: int, size of all that was written.
+        difference: float, largest difference between outputs of the model and of the file in its runtime, divided by
+            the largest output.
+        parameters: int, parameters of the model that was written.
+        operators: dict, how often each operator occurs in a LiteRT file; empty for other formats.
+        sparse_tensors: int, tensors that a LiteRT file stores sparsely.
+        notes: tuple of strings, what did not go as one may hope and why.
+    """
+
+    path: str
+    format: str
+    bytes: int
+    difference: float
+    parameters: int
+    operators: dict = field(default_factory=dict)
+    sparse_tensors: int = 0
+    notes: tuple = ()
+
+    @property
+    def densify(self):
+        """Number of sparsely stored tensors that LiteRT unpacks when it loads the file: they gain no speed."""
+        return self.operators.get("DENSIFY", 0)
+
+    def __str__(self):
+        lines = [f"{self.path}: {self.format}, {self.bytes:,} bytes, {self.parameters:,} parameters"]
+        lines.append(f"largest difference in its runtime: {self.difference:.1e} of the largest output")
+        if self.sparse_tensors:
+            lines.append(
+                f"{self.sparse_tensors} tensors are stored sparsely, {self.densify} of them unpacked at load time"
+            )
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def export(model, path, format="litert", shrink=False, quantize=None, data=None, sparse=None, batch_size=None):
+    """Writes a model as a file of another runtime, runs the file there, and compares the outputs.
+
+    A sparse model is converted by `to_dense` first, since a converter that sees masks and thresholds writes a large,
+    slow or wrong file. The file appears under its name when it has been checked; a file of that name is replaced. The
+    model is left as it is.
+
+    What zeros gain, by format: in LiteRT, a kernel that is mostly zero is stored sparsely (`sparse`), and in dense
+    layers with `structure="4x1"` also computed sparsely. ONNX, OpenVINO, SavedModel and torch store and multiply zeros
+    as any other weight: there `shrink=True` is what gains.
+
+    Args:
+        model: Built Keras model, sparse or dense, of fixed input shapes but for the batch.
+        path: Where to write. The ending says the format: `.tflite`, `.onnx`, `.xml` (OpenVINO, which writes a `.bin`
+            beside it), `.pt2` (torch); a SavedModel is a folder.
+        format: "litert" (default), "onnx", "openvino", "tf_saved_model", or "torch" (`torch.export`). The first four
+            need the TensorFlow backend of Keras, the last the torch backend; the runtimes are packages of their own,
+            and an error says what to install.
+        shrink: Whether units and filters that do nothing are removed (`sparsity_tf.shrink`).
+        quantize: `None`, or "int8" for LiteRT: quantisation of weights and activations after training, inputs and
+            outputs stay float32. It needs `data`. (A model that `quantize("int8")` of Keras made is exported as it is.)
+        data: Representative inputs: an array, or an iterable of batches, as `estimate_speedup` takes them. The check of
+            the outputs takes its first examples; random inputs otherwise.
+        sparse: LiteRT: whether kernels are stored sparsely. `None` (default): where at least one is half zero and the
+            file will load; a note in the report says why not. Not with `quantize`: LiteRT does not load such files.
+        batch_size: Fixed size of the batch, or `None` for any.
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        ValueError: `model` is not built, has inputs of unknown shape, or outputs that depend on the other examples of
+            the batch or on chance; `path` has another ending or no folder; the format can't be written from this
+            backend, or would not load; or the converter refuses the model.
+        ImportError: a package is missing.
+        RuntimeError: the file computes otherwise than the model. Nothing is written then.
+
+    Example:
+
+    ```python
+    report = sparsity_tf.export(model, "model.tflite", shrink=True)
+    print(report)
+    ```
+    """
+    check_model("model", model)
+    check_built("model", model)
+    check_choice("format", format, FORMATS)
+    path = _checked_path(path, format)
+    check_bool("shrink", shrink)
+    if quantize is not None:
+        check_choice("quantize", quantize, ["int8"])
+    if sparse is not None:
+        check_bool("sparse", sparse)
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, 1)
+    _check_combination(format, quantize, data, sparse)
+    _check_packages(format)
+    shapes = _input_specs(model)
+    inputs = example_inputs(model, data, batch_size or _EXAMPLES)
+    expected = _outputs(model, inputs)
+    _check_outputs(model, inputs, expected)
+    dense = shrink_model(model) if shrink else to_dense(model)
+    options, notes = {}, []
+    if format == "litert":
+        options, notes = _litert_options(dense, quantize, data, sparse)
+    elif format == "torch" and batch_size is None:
+        options = _any_batch(shapes)
+    with appearing(path) as unfinished:
+        signature = None if batch_size is None else _signature(dense, shapes, batch_size)
+        _write(dense, unfinished, format, signature, options)
+        difference = _difference_in_runtime(unfinished, format, dense, inputs, expected, quantize)
+        operators, sparse_tensors = {}, 0
+        if format == "litert":
+            with open(unfinished, "rb") as file:
+                operators, sparse_tensors = litert.read_operators(file.read())
+            notes += _litert_notes(operators, sparse_tensors, options)
+        size = _size(unfinished)
+        if format == "openvino":
+            size += _move_weights(unfinished, path)
+    return ExportReport(path, format, size, difference, dense.count_params(), operators, sparse_tensors, tuple(notes))
+
+
+def _checked_path(path, format):
+    check_path("path", path)
+    path, ending = os.fspath(path), FORMATS[format].ending
+    right = path.endswith(ending) if ending else not os.path.splitext(path)[1]
+    right = right and os.path.isdir(os.path.dirname(os.path.abspath(path)))
+    right = right and (not os.path.exists(path) or os.path.isdir(path) == (not ending))
+    if not right:
+        what = f"a file that ends in {ending}" if ending else "a folder, without an ending"
+        raise ValueError(
+            f"`path` must be the name of {what} for format={format!r}, in a folder that exists. Received: path={path!r}"
+        )
+    return path
+
+
+def _check_combination(format, quantize, data, sparse):
+    if format != "litert" and (quantize is not None or sparse is not None):
+        name, value = ("quantize", quantize) if quantize is not None else ("sparse", sparse)
+        raise ValueError(
+            f"`{name}` is for format='litert'. Received: {name}={value!r}, format={format!r}"
+            + (" (`model.quantize` of Keras works before any export)" if name == "quantize" else "")
+        )
+    if quantize is not None and sparse:
+        raise ValueError(
+            "LiteRT does not load kernels that are both int8 and sparse: choose one. "
+            f"Received: quantize={quantize!r}, sparse={sparse}"
+        )
+    if quantize is not None and data is None:
+        raise ValueError(f"`quantize` needs `data`, a few representative batches. Received: quantize={quantize!r}")
+
+
+def _check_packages(format):
+    backend, allowed = keras.backend.backend(), FORMATS[format].backends
+    if backend not in allowed:
+        raise ValueError(
+            f"format={format!r} is written from the {' or '.join(allowed)} backend of Keras: save the model, load it "
+            f"and export it with KERAS_BACKEND={allowed[0]}. Received: backend={backend!r}"
+        )
+    if FORMATS[format].writer is not None:
+        import_optional(FORMATS[format].writer)
+    require_runtime(format)
+
+
+def _input_specs(model):
+    """The model's inputs as symbolic tensors of batch 1: the structure that its call takes."""
+    try:
+        args, kwargs = symbolic_inputs(model)
+    except ValueError as error:
+        raise ValueError(
+            f"`model` must have inputs of known shape, but for the batch; build it with sizes. Received: "
+            f"model={model.name!r}, {one_line(error)}"
+        ) from error
+    if len(args) != 1 or kwargs:
+        raise ValueError(
+            "`model` must be called with one argument: an input, or a list or dict of inputs. Received: "
+            f"model={model.name!r}, called with {len(args)} arguments and {sorted(kwargs)}"
+        )
+    for spec in keras.tree.flatten(args[0]):
+        if not ("float" in spec.dtype or "int" in spec.dtype):
+            raise ValueError(f"`model` must have numeric inputs. Received: an input of dtype {spec.dtype}")
+    return args[0]
+
+
+def example_inputs(model, data, count):
+    """Inputs to run a model on.
+
+    Args:
+        model: Built Keras model.
+        data: Batches whose first examples are taken, or `None` for random inputs.
+        count: Number of examples.
+
+    Returns:
+        List of arrays, the flattened inputs.
+
+    Raises:
+        ValueError: the model's input shapes are not known, or `data` has others.
+    """
+    specs = _input_specs(model)
+    flat = keras.tree.flatten(specs)
+    if data is not None:
+        inputs = next(iter(_batches(data)))
+        if len(inputs) != len(flat) or any(
+            tuple(x.shape[1:]) != tuple(spec.shape[1:]) for x, spec in zip(inputs, flat, strict=True)
+        ):
+            raise ValueError(
+                f"`data` must hold inputs of the shapes {[tuple(spec.shape[1:]) for spec in flat]}. "
+                f"Received: {[tuple(x.shape[1:]) for x in inputs]}"
+            )
+        rows = np.arange(count) % len(inputs[0])
+        return [x[rows].astype(spec.dtype) for x, spec in zip(inputs, flat, strict=True)]
+    rng = np.random.default_rng(0)
+    rows = [layer.input_dim for layer in flatten_layers(model) if isinstance(layer, kl.Embedding)]
+    arrays = []
+    for spec in flat:
+        shape = (count, *spec.shape[1:])
+        if rows or "int" in spec.dtype:
+            arrays.append(rng.integers(0, min(rows, default=2), shape).astype(spec.dtype))
+        else:
+            arrays.append(rng.normal(size=shape).astype(spec.dtype))
+    return arrays
+
+
+def _batches(data):
+    """Batches of `data` as lists of arrays."""
+    for inputs, _ in batches_of(data):
+        yield [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(inputs)]
+
+
+def packed(model, inputs):
+    """The flattened inputs in the structure that the model's call takes."""
+    return keras.tree.pack_sequence_as(_input_specs(model), inputs)
+
+
+def _outputs(model, inputs):
+    """Outputs of inference as a flat list of arrays."""
+    outputs = model(packed(model, [keras.ops.convert_to_tensor(x) for x in inputs]), training=False)
+    return [keras.ops.convert_to_numpy(x).astype("float64") for x in keras.tree.flatten(outputs)]
+
+
+def _check_outputs(model, inputs, expected):
+    """Refuses outputs that depend on chance or on the other examples: no file could be compared with them."""
+    if not all(np.isfinite(x).all() for x in expected):
+        raise ValueError(
+            f"`model` must have finite outputs on its inputs. Received: model={model.name!r}, which has not"
+        )
+    if _difference(expected, _outputs(model, inputs)) > _BATCH_TOLERANCE:
+        raise ValueError(f"`model` must compute the same twice. Received: model={model.name!r}, which draws at random")
+    if any(x.ndim == 0 or len(x) != len(inputs[0]) for x in expected) or len(inputs[0]) == 1:
+        return
+    alone = _outputs(model, [x[:1] for x in inputs])
+    if _difference([x[:1] for x in expected], alone) > max(_BATCH_TOLERANCE, _tolerance(model)):
+        raise ValueError(
+            "`model` must give an example the same outputs whatever else is in the batch. Received: "
+            f"model={model.name!r}, whose outputs depend on the batch (a layer called with training=True?)"
+        )
+
+
+def _tolerance(model):
+    dtypes = {str(getattr(layer, "compute_dtype", None)) for layer in flatten_layers(model)}
+    return max((_TOLERANCES.get(dtype, _TOLERANCE) for dtype in dtypes), default=_TOLERANCE)
+
+
+def _difference(one, two):
+    worst = 0.0
+    for a, b in zip(one, two, strict=True):
+        if a.shape != b.shape or not np.isfinite(b).all():
+            return np.inf
+        if a.size:
+            worst = max(worst, float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-6)))
+    return worst
+
+
+def _signature(model, specs, batch_size):
+    names = _input_names(model, specs)
+    flat = keras.tree.flatten(specs)
+    signature = [
+        keras.InputSpec(shape=(batch_size, *spec.shape[1:]), dtype=spec.dtype, name=name)
+        for spec, name in zip(flat, names or [None] * len(flat), strict=True)
+    ]
+    return [keras.tree.pack_sequence_as(specs, signature)]
+
+
+def _input_names(model, specs):
+    """Names of the inputs of a functional or sequential model, flat; [] for others."""
+    inputs = getattr(model, "inputs", None)
+    if not inputs or len(inputs) != len(keras.tree.flatten(specs)):
+        return []
+    return [x.name for x in inputs]
+
+
+def _litert_options(model, quantize, data, sparse):
+    """Options of Keras's LiteRT export, and notes on what is left out."""
+    import tensorflow as tf
+
+    if quantize is not None:
+        return {
+            "optimizations": [tf.lite.Optimize.DEFAULT],
+            "representative_dataset": lambda: _one_by_one(data),
+        }, []
+    findings = litert.lint(model)
+    blocking = [finding for finding in findings if finding.blocks]
+    if sparse and blocking:
+        raise ValueError(f"`sparse=True` would give a file that does not load. {blocking[0]}")
+    wanted = any(litert.sparsity_of(layer) >= litert.SPARSE_FROM for layer in flatten_layers(model))
+    if sparse or (sparse is None and wanted and not blocking):
+        return {"optimizations": [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]}, []
+    if sparse is None and blocking:
+        return {}, [f"kernels are stored densely: {blocking[0]}"]
+    return {}, []
+
+
+def _any_batch(specs):
+    """Options of Keras's torch export, which fixes the batch otherwise."""
+    import torch
+
+    batch = torch.export.Dim("batch")
+    shapes = keras.tree.map_structure(lambda _: {0: batch}, specs)
+    # Keras's models take any arguments: a tuple of them is the first argument that torch knows.
+    return {"dynamic_shapes": [(shapes,)]}
+
+
+def _one_by_one(data):
+    for batch in _batches(data):
+        for row in range(len(batch[0])):
+            yield [x[row : row + 1].astype("float32") for x in batch]
+
+
+def _litert_notes(operators, sparse_tensors, options):
+    densify = operators.get("DENSIFY", 0)
+    if densify:
+        return [
+            f"{densify} of {sparse_tensors} sparse kernels are unpacked when the file is loaded (DENSIFY): the file is "
+            "smaller, and not faster. Dense layers with structure='4x1' are computed sparsely"
+        ]
+    return []
+
+
+def _write(model, path, format, signature, options):
+    try:
+        with _quiet():
+            model.export(path, format=format, verbose=False, input_signature=signature, **options)
+    except ImportError:
+        raise
+    except Exception as error:  # Converters fail in many ways.
+        raise ValueError(
+            f"`model` can't be written as {format!r}: {type(error).__name__}: {one_line(error)}. "
+            f"Received: model={model.name!r}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Converters print to the process's own streams; their warnings speak of their own code."""
+    import logging
+    import warnings
+
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl", "tf2onnx")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _difference_in_runtime(path, format, model, inputs, expected, quantize):
+    names = _input_names(model, _input_specs(model))
+    try:
+        with _quiet():
+            found = [np.asarray(x, "float64") for x in open_runtime(format, path, names)(inputs)]
+    except Exception as error:
+        raise RuntimeError(
+            f"The {format!r} file of {model.name!r} does not run in its runtime: {one_line(error)}. Nothing is written."
+        ) from error
+    if len(found) != len(expected):
+        raise RuntimeError(
+            f"The {format!r} file of {model.name!r} has {len(found)} outputs, the model has {len(expected)}. "
+            "Nothing is written."
+        )
+    difference = _difference(expected, found)
+    allowed = _TOLERANCE_OF_INT8 if quantize else _tolerance(model)
+    if not difference <= allowed:
+        raise RuntimeError(
+            f"The {format!r} file of {model.name!r} computes otherwise than the model: the largest difference is "
+            f"{difference:.2g} of the largest output, {allowed:g} is allowed. Nothing is written."
+        )
+    return difference
+
+
+def _size(path):
+    if not os.path.isdir(path):
+        return os.path.getsize(path)
+    return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
+
+
+def _move_weights(unfinished, path):
+    """OpenVINO's weights lie beside the `.xml`: they appear first. Returns their size."""
+    weights = os.path.splitext(unfinished)[0] + ".bin"
+    size = os.path.getsize(weights)
+    with appearing(os.path.splitext(path)[0] + ".bin") as target:
+        os.replace(weights, target)
+    return size

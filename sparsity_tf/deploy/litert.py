@@ -1,0 +1,194 @@
+"""What a LiteRT file holds, and what LiteRT will not run fast, or at all: `read_operators`, `lint`.
+
+The rules are measured on x86 or read in XNNPACK's documentation (`source` of each says which).
+"""
+
+import collections
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import layers as kl
+
+from sparsity_tf.inspection.tracing import trace_calls
+from sparsity_tf.inspection.weights import kernel_value
+from sparsity_tf.layers import flatten_layers
+
+# The converter stores a constant sparsely from about this fraction of zeros on.
+SPARSE_FROM = 0.5
+_XNNPACK = "read: XNNPACK delegate's README, section Sparse Inference"
+
+
+def read_operators(content):
+    """Counts the operators of a LiteRT file.
+
+    Args:
+        content: bytes of the file.
+
+    Returns:
+        `(operators, sparse_tensors)`: dict from the name of an operator to how often it occurs, and the number of
+        tensors that are stored sparsely. A `DENSIFY` operator unpacks such a tensor when the file is loaded: it saves
+        place on disk, and neither memory nor time.
+    """
+    schema = _schema()
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    model = schema.Model.GetRootAsModel(content, 0)
+    operators, sparse = collections.Counter(), 0
+    for g in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(g)
+        for i in range(graph.OperatorsLength()):
+            code = model.OperatorCodes(graph.Operators(i).OpcodeIndex())
+            number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+            custom = code.CustomCode()
+            operators[custom.decode() if custom else names.get(number, str(number))] += 1
+        sparse += sum(graph.Tensors(i).Sparsity() is not None for i in range(graph.TensorsLength()))
+    return dict(operators), sparse
+
+
+def _schema():
+    try:
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError:
+        from tensorflow.lite.python import schema_py_generated as schema
+    return schema
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rule of LiteRT that a model breaks.
+
+    Args:
+        layer: path of the layer, or the model's name.
+        rule: what is wrong and what to do, a sentence.
+        blocks: whether the file would not load (or only on some machines) rather than be slow.
+        source: "measured: ..." or "read: ...".
+    """
+
+    layer: str
+    rule: str
+    blocks: bool
+    source: str
+
+    def __str__(self):
+        return f"{self.layer}: {self.rule} ({self.source})"
+
+
+def lint(model):
+    """Checks a model against the rules by which LiteRT runs sparse kernels.
+
+    Args:
+        model: Built Keras model of plain layers, with zeros.
+
+    Returns:
+        List of `Finding`, those that block first. Empty for a model without a kernel of which half is zero.
+    """
+    sparse = [layer for layer in flatten_layers(model) if sparsity_of(layer) >= SPARSE_FROM]
+    if not sparse:
+        return []
+    found = []
+    for layer in flatten_layers(model):
+        if getattr(layer, "quantization_mode", None) is not None:
+            found.append(
+                Finding(
+                    layer.path,
+                    "a quantized kernel that is stored sparsely does not load in the default runtime: int8 or sparse, "
+                    "not both",
+                    True,
+                    "measured: TF 2.21 and LiteRT 2.3, x86",
+                )
+            )
+    found += [_convolution_after_pooling(layer) for layer in convolutions_after_pooling(model)]
+    for layer in sparse:
+        if type(layer) is kl.Dense and not is_blocked(layer):
+            rule = (
+                "its zeros lie in no blocks of 4 inputs, so LiteRT unpacks it: retrain with structure='4x1' for speed"
+            )
+            found.append(Finding(layer.path, rule, False, "measured: LiteRT 2.3, x86, batch 1"))
+    found += _xnnpack_rules(model, [layer for layer in sparse if isinstance(layer, kl.Conv2D)])
+    return sorted(found, key=lambda finding: not finding.blocks)
+
+
+def _convolution_after_pooling(layer):
+    return Finding(
+        layer.path,
+        "a 1x1 convolution after the global pooling makes a sparse file fail to load where the sparse kernels of "
+        "convolutions run (x86 without AVX; ARM likely): use Flatten and Dense in its place",
+        True,
+        "measured: LiteRT 2.3 on an emulated x86 without AVX",
+    )
+
+
+def convolutions_after_pooling(model):
+    """Convolutions that run on maps of one pixel, as the head of the original MobileNet; [] if shapes are not known."""
+    try:
+        calls = trace_calls(model)
+    except ValueError:
+        return []
+    found = {}
+    for call in calls:
+        if type(call.layer) is kl.Conv2D and tuple(call.layer.kernel_size) == (1, 1):
+            axes = (1, 2) if call.layer.data_format == "channels_last" else (2, 3)
+            if all(call.input_shape[axis] == 1 for axis in axes):
+                found[id(call.layer)] = call.layer
+    return list(found.values())
+
+
+def _xnnpack_rules(model, sparse):
+    """Rules for whole networks of 1x1 convolutions; for those that have sparse ones."""
+    if not sparse:
+        return []
+    convolutions = [layer for layer in flatten_layers(model) if isinstance(layer, kl.Conv2D | kl.DepthwiseConv2D)]
+    found = [
+        Finding(
+            model.name,
+            "x86 processors with AVX run all convolutions densely: sparse ones gain there in the size of the file only",
+            False,
+            "measured, and read: github.com/google/XNNPACK/issues/3170",
+        )
+    ]
+    first = convolutions[0]
+    right = type(first) is kl.Conv2D and tuple(first.kernel_size) == (3, 3) and tuple(first.strides) == (2, 2)
+    if not right or first.kernel.shape[-2] != 3:
+        rule = "sparse inference on ARM begins with a 3x3 convolution of stride 2 on 3 channels"
+        found.append(Finding(first.path, rule, False, _XNNPACK))
+    for layer in convolutions[1:]:
+        size, strides = tuple(layer.kernel_size), tuple(layer.strides)
+        if isinstance(layer, kl.DepthwiseConv2D):
+            if size not in ((3, 3), (5, 5)) or (strides == (2, 2) and layer.padding != "valid"):
+                rule = "sparse inference on ARM allows depthwise convolutions of 3x3 and 5x5: of stride 1 with 'same' "
+                rule += "padding, or of stride 2 with ZeroPadding2D before and 'valid'"
+                found.append(Finding(layer.path, rule, False, _XNNPACK))
+        elif size != (1, 1) or strides != (1, 1):
+            rule = (
+                "sparse inference on ARM allows no convolution but 1x1 with stride 1 between the first and the pooling"
+            )
+            found.append(Finding(layer.path, rule, False, _XNNPACK))
+    pointwise = [layer for layer in sparse if tuple(layer.kernel_size) == (1, 1)]
+    every = [layer for layer in convolutions if type(layer) is kl.Conv2D and tuple(layer.kernel_size) == (1, 1)]
+    if every:
+        zeros = 1 - sum(np.count_nonzero(kernel_value(layer)) for layer in every) / sum(
+            kernel_value(layer).size for layer in every
+        )
+        if not pointwise or zeros < 2 / 3:
+            rule = f"sparse inference on ARM needs two thirds of all 1x1 weights to be zero; {100 * zeros:.0f} % are"
+            found.append(Finding(model.name, rule, False, _XNNPACK))
+    return found
+
+
+def sparsity_of(layer):
+    """Fraction of zeros in the kernel of a dense layer or convolution; 0.0 for any other layer."""
+    if not isinstance(layer, kl.Dense | kl.EinsumDense | kl.Conv1D | kl.Conv2D | kl.Conv3D):
+        return 0.0
+    kernel = kernel_value(layer)
+    return 1 - np.count_nonzero(kernel) / kernel.size
+
+
+def is_blocked(layer, size=4):
+    """Whether a dense kernel's zeros lie in blocks of `size` consecutive inputs of one output.
+
+    They do if the blocks that are all zero make up nine tenths of the zeros.
+    """
+    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    whole = kernel[: len(kernel) // size * size].reshape(-1, size, kernel.shape[1])
+    zeros = np.count_nonzero(whole == 0)
+    return bool(zeros) and size * np.count_nonzero(~whole.any(axis=1)) >= 0.9 * zeros

@@ -1,0 +1,59 @@
+r"""Measures what a saved network gains over a dense one in each runtime: size, latency, and why not.
+
+```
+python -m sparsity_tf.tools.deployment_report --checkpoint=model.keras \
+    [--batch_sizes=1,32] [--rounds=9] [--targets=keras,litert] [--plot=report.png] [--format=table|json]
+```
+
+The report goes to standard output. A runtime that is not installed has a row that says so. Exit status 1 if anything is
+wrong, 2 for wrong flags.
+"""
+
+import json
+import sys
+
+from absl import flags
+
+from sparsity_tf.tools.command import appearing, check_output, load_model, run
+
+_NAME = "deployment_report"
+
+
+def main(argv=None):
+    """Runs the command; returns the exit status: 0, 1 (it failed) or 2 (wrong flags)."""
+    return run(_NAME, __doc__, _define_flags, _run, argv)
+
+
+def _define_flags(values):
+    own = {"flag_values": values}
+    flags.DEFINE_string("checkpoint", None, "The network, a .keras file, sparse or dense.", **own)
+    flags.DEFINE_list("batch_sizes", ["1", "32"], "Batch sizes.", **own)
+    flags.DEFINE_integer("rounds", 9, "Rounds; each way runs once in each.", lower_bound=1, **own)
+    flags.DEFINE_list("targets", None, "Some of keras, litert, onnx, openvino, gpu_2_4; all by default.", **own)
+    flags.DEFINE_string("plot", None, "Where to write a picture, a .png file.", **own)
+    flags.DEFINE_boolean("overwrite", False, "Replace the picture if it is there.", **own)
+    flags.DEFINE_enum("format", "table", ["table", "json"], "How to print the report.", **own)
+
+
+def _run(values):
+    if values.checkpoint is None:
+        raise flags.Error("Flag --checkpoint is required")
+    try:
+        batch_sizes = tuple(int(size) for size in values.batch_sizes)
+    except ValueError:
+        raise flags.Error(f"Flag --batch_sizes must be integers. Received: {','.join(values.batch_sizes)}") from None
+    if values.plot is not None:
+        check_output(values.plot, ".png", values.overwrite, flag="--plot")
+    model = load_model(values.checkpoint)
+    from sparsity_tf import deploy
+
+    more = {} if values.targets is None else {"targets": tuple(values.targets)}
+    report = deploy.deployment_report(model, batch_sizes=batch_sizes, rounds=values.rounds, **more)
+    if values.plot is not None:
+        with appearing(values.plot, values.overwrite) as unfinished:
+            deploy.plot_deployment(report, unfinished)
+    print(json.dumps(report.to_dict(), indent=2) if values.format == "json" else report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
