@@ -25,6 +25,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "Path of a .npz with CIFAR-10.", required=True)
 flags.DEFINE_string("file", None, "Trained model: read if it is there, else written.")
 flags.DEFINE_integer("epochs", 5, "Epochs of training.", lower_bound=1)
+flags.DEFINE_integer("train", 50000, "Training images.", lower_bound=1)
 flags.DEFINE_integer("width", 16, "Filters of the first layer.", lower_bound=1)
 flags.DEFINE_list("sparsity", ["0.3", "0.5", "0.7", "0.8", "0.9"], "Fractions of zeros.")
 flags.DEFINE_integer("calibration", 2048, "Training images for scores and statistics.", lower_bound=1)
@@ -49,7 +50,7 @@ ARMS = {
 
 def vgg(width):
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((32, 32, 3)), layers.Rescaling(1 / 64, -2.0)])
+    model = keras.Sequential([keras.Input((32, 32, 3), dtype="uint8"), layers.Rescaling(1 / 64, -2.0)])
     for number, filters in enumerate((width, 2 * width, 2 * width, 4 * width, 4 * width)):
         name = f"conv_{number + 1}"
         model.add(layers.Conv2D(filters, 3, padding="same", use_bias=False, name=name))
@@ -91,8 +92,8 @@ def accuracy(model, x, y):
 
 def main(_):
     arrays = np.load(FLAGS.data)
-    x, y = arrays["x_train"].astype("float32"), arrays["y_train"].reshape(-1)
-    x_test, y_test = arrays["x_test"][: FLAGS.test].astype("float32"), arrays["y_test"][: FLAGS.test].reshape(-1)
+    x, y = arrays["x_train"][: FLAGS.train], arrays["y_train"][: FLAGS.train].reshape(-1)
+    x_test, y_test = arrays["x_test"][: FLAGS.test], arrays["y_test"][: FLAGS.test].reshape(-1)
     model = trained(x, y)
     compile_model(model, 1)
     chosen = np.random.default_rng(1).permutation(len(x))[: FLAGS.calibration]

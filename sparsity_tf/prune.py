@@ -120,8 +120,10 @@ def prune(
         kinds = [structures.get(weight.technique.structure) for weight in chosen]
         _check_kinds(scope, chosen, kinds)
         views = [_view(weight, index, seed) for index, weight in enumerate(chosen)]
-        scores = _scores(by, model, chosen, views, kinds, data, loss) if chosen else []
-        found = _new_masks(views, kinds, scores, [targets[weight.path] for weight in chosen], scope, sparsity)
+        found = []
+        if chosen:
+            scores = _scores(by, model, chosen, views, kinds, data, loss)
+            found = _new_masks(views, kinds, scores, [targets[weight.path] for weight in chosen], scope, sparsity)
     with _scope(model):
         _assign(model, chosen, found)
     rows = tuple(

@@ -16,7 +16,7 @@ from keras import ops
 
 from sparsity_tf.backend import as_array, no_gradients, tensor_of
 from sparsity_tf.checks import check_built, check_integer
-from sparsity_tf.inspection.forward import whole_batches
+from sparsity_tf.inspection.forward import unchanged_state, whole_batches
 from sparsity_tf.inspection.tracing import wrapped_calls
 from sparsity_tf.layers import flatten_layers
 
@@ -126,8 +126,6 @@ def _check_finite(layers, heard):
 @contextlib.contextmanager
 def _put_back(model, layers):
     """Lets batch normalisation tell the statistics of each batch meanwhile; puts back all that changes."""
-    variables = [variable for variable in model.variables if not variable.trainable]
-    values = [(variable, np.array(as_array(tensor_of(variable)))) for variable in variables]
     settings = [(layer, layer.momentum, getattr(layer, "renorm", False)) for layer in layers]
     frozen = [_trainable_flags(layer) for layer in layers if not layer.trainable]
     try:
@@ -138,7 +136,8 @@ def _put_back(model, layers):
             # A frozen layer would run as at inference.
             if not layer.trainable:
                 layer.trainable = True
-        yield
+        with unchanged_state(model):
+            yield
     finally:
         for layer, momentum, renorm in settings:
             layer.momentum = momentum
@@ -147,8 +146,6 @@ def _put_back(model, layers):
         for flags in frozen:
             for thing, trainable in flags:
                 thing.trainable = trainable
-        for variable, value in values:
-            variable.assign(value)
 
 
 def _trainable_flags(layer):

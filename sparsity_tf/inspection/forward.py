@@ -4,13 +4,16 @@ Shared by the estimate of speed-ups (`speedup.py`) and the statistics of feature
 eagerly and for inference; what watches it is removed whatever happens.
 """
 
+import contextlib
 import functools
 
 import keras
+import numpy as np
 
-from sparsity_tf.backend import no_gradients
+from sparsity_tf.backend import as_array, no_gradients, tensor_of
 from sparsity_tf.checks import check_array
 from sparsity_tf.inspection.tracing import wrapped_calls
+from sparsity_tf.layers import flatten_layers
 
 
 def batches_of(data):
@@ -83,6 +86,27 @@ def _check_inputs(inputs):
         leaves = [None]
     for leaf in leaves or [None]:
         check_array("data", leaf)
+
+
+@contextlib.contextmanager
+def unchanged_state(model, also=()):
+    """Puts back, whatever happens, what running a model may change.
+
+    Args:
+        model: built Keras model or layer.
+        also: variables to be put back, too.
+    """
+    state = [variable for variable in model.variables if not variable.trainable]
+    for layer in flatten_layers(model):
+        if getattr(layer, "stateful", False):
+            # Keras does not list them among the variables of a layer.
+            state += keras.tree.flatten(getattr(layer, "states", None) or [])
+    values = [(v, np.array(as_array(tensor_of(v)))) for v in {id(v): v for v in [*state, *also]}.values()]
+    try:
+        yield
+    finally:
+        for variable, value in values:
+            variable.assign(value)
 
 
 def run_and_hear(model, inputs, layers, hear):

@@ -15,8 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.backend import as_array, gradient, no_gradients, tensor_of
-from sparsity_tf.inspection.forward import whole_batches
+from sparsity_tf.backend import as_array, gradient, no_gradients
+from sparsity_tf.inspection.forward import unchanged_state, whole_batches
 from sparsity_tf.inspection.tracing import wrapped_calls
 from sparsity_tf.layers import flatten_layers
 
@@ -44,19 +44,14 @@ def input_norms(model, weights, data):
     recurrent = [layer for layer in everything if {id(part) for part in _cells(layer)} & wanted]
     cells = {id(part) for layer in recurrent for part in _cells(layer)}
     direct = [layer for layer in everything if id(layer) in wanted - cells]
-    state = [variable for variable in model.variables if not variable.trainable]
-    state = [(variable, np.array(as_array(tensor_of(variable)))) for variable in state]
-    try:
-        with (
-            wrapped_calls(direct, functools.partial(_listener, sums), "apply_weight"),
-            wrapped_calls(recurrent, functools.partial(_recurrent_listener, sums)),
-            no_gradients(),
-        ):
-            for inputs, *_ in whole_batches(data):
-                model(keras.tree.map_structure(ops.convert_to_tensor, inputs), training=False)
-    finally:
-        for variable, value in state:
-            variable.assign(value)
+    with (
+        unchanged_state(model),
+        wrapped_calls(direct, functools.partial(_listener, sums), "apply_weight"),
+        wrapped_calls(recurrent, functools.partial(_recurrent_listener, sums)),
+        no_gradients(),
+    ):
+        for inputs, *_ in whole_batches(data):
+            model(keras.tree.map_structure(ops.convert_to_tensor, inputs), training=False)
     silent = [weight.path for weight in weights if np.ndim(sums[id(weight.layer), weight.name]) == 0]
     if silent:
         raise ValueError(

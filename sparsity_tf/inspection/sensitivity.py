@@ -16,7 +16,7 @@ from keras import ops
 from sparsity_tf import structures
 from sparsity_tf.backend import as_array, tensor_of
 from sparsity_tf.checks import check_built, check_fraction, check_integer, check_path
-from sparsity_tf.inspection.forward import is_one_batch
+from sparsity_tf.inspection.forward import is_one_batch, unchanged_state
 from sparsity_tf.inspection.plots import new_figure, require_matplotlib, written
 from sparsity_tf.layers import Masked, get_sparse_weights, make_sparse, unmake_sparse
 
@@ -385,16 +385,13 @@ class _Batches(keras.utils.PyDataset):
 def _unchanged(model, variables):
     """Puts back the weights to be pruned, and whatever state evaluation changes."""
     metrics = list(getattr(model, "metrics_variables", ()))
-    kept = [*variables, *(v for v in model.variables if not v.trainable), *metrics]
-    values = [(v, np.array(as_array(tensor_of(v)))) for v in {id(v): v for v in kept}.values()]
-    try:
-        yield
-    finally:
-        if len(getattr(model, "metrics_variables", ())) != len(metrics):
-            # Metrics that evaluation has made.
-            model.reset_metrics()
-        for variable, value in values:
-            variable.assign(value)
+    with unchanged_state(model, [*variables, *metrics]):
+        try:
+            yield
+        finally:
+            if len(getattr(model, "metrics_variables", ())) != len(metrics):
+                # Metrics that evaluation has made.
+                model.reset_metrics()
 
 
 def _percent(sparsity):
