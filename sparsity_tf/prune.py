@@ -295,7 +295,8 @@ def _loss_function(loss):
         ) from cause
 
     def mean(y, outputs, sample_weight=None):
-        values = found(y, outputs)
+        # Functions of the user's own may not take numpy's arrays beside tensors.
+        values = found(keras.tree.map_structure(ops.convert_to_tensor, y), outputs)
         if sample_weight is not None:
             values = values * ops.reshape(ops.cast(sample_weight, values.dtype), (-1,) + (1,) * (len(values.shape) - 1))
         return ops.mean(values)

@@ -288,7 +288,7 @@ class _Measured(keras.Model):
     """A model under a metric of its own: the given model's compiled state stays as it is."""
 
     def __init__(self, model):
-        super().__init__()
+        super().__init__(name="measured")
         self.model = model
 
     def call(self, inputs):

@@ -89,7 +89,6 @@ def test_the_model_comes_back_to_the_bit():
     assert everything(model) == before and everything_of(model.optimizer) == optimizer
     assert model.get_config() == config and model.train_function is train_function
     assert {layer.name: (type(layer), set(vars(layer))) for layer in model.layers} == attributes
-    model.fit(X, Y, verbose=0)
 
 
 def everything_of(optimizer):
@@ -97,14 +96,6 @@ def everything_of(optimizer):
 
 
 def test_the_model_comes_back_after_an_error(shared):
-    calls = []
-
-    def fails(y, outputs):
-        calls.append(1)
-        if len(calls) > 1:
-            raise RuntimeError("out of memory")
-        return ops.mean(outputs, -1)
-
     class Failing(keras.utils.PyDataset):
         """Fails in the third evaluation, when a weight is pruned."""
 
@@ -120,7 +111,8 @@ def test_the_model_comes_back_after_an_error(shared):
             return X, Y
 
     before = everything(shared)
-    with pytest.raises(RuntimeError, match="disk"):
+    # Of a class of TensorFlow's own on that backend.
+    with pytest.raises(Exception, match="disk"):  # noqa: B017
         sensitivity(shared, Failing(), SPARSITIES)
     assert everything(shared) == before
     assert [type(layer) for layer in shared.layers] == [kl.Dense, kl.Dense]
@@ -128,7 +120,7 @@ def test_the_model_comes_back_after_an_error(shared):
 
 def test_masked_models_keep_what_is_pruned():
     model = sparsity_tf.prune(make_model(), 0.5, where="first")
-    mask = FIRST != 0
+    model.evaluate(X, Y, verbose=0)  # Makes the metrics.
     mask = abs(FIRST) >= np.sort(abs(FIRST).reshape(-1))[10]
     before = everything(model)
     table = sensitivity(model, (X, Y), (0.25, 0.6))
