@@ -18,7 +18,7 @@ from sparsity_tf.callbacks import after_step, criteria, loss_gradients
 from sparsity_tf.callbacks.optimizer_slots import inner_optimizer, slots_of
 from sparsity_tf.callbacks.output_layers import dense_selection
 from sparsity_tf.callbacks.weight_view import WeightView, read_mask
-from sparsity_tf.checks import check_built, check_choice, check_fraction, check_integer, check_selection
+from sparsity_tf.checks import check_built, check_callable, check_choice, check_fraction, check_integer, check_selection
 from sparsity_tf.composite import SparseComposite
 from sparsity_tf.inspection.forward import whole_batches
 from sparsity_tf.inspection.input_norms import input_norms
@@ -227,7 +227,9 @@ def _checked_sparsity(sparsity, kind, distribution):
 
 
 def _check_arguments(model, by, data, loss, where, dense, seed):
-    if not callable(by):
+    if callable(by):
+        check_callable("by", by, "weight")
+    else:
         check_choice("by", by, SCORES)
     check_selection("where", where)
     check_selection("dense", dense)
@@ -289,10 +291,11 @@ def _loss_function(loss):
         cause = None
     if isinstance(found, keras.losses.Loss):
         return found
-    if not callable(found) or isinstance(found, type | keras.layers.Layer):
+    if not callable(found):
         raise ValueError(
             f"`loss` must be a Keras loss, its name or a function of (y_true, y_pred). Received: loss={loss!r}"
         ) from cause
+    check_callable("loss", found, "y_true", "y_pred")
 
     def mean(y, outputs, sample_weight=None):
         # Functions of the user's own may not take numpy's arrays beside tensors.

@@ -15,7 +15,7 @@ from keras import ops
 
 from sparsity_tf import structures
 from sparsity_tf.backend import as_array, tensor_of
-from sparsity_tf.checks import check_built, check_fraction, check_integer, check_path
+from sparsity_tf.checks import check_built, check_callable, check_fraction, check_integer, check_path
 from sparsity_tf.inspection.forward import is_one_batch, unchanged_state
 from sparsity_tf.inspection.plots import new_figure, require_matplotlib, written
 from sparsity_tf.layers import Masked, get_sparse_weights, make_sparse, unmake_sparse
@@ -219,7 +219,7 @@ def _row(weight, sparsities, measure):
 
 
 def _checked_sparsities(sparsities):
-    if isinstance(sparsities, str | bytes | dict) or not hasattr(sparsities, "__iter__"):
+    if isinstance(sparsities, str | bytes | dict) or np.ndim(sparsities) != 1:
         raise ValueError(f"`sparsities` must be a sequence of numbers in [0, 1). Received: sparsities={sparsities!r}")
     sparsities = tuple(sparsities)
     for sparsity in sparsities:
@@ -331,7 +331,9 @@ def _own_metric(metric):
         except ValueError:
             known = False
     else:
-        known = isinstance(metric, str) or callable(metric) and not isinstance(metric, type | keras.layers.Layer)
+        known = isinstance(metric, str) or callable(metric)
+        if known and not isinstance(metric, str):
+            check_callable("metric", metric, "y_true", "y_pred")
     if not known:
         raise ValueError(
             "`metric` must be a result of the compiled model's `evaluate`, or a Keras metric, its name or a function "
@@ -345,11 +347,12 @@ def _evaluation_data(data, batch_size):
     if isinstance(data, tuple):
         _check_batch(data)
         return {**dict(zip(("x", "y", "sample_weight"), data, strict=False)), "batch_size": batch_size}
-    if is_one_batch(data) or not hasattr(data, "__iter__") and not isinstance(data, keras.utils.PyDataset):
+    many = hasattr(data, "__iter__") or isinstance(data, keras.utils.PyDataset)
+    if is_one_batch(data) or not many or isinstance(data, str | bytes):
         raise ValueError(
             f"`data` must be a tuple (x, y) or batches of them. Received: data of type {type(data).__name__}"
         )
-    if isinstance(data, list) or (hasattr(data, "__iter__") and iter(data) is data):
+    if type(data).__module__ == "builtins" or (hasattr(data, "__iter__") and iter(data) is data):
         batches = list(data)
         for batch in batches:
             _check_batch(batch)
