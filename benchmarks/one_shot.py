@@ -21,6 +21,20 @@ from tabulate import tabulate
 import sparsity_tf
 from sparsity_tf.inspection import sensitivity
 
+# Name -> arguments of `prune`; `data` is added where scores need it.
+ARMS = {
+    "magnitude": {},
+    "magnitude ERK": {"distribution": "erk"},
+    "magnitude global": {"scope": "global"},
+    "random": {"by": "random"},
+    "wanda": {"by": "wanda"},
+    "taylor global": {"by": "taylor", "scope": "global"},
+    "2:4 magnitude": {"structure": "2:4"},
+    "filter magnitude": {"structure": "filter"},
+    "filter taylor": {"structure": "filter", "by": "taylor"},
+    "filter random": {"structure": "filter", "by": "random"},
+}
+
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "Path of a .npz with CIFAR-10.", required=True)
 flags.DEFINE_string("file", None, "Trained model: read if it is there, else written.")
@@ -28,24 +42,11 @@ flags.DEFINE_integer("epochs", 5, "Epochs of training.", lower_bound=1)
 flags.DEFINE_integer("train", 50000, "Training images.", lower_bound=1)
 flags.DEFINE_integer("width", 16, "Filters of the first layer.", lower_bound=1)
 flags.DEFINE_list("sparsity", ["0.3", "0.5", "0.7", "0.8", "0.9"], "Fractions of zeros.")
+flags.DEFINE_list("arms", list(ARMS), f"Some of {list(ARMS)}.")
 flags.DEFINE_integer("calibration", 2048, "Training images for scores and statistics.", lower_bound=1)
 flags.DEFINE_integer("test", 10000, "Test images.", lower_bound=1)
 flags.DEFINE_string("picture", None, "Where to write the picture of the sensitivity.")
 flags.DEFINE_string("csv", None, "Where to write the table of the sensitivity.")
-
-# Name -> arguments of `prune`; `data` is added where scores need it.
-ARMS = {
-    "magnitude": {},
-    "magnitude, ERK": {"distribution": "erk"},
-    "magnitude, global": {"scope": "global"},
-    "random": {"by": "random"},
-    "wanda": {"by": "wanda"},
-    "taylor, global": {"by": "taylor", "scope": "global"},
-    "2:4, magnitude": {"structure": "2:4"},
-    "filter, magnitude": {"structure": "filter"},
-    "filter, taylor": {"structure": "filter", "by": "taylor"},
-    "filter, random": {"structure": "filter", "by": "random"},
-}
 
 
 def vgg(width):
@@ -90,6 +91,30 @@ def accuracy(model, x, y):
     return 100 * model.evaluate(x, y, batch_size=500, verbose=0, return_dict=True)["accuracy"]
 
 
+def measure(name, model, sparsities, data, test):
+    """The rows of one way to prune; each sparsity begins with the trained weights."""
+    arguments = dict(ARMS[name])
+    if arguments.get("by") in ("wanda", "taylor"):
+        arguments["data"] = data[1]
+    pruned = keras.models.clone_model(model)
+    pruned.set_weights(model.get_weights())
+    sparsity_tf.sparsify(pruned, "masked", structure=arguments.get("structure"))
+    compile_model(pruned, 1)
+    trained_values = [(variable, keras.ops.convert_to_numpy(variable).copy()) for variable in pruned.variables]
+    rows = []
+    for sparsity in [0.5] if arguments.get("structure") == "2:4" else sparsities:
+        for variable, value in trained_values:
+            variable.assign(value)
+        sparsity_tf.prune(pruned, sparsity, **arguments)
+        before = accuracy(pruned, *test)
+        sparsity_tf.refresh_statistics(pruned, data[0], batch_size=512)
+        after = accuracy(pruned, *test)
+        zeros = pruned.prune_report.sparsity
+        rows.append([name, f"{sparsity:g}", f"{zeros:.4f}", f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}"])
+        print(*rows[-1], sep="  ", flush=True)
+    return rows
+
+
 def main(_):
     arrays = np.load(FLAGS.data)
     x, y = arrays["x_train"][: FLAGS.train], arrays["y_train"][: FLAGS.train].reshape(-1)
@@ -99,22 +124,10 @@ def main(_):
     chosen = np.random.default_rng(1).permutation(len(x))[: FLAGS.calibration]
     batches = [(x[part], y[part]) for part in np.array_split(chosen, max(len(chosen) // 128, 1))]
     print(f"{model.count_params():,} parameters, unpruned: {accuracy(model, x_test, y_test):.2f} %")
-    weights, sparsities = model.get_weights(), [float(sparsity) for sparsity in FLAGS.sparsity]
+    sparsities = [float(sparsity) for sparsity in FLAGS.sparsity]
     rows = []
-    for name, arguments in ARMS.items():
-        arguments = {**arguments, **({"data": batches} if arguments.get("by") in ("wanda", "taylor") else {})}
-        for sparsity in [0.5] if arguments.get("structure") == "2:4" else sparsities:
-            pruned = keras.models.clone_model(model)
-            pruned.set_weights(weights)
-            compile_model(pruned, 1)
-            sparsity_tf.prune(pruned, sparsity, **arguments)
-            zeros = pruned.prune_report.sparsity
-            before = accuracy(pruned, x_test, y_test)
-            sparsity_tf.refresh_statistics(pruned, x[chosen], batch_size=512)
-            after = accuracy(pruned, x_test, y_test)
-            rows.append(
-                [name, f"{sparsity:g}", f"{zeros:.4f}", f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}"]
-            )
+    for name in FLAGS.arms:
+        rows += measure(name, model, sparsities, (x[chosen], batches), (x_test, y_test))
     headers = ["scores", "sparsity", "zeros", "as pruned, %", "refreshed, %", "gain"]
     print(tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 5)), flush=True)
     table = sensitivity(model, (x_test[:2000], y_test[:2000]), sparsities, batch_size=500)

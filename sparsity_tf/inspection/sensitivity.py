@@ -219,9 +219,9 @@ def _row(weight, sparsities, measure):
 
 
 def _checked_sparsities(sparsities):
-    if isinstance(sparsities, str | bytes | dict) or np.ndim(sparsities) != 1:
+    if isinstance(sparsities, str | bytes | dict) or not hasattr(sparsities, "__len__"):
         raise ValueError(f"`sparsities` must be a sequence of numbers in [0, 1). Received: sparsities={sparsities!r}")
-    sparsities = tuple(sparsities)
+    sparsities = tuple(sparsities) if getattr(sparsities, "shape", None) != () else (sparsities,)
     for sparsity in sparsities:
         check_fraction("sparsities", sparsity)
     if not sparsities:
