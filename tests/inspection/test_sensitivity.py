@@ -36,7 +36,9 @@ def make_model(compiled=True):
 @pytest.fixture(scope="module")
 def shared():
     """One compiled model for all tests: it is to come back as it was."""
-    return make_model()
+    model = make_model()
+    model.evaluate(X, Y, verbose=0)  # Makes the metrics.
+    return model
 
 
 def pruned(weight, sparsity):
