@@ -18,7 +18,7 @@ from tests.campaigns.callables import ALLOWED, CASES, HOOKS, INCIDENTAL, RECORDS
 
 PACKAGES = (
     "layers callbacks models schedules distributions budgets structures masks inspection initializers datasets "
-    "datasets.subwords decoding checkpoints sparsify to_dense load_masks deploy"
+    "datasets.subwords decoding checkpoints sparsify to_dense load_masks deploy prune refresh_statistics"
 ).split()
 
 
