@@ -22,6 +22,8 @@ from sparsity_tf import callbacks, deploy, distributions, inspection, layers, ma
 from sparsity_tf.deploy import deployment_report, export, save_compact, shrink
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.load_masks import load_masks
+from sparsity_tf.prune import PruneReport, prune
+from sparsity_tf.refresh_statistics import refresh_statistics
 from sparsity_tf.sparsify import SparsifyReport, sparsify
 from sparsity_tf.to_dense import to_dense
 

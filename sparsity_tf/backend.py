@@ -64,6 +64,34 @@ def no_gradients():
     return contextlib.nullcontext()
 
 
+def gradient(function, tensor):
+    """The gradient of a function at a tensor.
+
+    Args:
+        function: Function of a tensor that returns a scalar tensor.
+        tensor: Float tensor.
+
+    Returns:
+        Numpy array of the shape of the tensor.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(tensor)
+            value = function(tensor)
+        return np.asarray(tf.convert_to_tensor(tape.gradient(value, tensor)))
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return np.asarray(jax.grad(function)(tensor))
+    import torch
+
+    with torch.enable_grad():
+        tensor = tensor.detach().clone().requires_grad_(True)
+        return as_array(torch.autograd.grad(function(tensor), tensor)[0])
+
+
 def seed_of_draw(seed_generator):
     """The `seed` for one draw of `keras.random`; the generator's counter advances by one.
 

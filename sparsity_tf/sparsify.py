@@ -68,7 +68,7 @@ def sparsify(model, technique, where=None, **technique_options):
     """
     check_layer("model", model)
     technique = get_technique(technique, **technique_options)
-    selected, skipped = _plan(model, technique, where)
+    selected, skipped = plan(model, technique, where)
     trainable_before = len(model.trainable_variables)
     _make_all_sparse(selected, technique)
     composite.remember_sparse_sublayers(model)
@@ -185,8 +185,19 @@ class SparsifyReport:
         return "\n".join(lines)
 
 
-def _plan(model, technique, where):
-    """Decides for every layer, before anything is changed: (layers to change, [(layer to skip, reason)])."""
+def plan(model, technique, where):
+    """Decides for every layer what `sparsify` would do, and changes nothing.
+
+    Args:
+        model, where: As in `sparsify`.
+        technique: Configured `Technique`.
+
+    Returns:
+        Tuple: list of layers to change; list of pairs, a layer to skip and the reason.
+
+    Raises:
+        ValueError: As `sparsify`.
+    """
     matches, patterns = _matcher(where)
     selected, skipped, used = [], [], set()
     layers = flatten_layers(model)

@@ -5,6 +5,7 @@ from sparsity_tf.inspection.comparison_plots import plot_class_specialization, p
 from sparsity_tf.inspection.features import FeatureRow, FeatureTable, class_specialization, specialization_anova
 from sparsity_tf.inspection.flops import FlopsRow, FlopsTable, count_flops
 from sparsity_tf.inspection.plots import plot_filters, plot_input_mask, plot_layer_sparsity
+from sparsity_tf.inspection.sensitivity import SensitivityRow, SensitivityTable, sensitivity
 from sparsity_tf.inspection.sparsity_budget import sparsity_budget
 from sparsity_tf.inspection.speedup import SpeedupRow, SpeedupTable, estimate_speedup
 from sparsity_tf.inspection.tables import SparsityRow, SparsityTable, sparsity_table
@@ -15,6 +16,8 @@ __all__ = [
     "FlopsRow",
     "FlopsTable",
     "MaskAnimation",
+    "SensitivityRow",
+    "SensitivityTable",
     "SparsityRow",
     "SparsityTable",
     "SpeedupRow",
@@ -27,6 +30,7 @@ __all__ = [
     "plot_input_mask",
     "plot_layer_sparsity",
     "plot_speedup",
+    "sensitivity",
     "sparsity_budget",
     "sparsity_table",
     "specialization_anova",

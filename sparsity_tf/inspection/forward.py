@@ -4,13 +4,16 @@ Shared by the estimate of speed-ups (`speedup.py`) and the statistics of feature
 eagerly and for inference; what watches it is removed whatever happens.
 """
 
+import contextlib
 import functools
 
 import keras
+import numpy as np
 
-from sparsity_tf.backend import no_gradients
+from sparsity_tf.backend import as_array, no_gradients, tensor_of
 from sparsity_tf.checks import check_array
 from sparsity_tf.inspection.tracing import wrapped_calls
+from sparsity_tf.layers import flatten_layers
 
 
 def batches_of(data):
@@ -26,20 +29,54 @@ def batches_of(data):
     Raises:
         ValueError: if there is no batch, or `data` is none of these.
     """
-    if hasattr(data, "shape") or isinstance(data, tuple | dict):
-        data = [data]
+    for batch in whole_batches(data):
+        yield batch[0], batch[1] if len(batch) > 1 else None
+
+
+def whole_batches(data, batch_size=None):
+    """`batches_of` with all that a batch holds.
+
+    Args:
+        data: as for `batches_of`.
+        batch_size: number of examples; one batch that is given as arrays is split into batches of it. `None`: it stays
+            whole.
+
+    Yields:
+        Tuples `(inputs,)`, `(inputs, targets)` or `(inputs, targets, weights)`.
+
+    Raises:
+        ValueError: as `batches_of`.
+    """
+    if is_one_batch(data):
+        data = [data] if batch_size is None else _split(data, batch_size)
     elif isinstance(data, keras.utils.PyDataset):
         data = (data[index] for index in range(data.num_batches))
-    elif not hasattr(data, "__iter__"):
+    elif not hasattr(data, "__iter__") or isinstance(data, str | bytes):
         raise ValueError(f"`data` must be an array, a tuple of them or an iterable of batches. Received: data={data!r}")
     empty = True
     for batch in data:
         empty = False
         batch = batch if isinstance(batch, tuple) else (batch,)
         _check_inputs(batch[0] if batch else None)
-        yield batch[0], batch[1] if len(batch) > 1 else None
+        yield batch
     if empty:
         raise ValueError("`data` must hold at least one batch. Received: none")
+
+
+def is_one_batch(data):
+    """Whether data is a batch, not an iterable of them."""
+    return hasattr(data, "shape") or isinstance(data, tuple | dict)
+
+
+def _split(data, batch_size):
+    """One batch as batches of at most `batch_size` examples."""
+    _check_inputs(data[0] if isinstance(data, tuple) and data else data)
+    lengths = {leaf.shape[0] if getattr(leaf, "shape", ()) else None for leaf in keras.tree.flatten(data)}
+    if len(lengths) != 1 or None in lengths:
+        raise ValueError(f"`data` must hold arrays of one number of examples. Received: {sorted(map(str, lengths))}")
+    [length] = lengths
+    for start in range(0, length, batch_size):
+        yield keras.tree.map_structure(lambda leaf, start=start: leaf[start : start + batch_size], data)
 
 
 def _check_inputs(inputs):
@@ -49,6 +86,27 @@ def _check_inputs(inputs):
         leaves = [None]
     for leaf in leaves or [None]:
         check_array("data", leaf)
+
+
+@contextlib.contextmanager
+def unchanged_state(model, also=()):
+    """Puts back, whatever happens, what running a model may change.
+
+    Args:
+        model: built Keras model or layer.
+        also: variables to be put back, too.
+    """
+    state = [variable for variable in model.variables if not variable.trainable]
+    for layer in flatten_layers(model):
+        if getattr(layer, "stateful", False):
+            # Keras does not list them among the variables of a layer.
+            state += keras.tree.flatten(getattr(layer, "states", None) or [])
+    values = [(v, np.array(as_array(tensor_of(v)))) for v in {id(v): v for v in [*state, *also]}.values()]
+    try:
+        yield
+    finally:
+        for variable, value in values:
+            variable.assign(value)
 
 
 def run_and_hear(model, inputs, layers, hear):

@@ -104,17 +104,19 @@ class _Symbolic(keras.Operation):
 
 
 @contextlib.contextmanager
-def wrapped_calls(layers, wrap):
-    """Replaces the `call` of layers, and puts it back whatever happens.
+def wrapped_calls(layers, wrap, method="call"):
+    """Replaces the `call`, or another method, of layers, and puts it back whatever happens.
 
     Args:
         layers: list of Keras layers.
-        wrap: function of (layer, its own bound `call`) that gives the function to run in its place.
+        wrap: function of (layer, its own bound method) that gives the function to run in its place.
+        method: name of the method.
     """
     replaced = []
     try:
         for layer in layers:
-            name = "quantized_call" if getattr(layer, "quantization_mode", None) else "call"
+            quantized = method == "call" and getattr(layer, "quantization_mode", None)
+            name = "quantized_call" if quantized else method
             replaced.append((layer, name, layer.__dict__.get(name)))
             # Through __dict__: attributes set on a layer are tracked, and those of a built layer
             # may be locked.

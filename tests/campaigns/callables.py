@@ -148,6 +148,8 @@ def sparse_net(technique="masked"):
 def _table(kind):
     if kind == "speedup":
         return inspection.SpeedupTable([inspection.SpeedupRow("a", 1, 1.0, 0.5, 0.5)])
+    if kind == "sensitivity":
+        return inspection.SensitivityTable([inspection.SensitivityRow("a", 4, (2,), (0.5,))], (0.5,), "loss", 1.0)
     sums = np.random.default_rng(0).random((2, 6, 3))
     return inspection.FeatureTable(
         inspection.FeatureRow(name, rows, 1.0) for name, rows in zip("ab", sums, strict=True)
@@ -303,6 +305,11 @@ CASES = {
     "inspection.plot_input_mask": Case(inspection.plot_input_mask, lambda: {"layer_or_model": net(), "image_shape": (4, 4, 2), "path": None}, {"path": "optional_path"}),
     "inspection.plot_layer_sparsity": Case(inspection.plot_layer_sparsity, lambda: {"model_or_table": net(), "path": None}, {"path": "optional_path"}),
     "inspection.plot_speedup": Case(inspection.plot_speedup, lambda: {"table": _table("speedup"), "path": None}, {"path": "optional_path"}),
+    "inspection.SensitivityTable.to_csv": Case(lambda path: _table("sensitivity").to_csv(path), {"path": "sensitivity.csv"}),
+    "inspection.SensitivityTable.plot": Case(lambda path: _table("sensitivity").plot(path), {"path": None}, {"path": "optional_path"}),
+    "inspection.sensitivity": Case(inspection.sensitivity, lambda: {"model": net(), "data": (np.ones((2, 6, 6, 1), "float32"), np.array([0, 1])), "sparsities": (0.5,), "metric": "sparse_categorical_accuracy", "structure": None, "where": None, "batch_size": 2}, {"model": "model_or_layer", "metric": "nothing", "sparsities": "nothing"}),
+    "prune.prune": Case(sparsity_tf.prune, lambda: {"model": net(), "sparsity": 0.5, "by": "taylor", "data": (np.ones((2, 6, 6, 1), "float32"), np.array([0, 1])), "loss": "sparse_categorical_crossentropy", "scope": "layer", "distribution": "uniform", "structure": None, "where": None, "dense": None, "seed": 0}, {"model": "model_or_layer", "by": "nothing", "scope": "optional", "dense": "dense_tensors", "seed": "nothing"}),
+    "refresh_statistics.refresh_statistics": Case(sparsity_tf.refresh_statistics, lambda: {"model": _normalised(), "data": np.ones((2, 3), "float32"), "batch_size": 2}, {"data": "numbers"}),
     "inspection.sparsity_table": Case(inspection.sparsity_table, lambda: {"model": net(), "include_dense": False}),
     "inspection.specialization_anova": Case(inspection.specialization_anova, lambda: {"dense": _table("features"), "sparse": _table("features")}, {"dense": "nothing"}),
     "initializers.PerLayerScaled": Case(initializers.PerLayerScaled, {"sparsity": 0.5, "scale": 1.0, "mode": "fan_in", "distribution": "uniform", "seed": 0, "input_axes": (-2,), "output_axes": (-1,)}, {"input_axes": "nothing", "output_axes": "nothing"}),
@@ -416,6 +423,10 @@ ALLOWED |= {
 }  # fmt: skip
 
 
+def _normalised():
+    return keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
+
+
 def _built_grnn():
     layer = layers.FastGRNN(2, input_rank=1)
     layer.build((None, None, 3))
@@ -491,6 +502,7 @@ RECORDS = {
     **dict.fromkeys(
         [
             "inspection.FeatureRow", "inspection.FeatureTable", "inspection.FlopsRow", "inspection.FlopsTable",
+            "inspection.SensitivityRow", "inspection.SensitivityTable", "prune.PruneReport", "prune.PruneRow",
             "inspection.SparsityRow", "inspection.SparsityTable", "inspection.SpeedupRow", "inspection.SpeedupTable",
             "checkpoints.CheckpointSparsity", "checkpoints.TensorSparsity", "checkpoints.CheckpointError",
             "sparsify.ReportEntry", "sparsify.SparsifyReport", "decoding.Hypotheses", "callbacks.WeightView",
@@ -523,6 +535,7 @@ RECORDS = {
             "distributions.names_of", "distributions.check_tensors", "distributions.select_dense",
             "distributions.shorten", "masks.structures.check", "masks.structures.problem",
             "masks.structures.NM.sparsity_of", "masks.structures.NM.problem", "sparsify.reason_to_skip",
+             "sparsify.plan",
         ],
         "shared by modules of the package, which call it with what has been checked",
     ),

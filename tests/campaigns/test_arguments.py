@@ -18,7 +18,8 @@ from tests.campaigns.callables import ALLOWED, CASES, HOOKS, INCIDENTAL, RECORDS
 
 PACKAGES = (
     "layers callbacks models schedules distributions distributions.budgets masks masks.structures inspection "
-    "initializers datasets datasets.text.subwords decoding checkpoints sparsify to_dense load_masks deploy"
+    "initializers datasets datasets.text.subwords decoding checkpoints sparsify to_dense load_masks deploy prune "
+    "refresh_statistics"
 ).split()
 
 

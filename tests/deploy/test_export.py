@@ -6,11 +6,11 @@ import pytest
 from keras import layers, ops
 
 import sparsity_tf
+from sparsity_tf import extras
 from sparsity_tf.deploy import export, litert
 from sparsity_tf.deploy import export as export_function
-from sparsity_tf import extras
 from sparsity_tf.deploy.export import FORMATS
-from sparsity_tf.deploy.runtimes import RUNTIMES
+from sparsity_tf.deploy.runtimes import RUNTIMES, _litert_interpreter
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.masks import structures
 from tests.deploy.models import images, predictions, randomize, zero_channels
@@ -166,9 +166,6 @@ def test_a_convolution_after_the_pooling_is_not_stored_sparsely(tmp_path):
 def test_a_fixed_batch(tmp_path):
     report = export(mlp(), tmp_path / "m.tflite", batch_size=1)
     assert report.difference < 1e-5
-    from sparsity_tf.deploy.export import FORMATS
-from sparsity_tf.deploy.runtimes import RUNTIMES
-
     details = _litert_interpreter()(model_path=report.path).get_input_details()[0]
     assert list(details["shape_signature"]) == [1, 64]
 

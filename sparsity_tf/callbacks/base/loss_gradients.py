@@ -1,4 +1,4 @@
-"""Derivatives of a compiled model's loss on one batch, for pruning before training."""
+"""Derivatives of a model's loss on one batch, for pruning before training and after it."""
 
 import contextlib
 
@@ -9,18 +9,21 @@ from keras import ops
 from sparsity_tf.backend import as_array
 
 
-def gradients(model, data, variables):
-    """dL/dw of the model's compiled loss, in training mode, on one batch.
+def gradients(model, data, variables, loss=None, training=True):
+    """dL/dw of the model's loss on one batch.
 
     Args:
-        model: Compiled Keras model.
+        model: Keras model; compiled, unless a loss is given.
         data: Tuple (x, y) or (x, y, sample_weight).
-        variables: List of its trainable `keras.Variable`s.
+        variables: List of its `keras.Variable`s, frozen ones too.
+        loss: `None` for the compiled loss (what layers add to it included), or a `keras.losses.Loss`.
+        training: Bool, the mode in which the model runs.
 
     Returns:
         List of numpy arrays, the shapes of the variables.
     """
-    return _evaluate(model, data, variables, 1.0, hessian=False)
+    with _watchable(variables):
+        return _evaluate(model, data, variables, 1.0, hessian=False, loss_function=loss, training=training)
 
 
 def hessian_gradient_products(model, data, variables, temperature=1.0):
@@ -36,7 +39,20 @@ def hessian_gradient_products(model, data, variables, temperature=1.0):
     return _evaluate(model, data, variables, temperature, hessian=True)
 
 
-def _evaluate(model, data, variables, temperature, hessian):
+@contextlib.contextmanager
+def _watchable(variables):
+    """Lets the backends see frozen variables as what a loss depends on."""
+    frozen = [variable for variable in variables if not variable.trainable]
+    for variable in frozen:
+        variable.trainable = True
+    try:
+        yield
+    finally:
+        for variable in frozen:
+            variable.trainable = False
+
+
+def _evaluate(model, data, variables, temperature, hessian, loss_function=None, training=True):
     x, y, *rest = data
     sample_weight = rest[0] if rest else None
     # What a forward pass in training mode moves, such as batch normalisation's averages, is put back.
@@ -44,12 +60,14 @@ def _evaluate(model, data, variables, temperature, hessian):
     saved = [np.array(ops.convert_to_numpy(variable)) for variable in others]
 
     def loss():
-        outputs = model(x, training=True)
+        outputs = model(x, training=training)
         if temperature != 1.0:
             outputs = keras.tree.map_structure(lambda output: output / temperature, outputs)
-        return ops.cast(
-            model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True), "float32"
-        )
+        if loss_function is None:
+            value = model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=training)
+        else:
+            value = loss_function(y, outputs, sample_weight)
+        return ops.cast(value, "float32")
 
     find = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
     try:
@@ -57,14 +75,15 @@ def _evaluate(model, data, variables, temperature, hessian):
     finally:
         for variable, value in zip(others, saved, strict=True):
             variable.assign(value)
-        # Losses of several outputs have metrics that have seen this batch.
-        model.reset_metrics()
+        if loss_function is None:
+            # Losses of several outputs have metrics that have seen this batch.
+            model.reset_metrics()
     return [np.zeros(v.shape, "float32") if f is None else f for v, f in zip(variables, found, strict=True)]
 
 
 def _scaled(find, loss, variables, hessian, model):
     """Derivatives under the loss scale of the model's optimizer, without which float16 loses the small ones."""
-    scale = float(ops.convert_to_numpy(getattr(model.optimizer, "dynamic_scale", 1.0)))
+    scale = float(ops.convert_to_numpy(getattr(getattr(model, "optimizer", None), "dynamic_scale", 1.0)))
     while True:
         found = find(loss, variables, hessian, scale)
         if not any(f is not None and f.any() for f in found):
@@ -87,6 +106,8 @@ def _tensorflow(loss, variables, hessian, scale):
 
     with tf.GradientTape() as outer:
         with tf.GradientTape() as inner:
+            # Variables that were made frozen are not watched without being told.
+            inner.watch(values)
             value = loss() * scale
         found = [dense(gradient) for gradient in inner.gradient(value, values)]
         if hessian:

@@ -1,0 +1,123 @@
+"""How large the inputs are that each entry of a sparse weight is multiplied by, on data.
+
+Wanda (Sun et al., "A simple and effective pruning approach for large language models", arXiv 2306.11695) ranks weights
+by |w| ||x||_2, and ||x||_2^2 is the diagonal of the Hessian of a layer's squared error.
+
+One rule serves every kind of layer. What a layer computes is linear in its inputs and in its kernel K; so the sum of
+all outputs of linear(x^2, K) has, with respect to one entry of K, the derivative sum of x^2 over all inputs that this
+entry is multiplied by: patches of a convolution, with its padding and strides, the positions of an `EinsumDense`, the
+lookups of an embedding.
+"""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsity_tf.backend import as_array, gradient, no_gradients
+from sparsity_tf.inspection.forward import unchanged_state, whole_batches
+from sparsity_tf.inspection.tracing import wrapped_calls
+from sparsity_tf.layers import flatten_layers
+
+
+def input_norms(model, weights, data):
+    """Runs a model for inference and measures the inputs of some of its sparse weights.
+
+    Nothing in the model changes. Of recurrent layers the recurrent kernel's inputs are the outputs of the step before
+    (also where a `GRU` with `reset_after=False` multiplies these by a gate first); masked steps don't count.
+
+    Args:
+        model: Built Keras model or layer.
+        weights: List of its `SparseWeight`s.
+        data: As for `forward.batches_of`.
+
+    Returns:
+        List of float64 arrays of the shapes of the weights: for each entry, the 2-norm of what it is multiplied by.
+
+    Raises:
+        ValueError: A weight is not used on `data`, or in a way that does not show its inputs; what `batches_of` raises.
+    """
+    sums = {(id(weight.layer), weight.name): 0.0 for weight in weights}
+    wanted = {id(weight.layer) for weight in weights}
+    everything = flatten_layers(model)
+    recurrent = [layer for layer in everything if {id(part) for part in _cells(layer)} & wanted]
+    cells = {id(part) for layer in recurrent for part in _cells(layer)}
+    direct = [layer for layer in everything if id(layer) in wanted - cells]
+    with (
+        unchanged_state(model),
+        wrapped_calls(direct, functools.partial(_listener, sums), "apply_weight"),
+        wrapped_calls(recurrent, functools.partial(_recurrent_listener, sums)),
+        no_gradients(),
+    ):
+        for inputs, *_ in whole_batches(data):
+            model(keras.tree.map_structure(ops.convert_to_tensor, inputs), training=False)
+    silent = [weight.path for weight in weights if np.ndim(sums[id(weight.layer), weight.name]) == 0]
+    if silent:
+        raise ValueError(
+            f"`data` must reach every weight that is to be ranked. Received data that do not use: {silent}"
+        )
+    return [np.sqrt(sums[id(weight.layer), weight.name]) for weight in weights]
+
+
+def _cells(layer):
+    return getattr(layer, "sparse_parts", ())
+
+
+def _listener(sums, layer, apply_weight):
+    """Adds the squared inputs of each use of a layer's weights to `sums`."""
+    weights = {weight.name: weight for weight in layer.sparse_weights}
+
+    @functools.wraps(apply_weight)
+    def listening(name, linear, inputs, training, select=None):
+        if (id(layer), name) in sums:
+            if inputs is None and select is None:
+                raise ValueError(
+                    f"The inputs of {weights[name].path!r} can't be measured: it belongs to a cell in a recurrent "
+                    "layer that is not itself sparse. Leave it out by `where`, or use `keras.layers.LSTM` and the like."
+                )
+            squares = None if inputs is None else ops.square(ops.cast(inputs, "float32"))
+
+            def total(kernel):
+                return ops.sum(linear(squares, kernel if select is None else select(kernel)))
+
+            ones = ops.ones(weights[name].shape, "float32")
+            sums[id(layer), name] = sums[id(layer), name] + gradient(total, ones).astype("float64")
+        return apply_weight(name, linear, inputs, training, select)
+
+    return listening
+
+
+def _recurrent_listener(sums, layer, call):
+    """The same for a recurrent layer, whose loop over time may run in one operation of the backend."""
+    [cell] = _cells(layer)
+    shapes = {weight.name: weight.shape for weight in cell.sparse_weights}
+
+    def add(name, x, mask):
+        squares = np.asarray(as_array(ops.convert_to_tensor(x)), "float64") ** 2
+        if mask is not None:
+            squares = squares * as_array(ops.convert_to_tensor(mask))[..., None]
+        if (id(cell), name) in sums:
+            norms = squares.sum(axis=(0, 1))[:, None]
+            sums[id(cell), name] = sums[id(cell), name] + np.broadcast_to(norms, shapes[name])
+
+    @functools.wraps(call)
+    def listening(sequences, initial_state=None, mask=None, training=False):
+        first = layer.states if layer.stateful and initial_state is None else initial_state
+        first = None if first is None else ops.copy(keras.tree.flatten(first)[0])
+        wanted = layer.return_sequences, layer.return_state
+        layer.return_sequences = layer.return_state = True
+        try:
+            outputs, *states = call(sequences, initial_state=initial_state, mask=mask, training=training)
+        finally:
+            layer.return_sequences, layer.return_state = wanted
+        first = ops.zeros_like(outputs[:, 0]) if first is None else ops.cast(first, outputs.dtype)
+        mask = mask[0] if isinstance(mask, list | tuple) else mask
+        add("kernel", sequences, mask)
+        before = ops.concatenate([first[:, None], outputs[:, :-1]], axis=1)
+        # Outputs stand in the order of the steps.
+        add("recurrent_kernel", before, ops.flip(mask, 1) if mask is not None and layer.go_backwards else mask)
+        result = outputs if wanted[0] else states[0]
+        return (result, *states) if wanted[1] else result
+
+    return listening

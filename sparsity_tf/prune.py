@@ -1,0 +1,462 @@
+"""One-shot pruning: masks for a model as it is, without training and without compiling it.
+
+Sources: magnitude: Han et al., "Learning both weights and connections" (arXiv 1506.02626); Taylor: Molchanov et al.,
+"Importance estimation for neural network pruning" (CVPR 2019, arXiv 1906.10771, equation 8), which for one batch and
+single weights ranks as SNIP does (Lee et al., arXiv 1810.02340); Wanda: Sun et al., "A simple and effective pruning
+approach for large language models" (arXiv 2306.11695).
+"""
+
+import contextlib
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsity_tf import distributions, masks
+from sparsity_tf.callbacks import criteria
+from sparsity_tf.callbacks.base import loss_gradients, train_function
+from sparsity_tf.callbacks.base.optimizer_slots import inner_optimizer, slots_of
+from sparsity_tf.callbacks.base.output_layers import dense_selection
+from sparsity_tf.callbacks.base.weight_view import WeightView, read_mask
+from sparsity_tf.checks import check_built, check_callable, check_choice, check_fraction, check_integer, check_selection
+from sparsity_tf.inspection.forward import whole_batches
+from sparsity_tf.inspection.input_norms import input_norms
+from sparsity_tf.layers import SparseLayer, flatten_layers, get_sparse_weights, unmake_sparse
+from sparsity_tf.layers.composite import SparseComposite
+from sparsity_tf.masks import structures
+from sparsity_tf.sparsify import match_layers, sparsify
+
+SCORES = ("magnitude", "random", "taylor", "gradient", "wanda")
+SCOPES = ("layer", "global", "output")
+
+
+def prune(
+    model,
+    sparsity=None,
+    by="magnitude",
+    data=None,
+    loss=None,
+    scope=None,
+    distribution="uniform",
+    structure=None,
+    where=None,
+    dense=None,
+    seed=0,
+):
+    """Prunes a model once, in place: the weights with the lowest scores become zero, and stay zero in training.
+
+    A plain Keras model is made sparse first, as by `sparsify(model, "masked")`; of one that has masked layers these are
+    pruned further: what is zero stays zero. Frozen layers are pruned, too. Nothing is trained, and the model need not
+    be compiled. It can be trained on with its masks held, or go to `to_dense` as it is. A network with batch
+    normalisation should go through `refresh_statistics`.
+
+    Scores of a weight w, over the batches of `data`:
+
+    * "magnitude": |w|;
+    * "random": a random number;
+    * "taylor": the mean over batches of (w dL/dw)^2, the change of the loss without w to first order, squared. Of a
+      block or filter it is the square of the sum of its w dL/dw;
+    * "gradient": the mean over batches of |dL/dw|;
+    * "wanda": |w| ||x||_2, x all inputs that w is multiplied by. Those inputs are the ones of the model before pruning
+      in all layers. (The paper prunes block after block, and measures the next on the pruned ones.) Inputs that are
+      never other than 0 come last, among themselves by |w|.
+
+    L is the mean loss of a batch, computed as at inference.
+
+    Args:
+        model: Built Keras model or layer.
+        sparsity: Fraction of zeros, in [0, 1). Of n entries, or groups of a structure, floor((1 - sparsity) n) live,
+            exactly, or all that lived before where these are fewer. It may be left out with an N:M structure
+            (1 - N / M), and if `distribution` gives a number to each weight.
+        by: One of "magnitude", "random", "taylor", "gradient", "wanda"; or a function of a
+            `sparsity_tf.callbacks.WeightView` that returns scores of the shape of its `value`.
+        data: A few batches, for "taylor", "gradient" (with targets) and "wanda": a tuple (x, y) or
+            (x, y, sample_weight), for "wanda" also x alone, is one batch; or an iterable of batches, that ends.
+        loss: For "taylor" and "gradient": a Keras loss or its name. Default: the loss that the model is compiled with,
+            regularizers included.
+        scope: Which scores are compared: "layer", those in each weight; "global", those of all weights together
+            (Taylor's papers; not with "wanda", whose scores have the scale of their layer); "output", those of the
+            inputs of each output unit, of which every unit keeps floor((1 - sparsity) inputs) (Wanda's paper). Default:
+            "output" for "wanda" without blocks or filters, else "layer".
+        distribution: What `sparsity` means for each weight: "uniform", "erk", a dict, a CSV file, ...
+            (`sparsity_tf.distributions.allocate`). Only "uniform" with scope "global".
+        structure: Which entries live and die together: "2:4", "4x1", "filter" (`sparsity_tf.masks.structures`); set on the
+            layers, in whose config it is saved. Default: what the layers say.
+        where: Which layers: as in `sparsify`. Default: all that can be.
+        dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`). Default: none;
+            with structure "filter" the output layers, unless `where` (".*" is all) or explicit sparsities say what to
+            prune.
+        seed: Integer seed of random scores.
+
+    Returns:
+        The same model. `model.prune_report` says what is left of each weight.
+
+    Raises:
+        ValueError: For any other argument, and if there is nothing to prune. The model is unchanged then: a plain one
+            is plain.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.prune(model, 0.8, by="wanda", data=x_train[:512])
+    print(model.prune_report)
+    ```
+    """
+    check_built("model", model)
+    kind = structures.get(structure)
+    sparsity = _checked_sparsity(sparsity, kind, distribution)
+    _check_arguments(model, by, data, loss, where, dense, seed)
+    scope = _checked_scope(scope, by, kind, distribution)
+    if loss is not None:
+        loss = _loss_function(loss)
+    with _unchanged_on_failure(model):
+        weights = _masked_weights(model, where)
+        for weight in weights:
+            weight.technique.structure = kind.spec or weight.technique.structure
+        if sparsity is not None:
+            structures.check("sparsity", sparsity, weights)
+        kept_dense = dense_selection(model, weights, where, dense, distribution)
+        targets = distributions.allocate(weights, sparsity, distribution, dense=kept_dense)
+        chosen = [weight for weight in weights if targets[weight.path]]
+        kinds = [structures.get(weight.technique.structure) for weight in chosen]
+        _check_kinds(scope, chosen, kinds)
+        views = [_view(weight, index, seed) for index, weight in enumerate(chosen)]
+        found = []
+        if chosen:
+            scores = _scores(by, model, chosen, views, kinds, data, loss)
+            found = _new_masks(views, kinds, scores, [targets[weight.path] for weight in chosen], scope, sparsity)
+    with _scope(model):
+        _assign(model, chosen, found)
+    rows = tuple(
+        PruneRow(weight.path, weight.size, int(np.count_nonzero(read_mask(weight))), targets[weight.path])
+        for weight in weights
+    )
+    name = by if isinstance(by, str) else getattr(by, "__name__", repr(by))
+    model.prune_report = PruneReport(name, scope, rows, _has_batch_normalization(model))
+    return model
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneRow:
+    """One weight in a `PruneReport`.
+
+    Attributes:
+        name: Path of the weight.
+        size: Number of its entries.
+        live: Number of those that its mask lets live.
+        target: The sparsity that the distribution gives it; 0.0 if it is kept dense.
+    """
+
+    name: str
+    size: int
+    live: int
+    target: float
+
+    @property
+    def sparsity(self):
+        """Fraction of entries that the mask closes."""
+        return 1.0 - self.live / self.size
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneReport:
+    """What `prune` left; `str(report)` is a readable table.
+
+    Attributes:
+        by: Name of the scores.
+        scope: Which of them were compared.
+        rows: Tuple of `PruneRow`, the masked weights that `where` selects.
+        has_batch_normalization: Whether statistics of the model are those of the time before.
+    """
+
+    by: str
+    scope: str
+    rows: tuple
+    has_batch_normalization: bool = False
+
+    @property
+    def size(self):
+        """Number of entries of all weights."""
+        return sum(row.size for row in self.rows)
+
+    @property
+    def live(self):
+        """Number of those that live."""
+        return sum(row.live for row in self.rows)
+
+    @property
+    def sparsity(self):
+        """Fraction of zeros of all weights together."""
+        return 1.0 - self.live / self.size
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __str__(self):
+        from tabulate import tabulate
+
+        def cells(name, part):
+            return [name, f"{part.size:,}", f"{part.live:,}", f"{100 * part.sparsity:.2f} %"]
+
+        body = [[*cells(row.name, row), "" if row.target else "kept dense"] for row in self.rows]
+        header = ["weight", "size", "live", "sparsity", ""]
+        align = ["left", "right", "right", "right", "left"]
+        table = tabulate(
+            [*body, [*cells("total", self), ""]], header, tablefmt="simple", colalign=align, disable_numparse=True
+        )
+        lines = [f"pruned by {self.by}, scope {self.scope}", table]
+        if self.has_batch_normalization:
+            lines.append(
+                "Batch normalisation has the statistics of before: `refresh_statistics(model, data)` renews them."
+            )
+        return "\n".join(lines)
+
+
+# Arguments.
+
+
+def _checked_sparsity(sparsity, kind, distribution):
+    explicit = getattr(distributions.get(distribution), "explicit", False)
+    if sparsity is None and isinstance(kind, structures.NM):
+        return kind.sparsity
+    if sparsity is not None or not explicit:
+        check_fraction("sparsity", sparsity)
+    return sparsity
+
+
+def _check_arguments(model, by, data, loss, where, dense, seed):
+    if callable(by):
+        check_callable("by", by, "weight")
+    else:
+        check_choice("by", by, SCORES)
+    check_selection("where", where)
+    check_selection("dense", dense)
+    check_integer("seed", seed, 0)
+    needs_loss = isinstance(by, str) and by in ("taylor", "gradient")
+    needs_data = needs_loss or by == "wanda"
+    if needs_data and data is None:
+        batches = "(x, y)" if needs_loss else "x"
+        raise ValueError(f"`data` must be given for by={by!r}: a few batches {batches}. Received: data=None")
+    if not needs_data and data is not None:
+        raise ValueError(f"`data` is only for by='taylor', 'gradient' and 'wanda'. Received: data beside by={by!r}")
+    if loss is not None and not needs_loss:
+        raise ValueError(f"`loss` is only for by='taylor' and 'gradient'. Received: loss={loss!r} beside by={by!r}")
+    if needs_loss and loss is None and not getattr(model, "compiled", False):
+        raise ValueError(
+            f"`loss` must be given for by={by!r} and a model that is not compiled, such as "
+            "'sparse_categorical_crossentropy'. Received: loss=None"
+        )
+
+
+def _checked_scope(scope, by, kind, distribution):
+    if scope is None:
+        whole = isinstance(kind, structures.Blocks | structures.Filters)
+        return "output" if by == "wanda" and not whole else "layer"
+    check_choice("scope", scope, SCOPES)
+    if scope == "global" and not (isinstance(distribution, str) and distribution == "uniform"):
+        raise ValueError(
+            "`distribution` has no meaning with scope='global', which lets scores decide. "
+            f"Received: distribution={distribution!r}"
+        )
+    if scope == "global" and by == "wanda":
+        raise ValueError(
+            "`scope` must be 'output' or 'layer' for by='wanda': its scores have the scale of each layer's inputs. "
+            "Received: scope='global'"
+        )
+    return scope
+
+
+def _check_kinds(scope, weights, kinds):
+    for weight, kind in zip(weights, kinds, strict=True):
+        if scope == "global" and isinstance(kind, structures.NM):
+            raise ValueError(
+                "`scope` must not be 'global' with an N:M structure, which fixes the count of every group. Received: "
+                f"scope='global', structure={kind.spec!r} of {weight.path!r}"
+            )
+        if scope == "output" and not (kind.spec is None or isinstance(kind, structures.NM)):
+            raise ValueError(
+                "`scope` must not be 'output' with blocks or filters, which are not inputs of one output unit. "
+                f"Received: scope='output', structure={kind.spec!r} of {weight.path!r}"
+            )
+
+
+def _loss_function(loss):
+    try:
+        found = keras.losses.get(loss)
+    except Exception as error:  # Keras's `get` functions raise nearly anything.
+        found, cause = None, error
+    else:
+        cause = None
+    if isinstance(found, keras.losses.Loss):
+        return found
+    if not callable(found):
+        raise ValueError(
+            f"`loss` must be a Keras loss, its name or a function of (y_true, y_pred). Received: loss={loss!r}"
+        ) from cause
+    check_callable("loss", found, "y_true", "y_pred")
+
+    def mean(y, outputs, sample_weight=None):
+        # Functions of the user's own may not take numpy's arrays beside tensors.
+        values = found(keras.tree.map_structure(ops.convert_to_tensor, y), outputs)
+        if sample_weight is not None:
+            values = values * ops.reshape(ops.cast(sample_weight, values.dtype), (-1,) + (1,) * (len(values.shape) - 1))
+        return ops.mean(values)
+
+    return mean
+
+
+# The model.
+
+
+@contextlib.contextmanager
+def _unchanged_on_failure(model):
+    """Takes back what was made of the layers if the body fails; weights are not changed in it."""
+    layers = flatten_layers(model)
+    sparse = {id(layer) for layer in layers if isinstance(layer, SparseLayer)}
+    composite = {id(layer) for layer in layers if isinstance(layer, SparseComposite)}
+    structure = [(layer.technique, vars(layer.technique).get("structure")) for layer in layers if id(layer) in sparse]
+    report = getattr(model, "sparsify_report", None)
+    try:
+        yield
+    except BaseException:
+        for layer in layers:
+            if isinstance(layer, SparseLayer) and id(layer) not in sparse:
+                unmake_sparse(layer)
+            if isinstance(layer, SparseComposite) and id(layer) not in composite:
+                layer.__class__ = type(layer).plain_class
+        for technique, spec in structure:
+            if "structure" in vars(technique):
+                technique.structure = spec
+        if getattr(model, "sparsify_report", None) is not report:
+            if report is None:
+                del model.sparsify_report
+            else:
+                model.sparsify_report = report
+        raise
+
+
+def _masked_weights(model, where):
+    """The masked weights that `where` selects; a model without any is made masked there first."""
+    if not any(weight.technique.name == "masked" for weight in get_sparse_weights(model)):
+        sparsify(model, "masked", where=where)
+        where = None
+    weights = [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked" and weight.size]
+    if where is not None:
+        selected = {id(layer) for layer in match_layers(model, where)}
+        weights = [weight for weight in weights if id(weight.layer) in selected]
+    if not weights:
+        raise ValueError(
+            "There is nothing to prune: `where` selects none of the masked layers, or they are not built. "
+            f"Received: where={where!r}"
+        )
+    return weights
+
+
+def _view(weight, index, seed):
+    return WeightView(
+        path=weight.path,
+        value=lambda: np.asarray(ops.convert_to_numpy(weight.value()), "float32"),
+        mask=read_mask(weight),
+        rng=lambda: np.random.default_rng([seed, 0, index]),
+        filter_axes=weight.filter_axes,
+    )
+
+
+def _has_batch_normalization(model):
+    return any(isinstance(layer, keras.layers.BatchNormalization) for layer in flatten_layers(model))
+
+
+def _scope(model):
+    return train_function.scope(model) if isinstance(model, keras.Model) else contextlib.nullcontext()
+
+
+def _assign(model, weights, found):
+    optimizer = getattr(model, "optimizer", None)
+    trained = set()
+    if optimizer is not None and optimizer.built:
+        trained = {id(variable) for variable in inner_optimizer(optimizer)._trainable_variables}
+    for weight, mask in zip(weights, found, strict=True):
+        weight.assign_mask(mask)
+        # The optimizer forgets what it gathered for weights that are gone; averages of weights among it.
+        for slot, initial in slots_of(optimizer, weight.variable) if id(weight.variable) in trained else ():
+            tensor = ops.convert_to_tensor(slot)
+            slot.assign(ops.where(ops.convert_to_tensor(mask), tensor, ops.cast(initial, tensor.dtype)))
+
+
+# Scores, and the masks that follow from them.
+
+
+def _scores(by, model, weights, views, kinds, data, loss):
+    """One array of the shape of each weight; the entries, or groups by their mean, with the lowest go."""
+    if callable(by):
+        return [criteria.scores(by, view) for view in views]
+    if by == "magnitude":
+        return [np.abs(view.value) for view in views]
+    if by == "random":
+        pairs = zip(kinds, views, strict=True)
+        return [kind.random_scores(view.rng, view.mask.shape, view.filter_axes) for kind, view in pairs]
+    if by == "wanda":
+        norms = input_norms(model, weights, data)
+        return [np.abs(view.value) * np.maximum(n, 1e-30 * n.max()) for view, n in zip(views, norms, strict=True)]
+    return _loss_scores(by, model, weights, views, kinds, data, loss)
+
+
+def _loss_scores(by, model, weights, views, kinds, data, loss):
+    variables, sums, count = [weight.variable for weight in weights], [0.0] * len(weights), 0
+    for batch in whole_batches(data):
+        if len(batch) not in (2, 3):
+            raise ValueError(
+                f"`data` must hold batches (x, y) or (x, y, sample_weight) for by={by!r}. Received: x alone"
+            )
+        gradients = loss_gradients.gradients(model, batch, variables, loss=loss, training=False)
+        count += 1
+        for index, (view, kind, slope) in enumerate(zip(views, kinds, gradients, strict=True)):
+            slope = slope.astype("float64")
+            sums[index] += np.abs(slope) if by == "gradient" else _of_groups(view.value * slope, kind, view) ** 2
+    return [total / count for total in sums]
+
+
+def _of_groups(entries, kind, view):
+    """The sum over each group of blocks or filters, written to all its entries; of single entries these themselves."""
+    if kind.spec is None or isinstance(kind, structures.NM):
+        return entries
+    means = kind.reduce(entries, view.filter_axes)
+    numbers = kind.expand(np.arange(means.size).reshape(means.shape), entries.shape, view.filter_axes)
+    return np.bincount(numbers.reshape(-1), entries.reshape(-1))[numbers]
+
+
+def _new_masks(views, kinds, scores, targets, scope, sparsity):
+    """The masks: where groups of entries in several weights are to be ranked, this is the function to extend."""
+    arguments = zip(views, kinds, scores, targets, strict=True)
+    if scope == "layer":
+        return [kind.keep_highest(s, target, view.mask, view.filter_axes) for view, kind, s, target in arguments]
+    if scope == "output":
+        return [_keep_in_each_output(view, kind, s, target) for view, kind, s, target in arguments]
+    alive = [kind.alive(view.mask, view.filter_axes) for kind, view in zip(kinds, views, strict=True)]
+    groups = [kind.reduce(s, view.filter_axes) for view, kind, s, _ in arguments]
+    count = masks.number_to_keep(sparsity, sum(group.size for group in groups))
+    count = min(count, sum(int(np.count_nonzero(part)) for part in alive))
+    kept = masks.highest_overall(groups, count, alive)
+    triples = zip(kinds, kept, views, strict=True)
+    return [kind.expand(part, view.mask.shape, view.filter_axes) & view.mask for kind, part, view in triples]
+
+
+def _keep_in_each_output(view, kind, scores, sparsity):
+    """Of the entries of each output unit the highest floor((1 - sparsity) n) live; among equal ones the first."""
+    if isinstance(kind, structures.NM):
+        return kind.keep_highest(scores, sparsity, view.mask, view.filter_axes)
+    axes = tuple(axis % scores.ndim for axis in view.filter_axes)
+    order = axes + tuple(axis for axis in range(scores.ndim) if axis not in axes)
+    moved = np.transpose(scores, order)
+    rows = moved.reshape(int(np.prod(moved.shape[: len(axes)])), -1)
+    if np.isnan(rows).any():
+        raise ValueError(f"Scores of {view.path!r} must not be NaN. Received: {np.isnan(rows).sum()} of {rows.size}")
+    dead = ~np.transpose(view.mask, order).reshape(rows.shape)
+    chosen = np.zeros(rows.shape, bool)
+    count = masks.number_to_keep(sparsity, rows.shape[1])
+    np.put_along_axis(chosen, np.lexsort((-rows, dead), axis=1)[:, :count], True, axis=1)
+    return np.transpose((chosen & ~dead).reshape(moved.shape), np.argsort(order))

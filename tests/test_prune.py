@@ -1,0 +1,455 @@
+"""One-shot pruning: scores against numpy, exact counts, what becomes of the model, and that errors change nothing."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from keras import ops
+
+import sparsity_tf
+from sparsity_tf import masks, prune, to_dense
+from sparsity_tf.layers import SparseLayer, get_sparse_weights
+
+RNG = np.random.default_rng(3)
+X, Y = RNG.normal(size=(6, 4)).astype("float32"), RNG.normal(size=(6, 3)).astype("float32")
+FIRST, SECOND = RNG.normal(size=(4, 5)).astype("float32"), RNG.normal(size=(5, 3)).astype("float32")
+SPARSITIES = (0.0, 0.3, 0.5, 0.99)
+
+
+def make_model():
+    """Two bias-free dense layers with a tanh between them; not compiled."""
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            kl.Dense(5, activation="tanh", use_bias=False, name="first"),
+            kl.Dense(3, use_bias=False, name="second"),
+        ]
+    )
+    model.set_weights([FIRST, SECOND])
+    return model
+
+
+def convnet():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            kl.Conv2D(6, 3, name="a"),
+            kl.BatchNormalization(name="norm"),
+            kl.Conv2D(8, 3, name="b"),
+            kl.GlobalAveragePooling2D(),
+            kl.Dense(5, name="classes"),
+        ]
+    )
+
+
+def masks_of(model):
+    return [np.array(ops.convert_to_numpy(weight.mask())) for weight in get_sparse_weights(model)]
+
+
+def values_of(model):
+    return [np.array(ops.convert_to_numpy(weight.value())) for weight in get_sparse_weights(model)]
+
+
+def counts(model):
+    return [int(mask.sum()) for mask in masks_of(model)]
+
+
+def best(scores, count):
+    """The highest, found in another way than the package's; random scores have no ties."""
+    chosen = np.zeros(scores.size, bool)
+    chosen[np.argsort(-scores.reshape(-1), kind="stable")[:count]] = True
+    return chosen.reshape(scores.shape)
+
+
+def assert_masks(model, expected):
+    for mask, other in zip(masks_of(model), expected, strict=True):
+        np.testing.assert_array_equal(mask, other)
+
+
+def gradients_of(x, y):
+    """The analytic gradients of the mean squared error, in double precision."""
+    x, first, second = x.astype("float64"), FIRST.astype("float64"), SECOND.astype("float64")
+    hidden = np.tanh(x @ first)
+    error = 2 * (hidden @ second - y) / y.size
+    return x.T @ (error @ second.T * (1 - hidden**2)), hidden.T @ error
+
+
+# What becomes of the model.
+
+
+def test_a_plain_model_is_pruned_in_place_without_being_compiled():
+    model = make_model()
+    layers = list(model.layers)
+    assert prune(model, 0.5) is model
+    assert model.layers == layers
+    assert not model.compiled
+    kept = [best(abs(FIRST), 10), best(abs(SECOND), 7)]
+    assert_masks(model, kept)
+    for value, given, mask in zip(values_of(model), (FIRST, SECOND), kept, strict=True):
+        np.testing.assert_array_equal(value, np.where(mask, given, 0))
+    expected = np.tanh(X @ np.where(kept[0], FIRST, 0)) @ np.where(kept[1], SECOND, 0)
+    np.testing.assert_allclose(ops.convert_to_numpy(model(X)), expected, rtol=1e-5, atol=1e-6)
+    dense = to_dense(model)
+    assert [np.count_nonzero(w) for w in dense.get_weights()] == [10, 7]
+
+
+def test_masks_are_held_in_training_and_pruned_further_later():
+    model = make_model()
+    prune(model, 0.5)
+    first = masks_of(model)
+    model.compile("adam", "mse", jit_compile=False)
+    model.fit(X, Y, epochs=2, verbose=0)
+    assert all((value[~mask] == 0).all() for value, mask in zip(values_of(model), first, strict=True))
+    prune(model, 0.7)
+    assert counts(model) == [6, 4]
+    assert all((new <= old).all() for new, old in zip(masks_of(model), first, strict=True))
+    prune(model, 0.2)  # Nothing comes back.
+    assert counts(model) == [6, 4]
+
+
+def test_the_optimizer_forgets_what_is_gone():
+    model = make_model()
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", jit_compile=False)
+    model.fit(X, Y, verbose=0)
+    prune(model, 0.5)
+    momenta = [ops.convert_to_numpy(slot) for slot in model.optimizer.momentums]
+    for momentum, mask in zip(momenta, masks_of(model), strict=True):
+        assert (momentum[~mask] == 0).all() and (momentum[mask] != 0).all()
+    model.fit(X, Y, verbose=0)
+    assert counts(model) == [10, 7]
+
+
+def test_a_file_holds_the_masks_and_the_structure(tmp_path):
+    model = prune(make_model(), 0.5, structure="2x1")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert_masks(loaded, masks_of(model))
+    assert {weight.technique.structure for weight in get_sparse_weights(loaded)} == {"2x1"}
+
+
+def test_frozen_layers_are_pruned_and_stay_frozen():
+    model = make_model()
+    model.get_layer("first").trainable = False
+    prune(model, 0.5, by="taylor", data=(X, Y), loss="mse")
+    assert counts(model) == [10, 7]
+    slopes = gradients_of(X, Y)
+    assert_masks(model, [best((FIRST * slopes[0]) ** 2, 10), best((SECOND * slopes[1]) ** 2, 7)])
+    assert not model.get_layer("first").trainable and not get_sparse_weights(model)[0].variable.trainable
+
+
+def test_subclassed_and_nested_models_and_layers():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.last = make_model(), kl.Dense(4, name="last")
+
+        def call(self, inputs):
+            return self.last(self.inner(inputs))
+
+    net = Net()
+    net(X)
+    prune(net, 0.5)
+    assert counts(net) == [10, 7, 6]
+    layer = kl.Dense(4)
+    layer.build((None, 5))
+    prune(layer, 0.5)
+    assert counts(layer) == [10]
+
+
+# Counts.
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+@pytest.mark.parametrize("by", ["magnitude", "random"])
+def test_counts_are_exact_also_with_ties(sparsity, by):
+    model = make_model()
+    model.set_weights([np.ones((4, 5)), np.ones((5, 3))])
+    prune(model, sparsity, by=by)
+    assert counts(model) == [masks.number_to_keep(sparsity, 20), masks.number_to_keep(sparsity, 15)]
+    model = make_model()
+    prune(model, sparsity, by=by, scope="global")
+    assert sum(counts(model)) == masks.number_to_keep(sparsity, 35)
+
+
+def test_global_scope_compares_all_weights():
+    model = make_model()
+    prune(model, 0.6, scope="global")
+    kept = best(np.concatenate([abs(FIRST).reshape(-1), abs(SECOND).reshape(-1)]), 14)
+    assert_masks(model, [kept[:20].reshape(4, 5), kept[20:].reshape(5, 3)])
+
+
+def test_output_scope_gives_every_unit_as_many_inputs():
+    model = make_model()
+    prune(model, 0.5, scope="output")
+    assert_masks(model, [np.stack([best(column, n) for column in abs(w).T], 1) for w, n in ((FIRST, 2), (SECOND, 2))])
+    net = prune(convnet(), 0.9, scope="output")
+    a, b, classes = masks_of(net)
+    assert (a.sum((0, 1, 2)) == 2).all() and (b.sum((0, 1, 2)) == 5).all() and (classes.sum(0) == 0).all()
+
+
+@pytest.mark.parametrize("scope", ["layer", "global", "output"])
+def test_what_was_pruned_stays_pruned(scope):
+    rng = np.random.default_rng(0)
+    before = [rng.random(w.shape) < 0.8 for w in (FIRST, SECOND)]
+    model = sparsity_tf.sparsify(make_model(), "masked")
+    for weight, mask in zip(get_sparse_weights(model), before, strict=True):
+        weight.assign_mask(mask)
+    prune(model, 0.1, scope=scope)
+    assert all((new <= old).all() for new, old in zip(masks_of(model), before, strict=True))
+    # All of the few are kept where fewer live than may.
+    assert counts(prune(model, 0.0, scope=scope)) == counts(model)
+
+
+def test_distributions_and_dense_weights():
+    model = prune(make_model(), distribution={"first": 0.25, "second": 0.8})
+    assert counts(model) == [15, 3]
+    targets = sparsity_tf.distributions.allocate(get_sparse_weights(model), 0.5, "erk")
+    model = prune(make_model(), 0.5, distribution="erk")
+    expected = [masks.number_to_keep(target, size) for target, size in zip(targets.values(), (20, 15), strict=True)]
+    assert counts(model) == expected
+    assert counts(prune(make_model(), 0.5, dense="second")) == [10, 15]
+    assert counts(prune(make_model(), 0.5, dense="first", scope="global")) == [20, 7]
+    assert [weight.path.split("/")[1] for weight in get_sparse_weights(prune(make_model(), 0.5, where="first"))] == [
+        "first"
+    ]
+    masked = sparsity_tf.sparsify(make_model(), "masked")
+    assert counts(prune(masked, 0.5, where="second")) == [20, 7]
+
+
+# Structures.
+
+
+def test_structures_by_hand():
+    value = np.array([[4, -1, 0.1], [3, 2, 0.2], [-2, 6, 9], [1, 5, -8]], "float32")
+
+    def pruned(**arguments):
+        model = keras.Sequential([keras.Input((4,)), kl.Dense(3, use_bias=False)])
+        model.set_weights([value])
+        [found] = masks_of(prune(model, where=".*", **arguments))
+        return found.astype(int).tolist()
+
+    assert pruned(structure="2:4") == [[1, 0, 0], [1, 0, 0], [0, 1, 1], [0, 1, 1]]
+    # Means of blocks: 3.5, 1.5, .15; 1.5, 5.5, 8.5.
+    assert pruned(sparsity=0.5, structure="2x1") == [[1, 0, 0], [1, 0, 0], [0, 1, 1], [0, 1, 1]]
+    # Means of columns: 2.5, 3.5, 4.325.
+    assert pruned(sparsity=0.5, structure="filter") == [[0, 0, 1]] * 4
+    assert pruned(sparsity=0.4, structure="filter", by=lambda weight: -np.abs(weight.value)) == [[1, 0, 0]] * 4
+
+
+def test_filters_of_output_layers_stay_unless_asked_for():
+    with pytest.warns(UserWarning, match="classes/kernel.*stay dense"):
+        model = prune(convnet(), 0.5, structure="filter")
+    a, b, classes = masks_of(model)
+    assert classes.all()
+    assert sorted(a.mean((0, 1, 2))) == [0] * 3 + [1] * 3 and sorted(b.mean((0, 1, 2))) == [0] * 4 + [1] * 4
+    assert [row.target for row in model.prune_report] == [0.5, 0.5, 0.0]
+    assert "kept dense" in str(model.prune_report)
+    assert masks_of(prune(convnet(), 0.5, structure="filter", where=".*"))[-1].mean() == 0.4
+    everywhere = prune(convnet(), 0.5, structure="filter", where="[ab]", scope="global")
+    assert sum(mask.all((0, 1, 2)).sum() for mask in masks_of(everywhere)) == 7
+
+
+def test_the_structure_of_the_layers_is_the_default():
+    model = sparsity_tf.sparsify(make_model(), "masked", structure="1x3")
+    prune(model, 0.5, where="second")
+    assert masks_of(model)[1].sum(1).tolist() in ([3, 3, 0, 0, 0], *([list(p) for p in _rows_of_two()]))
+
+
+def _rows_of_two():
+    for first in range(5):
+        for second in range(first):
+            rows = [0] * 5
+            rows[first] = rows[second] = 3
+            yield rows
+
+
+# Scores.
+
+
+def test_random_masks_follow_from_the_seed():
+    found = [masks_of(prune(make_model(), 0.5, by="random", seed=seed)) for seed in (1, 1, 2)]
+    assert all(np.array_equal(a, b) for a, b in zip(found[0], found[1], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(found[0], found[2], strict=True))
+    blocks = prune(make_model(), 0.5, by="random", structure="2x1")
+    assert counts(blocks)[0] == 10 and all((mask[0] == mask[1]).all() for mask in masks_of(blocks))
+
+
+@pytest.mark.parametrize("by", ["taylor", "gradient"])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_scores_of_the_loss_over_two_batches(by, scope):
+    batches = [(X[:2], Y[:2]), (X[2:], Y[2:])]
+    slopes = [gradients_of(*batch) for batch in batches]
+    if by == "taylor":
+        scores = [sum((w * g[i]) ** 2 for g in slopes) for i, w in enumerate((FIRST, SECOND))]
+    else:
+        scores = [sum(abs(g[i]) for g in slopes) for i in range(2)]
+    model = prune(make_model(), 0.6, by=by, data=batches, loss="mse", scope=scope)
+    if scope == "layer":
+        assert_masks(model, [best(scores[0], 8), best(scores[1], 6)])
+    else:
+        kept = best(np.concatenate([score.reshape(-1) for score in scores]), 14)
+        assert_masks(model, [kept[:20].reshape(4, 5), kept[20:].reshape(5, 3)])
+
+
+def test_taylor_of_a_filter_is_the_square_of_its_sum():
+    slopes = gradients_of(X, Y)[0]
+    scores = (FIRST * slopes).sum(0) ** 2
+    assert best(scores, 2).tolist() != best(((FIRST * slopes) ** 2).sum(0), 2).tolist()
+    model = prune(make_model(), 0.5, by="taylor", data=(X, Y), loss="mse", structure="filter", where="first")
+    np.testing.assert_array_equal(masks_of(model)[0], best(scores, 2)[None].repeat(4, 0))
+
+
+def test_the_loss_of_the_compiled_model_is_the_default():
+    model, weights = make_model(), np.array([5, 0, 0, 0, 1, 0], "float32")
+    model.compile("sgd", "mse", jit_compile=False)
+    prune(model, 0.6, by="taylor", data=(X, Y, weights))
+    other = prune(make_model(), 0.6, by="taylor", data=(X, Y, weights), loss=keras.losses.MeanSquaredError())
+    assert_masks(model, masks_of(other))
+    function = prune(make_model(), 0.6, by="taylor", data=(X, Y, weights), loss=lambda y, z: ops.mean((y - z) ** 2, -1))
+    assert_masks(model, masks_of(function))
+    assert not all(np.array_equal(a, b) for a, b in zip(masks_of(model), masks_of(
+        prune(make_model(), 0.6, by="taylor", data=(X, Y), loss="mse")), strict=True))  # fmt: skip
+
+
+def test_scores_of_the_loss_are_those_of_inference_and_leave_the_state():
+    inputs = keras.Input((4,))
+    hidden = kl.Dropout(0.9)(kl.BatchNormalization()(kl.Dense(5, name="first")(inputs)))
+    model = keras.Model(inputs, kl.Dense(3, name="second")(hidden))
+    before = [np.array(ops.convert_to_numpy(v)) for v in model.non_trainable_variables]
+    kept = [v for v in model.non_trainable_variables]
+    prune(model, 0.5, by="taylor", data=[(X, Y)] * 2, loss="mse")
+    for variable, value in zip(kept, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(variable), value)
+    # With nine of ten hidden units dropped, most of the second layer's gradients would be zero.
+    assert counts(model) == [10, 7]
+
+
+def test_wanda_by_hand():
+    """The example of the paper's rule: W of two outputs and four inputs, norms .1, 2, 1, .5."""
+    value = np.array([[4, -1, 2, 3], [0.1, -5, 0.2, 0.3]], "float32").T
+    norms = np.array([0.1, 2, 1, 0.5], "float32")
+    model = keras.Sequential([keras.Input((4,)), kl.Dense(2, use_bias=False)])
+    model.set_weights([value])
+    prune(model, 0.5, by="wanda", data=np.diag(norms))
+    assert model.prune_report.scope == "output"
+    np.testing.assert_array_equal(masks_of(model)[0].T, [[0, 1, 1, 0], [0, 1, 1, 0]])
+    model = keras.Sequential([keras.Input((4,)), kl.Dense(2, use_bias=False)])
+    model.set_weights([value])
+    prune(model, 0.5, by="wanda", data=np.diag(norms), scope="layer")  # Scores .4 2 2 1.5, .01 10 .2 .15.
+    np.testing.assert_array_equal(masks_of(model)[0].T, [[0, 1, 1, 1], [0, 1, 0, 0]])
+
+
+def test_wanda_does_not_see_the_scale_of_an_input():
+    scale = np.array([0.01, 3, 40, 1], "float32")
+    model, other = make_model(), make_model()
+    other.set_weights([FIRST / scale[:, None], SECOND])
+    prune(model, 0.5, by="wanda", data=[X[:3], X[3:]])
+    prune(other, 0.5, by="wanda", data=[X[:3] * scale, X[3:] * scale])
+    assert_masks(model, masks_of(other))
+
+
+def test_wanda_ranks_inputs_that_are_always_zero_last():
+    model = keras.Sequential([keras.Input((4,)), kl.Dense(1, use_bias=False)])
+    model.set_weights([np.array([[1], [9], [2], [8]], "float32")])
+    x = np.array([[1, 0, 1, 0]], "float32")
+    prune(model, 0.25, by="wanda", data=x)
+    np.testing.assert_array_equal(masks_of(model)[0][:, 0], [1, 1, 1, 0])
+
+
+def test_wanda_with_structures_and_real_layers():
+    model = prune(convnet(), by="wanda", data=RNG.normal(size=(4, 8, 8, 3)), structure="1:3", where="[ab]")
+    assert [mask.mean() for mask in masks_of(model)] == pytest.approx([1 / 3, 1 / 3])
+    model = prune(convnet(), 0.5, by="wanda", data=RNG.normal(size=(4, 8, 8, 3)), structure="filter", where="b")
+    assert sorted(masks_of(model)[0].mean((0, 1, 2))) == [0] * 4 + [1] * 4
+
+
+def test_scores_of_the_users_own():
+    def smallest_first(weight):
+        return -np.abs(weight.value)
+
+    model = prune(make_model(), 0.5, by=smallest_first)
+    assert_masks(model, [best(-abs(FIRST), 10), best(-abs(SECOND), 7)])
+    assert model.prune_report.by == "smallest_first"
+
+
+# The report.
+
+
+def test_the_report_counts():
+    model = prune(convnet(), 0.5, where="[ab]")
+    report = model.prune_report
+    assert [(row.size, row.live, row.target) for row in report] == [(162, 81, 0.5), (432, 216, 0.5)]
+    assert (report.size, report.live, report.sparsity, len(report)) == (594, 297, 0.5, 2)
+    text = str(report)
+    assert "magnitude" in text and "50.00 %" in text and "594" in text and "refresh_statistics" in text
+    assert "refresh_statistics" not in str(prune(make_model(), 0.5).prune_report)
+
+
+# Errors.
+
+
+BAD = {
+    "sparsity": [{"sparsity": 1.0}, {"sparsity": "0.5"}, {"sparsity": None}, {"sparsity": 0.3, "structure": "2:4"}],
+    "by": [{"by": "size"}, {"by": None}],
+    "data": [
+        {"by": "wanda"},
+        {"by": "taylor", "loss": "mse"},
+        {"data": X},
+        {"by": "wanda", "data": []},
+        {"by": "wanda", "data": 3},
+        {"by": "taylor", "loss": "mse", "data": X},
+    ],
+    "loss": [
+        {"by": "taylor", "data": (X, Y)},
+        {"loss": "mse"},
+        {"by": "taylor", "data": (X, Y), "loss": "no such loss"},
+        {"by": "gradient", "data": (X, Y), "loss": 3},
+    ],
+    "scope": [
+        {"scope": "unit"},
+        {"scope": "output", "structure": "2x1"},
+        {"by": "wanda", "data": X, "scope": "global"},
+        {"sparsity": 0.5, "scope": "global", "structure": "2:4"},
+    ],
+    "distribution": [{"distribution": "foo"}, {"scope": "global", "distribution": "erk"}],
+    "structure": [{"structure": "foo"}, {"structure": "1x2x3"}],
+    "where": [{"where": "no_such_layer"}, {"where": []}],
+    "dense": [{"dense": "no_such_layer"}, {"dense": ".*"}],
+    "seed": [{"seed": -1}],
+    "scores": [{"by": lambda weight: np.full(weight.value.shape, np.nan)}],
+}
+
+
+@pytest.mark.parametrize("name, arguments", [(name, one) for name, several in BAD.items() for one in several])
+def test_bad_arguments_are_named_and_change_nothing(name, arguments):
+    model = make_model()
+    variables = len(model.variables)
+    with pytest.raises(ValueError, match=name):
+        prune(model, **{"sparsity": 0.5, **arguments})
+    assert not any(isinstance(layer, SparseLayer) for layer in model.layers)
+    assert len(model.variables) == variables and not hasattr(model, "sparsify_report")
+    for value, given in zip(model.get_weights(), (FIRST, SECOND), strict=True):
+        np.testing.assert_array_equal(value, given)
+
+
+def test_an_error_leaves_a_masked_model_and_composite_layers_as_they_were():
+    model = sparsity_tf.sparsify(make_model(), "masked", structure="1x3")
+    report = model.sparsify_report
+    with pytest.raises(ValueError, match="NaN"):
+        prune(model, 0.5, structure="2x1", by=lambda weight: weight.value * np.nan)
+    assert model.sparsify_report is report
+    assert {weight.technique.structure for weight in get_sparse_weights(model)} == {"1x3"}
+    inputs = keras.Input((3, 4))
+    attention = kl.MultiHeadAttention(2, 2)
+    model = keras.Model(inputs, attention(inputs, inputs))
+    with pytest.raises(ValueError, match="NaN"):
+        prune(model, 0.5, by=lambda weight: weight.value * np.nan)
+    assert type(attention) is kl.MultiHeadAttention and not get_sparse_weights(model)
+
+
+def test_models_that_are_not_built_or_no_models_are_refused():
+    for model in (keras.Sequential([kl.Dense(3)]), "model", None):
+        with pytest.raises(ValueError, match="`model` must be"):
+            prune(model, 0.5)
+    with pytest.raises(ValueError, match="variational_dropout"):
+        prune(sparsity_tf.sparsify(make_model(), "vd"), 0.5)
