@@ -138,7 +138,7 @@ def _report(prepared, diverged):
     for split, data in (("validation", batches.validation()), ("test", batches.test())):
         bits[split] = float(model.evaluate(data, verbose=0, return_dict=True)["bits_per_character"])
     table = inspection.sparsity_table(model, include_dense=True)
-    rows = log.read_metrics(folder)
+    rows = log.rows_of(prepared)
     losses = [math.nan] if diverged else [float(row["loss"]) for row in rows[-1:]]
     collapsed = _verdict(model, batches, table, [*bits.values(), *losses])
     results = {

@@ -195,7 +195,7 @@ def _report(prepared, diverged):
     model, output_dir = prepared.model, prepared.output_dir
     figures = Evaluation(model, prepared.batches).run()
     table = inspection.sparsity_table(model, include_dense=True)
-    rows = log.read_metrics(output_dir)
+    rows = log.rows_of(prepared)
     # Without rows (the file was lost) the network's weights and outputs have to do.
     loss = math.nan if diverged else float(rows[-1]["loss"]) if rows else 0.0
     collapsed = verdict(table, figures, loss)

@@ -168,7 +168,7 @@ def _report(prepared, diverged):
     recipe, model, folder = prepared.recipe, prepared.model, prepared.output_dir
     figures = model.evaluate(_validation(prepared), verbose=0, return_dict=True)
     table = inspection.sparsity_table(model, include_dense=True)
-    rows = log.read_metrics(folder)
+    rows = log.rows_of(prepared)
     perplexity = float(np.exp(figures["cross_entropy"]))
     finite = not diverged and math.isfinite(perplexity) and (not rows or math.isfinite(float(rows[-1]["loss"])))
     collapsed = None if finite and table.finite else "diverged: weights or losses that are not finite"
