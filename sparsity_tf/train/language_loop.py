@@ -67,7 +67,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
             language_build.compile_model(recipe, model, steps, grid)
     corpus = batches.corpus
     print(f"data: {corpus.source}")
-    running.warn(language_build.shortfall(recipe, algorithm, steps))
+    running.warn_of_shortfall(language_build.shortfall(recipe, algorithm, steps), algorithm)
     if resume:
         print(f"resuming after epoch {done}" if done else "no checkpoint yet: starting anew")
     trainable = sum(math.prod(variable.shape) for variable in model.trainable_variables)

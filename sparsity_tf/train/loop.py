@@ -80,7 +80,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         if is_chief(strategy):
             lock = running.claim_folder(output_dir, recipe, resume, overwrite, describe(data))
             print(f"data: {batches.source}")
-            running.warn(build.shortfall(recipe, algorithm, steps))
+            running.warn_of_shortfall(build.shortfall(recipe, algorithm, steps), algorithm)
         if resume:
             restored, done = state.restore(output_dir, steps)
             model = restored or model

@@ -92,7 +92,7 @@ def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
                 state.save_without_optimizer(model, os.path.join(output_dir, state.INITIAL))
     if is_chief(strategy):
         _introduce(recipe, batches, model, resume, done, replicas)
-        running.warn(translation_build.shortfall(recipe, algorithm))
+        running.warn_of_shortfall(translation_build.shortfall(recipe, algorithm), algorithm)
     return running.Prepared(
         recipe, output_dir, batches, model, algorithm, epochs, done, recipe.eval_every, strategy, lock
     )
