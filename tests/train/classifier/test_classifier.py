@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -591,6 +592,21 @@ def test_schedule_that_the_run_is_too_short_for_is_said(digits, tmp_path, capsys
         "warning: the run ends after 24 steps (epochs=3): the final sparsity of 0.95 is not reached, which end_step=40 "
         "asks for\n"
     )
+
+
+@pytest.mark.parametrize("structure", ["4:7", "filter"])
+def test_each_warning_of_a_run_comes_once(digits, tmp_path, capsys, structure):
+    pruning = ["--config=lenet300_magnitude", "--train_examples=0", "--begin_step=0", "--end_step=9", "--frequency=2"]
+    pruning += [f"--structure={structure}", f"--final_sparsity={1 - 4 / 7}"]
+    arguments = [*pruning, f"--data_dir={digits}", f"--output_dir={tmp_path}", "--batch_size=32", "--epochs=2"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        status, _, error = classify([*arguments, "--jit_compile=false"], capsys)
+    assert status == 0 and error.count("the final sparsity of 0.428571 is not reached") == 1
+    said = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    once = {"4:7": "Less sparse than the structure says", "filter": "The weights ['dense_3/kernel'] of output layers"}
+    assert len(said) == 2 and said[0].startswith(once[structure])
+    assert said[1].startswith("MagnitudePruning ended at a sparsity of ")
 
 
 def test_unknown_flag_gives_one_line_and_status_2(capsys):
