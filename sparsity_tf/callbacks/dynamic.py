@@ -85,6 +85,7 @@ class StaticSparsity(SparseFromTheStart):
     """
 
     structured = True
+    prunes_tied = True
     scheduled = False
 
     def __init__(self, sparsity=0.9, distribution="uniform", dense=None, where=None, structure=None, seed=0):
@@ -131,6 +132,7 @@ class DropAndGrow(SparseFromTheStart):
             lacks what a score reads.
     """
 
+    grows = True
     # What the drop fraction falls to at the end.
     floor = 0.0
     # The drop scores that have a name.

@@ -14,6 +14,7 @@ from sparsity_tf.callbacks.output_layers import dense_selection
 from sparsity_tf.checks import check_bool, check_choice, check_fraction, check_selection
 
 SCOPES = ("layer", "global")
+IMPORTANCES = ("l1", "l2", "taylor")
 SCHEDULES = ("cubic", "linear", "constant")
 
 
@@ -34,6 +35,7 @@ class GradualPruning(MaskAlgorithm):
     """Base class of `MagnitudePruning` and `RandomPruning`: a subclass says with which scores weights are kept."""
 
     structured = True
+    prunes_tied = True
     always_at_end = True
     # What is pruned stays pruned.
     cumulative = True
@@ -195,8 +197,13 @@ class MagnitudePruning(GradualPruning):
             to prune.
         scope: "layer", or "global": magnitudes of all weights are compared with each other, and
             floor((1 - s) n) of all entries live. Then there are no targets of single weights.
-        where, structure, seed: See `MaskAlgorithm`.
+        where, structure, seed: See `MaskAlgorithm`. With structure "channel", "head" or "unit", of n channels that are
+            tied to the same layers max(1, floor((1 - s) n)) live.
         sparsity: Another name of `final_sparsity`.
+        importance: What goes first: "l1", the smallest |w|; "l2", of channels and the like those with the smallest
+            sum of squares (of single weights the same as "l1"); or "taylor", what changes the loss least to first
+            order, |w dL/dw|, with the gradient of the step after which masks change. The "l1" of a channel is the mean
+            of |w| over all weights that make it, its "taylor" |the sum of w dL/dw| (Molchanov et al. 2019).
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
@@ -225,6 +232,7 @@ class MagnitudePruning(GradualPruning):
         structure=None,
         seed=0,
         sparsity=None,
+        importance="l1",
     ):
         super().__init__(
             final_sparsity,
@@ -241,6 +249,8 @@ class MagnitudePruning(GradualPruning):
             sparsity,
         )
         check_choice("scope", scope, SCOPES)
+        check_choice("importance", importance, IMPORTANCES)
+        self.importance = importance
         if scope == "global" and not (isinstance(distribution, str) and distribution == "uniform"):
             raise ValueError(
                 "`distribution` has no meaning with scope='global', which lets magnitudes decide. "
@@ -248,7 +258,17 @@ class MagnitudePruning(GradualPruning):
             )
         self.scope = scope
 
+    def uses(self):
+        return {"gradient"} if self.importance == "taylor" else set()
+
     def start(self):
+        if self.importance == "l2":
+            for weight in self.weights:
+                kind = structures.get(weight.technique.structure)
+                if kind.spec is not None and not kind.ties_layers:
+                    raise ValueError(
+                        f"`importance` must be 'l1' or 'taylor' with structure={kind.spec!r}. Received: importance='l2'"
+                    )
         for weight in self.weights if self.scope == "global" else ():
             if isinstance(structures.get(weight.technique.structure), structures.NM):
                 raise ValueError(
@@ -273,9 +293,10 @@ class MagnitudePruning(GradualPruning):
         size = sum(weight.size for weight, target in pairs if target)
         return self._sparsity_of([kept, masks.number_to_keep(self.final_sparsity, size)])
 
-    @criteria.absolute("value")
-    def scores(self, view):
-        return np.abs(view.value)
+    @property
+    def scores(self):
+        """Scores of the entries of a weight: a function of its `WeightView`."""
+        return criteria.saliency if self.importance == "taylor" else criteria.magnitude
 
     def change_masks(self, step):
         if self.scope == "layer":
@@ -288,16 +309,27 @@ class MagnitudePruning(GradualPruning):
         kinds = [structures.get(self.weights[index].technique.structure) for index in chosen]
         alive = [kind.alive(view.mask, view.filter_axes) for kind, view in zip(kinds, views, strict=True)]
         count = masks.number_to_keep(self.sparsity_at(step), sum(mask.size for mask in alive))
+        if kinds[0].ties_layers:
+            count = max(count, len(kinds))  # No layer can do with none.
         count = min(count, sum(int(np.count_nonzero(mask)) for mask in alive))
         if any(kind.spec for kind in kinds):
             pairs = zip(kinds, views, strict=True)
             scores = [kind.reduce(self.scores(view), view.filter_axes) for kind, view in pairs]
+            if kinds[0].ties_layers:
+                scores = [_spare_the_best(*pair) for pair in zip(scores, alive, strict=True)]
             kept = masks.highest_overall(scores, count, alive)
         else:
             kept = criteria.highest(self.scores, views, count)
         triples = zip(kinds, kept, views, strict=True)
         expanded = [kind.expand(groups, view.mask.shape, view.filter_axes) for kind, groups, view in triples]
         self.assign(views, [mask & view.mask for mask, view in zip(expanded, views, strict=True)])
+
+
+def _spare_the_best(scores, alive):
+    """The scores of channels with infinity for the best that lives: a layer does not lose all of them."""
+    scores = np.array(scores, "float64")
+    scores[np.argmax(np.where(alive, scores, -np.inf))] = np.inf
+    return scores
 
 
 class RandomPruning(GradualPruning):
@@ -308,7 +340,8 @@ class RandomPruning(GradualPruning):
     and a sibling's rule brings pruned weights back: neither is copied.)
 
     Args:
-        cumulative: Bool; `False` draws a new mask of the same count at every update, over all entries.
+        cumulative: Bool; `False` draws a new mask of the same count at every update, over all entries. (Not with the
+            structures that tie layers: nothing wakes what is gone in all of them.)
         final_sparsity, begin_step, end_step, frequency, initial_sparsity, schedule, distribution, dense, where,
             structure, seed, sparsity: See `MagnitudePruning`. N:M structures draw their entries in each group.
 

@@ -37,11 +37,13 @@ class ChannelGroup:
     Args:
         members: tuple of `GroupMember`, all that makes the channels: columns of kernels, biases, gamma and beta.
         readers: tuple of `GroupMember`, rows of the kernels that read the channels.
+        statistics: tuple of `GroupMember`, moving means of the channels, which outlive what they are means of.
         fixed: whether the group can't be removed (an output of the model, a layer that needs all channels).
     """
 
     members: tuple
     readers: tuple
+    statistics: tuple
     fixed: bool
 
 
@@ -70,24 +72,31 @@ def channel_groups(model):
     ```
     """
     check_model("model", model)
+    return graph_and_groups(model)[1]
+
+
+def graph_and_groups(model):
+    """The `Graph` of a model, and its `ChannelGroup`s; as `channel_groups`."""
     graph = analysed_graph(model)
     ties = tie_channels(graph)
-    members, readers = [{} for _ in range(ties.count)], [{} for _ in range(ties.count)]
+    members, readers, statistics = ([{} for _ in range(ties.count)] for _ in range(3))
     for call in graph.calls:
         for part in call.rule.slices():
-            if not (part.reads or part.member) or weight_value(call.operation, part.weight) is None:
+            place = members if part.member else readers if part.reads else statistics
+            wanted = part.member or part.reads or part.weight == "moving_mean"
+            if not wanted or weight_value(call.operation, part.weight) is None:
                 continue
             tensor = call.inputs[0] if part.reads else call.outputs[0]
             for channel, group in enumerate(ties.groups[tensor]):
-                place = members if part.member else readers
                 key = (id(call.operation), part.weight, part.axis)
                 indices = place[group].setdefault(key, (call.operation, set()))[1]
                 indices.update(part.indices(np.array([channel]), tensor.channels).tolist())
-    return [
-        ChannelGroup(_as_members(members[g]), _as_members(readers[g]), bool(ties.fixed[g]))
+    groups = [
+        ChannelGroup(*(_as_members(kind[g]) for kind in (members, readers, statistics)), bool(ties.fixed[g]))
         for g in range(ties.count)
         if members[g]
     ]
+    return graph, groups
 
 
 def _as_members(found):

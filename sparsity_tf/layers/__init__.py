@@ -41,6 +41,7 @@ from sparsity_tf.layers.l0 import (
 )
 from sparsity_tf.layers.masked import (
     Masked,
+    MaskedBatchNormalization,
     MaskedConv1D,
     MaskedConv2D,
     MaskedConv3D,

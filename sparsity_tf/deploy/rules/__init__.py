@@ -5,6 +5,7 @@ A new kind of layer is one line in `_LAYERS`, or one class in a file of this fol
 
 from keras import layers
 
+from sparsity_tf.composite import SparseComposite
 from sparsity_tf.deploy.graph import read_graph
 from sparsity_tf.deploy.rules import attention, channelwise, grouped, kernels, recurrent, reshaping
 from sparsity_tf.deploy.rules.rule import OpaqueRule, Rebuilt, Rule, weight_value
@@ -115,6 +116,8 @@ def _candidates(call):
         return f"no rule for the operation {kind.__name__}", [rule] if rule else []
     if isinstance(operation, SparseLayer):
         kind = operation.keras_class
+    if isinstance(operation, SparseComposite):
+        kind = kind.plain_class
     if getattr(operation, "quantization_mode", None):
         return f"it is quantized ({operation.quantization_mode})", []
     if getattr(operation, "lora_enabled", False):
