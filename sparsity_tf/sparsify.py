@@ -25,11 +25,11 @@ from sparsity_tf.layers import (
     SparseLayer,
     Technique,
     flatten_layers,
+    get_masked_parts,
     get_sparse_weights,
     make_sparse,
     unmake_sparse,
 )
-
 
 NOT_SELECTED = "not selected by `where`"
 
@@ -80,7 +80,7 @@ def sparsify(model, technique, where=None, **technique_options):
     model.sparsify_report = SparsifyReport(
         technique=technique,
         changed=tuple(
-            ReportEntry(_path(layer), _kind(layer), sum(weight.size for weight in get_sparse_weights(layer)))
+            ReportEntry(_path(layer), _kind(layer), sum(weight.size for weight in get_masked_parts(layer)))
             for layer in selected
         ),
         skipped=tuple(ReportEntry(_path(layer), _kind(layer), 0, reason) for layer, reason in skipped),

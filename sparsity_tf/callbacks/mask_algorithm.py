@@ -49,8 +49,8 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             is made masked first (where `where` says).
         structure: Which entries live and die together (`sparsity_tf.structures`); set on the layers, in whose config it
             is saved. Default: what the layers say. With "channel", "head" or "unit" all counts, sparsities and
-            distributions are of channels, and what is tied to the same layers is one weight, a vector, under the path of
-            the first layer: `"conv2d/channel"`.
+            distributions are of channels. The channels that are tied to the same layers are one weight then, a vector,
+            under the path of the first layer: `"conv2d/channel"`. (All of these distributions are uniform, but a dict.)
         seed: Integer seed of everything that is drawn.
     """
 
@@ -215,7 +215,10 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         self.detach()
         self._bind(model, epochs, steps_per_epoch)
         self._start(model)
-        self._standstill = Standstill(model.optimizer, self.weights, type(self).__name__)
+        self._standstill = Standstill(model.optimizer, self._kernels(), type(self).__name__)
+
+    def _kernels(self):
+        return [weight for weight in self.parts if weight.name in weight.layer.sparse_weight_names]
 
     def _check_prepared(self, model):
         if not self._started:

@@ -43,8 +43,8 @@ def find(model, where, algorithm):
             raise ValueError(f"{problem} Received: layer {weight.layer.path!r} with structure={spec!r}")
         if algorithm.structure not in (None, spec) and (tied or structures.get(spec).ties_layers):
             raise ValueError(
-                f"`structure` must be that of the layers where one of the two is in {list(structures.TIED)}, which need "
-                f"masks on more than kernels: give it to `sparsify(model, 'masked', structure=...)`. Received: "
+                f"`structure` must be that of the layers where one of the two is in {list(structures.TIED)}, which "
+                f"mask more than kernels: give it to `sparsify(model, 'masked', structure=...)`. Received: "
                 f"structure={algorithm.structure!r}, and layer {weight.layer.path!r} with structure={spec!r}"
             )
     return _tied(model, masked, who)
@@ -55,8 +55,9 @@ def problem_with(algorithm, structure):
     who, tied = type(algorithm).__name__, structures.get(structure).ties_layers
     if tied and algorithm.grows:
         return (
-            f"{who} brings pruned weights back, and nothing wakes a {structure} that is gone: all that makes it is zero, "
-            f"so it gets no gradient. `structure={structure!r}` is for MagnitudePruning, RandomPruning, StaticSparsity."
+            f"{who} brings pruned weights back, and nothing wakes a {structure} that is gone: all that makes it is "
+            f"zero, so it gets no gradient. structure={structure!r} is for MagnitudePruning, RandomPruning and "
+            "StaticSparsity."
         )
     if tied and not algorithm.prunes_tied:
         return f"{who} scores single weights, and not what structure={structure!r} prunes together."

@@ -5,16 +5,19 @@ Deep Neural Networks" (arXiv 1902.09574), whose counts these are: at sparsity s 
 floor((1 - s) n).
 """
 
+import math
+
 import numpy as np
 
 from sparsity_tf import distributions, masks, schedules, structures
-from sparsity_tf.callbacks import criteria
+from sparsity_tf.callbacks import criteria, tied_weights
+from sparsity_tf.callbacks.cost_target import the_target
 from sparsity_tf.callbacks.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.output_layers import dense_selection
+from sparsity_tf.callbacks.tied_weights import IMPORTANCES, TiedWeight
 from sparsity_tf.checks import check_bool, check_choice, check_fraction, check_selection
 
 SCOPES = ("layer", "global")
-IMPORTANCES = ("l1", "l2", "taylor")
 SCHEDULES = ("cubic", "linear", "constant")
 
 
@@ -54,10 +57,15 @@ class GradualPruning(MaskAlgorithm):
         structure=None,
         seed=0,
         sparsity=None,
+        target_flops=None,
+        target_parameters=None,
     ):
         super().__init__(begin_step, end_step, frequency, where, structure, seed)
+        self.target = the_target(target_flops, target_parameters, final_sparsity=final_sparsity, sparsity=sparsity)
         final_sparsity = the_one_given(final_sparsity, sparsity)
         check_fraction("initial_sparsity", initial_sparsity)
+        if self.target is not None:
+            final_sparsity = math.nextafter(1.0, 0.0)  # Until the model is known.
         if final_sparsity is None and isinstance(structures.get(self.structure), structures.NM):
             final_sparsity = structures.get(self.structure).sparsity
         check_fraction("final_sparsity", final_sparsity)
@@ -80,6 +88,13 @@ class GradualPruning(MaskAlgorithm):
         return total_steps // 2
 
     def start(self):
+        if self.target is not None:
+            self.final_sparsity = self.target.sparsity(self._model, self.weights, self.distribution, self.dense)
+            if self.initial_sparsity > self.final_sparsity:
+                raise ValueError(
+                    f"`initial_sparsity` must not exceed the sparsity that {self.target} asks for, "
+                    f"{self.final_sparsity}. Received: initial_sparsity={self.initial_sparsity}"
+                )
         structures.check("final_sparsity", self.final_sparsity, self.weights)
         # A distribution is of the final sparsity; on the way there every weight has the same share of its own.
         dense = dense_selection(self._model, self.weights, self.where, self.dense, self.distribution)
@@ -196,7 +211,8 @@ class MagnitudePruning(GradualPruning):
             with structure "filter" the output layers, unless `where` (".*" is all) or explicit sparsities say what
             to prune.
         scope: "layer", or "global": magnitudes of all weights are compared with each other, and
-            floor((1 - s) n) of all entries live. Then there are no targets of single weights.
+            floor((1 - s) n) of all entries live (of channels and the like at least one of each layer). Then there are
+            no targets of single weights.
         where, structure, seed: See `MaskAlgorithm`. With structure "channel", "head" or "unit", of n channels that are
             tied to the same layers max(1, floor((1 - s) n)) live.
         sparsity: Another name of `final_sparsity`.
@@ -204,6 +220,11 @@ class MagnitudePruning(GradualPruning):
             sum of squares (of single weights the same as "l1"); or "taylor", what changes the loss least to first
             order, |w dL/dw|, with the gradient of the step after which masks change. The "l1" of a channel is the mean
             of |w| over all weights that make it, its "taylor" |the sum of w dL/dw| (Molchanov et al. 2019).
+        target_flops, target_parameters: In the place of `final_sparsity`, with structure "channel", "head" or "unit":
+            the share of the dense model's multiply-accumulates (as `inspection.count_flops` counts), or of its
+            parameters, that the shrunk model may have. Training begins with a search for the smallest sparsity that
+            meets it under `distribution`, to be read as `final_sparsity` then. The shrunk model has at most the
+            target, and with the next lower counts of channels it would have more.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
@@ -233,6 +254,8 @@ class MagnitudePruning(GradualPruning):
         seed=0,
         sparsity=None,
         importance="l1",
+        target_flops=None,
+        target_parameters=None,
     ):
         super().__init__(
             final_sparsity,
@@ -247,10 +270,17 @@ class MagnitudePruning(GradualPruning):
             structure,
             seed,
             sparsity,
+            target_flops,
+            target_parameters,
         )
         check_choice("scope", scope, SCOPES)
         check_choice("importance", importance, IMPORTANCES)
         self.importance = importance
+        if scope == "global" and self.target is not None:
+            raise ValueError(
+                "`scope` must be 'layer' where a target sets the sparsity: with 'global' the scores decide what is "
+                f"left of the model. Received: scope='global', {self.target}"
+            )
         if scope == "global" and not (isinstance(distribution, str) and distribution == "uniform"):
             raise ValueError(
                 "`distribution` has no meaning with scope='global', which lets magnitudes decide. "
@@ -308,28 +338,21 @@ class MagnitudePruning(GradualPruning):
         views = [self.view(index, step) for index in chosen]
         kinds = [structures.get(self.weights[index].technique.structure) for index in chosen]
         alive = [kind.alive(view.mask, view.filter_axes) for kind, view in zip(kinds, views, strict=True)]
-        count = masks.number_to_keep(self.sparsity_at(step), sum(mask.size for mask in alive))
         if kinds[0].ties_layers:
-            count = max(count, len(kinds))  # No layer can do with none.
+            scores = [self.scores(view) for view in views]
+            self.assign(views, tied_weights.highest_overall(scores, self.sparsity_at(step), alive))
+            return
+        count = masks.number_to_keep(self.sparsity_at(step), sum(mask.size for mask in alive))
         count = min(count, sum(int(np.count_nonzero(mask)) for mask in alive))
         if any(kind.spec for kind in kinds):
             pairs = zip(kinds, views, strict=True)
             scores = [kind.reduce(self.scores(view), view.filter_axes) for kind, view in pairs]
-            if kinds[0].ties_layers:
-                scores = [_spare_the_best(*pair) for pair in zip(scores, alive, strict=True)]
             kept = masks.highest_overall(scores, count, alive)
         else:
             kept = criteria.highest(self.scores, views, count)
         triples = zip(kinds, kept, views, strict=True)
         expanded = [kind.expand(groups, view.mask.shape, view.filter_axes) for kind, groups, view in triples]
         self.assign(views, [mask & view.mask for mask, view in zip(expanded, views, strict=True)])
-
-
-def _spare_the_best(scores, alive):
-    """The scores of channels with infinity for the best that lives: a layer does not lose all of them."""
-    scores = np.array(scores, "float64")
-    scores[np.argmax(np.where(alive, scores, -np.inf))] = np.inf
-    return scores
 
 
 class RandomPruning(GradualPruning):
@@ -343,7 +366,8 @@ class RandomPruning(GradualPruning):
         cumulative: Bool; `False` draws a new mask of the same count at every update, over all entries. (Not with the
             structures that tie layers: nothing wakes what is gone in all of them.)
         final_sparsity, begin_step, end_step, frequency, initial_sparsity, schedule, distribution, dense, where,
-            structure, seed, sparsity: See `MagnitudePruning`. N:M structures draw their entries in each group.
+            structure, seed, sparsity, target_flops, target_parameters: See `MagnitudePruning`. N:M structures draw
+            their entries in each group.
 
     Raises:
         ValueError: As `MagnitudePruning`.
@@ -364,6 +388,8 @@ class RandomPruning(GradualPruning):
         structure=None,
         seed=0,
         sparsity=None,
+        target_flops=None,
+        target_parameters=None,
     ):
         super().__init__(
             final_sparsity,
@@ -378,9 +404,19 @@ class RandomPruning(GradualPruning):
             structure,
             seed,
             sparsity,
+            target_flops,
+            target_parameters,
         )
         check_bool("cumulative", cumulative)
         self.cumulative = cumulative
+
+    def start(self):
+        if not self.cumulative and any(isinstance(weight, TiedWeight) for weight in self.weights):
+            raise ValueError(
+                "`cumulative` must be True with a structure that ties layers: nothing wakes what is gone in all of "
+                f"them. Received: cumulative=False, structure={self.weights[0].technique.structure!r}"
+            )
+        super().start()
 
     def new_mask(self, view, structure, sparsity):
         among = view.mask if self.cumulative else None

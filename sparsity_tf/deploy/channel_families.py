@@ -17,6 +17,8 @@ from sparsity_tf.deploy.rules import weight_value
 from sparsity_tf.deploy.rules.attention import HEAD_AXES, AttentionRule
 from sparsity_tf.structures import TIED
 
+_KINDS = ("members", "readers", "followers", "unweighted")
+
 
 @dataclass(frozen=True)
 class FamilyPart:
@@ -54,13 +56,16 @@ class ChannelFamily:
         size: number of groups.
         members: tuple of `FamilyPart`, all that must be zero for a group to be gone.
         readers: tuple of `FamilyPart`, what goes with it: rows of the kernels that read a channel.
-        statistics: tuple of `FamilyPart`, moving means.
+        followers: tuple of `FamilyPart`, weights that go with it without being zero: moving statistics.
+        unweighted: tuple of `FamilyPart`, what it has in operations without a weight: channels of inputs of global
+            average pooling, heads of the products of queries and keys.
     """
 
     size: int
     members: tuple
     readers: tuple = ()
-    statistics: tuple = ()
+    followers: tuple = ()
+    unweighted: tuple = ()
 
     @property
     def recurrent(self):
@@ -106,7 +111,9 @@ def channel_families(model, structure="channel"):
     for group in groups:
         if not group.fixed:
             key = tuple(
-                (id(part.layer), part.weight, part.axis, len(part.indices)) for part in (*group.members, *group.readers)
+                (kind, id(part.layer), part.weight, part.axis, len(part.indices))
+                for kind in _KINDS
+                for part in getattr(group, kind)
             )
             families.setdefault(key, []).append(group)
     found = [_family(groups) for groups in families.values()]
@@ -121,10 +128,11 @@ def _family(groups):
             for parts in zip(*lists, strict=True)
         )
 
-    return ChannelFamily(len(groups), joined("members"), joined("readers"), joined("statistics"))
+    return ChannelFamily(len(groups), *(joined(kind) for kind in _KINDS))
 
 
 def _heads(layer):
     present = {name: axis for name, axis in HEAD_AXES.items() if weight_value(layer, name) is not None}
     every = np.arange(layer.num_heads)[:, None]
-    return ChannelFamily(layer.num_heads, tuple(FamilyPart(layer, *one, every) for one in present.items()))
+    members = tuple(FamilyPart(layer, *one, every) for one in present.items())
+    return ChannelFamily(layer.num_heads, members, unweighted=(FamilyPart(layer, "", 0, every),))

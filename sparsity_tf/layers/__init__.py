@@ -7,6 +7,7 @@ from sparsity_tf.layers.base import (
     SparseLayer,
     SparseWeight,
     flatten_layers,
+    get_masked_parts,
     get_penalty_weights,
     get_sparse_weights,
 )

@@ -436,6 +436,21 @@ def get_sparse_weights(model):
     return weights
 
 
+def get_masked_parts(model):
+    """Lists the sparse weights of a model or layer with the biases, gammas and betas that are masked, too.
+
+    Args:
+        model: Keras model or layer.
+
+    Returns:
+        List of `SparseWeight`: `get_sparse_weights(model)`, and the `bound_weights` of each layer after its own.
+    """
+    weights = []
+    for layer in flatten_layers(model):
+        weights.extend([*getattr(layer, "sparse_weights", ()), *getattr(layer, "bound_weights", ())])
+    return weights
+
+
 def get_penalty_weights(model):
     """Lists the `penalty_weight` variables of a model or layer.
 
