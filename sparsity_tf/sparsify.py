@@ -61,7 +61,8 @@ def sparsify(model, technique, where=None, **technique_options):
 
     Raises:
         ValueError: Unknown technique or option; nothing that could be made sparse; an entry of `where` that matches no
-            layer, or that names a layer which can't be made sparse. The model is unchanged then, and also if an
+            layer, or that names a layer which can't be made sparse; a structure that ties layers for a model that is
+            neither functional nor sequential. The model is unchanged then, and also if an
             initializer fails.
 
     Example:

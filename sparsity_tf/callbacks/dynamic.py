@@ -101,13 +101,13 @@ class StaticSparsity(SparseFromTheStart):
         target_flops=None,
         target_parameters=None,
     ):
-        self.target = the_target(target_flops, target_parameters, sparsity=sparsity)
+        self.cost_target = the_target(target_flops, target_parameters, sparsity=sparsity)
         sparsity = 0.9 if sparsity is None else sparsity
         super().__init__(sparsity, distribution, dense, where=where, structure=structure, seed=seed)
 
     def start(self):
-        if self.target is not None:
-            self.target_sparsity = self.target.sparsity(self._model, self.weights, self.distribution, self.dense)
+        if self.cost_target is not None:
+            self.target_sparsity = self.cost_target.sparsity(self._model, self.weights, self.distribution, self.dense)
         structures.check("sparsity", self.target_sparsity, self.weights)
         super().start()
 

@@ -61,10 +61,10 @@ class GradualPruning(MaskAlgorithm):
         target_parameters=None,
     ):
         super().__init__(begin_step, end_step, frequency, where, structure, seed)
-        self.target = the_target(target_flops, target_parameters, final_sparsity=final_sparsity, sparsity=sparsity)
+        self.cost_target = the_target(target_flops, target_parameters, final_sparsity=final_sparsity, sparsity=sparsity)
         final_sparsity = the_one_given(final_sparsity, sparsity)
         check_fraction("initial_sparsity", initial_sparsity)
-        if self.target is not None:
+        if self.cost_target is not None:
             final_sparsity = math.nextafter(1.0, 0.0)  # Until the model is known.
         if final_sparsity is None and isinstance(structures.get(self.structure), structures.NM):
             final_sparsity = structures.get(self.structure).sparsity
@@ -88,11 +88,11 @@ class GradualPruning(MaskAlgorithm):
         return total_steps // 2
 
     def start(self):
-        if self.target is not None:
-            self.final_sparsity = self.target.sparsity(self._model, self.weights, self.distribution, self.dense)
+        if self.cost_target is not None:
+            self.final_sparsity = self.cost_target.sparsity(self._model, self.weights, self.distribution, self.dense)
             if self.initial_sparsity > self.final_sparsity:
                 raise ValueError(
-                    f"`initial_sparsity` must not exceed the sparsity that {self.target} asks for, "
+                    f"`initial_sparsity` must not exceed the sparsity that {self.cost_target} asks for, "
                     f"{self.final_sparsity}. Received: initial_sparsity={self.initial_sparsity}"
                 )
         structures.check("final_sparsity", self.final_sparsity, self.weights)
@@ -276,10 +276,10 @@ class MagnitudePruning(GradualPruning):
         check_choice("scope", scope, SCOPES)
         check_choice("importance", importance, IMPORTANCES)
         self.importance = importance
-        if scope == "global" and self.target is not None:
+        if scope == "global" and self.cost_target is not None:
             raise ValueError(
                 "`scope` must be 'layer' where a target sets the sparsity: with 'global' the scores decide what is "
-                f"left of the model. Received: scope='global', {self.target}"
+                f"left of the model. Received: scope='global', {self.cost_target}"
             )
         if scope == "global" and not (isinstance(distribution, str) and distribution == "uniform"):
             raise ValueError(

@@ -226,7 +226,13 @@ def prune_tied(
 
     Returns:
         List of the `TiedWeight`s. Of n channels max(1, floor((1 - s) n)) live, as many as lived before at most.
+
+    Raises:
+        ValueError: For any other argument; the model has nothing to prune, or the target can't be met.
     """
+    check_choice("scope", scope, ("layer", "global"))
+    if not callable(importance):
+        check_choice("importance", importance, ("l1", "l2"))
     weights = of_model(model, structure, where)
     if hasattr(sparsity, "sparsity"):
         sparsity = sparsity.sparsity(model, weights, distribution, dense)
