@@ -2,14 +2,16 @@
 
 Part of the filters and units of a network is set to zero at random (random weights, batch normalisation with random
 gamma and beta), and `shrink` removes them. `random` chooses for each layer by itself; `tied` takes whole groups of
-`deploy.channel_groups`, the filters that additions bind, with bias, gamma and beta. A trained model comes by `--file`.
+`deploy.channel_groups`, the filters that additions bind, with bias, gamma and beta. `channel` makes the model masked
+with `structure="channel"` and prunes the groups of the smallest weights, as `MagnitudePruning` does at the end of its
+schedule; with `--target_flops` so many that this share of the operations is left. A trained model comes by `--file`.
 
 The arms of a comparison run in one process, one thread each, interleaved round after round. A ratio is the median over
 rounds of dense / arm of the same round, in processor time. The arm "dense again" shows the noise. Without LiteRT
 (`ai-edge-litert`, or TensorFlow's) its columns stay empty.
 
     python benchmarks/deployment.py [--models=vgg_like,mobilenet_v1] [--sparsity=0.5,0.7] [--zeros=random,tied]
-        [--batch=1,8] [--rounds=15] [--file=model.keras]
+        [--target_flops=0.5] [--batch=1,8] [--rounds=15] [--file=model.keras]
     python benchmarks/deployment.py --part=files     # sizes of .keras files of a net 1024-1024-1024-10, 90 % zeros
     python benchmarks/deployment.py --part=blocks    # LiteRT: an MLP with structure="4x1" and with scattered zeros
 """
@@ -34,6 +36,7 @@ from tabulate import tabulate
 
 import sparsity_tf
 from sparsity_tf import models
+from sparsity_tf.callbacks.base import cost_target, tied_weights
 from sparsity_tf.deploy import channel_groups
 from sparsity_tf.deploy.runtimes import open_runtime
 from sparsity_tf.masks import structures
@@ -48,7 +51,8 @@ _NETWORKS = {
 }
 flags.DEFINE_list("models", ["vgg_like", "wide_resnet", "mobilenet_v1", "resnet_50"], f"Some of {list(_NETWORKS)}.")
 flags.DEFINE_list("sparsity", ["0.5"], "Fractions of the filters that are zero.")
-flags.DEFINE_list("zeros", ["random", "tied"], "Where the zeros are: random, tied.")
+flags.DEFINE_list("zeros", ["random", "tied", "channel"], "Where the zeros are: random, tied, channel.")
+flags.DEFINE_list("target_flops", [], "Further arms: what share of the operations `channel` leaves.")
 flags.DEFINE_list("batch", ["1", "8"], "Batch sizes.")
 flags.DEFINE_integer("rounds", 15, "Rounds; every arm runs once in each.", lower_bound=1)
 flags.DEFINE_float("seconds", 0.1, "How long an arm runs in a round, about.", lower_bound=0.001)
@@ -99,6 +103,11 @@ def zero_groups(model, sparsity):
                 dead[id(variable), member.axis].append((variable, member.indices))
     for (_, axis), found in dead.items():
         _zero(found[0][0], axis, [index for _, indices in found for index in indices])
+
+
+def prune_channels(model, sparsity):
+    """Prunes the channels of the smallest weights: a fraction, or as many as a `CostTarget` asks for."""
+    tied_weights.prune_tied(model, sparsity)
 
 
 def _zero(variable, axis, indices):
@@ -288,7 +297,7 @@ def main(argv):
         arms = {"shrunk": shrunk(model), "shrunk, inputs selected": shrunk(model, select_inputs=True)}
         compare(FLAGS.file, sparsity_tf.to_dense(model), arms)
         return
-    zeros = {"random": zero_filters, "tied": zero_groups}
+    zeros = {"random": zero_filters, "tied": zero_groups, "channel": prune_channels}
     for name in FLAGS.models:
         arms = {}
         for sparsity in map(float, FLAGS.sparsity):
@@ -296,6 +305,10 @@ def main(argv):
                 model = build(name)
                 zeros[where](model, sparsity)
                 arms[f"{where} {sparsity:.0%}"] = shrunk(model)
+        for share in map(float, FLAGS.target_flops):
+            model = build(name)
+            prune_channels(model, cost_target.CostTarget("target_flops", share))
+            arms[f"channel, {share:.0%} of the MACs"] = shrunk(model)
         compare(name, build(name), arms)
 
 

@@ -11,7 +11,7 @@ from keras import ops
 from sparsity_tf.checkpoints import open_checkpoint, state_of_sparsity
 from sparsity_tf.checkpoints.checkpoint import natural_order
 from sparsity_tf.checkpoints.keras_files import HDF5Checkpoint
-from sparsity_tf.layers import get_sparse_weights
+from sparsity_tf.layers import get_masked_parts
 
 # Under which layers write their number while the places of their masks are asked for.
 _NUMBER = "number_for_load_masks"
@@ -39,7 +39,7 @@ def load_masks(model, source):
     Raises:
         ValueError: The model has no masked layers, the source no masks, or the two do not fit. Nothing is changed then.
     """
-    weights = [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked"]
+    weights = [weight for weight in get_masked_parts(model) if weight.technique.name == "masked"]
     if not weights:
         raise ValueError(
             f"`model` must have masked layers; `sparsify(model, 'masked')` makes them. Received: model={model.name!r}"
@@ -56,7 +56,7 @@ def load_masks(model, source):
 
 
 def _of_model(model):
-    return {weight.path: ops.convert_to_numpy(weight.mask()) for weight in get_sparse_weights(model)}
+    return {weight.path: ops.convert_to_numpy(weight.mask()) for weight in get_masked_parts(model)}
 
 
 def _of_checkpoint(path):

@@ -81,8 +81,8 @@ def prune(
             "output" for "wanda" without blocks or filters, else "layer".
         distribution: What `sparsity` means for each weight: "uniform", "erk", a dict, a CSV file, ...
             (`sparsity_tf.distributions.allocate`). Only "uniform" with scope "global".
-        structure: Which entries live and die together: "2:4", "4x1", "filter" (`sparsity_tf.masks.structures`); set on the
-            layers, in whose config it is saved. Default: what the layers say.
+        structure: Which entries live and die together: "2:4", "4x1", "filter" (`sparsity_tf.masks.structures`); set on
+            the layers, in whose config it is saved. Default: what the layers say.
         where: Which layers: as in `sparsify`. Default: all that can be.
         dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`). Default: none;
             with structure "filter" the output layers, unless `where` (".*" is all) or explicit sparsities say what to

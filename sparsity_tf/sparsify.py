@@ -24,11 +24,14 @@ from sparsity_tf.layers import (
     Technique,
     composite,
     flatten_layers,
+    get_masked_parts,
     get_sparse_weights,
     make_sparse,
     unmake_sparse,
 )
 from sparsity_tf.masks import structures
+
+NOT_SELECTED = "not selected by `where`"
 
 
 def sparsify(model, technique, where=None, **technique_options):
@@ -48,7 +51,9 @@ def sparsify(model, technique, where=None, **technique_options):
             `layers.VariationalDropout(log_alpha_threshold=2.0)`.
         where: Which layers: `None` for all that can be; a predicate of a layer, which is asked about layers that can be
             made sparse; or a name or regular expression, or a list of them, matched in full against the layer's name
-            and against its path in the model ("encoder/attention/query").
+            and against its path in the model ("encoder/attention/query"). With a structure that ties layers ("channel",
+            "head", "unit") a channel can be pruned where all layers that share it are selected; batch normalisation
+            between them need not be, and an attention stands for its projections.
         **technique_options: Options of a technique given by name.
 
     Returns:
@@ -56,7 +61,8 @@ def sparsify(model, technique, where=None, **technique_options):
 
     Raises:
         ValueError: Unknown technique or option; nothing that could be made sparse; an entry of `where` that matches no
-            layer, or that names a layer which can't be made sparse. The model is unchanged then, and also if an
+            layer, or that names a layer which can't be made sparse; a structure that ties layers for a model that is
+            neither functional nor sequential. The model is unchanged then, and also if an
             initializer fails.
 
     Example:
@@ -68,14 +74,14 @@ def sparsify(model, technique, where=None, **technique_options):
     """
     check_layer("model", model)
     technique = get_technique(technique, **technique_options)
-    selected, skipped = plan(model, technique, where)
+    selected, skipped = (_plan_tied if _ties_layers(technique) else plan)(model, technique, where)
     trainable_before = len(model.trainable_variables)
     _make_all_sparse(selected, technique)
     composite.remember_sparse_sublayers(model)
     model.sparsify_report = SparsifyReport(
         technique=technique,
         changed=tuple(
-            ReportEntry(_path(layer), _kind(layer), sum(weight.size for weight in get_sparse_weights(layer)))
+            ReportEntry(_path(layer), _kind(layer), sum(weight.size for weight in get_masked_parts(layer)))
             for layer in selected
         ),
         skipped=tuple(ReportEntry(_path(layer), _kind(layer), 0, reason) for layer, reason in skipped),
@@ -216,7 +222,7 @@ def plan(model, technique, where):
             hint = f"; its sublayers are matched by '{_path(layer)}/.*'" if layer._layers else ""
             raise ValueError(f"`where` names the layer {_path(layer)!r}, which can't be made sparse: {reason}{hint}.")
         elif any(one._trainable_variables or one._non_trainable_variables for one in (layer, *parts[id(layer)])):
-            skipped.append((layer, reason or "not selected by `where`"))
+            skipped.append((layer, reason or NOT_SELECTED))
         elif _creates_sublayers_when_built(layer):
             skipped.append((layer, "not built, so its sublayers are not known: build the model first"))
     missing = [pattern for pattern in patterns if pattern not in used]
@@ -231,6 +237,69 @@ def plan(model, technique, where):
     return selected, skipped
 
 
+def _ties_layers(technique):
+    return structures.get(getattr(technique, "structure", None)).ties_layers
+
+
+def _plan_tied(model, technique, where):
+    """`_plan` for a structure that ties layers: all layers of the families that can be pruned."""
+    matches, patterns = _matcher(where)
+    chosen, used = {}, set()
+    for layer in flatten_layers(model):
+        hits = matches(layer)
+        used.update(hits)
+        for one in [layer, *_sublayers_meant(layer)] if hits else ():
+            chosen[id(one)] = one
+    missing = [pattern for pattern in patterns if pattern not in used]
+    if missing:
+        raise ValueError(_no_match(model, missing))
+    selected, reasons = {}, {}
+    # Late: the analysis of graphs lies above this floor.
+    from sparsity_tf.deploy.channel_families import channel_families
+
+    for family in channel_families(model, technique.structure):
+        layers = {id(layer): layer for part in family.members for layer in _layers_of(part)}
+        against = {key: _reason_to_tie(layer, technique, key in chosen) for key, layer in layers.items()}
+        reason = next((f"{_path(layers[key])}: {text}" for key, text in against.items() if text), None)
+        if reason is None:
+            selected.update(layers)
+        for key in layers:
+            reasons.setdefault(key, reason and ("tied to " + reason if against[key] is None else against[key]))
+    kept = f"structure={technique.structure!r} finds no {technique.structure} in it that can go"
+    skipped = [
+        (layer, (reasons.get(id(layer)) or kept) if id(layer) in chosen or id(layer) in reasons else NOT_SELECTED)
+        for layer in flatten_layers(model)
+        if id(layer) not in selected and (layer._trainable_variables or layer._non_trainable_variables)
+    ]
+    if not selected:
+        texts = sorted({f"{_path(layer)}: {reason}" for layer, reason in skipped})
+        raise ValueError(
+            f"There is no {technique.structure} that could be pruned in all layers that it is tied to "
+            f"({_shorten(texts, 8, '; ')})"
+        )
+    return [layer for layer in selected.values() if not isinstance(layer, SparseLayer)], skipped
+
+
+def _sublayers_meant(layer):
+    """The layers that a user means by a layer: the projections of an attention."""
+    return layer._flatten_layers(include_self=False) if isinstance(layer, keras.layers.MultiHeadAttention) else []
+
+
+def _layers_of(part):
+    """The layer to make sparse for the part of a family: the recurrent layer and not its cell."""
+    return [part.layer if isinstance(part.layer, keras.layers.RNN) else part.owner]
+
+
+def _reason_to_tie(layer, technique, chosen):
+    """Why a layer can't be pruned together with others, or `None`."""
+    if isinstance(layer, SparseLayer) and layer.technique.name == technique.name:
+        if layer.technique.structure == technique.structure:
+            return None
+    if (reason := reason_to_skip(layer, technique)) is not None:
+        return reason
+    return None if chosen or isinstance(layer, keras.layers.BatchNormalization) else NOT_SELECTED
+
+
 def _parts(layer, technique):
     """The layers that become sparse with this one: the cell of a recurrent layer."""
     sparse_class = LAYER_CLASSES.get((technique.name, type(layer)))
@@ -238,7 +307,7 @@ def _parts(layer, technique):
 
 
 def match_layers(model, where, candidate=None):
-    """The layers of a model that `where` selects; with a recurrent layer its cell.
+    """The layers of a model that `where` selects; with a recurrent layer its cell, with an attention its projections.
 
     Args:
         model: Keras model or layer.
@@ -259,6 +328,7 @@ def match_layers(model, where, candidate=None):
     if missing:
         raise ValueError(_no_match(model, missing))
     chosen = [layer for layer, found in hits if found and (candidate is None or candidate(layer))]
+    chosen += [one for layer, found in hits if found for one in _sublayers_meant(layer) if one not in chosen]
     return chosen + [part for layer in chosen if isinstance(layer, SparseLayer) for part in layer.sparse_parts]
 
 
@@ -286,8 +356,9 @@ def reason_to_skip(layer, technique):
     """Why a `Technique` can't make a layer sparse, a text, or `None` if it can."""
     if isinstance(layer, SparseLayer):
         return f"already sparse ({layer.technique.name})"
-    if (technique.name, type(layer)) not in LAYER_CLASSES:
-        kinds = {cls for _, cls in LAYER_CLASSES}
+    sparse_class = LAYER_CLASSES.get((technique.name, type(layer)))
+    if sparse_class is None or not (_has_kernels(sparse_class) or _ties_layers(technique)):
+        kinds = {cls for key, cls in LAYER_CLASSES if _has_kernels(LAYER_CLASSES[key, cls])}
         if type(layer) in kinds:
             return f"technique {technique.name!r} has no {_kind(layer)} layer"
         base = next((cls for cls in type(layer).__mro__[1:] if cls in kinds), None)
@@ -298,7 +369,12 @@ def reason_to_skip(layer, technique):
         return f"quantized ({layer.quantization_mode})"
     if getattr(layer, "lora_enabled", False) or getattr(layer, "lora_rank", None):
         return "LoRA is enabled"
-    return LAYER_CLASSES[technique.name, type(layer)].reason_against(layer)
+    return sparse_class.reason_against(layer)
+
+
+def _has_kernels(sparse_class):
+    """Whether a sparse layer has more than a bias, gamma or beta under masks."""
+    return bool(sparse_class.sparse_weight_names or sparse_class.sparse_part_names)
 
 
 def _creates_sublayers_when_built(layer):

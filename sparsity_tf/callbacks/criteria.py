@@ -70,6 +70,12 @@ def magnitude(weight):
     return np.abs(weight.value)
 
 
+@uses("gradient")
+def saliency(weight):
+    """|w dL/dw|: what changes the loss least to first order goes (Molchanov et al. 2019)."""
+    return np.abs(weight.saliency)
+
+
 def signed_magnitude(weight):
     """|w| in units of the largest |w| that goes of its sign: as in canonical SET (Mocanu et al. 2018).
 

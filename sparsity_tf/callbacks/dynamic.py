@@ -15,6 +15,7 @@ import numpy as np
 from sparsity_tf import distributions, masks, schedules
 from sparsity_tf.callbacks import criteria
 from sparsity_tf.callbacks.base import shortfall
+from sparsity_tf.callbacks.base.cost_target import the_target
 from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.base.output_layers import dense_selection
 from sparsity_tf.checks import check_callable, check_choice, check_fraction, check_selection
@@ -75,24 +76,40 @@ class StaticSparsity(SparseFromTheStart):
     """A random mask that never changes: the control experiment of dynamic sparse training.
 
     Args:
-        sparsity: Fraction of zeros, in [0, 1), over the weights together.
+        sparsity: Fraction of zeros, in [0, 1), over the weights together. Default: 0.9, unless there is a target.
         distribution: What that means for each weight: "uniform", "erk", a dict, a CSV file, ...
             (`sparsity_tf.distributions.allocate`).
         dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`). With structure
             "filter" the output layers by default, see `MagnitudePruning`.
         where, structure, seed: See `MaskAlgorithm`.
+        target_flops, target_parameters: See `MagnitudePruning`; in the place of `sparsity`.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
     """
 
     structured = True
+    prunes_tied = True
     scheduled = False
 
-    def __init__(self, sparsity=0.9, distribution="uniform", dense=None, where=None, structure=None, seed=0):
+    def __init__(
+        self,
+        sparsity=None,
+        distribution="uniform",
+        dense=None,
+        where=None,
+        structure=None,
+        seed=0,
+        target_flops=None,
+        target_parameters=None,
+    ):
+        self.cost_target = the_target(target_flops, target_parameters, sparsity=sparsity)
+        sparsity = 0.9 if sparsity is None else sparsity
         super().__init__(sparsity, distribution, dense, where=where, structure=structure, seed=seed)
 
     def start(self):
+        if self.cost_target is not None:
+            self.target_sparsity = self.cost_target.sparsity(self._model, self.weights, self.distribution, self.dense)
         structures.check("sparsity", self.target_sparsity, self.weights)
         super().start()
 
@@ -133,6 +150,7 @@ class DropAndGrow(SparseFromTheStart):
             lacks what a score reads.
     """
 
+    grows = True
     # What the drop fraction falls to at the end.
     floor = 0.0
     # The drop scores that have a name.

@@ -92,6 +92,7 @@ class DynamicSparseReparameterization(SparseFromTheStart):
             masked weights for the sparsity of the whole.
     """
 
+    grows = True
     state_name = "dynamic_reparameterization"
     state_fields = ("threshold",)
 

@@ -5,12 +5,17 @@ Deep Neural Networks" (arXiv 1902.09574), whose counts these are: at sparsity s 
 floor((1 - s) n).
 """
 
+import math
+
 import numpy as np
 
 from sparsity_tf import distributions, masks, schedules
 from sparsity_tf.callbacks import criteria
+from sparsity_tf.callbacks.base import tied_weights
+from sparsity_tf.callbacks.base.cost_target import the_target
 from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.base.output_layers import dense_selection
+from sparsity_tf.callbacks.base.tied_weights import IMPORTANCES, TiedWeight
 from sparsity_tf.checks import check_bool, check_callable, check_choice, check_fraction, check_selection
 from sparsity_tf.masks import structures
 
@@ -35,6 +40,7 @@ class GradualPruning(MaskAlgorithm):
     """Base class of `MagnitudePruning` and `RandomPruning`: a subclass says with which scores weights are kept."""
 
     structured = True
+    prunes_tied = True
     always_at_end = True
     # What is pruned stays pruned.
     cumulative = True
@@ -53,10 +59,15 @@ class GradualPruning(MaskAlgorithm):
         structure=None,
         seed=0,
         sparsity=None,
+        target_flops=None,
+        target_parameters=None,
     ):
         super().__init__(begin_step, end_step, frequency, where, structure, seed)
+        self.cost_target = the_target(target_flops, target_parameters, final_sparsity=final_sparsity, sparsity=sparsity)
         final_sparsity = the_one_given(final_sparsity, sparsity)
         check_fraction("initial_sparsity", initial_sparsity)
+        if self.cost_target is not None:
+            final_sparsity = math.nextafter(1.0, 0.0)  # Until the model is known.
         if final_sparsity is None and isinstance(structures.get(self.structure), structures.NM):
             final_sparsity = structures.get(self.structure).sparsity
         check_fraction("final_sparsity", final_sparsity)
@@ -81,6 +92,13 @@ class GradualPruning(MaskAlgorithm):
         return total_steps // 2
 
     def start(self):
+        if self.cost_target is not None:
+            self.final_sparsity = self.cost_target.sparsity(self._model, self.weights, self.distribution, self.dense)
+            if self.initial_sparsity > self.final_sparsity:
+                raise ValueError(
+                    f"`initial_sparsity` must not exceed the sparsity that {self.cost_target} asks for, "
+                    f"{self.final_sparsity}. Received: initial_sparsity={self.initial_sparsity}"
+                )
         structures.check("final_sparsity", self.final_sparsity, self.weights)
         # A distribution is of the final sparsity; on the way there every weight has the same share of its own.
         dense = dense_selection(self._model, self.weights, self.where, self.dense, self.distribution)
@@ -197,9 +215,20 @@ class MagnitudePruning(GradualPruning):
             with structure "filter" the output layers, unless `where` (".*" is all) or explicit sparsities say what
             to prune.
         scope: "layer", or "global": magnitudes of all weights are compared with each other, and
-            floor((1 - s) n) of all entries live. Then there are no targets of single weights.
-        where, structure, seed: See `MaskAlgorithm`.
+            floor((1 - s) n) of all entries live (of channels and the like at least one of each layer). Then there are
+            no targets of single weights.
+        where, structure, seed: See `MaskAlgorithm`. With structure "channel", "head" or "unit", of n channels that are
+            tied to the same layers max(1, floor((1 - s) n)) live.
         sparsity: Another name of `final_sparsity`.
+        importance: What goes first: "l1", the smallest |w|; "l2", of channels and the like those with the smallest
+            sum of squares (of single weights the same as "l1"); or "taylor", what changes the loss least to first
+            order, |w dL/dw|, with the gradient of the step after which masks change. The "l1" of a channel is the mean
+            of |w| over all weights that make it, its "taylor" |the sum of w dL/dw| (Molchanov et al. 2019).
+        target_flops, target_parameters: In the place of `final_sparsity`, with structure "channel", "head" or "unit":
+            the share of the dense model's multiply-accumulates (as `inspection.count_flops` counts), or of its
+            parameters, that the shrunk model may have. Training begins with a search for the smallest sparsity that
+            meets it under `distribution`, to be read as `final_sparsity` then. The shrunk model has at most the
+            target, and with the next lower counts of channels it would have more.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
@@ -228,6 +257,9 @@ class MagnitudePruning(GradualPruning):
         structure=None,
         seed=0,
         sparsity=None,
+        importance="l1",
+        target_flops=None,
+        target_parameters=None,
     ):
         super().__init__(
             final_sparsity,
@@ -242,8 +274,17 @@ class MagnitudePruning(GradualPruning):
             structure,
             seed,
             sparsity,
+            target_flops,
+            target_parameters,
         )
         check_choice("scope", scope, SCOPES)
+        check_choice("importance", importance, IMPORTANCES)
+        self.importance = importance
+        if scope == "global" and self.cost_target is not None:
+            raise ValueError(
+                "`scope` must be 'layer' where a target sets the sparsity: with 'global' the scores decide what is "
+                f"left of the model. Received: scope='global', {self.cost_target}"
+            )
         if scope == "global" and not (isinstance(distribution, str) and distribution == "uniform"):
             raise ValueError(
                 "`distribution` has no meaning with scope='global', which lets magnitudes decide. "
@@ -251,7 +292,17 @@ class MagnitudePruning(GradualPruning):
             )
         self.scope = scope
 
+    def uses(self):
+        return {"gradient"} if self.importance == "taylor" else set()
+
     def start(self):
+        if self.importance == "l2":
+            for weight in self.weights:
+                kind = structures.get(weight.technique.structure)
+                if kind.spec is not None and not kind.ties_layers:
+                    raise ValueError(
+                        f"`importance` must be 'l1' or 'taylor' with structure={kind.spec!r}. Received: importance='l2'"
+                    )
         for weight in self.weights if self.scope == "global" else ():
             if isinstance(structures.get(weight.technique.structure), structures.NM):
                 raise ValueError(
@@ -276,9 +327,10 @@ class MagnitudePruning(GradualPruning):
         size = sum(weight.size for weight, target in pairs if target)
         return self._sparsity_of([kept, masks.number_to_keep(self.final_sparsity, size)])
 
-    @criteria.absolute("value")
-    def scores(self, view):
-        return np.abs(view.value)
+    @property
+    def scores(self):
+        """Scores of the entries of a weight: a function of its `WeightView`."""
+        return criteria.saliency if self.importance == "taylor" else criteria.magnitude
 
     def change_masks(self, step):
         if self.scope == "layer":
@@ -290,6 +342,10 @@ class MagnitudePruning(GradualPruning):
         views = [self.view(index, step) for index in chosen]
         kinds = [structures.get(self.weights[index].technique.structure) for index in chosen]
         alive = [kind.alive(view.mask, view.filter_axes) for kind, view in zip(kinds, views, strict=True)]
+        if kinds[0].ties_layers:
+            scores = [self.scores(view) for view in views]
+            self.assign(views, tied_weights.highest_overall(scores, self.sparsity_at(step), alive))
+            return
         count = masks.number_to_keep(self.sparsity_at(step), sum(mask.size for mask in alive))
         count = min(count, sum(int(np.count_nonzero(mask)) for mask in alive))
         if any(kind.spec for kind in kinds):
@@ -311,9 +367,11 @@ class RandomPruning(GradualPruning):
     and a sibling's rule brings pruned weights back: neither is copied.)
 
     Args:
-        cumulative: Bool; `False` draws a new mask of the same count at every update, over all entries.
+        cumulative: Bool; `False` draws a new mask of the same count at every update, over all entries. (Not with the
+            structures that tie layers: nothing wakes what is gone in all of them.)
         final_sparsity, begin_step, end_step, frequency, initial_sparsity, schedule, distribution, dense, where,
-            structure, seed, sparsity: See `MagnitudePruning`. N:M structures draw their entries in each group.
+            structure, seed, sparsity, target_flops, target_parameters: See `MagnitudePruning`. N:M structures draw
+            their entries in each group.
 
     Raises:
         ValueError: As `MagnitudePruning`.
@@ -334,6 +392,8 @@ class RandomPruning(GradualPruning):
         structure=None,
         seed=0,
         sparsity=None,
+        target_flops=None,
+        target_parameters=None,
     ):
         super().__init__(
             final_sparsity,
@@ -348,9 +408,19 @@ class RandomPruning(GradualPruning):
             structure,
             seed,
             sparsity,
+            target_flops,
+            target_parameters,
         )
         check_bool("cumulative", cumulative)
         self.cumulative = cumulative
+
+    def start(self):
+        if not self.cumulative and any(isinstance(weight, TiedWeight) for weight in self.weights):
+            raise ValueError(
+                "`cumulative` must be True with a structure that ties layers: nothing wakes what is gone in all of "
+                f"them. Received: cumulative=False, structure={self.weights[0].technique.structure!r}"
+            )
+        super().start()
 
     def new_mask(self, view, structure, sparsity):
         among = view.mask if self.cumulative else None

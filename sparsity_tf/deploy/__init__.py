@@ -4,6 +4,7 @@
 a checked file of another runtime, and `deployment_report` measures what all of it gains.
 """
 
+from sparsity_tf.deploy.channel_families import ChannelFamily, FamilyPart, channel_families
 from sparsity_tf.deploy.channel_groups import ChannelGroup, GroupMember, channel_groups
 from sparsity_tf.deploy.compact_file import CompactFile, save_compact
 from sparsity_tf.deploy.export import ExportReport, export
@@ -13,14 +14,17 @@ from sparsity_tf.deploy.shrink import shrink
 from sparsity_tf.deploy.shrink_report import ShrinkReport, ShrinkRow
 
 __all__ = [
+    "ChannelFamily",
     "ChannelGroup",
     "CompactFile",
     "DeploymentReport",
     "DeploymentRow",
     "ExportReport",
+    "FamilyPart",
     "GroupMember",
     "ShrinkReport",
     "ShrinkRow",
+    "channel_families",
     "channel_groups",
     "deployment_report",
     "export",

@@ -7,10 +7,13 @@ An addition binds the channels of its operands, so pruning a filter of one of th
 from dataclasses import dataclass
 
 import numpy as np
+from keras import layers
 
 from sparsity_tf.checks import check_model
 from sparsity_tf.deploy.rules import analysed_graph, weight_value
 from sparsity_tf.deploy.ties import tie_channels
+
+_POOLING = (layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D)
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,17 @@ class ChannelGroup:
     Args:
         members: tuple of `GroupMember`, all that makes the channels: columns of kernels, biases, gamma and beta.
         readers: tuple of `GroupMember`, rows of the kernels that read the channels.
+        followers: tuple of `GroupMember`, what else has an entry for each channel and need not be zero: moving
+            statistics, slopes.
+        unweighted: tuple of `GroupMember`, the channels of inputs of global average pooling: operations without a
+            weight.
         fixed: whether the group can't be removed (an output of the model, a layer that needs all channels).
     """
 
     members: tuple
     readers: tuple
+    followers: tuple
+    unweighted: tuple
     fixed: bool
 
 
@@ -70,24 +79,33 @@ def channel_groups(model):
     ```
     """
     check_model("model", model)
+    return graph_and_groups(model)[1]
+
+
+def graph_and_groups(model):
+    """The `Graph` of a model, and its `ChannelGroup`s; as `channel_groups`."""
     graph = analysed_graph(model)
     ties = tie_channels(graph)
-    members, readers = [{} for _ in range(ties.count)], [{} for _ in range(ties.count)]
+    members, readers, followers, unweighted = ([{} for _ in range(ties.count)] for _ in range(4))
     for call in graph.calls:
+        if isinstance(call.operation, _POOLING):
+            for channel, group in enumerate(ties.groups[call.inputs[0]]):
+                unweighted[group].setdefault((id(call.operation), "", 0), (call.operation, set()))[1].add(channel)
         for part in call.rule.slices():
-            if not (part.reads or part.member) or weight_value(call.operation, part.weight) is None:
+            place = members if part.member else readers if part.reads else followers
+            if weight_value(call.operation, part.weight) is None:
                 continue
             tensor = call.inputs[0] if part.reads else call.outputs[0]
             for channel, group in enumerate(ties.groups[tensor]):
-                place = members if part.member else readers
                 key = (id(call.operation), part.weight, part.axis)
                 indices = place[group].setdefault(key, (call.operation, set()))[1]
                 indices.update(part.indices(np.array([channel]), tensor.channels).tolist())
-    return [
-        ChannelGroup(_as_members(members[g]), _as_members(readers[g]), bool(ties.fixed[g]))
+    groups = [
+        ChannelGroup(*(_as_members(kind[g]) for kind in (members, readers, followers, unweighted)), bool(ties.fixed[g]))
         for g in range(ties.count)
         if members[g]
     ]
+    return graph, groups
 
 
 def _as_members(found):

@@ -156,8 +156,8 @@ def sensitivity(
             floor((1 - s) n) live.
         metric: What to measure: the name of a result of `evaluate` ("loss", "accuracy"), or a Keras metric, its name or
             a function of (y_true, y_pred). Default: the first metric that the model is compiled with, or its loss.
-        structure: As in `sparsity_tf.masks.structures`. Default: what masked layers say; of plain ones single weights. With
-            an N:M structure no sparsity above 1 - N/M.
+        structure: As in `sparsity_tf.masks.structures`. Default: what masked layers say; of plain ones single weights.
+            With an N:M structure no sparsity above 1 - N/M.
         where: Which layers, as in `sparsify`. Default: all that can be pruned.
         batch_size: Integer, for data given as arrays.
 

@@ -33,6 +33,7 @@ from sparsity_tf.layers.l0 import (
 )
 from sparsity_tf.layers.masked import (
     Masked,
+    MaskedBatchNormalization,
     MaskedConv1D,
     MaskedConv2D,
     MaskedConv3D,
@@ -95,6 +96,7 @@ from sparsity_tf.layers.sparse_layer import (
     TECHNIQUES,
     SparseLayer,
     flatten_layers,
+    get_masked_parts,
     get_penalty_weights,
     get_sparse_weights,
 )

@@ -16,7 +16,7 @@ class SparseDense(SparseLayer, keras.layers.Dense):
 
     def call(self, inputs, training=False):
         outputs = self.apply_weight("kernel", ops.matmul, inputs, training)
-        return _bias_and_activation(self, outputs)
+        return _bias_and_activation(self, outputs, training)
 
     def filter_axes(self, name="kernel"):
         return (1,)
@@ -27,7 +27,7 @@ class SparseEinsumDense(SparseLayer, keras.layers.EinsumDense):
 
     def call(self, inputs, training=False):
         outputs = self.apply_weight("kernel", self._contract, inputs, training)
-        return _bias_and_activation(self, outputs)
+        return _bias_and_activation(self, outputs, training)
 
     def _contract(self, inputs, kernel):
         return ops.einsum(self.equation, inputs, kernel)
@@ -53,7 +53,7 @@ class _SparseConv(SparseLayer):
 
     def call(self, inputs, training=False):
         outputs = self.apply_weight("kernel", self.convolution_op, inputs, training)
-        return _bias_and_activation(self, outputs, self.data_format)
+        return _bias_and_activation(self, outputs, training, self.data_format)
 
     def filter_axes(self, name="kernel"):
         return (self.rank + 1,)
@@ -92,7 +92,7 @@ class SparseDepthwiseConv2D(SparseLayer, keras.layers.DepthwiseConv2D):
 
     def call(self, inputs, training=False):
         outputs = self.apply_weight("kernel", self._convolve, inputs, training)
-        return _bias_and_activation(self, outputs, self.data_format)
+        return _bias_and_activation(self, outputs, training, self.data_format)
 
     def _convolve(self, inputs, kernel):
         return ops.depthwise_conv(
@@ -149,9 +149,9 @@ class SparseEmbedding(SparseLayer, keras.layers.Embedding):
         return ops.cast(rows, self.compute_dtype)
 
 
-def _bias_and_activation(layer, outputs, data_format="channels_last"):
+def _bias_and_activation(layer, outputs, training, data_format="channels_last"):
     if layer.bias is not None:
-        bias = ops.cast(layer.bias, outputs.dtype)
+        bias = ops.cast(layer.bound_value("bias", training), outputs.dtype)
         if data_format == "channels_first":
             bias = ops.reshape(bias, (1, -1) + (1,) * layer.rank)
         outputs = ops.add(outputs, bias)

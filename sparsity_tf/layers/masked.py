@@ -23,6 +23,7 @@ from keras import ops
 
 from sparsity_tf.checks import check_array, check_bool
 from sparsity_tf.layers import kinds
+from sparsity_tf.layers.sparse_layer import SparseLayer
 from sparsity_tf.layers.technique import Technique, initializer_or_number
 from sparsity_tf.masks import structures, zero_outside
 
@@ -40,8 +41,9 @@ class Masked(Technique):
             the same). Default `False`: masked entries get zero gradient, unless an algorithm that grows by gradient
             runs.
         structure: Which entries live and die together when an algorithm prunes: `None` (each by itself), "2:4" (N:M
-            along the input axis), "4x1" (blocks), "filter" (output units); see `sparsity_tf.masks.structures`. It is
-            part of the layer's config, so it survives saving and loading.
+            along the input axis), "4x1" (blocks), "filter" (output units), or what `shrink` removes best: "channel",
+            "head", "unit"; see `sparsity_tf.masks.structures`. It is part of the layer's config, so it survives saving
+            and loading. With the last three the biases have masks, too.
     """
 
     name = "masked"
@@ -169,10 +171,18 @@ class MaskedLayer:
     """What the masked layers add to the protocol."""
 
     technique_class = Masked
+    # The weights beside the kernels that have an entry for each output unit.
+    _of_units = ("bias",)
+
+    @property
+    def bound_weight_names(self):
+        if not structures.get(self.technique.structure).ties_layers:
+            return ()
+        return tuple(name for name in self._of_units if getattr(self, name, None) is not None)
 
     def save_own_variables(self, store):
         # On JAX the variable itself may hold something where it is masked.
-        values = {weight.name: weight.value() for weight in self.sparse_weights}
+        values = {weight.name: weight.value() for weight in self.sparse_weights + self.bound_weights}
         for variable in self._own_variables():
             store[variable.name] = values.get(variable.name, variable)
         for name, state in self.technique.states.items():
@@ -184,7 +194,7 @@ class MaskedLayer:
         self.technique.states = {name.removesuffix(_STATE): np.array(store[name], "float64") for name in states}
         super().load_own_variables({name: store[name] for name in store.keys() if name not in states})
         # A file edited by hand may hold weights outside its mask.
-        for weight in self.sparse_weights:
+        for weight in self.sparse_weights + self.bound_weights:
             weight.variable.assign(weight.value())
 
 
@@ -210,6 +220,31 @@ class MaskedConv3D(MaskedLayer, kinds.SparseConv3D):
 
 class MaskedDepthwiseConv2D(MaskedLayer, kinds.SparseDepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+
+
+class MaskedBatchNormalization(MaskedLayer, SparseLayer, keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` with masked gamma and beta, for channels that are pruned in all layers.
+
+    Without them the mean of a filter that is zero would come out as a constant. With a structure that ties no layers
+    nothing is masked. Arguments: the stock layer's and those of `Masked`.
+    """
+
+    sparse_weight_names = ()
+    _of_units = ("gamma", "beta")
+
+    def call(self, inputs, training=None, mask=None):
+        # Keras's code finds the masked tensors in the place of the variables. Through __dict__: attributes set on a
+        # layer are tracked.
+        values = {name: self.bound_value(name, bool(training)) for name in self.bound_weight_names}
+        before = {name: self.__dict__[name] for name in values}
+        try:
+            self.__dict__.update(values)
+            return super().call(inputs, training=training, mask=mask)
+        finally:
+            self.__dict__.update(before)
+
+    def filter_axes(self, name="gamma"):
+        return (0,)
 
 
 class MaskedEmbedding(MaskedLayer, kinds.SparseEmbedding):

@@ -30,13 +30,14 @@ class _Prepared:
         training: Bool.
         kernel: Tensor; `None` where `project` stands for it.
         recurrent_kernel: Tensor.
+        bias: Tensor; `None` where the variable itself is used, or there is none.
         project: Function from inputs to their part of the pre-activations, or `None`.
         projected: Bool; whether the cell's inputs have been through `project` already.
     """
 
-    def __init__(self, training, kernel, recurrent_kernel, project):
+    def __init__(self, training, kernel, recurrent_kernel, bias, project):
         self.training = training
-        self.kernel, self.recurrent_kernel, self.project = kernel, recurrent_kernel, project
+        self.kernel, self.recurrent_kernel, self.bias, self.project = kernel, recurrent_kernel, bias, project
         self.projected = False
 
 
@@ -76,6 +77,7 @@ class _SparseCell(SparseLayer):
             training,
             None if project else self.apply_weight("kernel", _kernel_itself, None, training),
             self.apply_weight("recurrent_kernel", _kernel_itself, None, training),
+            self.bound_value("bias", training) if "bias" in self.bound_weight_names else None,
             project,
         )
 
@@ -112,6 +114,8 @@ class _SparseCell(SparseLayer):
         # Through __dict__: attributes set on a layer are tracked.
         attributes = self.__dict__
         names = {"kernel": prepared.kernel, "recurrent_kernel": prepared.recurrent_kernel}
+        if prepared.bias is not None:
+            names["bias"] = prepared.bias
         before = {name: attributes[name] for name in names}
         # Not drawn or prepared again at every step.
         before_masks = attributes.get("get_dropout_mask")

@@ -57,6 +57,8 @@ class SparseLayer:
     technique_class = None
     keras_class = None
     sparse_weight_names = ("kernel",)
+    # Names of the small weights that the technique masks together with whole output units: a bias, gamma, beta.
+    bound_weight_names = ()
     # Names of the variables that the technique added.
     technique_variables = ()
     # The forward pass in which the layer was called in training; see `_forward_pass`.
@@ -104,8 +106,7 @@ class SparseLayer:
         try:
             if technique.stochastic:
                 self.add_seed_generator()
-            for name in self.sparse_weight_names:
-                weight = SparseWeight(self, name)
+            for weight in (SparseWeight(self, n) for n in (*self.sparse_weight_names, *self.bound_weight_names)):
                 # The technique computes in float32 and casts the result itself.
                 weight.variable._autocast = False
                 technique.build(weight)
@@ -149,12 +150,26 @@ class SparseLayer:
         """List of `SparseWeight`, one for each sparse weight; empty before the layer is built."""
         return [SparseWeight(self, name) for name in self.sparse_weight_names] if self.built else []
 
+    @property
+    def bound_weights(self):
+        """List of `SparseWeight`: a bias, gamma or beta whose entries are zero where a whole output unit is.
+
+        They are no kernels: what counts sparse weights does not count them.
+        """
+        return [SparseWeight(self, name) for name in self.bound_weight_names] if self.built else []
+
     def apply_weight(self, name, linear, inputs, training, select=None):
         """Applies sparse weight `name` through the technique; in training the penalty is due."""
         outputs = self.technique.apply(SparseWeight(self, name), linear, inputs, training, select)
         if training and self.technique.penalized:
             self._trained_in = _forward_pass()
         return outputs
+
+    def bound_value(self, name, training):
+        """Weight `name` as it is used: through the technique if that masks it, else the variable itself."""
+        if name not in self.bound_weight_names:
+            return getattr(self, name)
+        return self.apply_weight(name, lambda _, value: value, None, training)
 
     # The penalty is computed where Keras collects the losses of a forward pass, as regularizers are, and not in the
     # call: what is computed within a loop over time (on JAX also under rematerialization) can't be used outside. It
@@ -295,6 +310,21 @@ def get_sparse_weights(model):
     weights = []
     for layer in flatten_layers(model):
         weights.extend(getattr(layer, "sparse_weights", ()))
+    return weights
+
+
+def get_masked_parts(model):
+    """Lists the sparse weights of a model or layer with the biases, gammas and betas that are masked, too.
+
+    Args:
+        model: Keras model or layer.
+
+    Returns:
+        List of `SparseWeight`: `get_sparse_weights(model)`, and the `bound_weights` of each layer after its own.
+    """
+    weights = []
+    for layer in flatten_layers(model):
+        weights.extend([*getattr(layer, "sparse_weights", ()), *getattr(layer, "bound_weights", ())])
     return weights
 
 

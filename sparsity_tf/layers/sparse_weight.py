@@ -20,7 +20,7 @@ class SparseWeight:
     def __init__(self, layer, name):
         if not hasattr(layer, "sparse_weight_names"):
             raise ValueError(f"`layer` must be a sparse layer. Received: layer={layer!r}")
-        check_choice("name", name, layer.sparse_weight_names)
+        check_choice("name", name, (*layer.sparse_weight_names, *layer.bound_weight_names))
         self.layer = layer
         self.name = name
 
@@ -114,7 +114,7 @@ class SparseWeight:
         return variable
 
     def _attribute(self, name):
-        first = self.name == self.layer.sparse_weight_names[0]
+        first = (self.name,) == tuple(self.layer.sparse_weight_names[:1])
         return name if first else f"{self.name}_{name}"
 
     def _select(self, variable, select):

@@ -57,7 +57,7 @@ def after_build(layer, function):
 def make_plain(layer):
     """Turns one built sparse layer into the stock Keras layer, with the values of inference in its weights."""
     check_instance("layer", layer, SparseLayer)
-    values = [(weight.variable, weight.value()) for weight in layer.sparse_weights]
+    values = [(weight.variable, weight.value()) for weight in layer.sparse_weights + layer.bound_weights]
     _remove_technique(layer)
     for variable, value in values:
         variable.assign(value)
@@ -78,7 +78,7 @@ def unmake_sparse(layer):
 
 
 def _remove_technique(layer):
-    for weight in layer.sparse_weights:
+    for weight in layer.sparse_weights + layer.bound_weights:
         layer.technique.release(weight)
         weight.variable._autocast = True
     for name in layer.technique_variables:

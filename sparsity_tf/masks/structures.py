@@ -7,8 +7,17 @@ A structure is written as a string, so that it prints, compares and saves with a
 * `"4x1"`: blocks of that shape over the last axes of the kernel (input x output units);
 * `"filter"`: whole output units: columns of a dense kernel, filters of a convolution.
 
+Three structures tie layers, so that `sparsity_tf.shrink` removes what is pruned, and the model really gets smaller:
+
+* `"channel"`: the same channel in all layers that the graph of the model ties (an addition ties its operands), with
+  bias, gamma and beta: see `sparsity_tf.deploy.channel_groups`. Filters of convolutions, units of dense layers, columns
+  of embeddings, units of recurrent layers;
+* `"unit"`: of these the units of recurrent layers alone: all gates' rows and columns;
+* `"head"`: a head of attention, in the projections of query, key, value and output.
+
 A group's score is the mean of the scores of its entries; blocks at an edge may be smaller. Counts are of groups:
-floor((1 - sparsity) * groups) of them live.
+floor((1 - sparsity) * groups) of them live. Of channels, heads and units that are tied to the same layers, which are
+counted together, at least one lives.
 """
 
 import math
@@ -17,18 +26,22 @@ import warnings
 
 import numpy as np
 
-from sparsity_tf.checks import check_array, check_integer, check_integers
+from sparsity_tf.checks import check_array, check_choice, check_integer, check_integers
 from sparsity_tf.masks import ranking
+
+# The structures that tie layers.
+TIED = ("channel", "head", "unit")
 
 
 def get(structure):
     """Turns what a user may write into a structure.
 
     Args:
-        structure: `None`, "N:M" with 1 <= N < M, "AxB..." with positive sizes, "filter", or a structure.
+        structure: `None`, "N:M" with 1 <= N < M, "AxB..." with positive sizes, "filter", "channel", "head", "unit", or
+            a structure.
 
     Returns:
-        An `Elements`, `NM`, `Blocks` or `Filters`.
+        An `Elements`, `NM`, `Blocks`, `Filters` or `TiedUnits`.
 
     Raises:
         ValueError: Anything else.
@@ -40,14 +53,16 @@ def get(structure):
     if isinstance(structure, str):
         if structure == "filter":
             return Filters()
+        if structure in TIED:
+            return TiedUnits(structure)
         found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", structure)
         if found and 1 <= int(found[1]) < int(found[2]):
             return NM(int(found[1]), int(found[2]))
         if re.fullmatch(r"[1-9]\d{,8}(x[1-9]\d{,8})*", structure):
             return Blocks(tuple(int(size) for size in structure.split("x")))
     raise ValueError(
-        "`structure` must be None, 'N:M' such as '2:4' with 1 <= N < M, the sizes of a block such as '4x1', or "
-        f"'filter'. Received: structure={structure!r}"
+        "`structure` must be None, 'N:M' such as '2:4' with 1 <= N < M, the sizes of a block such as '4x1', 'filter', "
+        f"'channel', 'head' or 'unit'. Received: structure={structure!r}"
     )
 
 
@@ -55,6 +70,12 @@ class Elements:
     """Every entry is a group of its own."""
 
     spec = None
+    # Whether what is pruned together lies in several layers, biases and normalisation included.
+    ties_layers = False
+
+    def number_to_keep(self, sparsity, groups):
+        """How many of a number of groups live at a sparsity."""
+        return ranking.number_to_keep(sparsity, groups)
 
     def reduce(self, scores, filter_axes=(-1,)):
         """Scores of the groups: an array of any shape, one entry a group."""
@@ -84,7 +105,7 @@ class Elements:
         check_array("scores", scores)
         scores = np.asarray(scores)
         group_scores = self.reduce(scores, filter_axes)
-        count = ranking.number_to_keep(sparsity, group_scores.size)
+        count = self.number_to_keep(sparsity, group_scores.size)
         alive = None if among is None else self.alive(among, filter_axes)
         if alive is not None:
             count = min(count, int(np.count_nonzero(alive)))
@@ -170,6 +191,24 @@ class Filters(Elements):
     def _input_axes(self, rank, filter_axes):
         outputs = {axis % rank for axis in filter_axes}
         return tuple(axis for axis in range(rank) if axis not in outputs)
+
+
+class TiedUnits(Elements):
+    """Channels, heads or units: an algorithm sees all that are tied to the same layers as one vector.
+
+    Args:
+        spec: "channel", "head" or "unit".
+    """
+
+    ties_layers = True
+
+    def __init__(self, spec):
+        check_choice("spec", spec, TIED)
+        self.spec = spec
+
+    def number_to_keep(self, sparsity, groups):
+        # No layer can do with none.
+        return max(ranking.number_to_keep(sparsity, groups), min(groups, 1))
 
 
 class NM(Elements):
@@ -260,7 +299,7 @@ def check(name, sparsity, weights):
         # A share that only comes near to N:M would leave an entry more in every group.
         if isinstance(structure, NM) and (
             abs(structure.sparsity - sparsity) > 1e-9
-            or masks.number_of_zeros(sparsity, structure.m) < structure.m - structure.n
+            or ranking.number_of_zeros(sparsity, structure.m) < structure.m - structure.n
         ):
             raise ValueError(
                 f"`{name}` must be {structure.sparsity} with structure {structure.spec!r}. Received: {name}={sparsity}"

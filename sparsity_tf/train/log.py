@@ -272,9 +272,10 @@ def rows_of(prepared):
 
 def _warn_of_lost_rows(folder, last, done):
     best = os.path.exists(os.path.join(folder, run_folder.BEST))
+    compared = f", and {run_folder.BEST} is compared with those that have one" if best else ""
     trainer.warn(
-        f"{os.path.join(folder, run_folder.METRICS)} has rows up to epoch {last}, and {done} are done: {run_folder.RESULTS} "
-        f"leaves out those without a row{f', and {run_folder.BEST} is compared with those that have one' if best else ''}"
+        f"{os.path.join(folder, run_folder.METRICS)} has rows up to epoch {last}, and {done} are done: "
+        f"{run_folder.RESULTS} leaves out those without a row{compared}"
     )
 
 

@@ -195,6 +195,7 @@ def _checkpoint():
 TENSORS = [distributions.TensorSpec("a", (4, 3)), distributions.TensorSpec("b", (3, 2))]
 STEPS = {"begin_step": 0, "end_step": 10}
 STOCK = {
+    "BatchNormalization": {},
     "Dense": {"units": 2},
     "EinsumDense": {"equation": "ab,bc->ac", "output_shape": 2},
     "Conv1D": {"filters": 2, "kernel_size": 2},

@@ -10,7 +10,7 @@ from sparsity_tf import extras
 from sparsity_tf.deploy import export, litert
 from sparsity_tf.deploy import export as export_function
 from sparsity_tf.deploy.export import FORMATS
-from sparsity_tf.deploy.runtimes import RUNTIMES, _litert_interpreter
+from sparsity_tf.deploy.runtimes import RUNTIMES, _litert_interpreter, open_runtime
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.masks import structures
 from tests.deploy.models import images, predictions, randomize, zero_channels

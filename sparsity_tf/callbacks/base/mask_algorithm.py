@@ -15,12 +15,13 @@ import keras
 import numpy as np
 
 from sparsity_tf.backend import as_array, is_on_accelerator, tensor_of
-from sparsity_tf.callbacks.base import claims, masked_weights, optimizer_slots, shortfall, train_function
+from sparsity_tf.callbacks.base import claims, masked_weights, optimizer_slots, shortfall, tied_weights, train_function
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.callbacks.base.gradient_tap import GradientTap
 from sparsity_tf.callbacks.base.mask_writer import MaskWriter, bool_mask
 from sparsity_tf.callbacks.base.optimizer_slots import count_steps
 from sparsity_tf.callbacks.base.standstill import Standstill
+from sparsity_tf.callbacks.base.tied_weights import TiedWeight
 from sparsity_tf.callbacks.base.update_schedule import UpdateSchedule
 from sparsity_tf.callbacks.base.weight_view import WeightView, read_mask, value_tensor
 from sparsity_tf.checks import check_integer, check_selection
@@ -47,7 +48,10 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         where: Which masked weights: as `where` of `sparsity_tf.sparsify`. Default: all. If it selects no masked layer,
             the layers that it selects are made masked first.
         structure: Which entries live and die together (`sparsity_tf.masks.structures`); set on the layers, in whose
-            config it is saved. Default: what the layers say.
+            config it is saved. Default: what the layers say. With "channel", "head" or "unit" all counts, sparsities
+            and distributions are of channels. The channels that are tied to the same layers are one weight then, a
+            vector, under the path of the first layer: `"conv2d/channel"`. (All of these distributions are uniform, but
+            a dict.)
         seed: Integer seed of everything that is drawn.
     """
 
@@ -56,6 +60,12 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
     state_fields = ()
     # Whether masks of whole blocks, filters or N:M groups are something the algorithm can make.
     structured = False
+    # Whether it can prune channels, heads and units, each in all layers that it is tied to.
+    prunes_tied = False
+    # Whether what was pruned may live again.
+    grows = False
+    # How the values of a channel's parts become the value of the channel ("l1", "l2", "taylor").
+    importance = "l1"
     # Whether masks change before the first step and never again, so that another algorithm may go on with them.
     acts_once = False
     # Whether a `fit` that is too short for the schedule is a warning. A program that says so itself sets it to False.
@@ -68,11 +78,8 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         check_selection("where", where, "layer")
         if structure is not None:
             structure = structures.get(structure).spec
-            if not self.structured:
-                raise ValueError(
-                    f"`structure` must be None: {type(self).__name__} moves single weights. "
-                    f"Received: structure={structure!r}"
-                )
+            if problem := masked_weights.problem_with(self, structure):
+                raise ValueError(f"`structure` must be None: {problem} Received: structure={structure!r}")
         self.where, self.structure, self.seed = where, structure, seed
         self.sparsity = 0.0
         # Path -> entries dropped and grown since training began.
@@ -83,6 +90,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         return {
             **super()._forget_model(),
             "weights": [],
+            "parts": [],
             "waits_for_model": False,
             "_optimizer": None,
             "_started": False,
@@ -215,7 +223,10 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         self.detach()
         self._bind(model, epochs, steps_per_epoch)
         self._start(model)
-        self._standstill = Standstill(model.optimizer, self.weights, type(self).__name__)
+        self._standstill = Standstill(model.optimizer, self._kernels(), type(self).__name__)
+
+    def _kernels(self):
+        return [weight for weight in self.parts if weight.name in weight.layer.sparse_weight_names]
 
     def _check_prepared(self, model):
         if not self._started:
@@ -242,11 +253,12 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
                 model.optimizer.build(model.trainable_variables)
             optimizer_slots.check(model.optimizer, self.uses(), type(self).__name__)
             self._resolve_schedule(epochs, steps_per_epoch, steps_per_call)
-            weights = masked_weights.find(model, self.where, type(self).__name__, self.structured)
-            claims.claim(self, weights)
-            self.weights = weights
-            self._structures = [weight.technique.structure for weight in self.weights]
-            for weight in self.weights:
+            weights = masked_weights.find(model, self.where, self)
+            parts = tied_weights.parts_of(weights)
+            claims.claim(self, parts)
+            self.weights, self.parts = weights, parts
+            self._structures = [weight.technique.structure for weight in self.parts]
+            for weight in self.parts:
                 weight.technique.structure = self.structure or weight.technique.structure
             self.dropped = {weight.path: 0 for weight in self.weights}
             self.grown = dict(self.dropped)
@@ -259,7 +271,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
                 self.start()
         except BaseException:
             self.detach()
-            for weight, structure in zip(self.weights, self._structures, strict=True):
+            for weight, structure in zip(self.parts, self._structures, strict=True):
                 weight.technique.structure = structure
             raise
         self._started = True
@@ -276,7 +288,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
     def _end(self, in_fit):
         if self._started:
             with train_function.scope(self._model):
-                optimizer_slots.mask_averages(self._optimizer, self.weights)
+                optimizer_slots.mask_averages(self._optimizer, self.parts)
             self._measure()
             shortfall.warn_at_end(self, in_fit)
         self.detach()
@@ -288,13 +300,13 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             self._tap = None
             train_function.retrace(self._model)
         self._want_dense_gradient(False)
-        claims.release(self, self.weights)
+        claims.release(self, self.parts)
         self._started, self.waits_for_model, self._standstill, self._writers = False, False, None, {}
         self._epoch_ended = False
 
     def _want_dense_gradient(self, wanted):
         changed = False
-        for weight in self.weights:
+        for weight in self.parts:
             users = weight.technique.dense_gradient_users
             before = bool(users)
             (users.add if wanted else users.discard)(id(self))
@@ -306,7 +318,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         used = self.uses()
         self._want_dense_gradient(bool(used))
         if "gradient" in used:
-            self._tap = GradientTap(model.optimizer, [weight.variable for weight in self.weights], self._is_due)
+            self._tap = GradientTap(model.optimizer, [weight.variable for weight in self.parts], self._is_due)
             self._tap.attach()
             train_function.retrace(model)
 
@@ -319,6 +331,8 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
     def view(self, index, step, drop_fraction=0.0):
         """The `WeightView` of weight number `index`."""
         weight = self.weights[index]
+        if isinstance(weight, TiedWeight):
+            return self._tied_view(weight, index, step, drop_fraction)
         variable, optimizer = weight.variable, self._optimizer
         mask = tensor_of(weight.extra_variable("mask"))
         # Read when asked for: a tensor kept here would be memory that can't be written in place.
@@ -339,6 +353,26 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             drop_fraction=drop_fraction,
             _slots={name: lambda name=name: as_array(tensors[name]()) for name in self.uses()},
             _tensors=tensors if is_on_accelerator(mask) else None,
+            _weight=weight,
+        )
+
+    def _tied_view(self, weight, index, step, drop_fraction):
+        def gradients():
+            return [as_array(self._tap.gradient(part.weight.variable)) for part in weight.parts]
+
+        def saliency():
+            pairs = zip(weight.values(), gradients(), strict=True)
+            return weight.sums([value * gradient for value, gradient in pairs])
+
+        return WeightView(
+            path=weight.path,
+            value=lambda: weight.norms(weight.values(), self.importance),
+            mask=weight.mask(),
+            step=step,
+            rng=lambda: self.rng(step, index),
+            filter_axes=weight.filter_axes,
+            drop_fraction=drop_fraction,
+            _slots={"saliency": saliency} if "gradient" in self.uses() else {},
             _weight=weight,
         )
 
@@ -367,7 +401,8 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             changed = changed or dropped or grown
             view._release()
         if changed:
-            self._writer([view._weight for view in views], cleared is not None)(masks, kept, cleared or [])
+            weights, masks, kept, cleared = tied_weights.spread([v._weight for v in views], masks, kept, cleared)
+            self._writer(weights, cleared is not None)(masks, kept, cleared or [])
 
     def _writer(self, weights, clears):
         # One for each set of variables that an algorithm writes, of which it has one or two.
@@ -400,7 +435,8 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
 
     def active_counts(self):
         """Number of live entries of each weight, a list."""
-        return [int(np.count_nonzero(read_mask(weight))) for weight in self.weights]
+        masks = (weight.mask() if isinstance(weight, TiedWeight) else read_mask(weight) for weight in self.weights)
+        return [int(np.count_nonzero(mask)) for mask in masks]
 
     def _measure(self):
         size = sum(weight.size for weight in self.weights)

@@ -1,11 +1,12 @@
 """The weights that an algorithm works on: those under masks that training changes."""
 
-from sparsity_tf.callbacks.base import train_function
+from sparsity_tf.callbacks.base import tied_weights, train_function
 from sparsity_tf.layers import Masked, SparseLayer, get_sparse_weights
+from sparsity_tf.masks import structures
 from sparsity_tf.sparsify import match_layers, reason_to_skip, sparsify
 
 
-def find(model, where, who, structured):
+def find(model, where, algorithm):
     """The masked weights of a model that `where` selects and that are trained.
 
     If `where` selects no masked layer, the layers that it selects are made masked first. Frozen layers stay as they
@@ -14,18 +15,18 @@ def find(model, where, who, structured):
     Args:
         model: Built Keras model.
         where: As in `sparsity_tf.sparsify`.
-        who: Name of the algorithm.
-        structured: Whether it makes masks of blocks, filters or N:M groups.
+        algorithm: The `MaskAlgorithm`: its `structure`, and which structures it can keep.
 
     Returns:
-        List of `SparseWeight`s, at least one.
+        List of `SparseWeight`s, at least one; or of `TiedWeight`s, where the structure ties layers.
 
     Raises:
         ValueError: There is none, or one has a structure that the algorithm can't keep.
     """
+    who, tied = type(algorithm).__name__, structures.get(algorithm.structure).ties_layers
     masked = _masked(model, where)
     if not masked:
-        _sparsify(model, where)
+        _sparsify(model, where, **({"structure": algorithm.structure} if tied else {}))
         masked = _masked(model, where)
     masked = [weight for weight in masked if weight.size and weight.variable.trainable]
     if not masked:
@@ -34,12 +35,51 @@ def find(model, where, who, structured):
             f"frozen or not built. Received: where={where!r}"
         )
     for weight in masked:
-        if weight.technique.structure is not None and not structured:
+        spec = weight.technique.structure
+        if spec is not None and (problem := problem_with(algorithm, spec)):
+            raise ValueError(f"{problem} Received: layer {weight.layer.path!r} with structure={spec!r}")
+        if algorithm.structure not in (None, spec) and (tied or structures.get(spec).ties_layers):
             raise ValueError(
-                f"{who} moves single weights. Received: layer {weight.layer.path!r} with "
-                f"structure={weight.technique.structure!r}"
+                f"`structure` must be that of the layers where one of the two is in {list(structures.TIED)}, which "
+                f"mask more than kernels: give it to `sparsify(model, 'masked', structure=...)`. Received: "
+                f"structure={algorithm.structure!r}, and layer {weight.layer.path!r} with structure={spec!r}"
             )
-    return masked
+    return _tied(model, masked, who)
+
+
+def problem_with(algorithm, structure):
+    """Why an algorithm can't keep a structure, a sentence, or `None`."""
+    who, tied = type(algorithm).__name__, structures.get(structure).ties_layers
+    if tied and algorithm.grows:
+        return (
+            f"{who} brings pruned weights back, and nothing wakes a {structure} that is gone: all that makes it is "
+            f"zero, so it gets no gradient. structure={structure!r} is for MagnitudePruning, RandomPruning and "
+            "StaticSparsity."
+        )
+    if tied and not algorithm.prunes_tied:
+        return f"{who} scores single weights, and not what structure={structure!r} prunes together."
+    return None if tied or algorithm.structured else f"{who} moves single weights."
+
+
+def _tied(model, masked, who):
+    """The weights, or what they are tied to where their structure says so."""
+    ties = [weight for weight in masked if structures.get(weight.technique.structure).ties_layers]
+    if not ties:
+        return masked
+    if len(ties) < len(masked):
+        other = next(weight for weight in masked if weight not in ties)
+        raise ValueError(
+            f"{who} counts channels, heads and units, or single weights, but not both: give each an algorithm of its "
+            f"own, with a `where`. Received: {ties[0].path!r} with structure={ties[0].technique.structure!r}, and "
+            f"{other.path!r} with structure={other.technique.structure!r}"
+        )
+    found = tied_weights.find(model, masked)
+    if not found:
+        raise ValueError(
+            f"{who} found nothing to prune as a whole: of every {ties[0].technique.structure} a part is frozen, not "
+            f"selected by `where`, or not masked. Received: model={model.name!r}"
+        )
+    return found
 
 
 def _masked(model, where):
@@ -56,14 +96,14 @@ def _masked(model, where):
     return [weight for weight in masked if id(weight.layer) in chosen]
 
 
-def _sparsify(model, where):
-    chosen = match_layers(model, where, lambda layer: reason_to_skip(layer, Masked()) is None)
+def _sparsify(model, where, **options):
+    chosen = match_layers(model, where, lambda layer: reason_to_skip(layer, Masked(**options)) is None)
     trained = {id(layer) for layer in chosen if layer.trainable_variables}
     if any(layer.weights and id(layer) not in trained for layer in chosen):
         if not trained:
             return
         where = _Among(trained)
-    sparsify(model, "masked", where=where)
+    sparsify(model, "masked", where=where, **options)
     train_function.retrace(model)
 
 

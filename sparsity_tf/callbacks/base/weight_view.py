@@ -70,6 +70,14 @@ class WeightView:
         return self._array("gradient")
 
     @property
+    def saliency(self):
+        """Value times gradient, the change of the loss to first order if the entry goes; `uses("gradient")`.
+
+        Of a channel the sum over all weights that make it.
+        """
+        return self._array("saliency") if "saliency" in self._readers else self.value * self.gradient
+
+    @property
     def momentum(self):
         """The optimizer's momentum (m / (sqrt(v) + 1e-8) of Adam), masked entries included; `uses("momentum")`."""
         return self._array("momentum")

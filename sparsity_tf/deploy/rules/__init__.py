@@ -9,6 +9,7 @@ from sparsity_tf.deploy.graph import read_graph
 from sparsity_tf.deploy.rules import attention, channelwise, grouped, kernels, recurrent, reshaping
 from sparsity_tf.deploy.rules.rule import OpaqueRule, Rebuilt, Rule, weight_value
 from sparsity_tf.layers import SparseLayer
+from sparsity_tf.layers.composite import SparseComposite
 
 __all__ = ["analysed_graph"]
 
@@ -117,6 +118,8 @@ def _candidates(call):
         return f"no rule for the operation {kind.__name__}", [rule] if rule else []
     if isinstance(operation, SparseLayer):
         kind = operation.keras_class
+    if isinstance(operation, SparseComposite):
+        kind = kind.plain_class
     if getattr(operation, "quantization_mode", None):
         return f"it is quantized ({operation.quantization_mode})", []
     if getattr(operation, "lora_enabled", False):

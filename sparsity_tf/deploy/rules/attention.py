@@ -5,7 +5,7 @@ import numpy as np
 from sparsity_tf.deploy.rules.rule import OpaqueRule, Rebuilt, weight_value
 
 # The axis of the heads in each weight that has one.
-_HEADS = {
+HEAD_AXES = {
     **{f"{name}_dense.kernel": -2 for name in ("query", "key", "value", "_gate")},
     **{f"{name}_dense.bias": 0 for name in ("query", "key", "value", "_gate")},
     "output_dense.kernel": 0,
@@ -27,10 +27,10 @@ class AttentionRule(OpaqueRule):
         if live.all():
             return Rebuilt(layer, {}, note=self.reason)
         kept = np.flatnonzero(live) if live.any() else np.array([0])
-        names = [*_HEADS, "output_dense.bias"]
+        names = [*HEAD_AXES, "output_dense.bias"]
         weights = {name: weight_value(layer, name) for name in names}
         weights = {name: value for name, value in weights.items() if value is not None}
-        for name, axis in _HEADS.items():
+        for name, axis in HEAD_AXES.items():
             if name in weights:
                 weights[name] = np.take(weights[name], kept, axis)
         config = {**layer.get_config(), "num_heads": len(kept)}

@@ -1,0 +1,86 @@
+"""A sparsity given by what shall be left of the model's operations or parameters: `CostTarget`."""
+
+from sparsity_tf import distributions
+from sparsity_tf.callbacks.base.tied_weights import TiedWeight
+from sparsity_tf.checks import check_fraction
+from sparsity_tf.deploy.shrunk_cost import ShrunkCost, sparsity_that_meets
+from sparsity_tf.masks import structures
+
+
+class CostTarget:
+    """The share of the dense model's cost that the shrunk model may have.
+
+    Args:
+        name: "target_flops" or "target_parameters".
+        share: number in (0, 1).
+    """
+
+    def __init__(self, name, share):
+        self.name, self.share = name, share
+
+    def __repr__(self):
+        return f"{self.name}={self.share}"
+
+    def sparsity(self, model, weights, distribution, dense):
+        """The smallest sparsity of channels that meets the target.
+
+        Args:
+            model: Built Keras model.
+            weights: The weights of an algorithm.
+            distribution, dense: As of the algorithm.
+
+        Returns:
+            Float in [0, 1).
+
+        Raises:
+            ValueError: Nothing can be shrunk by what the algorithm prunes, or not so far; or shapes are not known.
+        """
+        if not all(isinstance(weight, TiedWeight) for weight in weights):
+            raise ValueError(
+                f"`{self.name}` needs a structure that makes the shrunk model smaller, one of {list(structures.TIED)}. "
+                f"Received: {self}, structure={weights[0].technique.structure!r}"
+            )
+        if getattr(distributions.get(distribution), "explicit", False):
+            raise ValueError(
+                f"`distribution` must leave the sparsity open where `{self.name}` sets it. Received: {self}, "
+                f"distribution={distribution!r}"
+            )
+
+        def counts_at(sparsity):
+            targets = distributions.allocate(weights, sparsity, distribution, dense=dense)
+            return [number_to_keep(weight, targets[weight.path]) for weight in weights]
+
+        cost = ShrunkCost(model, [weight.family for weight in weights])
+        measure = cost.flops if self.name == "target_flops" else cost.parameters
+        whole = measure()
+        try:
+            return sparsity_that_meets(measure, self.share * whole, counts_at)
+        except ValueError as error:
+            raise ValueError(f"`{self.name}` can't be met: {error} of {whole:,}. Received: {self}") from None
+
+
+def number_to_keep(weight, sparsity):
+    """How many channels of a `TiedWeight` live at a sparsity."""
+    return structures.get(weight.technique.structure).number_to_keep(sparsity, weight.size)
+
+
+def the_target(target_flops, target_parameters, **sparsities):
+    """The `CostTarget` of an algorithm's arguments, or `None`.
+
+    Args:
+        target_flops, target_parameters: As given, `None` or a share.
+        **sparsities: The arguments that say the same otherwise, by name.
+
+    Raises:
+        ValueError: More than one of all was given, or a share that is none.
+    """
+    given = {"target_flops": target_flops, "target_parameters": target_parameters}
+    given = {name: share for name, share in given.items() if share is not None}
+    if not given:
+        return None
+    both = {**given, **{name: value for name, value in sparsities.items() if value is not None}}
+    if len(both) > 1:
+        raise ValueError(f"Give one of {', '.join(f'`{name}`' for name in both)}. Received: {both}")
+    [(name, share)] = given.items()
+    check_fraction(name, share)
+    return CostTarget(name, share)
