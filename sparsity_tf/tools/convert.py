@@ -58,6 +58,7 @@ def _run(values):
     check_output(values.output, ".keras", values.overwrite, checkpoint=values.checkpoint)
     model = load_model(values.checkpoint)
     from sparsity_tf import inspection
+    from sparsity_tf.layers import flatten_layers
     from sparsity_tf.to_dense import to_dense
 
     weights = _sparse_weights(model, values.checkpoint)
@@ -71,7 +72,7 @@ def _run(values):
     table = inspection.sparsity_table(model)
     print(f"{len(table)} weights, {table.nonzeros:,} of {table.size:,} not zero: sparsity {100 * table.sparsity:.2f} %")
     print(f"largest difference of predictions on {_EXAMPLES} random inputs: {difference:.2g}")
-    ours = sorted({type(layer).__name__ for layer in dense._flatten_layers() if _is_ours(layer)})
+    ours = sorted({type(layer).__name__ for layer in flatten_layers(dense) if _is_ours(layer)})
     if ours:
         note(_NAME, f"the dense network still needs `import sparsity_tf` to load, for {', '.join(ours)}")
     print(f"{values.output}: dense")
@@ -131,6 +132,7 @@ def check_same_predictions(sparse, dense, input_shape=None, seed=0):
     import numpy as np
 
     from sparsity_tf.inspection import tracing
+    from sparsity_tf.layers import flatten_layers
 
     try:
         args, kwargs = tracing.symbolic_inputs(sparse, input_shape)
@@ -140,7 +142,7 @@ def check_same_predictions(sparse, dense, input_shape=None, seed=0):
             raise CommandError(f"--input_shape is needed to compare predictions: {error}") from error
         args, kwargs = (sequences,), {}
     rng = np.random.default_rng(seed)
-    rows = min((layer.input_dim for layer in sparse._flatten_layers() if _is_embedding(layer)), default=None)
+    rows = min((layer.input_dim for layer in flatten_layers(sparse) if _is_embedding(layer)), default=None)
 
     def draw(spec):
         shape = (_EXAMPLES, *spec.shape[1:])
@@ -153,7 +155,7 @@ def check_same_predictions(sparse, dense, input_shape=None, seed=0):
         pair = [keras.tree.flatten(model(*args, **kwargs, training=False)) for model in (sparse, dense)]
     except Exception as error:  # Whatever a model may do with inputs that it doesn't expect.
         raise CommandError(f"the network does not take random inputs of its shape: {error}") from error
-    tolerance = max(_TOLERANCES.get(layer.compute_dtype, _TOLERANCE) for layer in sparse._flatten_layers())
+    tolerance = max(_TOLERANCES.get(layer.compute_dtype, _TOLERANCE) for layer in flatten_layers(sparse))
     largest = 0.0
     for one, other in zip(*pair, strict=True):
         one, other = (keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in (one, other))

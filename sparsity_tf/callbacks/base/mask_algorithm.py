@@ -14,7 +14,7 @@ an algorithm has to remember beside the masks is saved with the model (`Masked.s
 import keras
 import numpy as np
 
-from sparsity_tf.backend import as_array, is_on_accelerator, tensor_of
+from sparsity_tf.backend import as_array, fit_builds_models, is_on_accelerator, slots_of, strategy_scope, tensor_of
 from sparsity_tf.callbacks.base import claims, masked_weights, optimizer_slots, shortfall, train_function
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.callbacks.base.gradient_tap import GradientTap
@@ -146,7 +146,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.detach()
         model = self.model
-        self.waits_for_model = not model.built and keras.backend.backend() == "tensorflow"
+        self.waits_for_model = not model.built and fit_builds_models()
         if not self.waits_for_model:
             self._bind(model, *self._length_of_fit())
         train_function.install(model, self)
@@ -230,7 +230,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
                 f"Received: model={model.name!r}"
             )
         self._model, self._optimizer = model, model.optimizer
-        with train_function.scope(model):
+        with strategy_scope(model):
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
             optimizer_slots.check(model.optimizer, self.uses(), type(self).__name__)
@@ -248,7 +248,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
 
     def _start(self, model):
         try:
-            with train_function.scope(model):
+            with strategy_scope(model):
                 self.start()
         except BaseException:
             self.detach()
@@ -268,7 +268,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
 
     def _end(self, in_fit):
         if self._started:
-            with train_function.scope(self._model):
+            with strategy_scope(self._model):
                 optimizer_slots.mask_averages(self._optimizer, self.weights)
             self._measure()
             shortfall.warn_at_end(self, in_fit)
@@ -365,7 +365,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         # One for each set of variables that an algorithm writes, of which it has one or two.
         key = (clears, *(id(weight.variable) for weight in weights))
         if key not in self._writers:
-            slots = [optimizer_slots.slots_of(self._optimizer, weight.variable) for weight in weights if clears]
+            slots = [slots_of(self._optimizer, weight.variable) for weight in weights if clears]
             self._writers[key] = MaskWriter(weights, slots)
         return self._writers[key]
 
