@@ -9,6 +9,7 @@ or names what is private in Keras (`tests/test_house.py`). A private name may va
 from sparsity_tf.backend.layers import (
     LayerHooks,
     MomentsHook,
+    axes_of_moments,
     calls_of,
     causal_padding,
     delete_attribute,
@@ -87,6 +88,7 @@ __all__ = [
     "always_compiles",
     "as_array",
     "assign_if",
+    "axes_of_moments",
     "backend_name",
     "between_steps",
     "build_for_data",

@@ -59,9 +59,10 @@ class MomentsHook:
     def _moments(self, inputs, mask):
         return self._own_moments(inputs, mask)
 
-    def _axes_of_moments(self):
-        """The axes over which they are taken, a list."""
-        return self._reduction_axes
+
+def axes_of_moments(layer):
+    """The axes over which a batch normalisation takes mean and variance, a list."""
+    return layer._reduction_axes
 
 
 # Variables and sublayers.

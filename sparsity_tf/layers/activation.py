@@ -22,7 +22,7 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf import masks
-from sparsity_tf.backend import MomentsHook
+from sparsity_tf.backend import MomentsHook, axes_of_moments
 from sparsity_tf.checks import check_bool, check_choice, check_number, check_seed
 from sparsity_tf.layers.technique import deserialize_option
 from sparsity_tf.ops import noise
@@ -359,7 +359,7 @@ class SparseBatchNormalization(MomentsHook, keras.layers.BatchNormalization):
         number = ops.cast(ops.shape(inputs)[0], inputs.dtype) * self.sparse_activation.count()
 
         def mean_of_live(x):
-            return ops.sum(ops.where(live, x, 0), self._axes_of_moments(), keepdims=True) / number
+            return ops.sum(ops.where(live, x, 0), axes_of_moments(self), keepdims=True) / number
 
         mean = mean_of_live(inputs)
         variance = mean_of_live(ops.square(inputs - mean))

@@ -102,9 +102,8 @@ def add_normal(mean, variance, seed_generator, epsilon=0.0, shared_axes=()):
         Tensor of the shape and dtype of `mean`.
     """
     if noise_is_hashed():
-        return hashed_noise.fused_add_normal(epsilon, tuple(shared_axes))(
-            mean, variance, hashed_noise.next_seed(seed_generator)
-        )
+        add = hashed_noise.fused_add_normal(epsilon, tuple(shared_axes))
+        return add(mean, variance, hashed_noise.next_seed(seed_generator))
     shape = [1 if axis in shared_axes else size for axis, size in enumerate(ops.shape(mean))]
     deviation = ops.sqrt(ops.maximum(variance, 0) + epsilon)
     return mean + ops.cast(deviation * normal(shape, seed_generator, variance.dtype), mean.dtype)

@@ -83,8 +83,8 @@ def _taps(optimizer):
     def buffers():
         return [buffer for tap in taps for buffer in tap.buffers.values()]
 
-    # Past Keras's tracking of attributes.
     # Files hold the optimizer as it is without the taps.
     added = {_TAPS: taps, method: tapped_update, **saving_without(optimizer, buffers)}
+    # Past Keras's tracking of attributes.
     vars(optimizer).update(added)
     return taps

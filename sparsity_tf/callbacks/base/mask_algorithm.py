@@ -1,10 +1,10 @@
 """What all algorithms that change masks while training runs have in common: which weights, what they remember.
 
 An algorithm is a callback for `fit`. Its masks change right after the optimizer's step whose count is on the schedule
-(`update_schedule.py`, `train_function.py`), so that no other callback, whatever its place, sees or saves weights of before
-the change. With `steps_per_execution=k` they change at the first boundary at or after that step; where that would be
-the last step of all, and the end of the schedule is the default one, not at all. What a run that is too short, or that
-an algorithm does not see, leaves undone is a warning or an error (`shortfall.py`, `standstill.py`).
+(`update_schedule.py`, `train_function.py`), so that no other callback, whatever its place, sees or saves weights of
+before the change. With `steps_per_execution=k` they change at the first boundary at or after that step; where that
+would be the last step of all, and the end of the schedule is the default one, not at all. What a run that is too short,
+or that an algorithm does not see, leaves undone is a warning or an error (`shortfall.py`, `standstill.py`).
 
 What decides is a function of the step's count, the weights, the optimizer's slots and a seed, and runs in numpy: it is
 the same on every backend and replica, it never retraces, and a run that was stopped continues exactly. The little that
