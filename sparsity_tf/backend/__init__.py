@@ -78,6 +78,7 @@ from sparsity_tf.backend.training import (
     take_jax_state,
     uses_tf_data,
     variable_index,
+    without_model,
 )
 
 __all__ = [
@@ -146,6 +147,7 @@ __all__ = [
     "untrack",
     "uses_tf_data",
     "variable_index",
+    "without_model",
     "write_in_place",
     "zero_outside",
 ]

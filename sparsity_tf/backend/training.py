@@ -324,6 +324,11 @@ def put_jax_state(model, state):
     model.jax_state_sync()
 
 
+def without_model(callback):
+    """The attributes of a Keras callback as they are before its first `fit`, without the model; a new dict."""
+    return {**vars(callback), "_model": None}
+
+
 def fit_builds_models():
     """Whether `fit` begins with a model that is not built, and builds it with the first batch: on TensorFlow only."""
     return keras.backend.backend() == "tensorflow"

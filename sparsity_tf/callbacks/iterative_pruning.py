@@ -117,7 +117,7 @@ class IterativePruning(MaskAlgorithm):
     def start(self):
         # The mask variables and the seeds of noise are no part of what is rewound.
         masked = {id(weight.extra_variable("mask")) for weight in self.weights}
-        self._variables = [v for v in self._model.weights if id(v) not in masked]
+        self._variables = [v for v in self.model.weights if id(v) not in masked]
         if not self.recall()["snapshot_taken"]:
             if self.count() > self.rewind_step:
                 raise ValueError(

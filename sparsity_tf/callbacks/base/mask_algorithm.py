@@ -216,9 +216,9 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
                 f"{type(self).__name__} works on no model: call `prepare(model)` before `update(model)`. (A copy does "
                 "not hold the model of the callback that it was made from.)"
             )
-        if model is not self._model:
+        if model is not self.model:
             raise ValueError(
-                f"{type(self).__name__} was prepared for another model, {self._model.name!r}. Received: model={model!r}"
+                f"{type(self).__name__} was prepared for another model, {self.model.name!r}. Received: model={model!r}"
             )
 
     def _bind(self, model, epochs, steps_per_epoch, steps_per_call=None):
@@ -229,7 +229,8 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
                 f"The model must be built before {type(self).__name__} is used: call it on a batch, or `model.build`. "
                 f"Received: model={model.name!r}"
             )
-        self._model, self._optimizer = model, model.optimizer
+        self.set_model(model)
+        self._optimizer = model.optimizer
         with strategy_scope(model):
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
@@ -268,7 +269,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
 
     def _end(self, in_fit):
         if self._started:
-            with strategy_scope(self._model):
+            with strategy_scope(self.model):
                 optimizer_slots.mask_averages(self._optimizer, self.weights)
             self._measure()
             shortfall.warn_at_end(self, in_fit)
@@ -279,7 +280,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         if self._tap is not None:
             self._tap.detach()
             self._tap = None
-            train_function.retrace(self._model)
+            train_function.retrace(self.model)
         self._want_dense_gradient(False)
         claims.release(self, self.weights)
         self._started, self.waits_for_model, self._standstill, self._writers = False, False, None, {}
@@ -292,7 +293,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             (users.add if wanted else users.discard)(id(self))
             changed = changed or bool(users) != before
         if changed:
-            train_function.retrace(self._model)
+            train_function.retrace(self.model)
 
     def _attach(self, model):
         used = self.uses()
@@ -388,7 +389,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
 
     def count(self):
         """The number of steps that the model's optimizer has taken."""
-        return count_steps(self._model)
+        return count_steps(self.model)
 
     def active_counts(self):
         """Number of live entries of each weight, a list."""
