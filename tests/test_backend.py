@@ -106,7 +106,7 @@ PRIVATE = {
         ["Functional"],
     ),
     "tracker": (lambda: dense()._tracker, ["lock", "unlock", "untrack"]),
-    "context of a call": (lambda: dense()._get_call_context(), ["entry_layer", "training"]),
+    "context of a call": (lambda: context_of_call(), ["entry_layer"]),
     "node": (
         lambda: functional().get_layer("dense")._inbound_nodes[0],
         ["arguments", "input_tensors", "is_input", "operation", "outputs"],
@@ -123,6 +123,13 @@ PRIVATE = {
 }
 # Named in `backend/`, but on other backends only.
 ELSEWHERE = {"_trackable_children", "_maybe_symbolic_build", "_get_jax_state", "_jax_state", "_jax_state_synced"}
+
+
+def context_of_call():
+    layer = dense()
+    context = layer._get_call_context()
+    layer._maybe_reset_call_context()
+    return context
 
 
 def built(layer, shape):
@@ -414,9 +421,9 @@ def test_a_built_layer_takes_and_loses_variables():
         layer.generator = keras.random.SeedGenerator(1)
     with pytest.raises(ValueError):
         layer.other = layer.add_weight(name="other", shape=())
-    assert layer.generator.state in layer.variables
+    assert any(variable is layer.generator.state for variable in layer.variables)
     backend.untrack(layer, layer.generator)
-    assert layer.generator.state not in layer.variables
+    assert not any(variable is layer.generator.state for variable in layer.variables)
     backend.delete_attribute(layer, "extra")
     assert not hasattr(layer, "extra") and [v.name for v in layer.weights] == ["kernel", "bias"]
 
@@ -466,6 +473,9 @@ def test_masks_that_the_next_layer_reads():
         def call(self, inputs, mask=None):
             heard.append(to_numpy(mask))
             return inputs
+
+        def compute_mask(self, inputs, mask=None):
+            return mask
 
     heard = []
     Reader()(Marked()(np.array([[[1.0], [0.0]]], "float32")))
@@ -587,7 +597,7 @@ def test_slots_of_optimizers(name):
     found = backend.slots_of(optimizer, kernel)
     assert len(found) == count and all(tuple(slot.shape) == (4, 3) for slot, _ in found)
     for slot, number in found:
-        if slot not in (backend.slots_of_kind(optimizer, "average") or []):
+        if not any(slot is average for average in backend.slots_of_kind(optimizer, "average") or []):
             np.testing.assert_array_equal(to_numpy(slot), np.full((4, 3), number, "float32"))
     assert max(number for _, number in found) == initial
     triples = backend.all_slots(optimizer)
