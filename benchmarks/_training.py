@@ -5,7 +5,7 @@ import time
 
 import keras
 
-from sparsity_tf.callbacks.base import train_function
+from sparsity_tf.backend import build_for_data, put_jax_state, take_jax_state
 
 
 def repeated(x, y):
@@ -32,7 +32,7 @@ class TrainingSteps:
     def __init__(self, model, x, y):
         self.model = model
         if keras.backend.backend() == "jax":
-            model._symbolic_build(data_batch=(x, y))
+            build_for_data(model, (x, y))
         self.iterator = iter(repeated(x, y))
         model.make_train_function()
 
@@ -45,11 +45,11 @@ class TrainingSteps:
                 logs = model.train_function(self.iterator)
             float(logs["loss"])
             return time.perf_counter() - start
-        state = train_function.take_jax_state(model)
+        state = take_jax_state(model)
         start = time.perf_counter()
         for _ in range(steps):
             logs, state = model.train_function(state, self.iterator)
         float(logs["loss"])
         seconds = time.perf_counter() - start
-        train_function.put_jax_state(model, state)
+        put_jax_state(model, state)
         return seconds

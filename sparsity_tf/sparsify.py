@@ -16,6 +16,7 @@ import re
 import keras
 from keras import ops
 
+from sparsity_tf.backend import own_variables, sublayers
 from sparsity_tf.checks import check_callable, check_layer, selection_entries
 from sparsity_tf.layers import (
     LAYER_CLASSES,
@@ -219,9 +220,9 @@ def plan(model, technique, where):
         if reason is None and hits:
             selected.append(layer)
         elif reason is not None and any(pattern in (layer.name, _path(layer)) for pattern in hits):
-            hint = f"; its sublayers are matched by '{_path(layer)}/.*'" if layer._layers else ""
+            hint = f"; its sublayers are matched by '{_path(layer)}/.*'" if sublayers(layer) else ""
             raise ValueError(f"`where` names the layer {_path(layer)!r}, which can't be made sparse: {reason}{hint}.")
-        elif any(one._trainable_variables or one._non_trainable_variables for one in (layer, *parts[id(layer)])):
+        elif any(own_variables(one) for one in (layer, *parts[id(layer)])):
             skipped.append((layer, reason or NOT_SELECTED))
         elif _creates_sublayers_when_built(layer):
             skipped.append((layer, "not built, so its sublayers are not known: build the model first"))

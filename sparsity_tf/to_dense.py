@@ -6,6 +6,7 @@ import tempfile
 
 import keras
 
+from sparsity_tf.backend import own_variables
 from sparsity_tf.checks import check_built
 from sparsity_tf.inspection.tracing import call_symbolically
 from sparsity_tf.layers import SparseLayer, composite, flatten_layers, make_plain
@@ -116,4 +117,4 @@ def _copy_state(model, copy):
 
 
 def _shapes(layer):
-    return [tuple(variable.shape) for variable in layer._trainable_variables + layer._non_trainable_variables]
+    return [tuple(variable.shape) for variable in own_variables(layer)]

@@ -40,7 +40,7 @@ class SparseFromTheStart(MaskAlgorithm):
         self.target_sparsity, self.distribution, self.dense = sparsity, distribution, dense
 
     def start(self):
-        dense = dense_selection(self._model, self.weights, self.where, self.dense, self.distribution)
+        dense = dense_selection(self.model, self.weights, self.where, self.dense, self.distribution)
         targets = distributions.allocate(self.weights, self.target_sparsity, self.distribution, dense=dense)
         kept = distributions.select_dense(self.weights, dense)
         # Numbers of the weights whose masks move.

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf import masks
+from sparsity_tf.backend import call_counter, inner_optimizer
 from sparsity_tf.bounded_files import read_npz
 from sparsity_tf.callbacks import criteria
 from sparsity_tf.callbacks.base import optimizer_slots
@@ -116,7 +117,7 @@ class IterativePruning(MaskAlgorithm):
     def start(self):
         # The mask variables and the seeds of noise are no part of what is rewound.
         masked = {id(weight.extra_variable("mask")) for weight in self.weights}
-        self._variables = [v for v in self._model.weights if id(v) not in masked]
+        self._variables = [v for v in self.model.weights if id(v) not in masked]
         if not self.recall()["snapshot_taken"]:
             if self.count() > self.rewind_step:
                 raise ValueError(
@@ -183,7 +184,7 @@ class IterativePruning(MaskAlgorithm):
             variable.assign(value)
         for weight in self.weights:
             weight.assign_mask(weight.extra_variable("mask"))
-        optimizer = optimizer_slots.inner_optimizer(self._optimizer)
-        optimizer_slots.reset_all(optimizer)
-        steps = optimizer.gradient_accumulation_steps or 1
-        optimizer._iterations.assign(keras.ops.cast(self.rewind_step * steps, optimizer._iterations.dtype))
+        optimizer_slots.reset_all(self._optimizer)
+        steps = inner_optimizer(self._optimizer).gradient_accumulation_steps or 1
+        counter = call_counter(self._optimizer)
+        counter.assign(keras.ops.cast(self.rewind_step * steps, counter.dtype))

@@ -99,7 +99,7 @@ class SNIP(OneShotPruning):
     """
 
     def scores(self, variables):
-        gradients = loss_gradients.gradients(self._model, self.data, variables)
+        gradients = loss_gradients.gradients(self.model, self.data, variables)
         values = [keras.ops.convert_to_numpy(variable) for variable in variables]
         return [np.abs(value * gradient) for value, gradient in zip(values, gradients, strict=True)]
 
@@ -138,6 +138,6 @@ class GraSP(OneShotPruning):
         self.temperature = temperature
 
     def scores(self, variables):
-        products = loss_gradients.hessian_gradient_products(self._model, self.data, variables, self.temperature)
+        products = loss_gradients.hessian_gradient_products(self.model, self.data, variables, self.temperature)
         values = [keras.ops.convert_to_numpy(variable) for variable in variables]
         return [value * product for value, product in zip(values, products, strict=True)]

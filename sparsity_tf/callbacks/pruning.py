@@ -101,7 +101,7 @@ class GradualPruning(MaskAlgorithm):
                 )
         structures.check("final_sparsity", self.final_sparsity, self.weights)
         # A distribution is of the final sparsity; on the way there every weight has the same share of its own.
-        dense = dense_selection(self._model, self.weights, self.where, self.dense, self.distribution)
+        dense = dense_selection(self.model, self.weights, self.where, self.dense, self.distribution)
         targets = distributions.allocate(self.weights, self.final_sparsity, self.distribution, dense=dense)
         self.targets = [targets[weight.path] for weight in self.weights]
         if not self.final_sparsity and any(self.targets):

@@ -9,11 +9,6 @@ import itertools
 import keras
 
 
-def uses_tensorflow():
-    """Whether Keras runs on TensorFlow, and data sets are `tf.data.Dataset`s."""
-    return keras.backend.backend() == "tensorflow"
-
-
 class NumberedBatches(keras.utils.PyDataset):
     """Batches `begin`, `begin + 1`, ... of a function from a number to a batch.
 

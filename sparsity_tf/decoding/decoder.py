@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.backend import no_gradients, tensor_of
+from sparsity_tf.backend import compiled_inference, tensor_of
 from sparsity_tf.checks import check_array, check_bool, check_integer, check_model, check_number
 from sparsity_tf.decoding import network, search
 
@@ -114,15 +114,7 @@ class Decoder:
                 return tuple(search.greedy_search(next_logits, cache, limits, length, end_id))
             return tuple(search.beam_search(next_logits, cache, limits, length, end_id=end_id, **dict(options)))
 
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            return tf.function(decode, jit_compile=True, autograph=False)
-        if keras.backend.backend() == "jax":
-            import jax
-
-            return jax.jit(decode)
-        return no_gradients()(decode)
+        return compiled_inference(decode)
 
     def _with_cache(self, weights, inputs, beams, length):
         source, target = network.start_cache(weights, inputs, self._heads, beams, length)

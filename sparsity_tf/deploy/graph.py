@@ -4,16 +4,15 @@ A functional model is a graph of calls of layers and `keras.ops`. `read_graph` l
 tensor between them an object of its own, and puts the calls of nested models in the place of the nested model. Layers
 that only call other layers (a Transformer block, a subclassed model) are opened, too: their `call` runs once on
 symbolic tensors, which makes Keras record it as a graph.
-
-Private names of Keras are used in this file only: `_nodes_by_depth` of a functional model, `_functional` of a
-sequential one, `_layers` of a layer and `keras.src.models.functional`.
 """
 
 import inspect
 from dataclasses import dataclass, field
 
 import keras
-from keras.src.models.functional import Functional
+
+from sparsity_tf.backend import calls_of, functional_inside, maker_of, own_variables, runs_by_graph, sublayers
+from sparsity_tf.layers import flatten_layers
 
 
 @dataclass(eq=False)
@@ -173,30 +172,23 @@ def read_graph(model):
     """
     functional = _as_functional(model)
     channels_first = any(
-        getattr(layer, "data_format", None) == "channels_first" for layer in functional._flatten_layers()
+        getattr(layer, "data_format", None) == "channels_first" for layer in flatten_layers(functional)
     )
     tensors, inputs, calls = {}, [], []
     for x in functional.inputs:
         tensor = _tensor(x)
         tensor.set_axis(1 if channels_first and len(x.shape) > 2 else tensor.last_axis)
         tensors[id(x)] = tensor
-        inputs.append((x._keras_history.operation, tensor))
-    may_open = not any(_makes_masks(layer) for layer in functional._flatten_layers())
+        inputs.append((maker_of(x)[0], tensor))
+    may_open = not any(_makes_masks(layer) for layer in flatten_layers(functional))
     outputs = _read_calls(functional, tensors, calls, "", may_open)
     whole = model if isinstance(model, keras.Sequential) else functional
     return Graph(whole, inputs, calls, outputs)
 
 
-def is_functional(model):
-    """Whether the calls of a model are known: it is functional or sequential, and runs by its graph alone."""
-    if isinstance(model, keras.Sequential):
-        return type(model).call is keras.Sequential.call and getattr(model, "_functional", None) is not None
-    return isinstance(model, Functional) and type(model).call is Functional.call
-
-
 def _as_functional(model):
-    if is_functional(model):
-        return model._functional if isinstance(model, keras.Sequential) else model
+    if runs_by_graph(model):
+        return functional_inside(model)
     from sparsity_tf.inspection.tracing import symbolic_inputs
 
     try:
@@ -219,31 +211,30 @@ def _read_calls(functional, tensors, calls, prefix, may_open):
     `tensors` maps the id of a symbolic tensor of this model to its `Tensor`: a nested model that is called twice is
     read twice, with other tensors.
     """
-    for depth in sorted(functional._nodes_by_depth, reverse=True):
-        for node in functional._nodes_by_depth[depth]:
-            operation = node.operation
-            if node.is_input or any(id(x) not in tensors for x in node.arguments.keras_tensors):
-                continue
-            arguments = keras.tree.map_structure(
-                lambda x: tensors.get(id(x), x), (node.arguments.args, node.arguments.kwargs)
-            )
-            path = prefix + operation.name
-            inner = _inner_graph(operation, node.arguments, arguments, may_open)
-            if inner is None:
-                outputs = [_tensor(x) for x in node.outputs]
-                calls.append(Call(operation, arguments, outputs, path))
-            else:
-                read = [tensors[id(x)] for x in node.arguments.keras_tensors]
-                inside = {id(x): tensor for x, tensor in zip(inner.inputs, read, strict=True)}
-                outputs = _read_calls(inner, inside, calls, path + "/", may_open)
-            tensors.update({id(x): tensor for x, tensor in zip(node.outputs, outputs, strict=True)})
+    for node in calls_of(functional):
+        operation = node.operation
+        if node.is_input or any(id(x) not in tensors for x in node.arguments.keras_tensors):
+            continue
+        arguments = keras.tree.map_structure(
+            lambda x: tensors.get(id(x), x), (node.arguments.args, node.arguments.kwargs)
+        )
+        path = prefix + operation.name
+        inner = _inner_graph(operation, node.arguments, arguments, may_open)
+        if inner is None:
+            outputs = [_tensor(x) for x in node.outputs]
+            calls.append(Call(operation, arguments, outputs, path))
+        else:
+            read = [tensors[id(x)] for x in node.arguments.keras_tensors]
+            inside = {id(x): tensor for x, tensor in zip(inner.inputs, read, strict=True)}
+            outputs = _read_calls(inner, inside, calls, path + "/", may_open)
+        tensors.update({id(x): tensor for x, tensor in zip(node.outputs, outputs, strict=True)})
     return [tensors[id(x)] for x in functional.outputs]
 
 
 def _inner_graph(operation, symbolic, arguments, may_open):
     """The functional model that does what a nested model or a composite layer does, or `None`."""
-    if is_functional(operation):
-        inner = operation._functional if isinstance(operation, keras.Sequential) else operation
+    if runs_by_graph(operation):
+        inner = functional_inside(operation)
         return inner if len(inner.inputs) == len(symbolic.keras_tensors) else None
     if not (may_open and _only_calls_layers(operation)):
         return None
@@ -264,13 +255,17 @@ def _inner_graph(operation, symbolic, arguments, may_open):
 
 def _only_calls_layers(operation):
     """Whether a layer of the user has no weights of its own: it can be replaced by the layers that it calls."""
-    if not isinstance(operation, keras.layers.Layer) or not operation._layers:
+    if not isinstance(operation, keras.layers.Layer) or not sublayers(operation):
         return False
     # A subclass of, say, `MultiHeadAttention` or `RNN` does more than to call its sublayers one after the other.
     base = next(cls for cls in type(operation).__mro__ if cls.__module__.partition(".")[0] == "keras")
-    own = operation._trainable_variables + operation._non_trainable_variables
     takes_mask = "mask" in inspect.signature(operation.call).parameters
-    return base in (keras.layers.Layer, keras.Model) and base is not type(operation) and not own and not takes_mask
+    return (
+        base in (keras.layers.Layer, keras.Model)
+        and base is not type(operation)
+        and not own_variables(operation)
+        and not takes_mask
+    )
 
 
 def _call_symbolically(layer, args, kwargs):

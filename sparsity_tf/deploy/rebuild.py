@@ -6,6 +6,7 @@ import operator
 import keras
 import numpy as np
 
+from sparsity_tf.backend import forget_calls, functional_inside
 from sparsity_tf.deploy.shrink_report import ShrinkRow
 
 
@@ -31,9 +32,7 @@ def rebuild(graph, plan):
         network.values[tensor] = inputs[-1]
         network.names.add(layer.name)
     for call in graph.calls:
-        # The nodes hold the old graph, and with it all its weights, in memory.
-        call.operation._inbound_nodes.clear()
-        call.operation._outbound_nodes.clear()
+        forget_calls(call.operation)
     for call in graph.calls:
         network.add(call)
     outputs = [network.values[tensor] for tensor in graph.outputs]
@@ -134,5 +133,5 @@ def _count(operation):
 
 
 def _structures(model):
-    functional = model._functional if isinstance(model, keras.Sequential) else model
+    functional = functional_inside(model)
     return functional.input, functional.output

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from sparsity_tf.backend import functional_inside
 from sparsity_tf.deploy.constants import concrete_shape
 
 _BATCH = 2
@@ -27,7 +28,7 @@ def largest_difference(model, other, graph):
     """
     rng = np.random.default_rng(0)
     inputs = [_random_input(tensor, graph, rng) for _, tensor in graph.inputs]
-    inputs = keras.tree.pack_sequence_as(_functional(other).input, inputs)
+    inputs = keras.tree.pack_sequence_as(functional_inside(other).input, inputs)
     expected = keras.tree.flatten(_run(model, inputs))
     found = keras.tree.flatten(other(inputs, training=False))
     worst = 0.0
@@ -81,7 +82,3 @@ def _bound(graph):
     """Integers below this number are in every table of the model."""
     rows = [getattr(call.operation, "input_dim", None) for call in graph.calls if call.is_layer]
     return min([n for n in rows if isinstance(n, int)], default=2)
-
-
-def _functional(model):
-    return model._functional if isinstance(model, keras.Sequential) else model

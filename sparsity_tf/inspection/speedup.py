@@ -19,6 +19,7 @@ import keras
 import numpy as np
 from keras import layers as kl
 
+from sparsity_tf.backend import causal_padding
 from sparsity_tf.checks import check_built
 from sparsity_tf.inspection.forward import batches_of, run_and_hear
 from sparsity_tf.inspection.weights import as_numpy, kernel_value
@@ -212,7 +213,7 @@ def _seconds(layer, inputs, kernel):
 def _convolve(layer, inputs, kernel):
     padding = layer.padding
     if padding == "causal":
-        inputs, padding = keras.ops.pad(inputs, layer._compute_causal_padding()), "valid"
+        inputs, padding = keras.ops.pad(inputs, causal_padding(layer)), "valid"
     operation = keras.ops.depthwise_conv if isinstance(layer, _DEPTHWISE) else keras.ops.conv
     return operation(
         inputs,

@@ -12,6 +12,7 @@ from collections import namedtuple
 import keras
 import numpy as np
 
+from sparsity_tf.backend import own_trainable_variables, own_variables
 from sparsity_tf.checks import check_layer
 from sparsity_tf.masks import structures
 
@@ -60,16 +61,11 @@ def as_numpy(tensor):
     return array if array.dtype.kind in "iub" else array.astype("float32", copy=False)
 
 
-def own_variables(layer):
-    """The variables that belong to `layer` itself, not to layers below it."""
-    return list(layer._trainable_variables) + list(layer._non_trainable_variables)
-
-
 def own_matrices(layer):
     """Trainable variables of `layer` itself that have at least two dimensions and are no bias."""
     return [
         v
-        for v in layer._trainable_variables
+        for v in own_trainable_variables(layer)
         if len(v.shape) >= 2 and "bias" not in v.name and not v.name.startswith("lora_")
     ]
 

@@ -22,6 +22,7 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf import masks
+from sparsity_tf.backend import MomentsHook, axes_of_moments
 from sparsity_tf.checks import check_bool, check_choice, check_number, check_seed
 from sparsity_tf.layers.technique import deserialize_option
 from sparsity_tf.ops import noise
@@ -228,11 +229,8 @@ class SparseActivation(keras.layers.Layer):
 
     def _draw(self):
         positions = math.prod(self._size)
-        if keras.backend.backend() == "tensorflow":
-            # Not `noise.uniform`: it draws other numbers in every replica, and the mask belongs to the model.
-            u = noise.uniform_from(self.seed_generator.next(), (positions,))
-        else:
-            u = noise.uniform((positions,), self.seed_generator)
+        # Not `noise.uniform`: it draws other numbers in every replica, and the mask belongs to the model.
+        u = noise.uniform_of_model((positions,), self.seed_generator)
         # The order of random numbers is a random permutation: any `count` of its values are at random positions.
         live = ops.reshape(ops.argsort(u) < self._count, self._size)
         self._mask.assign(live)
@@ -276,7 +274,7 @@ class SparseActivation(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("sparsity_tf")
-class SparseBatchNormalization(keras.layers.BatchNormalization):
+class SparseBatchNormalization(MomentsHook, keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` of the live positions of a sparse activation.
 
     Mean and variance of a channel are those of its live positions, and only these are normalised; the others are
@@ -347,21 +345,21 @@ class SparseBatchNormalization(keras.layers.BatchNormalization):
         live = activation.call_mask(updating)
         if live is None:
             return super().call(inputs, training=False) * (1.0 - activation.sparsity())
-        # The stock layer hands this mask on to `_moments` and takes one of any shape of the right rank.
+        # The stock layer hands this mask on to `_own_moments` and takes one of any shape of the right rank.
         outputs = super().call(inputs, training=updating, mask=ops.squeeze(live, self.axis))
         outputs = ops.where(live, outputs, 0)
         activation.add_penalty(outputs, training)
         return outputs
 
-    def _moments(self, inputs, mask):
+    def _own_moments(self, inputs, mask):
         """Mean and variance of the live positions. (The stock layer takes no mask of `channels_first` maps.)"""
         if self.sparse_activation is None:
-            return super()._moments(inputs, mask)
+            return super()._own_moments(inputs, mask)
         live = ops.expand_dims(mask, self.axis)
         number = ops.cast(ops.shape(inputs)[0], inputs.dtype) * self.sparse_activation.count()
 
         def mean_of_live(x):
-            return ops.sum(ops.where(live, x, 0), self._reduction_axes, keepdims=True) / number
+            return ops.sum(ops.where(live, x, 0), axes_of_moments(self), keepdims=True) / number
 
         mean = mean_of_live(inputs)
         variance = mean_of_live(ops.square(inputs - mean))

@@ -10,7 +10,8 @@ import functools
 
 import keras
 
-from sparsity_tf.layers import TECHNIQUES, SparseLayer, after_build, make_sparse
+from sparsity_tf.backend import sublayers, sublayers_below
+from sparsity_tf.layers import TECHNIQUES, SparseLayer, after_build, flatten_layers, make_sparse
 
 
 def remember_sparse_sublayers(layer):
@@ -18,15 +19,15 @@ def remember_sparse_sublayers(layer):
     if isinstance(layer, SparseLayer):
         return
     if _config_lists_sublayers(layer):
-        for sublayer in layer._layers:
+        for sublayer in sublayers(layer):
             remember_sparse_sublayers(sublayer)
-    elif any(isinstance(sublayer, SparseLayer) for sublayer in _sublayers(layer)):
+    elif any(isinstance(sublayer, SparseLayer) for sublayer in sublayers_below(layer)):
         _become_composite(layer)
 
 
 def forget_sparse_sublayers(layer):
     """The inverse, once the sublayers are plain again."""
-    for sublayer in layer._flatten_layers():
+    for sublayer in flatten_layers(layer):
         if isinstance(sublayer, SparseComposite):
             sublayer.__class__ = type(sublayer).plain_class
 
@@ -68,10 +69,10 @@ class SparseComposite:
         return layer
 
     def _restore_sparse_sublayers(self):
-        sublayers = _sublayers(self)
+        below = sublayers_below(self)
         for entry in getattr(self, "_to_restore", ()):
             index, kind = entry["index"], entry["kind"]
-            sublayer = sublayers[index] if index < len(sublayers) else None
+            sublayer = below[index] if index < len(below) else None
             if isinstance(sublayer, SparseLayer):
                 continue
             if type(sublayer).__name__ != kind:
@@ -104,10 +105,6 @@ def _composite_class(plain_class):
     return keras.saving.register_keras_serializable("sparsity_tf", "SparseComposite")(cls)
 
 
-def _sublayers(layer):
-    return layer._flatten_layers(include_self=False)
-
-
 def _describe_sparse_sublayers(layer):
     """Sublayers are identified by their position: automatic names differ from process to process."""
     return tuple(
@@ -118,6 +115,6 @@ def _describe_sparse_sublayers(layer):
             "technique": sublayer.technique.name,
             "options": sublayer.technique.get_config(),
         }
-        for index, sublayer in enumerate(_sublayers(layer))
+        for index, sublayer in enumerate(sublayers_below(layer))
         if isinstance(sublayer, SparseLayer)
     )

@@ -8,6 +8,7 @@ Keras layer that the kind extends.
 import keras
 from keras import ops
 
+from sparsity_tf.backend import causal_padding, set_mask, stored_variable
 from sparsity_tf.layers.sparse_layer import SparseLayer
 
 
@@ -68,7 +69,7 @@ class SparseConv1D(_SparseConv, keras.layers.Conv1D):
     def convolution_op(self, inputs, kernel):
         if self.padding != "causal":
             return super().convolution_op(inputs, kernel)
-        inputs = ops.pad(inputs, self._compute_causal_padding())
+        inputs = ops.pad(inputs, causal_padding(self))
         return ops.conv(
             inputs,
             kernel,
@@ -127,7 +128,7 @@ class SparseEmbedding(SparseLayer, keras.layers.Embedding):
         # Before a mask cuts it.
         table = vars(self).pop("_given_table", None)
         if table is not None:
-            self._embeddings.assign(table)
+            stored_variable(self, "embeddings").assign(table)
         super().build_technique()
 
     def call(self, inputs, training=False):
@@ -181,7 +182,7 @@ if hasattr(keras.layers, "ReversibleEmbedding"):  # Keras >= 3.13
                 outputs = self._lookup(inputs, training)
                 # As in the stock layer: a reverse call must not carry a mask, so `compute_mask` can't set it.
                 if self.mask_zero:
-                    outputs._keras_mask = ops.not_equal(inputs, 0)
+                    set_mask(outputs, ops.not_equal(inputs, 0))
                 return outputs
             name = "embeddings" if self.tie_weights else "reverse_embeddings"
             logits = self.apply_weight(name, self._project, inputs, training)

@@ -21,11 +21,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from sparsity_tf.backend import masks_in_forward_pass, zero_outside
 from sparsity_tf.checks import check_array, check_bool
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.sparse_layer import SparseLayer
 from sparsity_tf.layers.technique import Technique, initializer_or_number
-from sparsity_tf.masks import structures, zero_outside
+from sparsity_tf.masks import structures
 
 # Suffix of the names under which files hold what an algorithm remembers.
 _STATE = "_state"
@@ -71,7 +72,7 @@ class Masked(Technique):
             dtype="bool",
             trainable=False,
         )
-        if not _masks_in_forward_pass():
+        if not masks_in_forward_pass():
             weight.variable.constraint = MaskConstraint(mask, weight.variable.constraint)
         elif weight.variable.regularizer is not None:
             weight.variable.regularizer = MaskedRegularizer(mask, weight.variable.regularizer)
@@ -92,7 +93,7 @@ class Masked(Technique):
 
     def training_value(self, weight, select=None):
         kernel, dense = weight.tensor(select), self.dense_gradient or bool(self.dense_gradient_users)
-        if _masks_in_forward_pass():
+        if masks_in_forward_pass():
             value = self.value(weight, select)
             return kernel + ops.stop_gradient(value - kernel) if dense else value
         # The variable is zero where masked already; only the gradient needs the mask.
@@ -112,13 +113,9 @@ class Masked(Technique):
             raise ValueError(f"`mask` for {weight.path!r} must have the shape {weight.shape}. Received: shape={shape}")
         mask = ops.cast(ops.convert_to_tensor(mask), "bool")
         # Under the old mask first, where the variable itself may hold something outside it: what opens begins at zero.
-        value = self.value(weight) if _masks_in_forward_pass() else weight.tensor()
+        value = self.value(weight) if masks_in_forward_pass() else weight.tensor()
         weight.extra_variable("mask").assign(mask)
         weight.variable.assign(zero_outside(mask, value))
-
-
-def _masks_in_forward_pass():
-    return keras.backend.backend() == "jax"
 
 
 class MaskConstraint(keras.constraints.Constraint):

@@ -19,6 +19,7 @@ import contextlib
 import keras
 from keras import ops
 
+from sparsity_tf.backend import is_training_call, untrack
 from sparsity_tf.layers.sparse_layer import SparseLayer
 from sparsity_tf.layers.swap import make_sparse
 
@@ -54,7 +55,7 @@ class _SparseCell(SparseLayer):
     def add_seed_generator(self):
         # Cells have one already, for dropout: noise is drawn from the same.
         if self.technique.seed is not None:
-            self._tracker.untrack(self.seed_generator)
+            untrack(self, self.seed_generator)
             self.seed_generator = keras.random.SeedGenerator(self.technique.seed)
 
     def remove_seed_generator(self):
@@ -83,10 +84,7 @@ class _SparseCell(SparseLayer):
 
     # Keras's RNN calls these two before and after its loop over time.
     def get_dropout_mask(self, step_input):
-        context = self._get_call_context()
-        training = bool(getattr(context, "training", None))
-        self._maybe_reset_call_context()
-        self.prepared = self.prepare(ops.shape(step_input)[0], training)
+        self.prepared = self.prepare(ops.shape(step_input)[0], is_training_call(self))
         return super().get_dropout_mask(step_input)
 
     def reset_dropout_mask(self):

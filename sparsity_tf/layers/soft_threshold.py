@@ -12,7 +12,7 @@ import weakref
 
 from keras import ops
 
-from sparsity_tf.backend import model_of_call
+from sparsity_tf.backend import decays, inner_optimizer, model_of_call
 from sparsity_tf.checks import check_choice, check_regularizer
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.technique import Technique, initializer_or_number
@@ -140,11 +140,10 @@ def _warn_if_nothing_prunes(weight):
     threshold = weight.extra_variable("raw_threshold")
     if threshold.regularizer is not None or not threshold.trainable:
         return
-    optimizer = getattr(model_of_call(weight.layer), "optimizer", None)
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = inner_optimizer(getattr(model_of_call(weight.layer), "optimizer", None))
     if optimizer is None or optimizer in _REPORTED:
         return
-    if optimizer.weight_decay and optimizer._use_weight_decay(threshold):
+    if decays(optimizer, threshold):
         return
     _REPORTED.add(optimizer)
     warnings.warn(

@@ -12,8 +12,8 @@ import warnings
 
 import keras
 from keras import ops
-from keras.src import backend
 
+from sparsity_tf.backend import LayerHooks, forward_pass, own_variables, set_autocast, sublayers, unlocked, untrack
 from sparsity_tf.checks import check_layer
 from sparsity_tf.layers.sparse_weight import SparseWeight
 from sparsity_tf.layers.technique import Technique, deserialize_option
@@ -48,7 +48,7 @@ def _defined_again(old, new):
     return (old.__module__, old.__qualname__) == (new.__module__, new.__qualname__)
 
 
-class SparseLayer:
+class SparseLayer(LayerHooks):
     """Mixin of all sparse layers, placed before the Keras layer class in the bases.
 
     Subclasses (the kinds) define `call` through `apply_weight`; classes with a `technique_class` are concrete.
@@ -61,7 +61,7 @@ class SparseLayer:
     bound_weight_names = ()
     # Names of the variables that the technique added.
     technique_variables = ()
-    # The forward pass in which the layer was called in training; see `_forward_pass`.
+    # The forward pass in which the layer was called in training; see `forward_pass`.
     _trained_in = None
     # Attributes with layers that are made sparse together with this one: the cell of a recurrent layer.
     sparse_part_names = ()
@@ -102,13 +102,13 @@ class SparseLayer:
 
     def build_technique(self):
         """Adds the technique's variables to a layer whose own variables exist."""
-        technique, before = self.technique, {variable.name for variable in self._list_variables()}
+        technique, before = self.technique, {variable.name for variable in own_variables(self)}
         try:
             if technique.stochastic:
                 self.add_seed_generator()
             for weight in (SparseWeight(self, n) for n in (*self.sparse_weight_names, *self.bound_weight_names)):
                 # The technique computes in float32 and casts the result itself.
-                weight.variable._autocast = False
+                set_autocast(weight.variable, False)
                 technique.build(weight)
             if technique.penalized:
                 self.penalty_weight = self.add_weight(
@@ -120,7 +120,7 @@ class SparseLayer:
                     autocast=False,
                 )
         finally:
-            self.technique_variables = tuple(v.name for v in self._list_variables() if v.name not in before)
+            self.technique_variables = tuple(v.name for v in own_variables(self) if v.name not in before)
 
     @property
     def sparse_parts(self):
@@ -135,9 +135,8 @@ class SparseLayer:
         """The inverse, when the layer becomes a plain one again."""
         if not hasattr(self, "seed_generator"):
             return  # It isn't built.
-        self._tracker.unlock()
-        self._tracker.untrack(self.seed_generator)
-        self._tracker.lock()
+        with unlocked(self):
+            untrack(self, self.seed_generator)
         del self.seed_generator
 
     @classmethod
@@ -162,7 +161,7 @@ class SparseLayer:
         """Applies sparse weight `name` through the technique; in training the penalty is due."""
         outputs = self.technique.apply(SparseWeight(self, name), linear, inputs, training, select)
         if training and self.technique.penalized:
-            self._trained_in = _forward_pass()
+            self._trained_in = forward_pass()
         return outputs
 
     def bound_value(self, name, training):
@@ -174,15 +173,13 @@ class SparseLayer:
     # The penalty is computed where Keras collects the losses of a forward pass, as regularizers are, and not in the
     # call: what is computed within a loop over time (on JAX also under rematerialization) can't be used outside. It
     # counts once, however often a shared layer is called.
-    def _get_own_losses(self):
-        losses = super()._get_own_losses()
-        if self._trained_in is None or self._trained_in is not _forward_pass():
+    def _own_losses(self, losses):
+        if self._trained_in is None or self._trained_in is not forward_pass():
             return losses
         penalties = [self.technique.penalty(weight) for weight in self.sparse_weights]
         return [ops.multiply(self.penalty_weight, sum(penalties)), *losses]
 
-    def _clear_losses(self):
-        super()._clear_losses()
+    def _forget_own_losses(self):
         self._trained_in = None
 
     def enable_lora(self, *args, **kwargs):
@@ -191,24 +188,21 @@ class SparseLayer:
             "`sparsity_tf.to_dense` first."
         )
 
-    # Not `quantize`: Keras binds that to the instance, so a layer whose class was swapped still has the plain one.
-    def _check_quantize_args(self, mode, compute_dtype):
+    def _check_quantization(self, mode):
         raise ValueError(
             f"{type(self).__name__} {self.name!r} can't be quantized: convert the model with "
             f"`sparsity_tf.to_dense(model)` first, and quantize the result. Received: mode={mode!r}"
         )
 
-    def _trackable_children(self, save_type="checkpoint", **kwargs):
-        # TensorFlow lists the parts of all that is exported: the one place through which every format goes.
-        if save_type == "savedmodel" and self.technique.export_refusal is not None:
+    def _check_export(self):
+        if self.technique.export_refusal is not None:
             text = (
                 f"{type(self).__name__} {self.name!r} is not exported as it is: {self.technique.export_refusal}. "
                 "Convert the model with `sparsity_tf.to_dense(model)` first, and export the result."
             )
             # `TFLiteConverter.from_keras_model` swallows errors, and then fails with one of its own.
-            warnings.warn(text, stacklevel=2)
+            warnings.warn(text, stacklevel=3)
             raise ValueError(text)
-        return super()._trackable_children(save_type, **kwargs)
 
     def filter_axes(self, name="kernel"):
         """Axes of weight `name` that index output units: a "filter" is what is left when they are fixed."""
@@ -242,11 +236,8 @@ class SparseLayer:
         for variable in variables:
             variable.assign(store[variable.name])
 
-    def _list_variables(self):
-        return self._trainable_variables + self._non_trainable_variables
-
     def _own_variables(self):
-        variables = self._list_variables()
+        variables = own_variables(self)
         if self.technique.stochastic and self.built:
             # Keras does not save the counters of seed generators: a resumed run would draw the same noise again.
             variables.append(self.seed_generator.state)
@@ -261,15 +252,6 @@ def _joint_signature(keras_class, technique):
     layer = [p for p in layer if p.name not in names]
     keywords = [p for p in layer if p.kind is inspect.Parameter.VAR_KEYWORD]
     return inspect.Signature([p for p in layer if p not in keywords] + options + keywords)
-
-
-def _forward_pass():
-    """What tells the forward pass that runs from others: all of Keras's calls without side effects have a scope.
-
-    (`keras.StatelessScope` is public; asking for the one that is open is not.)
-    """
-    scope = backend.get_stateless_scope()
-    return "layers keep their losses" if scope is None else vars(scope).setdefault("sparsity_tf_pass", object())
 
 
 def flatten_layers(model):
@@ -291,7 +273,7 @@ def flatten_layers(model):
         if id(layer) not in seen:
             seen.add(id(layer))
             layers.append(layer)
-            for sublayer in layer._layers:
+            for sublayer in sublayers(layer):
                 visit(sublayer)
 
     visit(model)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from sparsity_tf.backend import stored_variable
 from sparsity_tf.checks import check_choice
 
 
@@ -32,9 +33,7 @@ class SparseWeight:
     @property
     def variable(self):
         """The dense trainable `keras.Variable` behind the weight."""
-        # Keras layers keep the variable under `_kernel` where `kernel` is a property that may add LoRA or quantisation.
-        private = getattr(self.layer, f"_{self.name}", None)
-        return getattr(self.layer, self.name) if private is None else private
+        return stored_variable(self.layer, self.name)
 
     @property
     def shape(self):

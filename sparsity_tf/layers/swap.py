@@ -6,10 +6,10 @@ own `enable_lora` does with its adapters.
 
 import contextlib
 import functools
-import inspect
 
 import keras
 
+from sparsity_tf.backend import delete_attribute, refresh_call_signature, set_autocast, unlocked
 from sparsity_tf.checks import check_callable, check_instance, check_layer
 from sparsity_tf.layers.sparse_layer import LAYER_CLASSES, SparseLayer
 from sparsity_tf.layers.technique import Technique
@@ -28,7 +28,7 @@ def make_sparse(layer, technique):
         raise ValueError(f"`layer` must have a sparse form for technique {technique.name!r}. Received: layer={layer!r}")
     layer.__class__ = LAYER_CLASSES[technique.name, type(layer)]
     layer.technique = technique
-    _refresh_call_signature(layer)
+    refresh_call_signature(layer)
     for part in layer.sparse_parts:
         make_sparse(part, technique)
     after_build(layer, lambda: _add_variables(layer))
@@ -80,44 +80,22 @@ def unmake_sparse(layer):
 def _remove_technique(layer):
     for weight in layer.sparse_weights + layer.bound_weights:
         layer.technique.release(weight)
-        weight.variable._autocast = True
+        set_autocast(weight.variable, True)
     for name in layer.technique_variables:
-        _delete(layer, name)
+        delete_attribute(layer, name)
     for name in ("technique_variables", "_trained_in"):
         layer.__dict__.pop(name, None)
     if layer.technique.stochastic:
         layer.remove_seed_generator()
     del layer.technique
     layer.__class__ = layer.keras_class
-    _refresh_call_signature(layer)
-
-
-def _delete(layer, name):
-    """`delattr` without the collection of all garbage that Keras adds for a variable: most of a large model's time."""
-    variable = getattr(layer, name)
-    if isinstance(variable, keras.Variable):
-        layer._untrack_variable(variable)
-        super(keras.layers.Layer, layer).__delattr__(name)
-    else:
-        delattr(layer, name)
+    refresh_call_signature(layer)
 
 
 def _add_variables(layer):
-    layer._tracker.unlock()
-    try:
-        with contextlib.ExitStack() as scopes:
-            # Variables are named after their place in the model, like those of the plain layer; `add_weight` opens the
-            # scope of the layer itself.
-            for name in layer.path.split("/")[:-1]:
-                scopes.enter_context(keras.name_scope(name))
-            layer.build_technique()
-    finally:
-        layer._tracker.lock()
-
-
-def _refresh_call_signature(layer):
-    """Layers read the signature of `call` once, when created; the sparse `call` has `training` where some have not."""
-    layer._call_signature = inspect.signature(layer.call)
-    layer.call_signature_parameters = list(layer._call_signature.parameters)
-    layer._call_has_training_arg = "training" in layer.call_signature_parameters
-    layer._call_has_context_arg = {name: name in layer.call_signature_parameters for name in layer._call_context_args}
+    with unlocked(layer), contextlib.ExitStack() as scopes:
+        # Variables are named after their place in the model, like those of the plain layer; `add_weight` opens the
+        # scope of the layer itself.
+        for name in layer.path.split("/")[:-1]:
+            scopes.enter_context(keras.name_scope(name))
+        layer.build_technique()

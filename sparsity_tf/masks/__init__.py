@@ -1,8 +1,9 @@
 """Which entries of a weight live: exact counts, ranking, and entries that live and die together."""
 
+from sparsity_tf.backend import zero_outside
 from sparsity_tf.masks import structures
 from sparsity_tf.masks.ranking import highest, highest_overall, number_of_zeros, number_to_keep, random_mask
-from sparsity_tf.ops.top_k import largest_on_device, top_k_mask, zero_outside
+from sparsity_tf.ops.top_k import largest_on_device, top_k_mask
 
 __all__ = [
     "highest",

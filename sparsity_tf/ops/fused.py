@@ -5,10 +5,9 @@ backwards; one that it does compile computes again in the gradient what it finds
 arithmetic, so that the layers here state what the gradient needs, and have it saved.
 """
 
-import functools
-
-import keras
 from keras import ops
+
+from sparsity_tf.backend import compiled_part, plain_tensors
 
 
 def fused(forward, backward):
@@ -24,8 +23,7 @@ def fused(forward, backward):
     Returns:
         Function of the inputs; returns the result.
     """
-    if keras.backend.backend() == "tensorflow":
-        forward, backward = compiled(forward), compiled(backward)
+    forward, backward = compiled_part(forward), compiled_part(backward)
 
     @ops.custom_gradient
     def function(*inputs):
@@ -37,38 +35,4 @@ def fused(forward, backward):
 
         return result, gradient
 
-    return lambda *inputs: function(*_read(inputs))
-
-
-def _read(inputs):
-    """The inputs, with the values of variables (`tf.custom_gradient` takes only tensors)."""
-    if keras.backend.backend() != "tensorflow":
-        return inputs
-    import tensorflow as tf
-
-    return [tf.convert_to_tensor(tensor) for tensor in inputs]
-
-
-def compiled(function):
-    """A function of tensors, compiled (by XLA) for each combination of shapes that it is called with.
-
-    Construct it once, not once a call: what is compiled lives as long as the result.
-    """
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
-    if keras.backend.backend() != "tensorflow":
-        return function
-
-    @functools.cache
-    def of_signature(signature):
-        import tensorflow as tf
-
-        return tf.function(function, jit_compile=True, autograph=False)
-
-    def call(*tensors):
-        # One `tf.function` for each signature: it would warn of the many shapes that a model's layers have.
-        return of_signature(tuple((t.dtype, tuple(t.shape)) for t in tensors))(*tensors)
-
-    return call
+    return lambda *inputs: function(*plain_tensors(inputs))

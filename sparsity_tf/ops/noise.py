@@ -3,20 +3,18 @@
 `keras.random` lets TensorFlow choose the generator. On a CPU under XLA that choice is 30 to 50 times slower than the
 explicit Philox generator, and Philox itself works in blocks of four that XLA computes anew for every element and every
 use when it fuses them into their consumers. On TensorFlow the numbers here are therefore a hash of (seed, step,
-position): elementwise, so that it fuses, and about a millisecond a million uniform numbers. On the other backends the
-generator of `keras.random` is already a fast one.
+position), `hashed_noise.py`: elementwise, so that it fuses, and about a millisecond a million uniform numbers. On the
+other backends the generator of `keras.random` is already a fast one.
 
 The state is a `keras.random.SeedGenerator`: a seed and a counter, which sparse layers save with their variables, so
 that a resumed run draws the numbers that the uninterrupted run would have drawn.
 """
 
-import functools
-
 import keras
 from keras import ops
 
-from sparsity_tf.backend import seed_of_draw
-from sparsity_tf.ops.fused import fused
+from sparsity_tf.backend import noise_is_hashed, seed_of_draw
+from sparsity_tf.ops import hashed_noise
 
 
 def normal(shape, seed_generator, dtype="float32"):
@@ -30,8 +28,8 @@ def normal(shape, seed_generator, dtype="float32"):
     Returns:
         Tensor of the given shape, N(0, 1).
     """
-    if keras.backend.backend() == "tensorflow":
-        return _hashed_normal(shape, _next_seed(seed_generator), dtype)
+    if noise_is_hashed():
+        return hashed_noise.normal(shape, hashed_noise.next_seed(seed_generator), dtype)
     return keras.random.normal(shape, dtype=dtype, seed=seed_of_draw(seed_generator))
 
 
@@ -46,9 +44,22 @@ def uniform(shape, seed_generator, dtype="float32"):
     Returns:
         Tensor of the given shape, U[0, 1).
     """
-    if keras.backend.backend() == "tensorflow":
-        return _hashed_uniform(shape, _next_seed(seed_generator), dtype)
+    if noise_is_hashed():
+        return hashed_noise.uniform(shape, hashed_noise.next_seed(seed_generator), dtype)
     return keras.random.uniform(shape, dtype=dtype, seed=seed_of_draw(seed_generator))
+
+
+def uniform_of_model(shape, seed_generator, dtype="float32"):
+    """As `uniform`, but every replica draws the same numbers: for what belongs to the model, not to an example.
+
+    Args: those of `uniform`.
+
+    Returns:
+        Tensor of the given shape, U[0, 1).
+    """
+    if noise_is_hashed():
+        return hashed_noise.uniform(shape, seed_generator.next(), dtype)
+    return uniform(shape, seed_generator, dtype)
 
 
 def uniform_source(shape, seed_generator, dtype="float32"):
@@ -63,14 +74,14 @@ def uniform_source(shape, seed_generator, dtype="float32"):
         Tensor: the seed on TensorFlow, where drawing costs next to nothing in a pass over memory that is made anyway;
         elsewhere the numbers.
     """
-    if keras.backend.backend() == "tensorflow":
-        return _next_seed(seed_generator)
+    if noise_is_hashed():
+        return hashed_noise.next_seed(seed_generator)
     return uniform(shape, seed_generator, dtype)
 
 
 def uniform_from(source, shape, dtype="float32"):
     """The uniform numbers of `uniform_source(shape, ...)`."""
-    return _hashed_uniform(shape, source, dtype) if keras.backend.backend() == "tensorflow" else source
+    return hashed_noise.uniform(shape, source, dtype) if noise_is_hashed() else source
 
 
 def add_normal(mean, variance, seed_generator, epsilon=0.0, shared_axes=()):
@@ -90,88 +101,9 @@ def add_normal(mean, variance, seed_generator, epsilon=0.0, shared_axes=()):
     Returns:
         Tensor of the shape and dtype of `mean`.
     """
-    if keras.backend.backend() == "tensorflow":
-        return _fused_add_normal(epsilon, tuple(shared_axes))(mean, variance, _next_seed(seed_generator))
+    if noise_is_hashed():
+        add = hashed_noise.fused_add_normal(epsilon, tuple(shared_axes))
+        return add(mean, variance, hashed_noise.next_seed(seed_generator))
     shape = [1 if axis in shared_axes else size for axis, size in enumerate(ops.shape(mean))]
     deviation = ops.sqrt(ops.maximum(variance, 0) + epsilon)
     return mean + ops.cast(deviation * normal(shape, seed_generator, variance.dtype), mean.dtype)
-
-
-def _next_seed(seed_generator):
-    """(seed, step), the seed moved by the replica: replicas see different examples and draw different noise."""
-    import tensorflow as tf
-
-    seed = seed_generator.next()
-    context = tf.distribute.get_replica_context()
-    replica = 0 if context is None else context.replica_id_in_sync_group
-    return seed + tf.cast(tf.stack([replica, 0]), seed.dtype) * 0x3779B97F
-
-
-@functools.cache
-def _fused_add_normal(epsilon, shared_axes):
-    import tensorflow as tf
-
-    def forward(mean, variance, seed):
-        shape = [1 if axis in shared_axes else size for axis, size in enumerate(tf.unstack(tf.shape(mean)))]
-        n = _hashed_normal(shape, seed, variance.dtype)
-        deviation = tf.sqrt(tf.maximum(variance, 0) + epsilon)
-        slope = tf.where(variance >= 0, 0.5 * n / deviation, 0)
-        return mean + tf.cast(deviation * n, mean.dtype), (slope,)
-
-    def backward(upstream, slope):
-        return upstream, tf.cast(upstream, slope.dtype) * slope, None
-
-    return fused(forward, backward)
-
-
-# The inverse of the normal distribution function is (u - 1/2) P(w) / Q(w), w = -log(4 u (1 - u)), with these
-# coefficients from the constant up: a minimax fit of the relative error, 7.5e-6, over all uniform numbers drawn here.
-_P = (2.5066187, 0.84394697, 0.15127333, 0.0160685)
-_Q = (1.0, 0.074778199, 0.028052526, 0.000420525)
-
-
-def _hashed_normal(shape, seed, dtype):
-    """Normal numbers by inversion: one logarithm, and the division last, so that XLA computes no number twice."""
-    import tensorflow as tf
-
-    # The middle of each of the 2^23 steps of the uniform numbers, so that the largest number is finite: 5.3.
-    u = _hashed_uniform(shape, seed, dtype) + 2.0**-24
-    w = -tf.math.log(4.0 * u * (1.0 - u))
-    return (u - 0.5) * _polynomial(_P, w) / _polynomial(_Q, w)
-
-
-def _polynomial(coefficients, x):
-    return functools.reduce(lambda value, coefficient: value * x + coefficient, reversed(coefficients))
-
-
-def _hashed_uniform(shape, seed, dtype):
-    """Uniform numbers of 23 bits, each a hash of its position under two keys made of the seed and the step."""
-    import tensorflow as tf
-
-    words = tf.bitcast(tf.cast(tf.bitwise.bitwise_and(seed, 0xFFFFFFFF), tf.uint32), tf.int32)
-    # Both keys depend on seed and step: where the first keys of two sequences lie so close that the positions overlap,
-    # the second keys still tell them apart.
-    first = _mix(_mix(words[0] + 0x3C6EF372) + words[1])
-    second = _mix(first + 0x1B873593)
-    positions = tf.range(tf.reduce_prod(tf.convert_to_tensor(shape, tf.int32)), dtype=tf.int32)
-    bits = _mix(tf.bitwise.bitwise_xor(_mix(positions + first), second))
-    # The bits of a float in [1, 2).
-    one_to_two = tf.bitwise.bitwise_or(_shift_right(bits, 9), 0x3F800000)
-    return tf.reshape(tf.cast(tf.bitcast(one_to_two, tf.float32) - 1.0, dtype), shape)
-
-
-def _mix(x):
-    """A bijection of 32-bit words in which every input bit moves every output bit (C. Wellons, "lowbias32", 2018)."""
-    import tensorflow as tf
-
-    x = tf.bitwise.bitwise_xor(x, _shift_right(x, 16)) * 0x7FEB352D
-    x = tf.bitwise.bitwise_xor(x, _shift_right(x, 15)) * (0x846CA68B - (1 << 32))
-    return tf.bitwise.bitwise_xor(x, _shift_right(x, 16))
-
-
-def _shift_right(x, bits):
-    """Logical shift of int32 words (TensorFlow multiplies int32 on every device, but not uint32)."""
-    import tensorflow as tf
-
-    shifted = tf.bitwise.right_shift(tf.bitcast(x, tf.uint32), tf.constant(bits, tf.uint32))
-    return tf.bitcast(shifted, tf.int32)

@@ -1,7 +1,7 @@
 """The entries of the largest magnitude of tensors, exactly, on any Keras backend.
 
-`top_k_mask` and `zero_outside` run inside a compiled step (discovering neural wirings, masked layers).
-`largest_on_device` ranks tensors that lie on a GPU, between steps. `masks/ranking.py` ranks numpy arrays.
+`top_k_mask` runs inside a compiled step (discovering neural wirings). `largest_on_device` ranks tensors that lie on a
+GPU, between steps. `masks/ranking.py` ranks numpy arrays.
 """
 
 import functools
@@ -9,34 +9,13 @@ import functools
 import keras
 from keras import ops
 
-from sparsity_tf.backend import as_array
+from sparsity_tf.backend import as_array, compiled, float_bits
 from sparsity_tf.checks import check_array, check_integer
-from sparsity_tf.ops.fused import compiled
 
 # Bits of |x| for a float32 x: everything but the sign.
 _MAGNITUDE_BITS = 31
 # The bit pattern of +inf as an integer. Every NaN has a larger one.
 _INFINITY = 0x7F800000
-
-
-def zero_outside(mask, tensor, foldable=False):
-    """The tensor where the mask is, exactly zero elsewhere, also in the place of what is not finite.
-
-    Args:
-        mask: Bool tensor.
-        tensor: Float tensor of the same shape.
-        foldable: Whether LiteRT's converter is to compute the result once, where both are constants, and store it.
-    """
-    if keras.backend.backend() == "tensorflow" and not foldable:
-        import tensorflow as tf
-
-        # Where XLA does not compile it, a selection takes half as long again.
-        return tf.math.multiply_no_nan(tensor, tf.cast(mask, tensor.dtype))
-    if keras.backend.backend() == "torch":
-        # A clone keeps the order of the tensor in memory, on which the last bit of a product depends. (The orthogonal
-        # initializer makes transposed kernels.)
-        return tensor.clone().masked_fill_(~mask, 0)
-    return ops.where(mask, tensor, ops.zeros((), tensor.dtype))
 
 
 def top_k_mask(scores, k):
@@ -152,18 +131,4 @@ def _count(mask):
 
 def _magnitude_bits(x):
     """The bits of |x| as int32: for floats of one sign their order is the order of the numbers."""
-    x = ops.abs(ops.cast(x, "float32"))
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return tf.bitcast(x, tf.int32)
-    if backend == "jax":
-        import jax
-
-        return jax.lax.bitcast_convert_type(x, "int32")
-    if backend == "torch":
-        import torch
-
-        return x.view(torch.int32)
-    return x.view("int32")
+    return float_bits(ops.abs(ops.cast(x, "float32")))

@@ -69,6 +69,7 @@ def _run(values):
     check_output(values.output, ending, values.overwrite, checkpoint=values.checkpoint)
     model = load_model(values.checkpoint)
     from sparsity_tf import deploy, inspection
+    from sparsity_tf.layers import flatten_layers
     from sparsity_tf.to_dense import to_dense
 
     weights = _sparse_weights(model, values.checkpoint)
@@ -91,7 +92,7 @@ def _run(values):
     if values.shrink:
         print(f"shrunk: {dense.shrink_report.parameters[0]:,} -> {dense.shrink_report.parameters[1]:,} parameters")
     print(*lines, sep="\n")
-    ours = sorted({type(layer).__name__ for layer in dense._flatten_layers() if _is_ours(layer)})
+    ours = sorted({type(layer).__name__ for layer in flatten_layers(dense) if _is_ours(layer)})
     if ours and values.format == "keras":
         note(_NAME, f"the dense network still needs `import sparsity_tf` to load, for {', '.join(ours)}")
     print(f"{values.output}: dense")
@@ -162,6 +163,7 @@ def check_same_predictions(sparse, dense, input_shape=None, seed=0):
     import numpy as np
 
     from sparsity_tf.inspection import tracing
+    from sparsity_tf.layers import flatten_layers
 
     try:
         args, kwargs = tracing.symbolic_inputs(sparse, input_shape)
@@ -171,7 +173,7 @@ def check_same_predictions(sparse, dense, input_shape=None, seed=0):
             raise CommandError(f"--input_shape is needed to compare predictions: {error}") from error
         args, kwargs = (sequences,), {}
     rng = np.random.default_rng(seed)
-    rows = min((layer.input_dim for layer in sparse._flatten_layers() if _is_embedding(layer)), default=None)
+    rows = min((layer.input_dim for layer in flatten_layers(sparse) if _is_embedding(layer)), default=None)
 
     def draw(spec):
         shape = (_EXAMPLES, *spec.shape[1:])
@@ -184,7 +186,7 @@ def check_same_predictions(sparse, dense, input_shape=None, seed=0):
         pair = [keras.tree.flatten(model(*args, **kwargs, training=False)) for model in (sparse, dense)]
     except Exception as error:  # Whatever a model may do with inputs that it doesn't expect.
         raise CommandError(f"the network does not take random inputs of its shape: {error}") from error
-    tolerance = max(_TOLERANCES.get(layer.compute_dtype, _TOLERANCE) for layer in sparse._flatten_layers())
+    tolerance = max(_TOLERANCES.get(layer.compute_dtype, _TOLERANCE) for layer in flatten_layers(sparse))
     largest = 0.0
     for one, other in zip(*pair, strict=True):
         one, other = (keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in (one, other))

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 
-import keras
+from sparsity_tf.backend import backend_name, build_for_data, build_in_fit_no_more, has_strategies
 
 
 class SingleDevice:
@@ -31,10 +31,10 @@ def get_strategy(name):
     Raises:
         ValueError: `TF_CONFIG` is missing or no cluster, or there is no TPU; the backend is not TensorFlow.
     """
-    if keras.backend.backend() != "tensorflow":
+    if not has_strategies():
         if name != "none":
             raise ValueError(
-                f"`strategy` must be none on Keras's {keras.backend.backend()} backend: the others are TensorFlow's. "
+                f"`strategy` must be none on Keras's {backend_name()} backend: the others are TensorFlow's. "
                 f"Received: strategy={name}"
             )
         return SingleDevice()
@@ -106,8 +106,8 @@ def prepare_for_workers(model, example):
         return lambda data: {name: tf.reshape(value, (1,)) for name, value in step(data).items()}
 
     with model.distribute_strategy.scope():
-        model._symbolic_build(data_batch=example)
-    model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
+        build_for_data(model, example)
+    build_in_fit_no_more(model)
     model.train_step, model.test_step = with_axis(model.train_step), with_axis(model.test_step)
 
 

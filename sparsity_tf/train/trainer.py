@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 
+from sparsity_tf.backend import always_compiles as always_compiles
 from sparsity_tf.callbacks import SparsityMonitor
 from sparsity_tf.train import folder_lock, run_folder
 from sparsity_tf.train.strategy import is_chief
@@ -133,15 +134,6 @@ def claim_folder(folder, recipe, resume, overwrite, data):
         lock.release()
         raise
     return lock
-
-
-def always_compiles():
-    """Whether XLA compiles whatever is trained: on a GPU, and on backends that know no other way."""
-    if keras.backend.backend() != "tensorflow":
-        return True
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def warn(message):

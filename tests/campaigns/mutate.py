@@ -62,6 +62,9 @@ EQUIVALENTS = pathlib.Path(__file__).with_name("mutants_equivalent.md")
 
 # The modules that compute, and the tests that are to notice an edit (pytest arguments).
 MODULES = {
+    "backend/layers": ["tests/test_backend.py"],
+    "backend/tensors": ["tests/test_backend.py", "tests/masks/test_ranking.py"],
+    "backend/training": ["tests/test_backend.py", "tests/callbacks/test_dynamic.py"],
     "masks/ranking": ["tests/masks/test_ranking.py"],
     "distributions/allocate": ["tests/distributions/test_allocate.py"],
     "distributions/base": ["tests/distributions/test_allocate.py"],

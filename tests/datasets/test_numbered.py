@@ -19,7 +19,7 @@ def elsewhere(monkeypatch):
 
     def switch():
         for module in (array_batches, characters, translation_batches):
-            monkeypatch.setattr(module, "uses_tensorflow", lambda: False)
+            monkeypatch.setattr(module, "uses_tf_data", lambda: False)
 
     return switch
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from sparsity_tf.ops import noise
+from sparsity_tf.ops import hashed_noise, noise
 from tests.gradients import compiled, gradients, weighted_sum
 
 DRAWS = {"normal": noise.normal, "uniform": noise.uniform}
@@ -114,9 +114,9 @@ def test_the_extreme_normals(bits, expected, monkeypatch):
     """Of the 2^23 uniform numbers the first, the middle and the last: finite and symmetric."""
     import tensorflow as tf
 
-    monkeypatch.setattr(noise, "_hashed_uniform", lambda shape, seed, dtype: tf.fill(shape, bits / 2**23))
-    for draw in (noise._hashed_normal, compiled(lambda *a: noise._hashed_normal(*a, "float32"))):
-        arguments = ((2,), None, "float32") if draw is noise._hashed_normal else ((2,), None)
+    monkeypatch.setattr(hashed_noise, "uniform", lambda shape, seed, dtype: tf.fill(shape, bits / 2**23))
+    for draw in (hashed_noise.normal, compiled(lambda *a: hashed_noise.normal(*a, "float32"))):
+        arguments = ((2,), None, "float32") if draw is hashed_noise.normal else ((2,), None)
         np.testing.assert_allclose(draw(*arguments).numpy(), expected, rtol=1e-3 if bits == 1 << 22 else 1e-5)
 
 

@@ -1,5 +1,7 @@
 """Copies and pickles of callbacks: settings and records go along, the model does not."""
 
+from sparsity_tf.backend import without_model
+
 
 class Copyable:
     """A mixin for callbacks. A copy (`copy.copy`, `copy.deepcopy`, `pickle`) is as before its first `fit`.
@@ -10,7 +12,7 @@ class Copyable:
 
     def _forget_model(self):
         """Returns the attributes that refer to a model, with the values that they have without one: a dict."""
-        return {"_model": None}
+        return {}
 
     def __getstate__(self):
-        return {**vars(self), **self._forget_model()}
+        return {**without_model(self), **self._forget_model()}

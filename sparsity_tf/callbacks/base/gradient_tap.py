@@ -6,11 +6,16 @@ after accumulation and clipping. The tap adds one slot variable a weight and wri
 that ask for it only.
 """
 
-import keras
-from keras import ops
-
-from sparsity_tf.backend import optimizer_update, tensor_of
-from sparsity_tf.callbacks.base.optimizer_slots import inner_optimizer
+from sparsity_tf.backend import (
+    add_slot,
+    assign_if,
+    inner_optimizer,
+    optimizer_update,
+    remove_slots,
+    saving_without,
+    tensor_of,
+    variable_index,
+)
 
 # Name of the attribute of an optimizer under which its taps are.
 _TAPS = "_gradient_taps"
@@ -35,7 +40,7 @@ class GradientTap:
     def attach(self):
         """Adds the slots and follows the optimizer's updates from now on."""
         for variable in self.variables:
-            self.buffers[self.optimizer._get_variable_index(variable)] = self._add_buffer(variable)
+            self.buffers[variable_index(self.optimizer, variable)] = add_slot(self.optimizer, variable, "gradient")
         _taps(self.optimizer).append(self)
 
     def detach(self):
@@ -46,42 +51,19 @@ class GradientTap:
             method, _ = optimizer_update(self.optimizer)
             for name in (method, "save_own_variables", "load_own_variables", _TAPS):
                 vars(self.optimizer).pop(name, None)
-        if keras.backend.backend() == "jax":
-            for buffer in self.buffers.values():
-                self.optimizer._untrack_variable(buffer)
+        remove_slots(self.optimizer, self.buffers.values())
         self.buffers = {}
-
-    def _add_buffer(self, variable):
-        if keras.backend.backend() == "jax":
-            # Among the optimizer's own, which are all that a step can change there.
-            return self.optimizer.add_variable_from_reference(variable, name="gradient")
-        return keras.Variable("zeros", shape=variable.shape, dtype=variable.dtype, trainable=False, name="gradient")
 
     def gradient(self, variable):
         """The gradient kept last, a tensor of the variable's shape."""
-        return tensor_of(self.buffers[self.optimizer._get_variable_index(variable)])
+        return tensor_of(self.buffers[variable_index(self.optimizer, variable)])
 
     def keep(self, index, gradient):
         """Keeps the gradient of the optimizer's variable number `index`, if that is wanted; in a step."""
         buffer = self.buffers.get(index)
         if buffer is None:
             return
-        wanted = self.wanted(self.optimizer.iterations + 1)
-        if keras.backend.backend() == "torch":
-            if wanted:
-                buffer.assign(gradient)
-            return
-        if keras.backend.backend() != "tensorflow":
-            buffer.assign(ops.where(wanted, ops.cast(gradient, buffer.dtype), ops.convert_to_tensor(buffer)))
-            return
-        import tensorflow as tf
-
-        # A branch: steps that keep nothing write nothing. (The gradient of an embedding may be sparse.)
-        tf.cond(
-            wanted,
-            lambda: self.optimizer.assign(buffer, tf.convert_to_tensor(gradient)),
-            lambda: None,
-        )
+        assign_if(self.wanted(self.optimizer.iterations + 1), self.optimizer, buffer, gradient)
 
 
 def _taps(optimizer):
@@ -95,27 +77,14 @@ def _taps(optimizer):
         pairs = zip(gradients, variables, strict=True) if batched else ((gradients, variables),)
         for gradient, variable in pairs:
             for tap in taps:
-                tap.keep(optimizer._get_variable_index(variable), gradient)
+                tap.keep(variable_index(optimizer, variable), gradient)
         return update(gradients, variables, learning_rate)
 
-    def without_buffers(function):
-        """Files hold the optimizer as it is without the taps."""
+    def buffers():
+        return [buffer for tap in taps for buffer in tap.buffers.values()]
 
-        def call(store):
-            variables = list(optimizer._variables)
-            buffers = {id(buffer) for tap in taps for buffer in tap.buffers.values()}
-            optimizer._variables[:] = [variable for variable in variables if id(variable) not in buffers]
-            try:
-                return function(store)
-            finally:
-                optimizer._variables[:] = variables
-
-        return call
-
+    # Files hold the optimizer as it is without the taps.
+    added = {_TAPS: taps, method: tapped_update, **saving_without(optimizer, buffers)}
     # Past Keras's tracking of attributes.
-    added = {_TAPS: taps, method: tapped_update}
-    if keras.backend.backend() == "jax":
-        for name in ("save_own_variables", "load_own_variables"):
-            added[name] = without_buffers(getattr(optimizer, name))
     vars(optimizer).update(added)
     return taps

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.backend import as_array
+from sparsity_tf.backend import loss_derivatives
 
 
 def gradients(model, data, variables, loss=None, training=True):
@@ -69,9 +69,8 @@ def _evaluate(model, data, variables, temperature, hessian, loss_function=None, 
             value = loss_function(y, outputs, sample_weight)
         return ops.cast(value, "float32")
 
-    find = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
     try:
-        found = _scaled(find, loss, variables, hessian, model)
+        found = _scaled(loss, variables, hessian, model)
     finally:
         for variable, value in zip(others, saved, strict=True):
             variable.assign(value)
@@ -81,11 +80,11 @@ def _evaluate(model, data, variables, temperature, hessian, loss_function=None, 
     return [np.zeros(v.shape, "float32") if f is None else f for v, f in zip(variables, found, strict=True)]
 
 
-def _scaled(find, loss, variables, hessian, model):
+def _scaled(loss, variables, hessian, model):
     """Derivatives under the loss scale of the model's optimizer, without which float16 loses the small ones."""
     scale = float(ops.convert_to_numpy(getattr(getattr(model, "optimizer", None), "dynamic_scale", 1.0)))
     while True:
-        found = find(loss, variables, hessian, scale)
+        found = loss_derivatives(loss, variables, scale, hessian)
         if not any(f is not None and f.any() for f in found):
             raise ValueError("The model's loss does not depend on its masked weights: there is nothing to measure.")
         if all(f is None or np.isfinite(f).all() for f in found):
@@ -94,61 +93,3 @@ def _scaled(find, loss, variables, hessian, model):
             raise ValueError("The loss of the model on `data` has derivatives that are NaN or infinite.")
         # As in training, a scale that is too large is made smaller.
         scale = max(scale / 2, 1.0)
-
-
-def _tensorflow(loss, variables, hessian, scale):
-    import tensorflow as tf
-
-    values = [variable.value for variable in variables]
-
-    def dense(gradient):
-        return None if gradient is None else tf.cast(tf.convert_to_tensor(gradient), tf.float32) / scale
-
-    with tf.GradientTape() as outer:
-        with tf.GradientTape() as inner:
-            # Variables that were made frozen are not watched without being told.
-            inner.watch(values)
-            value = loss() * scale
-        found = [dense(gradient) for gradient in inner.gradient(value, values)]
-        if hessian:
-            flow = sum(tf.reduce_sum(tf.stop_gradient(g) * g) for g in found if g is not None) * scale
-    if hessian and any(g is not None for g in found):
-        found = [dense(gradient) for gradient in outer.gradient(flow, values)]
-    return [None if gradient is None else gradient.numpy() for gradient in found]
-
-
-def _jax(loss, variables, hessian, scale):
-    import jax
-
-    def value_of(values):
-        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
-            return loss() * scale
-
-    def flow_of(values):
-        first = [ops.cast(g, "float32") / scale for g in jax.grad(value_of)(values)]
-        return sum(ops.sum(jax.lax.stop_gradient(g) * g) for g in first) * scale
-
-    values = [variable.value for variable in variables]
-    return [np.asarray(g, "float32") / scale for g in jax.grad(flow_of if hessian else value_of)(values)]
-
-
-def _torch(loss, variables, hessian, scale):
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    def derivatives(value, graph):
-        if not value.requires_grad:  # Of a constant.
-            return [None] * len(values)
-        found = torch.autograd.grad(value, values, create_graph=graph, allow_unused=True)
-        return [None if gradient is None else gradient.float() / scale for gradient in found]
-
-    values = [variable.value for variable in variables]
-    # Fused attention has no second derivative.
-    attention = sdpa_kernel(SDPBackend.MATH) if hessian else contextlib.nullcontext()
-    with torch.enable_grad(), attention:
-        found = derivatives(loss() * scale, graph=hessian)
-        known = [gradient for gradient in found if gradient is not None]
-        if hessian and known:
-            flow = sum(torch.sum(gradient.detach() * gradient) for gradient in known) * scale
-            found = derivatives(flow, graph=False)
-    return [None if gradient is None else as_array(gradient) for gradient in found]

@@ -14,7 +14,7 @@ an algorithm has to remember beside the masks is saved with the model (`Masked.s
 import keras
 import numpy as np
 
-from sparsity_tf.backend import as_array, is_on_accelerator, tensor_of
+from sparsity_tf.backend import as_array, fit_builds_models, is_on_accelerator, slots_of, strategy_scope, tensor_of
 from sparsity_tf.callbacks.base import claims, masked_weights, optimizer_slots, shortfall, tied_weights, train_function
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.callbacks.base.gradient_tap import GradientTap
@@ -158,7 +158,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.detach()
         model = self.model
-        self.waits_for_model = not model.built and keras.backend.backend() == "tensorflow"
+        self.waits_for_model = not model.built and fit_builds_models()
         if not self.waits_for_model:
             self._bind(model, *self._length_of_fit())
         train_function.install(model, self)
@@ -234,9 +234,9 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
                 f"{type(self).__name__} works on no model: call `prepare(model)` before `update(model)`. (A copy does "
                 "not hold the model of the callback that it was made from.)"
             )
-        if model is not self._model:
+        if model is not self.model:
             raise ValueError(
-                f"{type(self).__name__} was prepared for another model, {self._model.name!r}. Received: model={model!r}"
+                f"{type(self).__name__} was prepared for another model, {self.model.name!r}. Received: model={model!r}"
             )
 
     def _bind(self, model, epochs, steps_per_epoch, steps_per_call=None):
@@ -247,8 +247,9 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
                 f"The model must be built before {type(self).__name__} is used: call it on a batch, or `model.build`. "
                 f"Received: model={model.name!r}"
             )
-        self._model, self._optimizer = model, model.optimizer
-        with train_function.scope(model):
+        self.set_model(model)
+        self._optimizer = model.optimizer
+        with strategy_scope(model):
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
             optimizer_slots.check(model.optimizer, self.uses(), type(self).__name__)
@@ -267,7 +268,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
 
     def _start(self, model):
         try:
-            with train_function.scope(model):
+            with strategy_scope(model):
                 self.start()
         except BaseException:
             self.detach()
@@ -287,7 +288,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
 
     def _end(self, in_fit):
         if self._started:
-            with train_function.scope(self._model):
+            with strategy_scope(self.model):
                 optimizer_slots.mask_averages(self._optimizer, self.parts)
             self._measure()
             shortfall.warn_at_end(self, in_fit)
@@ -298,7 +299,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         if self._tap is not None:
             self._tap.detach()
             self._tap = None
-            train_function.retrace(self._model)
+            train_function.retrace(self.model)
         self._want_dense_gradient(False)
         claims.release(self, self.parts)
         self._started, self.waits_for_model, self._standstill, self._writers = False, False, None, {}
@@ -312,7 +313,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             (users.add if wanted else users.discard)(id(self))
             changed = changed or bool(users) != before
         if changed:
-            train_function.retrace(self._model)
+            train_function.retrace(self.model)
 
     def _attach(self, model):
         used = self.uses()
@@ -408,7 +409,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         # One for each set of variables that an algorithm writes, of which it has one or two.
         key = (clears, *(id(weight.variable) for weight in weights))
         if key not in self._writers:
-            slots = [optimizer_slots.slots_of(self._optimizer, weight.variable) for weight in weights if clears]
+            slots = [slots_of(self._optimizer, weight.variable) for weight in weights if clears]
             self._writers[key] = MaskWriter(weights, slots)
         return self._writers[key]
 
@@ -431,7 +432,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
 
     def count(self):
         """The number of steps that the model's optimizer has taken."""
-        return count_steps(self._model)
+        return count_steps(self.model)
 
     def active_counts(self):
         """Number of live entries of each weight, a list."""

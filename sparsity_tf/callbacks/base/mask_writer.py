@@ -1,10 +1,9 @@
 """Writes the masks of many weights at once."""
 
-import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.masks import zero_outside
+from sparsity_tf.backend import can_write_in_place, compiled_write, constant, write_in_place, zero_outside
 
 
 class MaskWriter:
@@ -43,34 +42,26 @@ class MaskWriter:
                 variable.assign(_filled(ops.convert_to_tensor(~clear), ops.convert_to_tensor(variable), number))
 
     def _writes_in_place(self):
-        if keras.backend.backend() != "tensorflow":
-            return False
-        import tensorflow as tf
-
-        return not any(isinstance(w.variable.value, tf.distribute.DistributedValues) for w in self.weights)
+        return can_write_in_place([weight.variable for weight in self.weights])
 
     def _write_in_place(self, masks, kept, remembered):
-        import tensorflow as tf
-
-        # `tf.constant`, once for an array that is passed twice: Keras's own conversion takes four times as long.
+        # One tensor for an array that is passed twice.
         arrays = [*masks, *kept, *remembered]
-        tensors = {key: tf.constant(array) for key, array in {id(array): array for array in arrays}.items()}
+        tensors = {key: constant(array) for key, array in {id(array): array for array in arrays}.items()}
         tensors = [tensors[id(array)] for array in arrays]
         if self._compiled is None:
-            write = tf.function(self._write, jit_compile=True, autograph=False)
-            self._compiled = write.get_concrete_function(*tensors)
+            self._compiled = compiled_write(self._write, tensors)
         self._compiled(*tensors)
 
     def _write(self, *tensors):
         count = len(self.weights)
         masks, kept, remembered = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
         for weight, mask, keep in zip(self.weights, masks, kept, strict=True):
-            weight.extra_variable("mask").value.assign(mask, read_value=False)
-            value = weight.variable.value
-            value.assign(zero_outside(keep, value), read_value=False)
+            write_in_place(weight.extra_variable("mask"), mask)
+            write_in_place(weight.variable, zero_outside(keep, weight.variable.value))
         for pairs, keep in zip(self.others, remembered, strict=True):
             for variable, number in pairs:
-                variable.value.assign(_filled(keep, variable.value, number), read_value=False)
+                write_in_place(variable, _filled(keep, variable.value, number))
 
 
 def _filled(keep, tensor, number):

@@ -5,6 +5,7 @@ import warnings
 import keras
 
 from sparsity_tf import distributions
+from sparsity_tf.backend import maker_of, own_trainable_variables, tensors_read
 from sparsity_tf.layers import flatten_layers
 
 
@@ -27,20 +28,19 @@ def output_layers(model):
         return [layer for layer in flatten_layers(model) if _has_kernel(layer)][-1:]
     found, pending, seen = {}, list(outputs), set()
     while pending:
-        # Keras notes in every symbolic tensor which call of which operation made it.
-        operation, node_index, _ = pending.pop()._keras_history
-        if (id(operation), node_index) in seen:
+        operation, number = maker_of(pending.pop())
+        if (id(operation), number) in seen:
             continue
-        seen.add((id(operation), node_index))
+        seen.add((id(operation), number))
         inside = output_layers(operation) if isinstance(operation, keras.layers.Layer) else []
         found.update((id(layer), layer) for layer in inside)
         if not inside:
-            pending.extend(operation._inbound_nodes[node_index].input_tensors)
+            pending.extend(tensors_read(operation, number))
     return list(found.values())
 
 
 def _has_kernel(layer):
-    return any(len(variable.shape) > 1 and "bias" not in variable.name for variable in layer._trainable_variables)
+    return any(len(variable.shape) > 1 and "bias" not in variable.name for variable in own_trainable_variables(layer))
 
 
 def dense_selection(model, weights, where, dense, distribution):

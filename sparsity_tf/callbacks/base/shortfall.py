@@ -2,7 +2,7 @@
 
 import warnings
 
-from sparsity_tf.callbacks.base import optimizer_slots
+from sparsity_tf.backend import inner_optimizer
 
 # Sparsities are quotients of counts: half a weight of a billion is no difference.
 _TOLERANCE = 1e-9
@@ -19,7 +19,7 @@ def warn_at_start(algorithm, epoch, params):
     epochs, steps_per_epoch = params.get("epochs"), params.get("steps")
     if not algorithm.scheduled or not epochs or not steps_per_epoch:
         return
-    batches = optimizer_slots.inner_optimizer(algorithm._optimizer).gradient_accumulation_steps or 1
+    batches = inner_optimizer(algorithm._optimizer).gradient_accumulation_steps or 1
     message = algorithm.left_undone(algorithm.count() + (epochs - epoch) * steps_per_epoch // batches)
     if message is not None:
         _warn(f"{type(algorithm).__name__} {message}")

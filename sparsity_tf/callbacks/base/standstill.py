@@ -7,7 +7,7 @@ write the new state back to the model, would train without ever pruning.
 import numpy as np
 from keras import ops
 
-from sparsity_tf.callbacks.base.optimizer_slots import inner_optimizer
+from sparsity_tf.backend import call_counter
 
 # Calls of `update` in a row without a call of the optimizer, after which the loop is refused. Loops that add up
 # gradients themselves, and call `update` after each batch, are far below the first number. The second number holds if
@@ -19,7 +19,7 @@ class Standstill:
     """Counts the calls of `update` between which the optimizer was not called.
 
     A call that only accumulates gradients, or whose step loss scaling skips, is a call: the optimizer counts the first
-    in `_iterations`, and halves its scale in the second.
+    in its `call_counter`, and halves its scale in the second.
 
     Args:
         optimizer: Built Keras optimizer.
@@ -71,8 +71,7 @@ class Standstill:
         )
 
     def _read_state(self):
-        inner = inner_optimizer(self.optimizer)
-        counters = [inner._iterations]
+        counters = [call_counter(self.optimizer)]
         counters += [getattr(self.optimizer, name, None) for name in ("step_counter", "dynamic_scale")]
         return [float(ops.convert_to_numpy(counter)) for counter in counters if counter is not None]
 

@@ -5,12 +5,7 @@ before the algorithm would write the weights of before the change. So algorithms
 function itself, for which `fit` asks anew at every step.
 """
 
-import contextlib
-
-import keras
-
-# The order in which Keras's JAX trainer passes a model's state through the train function.
-_JAX_STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
+from sparsity_tf.backend import between_steps, build_for_data
 
 
 class TrainFunction:
@@ -40,7 +35,7 @@ class TrainFunction:
         waiting = [algorithm for algorithm in self.algorithms if algorithm.waits_for_model]
         if waiting:
             # Only TensorFlow's `fit` begins with a model that is not built. It passes an iterator over the data.
-            self.model._symbolic_build(data_batch=args[0].element_spec)
+            build_for_data(self.model, args[0].element_spec)
             for algorithm in waiting:
                 algorithm.begin()
         result = self.function(*args)
@@ -48,30 +43,11 @@ class TrainFunction:
         due = [algorithm for algorithm in self.algorithms if algorithm.may_be_due(steps)]
         if not due:
             return result
-        if keras.backend.backend() != "jax":
-            self._update(due)
-            return result
-        logs, state = result
-        put_jax_state(self.model, state)
-        self._update(due)
-        state = take_jax_state(self.model)
-        self.model._jax_state_synced = False
-        return logs, state
+        return between_steps(self.model, result, lambda: self._update(due))
 
     def _update(self, algorithms):
         for algorithm in algorithms:
             algorithm.update(self.model)
-
-
-def take_jax_state(model):
-    """What a model's train function on JAX works on; the model's variables are empty until `put_jax_state`."""
-    return model._get_jax_state(purge_model_variables=True, **dict.fromkeys(_JAX_STATE, True))
-
-
-def put_jax_state(model, state):
-    """Gives a state that the train function on JAX returned back to the model's variables."""
-    model._jax_state, model._jax_state_synced = dict(zip(_JAX_STATE, state, strict=True)), False
-    model.jax_state_sync()
 
 
 def install(model, algorithm):
@@ -121,10 +97,3 @@ def retrace(model):
     if function is not None:
         function.function = model.train_function
         model.train_function = function
-
-
-def scope(model):
-    """Where variables are made and set: under the model's `tf.distribute` strategy."""
-    if keras.backend.backend() == "tensorflow":
-        return model.distribute_strategy.scope()
-    return contextlib.nullcontext()

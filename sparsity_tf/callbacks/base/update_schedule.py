@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from sparsity_tf.callbacks.base import optimizer_slots
+from sparsity_tf.backend import inner_optimizer
 from sparsity_tf.checks import check_callable, check_integer
 
 
@@ -98,7 +98,7 @@ class UpdateSchedule:
                 "`frequency='epoch'` needs to know the steps of an epoch, which this data does not tell: give the "
                 "number of steps, or `steps_per_epoch` to `fit`."
             )
-        batches = optimizer_slots.inner_optimizer(self._optimizer).gradient_accumulation_steps or 1
+        batches = inner_optimizer(self._optimizer).gradient_accumulation_steps or 1
         self.steps_per_epoch = max(steps_per_epoch // batches, 1) if steps_per_epoch else None
         if self.frequency == "epoch":
             self._interval = self.steps_per_epoch

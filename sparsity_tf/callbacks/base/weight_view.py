@@ -2,10 +2,9 @@
 
 import functools
 
-import keras
 import numpy as np
 
-from sparsity_tf.backend import as_array, tensor_of
+from sparsity_tf.backend import as_array, masks_in_forward_pass, tensor_of
 
 
 class WeightView:
@@ -114,5 +113,4 @@ def read_mask(weight):
 
 def value_tensor(weight):
     """The value of a masked weight as a tensor, which keeps its content when the variable changes."""
-    # On JAX the variable itself may hold something where it is masked.
-    return weight.value() if keras.backend.backend() == "jax" else tensor_of(weight.variable)
+    return weight.value() if masks_in_forward_pass() else tensor_of(weight.variable)

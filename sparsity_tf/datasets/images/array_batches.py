@@ -12,12 +12,13 @@ import functools
 
 import numpy as np
 
+from sparsity_tf.backend import uses_tf_data
 from sparsity_tf.checks import check_choice, check_instance, check_integer, is_integer, is_number
 from sparsity_tf.datasets import pipeline
 from sparsity_tf.datasets.batches import Batches
 from sparsity_tf.datasets.images import numpy_images, zca
 from sparsity_tf.datasets.images.image_data import ImageData
-from sparsity_tf.datasets.numbered import NumberedBatches, uses_tensorflow
+from sparsity_tf.datasets.numbered import NumberedBatches
 
 AUGMENTATIONS = ("none", "shift", "flip", "crop_flip")
 NORMALIZATIONS = ("none", "mean_image", "standardize", "standardize_dsr", "per_image", "zca")
@@ -125,7 +126,7 @@ def _normalizer(data, num_train, normalize):
         mean = pipeline.mean_image(train).reshape(data.image_shape)
         return lambda images: images / 255.0 - mean
     if normalize == "per_image":
-        return _standardize_each if uses_tensorflow() else numpy_images.standardize_each
+        return _standardize_each if uses_tf_data() else numpy_images.standardize_each
     if normalize == "none":
         return lambda images: images / 255.0
     if normalize == "standardize_dsr":
@@ -205,7 +206,7 @@ class ArrayBatches(Batches):
         return self._tensors[split]
 
     def _finish(self, images):
-        if not uses_tensorflow():
+        if not uses_tf_data():
             return self._normalizer(images.astype(np.float32)).astype(self.dtype)
         import tensorflow as tf
 
@@ -228,7 +229,7 @@ class ArrayBatches(Batches):
         return self._finish(images), labels[order].astype(np.int32)
 
     def _train(self, epoch, step, part):
-        if not uses_tensorflow():
+        if not uses_tf_data():
             return NumberedBatches(self._batch, epoch * self.steps_per_epoch + step)
         import tensorflow as tf
 
@@ -262,7 +263,7 @@ class ArrayBatches(Batches):
         return draws.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
 
     def _evaluation(self, split, part):
-        if not uses_tensorflow():
+        if not uses_tf_data():
             images, labels = self._arrays[split]
 
             def batch(number):

@@ -16,9 +16,10 @@ import os
 
 import numpy as np
 
+from sparsity_tf.backend import uses_tf_data
 from sparsity_tf.bounded_files import open_unpacked
 from sparsity_tf.checks import check_instance, check_integer, check_path, is_number
-from sparsity_tf.datasets.numbered import NumberedBatches, uses_tensorflow
+from sparsity_tf.datasets.numbered import NumberedBatches
 
 UNKNOWN = "\ufffd"
 SPLITS = ("train", "validation", "test")
@@ -211,7 +212,7 @@ class CharacterBatches:
         On other backends than TensorFlow, this and the others are a `keras.utils.PyDataset`.
         """
         check_integer("first_step", first_step, 0)
-        if not uses_tensorflow():
+        if not uses_tf_data():
             return NumberedBatches(self.batch, first_step)
         import tensorflow as tf
 
@@ -238,7 +239,7 @@ class CharacterBatches:
         padded[:, :count] = ids[:count], ids[1 : count + 1], np.ones(count)
         x, y, weights = padded.reshape(3, rows, self.window)
         arrays, size = (x, y, weights.astype(np.float32)), self.eval_batch_size
-        if not uses_tensorflow():
+        if not uses_tf_data():
 
             def batch(number):
                 return tuple(array[number * size : (number + 1) * size] for array in arrays)

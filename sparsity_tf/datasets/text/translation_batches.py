@@ -9,9 +9,10 @@ import functools
 
 import numpy as np
 
+from sparsity_tf.backend import uses_tf_data
 from sparsity_tf.checks import check_bool, check_choice, check_instance, check_integer, check_number, check_path
 from sparsity_tf.datasets.batches import Slice, check_context, with_options
-from sparsity_tf.datasets.numbered import NumberedBatches, uses_tensorflow
+from sparsity_tf.datasets.numbered import NumberedBatches
 from sparsity_tf.datasets.text import bucketing, subwords
 from sparsity_tf.datasets.text.encoded_text import encode_pairs
 from sparsity_tf.datasets.text.parallel_corpus import ParallelCorpus
@@ -174,7 +175,7 @@ class TranslationBatches:
                 features = [feature[first : first + share] for feature in features]
             return features
 
-        if not uses_tensorflow():
+        if not uses_tf_data():
 
             def batch(number):
                 *features, weights = draw(number)

@@ -5,6 +5,7 @@ A new kind of layer is one line in `_LAYERS`, or one class in a file of this fol
 
 from keras import layers
 
+from sparsity_tf.backend import is_keras_operation
 from sparsity_tf.deploy.graph import read_graph
 from sparsity_tf.deploy.rules import attention, channelwise, grouped, kernels, recurrent, reshaping
 from sparsity_tf.deploy.rules.rule import OpaqueRule, Rebuilt, Rule, weight_value
@@ -114,7 +115,7 @@ def _candidates(call):
     operation = call.operation
     kind = type(operation)
     if not call.is_layer:
-        rule = _OPERATIONS.get(kind.__name__) if kind.__module__.startswith("keras.src.ops") else None
+        rule = _OPERATIONS.get(kind.__name__) if is_keras_operation(operation) else None
         return f"no rule for the operation {kind.__name__}", [rule] if rule else []
     if isinstance(operation, SparseLayer):
         kind = operation.keras_class

@@ -7,9 +7,10 @@ on how the model was compiled.
 
 import dataclasses
 
-import keras
 import numpy as np
 from keras import ops
+
+from sparsity_tf.backend import has_strategies, sum_dtype
 
 _TOP = 5
 
@@ -46,7 +47,7 @@ class Evaluation:
     def __init__(self, model, batches):
         self.model = model
         self.batches = batches
-        make = _step_of_tensorflow if keras.backend.backend() == "tensorflow" else _step_elsewhere
+        make = _step_of_tensorflow if has_strategies() else _step_elsewhere
         self._parts, self._step = make(model)
 
     def run(self):
@@ -105,7 +106,7 @@ def _sums(logits, labels):
     prediction = ops.argmax(logits, axis=-1)
     among = ops.in_top_k(labels, logits, min(_TOP, classes))
     return (
-        ops.sum(ops.cast(loss, "float64" if keras.backend.backend() == "tensorflow" else "float32")),
+        ops.sum(ops.cast(loss, sum_dtype())),
         _count(ops.not_equal(ops.cast(prediction, "int32"), labels)),
         _count(ops.logical_not(among)),
         _count(ops.logical_not(ops.isfinite(logits))),

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from sparsity_tf import callbacks
-from sparsity_tf.callbacks.base import optimizer_slots
+from sparsity_tf.backend import slots_of
 from sparsity_tf.callbacks.base.mask_writer import MaskWriter
 from sparsity_tf.layers import get_sparse_weights
 from tests.callbacks.bags import make_bag, masks_of, set_slots, values_of
@@ -29,7 +29,7 @@ def test_writes_masks_values_and_slots(in_place, monkeypatch):
     momenta = [RNG.normal(size=shape).astype("float32") for shape in SHAPES]
     set_slots(model, "momentums", momenta)
     weights = get_sparse_weights(model)
-    writer = MaskWriter(weights, [optimizer_slots.slots_of(model.optimizer, w.variable) for w in weights])
+    writer = MaskWriter(weights, [slots_of(model.optimizer, w.variable) for w in weights])
     for _ in range(2):  # the second call is not traced again
         masks, cleared = draw(), draw()
         kept = [mask & other for mask, other in zip(masks, draw(), strict=True)]
@@ -62,7 +62,7 @@ def test_slots_become_what_they_begin_with():
     model = make_bag([np.ones(shape) for shape in SHAPES], optimizer=keras.optimizers.Ftrl(0.1))
     model.optimizer.build(model.trainable_variables)
     weights = get_sparse_weights(model)
-    slots = [optimizer_slots.slots_of(model.optimizer, weight.variable) for weight in weights]
+    slots = [slots_of(model.optimizer, weight.variable) for weight in weights]
     for pairs in slots:
         for variable, _ in pairs:
             variable.assign(ops.full(variable.shape, 7.0))

@@ -1,0 +1,377 @@
+"""Training: optimizers and their slots, gradients, and what the train function of a model works on."""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsity_tf.backend.tensors import as_array
+
+# Which attribute of a Keras optimizer holds the slots of a kind: a list in the order of the trained variables. The
+# first name that is there counts.
+_KINDS = {
+    # SGD; Adam, AdamW, Lamb, Nadam, Lion and RMSprop; Adamax.
+    "momentum": ("momentums", "_momentums", "_m"),
+    "variance": ("_velocities", "velocities"),
+    # Averages of the weights, with `use_ema=True`.
+    "average": ("_model_variables_moving_average",),
+}
+
+
+def inner_optimizer(optimizer):
+    """The optimizer that updates the weights: what a `LossScaleOptimizer` wraps, or the optimizer itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def variable_index(optimizer, variable):
+    """The number of a variable among those that a built optimizer trains."""
+    return inner_optimizer(optimizer)._get_variable_index(variable)
+
+
+def call_counter(optimizer):
+    """The variable that counts the calls of an optimizer. (`iterations` counts updates: fewer, with accumulation.)"""
+    return inner_optimizer(optimizer)._iterations
+
+
+def decays(optimizer, variable):
+    """Whether an optimizer has weight decay and applies it to a variable."""
+    optimizer = inner_optimizer(optimizer)
+    return bool(optimizer.weight_decay and optimizer._use_weight_decay(variable))
+
+
+def optimizer_update(optimizer):
+    """Where a Keras optimizer receives the gradients of a step, once they are summed, accumulated and clipped.
+
+    Args:
+        optimizer: Keras optimizer, without a `LossScaleOptimizer` around it.
+
+    Returns:
+        Name of the method, and whether it takes lists (all gradients at once) rather than one gradient a call. Its
+        arguments are the gradients, the variables and the learning rate.
+    """
+    # On torch Keras's optimizers update all variables together and never call `update_step`.
+    batched = keras.backend.backend() == "torch"
+    return ("_backend_update_step" if batched else "update_step"), batched
+
+
+# Slots: what an optimizer remembers of each weight. They are found by their form, a list of variables in the order of
+# the trained ones, so that optimizers of the user's own are served, too.
+
+
+def _slots(optimizer):
+    """Dict name -> list of slot variables (or None), one for each trained variable of a built optimizer."""
+    optimizer = inner_optimizer(optimizer)
+    own = {id(variable) for variable in optimizer.variables}
+    count = len(optimizer._trainable_variables)
+    slots = {}
+    for name, value in vars(optimizer).items():
+        if name == "_variables":
+            continue  # All of them, the count of steps included: of that length by chance.
+        if isinstance(value, list) and len(value) == count:
+            if any(entry is not None for entry in value) and all(e is None or id(e) in own for e in value):
+                slots[name] = value
+    return slots
+
+
+def _initial(optimizer, name):
+    """The number that a slot begins with; Ftrl divides by its accumulator, which must not be zero."""
+    return getattr(inner_optimizer(optimizer), "initial_accumulator_value", 0.0) if name == "_accumulators" else 0.0
+
+
+def slots_of_kind(optimizer, kind):
+    """The slots of one kind that a built optimizer keeps.
+
+    Args:
+        optimizer: Built Keras optimizer.
+        kind: "momentum", "variance" or "average" (of the weights, with `use_ema=True`).
+
+    Returns:
+        List of a variable or `None` for each trained variable, or `None` if the optimizer keeps none.
+    """
+    slots = _slots(optimizer)
+    return next((slots[name] for name in _KINDS[kind] if name in slots), None)
+
+
+def slots_of(optimizer, variable):
+    """What an optimizer remembers of each entry of a variable.
+
+    Args:
+        optimizer: Built Keras optimizer.
+        variable: `keras.Variable` that it trains.
+
+    Returns:
+        List of pairs: a variable of the same shape, and the number that it begins with.
+    """
+    index = variable_index(optimizer, variable)
+    slots = [(slot[index], _initial(optimizer, name)) for name, slot in _slots(optimizer).items()]
+    return [(slot, initial) for slot, initial in slots if slot is not None and slot.shape == variable.shape]
+
+
+def all_slots(optimizer):
+    """Every slot of a built optimizer.
+
+    Args:
+        optimizer: Built Keras optimizer.
+
+    Returns:
+        List of triples: the slot, the trained variable that it belongs to, and the number that it begins with; `None`
+        for averages of the weights, which begin as the weights.
+    """
+    trained = inner_optimizer(optimizer)._trainable_variables
+    return [
+        (slot, variable, None if name in _KINDS["average"] else _initial(optimizer, name))
+        for name, slots in _slots(optimizer).items()
+        for slot, variable in zip(slots, trained, strict=True)
+        if slot is not None
+    ]
+
+
+def add_slot(optimizer, variable, name):
+    """A variable of the shape of a trained one that the optimizer may write in a step.
+
+    Args:
+        optimizer: Built Keras optimizer, without a `LossScaleOptimizer` around it.
+        variable: `keras.Variable` that it trains.
+        name: Name of the new variable.
+
+    Returns:
+        `keras.Variable`, zeros. On JAX it is one of the optimizer's own, which are all that a step can change there.
+    """
+    if keras.backend.backend() == "jax":
+        return optimizer.add_variable_from_reference(variable, name=name)
+    return keras.Variable("zeros", shape=variable.shape, dtype=variable.dtype, trainable=False, name=name)
+
+
+def remove_slots(optimizer, slots):
+    """Undoes `add_slot`."""
+    if keras.backend.backend() == "jax":
+        for slot in slots:
+            optimizer._untrack_variable(slot)
+
+
+def saving_without(optimizer, slots):
+    """Methods that save and load an optimizer as it is without the slots of `add_slot`.
+
+    Args:
+        optimizer: Built Keras optimizer.
+        slots: Function that returns the slots to leave out, an iterable.
+
+    Returns:
+        Dict name of a method of the optimizer -> the function to put in its place; empty where the slots are not the
+        optimizer's own anyway.
+    """
+
+    def without_slots(function):
+        def call(store):
+            variables, left_out = list(optimizer._variables), {id(slot) for slot in slots()}
+            optimizer._variables[:] = [variable for variable in variables if id(variable) not in left_out]
+            try:
+                return function(store)
+            finally:
+                optimizer._variables[:] = variables
+
+        return call
+
+    if keras.backend.backend() != "jax":
+        return {}
+    return {name: without_slots(getattr(optimizer, name)) for name in ("save_own_variables", "load_own_variables")}
+
+
+def assign_if(wanted, optimizer, slot, value):
+    """Writes into a slot of `add_slot` in a step, if that is wanted; where possible a step that doesn't costs nothing.
+
+    Args:
+        wanted: Scalar bool tensor.
+        optimizer: The optimizer whose step it is.
+        slot: The variable.
+        value: Tensor of its shape; a gradient, which may be sparse.
+    """
+    if keras.backend.backend() == "torch":
+        if wanted:
+            slot.assign(value)
+        return
+    if keras.backend.backend() != "tensorflow":
+        slot.assign(ops.where(wanted, ops.cast(value, slot.dtype), ops.convert_to_tensor(slot)))
+        return
+    import tensorflow as tf
+
+    # A branch: steps that keep nothing write nothing. (The gradient of an embedding may be sparse.)
+    tf.cond(wanted, lambda: optimizer.assign(slot, tf.convert_to_tensor(value)), lambda: None)
+
+
+def masks_in_forward_pass():
+    """Whether masked layers mask their kernel in the forward pass, rather than by a constraint after each step.
+
+    On JAX the Keras trainer applies optimizers where a constraint can't read a mask. The kernel's variable itself may
+    then hold something where it is masked.
+    """
+    return keras.backend.backend() == "jax"
+
+
+# Derivatives outside training.
+
+
+def loss_derivatives(loss, variables, scale, hessian):
+    """The gradient g of a loss, or H g: its Hessian over these variables times g.
+
+    Args:
+        loss: Function without arguments that returns a scalar float32 tensor.
+        variables: List of `keras.Variable`.
+        scale: Number by which the loss is multiplied on the way, without which float16 loses small derivatives.
+        hessian: Bool; H g rather than g.
+
+    Returns:
+        List of float32 numpy arrays, of the shapes of the variables; `None` where the loss does not depend on one.
+    """
+    find = {"tensorflow": _tensorflow_derivatives, "jax": _jax_derivatives, "torch": _torch_derivatives}
+    return find[keras.backend.backend()](loss, variables, scale, hessian)
+
+
+def _tensorflow_derivatives(loss, variables, scale, hessian):
+    import tensorflow as tf
+
+    values = [variable.value for variable in variables]
+
+    def dense(gradient):
+        return None if gradient is None else tf.cast(tf.convert_to_tensor(gradient), tf.float32) / scale
+
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as inner:
+            # Variables that were made frozen are not watched without being told.
+            inner.watch(values)
+            value = loss() * scale
+        found = [dense(gradient) for gradient in inner.gradient(value, values)]
+        if hessian:
+            flow = sum(tf.reduce_sum(tf.stop_gradient(g) * g) for g in found if g is not None) * scale
+    if hessian and any(g is not None for g in found):
+        found = [dense(gradient) for gradient in outer.gradient(flow, values)]
+    return [None if gradient is None else gradient.numpy() for gradient in found]
+
+
+def _jax_derivatives(loss, variables, scale, hessian):
+    import jax
+
+    def value_of(values):
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            return loss() * scale
+
+    def flow_of(values):
+        first = [ops.cast(g, "float32") / scale for g in jax.grad(value_of)(values)]
+        return sum(ops.sum(jax.lax.stop_gradient(g) * g) for g in first) * scale
+
+    values = [variable.value for variable in variables]
+    return [np.asarray(g, "float32") / scale for g in jax.grad(flow_of if hessian else value_of)(values)]
+
+
+def _torch_derivatives(loss, variables, scale, hessian):
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    def derivatives(value, graph):
+        if not value.requires_grad:  # Of a constant.
+            return [None] * len(values)
+        found = torch.autograd.grad(value, values, create_graph=graph, allow_unused=True)
+        return [None if gradient is None else gradient.float() / scale for gradient in found]
+
+    values = [variable.value for variable in variables]
+    # Fused attention has no second derivative.
+    attention = sdpa_kernel(SDPBackend.MATH) if hessian else contextlib.nullcontext()
+    with torch.enable_grad(), attention:
+        found = derivatives(loss() * scale, graph=hessian)
+        known = [gradient for gradient in found if gradient is not None]
+        if hessian and known:
+            flow = sum(torch.sum(gradient.detach() * gradient) for gradient in known) * scale
+            found = derivatives(flow, graph=False)
+    return [None if gradient is None else as_array(gradient) for gradient in found]
+
+
+# `fit`, its train function and its data.
+
+# The order in which Keras's JAX trainer passes a model's state through the train function.
+_JAX_STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
+
+
+def between_steps(model, result, change):
+    """Calls a function that reads and writes a model's variables, right after a call of the model's train function.
+
+    Args:
+        model: Keras model, in `fit`.
+        result: What the train function returned.
+        change: Function without arguments.
+
+    Returns:
+        What is to be returned to `fit` in the place of `result`. On JAX the result holds the new state of the model,
+        whose variables are empty meanwhile.
+    """
+    if keras.backend.backend() != "jax":
+        change()
+        return result
+    logs, state = result
+    put_jax_state(model, state)
+    change()
+    state = take_jax_state(model)
+    model._jax_state_synced = False
+    return logs, state
+
+
+def take_jax_state(model):
+    """What a model's train function on JAX works on; the model's variables are empty until `put_jax_state`."""
+    return model._get_jax_state(purge_model_variables=True, **dict.fromkeys(_JAX_STATE, True))
+
+
+def put_jax_state(model, state):
+    """Gives a state that the train function on JAX returned back to the model's variables."""
+    model._jax_state, model._jax_state_synced = dict(zip(_JAX_STATE, state, strict=True)), False
+    model.jax_state_sync()
+
+
+def without_model(callback):
+    """The attributes of a Keras callback as they are before its first `fit`, without the model; a new dict."""
+    return {**vars(callback), "_model": None}
+
+
+def fit_builds_models():
+    """Whether `fit` begins with a model that is not built, and builds it with the first batch: on TensorFlow only."""
+    return keras.backend.backend() == "tensorflow"
+
+
+def build_for_data(model, example):
+    """Builds a compiled model, its optimizer and metrics, as `fit` does with the first batch.
+
+    Args:
+        model: Compiled Keras model.
+        example: A batch as the model is trained on: arrays, or their `tf.TensorSpec`s.
+    """
+    model._symbolic_build(data_batch=example)
+
+
+def build_in_fit_no_more(model):
+    """Lets `fit` and `evaluate` take it for granted that `build_for_data` was called."""
+    model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
+
+
+def strategy_scope(model):
+    """A context in which a model's variables are made and set: the scope of its `tf.distribute` strategy."""
+    if keras.backend.backend() == "tensorflow":
+        return model.distribute_strategy.scope()
+    return contextlib.nullcontext()
+
+
+def has_strategies():
+    """Whether Keras trains under a `tf.distribute` strategy: on TensorFlow."""
+    return keras.backend.backend() == "tensorflow"
+
+
+def uses_tf_data():
+    """Whether data sets are `tf.data.Dataset`s: on TensorFlow. Elsewhere they are batches drawn by their number."""
+    return keras.backend.backend() == "tensorflow"
+
+
+def always_compiles():
+    """Whether XLA compiles whatever is trained: on a GPU, and on backends that know no other way."""
+    if keras.backend.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
