@@ -14,9 +14,9 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf import distributions, masks
+from sparsity_tf.backend import slots_of, strategy_scope, trained_variables
 from sparsity_tf.callbacks import criteria
-from sparsity_tf.callbacks.base import loss_gradients, train_function
-from sparsity_tf.callbacks.base.optimizer_slots import inner_optimizer, slots_of
+from sparsity_tf.callbacks.base import loss_gradients
 from sparsity_tf.callbacks.base.output_layers import dense_selection
 from sparsity_tf.callbacks.base.weight_view import WeightView, read_mask
 from sparsity_tf.checks import check_built, check_callable, check_choice, check_fraction, check_integer, check_selection
@@ -371,14 +371,14 @@ def _has_batch_normalization(model):
 
 
 def _scope(model):
-    return train_function.scope(model) if isinstance(model, keras.Model) else contextlib.nullcontext()
+    return strategy_scope(model) if isinstance(model, keras.Model) else contextlib.nullcontext()
 
 
 def _assign(model, weights, found):
     optimizer = getattr(model, "optimizer", None)
     trained = set()
     if optimizer is not None and optimizer.built:
-        trained = {id(variable) for variable in inner_optimizer(optimizer)._trainable_variables}
+        trained = {id(variable) for variable in trained_variables(optimizer)}
     for weight, mask in zip(weights, found, strict=True):
         weight.assign_mask(mask)
         # The optimizer forgets what it gathered for weights that are gone; averages of weights among it.

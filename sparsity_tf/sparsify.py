@@ -16,7 +16,7 @@ import re
 import keras
 from keras import ops
 
-from sparsity_tf.backend import own_variables, sublayers
+from sparsity_tf.backend import own_variables, sublayers, sublayers_below
 from sparsity_tf.checks import check_callable, check_layer, selection_entries
 from sparsity_tf.layers import (
     LAYER_CLASSES,
@@ -270,7 +270,7 @@ def _plan_tied(model, technique, where):
     skipped = [
         (layer, (reasons.get(id(layer)) or kept) if id(layer) in chosen or id(layer) in reasons else NOT_SELECTED)
         for layer in flatten_layers(model)
-        if id(layer) not in selected and (layer._trainable_variables or layer._non_trainable_variables)
+        if id(layer) not in selected and (own_variables(layer))
     ]
     if not selected:
         texts = sorted({f"{_path(layer)}: {reason}" for layer, reason in skipped})
@@ -283,7 +283,7 @@ def _plan_tied(model, technique, where):
 
 def _sublayers_meant(layer):
     """The layers that a user means by a layer: the projections of an attention."""
-    return layer._flatten_layers(include_self=False) if isinstance(layer, keras.layers.MultiHeadAttention) else []
+    return sublayers_below(layer) if isinstance(layer, keras.layers.MultiHeadAttention) else []
 
 
 def _layers_of(part):

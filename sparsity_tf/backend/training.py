@@ -24,6 +24,11 @@ def inner_optimizer(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def trained_variables(optimizer):
+    """The variables that a built optimizer updates; a new list."""
+    return list(inner_optimizer(optimizer)._trainable_variables)
+
+
 def variable_index(optimizer, variable):
     """The number of a variable among those that a built optimizer trains."""
     return inner_optimizer(optimizer)._get_variable_index(variable)

@@ -109,7 +109,7 @@ class StaticSparsity(SparseFromTheStart):
 
     def start(self):
         if self.cost_target is not None:
-            self.target_sparsity = self.cost_target.sparsity(self._model, self.weights, self.distribution, self.dense)
+            self.target_sparsity = self.cost_target.sparsity(self.model, self.weights, self.distribution, self.dense)
         structures.check("sparsity", self.target_sparsity, self.weights)
         super().start()
 

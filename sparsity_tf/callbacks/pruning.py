@@ -93,7 +93,7 @@ class GradualPruning(MaskAlgorithm):
 
     def start(self):
         if self.cost_target is not None:
-            self.final_sparsity = self.cost_target.sparsity(self._model, self.weights, self.distribution, self.dense)
+            self.final_sparsity = self.cost_target.sparsity(self.model, self.weights, self.distribution, self.dense)
             if self.initial_sparsity > self.final_sparsity:
                 raise ValueError(
                     f"`initial_sparsity` must not exceed the sparsity that {self.cost_target} asks for, "

@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers as kl
 
 from sparsity_tf.atomic_files import appearing
+from sparsity_tf.backend import backend_name
 from sparsity_tf.bounded_files import one_line
 from sparsity_tf.checks import check_bool, check_built, check_choice, check_integer, check_model, check_path
 from sparsity_tf.deploy import litert
@@ -198,7 +199,7 @@ def _check_combination(format, quantize, data, sparse):
 
 
 def _check_packages(format):
-    backend, allowed = keras.backend.backend(), FORMATS[format].backends
+    backend, allowed = backend_name(), FORMATS[format].backends
     if backend not in allowed:
         raise ValueError(
             f"format={format!r} is written from the {' or '.join(allowed)} backend of Keras: save the model, load it "

@@ -5,6 +5,7 @@ The packages are optional: whoever asks for a format whose runtime is missing is
 
 import re
 
+import keras
 import numpy as np
 
 from sparsity_tf.extras import import_optional
@@ -154,7 +155,7 @@ class _Torch:
 
     def __call__(self, inputs):
         outputs = self.prepared(inputs)()
-        flat = self._torch.utils._pytree.tree_leaves(outputs)
+        flat = keras.tree.flatten(outputs)
         return [one.detach().cpu().numpy() for one in flat]
 
 

@@ -10,6 +10,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from sparsity_tf.backend import own_variables, stored_variable
 from sparsity_tf.inspection.layer_operations import operations_of
 from sparsity_tf.inspection.tracing import trace_calls
 from sparsity_tf.layers import SparseLayer, flatten_layers
@@ -86,15 +87,13 @@ class ShrunkCost:
 
 
 def _shape(layer, name):
-    variable = getattr(layer, f"_{name}", None)
-    return tuple((getattr(layer, name) if variable is None else variable).shape)
+    return tuple(stored_variable(layer, name).shape)
 
 
 def _own_shapes(layer):
     """`(name, shape)` of the layer's own weights, those that a technique added left out."""
     added = layer.technique_variables if isinstance(layer, SparseLayer) else ()
-    variables = layer._trainable_variables + layer._non_trainable_variables
-    return [(variable.name, tuple(variable.shape)) for variable in variables if variable.name not in added]
+    return [(variable.name, tuple(variable.shape)) for variable in own_variables(layer) if variable.name not in added]
 
 
 def sparsity_that_meets(cost, target, counts_at):

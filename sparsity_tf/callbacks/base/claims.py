@@ -23,7 +23,7 @@ def claim(algorithm, weights):
         owner = _OWNERS.get(weight.layer, lambda: None)()
         if owner in (None, algorithm) or (owner.acts_once and not algorithm.acts_once):
             continue
-        if owner._model is algorithm._model and owner._optimizer is not algorithm._optimizer:
+        if owner.model is algorithm.model and owner._optimizer is not algorithm._optimizer:
             # Left behind by a loop without `finish`, after which the model was compiled anew.
             owner.detach()
             continue
