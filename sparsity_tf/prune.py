@@ -233,8 +233,8 @@ def _check_arguments(model, by, data, loss, where, dense, seed):
         check_callable("by", by, "weight")
     else:
         check_choice("by", by, SCORES)
-    check_selection("where", where)
-    check_selection("dense", dense)
+    check_selection("where", where, "layer")
+    check_selection("dense", dense, "tensor", empty=True)
     check_integer("seed", seed, 0)
     needs_loss = isinstance(by, str) and by in ("taylor", "gradient")
     needs_data = needs_loss or by == "wanda"

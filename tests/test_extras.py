@@ -80,7 +80,7 @@ def test_a_prepared_tfds_folder_that_cannot_be_read_is_no_silent_loss(monkeypatc
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     monkeypatch.setitem(sys.modules, "tensorflow", types.ModuleType("tensorflow"))
     with pytest.warns(UserWarning, match=r'mnist is not read\. .*pip install "sparsity-tf\[train\]"'):
-        assert datasets.image_data.from_tfds("mnist") is None
+        assert datasets.images.image_data.from_tfds("mnist") is None
 
 
 def test_a_package_that_a_package_needs_is_named(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 
 from sparsity_tf.checks import check_choice, check_model
 from sparsity_tf.deploy.channel_groups import graph_and_groups
-from sparsity_tf.deploy.graph import is_functional
+from sparsity_tf.backend import runs_by_graph
 from sparsity_tf.deploy.rules import weight_value
 from sparsity_tf.deploy.rules.attention import HEAD_AXES, AttentionRule
 from sparsity_tf.masks.structures import TIED
@@ -96,7 +96,7 @@ def channel_families(model, structure="channel"):
     """
     check_model("model", model)
     check_choice("structure", structure, TIED)
-    if not is_functional(model):
+    if not runs_by_graph(model):
         raise ValueError(
             f"structure={structure!r} needs a functional or sequential model that is built: its graph says what "
             f"belongs together, and the calls of other models are not known. Received: model={model.name!r} "

@@ -311,7 +311,7 @@ def test_a_run_is_continued_from_a_file(tmp_path):
     def make():
         model = tied_models.vgg()
         model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
-        return model, callbacks.MagnitudePruning(0.6, 1, 7, 1, structure="channel")
+        return model, callbacks.MagnitudePruning(0.8, 1, 8, 1, structure="channel")
 
     whole, pruning = make()
     x, y = data(whole)

@@ -239,7 +239,7 @@ def test_data_are_told_from_others(digits, tmp_path):
     fewer = dataclasses.replace(data, x_train=data.x_train[:50], y_train=data.y_train[:50])
     assert batches.describe(fewer)["training_examples"] == 50
     assert batches.describe(fewer)["checksum"] != batches.describe(data)["checksum"]
-    split = datasets.image_files.Split(("/a/train-0",), None, 8)
+    split = datasets.images.imagenet.Split(("/a/train-0",), None, 8)
     files = datasets.ImageFiles(split, split, 10, "imagenet", "")
     moved = dataclasses.replace(split, files=("/b/train-0",))
     assert batches.describe(files) == batches.describe(dataclasses.replace(files, train=moved))
