@@ -16,7 +16,7 @@ from keras import ops
 from sparsity_tf import distributions, masks
 from sparsity_tf.backend import slots_of, strategy_scope, trained_variables
 from sparsity_tf.callbacks import criteria
-from sparsity_tf.callbacks.base import loss_gradients
+from sparsity_tf.callbacks.base import loss_gradients, tied_weights
 from sparsity_tf.callbacks.base.output_layers import dense_selection
 from sparsity_tf.callbacks.base.weight_view import WeightView, read_mask
 from sparsity_tf.checks import check_built, check_callable, check_choice, check_fraction, check_integer, check_selection
@@ -81,8 +81,11 @@ def prune(
             "output" for "wanda" without blocks or filters, else "layer".
         distribution: What `sparsity` means for each weight: "uniform", "erk", a dict, a CSV file, ...
             (`sparsity_tf.distributions.allocate`). Only "uniform" with scope "global".
-        structure: Which entries live and die together: "2:4", "4x1", "filter" (`sparsity_tf.masks.structures`); set on
-            the layers, in whose config it is saved. Default: what the layers say.
+        structure: Which entries live and die together: "2:4", "4x1", "filter", or "channel", "head", "unit", which
+            `shrink` removes (`sparsity_tf.masks.structures`); set on the layers, in whose config it is saved. Default:
+            what the layers say. With the last three counts are of channels, a score is the sum of |w| over all that
+            makes a channel (or random, or a function of a `TiedWeight`, one score a channel), and at least one channel
+            of each layer lives.
         where: Which layers: as in `sparsify`. Default: all that can be.
         dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`). Default: none;
             with structure "filter" the output layers, unless `where` (".*" is all) or explicit sparsities say what to
@@ -108,6 +111,8 @@ def prune(
     sparsity = _checked_sparsity(sparsity, kind, distribution)
     _check_arguments(model, by, data, loss, where, dense, seed)
     scope = _checked_scope(scope, by, kind, distribution)
+    if tied := _tied_structure(model, kind):
+        return _prune_tied(model, sparsity, by, tied, scope, distribution, where, dense, seed)
     if loss is not None:
         loss = _loss_function(loss)
     with _unchanged_on_failure(model):
@@ -131,6 +136,35 @@ def prune(
     rows = tuple(
         PruneRow(weight.path, weight.size, int(np.count_nonzero(read_mask(weight))), targets[weight.path])
         for weight in weights
+    )
+    name = by if isinstance(by, str) else getattr(by, "__name__", repr(by))
+    model.prune_report = PruneReport(name, scope, rows, _has_batch_normalization(model))
+    return model
+
+
+def _tied_structure(model, kind):
+    """The structure that ties layers, of the argument or of the layers; else `None`."""
+    if kind.spec is not None:
+        return kind.spec if kind.ties_layers else None
+    held = {w.technique.structure for w in get_sparse_weights(model) if w.technique.name == "masked"}
+    return next((spec for spec in held if structures.get(spec).ties_layers), None)
+
+
+def _prune_tied(model, sparsity, by, structure, scope, distribution, where, dense, seed):
+    if not callable(by):
+        check_choice("by", by, ("magnitude", "random"))
+    rng = np.random.default_rng(seed)
+    importance = {"magnitude": "l1", "random": lambda weight: rng.random(weight.size)}.get(by, by)
+    with _unchanged_on_failure(model):
+        weights = tied_weights.prune_tied(
+            model, sparsity, structure, importance, scope, distribution, dense=dense, where=where
+        )
+    targets = [sparsity] * len(weights)
+    if scope == "layer":
+        targets = distributions.allocate(weights, sparsity, distribution, dense=dense).values()
+    rows = tuple(
+        PruneRow(weight.path, weight.size, int(np.count_nonzero(weight.mask())), target)
+        for weight, target in zip(weights, targets, strict=True)
     )
     name = by if isinstance(by, str) else getattr(by, "__name__", repr(by))
     model.prune_report = PruneReport(name, scope, rows, _has_batch_normalization(model))

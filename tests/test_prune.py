@@ -453,3 +453,39 @@ def test_models_that_are_not_built_or_no_models_are_refused():
             prune(model, 0.5)
     with pytest.raises(ValueError, match="variational_dropout"):
         prune(sparsity_tf.sparsify(make_model(), "vd"), 0.5)
+
+
+# Channels, heads and units, which layers share.
+
+
+def test_channels_are_pruned_in_all_layers_that_share_them_and_shrink_removes_them():
+    model = convnet()
+    pruned = prune(model, 0.5, structure="channel", dense=["b.*"])
+    assert pruned is model
+    rows = {row.name: (row.size, row.live, row.target) for row in model.prune_report.rows}
+    assert rows == {"a/channel": (6, 3, 0.5), "b/channel": (8, 8, 0.0)}
+    # The channels with the largest sums of |w| live, and the normalisation between the layers goes with the others.
+    kernel = convnet_kernel = np.abs(np.array(ops.convert_to_numpy(model.get_layer("a").kernel)))
+    assert convnet_kernel.reshape(-1, 6).any(axis=0).sum() == 3 and kernel.shape == (3, 3, 3, 6)
+    small = sparsity_tf.shrink(model)
+    assert small.get_layer("a").filters == 3 and small.get_layer("b").filters == 8
+    x = RNG.normal(size=(2, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(small(x), to_dense(model)(x), rtol=1e-5, atol=1e-6)
+
+
+def test_random_channels_are_those_of_the_seed():
+    live = []
+    for seed in (1, 1, 2):
+        model = convnet()
+        prune(model, 0.5, by="random", structure="channel", seed=seed)
+        live.append(np.concatenate([mask.reshape(-1) for mask in masks_of(model)]))
+    assert np.array_equal(live[0], live[1]) and not np.array_equal(live[0], live[2])
+
+
+def test_what_has_no_meaning_for_channels_is_refused_and_the_model_stays_plain():
+    model = convnet()
+    with pytest.raises(ValueError, match=r"`by` must be one of \['magnitude', 'random'\].*by='wanda'"):
+        prune(model, 0.5, by="wanda", data=np.zeros((2, 8, 8, 3), "float32"), structure="channel")
+    with pytest.raises(ValueError, match=r"`scope` must be one of .*scope='output'"):
+        prune(model, 0.5, scope="output", structure="channel")
+    assert not any(isinstance(layer, SparseLayer) for layer in model.layers)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sparsity_tf.backend import runs_by_graph
 from sparsity_tf.checks import check_choice, check_model
 from sparsity_tf.deploy.channel_groups import graph_and_groups
-from sparsity_tf.backend import runs_by_graph
 from sparsity_tf.deploy.rules import weight_value
 from sparsity_tf.deploy.rules.attention import HEAD_AXES, AttentionRule
 from sparsity_tf.masks.structures import TIED

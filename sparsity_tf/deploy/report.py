@@ -349,7 +349,7 @@ def _why(target, way, facts, stored):
     """What the figures come from, or why there is no gain."""
     if way.startswith("shrunk"):
         if not facts.shrinks:
-            return "no unit or filter is dead, so nothing goes: prune with structure='filter'"
+            return "no unit or filter is dead, so nothing goes: prune with structure='channel'"
         before, after = facts.parameters["sparse"], facts.parameters["shrunk"]
         return f"units that did nothing are gone: {before:,} -> {after:,} parameters"
     if not facts.sparse:

@@ -11,6 +11,7 @@ from sparsity_tf import initializers, layers
 from sparsity_tf.callbacks import IterativePruning, MagnitudePruning, NarangPruning, PenaltyRamp, RandomPruning
 from sparsity_tf.layers import set_sparsities
 from sparsity_tf.load_masks import load_masks
+from sparsity_tf.masks import structures
 from sparsity_tf.train import algorithms
 from sparsity_tf.train.load_weights import load_weights
 
@@ -27,7 +28,7 @@ def arguments(recipe):
     if recipe.technique == "none":
         return {"technique": None, "technique_options": None, "where": None}
     if recipe.technique in algorithms.ALGORITHMS:
-        return {"technique": "masked", "technique_options": {}, "where": recipe.where}
+        return {"technique": "masked", "technique_options": _structure_options(recipe), "where": recipe.where}
     options = dict(recipe.technique_options)
     known = layers.TECHNIQUES[recipe.technique].option_names()
     unknown = sorted(set(options) - set(known))
@@ -41,6 +42,11 @@ def arguments(recipe):
     if "threshold_regularizer" in known and recipe.threshold_l2:
         options.setdefault("threshold_regularizer", keras.regularizers.L2(recipe.threshold_l2))
     return {"technique": recipe.technique, "technique_options": options, "where": recipe.where}
+
+
+def _structure_options(recipe):
+    """What the layers must know of a structure when they are made: with channels, heads and units biases have masks."""
+    return {"structure": recipe.structure} if recipe.structure in structures.TIED else {}
 
 
 def begin_with(model, recipe):
