@@ -26,7 +26,7 @@ SPLITS = ("train", "validation", "test")
 _NAMES = {"train": ("train",), "validation": ("valid", "dev"), "test": ("test",)}
 _PACKINGS = (".xz", ".gz")
 _ENDINGS = (".txt", ".txt.xz", ".txt.gz", ".raw", ".tokens")
-_SONNETS = os.path.join(os.path.dirname(__file__), "sonnets.txt")
+_SONNETS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "sonnets.txt")
 
 
 @dataclasses.dataclass(frozen=True)
