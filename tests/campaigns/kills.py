@@ -13,6 +13,10 @@ from absl import flags
 
 from sparsity_tf.train import classifier, language_loop, language_model, loop, translation_loop, translator  # noqa: F401
 
+# A user who may not read Python's own folder can't import codecs, which Python does at their first use.
+for _codec in ("utf-8", "utf-32-le", "ascii", "latin-1", "idna"):
+    "".encode(_codec)
+
 PROGRAMS = {"classifier": classifier, "translator": translator, "language_model": language_model}
 
 
