@@ -1,6 +1,7 @@
 """Questions whose answer depends on the Keras backend that runs: one function a question."""
 
 import contextlib
+import sys
 
 import keras
 import numpy as np
@@ -94,3 +95,22 @@ def optimizer_update(optimizer):
     # On torch Keras's optimizers update all variables together and never call `update_step`.
     batched = keras.backend.backend() == "torch"
     return ("_backend_update_step" if batched else "update_step"), batched
+
+
+def model_of_call(layer):
+    """The model whose training step calls a layer.
+
+    Args:
+        layer: Keras layer, while it is called.
+
+    Returns:
+        The outermost layer of the call that runs. On JAX a training step calls `Model.stateless_call`, which Keras does
+        not note down, so there it is the outermost model on Python's stack that runs this method.
+    """
+    found = layer._get_call_context().entry_layer
+    frame = sys._getframe(1) if keras.backend.backend() == "jax" else None
+    while frame is not None:
+        if frame.f_code.co_name == "stateless_call":
+            found = frame.f_locals.get("self", found)
+        frame = frame.f_back
+    return found

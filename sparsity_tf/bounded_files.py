@@ -6,6 +6,7 @@ damaged file, becomes a `ValueError` that names the file.
 """
 
 import bz2
+import csv
 import gzip
 import io
 import json
@@ -127,6 +128,69 @@ def read_json(path):
             return json.load(file)
         except (ValueError, RecursionError) as error:
             raise DamagedFileError(path, one_line(error)) from error
+
+
+def read_figures(path, integers=(), texts=(), needed=()):
+    """The rows of a CSV file of figures to which a program adds a row at a time.
+
+    A last line without its end is left out: the process was killed, or the disk full, while it was written.
+
+    Args:
+        path: Path of the file.
+        integers: Names of columns that must be there and hold integers of at least 0.
+        texts: Names of columns that must be there and hold some text.
+        needed: Names of more columns that must be there and hold a number in each row. Any other column holds a number
+            or nothing.
+
+    Returns:
+        `(header, rows)`: a list of names, and a list of dicts from these to strings, as they stand in the file.
+
+    Raises:
+        DamagedFileError: The file is empty, no UTF-8, lacks a column, or has a row of another length or with another
+            content than its columns say. The message names the line.
+        OSError: The file can't be read, for example because it is a folder.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.reader(line for line in file if line.endswith("\n"))
+        try:
+            lines = [(reader.line_num, cells) for cells in reader if cells]
+        except UnicodeDecodeError as error:
+            raise DamagedFileError(path, one_line(error)) from error
+        except csv.Error as error:
+            raise DamagedFileError(path, f"line {reader.line_num}: {one_line(error)}") from error
+    if not lines:
+        raise DamagedFileError(path, "it has no header line")
+    header = lines[0][1]
+    missing = [name for name in (*integers, *texts, *needed) if name not in header]
+    if missing:
+        raise DamagedFileError(path, f"it lacks the columns {', '.join(missing)}")
+    if len(set(header)) < len(header):
+        raise DamagedFileError(path, "two of its columns have the same name")
+    rows = []
+    for number, cells in lines[1:]:
+        if len(cells) != len(header):
+            raise DamagedFileError(path, f"line {number} has {len(cells)} cells for {len(header)} columns")
+        rows.append(dict(zip(header, cells, strict=True)))
+        for name, text in rows[-1].items():
+            problem = _wrong_in_cell(text, name in integers, name in texts, name in needed)
+            if problem:
+                raise DamagedFileError(path, f"line {number}: {name} {problem}, not {one_line(repr(text), 50)}")
+    return header, rows
+
+
+def _wrong_in_cell(text, integer, words, needed):
+    """What a cell must be and is not, in words, or `None`."""
+    if words:
+        return None if text else "must be a text"
+    if not (text or integer or needed):
+        return None
+    try:
+        number = int(text) if integer else float(text)
+    except ValueError:
+        number = None
+    if number is None or (integer and number < 0):
+        return "must be an integer of at least 0" if integer else "must be a number"
+    return None
 
 
 def read_npz(path, names):

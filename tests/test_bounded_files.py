@@ -122,3 +122,46 @@ def test_a_message_is_one_line_of_bounded_length_that_is_never_empty():
     assert bounded_files.one_line(ValueError()) == "ValueError"
     long = bounded_files.one_line(ValueError("word " * 10_000))
     assert len(long) == 500 and long.endswith("...")
+
+
+def figures(path, content):
+    path.write_bytes(content)
+    return bounded_files.read_figures(path, integers=("epoch",), texts=("weight",), needed=("loss",))
+
+
+def test_figures_are_read_as_they_stand_but_for_a_last_line_that_was_cut_off(tmp_path):
+    content = b"epoch,weight,loss,threshold\r\n1,a/kernel,0.50,\r\n2,a/kernel,nan,1e-3\r\n3,a/kernel,0."
+    header, rows = figures(tmp_path / "log.csv", content)
+    assert header == ["epoch", "weight", "loss", "threshold"]
+    assert rows == [
+        {"epoch": "1", "weight": "a/kernel", "loss": "0.50", "threshold": ""},
+        {"epoch": "2", "weight": "a/kernel", "loss": "nan", "threshold": "1e-3"},
+    ]
+    assert figures(tmp_path / "log.csv", b"loss,epoch,weight\n") == (["loss", "epoch", "weight"], [])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it has no header line"),
+        (b"epoch,weight,lo", "it has no header line"),
+        (b"epoch,weight\n1,a\n", "it lacks the columns loss"),
+        (b"epoch,weight,loss,loss\n", "two of its columns have the same name"),
+        (b"epoch,weight,loss\n1,a,1\n2,a\n", "line 3 has 2 cells for 3 columns"),
+        (b"epoch,weight,loss\n1,a,1,2,a,1\n", "line 2 has 6 cells for 3 columns"),
+        (b"epoch,weight,loss\n1,a,low\n", "line 2: loss must be a number, not 'low'"),
+        (b"epoch,weight,loss\n1,a,\n", "line 2: loss must be a number, not ''"),
+        (b"epoch,weight,loss,more\n1,a,1,\0\n", r"line 2: more must be a number, not '\x00'"),
+        (b"epoch,weight,loss\n1.0,a,1\n", "line 2: epoch must be an integer of at least 0, not '1.0'"),
+        (b"epoch,weight,loss\n-1,a,1\n", "line 2: epoch must be an integer of at least 0, not '-1'"),
+        (b"epoch,weight,loss\n" + b"9" * 5000 + b",a,1\n", "line 2: epoch must be an integer of at least 0, not '999"),
+        (b"epoch,weight,loss\n1,,1\n", "line 2: weight must be a text, not ''"),
+        (b"epoch,weight,loss\n\xff,a,1\n", "'utf-8' codec can't decode byte 0xff"),
+        (b"epoch,weight,loss\n1," + b"a" * 200_000 + b",1\n", "line 2: field larger than field limit"),
+    ],
+)
+def test_figures_that_are_damaged_name_file_and_line(tmp_path, content, message):
+    with pytest.raises(bounded_files.DamagedFileError) as error:
+        figures(tmp_path / "log.csv", content)
+    assert str(error.value).startswith(f"{tmp_path / 'log.csv'} is damaged: ")
+    assert message in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 400

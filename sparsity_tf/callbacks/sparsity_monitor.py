@@ -1,12 +1,14 @@
 """Writes down how sparse a model is while it trains: TensorBoard scalars, a CSV file, tables."""
 
 import csv
+import errno
 import os
 
 import keras
 import numpy as np
 from keras import ops
 
+from sparsity_tf.bounded_files import DamagedFileError, read_figures
 from sparsity_tf.callbacks.base import train_function
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.checks import check_choice, check_integer, check_path
@@ -44,7 +46,9 @@ class SparsityMonitor(Copyable, keras.callbacks.Callback):
         verbose: 1 prints `sparsity_table(model)` when training ends, 2 after every record.
 
     Raises:
-        ValueError: For any other argument, or at the start of training, if the model has no sparse weights.
+        ValueError: For any other argument, or at the start of training, if the model has no sparse weights, or if the
+            CSV file that is to be continued is damaged (a last line that was cut off is left out).
+        OSError: At the start of training, if the CSV file can't be read or written.
     """
 
     def __init__(self, csv_path=None, log_dir=None, every="epoch", verbose=0):
@@ -192,11 +196,9 @@ class SparsityMonitor(Copyable, keras.callbacks.Callback):
     def _open_csv(self):
         kept, step = [], self._step()
         if (step or self._epoch) and os.path.exists(self.csv_path):
-            with open(self.csv_path, newline="", encoding="utf-8") as file:
-                # Rows of earlier epochs whatever their step: a rewound run counts the same steps again.
-                # A full disk may have cut off the last line.
-                whole = (line for line in file if line.endswith("\n"))
-                kept = [row for row in csv.DictReader(whole) if self._is_earlier(row, step)]
+            kept = self._earlier(self._read_csv(), step)
+        if os.path.isdir(self.csv_path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(self.csv_path))
         # Under another name first: a process that is killed here must not lose the rows of before.
         unfinished = f"{self.csv_path}.unfinished"
         with open(unfinished, "w", newline="", encoding="utf-8") as file:
@@ -205,10 +207,23 @@ class SparsityMonitor(Copyable, keras.callbacks.Callback):
             writer.writerows(kept)
         os.replace(unfinished, self.csv_path)
 
-    def _is_earlier(self, row, step):
-        if int(row["epoch"]) < self._epoch:
-            return True
-        return int(row["step"]) <= step and int(row["epoch"]) <= (self._epoch or int(row["epoch"]))
+    def _read_csv(self):
+        try:
+            header, rows = read_figures(self.csv_path, ("epoch", "step", "size", "nonzeros"), ("weight",))
+            if header != list(COLUMNS):
+                raise DamagedFileError(self.csv_path, f"its columns must be {', '.join(COLUMNS)}")
+        except DamagedFileError as error:
+            raise ValueError(f"{error} Mend it, or remove it: it then begins with the records to come.") from error
+        return rows
+
+    def _earlier(self, rows, step):
+        """The rows that were recorded before the run was at a step of the epoch that it now is in."""
+        # Rows of earlier epochs whatever their step: a rewound run counts the same steps again.
+        earlier = [row for row in rows if int(row["epoch"]) < self._epoch]
+        # For the same reason a row of this epoch may have a low step and come later: steps rise until a run is rewound.
+        last = int(earlier[-1]["step"]) if earlier else -1
+        within = [row for row in rows if int(row["epoch"]) == self._epoch or not self._epoch]
+        return earlier + [row for row in within if last < int(row["step"]) <= step]
 
     def _write_scalars(self, rows, step):
         with self._writer.as_default(step=step):

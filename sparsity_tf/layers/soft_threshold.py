@@ -12,6 +12,7 @@ import weakref
 
 from keras import ops
 
+from sparsity_tf.backend import model_of_call
 from sparsity_tf.checks import check_choice, check_regularizer
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.technique import Technique, initializer_or_number
@@ -137,11 +138,11 @@ _REPORTED = weakref.WeakSet()
 def _warn_if_nothing_prunes(weight):
     """Warns, once an optimizer, where training has neither a regularizer nor weight decay on a trainable threshold."""
     threshold = weight.extra_variable("raw_threshold")
-    # The model whose training step runs is the outermost layer of the call.
-    model = weight.layer._get_call_context().entry_layer
-    optimizer = getattr(model, "optimizer", None)
+    if threshold.regularizer is not None or not threshold.trainable:
+        return
+    optimizer = getattr(model_of_call(weight.layer), "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if optimizer is None or optimizer in _REPORTED or threshold.regularizer is not None or not threshold.trainable:
+    if optimizer is None or optimizer in _REPORTED:
         return
     if optimizer.weight_decay and optimizer._use_weight_decay(threshold):
         return

@@ -257,7 +257,11 @@ def check(name, sparsity, weights):
         structure = get(weight.technique.structure)
         if isinstance(structure, Blocks):
             structure.axes(weight.shape)
-        if isinstance(structure, NM) and abs(structure.sparsity - sparsity) > 1e-9:
+        # A share that only comes near to N:M would leave an entry more in every group.
+        if isinstance(structure, NM) and (
+            abs(structure.sparsity - sparsity) > 1e-9
+            or masks.number_of_zeros(sparsity, structure.m) < structure.m - structure.n
+        ):
             raise ValueError(
                 f"`{name}` must be {structure.sparsity} with structure {structure.spec!r}. Received: {name}={sparsity}"
             )

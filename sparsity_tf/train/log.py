@@ -14,12 +14,15 @@ import keras
 import numpy as np
 
 from sparsity_tf import inspection, layers
+from sparsity_tf.bounded_files import DamagedFileError, read_figures
 from sparsity_tf.callbacks.sparsity_monitor import write_scalar
 from sparsity_tf.train import run_folder, trainer
 from sparsity_tf.train.classifier.evaluation import Evaluation
 
 # What a `SparsityMonitor` knows beside the sparsities.
 _OF_MASKS = ("threshold", "drop_fraction", "dropped", "grown", "mask_change")
+# Columns that a report is made of.
+_REPORTED = ("step", "seconds", "loss")
 
 
 def sparsity_of(row):
@@ -69,8 +72,23 @@ class EpochLog(keras.callbacks.Callback):
         self.writes = writes
         self._seconds = 0.0
         self._writer = None
-        if writes and os.path.exists(self.path):
-            write_rows(self.path, [row for row in read_metrics(folder) if int(row["epoch"]) <= first_epoch])
+        # The columns of the file that rows are added to, if there is one.
+        self._columns = None
+        if writes:
+            self._keep(folder, first_epoch)
+
+    def _keep(self, folder, first_epoch):
+        """Keeps the rows of the epochs that are done, and says so where they are not all there."""
+        last = 0
+        if os.path.exists(self.path):
+            # A run that begins anew keeps no row, whatever the file holds.
+            rows = read_metrics(folder, _REPORTED) if first_epoch else []
+            rows = [row for row in rows if int(row["epoch"]) <= first_epoch]
+            write_rows(self.path, rows)
+            if rows:
+                self._columns, last = list(rows[0]), int(rows[-1]["epoch"])
+        if first_epoch - last >= self.every:
+            _warn_of_lost_rows(folder, last, first_epoch)
 
     def figures(self, logs):
         """The columns of the subclass: a dict of numbers."""
@@ -113,11 +131,23 @@ class EpochLog(keras.callbacks.Callback):
         logs.update({name: row[name] for name in (*self.shown, "sparsity")})
         if not self.writes:
             return
-        write_rows(self.path, [row], append=os.path.exists(self.path))
+        self._add(row)
         if self._writer is not None:
             self._write_scalars(row)
         if self.print_lines:
             print(self.line(row), flush=True)
+
+    def _add(self, row):
+        append = os.path.exists(self.path)
+        if append and self._columns not in (None, list(row)):
+            missing = [name for name in row if name not in self._columns]
+            unknown = [name for name in self._columns if name not in row]
+            what = f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+            raise _damaged(
+                DamagedFileError(self.path, f"its columns are not those of this run, in their order ({what})")
+            )
+        write_rows(self.path, [row], append=append)
+        self._columns = list(row)
 
     def _write_scalars(self, row):
         scalars = [(name, value) for name, value in row.items() if name not in ("epoch", "step")]
@@ -204,16 +234,56 @@ class RunLog(EpochLog):
         ]
 
 
-def read_metrics(folder):
+def read_metrics(folder, needed=()):
     """The rows of a run's `metrics.csv` as dicts of strings; an empty list if there is no file.
 
-    A last line that a full disk has cut off is none.
+    A last line that a kill or a full disk has cut off is none.
+
+    Args:
+        folder: Folder of the run.
+        needed: Names of columns, beside `epoch`, that hold a number in each row.
+
+    Raises:
+        ValueError: The file is damaged. The message names it and the line, and says how to go on.
+        OSError: It can't be read.
     """
     path = os.path.join(folder, run_folder.METRICS)
     if not os.path.exists(path):
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(line for line in file if line.endswith("\n")))
+    try:
+        _, rows = read_figures(path, ("epoch",), needed=needed)
+        epochs = [int(row["epoch"]) for row in rows]
+        if epochs != sorted(set(epochs)):
+            raise DamagedFileError(path, "its epochs do not rise from row to row")
+    except DamagedFileError as error:
+        raise _damaged(error) from error
+    return rows
+
+
+def rows_of(prepared):
+    """The rows of a run that has come to its end, for the report; `prepared` is its `running.Prepared`.
+
+    Raises:
+        ValueError, OSError: As of `read_metrics`.
+    """
+    rows = read_metrics(prepared.output_dir, _REPORTED)
+    last = int(rows[-1]["epoch"]) if rows else 0
+    if prepared.chief and prepared.done >= prepared.epochs > last:
+        _warn_of_lost_rows(prepared.output_dir, last, prepared.epochs)
+    return rows
+
+
+def _warn_of_lost_rows(folder, last, done):
+    best = os.path.exists(os.path.join(folder, run_folder.BEST))
+    trainer.warn(
+        f"{os.path.join(folder, run_folder.METRICS)} has rows up to epoch {last}, and {done} are done: {run_folder.RESULTS} "
+        f"leaves out those without a row{f', and {run_folder.BEST} is compared with those that have one' if best else ''}"
+    )
+
+
+def _damaged(error):
+    """An error of `metrics.csv`, with the way out."""
+    return ValueError(f"{error} Mend it, or remove it: the run then goes on without the figures of the epochs before.")
 
 
 def lowest_error(folder, metric, from_epoch):
@@ -223,10 +293,13 @@ def lowest_error(folder, metric, from_epoch):
         folder: Folder of the run.
         metric: Column of `metrics.csv`.
         from_epoch: As of `state.Best`.
+
+    Raises:
+        ValueError, OSError: As of `read_metrics`.
     """
     if not os.path.exists(os.path.join(folder, run_folder.BEST)):
         return math.inf
-    errors = [float(row[metric]) for row in read_metrics(folder) if int(row["epoch"]) >= from_epoch]
+    errors = [float(row[metric]) for row in read_metrics(folder, (metric,)) if int(row["epoch"]) >= from_epoch]
     return min((error for error in errors if not math.isnan(error)), default=math.inf)
 
 

@@ -3,6 +3,8 @@
 Also what its schedule means for the run: from when on a model is final, and what it leaves undone.
 """
 
+import warnings
+
 import keras
 
 from sparsity_tf import initializers, layers
@@ -77,9 +79,12 @@ def rehearse(recipe, algorithm, make_model, steps):
             f"`begin_step` must come before the end of the run, or nothing is pruned: {_length(recipe)} "
             f"makes {total:,} steps. Received: begin_step={algorithm.begin_step}"
         )
-    model = make_model()
-    with algorithms.recipe_names(recipe):
-        algorithm.prepare(model, recipe.epochs, steps)
+    # The network that is trained gives the same warnings.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model = make_model()
+        with algorithms.recipe_names(recipe):
+            algorithm.prepare(model, recipe.epochs, steps)
     algorithm.detach()
 
 

@@ -150,6 +150,18 @@ def warn(message):
         print(f"warning: {message}", file=sys.stderr)
 
 
+def warn_of_shortfall(message, algorithm):
+    """Says what a run is too short for, and keeps its algorithm from saying so once more.
+
+    Args:
+        message: What `techniques.shortfall` returned, `None` for nothing.
+        algorithm: The callback that moves masks, or `None`.
+    """
+    warn(message)
+    if message and algorithm is not None:
+        algorithm.warns_at_start = False
+
+
 def largest_divisor(number, limit):
     """The largest divisor of `number` up to `limit`, at least 1."""
     return max(k for k in range(1, min(limit, number) + 1) if number % k == 0)

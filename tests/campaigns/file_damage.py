@@ -407,6 +407,21 @@ def budget_lies():
     return [written(text.encode()) for text in texts]
 
 
+def metrics_lies():
+    """Files of figures that grow by a row at a time: both kinds have the columns `epoch` and `step`."""
+    header = "epoch,step,seconds,loss,test_error\n"
+    rows = ("1,2,3,4", "1,2,3,4,5,6", "a,2,3,4,5", "1,2,3,4,", "-1,2,3,4,5", "1e3,2,3,4,5", f"{'9' * 5000},2,3,4,5")
+    texts = ["", "\n", "epoch", "epoch,step\n", "epoch,epoch\n1,1\n", header, header + "1,2,3,4,5\n" * 2, '"', "\0\n"]
+    texts += [f"{header}{row}\n" for row in rows]
+    texts += [
+        header + "x" * 200_000 + ",2,3,4,5\n",
+        "a," * 20_000 + "\n",
+        header + "1,2,\0,4,5\n",
+        header + '1,2,3,4,"\n',
+    ]
+    return [written(text.encode()) for text in texts]
+
+
 def vocabulary_lies():
     return [
         written(b"'<pad>'\n'<EOS>'\n"),

@@ -336,6 +336,45 @@ def _encode(folder, output):
     assert len(encoded) == len(_SENTENCES)
 
 
+def _metrics(folder):
+    from sparsity_tf.train import log
+    from sparsity_tf.train import run_folder as state
+
+    row = {"step": 8, "seconds": 1.5, "learning_rate": 0.1, "loss": 0.25, "test_error": 0.5, "sparsity": 0.9}
+    log.write_rows(os.path.join(folder, state.METRICS), [{"epoch": epoch, **row} for epoch in range(1, 8)])
+    file_damage.written(b"")(os.path.join(folder, state.BEST))
+
+
+def _continue_metrics(folder, output):
+    from sparsity_tf.train import log
+
+    log.lowest_error(folder, "test_error", 2)
+    log.EpochLog(folder, 9, 1, first_epoch=5)
+
+
+def _continue_monitor(folder, output):
+    _monitor(folder)
+
+
+def _records_of_sparsity(folder):
+    monitor = _monitor(folder)
+    for epoch in range(4):
+        monitor.on_epoch_begin(epoch)
+        monitor.record()
+
+
+def _monitor(folder):
+    from sparsity_tf import callbacks
+
+    model, monitor = _network(), callbacks.SparsityMonitor(os.path.join(folder, "sparsity_by_step.csv"))
+    model.compile("sgd", "mse")
+    monitor.set_model(model)
+    monitor.on_train_begin()
+    monitor.on_epoch_begin(4)
+    monitor.on_train_batch_begin(0)
+    return monitor
+
+
 def _two_lists(folder):
     for name in ("hypotheses", "references"):
         content = "".join(line.split("\t")[1] + "\n" for line in _SENTENCES).encode()
@@ -422,6 +461,13 @@ FORMATS = {
     "sentencepiece": Format(_sentencepiece, _vocabulary, lambda canary: file_damage.vocabulary_lies()),
     "tensor2tensor vocabulary": Format(_subword_text, _vocabulary, lambda canary: file_damage.vocabulary_lies()),
     "encoded text": Format(_cache, _encode, file_damage.npz_lies, *[lambda name: name.endswith(".npz")] * 2),
+    "metrics": Format(
+        _metrics,
+        _continue_metrics,
+        lambda canary: file_damage.metrics_lies(),
+        *[lambda name: name == "metrics.csv"] * 2,
+    ),
+    "sparsity by step": Format(_records_of_sparsity, _continue_monitor, lambda canary: file_damage.metrics_lies()),
     "bleu": Format(_two_lists, _bleu),
     "translate": Format(_translator, _translate, tensorflow=True),
 }

@@ -162,6 +162,23 @@ def test_the_sparsity_of_an_nm_structure_is_fixed():
 
 
 @pytest.mark.parametrize(
+    "share, right", [(3 / 7, True), (1 - 4 / 7, True), (0.42857142857, False), (0.4285714286, True)]
+)
+def test_a_share_that_would_prune_one_entry_less_is_no_nm_sparsity(share, right):
+    layer = layers.MaskedDense(4, structure="4:7")
+    layer.build((None, 7))
+    if right:
+        structures.check("sparsity", share, layer.sparse_weights)
+        mask = structures.get("4:7").keep_highest(RNG.random((7, 4)), share)
+        assert np.count_nonzero(mask) == 16
+    else:
+        with pytest.raises(
+            ValueError, match=r"`sparsity` must be 0.4285714285714286 .*Received: sparsity=0.42857142857"
+        ):
+            structures.check("sparsity", share, layer.sparse_weights)
+
+
+@pytest.mark.parametrize(
     "spec,shape", [("4x1", (9, 6)), ("2x2", (5, 5)), ("filter", (7, 5)), (None, (6, 6)), ("2:4", (8, 6))]
 )
 def test_random_groups_are_equally_likely(spec, shape):

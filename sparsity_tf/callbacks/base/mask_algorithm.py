@@ -58,6 +58,8 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
     structured = False
     # Whether masks change before the first step and never again, so that another algorithm may go on with them.
     acts_once = False
+    # Whether a `fit` that is too short for the schedule is a warning. A program that says so itself sets it to False.
+    warns_at_start = True
 
     def __init__(self, begin_step=0, end_step=None, frequency=1, where=None, structure=None, seed=0):
         super().__init__()
@@ -167,7 +169,8 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         model, is_first = self.model, not self._started
         if is_first:
             self._start(model)
-            shortfall.warn_at_start(self, epoch, self.params)
+            if self.warns_at_start:
+                shortfall.warn_at_start(self, epoch, self.params)
         step = count_steps(model)
         if self._at_epoch_begin:
             self._update_before_epoch(step - 1 if is_first else self._seen, step, is_first)

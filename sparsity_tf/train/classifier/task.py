@@ -81,7 +81,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
         if is_chief(strategy):
             lock = trainer.claim_folder(output_dir, recipe, resume, overwrite, describe(data))
             print(f"data: {batches.source}")
-            trainer.warn(build.shortfall(recipe, algorithm, steps))
+            trainer.warn_of_shortfall(build.shortfall(recipe, algorithm, steps), algorithm)
         if resume:
             restored, done = run_folder.restore(output_dir, steps)
             model = restored or model
@@ -196,7 +196,7 @@ def _report(prepared, diverged):
     model, output_dir = prepared.model, prepared.output_dir
     figures = Evaluation(model, prepared.batches).run()
     table = inspection.sparsity_table(model, include_dense=True)
-    rows = log.read_metrics(output_dir)
+    rows = log.rows_of(prepared)
     # Without rows (the file was lost) the network's weights and outputs have to do.
     loss = math.nan if diverged else float(rows[-1]["loss"]) if rows else 0.0
     collapsed = verdict(table, figures, loss)

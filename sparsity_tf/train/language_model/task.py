@@ -68,7 +68,7 @@ def prepare(recipe, output_dir, resume=False, overwrite=False):
             build.compile_model(recipe, model, steps, grid)
     corpus = batches.corpus
     print(f"data: {corpus.source}")
-    trainer.warn(build.shortfall(recipe, algorithm, steps))
+    trainer.warn_of_shortfall(build.shortfall(recipe, algorithm, steps), algorithm)
     if resume:
         print(f"resuming after epoch {done}" if done else "no checkpoint yet: starting anew")
     trainable = sum(math.prod(variable.shape) for variable in model.trainable_variables)
@@ -139,7 +139,7 @@ def _report(prepared, diverged):
     for split, data in (("validation", batches.validation()), ("test", batches.test())):
         bits[split] = float(model.evaluate(data, verbose=0, return_dict=True)["bits_per_character"])
     table = inspection.sparsity_table(model, include_dense=True)
-    rows = log.read_metrics(folder)
+    rows = log.rows_of(prepared)
     losses = [math.nan] if diverged else [float(row["loss"]) for row in rows[-1:]]
     collapsed = _verdict(model, batches, table, [*bits.values(), *losses])
     results = {

@@ -94,7 +94,7 @@ def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
                 run_folder.save_without_optimizer(model, os.path.join(output_dir, run_folder.INITIAL))
     if is_chief(strategy):
         _introduce(recipe, batches, model, resume, done, replicas)
-        trainer.warn(build.shortfall(recipe, algorithm))
+        trainer.warn_of_shortfall(build.shortfall(recipe, algorithm), algorithm)
     return trainer.Prepared(
         recipe, output_dir, batches, model, algorithm, epochs, done, recipe.eval_every, strategy, lock
     )
@@ -170,7 +170,7 @@ def _report(prepared, diverged):
     recipe, model, folder = prepared.recipe, prepared.model, prepared.output_dir
     figures = model.evaluate(_validation(prepared), verbose=0, return_dict=True)
     table = inspection.sparsity_table(model, include_dense=True)
-    rows = log.read_metrics(folder)
+    rows = log.rows_of(prepared)
     perplexity = float(np.exp(figures["cross_entropy"]))
     finite = not diverged and math.isfinite(perplexity) and (not rows or math.isfinite(float(rows[-1]["loss"])))
     collapsed = None if finite and table.finite else "diverged: weights or losses that are not finite"

@@ -9,13 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
 import pytest
 from absl import flags
 
-from sparsity_tf import datasets, inspection
+from sparsity_tf import datasets, inspection, layers
 from sparsity_tf.train import flags as recipe_flags
 from sparsity_tf.train import folder_lock, log, optimizers, run_folder
 from sparsity_tf.train.classifier import __main__ as classifier
@@ -124,6 +125,18 @@ def test_saved_model_is_the_trained_one_without_its_optimizer(finished):
     assert not model.compiled
     results = json.loads((folder / "results.json").read_text())
     assert inspection.sparsity_table(model).sparsity == results["sparsity"]
+
+
+def test_a_network_is_saved_with_the_states_of_its_random_draws(tmp_path):
+    net = [keras.layers.Input((4,)), layers.VDDense(3), layers.L0Dense(2)]
+    model = keras.Sequential(net)
+    model.compile("sgd", "mse")
+    model.fit(np.ones((8, 4)), np.ones((8, 2)), batch_size=4, verbose=0)
+    run_folder.save_without_optimizer(model, str(tmp_path / "model.keras"))
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert any("seed_generator" in variable.path for variable in model.variables)
+    for one, other in zip(model.variables, loaded.variables, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=one.path)
 
 
 def test_pictures_are_pictures(finished):
@@ -591,6 +604,21 @@ def test_schedule_that_the_run_is_too_short_for_is_said(digits, tmp_path, capsys
         "warning: the run ends after 24 steps (epochs=3): the final sparsity of 0.95 is not reached, which end_step=40 "
         "asks for\n"
     )
+
+
+@pytest.mark.parametrize("structure", ["4:7", "filter"])
+def test_each_warning_of_a_run_comes_once(digits, tmp_path, capsys, structure):
+    pruning = ["--config=lenet300_magnitude", "--train_examples=0", "--begin_step=0", "--end_step=9", "--frequency=2"]
+    pruning += [f"--structure={structure}", f"--final_sparsity={1 - 4 / 7}"]
+    arguments = [*pruning, f"--data_dir={digits}", f"--output_dir={tmp_path}", "--batch_size=32", "--epochs=2"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        status, _, error = classify([*arguments, "--jit_compile=false"], capsys)
+    assert status == 0 and error.count("the final sparsity of 0.428571 is not reached") == 1
+    said = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    once = {"4:7": "Less sparse than the structure says", "filter": "The weights ['dense_3/kernel'] of output layers"}
+    assert len(said) == 2 and said[0].startswith(once[structure])
+    assert said[1].startswith("MagnitudePruning ended at a sparsity of ")
 
 
 def test_unknown_flag_gives_one_line_and_status_2(capsys):
