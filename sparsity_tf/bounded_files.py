@@ -173,13 +173,13 @@ def read_figures(path, integers=(), texts=(), needed=()):
             raise DamagedFileError(path, f"line {number} has {len(cells)} cells for {len(header)} columns")
         rows.append(dict(zip(header, cells, strict=True)))
         for name, text in rows[-1].items():
-            problem = _problem(text, name in integers, name in texts, name in needed)
+            problem = _wrong_in_cell(text, name in integers, name in texts, name in needed)
             if problem:
                 raise DamagedFileError(path, f"line {number}: {name} {problem}, not {one_line(repr(text), 50)}")
     return header, rows
 
 
-def _problem(text, integer, words, needed):
+def _wrong_in_cell(text, integer, words, needed):
     """What a cell must be and is not, in words, or `None`."""
     if words:
         return None if text else "must be a text"

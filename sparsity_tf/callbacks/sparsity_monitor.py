@@ -197,8 +197,7 @@ class SparsityMonitor(Copyable, keras.callbacks.Callback):
     def _open_csv(self):
         kept, step = [], self._step()
         if (step or self._epoch) and os.path.exists(self.csv_path):
-            # Rows of earlier epochs whatever their step: a rewound run counts the same steps again.
-            kept = [row for row in self._read_csv() if self._is_earlier(row, step)]
+            kept = self._earlier(self._read_csv(), step)
         if os.path.isdir(self.csv_path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(self.csv_path))
         # Under another name first: a process that is killed here must not lose the rows of before.
@@ -218,10 +217,14 @@ class SparsityMonitor(Copyable, keras.callbacks.Callback):
             raise ValueError(f"{error} Mend it, or remove it: it then begins with the records to come.") from error
         return rows
 
-    def _is_earlier(self, row, step):
-        if int(row["epoch"]) < self._epoch:
-            return True
-        return int(row["step"]) <= step and int(row["epoch"]) <= (self._epoch or int(row["epoch"]))
+    def _earlier(self, rows, step):
+        """The rows that were recorded before the run was at a step of the epoch that it now is in."""
+        # Rows of earlier epochs whatever their step: a rewound run counts the same steps again.
+        earlier = [row for row in rows if int(row["epoch"]) < self._epoch]
+        # For the same reason a row of this epoch may have a low step and come later: steps rise until a run is rewound.
+        last = int(earlier[-1]["step"]) if earlier else -1
+        within = [row for row in rows if int(row["epoch"]) == self._epoch or not self._epoch]
+        return earlier + [row for row in within if last < int(row["step"]) <= step]
 
     def _write_scalars(self, rows, step):
         with self._writer.as_default(step=step):

@@ -140,9 +140,12 @@ class EpochLog(keras.callbacks.Callback):
     def _add(self, row):
         append = os.path.exists(self.path)
         if append and self._columns not in (None, list(row)):
-            names = [name for name in (*row, *self._columns) if (name in row) != (name in self._columns)]
-            what = f"it lacks, or has beside them: {', '.join(names)}" if names else "their order is another one"
-            raise _damaged(DamagedFileError(self.path, f"its columns are not those of this run: {what}"))
+            missing = [name for name in row if name not in self._columns]
+            unknown = [name for name in self._columns if name not in row]
+            what = f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+            raise _damaged(
+                DamagedFileError(self.path, f"its columns are not those of this run, in their order ({what})")
+            )
         write_rows(self.path, [row], append=append)
         self._columns = list(row)
 

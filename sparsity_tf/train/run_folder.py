@@ -102,7 +102,9 @@ def save_without_optimizer(model, path):
     """
     # Under no strategy: the copy is a file's content and trains nothing.
     copy = type(model).from_config(model.get_config())
-    copy.set_weights(model.get_weights())
+    # More than the weights: also the states of random draws, which a new network gets at random.
+    for ours, others in zip(copy.variables, model.variables, strict=True):
+        ours.assign(keras.ops.convert_to_numpy(others))
     unfinished = os.path.join(os.path.dirname(path), "unfinished_" + os.path.basename(path))
     copy.save(unfinished)
     compress_file(unfinished, "deflate")

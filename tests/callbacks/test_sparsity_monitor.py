@@ -1,6 +1,7 @@
 """SparsityMonitor: what its records say, in CSV and in TensorBoard, wherever it stands and when a run is resumed."""
 
 import csv
+import shutil
 
 import keras
 import numpy as np
@@ -112,6 +113,24 @@ def test_a_resumed_run_is_appended_to_and_a_new_one_starts_anew(tmp_path):
         assert [one[name] for name in columns] == [other[name] for name in columns]
     fit(make_model(case, run_eagerly=True), callbacks.SparsityMonitor(path), epochs=1)
     assert [row["step"] for row in rows_of(read(path), "total")] == ["6"]
+
+
+def test_rows_of_an_epoch_that_is_done_again_are_dropped_though_it_is_rewound(tmp_path):
+    """Epochs of 8 steps; the run is rewound from step 24 to 8 at the end of epoch 4, and killed before it is saved."""
+    model, path = make_model(CASES["static"], run_eagerly=True), tmp_path / "log.csv"
+    fit(model, callbacks.StaticSparsity(0.7), callbacks.SparsityMonitor(path), epochs=1)
+    header, row = path.read_text().splitlines()[:2]
+    steps = (8, 16, 8, 16, 8)
+    rows = [row.replace("0,6,", f"{epoch},{step},", 1) for epoch, step in enumerate(steps)]
+    path.write_text("".join(f"{line}\r\n" for line in (header, *rows)))
+    for epoch, step, kept in ((4, 16, 4), (4, 8, 4), (3, 8, 3), (2, 16, 2)):
+        monitor = callbacks.SparsityMonitor(shutil.copy(path, tmp_path / f"{epoch}_{step}.csv"))
+        model.optimizer.iterations.assign(step)
+        monitor.set_model(model)
+        monitor.on_train_begin()
+        monitor.on_epoch_begin(epoch)
+        monitor.on_train_batch_begin(0)
+        assert [int(row["step"]) for row in read(monitor.csv_path)] == list(steps[:kept])
 
 
 def test_one_monitor_serves_several_runs(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 def pytest_addoption(parser):
     group = parser.getgroup("campaigns")
     group.addoption("--cases", type=int, default=None, help="Number of cases; default: what each campaign says.")
+    group.addoption("--only", default=None, help="Configurations of the kill campaign, separated by commas.")
     group.addoption("--seed", type=int, default=0, help="Seed from which the cases are drawn.")
 
 

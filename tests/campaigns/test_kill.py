@@ -3,10 +3,10 @@
     python -m pytest -m slow tests/campaigns/test_kill.py --cases=100 -s
 
 `--cases` is the number of disturbances, dealt out over every technique of the classifier, the translator and the
-language model. Each configuration runs once undisturbed; then it runs, is disturbed and is resumed, again and again,
-and once more to its end: every array of `model.keras` and every column of `metrics.csv` but the seconds must be equal.
-Half of the SIGKILLs fall at a random moment, half at the opening, renaming or removing of a file of the run:
-checkpoints and reports are such moments.
+language model, or over those that `--only` names (`--only=lottery,translator`). Each configuration runs once
+undisturbed; then it runs, is disturbed and is resumed, again and again, and once more to its end: every array of
+`model.keras` and every column of `metrics.csv` but the seconds must be equal. Half of the SIGKILLs fall at a random
+moment, half at the opening, renaming or removing of a file of the run: checkpoints and reports are such moments.
 """
 
 import contextlib
@@ -215,11 +215,11 @@ def data(base):
     }
 
 
-def test_disturbed_runs_end_as_undisturbed_ones(data, base, cases, seed):
+def test_disturbed_runs_end_as_undisturbed_ones(data, base, cases, seed, request):
     multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.campaigns.kills"])
     rng, count, begin = random.Random(seed), {}, time.monotonic()
     total = cases(DEFAULT_CASES)
-    names = list(CONFIGURATIONS)
+    names = (request.config.getoption("--only", default=None) or ",".join(CONFIGURATIONS)).split(",")
     rng.shuffle(names)
     # Several disturbances a configuration, for which one undisturbed run has to be made.
     used = names[: max(1, min(len(names), total // 3))]
@@ -241,6 +241,7 @@ def test_disturbed_runs_end_as_undisturbed_ones(data, base, cases, seed):
     of_each = ", ".join(f"{fault} {number}" for fault, number in sorted(count.items()) if fault != "hit")
     print(
         f"\nkill campaign: {total} disturbances ({of_each}), {count.get('hit', 0)} hit a run, of {len(used)} "
-        f"configurations; {len(failed)} ended otherwise; seed {seed}, {time.monotonic() - begin:.0f} s"
+        f"configurations ({', '.join(used)}); {len(failed)} ended otherwise; seed {seed}, "
+        f"{time.monotonic() - begin:.0f} s"
     )
     assert not failed, "\n\n".join(f"{name}: {error}" for name, error in failed.items())

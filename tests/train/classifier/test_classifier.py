@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from sparsity_tf import datasets, inspection
+from sparsity_tf import datasets, inspection, layers
 from sparsity_tf.train import flags as recipe_flags
 from sparsity_tf.train import folder_lock, log, optimizers, run_folder
 from sparsity_tf.train.classifier import __main__ as classifier
@@ -125,6 +125,18 @@ def test_saved_model_is_the_trained_one_without_its_optimizer(finished):
     assert not model.compiled
     results = json.loads((folder / "results.json").read_text())
     assert inspection.sparsity_table(model).sparsity == results["sparsity"]
+
+
+def test_a_network_is_saved_with_the_states_of_its_random_draws(tmp_path):
+    net = [keras.layers.Input((4,)), layers.VDDense(3), layers.L0Dense(2)]
+    model = keras.Sequential(net)
+    model.compile("sgd", "mse")
+    model.fit(np.ones((8, 4)), np.ones((8, 2)), batch_size=4, verbose=0)
+    run_folder.save_without_optimizer(model, str(tmp_path / "model.keras"))
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert any("seed_generator" in variable.path for variable in model.variables)
+    for one, other in zip(model.variables, loaded.variables, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=one.path)
 
 
 def test_pictures_are_pictures(finished):
