@@ -16,6 +16,10 @@ from sparsity_tf.train.language_model import __main__ as language_model
 from sparsity_tf.train.translator import __main__ as translator
 from sparsity_tf.train.translator import task as translation_loop  # noqa: F401
 
+# A user who may not read Python's own folder can't import codecs, which Python does at their first use.
+for _codec in ("utf-8", "utf-32-le", "ascii", "latin-1", "idna"):
+    "".encode(_codec)
+
 PROGRAMS = {"classifier": classifier, "translator": translator, "language_model": language_model}
 
 
