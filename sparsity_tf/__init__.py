@@ -40,6 +40,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "PruneReport",
     "SparsifyReport",
     "budgets",
     "callbacks",
@@ -57,6 +58,8 @@ __all__ = [
     "load_masks",
     "masks",
     "models",
+    "prune",
+    "refresh_statistics",
     "save_compact",
     "schedules",
     "shrink",

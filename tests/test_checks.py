@@ -39,7 +39,7 @@ TENSORS = [distributions.TensorSpec("a", (4, 3))]
             ["false", 1, 0, None, np.array(True), np.int64(1)],
         ),
         (
-            lambda v: checks.check_selection("x", v),
+            lambda v: checks.check_selection("x", v, "layer"),
             [None, "a", re.compile("a"), ["a", re.compile("b.*")], {"a"}, callable],
             [3, [], "(", ["("], [3], [None], keras.layers.Dense(2), [keras.layers.Dense(2)], np.ones(2)],
         ),

@@ -145,7 +145,7 @@ def test_dev_and_all_hold_the_extras_that_they_promise():
         return names.union(*map(parts, names))
 
     assert parts("dev") == {"tensorflow", "train", "text", "plot", "demo"}
-    assert parts("all") == parts("dev") | {"jax", "torch"} == set(listed) - {"all", "cuda", "dev", "docs"}
+    assert parts("all") == parts("dev") | {"export", "jax", "torch"} == set(listed) - {"all", "cuda", "dev", "docs"}
 
 
 def imported(tree):

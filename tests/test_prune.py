@@ -462,11 +462,11 @@ def test_channels_are_pruned_in_all_layers_that_share_them_and_shrink_removes_th
     model = convnet()
     pruned = prune(model, 0.5, structure="channel", dense=["b.*"])
     assert pruned is model
-    rows = {row.name: (row.size, row.live, row.target) for row in model.prune_report.rows}
+    rows = {row.name.partition("/")[2]: (row.size, row.live, row.target) for row in model.prune_report.rows}
     assert rows == {"a/channel": (6, 3, 0.5), "b/channel": (8, 8, 0.0)}
     # The channels with the largest sums of |w| live, and the normalisation between the layers goes with the others.
-    kernel = convnet_kernel = np.abs(np.array(ops.convert_to_numpy(model.get_layer("a").kernel)))
-    assert convnet_kernel.reshape(-1, 6).any(axis=0).sum() == 3 and kernel.shape == (3, 3, 3, 6)
+    kernel = np.array(ops.convert_to_numpy(model.get_layer("a").kernel))
+    assert kernel.reshape(-1, 6).any(axis=0).sum() == 3
     small = sparsity_tf.shrink(model)
     assert small.get_layer("a").filters == 3 and small.get_layer("b").filters == 8
     x = RNG.normal(size=(2, 8, 8, 3)).astype("float32")

@@ -155,3 +155,7 @@ __all__ = [
     "write_in_place",
     "zero_outside",
 ]
+
+
+def __dir__():
+    return __all__

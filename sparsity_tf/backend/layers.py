@@ -5,7 +5,6 @@ A private name of Keras may vanish in any release. `tests/test_backend.py` names
 
 import contextlib
 import inspect
-import sys
 
 import keras
 from keras.src.backend import get_stateless_scope
@@ -169,7 +168,7 @@ def model_of_call(layer):
         not note down, so there it is the outermost model on Python's stack that runs this method.
     """
     found = layer._get_call_context().entry_layer
-    frame = sys._getframe(1) if keras.backend.backend() == "jax" else None
+    frame = inspect.currentframe() if keras.backend.backend() == "jax" else None
     while frame is not None:
         if frame.f_code.co_name == "stateless_call":
             found = frame.f_locals.get("self", found)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import layers as kl
 
+from sparsity_tf.extras import import_optional
 from sparsity_tf.inspection.tracing import trace_calls
 from sparsity_tf.inspection.weights import kernel_value
 from sparsity_tf.layers import flatten_layers
@@ -47,10 +48,11 @@ def read_operators(content):
 
 def _schema():
     try:
-        from ai_edge_litert import schema_py_generated as schema
+        return import_optional("ai_edge_litert.schema_py_generated")
     except ImportError:
-        from tensorflow.lite.python import schema_py_generated as schema
-    return schema
+        from tensorflow.lite.python import schema_py_generated
+
+        return schema_py_generated
 
 
 @dataclass(frozen=True)

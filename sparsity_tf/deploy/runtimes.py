@@ -165,13 +165,13 @@ _OPEN = {"litert": _LiteRT, "onnx": _ONNX, "openvino": _OpenVINO, "tf_saved_mode
 def _litert_interpreter():
     """The interpreter of LiteRT; TensorFlow's older one where `ai-edge-litert` is missing."""
     try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
+        return import_optional("ai_edge_litert.interpreter").Interpreter
+    except ImportError as error:
         try:
             from tensorflow.lite import Interpreter
         except ImportError:
-            import_optional(RUNTIMES["litert"])
-    return Interpreter
+            raise error from None
+        return Interpreter
 
 
 def _in_order(held, names):

@@ -34,3 +34,7 @@ __all__ = [
     "select_dense",
     "shorten",
 ]
+
+
+def __dir__():
+    return __all__

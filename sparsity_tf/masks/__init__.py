@@ -16,3 +16,7 @@ __all__ = [
     "top_k_mask",
     "zero_outside",
 ]
+
+
+def __dir__():
+    return __all__

@@ -1,1 +1,7 @@
 """Operations on tensors that layers and callbacks share."""
+
+__all__ = []
+
+
+def __dir__():
+    return __all__

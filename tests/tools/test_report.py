@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from sparsity_tf.tools import deployment_report
+from sparsity_tf.tools import report as command
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def run(capsys):
     """Runs the command in this process: (exit status, standard output, standard error)."""
 
     def run(*arguments):
-        status = deployment_report.main(["deployment_report", *arguments])
+        status = command.main(["report", *arguments])
         return status, *capsys.readouterr()
 
     return run

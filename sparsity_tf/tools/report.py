@@ -1,7 +1,7 @@
 r"""Measures what a saved network gains over a dense one in each runtime: size, latency, and why not.
 
 ```
-python -m sparsity_tf.tools.deployment_report --checkpoint=model.keras \
+python -m sparsity_tf.tools.report --checkpoint=model.keras \
     [--batch_sizes=1,32] [--rounds=9] [--targets=keras,litert] [--plot=report.png] [--format=table|json]
 ```
 
@@ -16,7 +16,7 @@ from absl import flags
 
 from sparsity_tf.tools.command import appearing, check_output, load_model, run
 
-_NAME = "deployment_report"
+_NAME = "report"
 
 
 def main(argv=None):
