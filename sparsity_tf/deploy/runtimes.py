@@ -168,10 +168,11 @@ def _litert_interpreter():
         return import_optional("ai_edge_litert.interpreter").Interpreter
     except ImportError as error:
         try:
-            from tensorflow.lite import Interpreter
+            import tensorflow
         except ImportError:
             raise error from None
-        return Interpreter
+        # `tensorflow.lite` is no module that can be imported from.
+        return tensorflow.lite.Interpreter
 
 
 def _in_order(held, names):
