@@ -238,7 +238,7 @@ def test_arguments_that_many_share(cls):
     assert "where" in parameters
     for name, values in {
         "where": (3, [], True, ["("], [3], keras.layers.Dense(2)),
-        "dense": (3, [], True, "(", [None]),
+        "dense": (3, True, "(", [None]),
         "distribution": ("foo", None, 3, {}.keys(), ["erk"]),
         "seed": (None, -1, 0.5, "0", True),
         "begin_step": (-1, 0.5, "", [], True, float("nan")),
