@@ -36,7 +36,6 @@ from tabulate import tabulate
 
 import sparsity_tf
 from sparsity_tf import models
-from sparsity_tf.callbacks.base import cost_target, tied_weights
 from sparsity_tf.deploy import channel_groups
 from sparsity_tf.deploy.runtimes import open_runtime
 from sparsity_tf.masks import structures
@@ -106,8 +105,8 @@ def zero_groups(model, sparsity):
 
 
 def prune_channels(model, sparsity):
-    """Prunes the channels of the smallest weights: a fraction, or as many as a `CostTarget` asks for."""
-    tied_weights.prune_tied(model, sparsity)
+    """Prunes the channels of the smallest weights."""
+    sparsity_tf.prune(model, sparsity, structure="channel")
 
 
 def _zero(variable, axis, indices):
@@ -307,7 +306,7 @@ def main(argv):
                 arms[f"{where} {sparsity:.0%}"] = shrunk(model)
         for share in map(float, FLAGS.target_flops):
             model = build(name)
-            prune_channels(model, cost_target.CostTarget("target_flops", share))
+            sparsity_tf.prune(model, structure="channel", target_flops=share)
             arms[f"channel, {share:.0%} of the MACs"] = shrunk(model)
         compare(name, build(name), arms)
 

@@ -7,7 +7,6 @@ approach for large language models" (arXiv 2306.11695).
 """
 
 import contextlib
-import dataclasses
 
 import keras
 import numpy as np
@@ -17,6 +16,7 @@ from sparsity_tf import distributions, masks
 from sparsity_tf.backend import slots_of, strategy_scope, trained_variables
 from sparsity_tf.callbacks import criteria
 from sparsity_tf.callbacks.base import loss_gradients, tied_weights
+from sparsity_tf.callbacks.base.cost_target import the_target
 from sparsity_tf.callbacks.base.output_layers import dense_selection
 from sparsity_tf.callbacks.base.weight_view import WeightView, read_mask
 from sparsity_tf.checks import check_built, check_callable, check_choice, check_fraction, check_integer, check_selection
@@ -25,7 +25,8 @@ from sparsity_tf.inspection.input_norms import input_norms
 from sparsity_tf.layers import SparseLayer, flatten_layers, get_sparse_weights, unmake_sparse
 from sparsity_tf.layers.composite import SparseComposite
 from sparsity_tf.masks import structures
-from sparsity_tf.sparsify import match_layers, sparsify
+from sparsity_tf.prune_report import PruneReport, PruneRow
+from sparsity_tf.sparsify import match_masked_weights, sparsify
 
 SCORES = ("magnitude", "random", "taylor", "gradient", "wanda")
 SCOPES = ("layer", "global", "output")
@@ -43,6 +44,8 @@ def prune(
     where=None,
     dense=None,
     seed=0,
+    target_flops=None,
+    target_parameters=None,
 ):
     """Prunes a model once, in place: the weights with the lowest scores become zero, and stay zero in training.
 
@@ -68,7 +71,7 @@ def prune(
         model: Built Keras model or layer.
         sparsity: Fraction of zeros, in [0, 1). Of n entries, or groups of a structure, floor((1 - sparsity) n) live,
             exactly, or all that lived before where these are fewer. It may be left out with an N:M structure
-            (1 - N / M), and if `distribution` gives a number to each weight.
+            (1 - N / M), if `distribution` gives a number to each weight, and for a target.
         by: One of "magnitude", "random", "taylor", "gradient", "wanda"; or a function of a
             `sparsity_tf.callbacks.WeightView` that returns scores of the shape of its `value`.
         data: A few batches, for "taylor", "gradient" (with targets) and "wanda": a tuple (x, y) or
@@ -91,6 +94,9 @@ def prune(
             with structure "filter" the output layers, unless `where` (".*" is all) or explicit sparsities say what to
             prune.
         seed: Integer seed of random scores.
+        target_flops, target_parameters: One of them in the place of `sparsity`, with structure "channel", "head" or
+            "unit" and scope "layer": the share in (0, 1) of the dense model's FLOPs or parameters that the model has at
+            most after `shrink`. The sparsity is the smallest that meets it.
 
     Returns:
         The same model. `model.prune_report` says what is left of each weight.
@@ -108,11 +114,18 @@ def prune(
     """
     check_built("model", model)
     kind = structures.get(structure)
-    sparsity = _checked_sparsity(sparsity, kind, distribution)
+    target = the_target(target_flops, target_parameters, sparsity=sparsity)
+    if target is None:
+        sparsity = _checked_sparsity(sparsity, kind, distribution)
     _check_arguments(model, by, data, loss, where, dense, seed)
     scope = _checked_scope(scope, by, kind, distribution)
     if tied := _tied_structure(model, kind):
-        return _prune_tied(model, sparsity, by, tied, scope, distribution, where, dense, seed)
+        return _prune_tied(model, sparsity, target, by, tied, scope, distribution, where, dense, seed)
+    if target is not None:
+        raise ValueError(
+            f"`{target.name}` needs a structure that `shrink` removes, one of {list(structures.TIED)}. "
+            f"Received: {target}, structure={structure!r}"
+        )
     if loss is not None:
         loss = _loss_function(loss)
     with _unchanged_on_failure(model):
@@ -131,14 +144,8 @@ def prune(
         if chosen:
             scores = _scores(by, model, chosen, views, kinds, data, loss)
             found = _new_masks(views, kinds, scores, [targets[weight.path] for weight in chosen], scope, sparsity)
-    with _scope(model):
-        _assign(model, chosen, found)
-    rows = tuple(
-        PruneRow(weight.path, weight.size, int(np.count_nonzero(read_mask(weight))), targets[weight.path])
-        for weight in weights
-    )
-    name = by if isinstance(by, str) else getattr(by, "__name__", repr(by))
-    model.prune_report = PruneReport(name, scope, rows, _has_batch_normalization(model))
+    _assign(model, chosen, found)
+    _report(model, by, scope, [(weight, read_mask(weight), targets[weight.path]) for weight in weights])
     return model
 
 
@@ -150,104 +157,52 @@ def _tied_structure(model, kind):
     return next((spec for spec in held if structures.get(spec).ties_layers), None)
 
 
-def _prune_tied(model, sparsity, by, structure, scope, distribution, where, dense, seed):
+def _prune_tied(model, sparsity, target, by, structure, scope, distribution, where, dense, seed):
+    """`prune` for a structure that ties layers: what is ranked are channels, heads or units."""
     if not callable(by):
         check_choice("by", by, ("magnitude", "random"))
-    rng = np.random.default_rng(seed)
-    importance = {"magnitude": "l1", "random": lambda weight: rng.random(weight.size)}.get(by, by)
-    with _unchanged_on_failure(model):
-        weights = tied_weights.prune_tied(
-            model, sparsity, structure, importance, scope, distribution, dense=dense, where=where
+    check_choice("scope", scope, ("layer", "global"))
+    if target is not None and scope == "global":
+        raise ValueError(
+            "`scope` must be 'layer' where a target sets the sparsity: with 'global' the scores decide what is left of "
+            f"the model. Received: scope='global', {target}"
         )
-    targets = [sparsity] * len(weights)
-    if scope == "layer":
-        targets = distributions.allocate(weights, sparsity, distribution, dense=dense).values()
-    rows = tuple(
-        PruneRow(weight.path, weight.size, int(np.count_nonzero(weight.mask())), target)
-        for weight, target in zip(weights, targets, strict=True)
-    )
-    name = by if isinstance(by, str) else getattr(by, "__name__", repr(by))
-    model.prune_report = PruneReport(name, scope, rows, _has_batch_normalization(model))
+    with _unchanged_on_failure(model):
+        weights = tied_weights.of_model(model, structure, where)
+        if target is not None:
+            sparsity = target.sparsity(model, weights, distribution, dense)
+        if scope == "global":
+            targets = dict.fromkeys((weight.path for weight in weights), sparsity)
+        else:
+            targets = distributions.allocate(weights, sparsity, distribution, dense=dense)
+        found = tied_weights.choose(weights, _tied_scores(by, weights, seed), targets, scope)
+    _assign(model, *tied_weights.spread(weights, found, found, None)[:2])
+    _report(model, by, scope, [(weight, weight.mask(), targets[weight.path]) for weight in weights])
     return model
 
 
-@dataclasses.dataclass(frozen=True)
-class PruneRow:
-    """One weight in a `PruneReport`.
-
-    Attributes:
-        name: Path of the weight.
-        size: Number of its entries.
-        live: Number of those that its mask lets live.
-        target: The sparsity that the distribution gives it; 0.0 if it is kept dense.
-    """
-
-    name: str
-    size: int
-    live: int
-    target: float
-
-    @property
-    def sparsity(self):
-        """Fraction of entries that the mask closes."""
-        return 1.0 - self.live / self.size
-
-
-@dataclasses.dataclass(frozen=True)
-class PruneReport:
-    """What `prune` left; `str(report)` is a readable table.
-
-    Attributes:
-        by: Name of the scores.
-        scope: Which of them were compared.
-        rows: Tuple of `PruneRow`, the masked weights that `where` selects.
-        has_batch_normalization: Whether statistics of the model are those of the time before.
-    """
-
-    by: str
-    scope: str
-    rows: tuple
-    has_batch_normalization: bool = False
-
-    @property
-    def size(self):
-        """Number of entries of all weights."""
-        return sum(row.size for row in self.rows)
-
-    @property
-    def live(self):
-        """Number of those that live."""
-        return sum(row.live for row in self.rows)
-
-    @property
-    def sparsity(self):
-        """Fraction of zeros of all weights together."""
-        return 1.0 - self.live / self.size
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __iter__(self):
-        return iter(self.rows)
-
-    def __str__(self):
-        from tabulate import tabulate
-
-        def cells(name, part):
-            return [name, f"{part.size:,}", f"{part.live:,}", f"{100 * part.sparsity:.2f} %"]
-
-        body = [[*cells(row.name, row), "" if row.target else "kept dense"] for row in self.rows]
-        header = ["weight", "size", "live", "sparsity", ""]
-        align = ["left", "right", "right", "right", "left"]
-        table = tabulate(
-            [*body, [*cells("total", self), ""]], header, tablefmt="simple", colalign=align, disable_numparse=True
-        )
-        lines = [f"pruned by {self.by}, scope {self.scope}", table]
-        if self.has_batch_normalization:
-            lines.append(
-                "Batch normalisation has the statistics of before: `refresh_statistics(model, data)` renews them."
+def _tied_scores(by, weights, seed):
+    """A score for each channel, a list of vectors."""
+    if by == "random":
+        rng = np.random.default_rng(seed)
+        return [rng.random(weight.size) for weight in weights]
+    if by == "magnitude":
+        return [weight.norms(weight.values(), "l1") for weight in weights]
+    scores = [np.asarray(by(weight)) for weight in weights]
+    for weight, vector in zip(weights, scores, strict=True):
+        if vector.shape != weight.shape or not np.can_cast(vector.dtype, "float64") or np.isnan(vector).any():
+            raise ValueError(
+                f"`by` must return {weight.size} numbers for {weight.path!r}, one for each "
+                f"{weight.technique.structure}. Received: shape {vector.shape}, {vector.dtype}"
             )
-        return "\n".join(lines)
+    return scores
+
+
+def _report(model, by, scope, found):
+    """Leaves `model.prune_report`, of `(weight, mask, target)`s."""
+    rows = (PruneRow(weight.path, weight.size, int(np.count_nonzero(mask)), target) for weight, mask, target in found)
+    name = by if isinstance(by, str) else getattr(by, "__name__", repr(by))
+    model.prune_report = PruneReport(name, scope, tuple(rows), _has_batch_normalization(model))
 
 
 # Arguments.
@@ -378,10 +333,7 @@ def _masked_weights(model, where):
     if not any(weight.technique.name == "masked" for weight in get_sparse_weights(model)):
         sparsify(model, "masked", where=where)
         where = None
-    weights = [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked" and weight.size]
-    if where is not None:
-        selected = {id(layer) for layer in match_layers(model, where)}
-        weights = [weight for weight in weights if id(weight.layer) in selected]
+    weights = [weight for weight in match_masked_weights(model, where) if weight.size]
     if not weights:
         raise ValueError(
             "There is nothing to prune: `where` selects none of the masked layers, or they are not built. "
@@ -404,21 +356,18 @@ def _has_batch_normalization(model):
     return any(isinstance(layer, keras.layers.BatchNormalization) for layer in flatten_layers(model))
 
 
-def _scope(model):
-    return strategy_scope(model) if isinstance(model, keras.Model) else contextlib.nullcontext()
-
-
 def _assign(model, weights, found):
+    """Sets masks. The optimizer forgets what it gathered for the weights that are gone, averages of them included."""
     optimizer = getattr(model, "optimizer", None)
     trained = set()
     if optimizer is not None and optimizer.built:
         trained = {id(variable) for variable in trained_variables(optimizer)}
-    for weight, mask in zip(weights, found, strict=True):
-        weight.assign_mask(mask)
-        # The optimizer forgets what it gathered for weights that are gone; averages of weights among it.
-        for slot, initial in slots_of(optimizer, weight.variable) if id(weight.variable) in trained else ():
-            tensor = ops.convert_to_tensor(slot)
-            slot.assign(ops.where(ops.convert_to_tensor(mask), tensor, ops.cast(initial, tensor.dtype)))
+    with strategy_scope(model) if isinstance(model, keras.Model) else contextlib.nullcontext():
+        for weight, mask in zip(weights, found, strict=True):
+            weight.assign_mask(mask)
+            for slot, initial in slots_of(optimizer, weight.variable) if id(weight.variable) in trained else ():
+                tensor = ops.convert_to_tensor(slot)
+                slot.assign(ops.where(ops.convert_to_tensor(mask), tensor, ops.cast(initial, tensor.dtype)))
 
 
 # Scores, and the masks that follow from them.

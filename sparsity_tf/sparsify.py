@@ -333,6 +333,32 @@ def match_layers(model, where, candidate=None):
     return chosen + [part for layer in chosen if isinstance(layer, SparseLayer) for part in layer.sparse_parts]
 
 
+def match_masked_weights(model, where=None):
+    """The masked weights of a model that `where` selects.
+
+    Args:
+        model: Keras model or layer.
+        where: As in `sparsify`. Default: all.
+
+    Returns:
+        List of `SparseWeight`, frozen ones included; empty if no layer is masked.
+
+    Raises:
+        ValueError: As `match_layers`.
+    """
+    masked = [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked"]
+    if not masked or where is None:
+        return masked
+    holders = {id(weight.layer) for weight in masked}
+
+    def holds_one(layer):
+        parts = layer.sparse_parts if isinstance(layer, SparseLayer) else []
+        return any(id(one) in holders for one in (layer, *parts))
+
+    chosen = {id(layer) for layer in match_layers(model, where, holds_one)}
+    return [weight for weight in masked if id(weight.layer) in chosen]
+
+
 def _no_match(model, missing):
     names = [_path(layer) for layer in flatten_layers(model)[1:]]
     return f"`where` holds entries that match no layer: {missing}. The model's layers are: {_shorten(names)}"

@@ -8,6 +8,7 @@ from keras import ops
 
 import sparsity_tf
 from sparsity_tf import masks, prune, to_dense
+from sparsity_tf.inspection import count_flops
 from sparsity_tf.layers import SparseLayer, get_sparse_weights
 
 RNG = np.random.default_rng(3)
@@ -489,3 +490,87 @@ def test_what_has_no_meaning_for_channels_is_refused_and_the_model_stays_plain()
     with pytest.raises(ValueError, match=r"`scope` must be one of .*scope='output'"):
         prune(model, 0.5, scope="output", structure="channel")
     assert not any(isinstance(layer, SparseLayer) for layer in model.layers)
+
+
+@pytest.mark.parametrize("name,share", [("target_flops", 0.5), ("target_parameters", 0.4)])
+def test_a_target_is_met_by_the_model_that_shrink_makes(name, share):
+    def cost(model):
+        return model.count_params() if name == "target_parameters" else count_flops(model).dense
+
+    whole = cost(convnet())
+    small = sparsity_tf.shrink(prune(convnet(), structure="channel", **{name: share}))
+    widths = small.get_layer("a").filters, small.get_layer("b").filters
+    assert cost(small) <= share * whole
+    # One channel more in each layer would be too many.
+    keep = {"a.*": 1 - (widths[0] + 1) / 6, "b.*": 1 - (widths[1] + 1) / 8}
+    more = sparsity_tf.shrink(prune(convnet(), structure="channel", distribution=keep))
+    assert (more.get_layer("a").filters, more.get_layer("b").filters) == (widths[0] + 1, widths[1] + 1)
+    assert cost(more) > share * whole
+
+
+def test_the_widths_that_a_target_gives():
+    def hidden(units):
+        model = keras.Sequential([keras.Input((10,)), kl.Dense(units, name="hidden"), kl.Dense(1)])
+        return model
+
+    # With u units there are (10 + 1) u + u + 1 parameters: 241 of 20, and 121, 109 of 10, 9.
+    for share, left in ((0.51, 10), (0.5, 9), (0.46, 9), (0.45, 8)):
+        model = prune(hidden(20), structure="channel", target_parameters=share)
+        assert [row.live for row in model.prune_report.rows] == [left]
+        assert sparsity_tf.shrink(model).get_layer("hidden").units == left
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (dict(target_flops=0.5), "`target_flops` needs a structure .*structure=None"),
+        (dict(target_flops=0.5, structure="filter"), "`target_flops` needs a structure .*structure='filter'"),
+        (dict(target_flops=0.5, sparsity=0.5, structure="channel"), "Give one of `target_flops`, `sparsity`"),
+        (dict(target_flops=1.5, structure="channel"), "`target_flops` must be"),
+        (dict(target_flops=0.5, structure="channel", scope="global"), "`scope` must be 'layer' where a target"),
+        (dict(target_parameters=1e-3, structure="channel"), "`target_parameters` can't be met"),
+        (dict(sparsity=0.5, structure="channel", by=lambda weight: np.zeros(1)), "`by` must return 6 numbers for"),
+        (dict(sparsity=0.5, structure="channel", by=lambda weight: np.full(weight.size, np.nan)), "`by` must return 6"),
+    ],
+)
+def test_bad_targets_and_scores_of_channels_leave_the_model_plain(arguments, message):
+    model = convnet()
+    with pytest.raises(ValueError, match=message):
+        prune(model, **arguments)
+    assert not any(isinstance(layer, SparseLayer) for layer in model.layers)
+
+
+@pytest.mark.parametrize("scope,live", [("layer", [3, 4]), ("global", [6, 1])])
+def test_channels_by_scores_of_the_users_own(scope, live):
+    # The first layer's channels have all higher scores; of every layer one stays.
+    model = prune(
+        convnet(),
+        0.5,
+        structure="channel",
+        scope=scope,
+        by=lambda weight: np.arange(weight.size) + 10.0 * ("/a/" in weight.path),
+    )
+    assert [row.live for row in model.prune_report.rows] == live
+
+
+def test_the_optimizer_forgets_channels_that_are_gone():
+    model = sparsity_tf.sparsify(convnet(), "masked", structure="channel")
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    model.train_on_batch(np.ones((2, 8, 8, 3), "float32"), np.ones((2, 5), "float32"))
+    prune(model, 0.5)
+    for name in ("a", "norm", "b"):
+        layer = model.get_layer(name)
+        for variable in layer.trainable_variables:
+            momentum = np.array(
+                ops.convert_to_numpy(model.optimizer.momentums[model.optimizer._get_variable_index(variable)])
+            )
+            dead = np.array(ops.convert_to_numpy(variable)) == 0
+            assert dead.any() and not momentum[dead].any() and momentum[~dead].any()
+
+
+def test_a_recurrent_layer_is_selected_by_its_own_name_or_its_cells():
+    for where in ("lstm", ["lstm"], lambda layer: layer.name == "lstm"):
+        model = keras.Sequential([keras.Input((3, 4)), kl.LSTM(5, name="lstm"), kl.Dense(3, name="last")])
+        sparsity_tf.sparsify(model, "masked")
+        prune(model, 0.5, where=where)
+        assert {row.name.split("/")[1] for row in model.prune_report.rows} == {"lstm"}

@@ -7,7 +7,6 @@ from keras import layers, ops
 
 import sparsity_tf
 from sparsity_tf import callbacks
-from sparsity_tf.callbacks.base import tied_weights
 from sparsity_tf.deploy.shrunk_cost import ShrunkCost
 from sparsity_tf.inspection import count_flops
 from sparsity_tf.layers import get_masked_parts
@@ -340,7 +339,7 @@ def test_channels_are_pruned_at_once_without_training():
     model = tied_models.mlp()
     model_before = keras.models.clone_model(model)
     model_before.set_weights(model.get_weights())
-    tied_weights.prune_tied(model, 0.5)
+    sparsity_tf.prune(model, 0.5, structure="channel")
     assert widths(sparsity_tf.shrink(model))["one"] == 5
     by_algorithm = pruned(model_before, callbacks.MagnitudePruning(0.5, 0, 2, 1, structure="channel"))
     assert_equal_models(by_algorithm, model, data(model)[0])

@@ -310,7 +310,7 @@ CASES = {
     "inspection.SensitivityTable.to_csv": Case(lambda path: _table("sensitivity").to_csv(path), {"path": "sensitivity.csv"}),
     "inspection.SensitivityTable.plot": Case(lambda path: _table("sensitivity").plot(path), {"path": None}, {"path": "optional_path"}),
     "inspection.sensitivity": Case(inspection.sensitivity, lambda: {"model": net(), "data": (np.ones((2, 6, 6, 1), "float32"), np.array([0, 1])), "sparsities": (0.5,), "metric": "sparse_categorical_accuracy", "structure": None, "where": None, "batch_size": 2}, {"model": "model_or_layer", "metric": "nothing", "sparsities": "nothing"}),
-    "prune.prune": Case(sparsity_tf.prune, lambda: {"model": net(), "sparsity": 0.5, "by": "taylor", "data": (np.ones((2, 6, 6, 1), "float32"), np.array([0, 1])), "loss": "sparse_categorical_crossentropy", "scope": "layer", "distribution": "uniform", "structure": None, "where": None, "dense": None, "seed": 0}, {"model": "model_or_layer", "by": "nothing", "scope": "optional", "dense": "dense_tensors", "seed": "nothing"}),
+    "prune.prune": Case(sparsity_tf.prune, lambda: {"model": net(), "sparsity": 0.5, "by": "taylor", "data": (np.ones((2, 6, 6, 1), "float32"), np.array([0, 1])), "loss": "sparse_categorical_crossentropy", "scope": "layer", "distribution": "uniform", "structure": None, "where": None, "dense": None, "seed": 0, "target_flops": None, "target_parameters": None}, {"model": "model_or_layer", "by": "nothing", "scope": "optional", "dense": "dense_tensors", "seed": "nothing", "target_flops": "optional", "target_parameters": "optional"}),
     "refresh_statistics.refresh_statistics": Case(sparsity_tf.refresh_statistics, lambda: {"model": _normalised(), "data": np.ones((2, 3), "float32"), "batch_size": 2}, {"data": "numbers"}),
     "inspection.sparsity_table": Case(inspection.sparsity_table, lambda: {"model": net(), "include_dense": False}),
     "inspection.specialization_anova": Case(inspection.specialization_anova, lambda: {"dense": _table("features"), "sparse": _table("features")}, {"dense": "nothing"}),
@@ -506,7 +506,7 @@ RECORDS = {
     **dict.fromkeys(
         [
             "inspection.FeatureRow", "inspection.FeatureTable", "inspection.FlopsRow", "inspection.FlopsTable",
-            "inspection.SensitivityRow", "inspection.SensitivityTable", "prune.PruneReport", "prune.PruneRow",
+            "inspection.SensitivityRow", "inspection.SensitivityTable", "prune_report.PruneReport", "prune_report.PruneRow",
             "inspection.SparsityRow", "inspection.SparsityTable", "inspection.SpeedupRow", "inspection.SpeedupTable",
             "checkpoints.CheckpointSparsity", "checkpoints.TensorSparsity", "checkpoints.CheckpointError",
             "sparsify.ReportEntry", "sparsify.SparsifyReport", "decoding.Hypotheses", "callbacks.WeightView",

@@ -94,7 +94,10 @@ def shrunk(model, structure, counts):
     weights = tied_weights.of_model(model, structure)
     cost = ShrunkCost(model, [weight.family for weight in weights])
     assert cost.parameters([weight.size for weight in weights]) == cost.parameters()
-    tied_weights.assign(weights, [np.arange(w.size) < count for w, count in zip(weights, counts, strict=True)])
+    chosen = [np.arange(weight.size) < count for weight, count in zip(weights, counts, strict=True)]
+    parts, masks, _, _ = tied_weights.spread(weights, chosen, chosen, None)
+    for part, mask in zip(parts, masks, strict=True):
+        part.assign_mask(mask)
     return cost, shrink(model)
 
 

@@ -1,9 +1,9 @@
 """The weights that an algorithm works on: those under masks that training changes."""
 
 from sparsity_tf.callbacks.base import tied_weights, train_function
-from sparsity_tf.layers import Masked, SparseLayer, get_sparse_weights
+from sparsity_tf.layers import Masked
 from sparsity_tf.masks import structures
-from sparsity_tf.sparsify import match_layers, reason_to_skip, sparsify
+from sparsity_tf.sparsify import match_layers, match_masked_weights, reason_to_skip, sparsify
 
 
 def find(model, where, algorithm):
@@ -24,10 +24,10 @@ def find(model, where, algorithm):
         ValueError: There is none, or one has a structure that the algorithm can't keep.
     """
     who, tied = type(algorithm).__name__, structures.get(algorithm.structure).ties_layers
-    masked = _masked(model, where)
+    masked = match_masked_weights(model, where)
     if not masked:
         _sparsify(model, where, **({"structure": algorithm.structure} if tied else {}))
-        masked = _masked(model, where)
+        masked = match_masked_weights(model, where)
     masked = [weight for weight in masked if weight.size and weight.variable.trainable]
     if not masked:
         raise ValueError(
@@ -80,20 +80,6 @@ def _tied(model, masked, who):
             f"selected by `where`, or not masked. Received: model={model.name!r}"
         )
     return found
-
-
-def _masked(model, where):
-    masked = [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked"]
-    if not masked or where is None:
-        return masked
-    holders = {id(weight.layer) for weight in masked}
-
-    def holds_one(layer):
-        parts = layer.sparse_parts if isinstance(layer, SparseLayer) else []
-        return any(id(one) in holders for one in (layer, *parts))
-
-    chosen = {id(layer) for layer in match_layers(model, where, holds_one)}
-    return [weight for weight in masked if id(weight.layer) in chosen]
 
 
 def _sparsify(model, where, **options):

@@ -7,14 +7,14 @@ is spread over the parts again: columns of kernels, biases, gammas, betas.
 
 import numpy as np
 
-from sparsity_tf import distributions, masks
+from sparsity_tf import masks
 from sparsity_tf.backend import as_array, tensor_of
 from sparsity_tf.callbacks.base.weight_view import read_mask, value_tensor
-from sparsity_tf.checks import check_choice, check_fraction
+from sparsity_tf.checks import check_choice
 from sparsity_tf.deploy.channel_families import channel_families
-from sparsity_tf.layers import SparseWeight, get_sparse_weights
+from sparsity_tf.layers import SparseWeight
 from sparsity_tf.masks import structures
-from sparsity_tf.sparsify import match_layers, sparsify
+from sparsity_tf.sparsify import match_masked_weights, sparsify
 
 # How the importance of a channel follows from the weights that make it.
 IMPORTANCES = ("l1", "l2", "taylor")
@@ -173,16 +173,10 @@ def of_model(model, structure="channel", where=None):
         ValueError: as `sparsify`; or the masked layers have another structure.
     """
     check_choice("structure", structure, structures.TIED)
-    if not any(weight.technique.name == "masked" for weight in get_sparse_weights(model)):
+    if not match_masked_weights(model):
         sparsify(model, "masked", where=where, structure=structure)
         where = None
-    chosen = None if where is None else {id(layer) for layer in match_layers(model, where)}
-    weights = [
-        weight
-        for weight in get_sparse_weights(model)
-        if weight.technique.name == "masked" and weight.technique.structure == structure
-        if chosen is None or id(weight.layer) in chosen
-    ]
+    weights = [w for w in match_masked_weights(model, where) if w.technique.structure == structure]
     found = find(model, weights)
     if not found:
         raise ValueError(
@@ -192,64 +186,24 @@ def of_model(model, structure="channel", where=None):
     return found
 
 
-def assign(weights, chosen):
-    """Prunes: sets the masks of all that makes the channels. What is pruned already stays so.
+def choose(weights, scores, targets, scope="layer"):
+    """Which channels live: those with the highest scores among the ones that are alive.
 
     Args:
         weights: List of `TiedWeight`.
-        chosen: List of bool vectors, which channels of each live.
-    """
-    parts, chosen, _, _ = spread(weights, chosen, chosen, None)
-    for part, mask in zip(parts, chosen, strict=True):
-        part.assign_mask(mask)
-
-
-def prune_tied(
-    model,
-    sparsity,
-    structure="channel",
-    importance="l1",
-    scope="layer",
-    distribution="uniform",
-    dense=None,
-    where=None,
-):
-    """Prunes channels, heads or units of a model at once, without training.
-
-    Args:
-        model: Built Keras model, plain or masked with that structure.
-        sparsity: Fraction of the channels that go, in [0, 1); or a `CostTarget`.
-        structure: "channel", "head" or "unit".
-        importance: "l1" or "l2" (see `MagnitudePruning`), or a function of a `TiedWeight` that gives a score for each
-            channel, such as `lambda weight: abs(weight.sums(products_of_value_and_gradient))`.
+        scores: List of vectors, a number for each channel.
+        targets: Dict: path of a weight -> the sparsity that it shall have. With scope "global" all are equal.
         scope: "layer", or "global": the scores of all channels are compared.
-        distribution, dense, where: As for `MagnitudePruning`.
 
     Returns:
-        List of the `TiedWeight`s. Of n channels max(1, floor((1 - s) n)) live, as many as lived before at most.
-
-    Raises:
-        ValueError: For any other argument; the model has nothing to prune, or the target can't be met.
+        List of bool vectors. Of n channels max(1, floor((1 - s) n)) live, as many as lived before at most.
     """
-    check_choice("scope", scope, ("layer", "global"))
-    if not callable(importance):
-        check_choice("importance", importance, ("l1", "l2"))
-    weights = of_model(model, structure, where)
-    if hasattr(sparsity, "sparsity"):
-        sparsity = sparsity.sparsity(model, weights, distribution, dense)
-    check_fraction("sparsity", sparsity)
     alive = [weight.mask() for weight in weights]
-    score = importance if callable(importance) else lambda weight: weight.norms(weight.values(), importance)
-    scores = [score(weight) for weight in weights]
     if scope == "global":
-        found = highest_overall(scores, sparsity, alive)
-    else:
-        targets = distributions.allocate(weights, sparsity, distribution, dense=dense)
-        kind = structures.get(structure)
-        triples = zip(weights, scores, alive, strict=True)
-        found = [kind.keep_highest(score, targets[weight.path], mask) for weight, score, mask in triples]
-    assign(weights, found)
-    return weights
+        return highest_overall(scores, targets[weights[0].path], alive)
+    kinds = [structures.get(weight.technique.structure) for weight in weights]
+    rows = zip(weights, kinds, scores, alive, strict=True)
+    return [kind.keep_highest(vector, targets[weight.path], mask) for weight, kind, vector, mask in rows]
 
 
 def highest_overall(scores, sparsity, alive):

@@ -1,0 +1,82 @@
+"""What `prune` left of each weight: `model.prune_report`."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneRow:
+    """One weight in a `PruneReport`.
+
+    Attributes:
+        name: Path of the weight.
+        size: Number of its entries.
+        live: Number of those that its mask lets live.
+        target: The sparsity that the distribution gives it; 0.0 if it is kept dense.
+    """
+
+    name: str
+    size: int
+    live: int
+    target: float
+
+    @property
+    def sparsity(self):
+        """Fraction of entries that the mask closes."""
+        return 1.0 - self.live / self.size
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneReport:
+    """What `prune` left; `str(report)` is a readable table.
+
+    Attributes:
+        by: Name of the scores.
+        scope: Which of them were compared.
+        rows: Tuple of `PruneRow`, the masked weights that `where` selects.
+        has_batch_normalization: Whether statistics of the model are those of the time before.
+    """
+
+    by: str
+    scope: str
+    rows: tuple
+    has_batch_normalization: bool = False
+
+    @property
+    def size(self):
+        """Number of entries of all weights."""
+        return sum(row.size for row in self.rows)
+
+    @property
+    def live(self):
+        """Number of those that live."""
+        return sum(row.live for row in self.rows)
+
+    @property
+    def sparsity(self):
+        """Fraction of zeros of all weights together."""
+        return 1.0 - self.live / self.size
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __str__(self):
+        from tabulate import tabulate
+
+        def cells(name, part):
+            return [name, f"{part.size:,}", f"{part.live:,}", f"{100 * part.sparsity:.2f} %"]
+
+        body = [[*cells(row.name, row), "" if row.target else "kept dense"] for row in self.rows]
+        header = ["weight", "size", "live", "sparsity", ""]
+        align = ["left", "right", "right", "right", "left"]
+        table = tabulate(
+            [*body, [*cells("total", self), ""]], header, tablefmt="simple", colalign=align, disable_numparse=True
+        )
+        lines = [f"pruned by {self.by}, scope {self.scope}", table]
+        if self.has_batch_normalization:
+            lines.append(
+                "Batch normalisation has the statistics of before: `refresh_statistics(model, data)` renews them."
+            )
+        return "\n".join(lines)
