@@ -373,7 +373,7 @@ def test_functions_of_nested_models_are_traced_again():
 
 
 def test_sparse_layers_refuse_lora():
-    model = sparsity_tf.sparsify(functional_model(), "masked")
+    model = sparsity_tf.sparsify(functional_model(), "str")
     with pytest.raises(ValueError, match="does not take LoRA adapters.*to_dense"):
         model.get_layer("hidden").enable_lora(2)
     with pytest.raises(ValueError, match="lora_rank=2"):

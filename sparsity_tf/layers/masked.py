@@ -15,15 +15,19 @@ changes masks cuts variables and averages when it ends.
 
 On JAX the Keras trainer applies optimizers where masks can't be read. There the mask is applied in the forward pass and
 before a regularizer; what is exactly zero is the weight's `value()`, in training, at inference and in files.
+
+A layer with a LoRA adapter (`layer.enable_lora`) has a frozen kernel; the mask lies on kernel plus adapter (`lora.py`).
 """
+
+import contextlib
 
 import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.backend import masks_in_forward_pass, zero_outside
-from sparsity_tf.checks import check_array, check_bool
-from sparsity_tf.layers import kinds
+from sparsity_tf.backend import masks_in_forward_pass, unlocked, zero_outside
+from sparsity_tf.checks import check_array, check_bool, check_integer, check_number
+from sparsity_tf.layers import kinds, lora
 from sparsity_tf.layers.sparse_layer import SparseLayer
 from sparsity_tf.layers.technique import Technique, initializer_or_number
 from sparsity_tf.masks import structures
@@ -80,6 +84,8 @@ class Masked(Technique):
             weight.variable.assign(self.value(weight))
 
     def release(self, weight):
+        if lora.enabled(weight):
+            lora.remove(weight.layer)
         if isinstance(weight.variable.constraint, MaskConstraint):
             weight.variable.constraint = weight.variable.constraint.inner
         if isinstance(weight.variable.regularizer, MaskedRegularizer):
@@ -89,9 +95,11 @@ class Masked(Technique):
         return ops.cast(ops.not_equal(self.mask_initializer(shape, dtype="float32"), 0), "bool")
 
     def value(self, weight, select=None):
-        return zero_outside(weight.extra("mask", select), weight.tensor(select), foldable=True)
+        return zero_outside(weight.extra("mask", select), lora.adapted(weight, select), foldable=True)
 
     def training_value(self, weight, select=None):
+        if lora.enabled(weight):
+            return self.value(weight, select)
         kernel, dense = weight.tensor(select), self.dense_gradient or bool(self.dense_gradient_users)
         if masks_in_forward_pass():
             value = self.value(weight, select)
@@ -113,7 +121,8 @@ class Masked(Technique):
             raise ValueError(f"`mask` for {weight.path!r} must have the shape {weight.shape}. Received: shape={shape}")
         mask = ops.cast(ops.convert_to_tensor(mask), "bool")
         # Under the old mask first, where the variable itself may hold something outside it: what opens begins at zero.
-        value = self.value(weight) if masks_in_forward_pass() else weight.tensor()
+        tensor = weight.tensor()
+        value = zero_outside(weight.extra("mask"), tensor) if masks_in_forward_pass() else tensor
         weight.extra_variable("mask").assign(mask)
         weight.variable.assign(zero_outside(mask, value))
 
@@ -168,6 +177,7 @@ class MaskedLayer:
     """What the masked layers add to the protocol."""
 
     technique_class = Masked
+    takes_lora = True
     # The weights beside the kernels that have an entry for each output unit.
     _of_units = ("bias",)
 
@@ -177,8 +187,50 @@ class MaskedLayer:
             return ()
         return tuple(name for name in self._of_units if getattr(self, name, None) is not None)
 
+    def enable_lora(self, rank, lora_alpha=None, a_initializer="he_uniform", b_initializer="zeros"):
+        """Freezes the kernel and adds a low-rank adapter, as the stock layer does; what is masked stays zero.
+
+        Compile the model again afterwards. A file of the model holds kernel and adapter merged, as Keras's files do,
+        and so does the layer that `sparsity_tf.to_dense` makes. No algorithm prunes the frozen kernel further.
+
+        Args:
+            rank: Rank of the adapter, a positive integer.
+            lora_alpha: The adapter is scaled by `lora_alpha / rank`. Default: `rank`.
+            a_initializer, b_initializer: Initializers of the factors.
+
+        Raises:
+            ValueError: The stock layer takes no adapter, is not built, has one already, or has a `kernel_constraint`.
+
+        Example:
+
+        ```python
+        model = sparsity_tf.prune(model, 0.8)
+        for layer in model.layers:
+            if isinstance(layer, sparsity_tf.layers.MaskedDense):
+                layer.enable_lora(4)
+        model.compile("adam", "mse")
+        ```
+        """
+        check_integer("rank", rank, 1)
+        if lora_alpha is not None:
+            check_number("lora_alpha", lora_alpha, above=0)
+        if not hasattr(self.keras_class, "enable_lora"):
+            raise ValueError(f"{self.keras_class.__name__} {self.name!r} takes no LoRA adapter. Received: rank={rank}")
+        if lora_alpha is None and self.lora_rank == rank:
+            lora_alpha = self.lora_alpha  # of the config
+        self.keras_class.enable_lora(self, rank, lora_alpha, a_initializer, b_initializer)
+
+    def build_technique(self):
+        # An adapter that the constructor asks for is there already, and Keras has locked the layer behind it.
+        with unlocked(self) if getattr(self, "lora_enabled", False) else contextlib.nullcontext():
+            super().build_technique()
+
+    def _own_variables(self):
+        adapter = {id(variable) for variable in lora.factors(self)}
+        return [variable for variable in super()._own_variables() if id(variable) not in adapter]
+
     def save_own_variables(self, store):
-        # On JAX the variable itself may hold something where it is masked.
+        # On JAX the variable itself may hold something where it is masked; and an adapter is merged.
         values = {weight.name: weight.value() for weight in self.sparse_weights + self.bound_weights}
         for variable in self._own_variables():
             store[variable.name] = values.get(variable.name, variable)
@@ -190,6 +242,7 @@ class MaskedLayer:
         states = {name for name in store.keys() if name.endswith(_STATE) and name not in own}
         self.technique.states = {name.removesuffix(_STATE): np.array(store[name], "float64") for name in states}
         super().load_own_variables({name: store[name] for name in store.keys() if name not in states})
+        lora.clear(self)
         # A file edited by hand may hold weights outside its mask.
         for weight in self.sparse_weights + self.bound_weights:
             weight.variable.assign(weight.value())

@@ -61,6 +61,8 @@ class SparseLayer(LayerHooks):
     bound_weight_names = ()
     # Names of the variables that the technique added.
     technique_variables = ()
+    # Whether `enable_lora` works: an adapter needs a mask that lies on the sum of kernel and adapter.
+    takes_lora = False
     # The forward pass in which the layer was called in training; see `forward_pass`.
     _trained_in = None
     # Attributes with layers that are made sparse together with this one: the cell of a recurrent layer.
@@ -82,7 +84,7 @@ class SparseLayer(LayerHooks):
     def __init__(self, *args, **kwargs):
         names = self.technique_class.option_names()
         options = {name: deserialize_option(kwargs.pop(name)) for name in names if name in kwargs}
-        if kwargs.get("lora_rank") is not None:
+        if kwargs.get("lora_rank") is not None and not self.takes_lora:
             raise ValueError(
                 f"{type(self).__name__} does not take LoRA adapters. Received: lora_rank={kwargs['lora_rank']}"
             )
@@ -184,8 +186,8 @@ class SparseLayer(LayerHooks):
 
     def enable_lora(self, *args, **kwargs):
         raise ValueError(
-            f"{type(self).__name__} {self.name!r} does not take LoRA adapters: convert the model with "
-            "`sparsity_tf.to_dense` first."
+            f"{type(self).__name__} {self.name!r} does not take LoRA adapters: only masked layers keep their zeros "
+            "with them. Convert the model with `sparsity_tf.to_dense` first, and give the dense one masks."
         )
 
     def _check_quantization(self, mode):

@@ -1,0 +1,47 @@
+"""LoRA adapters under a mask: a masked layer is fine-tuned by `enable_lora`, and the zeros stay when both are merged.
+
+Keras's adapter adds the product of two small matrices to a frozen kernel (Hu et al., "LoRA: low-rank adaptation of
+large language models", arXiv 2106.09685). That product is dense: merged into a sparse kernel it fills the zeros. Here
+the mask lies on the sum, mask * (kernel + (alpha / rank) a b), in training and at inference.
+"""
+
+from keras import ops
+
+from sparsity_tf.backend import delete_attribute
+
+
+def enabled(weight):
+    """Whether a weight has an adapter. (A bias has none.)"""
+    return getattr(weight.layer, "lora_enabled", False) and weight.name in ("kernel", "embeddings")
+
+
+def adapted(weight, select=None):
+    """The dense tensor of a weight, or the selected part of it, with the adapter added, in float32 or wider."""
+    tensor = weight.tensor(select)
+    if not enabled(weight):
+        return tensor
+    a, b = factors(weight.layer)
+    # What selects rows of the weight selects those of its first factor.
+    rows = ops.convert_to_tensor(a) if select is None else select(ops.convert_to_tensor(a))
+    return tensor + (weight.layer.lora_alpha / weight.layer.lora_rank) * ops.matmul(rows, b)
+
+
+def factors(layer):
+    """The two variables of a layer's adapter, none if it has no adapter; a list."""
+    names = [f"lora_{name}_{factor}" for name in ("kernel", "embeddings") for factor in "ab"]
+    return [getattr(layer, name) for name in names if getattr(layer, "lora_enabled", False) and hasattr(layer, name)]
+
+
+def clear(layer):
+    """Makes the adapter add nothing: what it added has been merged into the kernel."""
+    for variable in factors(layer):
+        variable.assign(ops.zeros(variable.shape, variable.dtype))
+
+
+def remove(layer):
+    """Takes the adapter off a layer; its kernel is trained again."""
+    for variable in factors(layer):
+        delete_attribute(layer, variable.name)
+    layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
+    for weight in layer.sparse_weights:
+        weight.variable.trainable = True
