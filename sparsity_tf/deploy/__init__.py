@@ -8,6 +8,7 @@ from sparsity_tf.deploy.channel_families import ChannelFamily, FamilyPart, chann
 from sparsity_tf.deploy.channel_groups import ChannelGroup, GroupMember, channel_groups
 from sparsity_tf.deploy.compact_file import CompactFile, save_compact
 from sparsity_tf.deploy.export import ExportReport, export
+from sparsity_tf.deploy.gain import shipping_gain
 from sparsity_tf.deploy.report import DeploymentReport, DeploymentRow, deployment_report
 from sparsity_tf.deploy.report_plot import plot_deployment
 from sparsity_tf.deploy.shrink import shrink
@@ -30,6 +31,7 @@ __all__ = [
     "export",
     "plot_deployment",
     "save_compact",
+    "shipping_gain",
     "shrink",
 ]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsity_tf.backend import runs_by_graph
+from sparsity_tf.backend import runs_by_graph, sublayers
 from sparsity_tf.checks import check_choice, check_model
 from sparsity_tf.deploy.channel_groups import graph_and_groups
 from sparsity_tf.deploy.rules import weight_value
@@ -77,7 +77,7 @@ def channel_families(model, structure="channel"):
     """Lists the families of channels, heads or units that training may prune.
 
     Args:
-        model: Built functional or sequential Keras model, sparse or not.
+        model: Built functional or sequential Keras model, sparse or not; or one that holds such models.
         structure: "channel"; "unit", for those of recurrent layers alone; or "head".
 
     Returns:
@@ -85,7 +85,7 @@ def channel_families(model, structure="channel"):
         none.
 
     Raises:
-        ValueError: the model is neither functional nor sequential, or not built.
+        ValueError: the model is neither functional nor sequential and holds none, or is not built.
 
     Example:
 
@@ -96,12 +96,36 @@ def channel_families(model, structure="channel"):
     """
     check_model("model", model)
     check_choice("structure", structure, TIED)
-    if not runs_by_graph(model):
+    graphs = graphs_in(model)
+    if not graphs:
         raise ValueError(
-            f"structure={structure!r} needs a functional or sequential model that is built: its graph says what "
-            f"belongs together, and the calls of other models are not known. Received: model={model.name!r} "
-            f"({type(model).__name__})"
+            f"structure={structure!r} needs a functional or sequential model that is built, or one that holds such "
+            "models: their graphs say what belongs together, and the calls of other models are not known. "
+            f"Received: model={model.name!r} ({type(model).__name__})"
         )
+    found, seen = [], set()
+    for graph in graphs:
+        for family in _families_of(graph, structure):
+            # Two models may share layers.
+            keys = {(id(part.layer), part.name) for part in family.members}
+            if not keys & seen:
+                found.append(family)
+            seen |= keys
+    return found
+
+
+def graphs_in(model):
+    """The model itself if it is functional or sequential, else the largest such models in it; a list.
+
+    A `keras.distillation.Distiller` holds two, a model whose `call` is a user's own any number.
+    """
+    if runs_by_graph(model):
+        return [model]
+    return [found for layer in sublayers(model) for found in graphs_in(layer)]
+
+
+def _families_of(model, structure):
+    """`channel_families` of a functional or sequential model."""
     graph, groups = graph_and_groups(model)
     if structure == "head":
         rules = [call.rule for call in graph.calls if isinstance(call.rule, AttentionRule)]

@@ -84,6 +84,19 @@ def test_the_calls_of_a_subclassed_model_are_not_known():
         channel_families(model)
 
 
+def test_the_functional_models_inside_another_are_known():
+    one, two = residual_net(), residual_net()
+    holder = Subclassed()
+    holder.parts = [one, keras.Sequential([two])]
+    found = channel_families(holder)
+    expected = channel_families(one) + channel_families(two)
+    assert [family.size for family in found] == [family.size for family in expected]
+    assert [family.members[0].owner for family in found] == [family.members[0].owner for family in expected]
+    # A layer that two models share is in one family.
+    holder.parts.append(keras.Model(one.inputs, one.outputs))
+    assert len(channel_families(holder)) == len(found)
+
+
 def test_a_structure_that_ties_nothing_is_refused():
     with pytest.raises(ValueError, match="`structure` must be one of"):
         channel_families(residual_net(), "filter")

@@ -3,7 +3,9 @@
 from sparsity_tf import distributions
 from sparsity_tf.callbacks.base.tied_weights import TiedWeight
 from sparsity_tf.checks import check_fraction
+from sparsity_tf.deploy.channel_families import graphs_in
 from sparsity_tf.deploy.shrunk_cost import ShrunkCost, sparsity_that_meets
+from sparsity_tf.layers import flatten_layers
 from sparsity_tf.masks import structures
 
 
@@ -50,13 +52,25 @@ class CostTarget:
             targets = distributions.allocate(weights, sparsity, distribution, dense=dense)
             return [number_to_keep(weight, targets[weight.path]) for weight in weights]
 
-        cost = ShrunkCost(model, [weight.family for weight in weights])
+        cost = ShrunkCost(self._network(model, weights), [weight.family for weight in weights])
         measure = cost.flops if self.name == "target_flops" else cost.parameters
         whole = measure()
         try:
             return sparsity_that_meets(measure, self.share * whole, counts_at)
         except ValueError as error:
             raise ValueError(f"`{self.name}` can't be met: {error} of {whole:,}. Received: {self}") from None
+
+    def _network(self, model, weights):
+        """The functional or sequential model whose cost is counted: the student in a `Distiller`."""
+        pruned = {id(part.weight.layer) for weight in weights for part in weight.parts}
+        found = [graph for graph in graphs_in(model) if pruned & {id(layer) for layer in flatten_layers(graph)}]
+        if len(found) > 1:
+            names = ", ".join(repr(graph.name) for graph in found)
+            raise ValueError(
+                f"`{self.name}` counts one network, and layers of several are pruned: {names}. Give each an algorithm "
+                f"of its own, with a `where`. Received: {self}"
+            )
+        return found[0]
 
 
 def number_to_keep(weight, sparsity):
