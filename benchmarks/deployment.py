@@ -24,12 +24,12 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 import collections
 import operator
-import statistics
 import tempfile
 import time
 
 import keras
 import numpy as np
+from _inference import Arm, run_in_turns, speed
 from absl import app, flags
 from keras import layers, ops
 from tabulate import tabulate
@@ -115,23 +115,6 @@ def _zero(variable, axis, indices):
     variable.assign(value)
 
 
-class Arm:
-    """A function that predicts one batch; `times` are seconds of processor time a call, one for each round."""
-
-    def __init__(self, call):
-        self._call, self.times = call, []
-        call()
-        start = time.process_time()
-        call()
-        self._calls = max(1, round(FLAGS.seconds / max(time.process_time() - start, 1e-6)))
-
-    def run(self):
-        start = time.process_time()
-        for _ in range(self._calls):
-            self._call()
-        self.times.append((time.process_time() - start) / self._calls)
-
-
 def keras_call(model, batch):
     """`predict_on_batch` of random inputs."""
     x = np.random.default_rng(0).normal(size=(batch, *model.input_shape[1:])).astype("float32")
@@ -170,12 +153,13 @@ def compare(title, dense, arms):
     for batch in map(int, FLAGS.batch):
         for name, model in arms.items():
             content = files[id(model)]
-            measured[name, batch, "LiteRT"] = Arm(litert_call(content, model, batch)) if content else None
-            measured[name, batch, "Keras"] = Arm(keras_call(model, batch))
-    for _ in range(FLAGS.rounds):
-        for arm in measured.values():
-            if arm:
-                arm.run()
+            calls = {
+                "LiteRT": litert_call(content, model, batch) if content else None,
+                "Keras": keras_call(model, batch),
+            }
+            for runtime, call in calls.items():
+                measured[name, batch, runtime] = Arm(call, FLAGS.seconds) if call else None
+    run_in_turns([arm for arm in measured.values() if arm], FLAGS.rounds)
     columns = [(batch, runtime) for batch in map(int, FLAGS.batch) for runtime in ("LiteRT", "Keras")]
     rows = []
     for name, model in arms.items():
@@ -183,20 +167,14 @@ def compare(title, dense, arms):
         row = [name, f"{model.count_params():,}", f"{dense.count_params() / model.count_params():.2f}"]
         row.append(f"{len(files[id(model)]):,}" if files[id(model)] else "")
         row.append("" if report is None or not report.flops else f"{report.flops[0] / report.flops[1]:.2f}")
-        row += [_speed(measured[("dense", *column)], measured[(name, *column)]) for column in columns]
+        pairs = [(measured[("dense", *column)], measured[(name, *column)]) for column in columns]
+        row += [speed(dense_arm, arm) if arm else "" for dense_arm, arm in pairs]
         row.append("" if report is None else f"{report.difference:.1e}")
         rows.append(row)
     headers = ["arm", "parameters", "fewer", "LiteRT bytes", "fewer MACs"]
     headers += [f"{runtime} b{batch}" for batch, runtime in columns] + ["difference"]
     print(f"\n{title}")
     print(tabulate(rows, headers=headers, disable_numparse=True), flush=True)
-
-
-def _speed(dense, arm):
-    if arm is None:
-        return ""
-    ratio = statistics.median(a / b for a, b in zip(dense.times, arm.times, strict=True))
-    return f"{1e3 * statistics.median(arm.times):.3f} ms = {ratio:.2f}x"
 
 
 def shrunk(model, **arguments):
@@ -270,14 +248,12 @@ def measure_blocks():
             for batch in map(int, FLAGS.batch):
                 x = np.random.default_rng(0).normal(size=(batch, units)).astype("float32")
                 measured = {
-                    name: Arm(open_runtime("litert", report.path, threads=1).prepared([x]))
+                    name: Arm(open_runtime("litert", report.path, threads=1).prepared([x]), FLAGS.seconds)
                     for name, report in reports.items()
                 }
-                for _ in range(FLAGS.rounds):
-                    for arm in measured.values():
-                        arm.run()
+                run_in_turns(measured.values(), FLAGS.rounds)
                 for name, arm in measured.items():
-                    rows[name].append(_speed(measured["dense"], arm))
+                    rows[name].append(speed(measured["dense"], arm))
             for name, report in reports.items():
                 rows[name].append(f"{report.difference:.1e}")
         headers = ["arm", "LiteRT bytes", "sparse tensors", "DENSIFY"]

@@ -1,0 +1,175 @@
+"""A network's whole road on real data: dense -> channels pruned -> fine-tuned -> shrunk -> int8.
+
+At each station: accuracy on the test images, parameters, bytes of the `.keras` and LiteRT files, and the latency of one
+image in Keras and LiteRT. All stations of a seed are timed in one process, one thread each, in turns; a ratio is the
+median over rounds of dense / station of the same round, in processor time. Accuracies of the files are those of the
+files: LiteRT runs over the test images.
+
+    python benchmarks/trained_story.py --data=mnist --folder=MNIST_FOLDER [--seeds=1,2,3]
+    python benchmarks/trained_story.py --data=cifar10 --folder=cifar10.npz [--epochs=8] [--target_flops=0.3]
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import statistics
+import tempfile
+
+import keras
+import numpy as np
+from _inference import Arm, run_in_turns, speed
+from absl import app, flags
+from keras import layers
+from tabulate import tabulate
+
+import sparsity_tf
+from sparsity_tf import callbacks, datasets
+from sparsity_tf.deploy.runtimes import open_runtime
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("data", "mnist", ["mnist", "cifar10"], "Which network and data.")
+flags.DEFINE_string("folder", None, "Folder with MNIST, or a .npz with CIFAR-10.", required=True)
+flags.DEFINE_list("seeds", ["1"], "Seeds.")
+flags.DEFINE_integer("epochs", 4, "Epochs of dense training; as many again for pruning and fine-tuning.", lower_bound=2)
+flags.DEFINE_float("target_flops", 0.25, "Share of the dense network's FLOPs that is left.")
+flags.DEFINE_integer("width", 32, "Filters of the first layer.", lower_bound=1)
+flags.DEFINE_integer("rounds", 15, "Rounds of timing; every arm runs once in each.", lower_bound=1)
+flags.DEFINE_float("seconds", 0.1, "How long an arm runs in a round, about.", lower_bound=0.001)
+
+
+def load():
+    """`(x_train, y_train), (x_test, y_test)`, float32 images."""
+    if FLAGS.data == "mnist":
+        found = datasets.mnist(FLAGS.folder)
+        x, y, x_test, y_test = found.x_train[..., None], found.y_train, found.x_test[..., None], found.y_test
+    else:
+        with np.load(FLAGS.folder) as file:
+            x, y, x_test, y_test = (file[name] for name in ("x_train", "y_train", "x_test", "y_test"))
+    mean, deviation = x.mean(), x.std()
+    x, x_test = (((images - mean) / deviation).astype("float32") for images in (x, x_test))
+    return (x, y.reshape(-1)), (x_test, y_test.reshape(-1))
+
+
+def network(shape):
+    """A VGG-like network: pairs of convolutions with batch normalisation, the widths doubled twice."""
+    model = keras.Sequential([keras.Input(shape)])
+    for number, filters in enumerate([FLAGS.width, FLAGS.width, 2 * FLAGS.width, 2 * FLAGS.width, 4 * FLAGS.width]):
+        model.add(layers.Conv2D(filters, 3, padding="same", use_bias=False))
+        model.add(layers.BatchNormalization(momentum=0.9))
+        model.add(layers.ReLU())
+        if number % 2:
+            model.add(layers.MaxPooling2D())
+    model.add(layers.GlobalAveragePooling2D())
+    model.add(layers.Dense(10))
+    return model
+
+
+def train(model, data, epochs, rate, seed, callback=None):
+    """Adam with a rate that falls to zero along a cosine."""
+    steps = -(-len(data[0]) // 128)
+    schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(schedule), loss)
+    model.fit(*data, batch_size=128, epochs=epochs, callbacks=[callback] if callback else None, verbose=0)
+
+
+def accuracy(predict, data):
+    """Percent of the images whose largest logit is the label's."""
+    logits = np.concatenate([predict(data[0][start : start + 500]) for start in range(0, len(data[1]), 500)])
+    return 100 * np.mean(np.argmax(logits, axis=-1) == data[1])
+
+
+def run(seed, data, test, folder):
+    """The stations of one seed: a list of dicts."""
+    keras.utils.set_random_seed(seed)
+    model = network(data[0].shape[1:])
+    train(model, data, FLAGS.epochs, 1e-3, seed)
+    dense = sparsity_tf.to_dense(model)
+    stations = [("dense", dense, None)]
+
+    steps = -(-len(data[0]) // 128)
+    half = FLAGS.epochs // 2
+    pruning = callbacks.MagnitudePruning(
+        structure="channel", target_flops=FLAGS.target_flops, end_step=half * steps, frequency=max(1, steps // 8)
+    )
+    sparsity_tf.sparsify(model, "masked", structure="channel")
+    train(model, data, half, 1e-3, seed, pruning)
+    stations.append(("channels pruned in training", sparsity_tf.to_dense(model), None))
+    train(model, data, FLAGS.epochs - half, 5e-4, seed)
+    tuned = sparsity_tf.to_dense(model)
+    small = sparsity_tf.shrink(model)
+    stations += [("fine-tuned, masks held", tuned, None), ("shrunk", small, None), ("shrunk, int8", small, "int8")]
+    return [measured(*station, data, test, folder) for station in stations]
+
+
+def measured(name, model, quantize, data, test, folder):
+    """Accuracy and bytes of a station, and its arms."""
+    path = os.path.join(folder, name.replace(" ", "_"))
+    examples = data[0][:200] if quantize else None
+    report = sparsity_tf.export(model, f"{path}.tflite", quantize=quantize, data=examples, sparse=False)
+    if quantize is None:
+        (model.save if name == "dense" else lambda to: sparsity_tf.save_compact(model, to))(f"{path}.keras")
+    one = test[0][:1]
+    runtime = open_runtime("litert", f"{path}.tflite", threads=1)
+    found = {
+        "station": name,
+        "accuracy": accuracy(lambda x: runtime([x])[0], test) if quantize else accuracy(model.predict_on_batch, test),
+        "parameters": model.count_params(),
+        "keras_bytes": None if quantize else os.path.getsize(f"{path}.keras"),
+        "litert_bytes": report.bytes,
+        "keras": None if quantize else Arm(lambda: model.predict_on_batch(one), FLAGS.seconds),
+    }
+    found["litert"] = Arm(open_runtime("litert", f"{path}.tflite", threads=1).prepared([one]), FLAGS.seconds)
+    return found
+
+
+def main(argv):
+    del argv
+    data, test = load()
+    runs = []
+    for seed in map(int, FLAGS.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            stations = run(seed, data, test, folder)
+            run_in_turns([one[key] for one in stations for key in ("keras", "litert") if one[key]], FLAGS.rounds)
+        runs.append(stations)
+        print(f"\nseed {seed}\n{table(stations)}", flush=True)
+    if len(runs) > 1:
+        print("\naccuracy, mean and standard error over seeds")
+        for stations in zip(*runs, strict=True):
+            values = [one["accuracy"] for one in stations]
+            error = statistics.stdev(values) / len(values) ** 0.5
+            print(f"  {stations[0]['station']}: {statistics.mean(values):.2f} +- {error:.2f}")
+
+
+def table(stations):
+    dense = stations[0]
+
+    def size(one, key):
+        return "" if one[key] is None else f"{one[key]:,} = {dense[key] / one[key]:.2f}x"
+
+    rows = [
+        [
+            one["station"],
+            f"{one['accuracy']:.2f}",
+            size(one, "parameters"),
+            size(one, "keras_bytes"),
+            size(one, "litert_bytes"),
+            *(speed(dense[key], one[key]) if one[key] else "" for key in ("keras", "litert")),
+        ]
+        for one in stations
+    ]
+    headers = [
+        "station",
+        "accuracy %",
+        "parameters",
+        ".keras bytes",
+        "LiteRT bytes",
+        "Keras, 1 image",
+        "LiteRT, 1 image",
+    ]
+    return tabulate(rows, headers=headers, disable_numparse=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
