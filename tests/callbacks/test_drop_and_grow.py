@@ -149,6 +149,14 @@ def test_momentum_is_shared_out_over_output_units():
 # Functions of the user's own.
 
 
+def test_what_the_decorators_leave():
+    found = callbacks.overall(callbacks.uses("momentum")(lambda weight: weight.momentum))
+    assert found.overall is True and found.uses == {"momentum"}
+    for function in (criteria.global_magnitude, criteria.global_momentum):
+        assert function.overall is True
+    assert not getattr(criteria.magnitude, "overall", False)
+
+
 def test_functions_of_the_users_own():
     @callbacks.uses("gradient")
     def saliency(weight):

@@ -247,6 +247,20 @@ def test_small_and_uncertain_weights_go_first():
     np.testing.assert_allclose(scores[0, :3], [0.5, 0.25, 1.0], rtol=1e-6)
 
 
+def test_variances_count_however_small_they_are():
+    # 1 / sqrt(v) is 1000 and 100; magnitudes are 1 and 4: 1 * 1/4, 0.1 * 1.
+    scores = criteria.magnitude_variance(view([[1, 4]], variance=[[1e-6, 1e-4]]))
+    np.testing.assert_allclose(scores, [[0.25, 0.1]], rtol=1e-6)
+    # Live weights that are all zero have equal, finite scores.
+    np.testing.assert_array_equal(criteria.magnitude_variance(view([[0, 0]], [[1, 1]], variance=[[1, 1]])), [[0, 0]])
+
+
+def test_momentum_neuron_ranks_free_entries_without_momentum_before_live_ones():
+    momentum, mask = np.array([[0], [0], [5]], "float32"), np.array([[1], [0], [1]], bool)
+    scores = criteria.momentum_neuron(view(mask * 1.0, mask, momentum=momentum))
+    assert scores[1, 0] > max(scores[0, 0], scores[2, 0])
+
+
 def test_magnitude_variance_serves_empty_weights_and_needs_adam():
     assert not criteria.magnitude_variance(view([[0, 0]], variance=[[1, 1]])).any()
     with pytest.raises(ValueError, match="variance.*optimizer=SGD"):

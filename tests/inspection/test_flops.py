@@ -291,6 +291,39 @@ def test_an_unknown_kind_is_reported_not_dropped():
     assert "not counted" in str(table).splitlines()[-1]
 
 
+def test_the_table_as_it_is_printed():
+    parts = [Custom(name="custom"), kl.Dense(3000, name="wide"), kl.Dense(2, name="last")]
+    model = keras.Sequential([kl.Input((4,)), *parts], name="net")
+    keep(model.get_layer("wide").kernel, 1500)
+    keep(model.get_layer("last").kernel, 6)
+    header, rule, *lines = [line.rstrip() for line in str(count_flops(model)).splitlines()]
+    assert header == (
+        "layer       kind      calls  output       weights    non-zeros    dense    sparse    sparse/dense"
+    )
+    assert set(rule) == {"-", " "}
+    assert lines == [
+        "net/custom  Custom        1  (1, 2)             8            8                                     "
+        "not counted: Custom is not a known kind",
+        "net/wide    Dense         1  (1, 3000)      6,000        1,500    6,000     1,500          0.2500",
+        "net/last    Dense         1  (1, 2)         6,000            6    6,000         6          0.0010",
+        "total                                      12,008        1,514   12,000     1,506          0.1255",
+        "dense and sparse: multiply-accumulates for one example (convention 'mac')",
+        "not counted, so missing in the totals: net/custom",
+    ]
+
+
+def test_a_model_without_operations():
+    table = count_flops(sequential(kl.ReLU(), shape=(4,)))
+    assert (table.dense, table.sparse, table.ratio, len(table)) == (0, 0, 1.0, 0)
+    assert table.params_dense == table.params_nonzero == 0
+
+
+def test_attentions_row_says_that_its_products_have_no_weights():
+    layer, inputs = kl.MultiHeadAttention(2, 3), kl.Input((5, 4))
+    rows = count_flops(keras.Model(inputs, layer(inputs, inputs))).rows
+    assert [found.note for found in rows if found.note] and all(not found.note for found in rows if found.params_dense)
+
+
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_quantised_layers_count_like_the_layers_they_were(mode):
     model = sequential(kl.Dense(8), kl.EinsumDense("ab,bc->ac", 6), shape=(16,))
