@@ -94,6 +94,8 @@ def test_a_separable_convolution_is_a_depthwise_and_a_pointwise_one():
     table = count_flops(model)
     assert table.dense == 16 * (9 * 4 * 2) + 16 * (8 * 5)
     assert table.sparse == 16 * (10 + 7)
+    # Two operations a product, and a bias and a ReLU for each of 8 and of 5 channels.
+    assert count_flops(model, "rigl").dense == 2 * table.dense + 16 * (8 + 5)
 
 
 def test_even_kernels_with_same_padding_follow_the_output_size_of_rigl():
@@ -156,6 +158,34 @@ def test_a_fast_grnn_costs_its_matrices_or_their_factors():
     for model in (full, low, gains):
         table = count_flops(model)
         assert table.sparse == table.dense and not table.not_counted
+
+
+def test_a_fast_grnn_under_rigl_and_with_zeros():
+    full = sequential(FastGRNN(6), shape=(8, 5))
+    keep(full.layers[0].cell.kernel, 7)
+    keep(full.layers[0].cell.recurrent_kernel, 9)
+    assert count_flops(full).sparse == 8 * (7 + 9)
+    # An intermediate vector of rank r has r outputs; input's and state's products are summed to 6 outputs.
+    low = sequential(FastGRNN(6, input_rank=2, recurrent_rank=3), shape=(8, 5))
+    assert count_flops(low, "rigl").dense == 2 * count_flops(low).dense + 8 * (2 + 3 + 6)
+    # A gain is a product without sums.
+    gains = sequential(FastGRNN(6, input_rank=2, gains=True), shape=(8, 5))
+    assert count_flops(gains, "rigl").dense == 2 * count_flops(gains).dense + 8 * (2 + 6 + 6)
+
+
+def test_a_cell_in_a_loop_of_the_users_own():
+    class Loop(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.cell = kl.SimpleRNNCell(6)
+
+        def call(self, inputs):
+            state = keras.ops.zeros((keras.ops.shape(inputs)[0], 6))
+            for step in range(3):
+                _, [state] = self.cell(inputs[:, step], [state])
+            return state
+
+    assert count_flops(Loop(), input_shape=(3, 5)).dense == 3 * 6 * (5 + 6)
 
 
 def test_ranks_that_soft_thresholds_close_cost_nothing():
