@@ -14,6 +14,17 @@ import numpy as np
 
 # A larger integer fits no tensor.
 _LARGEST_INTEGER = 2**63 - 1
+# Characters of a value that a message shows.
+_SHOWN = 200
+
+
+def shown(value):
+    """A value as messages show it: `repr`, of an array no more than its shape and dtype, and at most 200 characters."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and len(shape) and not isinstance(value, type):
+        return f"<{type(value).__name__} of shape {shape}, {getattr(value, 'dtype', '?')}>"
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def check_integer(name, value, least=None, most=None):
@@ -27,7 +38,7 @@ def check_integer(name, value, least=None, most=None):
         bounds = " and".join(
             f" {word} {bound}" for word, bound in (("of at least", least), ("at most", most)) if bound is not None
         )
-        raise ValueError(f"`{name}` must be an integer{bounds}. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be an integer{bounds}. Received: {name}={shown(value)}")
 
 
 def check_number(name, value, least=None, above=None, most=None, below=None):
@@ -38,7 +49,7 @@ def check_number(name, value, least=None, above=None, most=None, below=None):
     right = right and (most is None or value <= most) and (below is None or value < below)
     if not right:
         wanted = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
-        raise ValueError(f"`{name}` must be a finite number {wanted}".rstrip() + f". Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be a finite number {wanted}".rstrip() + f". Received: {name}={shown(value)}")
 
 
 def check_fraction(name, value, closed=False):
@@ -46,31 +57,31 @@ def check_fraction(name, value, closed=False):
     right = is_number(value) and 0 <= value
     if not right or not (value <= 1 if closed else value < 1):
         bounds = "[0, 1]" if closed else "[0, 1)"
-        raise ValueError(f"`{name}` must be a number in {bounds}. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be a number in {bounds}. Received: {name}={shown(value)}")
 
 
 def check_bool(name, value):
     """Raises a ValueError unless `value` is True or False, numpy's included: the string "false" would count as true."""
     if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be True or False. Received: {name}={shown(value)}")
 
 
 def check_choice(name, value, choices):
     """Raises a ValueError unless `value` equals one of `choices`."""
     if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise ValueError(f"`{name}` must be one of {list(choices)}. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be one of {list(choices)}. Received: {name}={shown(value)}")
 
 
 def check_string(name, value):
     """Raises a ValueError unless `value` is a string with at least one character."""
     if not isinstance(value, str) or not value:
-        raise ValueError(f"`{name}` must be a string that is not empty. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be a string that is not empty. Received: {name}={shown(value)}")
 
 
 def check_path(name, value):
     """Raises a ValueError unless `value` is a path: a string that is not empty, or an `os.PathLike`."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise ValueError(f"`{name}` must be a path, a string or `os.PathLike`. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be a path, a string or `os.PathLike`. Received: {name}={shown(value)}")
 
 
 def check_callable(name, value, *arguments):
@@ -78,7 +89,7 @@ def check_callable(name, value, *arguments):
     right = callable(value) and not isinstance(value, type | keras.layers.Layer)
     if not right or not _takes(value, arguments):
         of = f" of ({', '.join(arguments)})" if arguments else ""
-        raise ValueError(f"`{name}` must be a function{of}. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be a function{of}. Received: {name}={shown(value)}")
 
 
 def _takes(function, arguments):
@@ -97,7 +108,7 @@ def check_instance(name, value, *classes):
     """Raises a ValueError unless `value` is an instance of one of `classes`."""
     if not isinstance(value, classes):
         names = " or ".join(f"`{cls.__name__}`" for cls in classes)
-        raise ValueError(f"`{name}` must be of type {names}. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be of type {names}. Received: {name}={shown(value)}")
 
 
 def check_integers(name, value, least=None, length=None, unknown=False):
@@ -119,7 +130,7 @@ def check_integers(name, value, least=None, length=None, unknown=False):
     if not right:
         entries = "positive integers" if least == 1 else "integers" + ("" if least is None else f" of at least {least}")
         count = "" if length is None else f"{length} "
-        raise ValueError(f"`{name}` must be a tuple of {count}{entries}. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be a tuple of {count}{entries}. Received: {name}={shown(value)}")
 
 
 def check_array(name, value, shape=None):
@@ -138,7 +149,7 @@ def check_array(name, value, shape=None):
             array = None
     kind = getattr(getattr(array, "dtype", None), "kind", "f")  # Of tensors of other libraries numbers are taken.
     if array is None or kind in "OSUMmc":
-        raise ValueError(f"`{name}` must be an array of numbers. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be an array of numbers. Received: {name}={shown(value)}")
     if shape is not None and tuple(array.shape) != tuple(shape):
         raise ValueError(f"`{name}` must have the shape {tuple(shape)}. Received: shape={tuple(array.shape)}")
 
@@ -177,7 +188,7 @@ def selection_entries(name, value):
     if not isinstance(entries, list | tuple | set | frozenset) or not entries:
         raise ValueError(
             f"`{name}` must be None, a predicate, a name or regular expression, or a list of at least one of them. "
-            f"Received: {name}={value!r}"
+            f"Received: {name}={shown(value)}"
         )
     for entry in entries:
         try:
@@ -199,13 +210,13 @@ def check_seed(name, value):
 def check_model(name, value):
     """Raises a ValueError unless `value` is a Keras model."""
     if not isinstance(value, keras.Model):
-        raise ValueError(f"`{name}` must be a Keras model. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be a Keras model. Received: {name}={shown(value)}")
 
 
 def check_layer(name, value):
     """Raises a ValueError unless `value` is a Keras model or layer."""
     if not isinstance(value, keras.layers.Layer):
-        raise ValueError(f"`{name}` must be a Keras model or layer. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be a Keras model or layer. Received: {name}={shown(value)}")
 
 
 def check_built(name, value):
@@ -246,7 +257,7 @@ def _from_keras(name, value, module, kind, argument):
     if not right or isinstance(found, type) or (isinstance(found, keras.layers.Layer) and kind != "activation"):
         raise ValueError(
             f"`{name}` must be a Keras {kind}, its name or config, or a function of ({argument}). "
-            f"Received: {name}={value!r}"
+            f"Received: {name}={shown(value)}"
         ) from cause
     return found
 

@@ -158,3 +158,16 @@ def test_a_number_lies_within_its_bounds(value, bounds, right):
     else:
         with pytest.raises(ValueError, match="`n` must be a finite number.*Received: n="):
             checks.check_number("n", value, **bounds)
+
+
+def test_long_values_are_shown_in_short():
+    assert (
+        checks.shown(0.5) == "0.5"
+        and checks.shown("0.5") == "'0.5'"
+        and checks.shown(np.float32(2)) == repr(np.float32(2))
+    )
+    assert checks.shown(np.zeros((3, 4), "float32")) == "<ndarray of shape (3, 4), float32>"
+    text = checks.shown(list(range(1000)))
+    assert len(text) == 200 and text.startswith("[0, 1, 2") and text.endswith("...")
+    with pytest.raises(ValueError, match=r"Received: x=<ndarray of shape \(1000,\), float64>"):
+        checks.check_number("x", np.zeros(1000))

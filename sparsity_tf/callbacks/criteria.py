@@ -11,6 +11,8 @@ same signature; one that reads the gradient, the momentum or the variance says s
 to be compared across all weights with `overall`.
 """
 
+import functools
+
 import numpy as np
 
 from sparsity_tf import masks
@@ -49,6 +51,13 @@ def overall(function):
     check_callable("function", function, "weight")
     function.overall = True
     return function
+
+
+def mark_of(function, name, default):
+    """What `uses` or `overall` left on a function, or on the function inside a `functools.partial`."""
+    while isinstance(function, functools.partial) and not hasattr(function, name):
+        function = function.func
+    return getattr(function, name, default)
 
 
 def absolute(attribute):
@@ -271,7 +280,7 @@ def get(argument, identifier, table):
 
 def used_by(*functions):
     """What the functions read beside weights and masks, a set."""
-    return set().union(*(getattr(function, "uses", ()) for function in functions))
+    return set().union(*(mark_of(function, "uses", ()) for function in functions))
 
 
 def scores(function, view):
@@ -296,7 +305,7 @@ def lowest_live(function, views, counts):
     Returns:
         List of bool arrays.
     """
-    if getattr(function, "overall", False):
+    if mark_of(function, "overall", False):
         return highest(function, views, sum(view.active for view in views) - sum(counts))
     remain = [view.active - count for view, count in zip(views, counts, strict=True)]
     return [highest(function, [view], count)[0] for view, count in zip(views, remain, strict=True)]
@@ -309,7 +318,7 @@ def highest_free(function, views, kept, counts):
         List of bool arrays: what grows.
     """
     free = [~mask for mask in kept]
-    if getattr(function, "overall", False):
+    if mark_of(function, "overall", False):
         return highest(function, views, sum(counts), free)
 
     def grow(view, candidates, count):

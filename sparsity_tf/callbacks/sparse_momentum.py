@@ -154,7 +154,7 @@ class SparseMomentum(DropAndGrow):
             factor = 2.0 if lost < 0.98 * expected else 0.5 if lost > 1.02 * expected else 1.0
             self.remember(threshold=state["threshold"] * factor)
             return kept
-        if getattr(self.drop, "overall", False):
+        if criteria.mark_of(self.drop, "overall", False):
             counts = [min(math.ceil(rate * state["baseline"]), sum(view.active for view in views))]
         return criteria.lowest_live(self.drop, views, counts)
 

@@ -116,6 +116,8 @@ def highest_overall(scores, count, among=None, by=None):
     available = sum(v.size if a is None else np.count_nonzero(a) for v, a in zip(values, alive, strict=True))
     if not 0 <= count <= available:
         raise ValueError(f"`count` must be from 0 to the {available} candidates. Received: count={count}")
+    if not values:
+        return []
     low, high = _bracket(values, alive, count, available, by)
     marked = [_mark(*pair, low, high, by) for pair in zip(values, alive, strict=True)]
     if bad := sum(bad for *_, bad in marked):

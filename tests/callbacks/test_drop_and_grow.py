@@ -3,6 +3,8 @@
 (`test_dynamic.py` has the steps, counts and scores of SET and RigL one by one.)
 """
 
+import functools
+
 import hypothesis
 import keras
 import numpy as np
@@ -155,6 +157,17 @@ def test_what_the_decorators_leave():
     for function in (criteria.global_magnitude, criteria.global_momentum):
         assert function.overall is True
     assert not getattr(criteria.magnitude, "overall", False)
+
+
+def test_a_partial_function_keeps_the_marks_of_the_function_inside():
+    @callbacks.uses("gradient")
+    def powered(weight, power=1):
+        return np.abs(weight.gradient) ** power
+
+    algorithm = callbacks.DropAndGrow(grow=functools.partial(functools.partial(powered), power=2), end_step=9)
+    assert algorithm.uses() == {"gradient"}
+    assert criteria.mark_of(functools.partial(criteria.global_magnitude), "overall", False)
+    assert not criteria.mark_of(functools.partial(criteria.magnitude), "overall", False)
 
 
 def test_functions_of_the_users_own():

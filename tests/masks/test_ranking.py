@@ -346,3 +346,9 @@ def test_largest_on_device_fills_up_with_as_many_ties_as_are_missing(ties):
     found = masks.largest_on_device(tensors, ties, among)
     for mask, expected in zip(found, masks.highest_overall(scores, ties, among, np.abs), strict=True):
         np.testing.assert_array_equal(mask, expected)
+
+
+def test_no_arrays_at_all():
+    assert masks.highest_overall([], 0) == []
+    with pytest.raises(ValueError, match="`count` must be from 0 to the 0 candidates"):
+        masks.highest_overall([], 1)

@@ -132,6 +132,13 @@ class UpdateSchedule:
         """Raises a ValueError if the optimizer's count is past the schedule, so that masks would never change."""
         count = self.count()
         if self.scheduled and self._last is not None and count >= self._last:
+            if self.end_step is None:
+                raise ValueError(
+                    f"`begin_step` and `end_step` must be given where the optimizer has taken {count} steps already: "
+                    f"steps count from its first one, and by default the updates end at step {self._last}. Give "
+                    f"begin_step={count} and the `end_step` that you want, or compile the model anew. "
+                    f"Received: begin_step={self.begin_step}, end_step=None"
+                )
             raise ValueError(
                 f"`end_step` must come after the {count} steps that the optimizer has taken: steps count from its "
                 "first one. Give a later `begin_step` and `end_step`, or compile the model anew. "
