@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from keras import ops
 
+from sparsity_tf import prune
+from sparsity_tf.callbacks.base import tied_weights
 from sparsity_tf.deploy import shrink
+from sparsity_tf.deploy.shrunk_cost import ShrunkCost
+from sparsity_tf.layers import flatten_layers
 from tests.deploy.models import assert_equal_models
 from tests.deploy.random_models import random_model
 
@@ -27,6 +31,39 @@ def test_small_random_models(seed):
 def test_hundreds_of_random_models(block):
     for seed in range(1000 + 25 * block, 1025 + 25 * block):
         check(seed, steps=12)
+
+
+def check_channels(seed, steps):
+    """Prunes half of the channels of a random model; returns whether there were any."""
+    model = random_model(seed, steps)
+    try:
+        prune(model, 0.5, structure="channel", scope=("layer", "global")[seed % 3 == 0], seed=seed)
+    except ValueError as error:
+        assert "no channel that could be pruned" in str(error)
+        return False
+    families = [weight.family for weight in tied_weights.of_model(model)]
+    cost = ShrunkCost(model, families)
+    small = shrink(model)
+    # The zeros that the model had already may let more go. An activation that makes a constant of 0 leaves a bias.
+    without = {layer.name for layer in flatten_layers(model) if getattr(layer, "use_bias", None) is False}
+    biased = [
+        getattr(layer, "cell", layer) for layer in flatten_layers(small) if layer.name in without and layer.use_bias
+    ]
+    added = sum(int(np.prod(layer.bias.shape)) for layer in biased)
+    assert small.count_params() <= cost.parameters([row.live for row in model.prune_report]) + added
+    assert_equal_models(model, small, np.random.default_rng(seed).normal(size=(2, *model.input_shape[1:])))
+    return True
+
+
+@pytest.mark.parametrize("first", [0, 15])
+def test_channels_of_small_random_models(first):
+    assert sum([check_channels(seed, steps=5) for seed in range(first, first + 5)]) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(12))
+def test_channels_of_hundreds_of_random_models(block):
+    assert sum([check_channels(seed, steps=10) for seed in range(2000 + 25 * block, 2025 + 25 * block)]) > 8
 
 
 @pytest.mark.parametrize("seed", range(4))
