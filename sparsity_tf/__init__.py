@@ -17,8 +17,8 @@ from sparsity_tf import extras
 
 extras.import_keras()
 
-# `models` registers layers of its own, without which Keras loads no file that holds them.
-from sparsity_tf import callbacks, deploy, distributions, inspection, layers, masks, models, schedules
+# `initializers` and `models` register classes of their own, without which Keras loads no file that holds them.
+from sparsity_tf import callbacks, deploy, distributions, initializers, inspection, layers, masks, models, schedules
 from sparsity_tf.deploy import deployment_report, export, save_compact, shrink
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.load_masks import load_masks
@@ -28,13 +28,13 @@ from sparsity_tf.sparsify import SparsifyReport, sparsify
 from sparsity_tf.to_dense import to_dense
 
 if typing.TYPE_CHECKING:  # For editors, which don't run `__getattr__`.
-    from sparsity_tf import checkpoints, datasets, decoding, initializers
+    from sparsity_tf import checkpoints, datasets, decoding
     from sparsity_tf.distributions import budgets
     from sparsity_tf.masks import structures
 
 # By name, the modules that are imported when they are first used.
 _LAZY = {
-    **{name: f"{__name__}.{name}" for name in ("checkpoints", "datasets", "decoding", "initializers")},
+    **{name: f"{__name__}.{name}" for name in ("checkpoints", "datasets", "decoding")},
     "budgets": f"{__name__}.distributions.budgets",
     "structures": f"{__name__}.masks.structures",
 }

@@ -13,13 +13,17 @@ import json
 import os
 import re
 import shutil
+import sys
 import zipfile
 
 import keras
+import numpy as np
+from keras import ops
 
 from sparsity_tf.bounded_files import one_line, read_json
 from sparsity_tf.checkpoints.keras_files import open_keras_archive
 from sparsity_tf.deploy.compact_file import compress_file
+from sparsity_tf.layers import flatten_layers
 
 CHECKPOINT = "checkpoint.keras"
 MODEL = "model.keras"
@@ -39,6 +43,8 @@ _UNFINISHED = "checkpoint.unfinished.keras"
 # In the checkpoint, which is a zip archive: the number of epochs done, which the step counter of a network that was
 # rewound does not tell.
 _EPOCHS = "epochs.json"
+# In the checkpoint: the states of all random draws. Keras does not save those of its own layers, such as `Dropout`.
+_DRAWS = "random_draws.json"
 # In the recipe's file, beside the settings: what the data of the run were.
 _DATA = "data"
 
@@ -60,14 +66,13 @@ class Checkpoint(keras.callbacks.Callback):
         self.folder = folder
 
     def on_epoch_end(self, epoch, logs=None):
-        import numpy as np
-
         if not np.isfinite((logs or {}).get("loss", 0.0)):
             return
         unfinished = os.path.join(self.folder, _UNFINISHED)
         self.model.save(unfinished)
         with zipfile.ZipFile(unfinished, "a") as archive:
             archive.writestr(_EPOCHS, json.dumps(epoch + 1))
+            archive.writestr(_DRAWS, json.dumps([ops.convert_to_numpy(v).tolist() for v in _draws(self.model)]))
         _finish(unfinished, os.path.join(self.folder, CHECKPOINT))
 
 
@@ -104,7 +109,7 @@ def save_without_optimizer(model, path):
     copy = type(model).from_config(model.get_config())
     # More than the weights: also the states of random draws, which a new network gets at random.
     for ours, others in zip(copy.variables, model.variables, strict=True):
-        ours.assign(keras.ops.convert_to_numpy(others))
+        ours.assign(ops.convert_to_numpy(others))
     unfinished = os.path.join(os.path.dirname(path), "unfinished_" + os.path.basename(path))
     copy.save(unfinished)
     compress_file(unfinished, "deflate")
@@ -177,10 +182,54 @@ def restore(folder, steps):
         return None, 0
     model = load(path)
     with zipfile.ZipFile(path) as archive:
+        if _DRAWS in archive.namelist():
+            _restore_draws(model, path, archive.read(_DRAWS))
+        else:
+            _warn_of_lost_draws(model, path)
         if _EPOCHS in archive.namelist():
             return model, json.loads(archive.read(_EPOCHS))
     # A checkpoint of an earlier version of this program.
-    return model, int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
+    return model, int(ops.convert_to_numpy(model.optimizer.iterations)) // steps
+
+
+def _draws(model):
+    """The states of a model's random draws: of noise, of dropout."""
+    return [variable for variable in model.variables if variable.name == "seed_generator_state"]
+
+
+def _restore_draws(model, path, text):
+    states = _draws(model)
+    try:
+        values = np.asarray(json.loads(text), "int64").reshape(len(states), 2)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {_DRAWS} must list {len(states)} pairs of integers.") from error
+    for state, value in zip(states, values, strict=True):
+        state.assign(value.astype(keras.backend.standardize_dtype(state.dtype)))
+
+
+def _warn_of_lost_draws(model, path):
+    """Says of the checkpoint of an earlier version that it can't be continued to the bit, where that is so."""
+    lost = [layer.name for layer in flatten_layers(model) if not _saves_its_draws(layer)]
+    if lost:
+        print(
+            f"warning: {path} is of an earlier version, which did not save the state of dropout: the run goes on with "
+            f"other draws than it would have had. Layers: {one_line(', '.join(lost), 200)}",
+            file=sys.stderr,
+        )
+
+
+def _saves_its_draws(layer):
+    """Whether a layer's own variables in a file hold the state of its random draws; true of one that draws nothing."""
+    generator = getattr(layer, "seed_generator", None)
+    if not isinstance(generator, keras.random.SeedGenerator):
+        return True
+    # Recurrent cells have a generator without dropout, too.
+    rates = [getattr(layer, name) for name in ("rate", "dropout", "recurrent_dropout") if hasattr(layer, name)]
+    if rates and not any(rates):
+        return True
+    saved = {}
+    layer.save_own_variables(saved)
+    return any(value is generator.state for value in saved.values())
 
 
 def as_plain(recipe):
