@@ -272,3 +272,8 @@ def _outputs(folder):
     files = (CHECKPOINT, _UNFINISHED, SNAPSHOT, INITIAL, BEST, MODEL, METRICS, RESULTS, SPARSITY, SPARSITY_BY_STEP)
     names = (*files, TRANSLATIONS, "unfinished_*.keras", TENSORBOARD, FRAMES, *PICTURES)
     return [path for name in names for path in sorted(glob.glob(os.path.join(glob.escape(folder), name)))]
+
+
+def outputs_in(folder):
+    """Names of what lies in the folder of a run, in order, hidden files left out."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))

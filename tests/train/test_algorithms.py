@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sparsity_tf import callbacks, layers, schedules
-from sparsity_tf.train import algorithms, log, run_folder
+from sparsity_tf.train import log, run_folder
+from sparsity_tf.train import sparsity_settings as algorithms
 from sparsity_tf.train.classifier import pictures, presets
 from tests.train.runs import classify, recipe_of, weights_of, write_digits
 

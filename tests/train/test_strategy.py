@@ -107,7 +107,7 @@ def test_batch_must_divide_among_replicas(digits, tmp_path, capsys, monkeypatch)
     class Four:
         num_replicas_in_sync = 4
 
-    from sparsity_tf.train.classifier import task as loop
+    from sparsity_tf.train import trainer as loop
 
     monkeypatch.setattr(loop, "get_strategy", lambda name: Four())
     flags = [*RUN, "--batch_size=6", f"--data_dir={digits}", f"--output_dir={tmp_path}"]

@@ -188,6 +188,11 @@ class CharacterBatches:
         return max((len(self.corpus.train) - 1) // self.window - 1, 0) // self.batch_size
 
     @property
+    def source(self):
+        """A sentence saying where the text came from."""
+        return self.corpus.source
+
+    @property
     def num_examples(self):
         """Number of training windows in an epoch."""
         return self.steps_per_epoch * self.batch_size
