@@ -9,7 +9,7 @@ import sys
 from absl import app, flags, logging
 
 from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
-from sparsity_tf.train import sparsity_settings
+from sparsity_tf.train import aliases, sparsity_settings
 from sparsity_tf.train.fields import choices
 
 # Flags that are defined here are shown by --help of the program that asks for them.
@@ -43,7 +43,10 @@ def define(recipe, presets, default, flag_values):
         }.get(field.type, flags.DEFINE_string)
         define_one(field.name, None, help, **own)
     flags.DEFINE_float("density", None, "Another way to say final_sparsity: 1 - density.", **own)
-    flags.DEFINE_alias("sparsity", "final_sparsity", **own)
+    names = {field.name for field in dataclasses.fields(recipe)}
+    for old, name in aliases.same():
+        if name in names and old not in names:
+            flags.DEFINE_alias(old, name, **own)
 
 
 def recipe_from(flag_values, recipe, changes=None):
@@ -175,6 +178,9 @@ def parse(argv):
     """The command line without its flags."""
     try:
         return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        advice = aliases.advice(error.flagname, flags.FLAGS)
+        sys.exit(_complain(f"{error} {advice}" if advice else error))
     except flags.Error as error:
         sys.exit(_complain(error))
 

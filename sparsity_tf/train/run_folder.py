@@ -20,6 +20,7 @@ import keras
 from sparsity_tf.bounded_files import one_line, read_json
 from sparsity_tf.checkpoints.keras_files import open_keras_archive
 from sparsity_tf.deploy.compact_file import compress_file
+from sparsity_tf.train import aliases
 
 CHECKPOINT = "checkpoint.keras"
 MODEL = "model.keras"
@@ -191,6 +192,8 @@ def as_plain(recipe):
 def read_recipe(folder):
     """What the recipe's file in a folder holds, a dict; `None` if there is no such file.
 
+    Settings of earlier versions have their present names.
+
     Raises:
         ValueError: It is damaged.
     """
@@ -200,7 +203,7 @@ def read_recipe(folder):
     settings = read_json(path)
     if not isinstance(settings, dict):
         raise ValueError(f"{path} is damaged: it must hold a JSON object.")
-    return settings
+    return {aliases.RENAMED.get(name, name): value for name, value in settings.items()}
 
 
 def with_data_of_run(folder, recipe):

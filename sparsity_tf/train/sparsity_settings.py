@@ -31,16 +31,13 @@ def _same(*names):
     return {name: name for name in names}
 
 
-_TARGET = {"final_sparsity": "sparsity", "distribution": "distribution", "dense_layers": "dense"}
+_TARGET = {"final_sparsity": "sparsity", "distribution": "distribution", "dense": "dense"}
 _WHEN = _same("begin_step", "end_step", "frequency")
 _GRADUAL = {**_TARGET, **_WHEN, **_same("final_sparsity", "initial_sparsity", "structure")}
 _DROP_AND_GROW = {
     **_TARGET,
     **_WHEN,
-    **_same("drop_fraction", "redistribution"),
-    "drop_fraction_decay": "decay",
-    "death": "drop",
-    "growth": "grow",
+    **_same("drop_fraction", "decay", "drop", "grow", "redistribution"),
 }
 
 ALGORITHMS = {
@@ -134,7 +131,7 @@ class SparsitySettings:
         "What final_sparsity means for each layer (algorithms, dnw): uniform, er, erk, by_size, a budget's .csv file, "
         "or pairs such as stage.*=0.91,classifier=0.8.",
     )
-    dense_layers: str = string(
+    dense: str = string(
         "Layers kept dense: first, last, first_and_last, or names and regular expressions separated by commas."
     )
     structure: str = string(
@@ -144,9 +141,9 @@ class SparsitySettings:
     drop_fraction: float = number(
         None, "Share of live weights to drop at first (set, rigl, sparse_momentum).", 0, most=1
     )
-    drop_fraction_decay: str = choice(None, ("cosine", "linear", "constant"), "How drop_fraction falls.")
-    growth: str = string("Which weights grow (set, rigl, sparse_momentum): random, gradient, momentum, ...")
-    death: str = string("Which weights are dropped (set, rigl, sparse_momentum): magnitude, SET, threshold, ...")
+    decay: str = choice(None, ("cosine", "linear", "constant"), "How drop_fraction falls.")
+    grow: str = string("Which weights grow (set, rigl, sparse_momentum): random, gradient, momentum, ...")
+    drop: str = string("Which weights are dropped (set, rigl, sparse_momentum): magnitude, SET, threshold, ...")
     redistribution: str = string(
         "What growth is shared out by: momentum, magnitude, nonzeros, ... (set, rigl, sparse_momentum); survivors, "
         "pruned, zeros, ... (dsr).",
@@ -280,9 +277,9 @@ def make(recipe, steps, batch, folder=None):
         values["frequency"] = parse_frequency(recipe.frequency, steps)
     if recipe.distribution is not None:
         values["distribution"] = parse_distribution(recipe.distribution)
-    if recipe.dense_layers is not None:
-        names = recipe.dense_layers.split(",")
-        values["dense_layers"] = names if len(names) > 1 else names[0]
+    if recipe.dense is not None:
+        names = recipe.dense.split(",")
+        values["dense"] = names if len(names) > 1 else names[0]
     arguments = {settings[name]: value for name, value in values.items() if value is not None}
     known = _option_names(callback)
     run = {"seed": recipe.seed, "data": None, "steps_per_round": recipe.epochs * steps}
