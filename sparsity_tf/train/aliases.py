@@ -122,8 +122,8 @@ def page():
     lines = [
         "# Flags of other programs",
         "",
-        "The training programs take the flags of the programs that they replace. A spelling on the left is accepted as",
-        "it is where its row has no note. Where there is one, say the flag in the middle, with the value that it gives.",
+        "The training programs take the flags of the programs that they replace. A spelling on the left is accepted",
+        "as it is where its row has no note. Where there is one, say the flag in the middle, with the value it gives.",
         "A setting has one name in flags, recipes and messages: that of the argument which it becomes.",
         "",
         "SparseVD (Molchanov et al., 2017) has scripts without flags: their settings are the presets `lenet300_vd`,",

@@ -31,14 +31,10 @@ def _same(*names):
     return {name: name for name in names}
 
 
-_TARGET = {"final_sparsity": "sparsity", "distribution": "distribution", "dense": "dense"}
+_TARGET = {"final_sparsity": "sparsity", **_same("distribution", "dense")}
 _WHEN = _same("begin_step", "end_step", "frequency")
 _GRADUAL = {**_TARGET, **_WHEN, **_same("final_sparsity", "initial_sparsity", "structure")}
-_DROP_AND_GROW = {
-    **_TARGET,
-    **_WHEN,
-    **_same("drop_fraction", "decay", "drop", "grow", "redistribution"),
-}
+_DROP_AND_GROW = {**_TARGET, **_WHEN, **_same("drop_fraction", "decay", "drop", "grow", "redistribution")}
 
 ALGORITHMS = {
     "magnitude": Algorithm(callbacks.MagnitudePruning, {**_GRADUAL, **_same("scope")}),
