@@ -35,7 +35,9 @@ class Task(abc.ABC):
     `tf.distribute.InputContext` second, if the recipe has a strategy), `steps_per_epoch`, `num_examples`, and `source`,
     a sentence that says where the data came from. A context `naming_errors()`, if it has one, is entered for `fit`.
 
-    The attributes below are the defaults of a subclass.
+    A recipe is a frozen dataclass that extends `SparsitySettings` with `data_dir`, `epochs`, `seed`, `jit_compile`,
+    `dtype_policy` and `steps_per_execution`, with the four settings of the penalty that `classifier.Recipe` has (for
+    techniques with a penalty), and with whatever the task itself reads. The attributes below are the defaults of a subclass.
 
     Example:
 

@@ -127,9 +127,9 @@ def shortfall(recipe, algorithm, steps):
             found.append(f"the final sparsity{goal} is not reached, which end_step={end} asks for")
     elif algorithm is not None and algorithm.scheduled and begin >= total_steps:
         found.append(f"masks never change, which begin_step={begin} asks for")
-    if _has_ramp(recipe) and penalty_begin_step >= total_steps:
+    if penalty_begin_step >= total_steps:
         found.append(f"there is no penalty, whose ramp begins at step {penalty_begin_step}")
-    elif _has_ramp(recipe) and penalty_end_step > total_steps:
+    elif penalty_end_step > total_steps:
         found.append(f"the penalty is never in full, whose ramp ends at step {penalty_end_step}")
     if not found:
         return None
