@@ -37,7 +37,9 @@ class Task(abc.ABC):
 
     A recipe is a frozen dataclass that extends `SparsitySettings` with `data_dir`, `epochs`, `seed`, `jit_compile`,
     `dtype_policy` and `steps_per_execution`, with the four settings of the penalty that `classifier.Recipe` has (for
-    techniques with a penalty), and with whatever the task itself reads. The attributes below are the defaults of a subclass.
+    techniques with a penalty), and with whatever the task itself reads.
+
+    The attributes below are the defaults of a subclass.
 
     Example:
 
