@@ -44,13 +44,11 @@ USES_TENSORFLOW = {
     "sparsity_tf.callbacks.sparsity_monitor": "summaries for TensorBoard",
     "sparsity_tf.checkpoints.tensorflow_files": "checkpoints of TensorFlow",
     "sparsity_tf.datasets.batches": "tf.data",
-    "sparsity_tf.datasets.images.array_batches": "tf.data",
     "sparsity_tf.datasets.images.file_batches": "tf.data",
     "sparsity_tf.datasets.images.imagenet": "tf.data",
     "sparsity_tf.datasets.images.imagenet_crops": "tf.data",
+    "sparsity_tf.datasets.numbered": "tf.data",
     "sparsity_tf.datasets.pipeline": "tf.data",
-    "sparsity_tf.datasets.text.characters": "tf.data",
-    "sparsity_tf.datasets.text.translation_batches": "tf.data",
     "sparsity_tf.datasets.images.image_data": "TFDS",
     "sparsity_tf.datasets.text.parallel_corpus": "TFDS",
     "sparsity_tf.deploy.export": "files that TensorFlow writes",
@@ -225,15 +223,9 @@ UPWARDS = {
         {"sparsity_tf.deploy.channel_families"},
         "which layers a channel ties is known from the graph, which `deploy` reads",
     ),
-    "sparsity_tf.train.translator.log": (
-        {"sparsity_tf.tools.bleu", "sparsity_tf.tools.translate"},
-        "what `bleu` and `translate` compute has no place below the commands yet",
-    ),
 }
 # Command -> the modules that import it although it is a command.
 IMPORTED_COMMANDS = {
-    "sparsity_tf.tools.bleu": {"sparsity_tf.train.translator.log"},
-    "sparsity_tf.tools.translate": {"sparsity_tf.train.translator.log", "sparsity_tf.tools.bleu"},
     "sparsity_tf.tools.convert": {"sparsity_tf.tools.import_checkpoint"},
 }
 
@@ -324,6 +316,36 @@ def mentions_sparsity(module):
 def test_models_never_mention_sparsity():
     of_models = [module for module in modules() if room(module) == "models"]
     assert {module.rpartition(".")[2] for module in of_models if mentions_sparsity(module)} == set(MODELS_WITH_SPARSITY)
+
+
+# Rule 4: a program is a task; only the trainer trains.
+
+
+def fits(module):
+    """Lines of a module that call a method `fit`, or a method of Keras models that trains a batch."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr in ("fit", "train_on_batch"):
+                yield f"line {node.lineno}: {ast.unparse(node.func)}"
+
+
+def test_only_the_trainer_calls_fit():
+    assert {module for module in modules() if list(fits(module))} == {f"{PACKAGE}.train.trainer"}
+
+
+PROGRAMS = ("classifier", "language_model", "translator")
+
+
+def test_what_programs_share_knows_no_program():
+    """A program imports the trainer; neither the trainer nor another program imports it, but for a recipe's fields."""
+    programs = {name: f"{PACKAGE}.train.{name}" for name in PROGRAMS}
+    for module in modules():
+        if room(module) != "train":
+            continue
+        own = next((program for program in programs.values() if module.startswith(program)), None)
+        for other in modules_imported(module):
+            of = next((program for program in programs.values() if other.startswith(program)), None)
+            assert of in (None, own) or other == f"{programs['classifier']}.recipe", f"{module} imports {other}"
 
 
 # Files that can be read in one sitting.

@@ -19,7 +19,7 @@ from absl import flags
 
 from sparsity_tf.extras import import_optional
 from sparsity_tf.tools import command
-from sparsity_tf.tools.translate import read_lines
+from sparsity_tf.train.translator.scores import sacrebleu_score
 
 _COMPOUND = re.compile(r"(\S)-(\S)")
 
@@ -50,8 +50,8 @@ def _compare_files(values):
     for flag in ("hypotheses", "references"):
         if not values[flag].value:
             raise flags.Error(f"Flag --{flag} is required")
-    hypotheses = read_lines(values.hypotheses)
-    references = [read_lines(path) for path in values.references]
+    hypotheses = command.read_lines(values.hypotheses)
+    references = [command.read_lines(path) for path in values.references]
     for path, lines in zip(values.references, references, strict=True):
         if len(lines) != len(hypotheses):
             raise command.CommandError(
@@ -62,20 +62,6 @@ def _compare_files(values):
     print(f"sacreBLEU {score}  {signature}")
     published = published_score(hypotheses, references, values.language, values.tokenized_references)
     print(f"BLEU of The State of Sparsity (Moses tokens, compounds split) {published}")
-
-
-def sacrebleu_score(hypotheses, references):
-    """BLEU with sacreBLEU's defaults.
-
-    Args:
-        hypotheses: List of strings.
-        references: List of lists of strings, one list a reference.
-
-    Returns:
-        (`sacrebleu.BLEUScore`, signature).
-    """
-    metric = import_optional("sacrebleu.metrics").BLEU()
-    return metric.corpus_score(hypotheses, references), str(metric.get_signature())
 
 
 def published_score(hypotheses, references, language="de", tokenized_references=False):

@@ -156,3 +156,33 @@ def appearing(path, overwrite=False):
             raise CommandError(f"{path} appeared meanwhile: pass --overwrite to replace it")
 
     return atomic_files.appearing(path, before_replacing=check)
+
+
+def read_lines(path):
+    """The lines of a UTF-8 text file, or of standard input for "-", without their ends.
+
+    Raises:
+        CommandError: The file is missing, empty, or not UTF-8.
+    """
+    name = "standard input" if path == "-" else path
+    if path == "-":
+        content = sys.stdin.buffer.read()
+    else:
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+        except OSError as error:
+            raise CommandError(f"{path} can't be read: {error.strerror}") from error
+    # Not `splitlines`: it also splits at symbols that are part of a sentence, such as U+2028.
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    texts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            texts.append(line.removesuffix(b"\r").decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise CommandError(f"{name}, line {number} is not UTF-8: {error}") from error
+    if not any(text.strip() for text in texts):
+        raise CommandError(f"{name} is empty: there is nothing to read")
+    return texts

@@ -138,10 +138,10 @@ def _run(values):
         raise flags.Error("Flag --checkpoint is required")
     thresholds, recipe = _thresholds(values), _recipe(values)
     model = command.load_model(values.checkpoint)
-    from sparsity_tf.train.classifier.batches import load_data, make_batches
-    from sparsity_tf.train.classifier.build import choose_jit_compile
+    from sparsity_tf.train.classifier.data import load_data, make_batches
+    from sparsity_tf.train.classifier.task import ClassifierTask
 
-    model.jit_compile = choose_jit_compile(recipe, model)
+    model.jit_compile = ClassifierTask().choose_jit_compile(recipe, model)
     batches = make_batches(recipe, load_data(recipe))
     if batches.name == "mnist_demo" != recipe.dataset:
         command.note(_NAME, f"a stand-in for {recipe.dataset} is measured, for lack of --data_dir: {batches.source}")

@@ -16,14 +16,12 @@ import os
 import sys
 import time
 
-import numpy as np
 from absl import flags
 
+from sparsity_tf.decoding.sentences import translate
 from sparsity_tf.tools import command
 
 _NAME = "translate"
-# Sources are padded to one of these, so that few shapes are compiled.
-_LENGTHS = (8, 16, 32, 48, 64, 96, 128, 192, 256)
 
 
 def main(argv=None):
@@ -63,7 +61,7 @@ def _translate_file(values):
     if to_file:
         sources = {flag: values[flag].value for flag in ("input", "checkpoint", "vocabulary")}
         command.check_output(values.output, "", values.overwrite, **sources)
-    lines = read_lines(values.input)
+    lines = command.read_lines(values.input)
     from sparsity_tf.datasets.text import subwords
 
     vocabulary = subwords.load(values.vocabulary)
@@ -109,36 +107,6 @@ def _translate_file(values):
     with command.appearing(values.output, values.overwrite) as unfinished:
         with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
-
-
-def read_lines(path):
-    """The lines of a UTF-8 text file, or of standard input for "-", without their ends.
-
-    Raises:
-        CommandError: The file is missing, empty, or not UTF-8.
-    """
-    name = "standard input" if path == "-" else path
-    if path == "-":
-        content = sys.stdin.buffer.read()
-    else:
-        try:
-            with open(path, "rb") as file:
-                content = file.read()
-        except OSError as error:
-            raise command.CommandError(f"{path} can't be read: {error.strerror}") from error
-    # Not `splitlines`: it also splits at symbols that are part of a sentence, such as U+2028.
-    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    texts = []
-    for number, line in enumerate(lines, 1):
-        try:
-            texts.append(line.removesuffix(b"\r").decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise command.CommandError(f"{name}, line {number} is not UTF-8: {error}") from error
-    if not any(text.strip() for text in texts):
-        raise command.CommandError(f"{name} is empty: there is nothing to read")
-    return texts
 
 
 def encode(lines, vocabulary, max_length, truncate=False):
@@ -189,42 +157,6 @@ def set_log_alpha_threshold(model, threshold):
         )
     for technique in chosen:
         technique.log_alpha_threshold = threshold
-
-
-def translate(search, sentences, extra_length, batch_size, progress=None):
-    """Translates sentences in batches of about equal length.
-
-    Args:
-        search: Function of (int32 array (batch, length), extra_length) to `decoding.Hypotheses`.
-        sentences: List of lists of ids without the end of the sentence; empty ones are not translated.
-        extra_length: Passed to `search`.
-        batch_size: Number of sentences of a batch.
-        progress: Function that is told the number of sentences of each finished batch, or `None`.
-
-    Returns:
-        List of lists of ids, in the order of `sentences`.
-    """
-    results = [[] for _ in sentences]
-    order = sorted((k for k, ids in enumerate(sentences) if ids), key=lambda k: -len(sentences[k]))
-    # As few shapes as possible: a short last batch, or text, is filled up with copies, which add no steps.
-    rows = min(batch_size, 1 << max(len(order) - 1, 0).bit_length())
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        inputs = np.zeros((rows, _padded(len(sentences[chosen[0]]) + 1)), "int32")
-        for row in range(rows):
-            ids = sentences[chosen[min(row, len(chosen) - 1)]]
-            inputs[row, : len(ids) + 1] = [*ids, 1]
-        found = search(inputs, extra_length)
-        for row, k in enumerate(chosen):
-            ids = found.sequences[row, 0].tolist()
-            results[k] = ids[: ids.index(1)] if 1 in ids else ids
-        if progress:
-            progress(len(chosen))
-    return results
-
-
-def _padded(length):
-    return next((padded for padded in _LENGTHS if padded >= length), -(-length // 128) * 128)
 
 
 def _one_line(text):

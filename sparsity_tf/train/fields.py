@@ -4,8 +4,6 @@ import dataclasses
 import math
 import operator
 
-from sparsity_tf.train import algorithms
-
 
 def choices(field):
     """The values that a field of `Recipe` allows; those of `technique` grow with the registry."""
@@ -31,6 +29,11 @@ def other(default, help):
     return dataclasses.field(default_factory=factory, metadata={"help": help})
 
 
+def string(help):
+    """A field with a string, or `None`, which leaves the setting to what it is for."""
+    return dataclasses.field(default=None, metadata={"help": help, "string": True})
+
+
 def like(recipe, name, **changes):
     """The field of that name of another recipe's class: one meaning and one help text for several programs."""
     field = next(field for field in dataclasses.fields(recipe) if field.name == name)
@@ -53,13 +56,13 @@ def named(presets, name):
 
 def check_field(field, value):
     """Raises a ValueError that names the field, its value and what is allowed, if the value is not."""
-    if value is None and field.name in algorithms.SETTINGS:
+    if value is None and field.default is None:
         return
     meta, received = field.metadata, f"Received: {field.name}={value}"
     if "choices" in meta and value not in choices(field):
         allowed = ", ".join(choices(field))
         raise ValueError(f"`{field.name}` must be one of {allowed}. {received}")
-    if field.name in algorithms.SETTINGS and field.type is str and not isinstance(value, str):
+    if "string" in meta and not isinstance(value, str):
         raise ValueError(f"`{field.name}` must be a string. {received}")
     if field.type is bool and not isinstance(value, bool):
         raise ValueError(f"`{field.name}` must be true or false. {received}")
@@ -75,6 +78,15 @@ def check_field(field, value):
         kind = "an integer" if field.type is int else "a number"
         bounds = " and ".join(f"{word} {bound}" for word, bound in meta["bounds"].items())
         raise ValueError(f"`{field.name}` must be {kind} {bounds}. {received}")
+
+
+def check_order(recipe, first, last):
+    """Raises a ValueError if the setting `last` of a recipe comes before the setting `first`."""
+    if getattr(recipe, last) < getattr(recipe, first):
+        raise ValueError(
+            f"`{last}` must not come before `{first}`. "
+            f"Received: {last}={getattr(recipe, last)}, {first}={getattr(recipe, first)}"
+        )
 
 
 _BOUNDS = {

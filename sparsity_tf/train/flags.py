@@ -9,7 +9,7 @@ import sys
 from absl import app, flags, logging
 
 from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
-from sparsity_tf.train import algorithms
+from sparsity_tf.train import aliases, sparsity_settings
 from sparsity_tf.train.fields import choices
 
 # Flags that are defined here are shown by --help of the program that asks for them.
@@ -43,7 +43,10 @@ def define(recipe, presets, default, flag_values):
         }.get(field.type, flags.DEFINE_string)
         define_one(field.name, None, help, **own)
     flags.DEFINE_float("density", None, "Another way to say final_sparsity: 1 - density.", **own)
-    flags.DEFINE_alias("sparsity", "final_sparsity", **own)
+    names = {field.name for field in dataclasses.fields(recipe)}
+    for old, name in aliases.same():
+        if name in names and old not in names:
+            flags.DEFINE_alias(old, name, **own)
 
 
 def recipe_from(flag_values, recipe, changes=None):
@@ -58,7 +61,7 @@ def recipe_from(flag_values, recipe, changes=None):
         ValueError: A value that is not allowed; the message lists what is.
     """
     technique = flag_values.technique or recipe.technique
-    if algorithms.identity(technique) is not algorithms.identity(recipe.technique):
+    if sparsity_settings.identity(technique) is not sparsity_settings.identity(recipe.technique):
         recipe = _with_another_technique(recipe, technique)
     changes = dict(changes or {})
     for field in dataclasses.fields(recipe):
@@ -88,12 +91,12 @@ def _sparsity_of(density, final_sparsity):
 
 def _with_another_technique(recipe, technique):
     """The preset with another technique: of the settings of its own only the sparsity stays, where it is used."""
-    changes = dict.fromkeys(algorithms.SETTINGS)
+    changes = dict.fromkeys(sparsity_settings.SETTINGS)
     if technique == "none":
         changes["where"] = None
-    if not algorithms.has_option(technique, "threshold_regularizer"):
+    if not sparsity_settings.has_option(technique, "threshold_regularizer"):
         changes["threshold_l2"] = 0.0
-    if "final_sparsity" in algorithms.settings_of(technique):
+    if "final_sparsity" in sparsity_settings.settings_of(technique):
         changes["final_sparsity"] = recipe.final_sparsity
     return dataclasses.replace(recipe, technique=technique, technique_options={}, **changes)
 
@@ -115,14 +118,14 @@ def _numbers(name, texts):
         raise ValueError(f"`{name}` must be numbers separated by commas. Received: {','.join(texts)}") from error
 
 
-def run(argv, flag_values, prepare, train):
+def run(argv, flag_values, recipe_of, task_of):
     """Runs a program once its flags are parsed.
 
     Args:
         argv: What is left of the command line, program name first.
         flag_values: Parsed flags.
-        prepare: Function of the run's folder that makes a run or raises for what the user got wrong.
-        train: Function of that run; gives a result with the attribute `collapsed`.
+        recipe_of: Function of the flags that gives the recipe, or raises for what the user got wrong.
+        task_of: Function of the flags that gives the program's `Task`.
 
     Returns:
         Exit status: 0, 1 if the network diverged or collapsed, 2 if flags, data or files can't be used, 130 if
@@ -135,7 +138,11 @@ def run(argv, flag_values, prepare, train):
         return _complain(f"`output_dir` must be a folder. Received: output_dir={output_dir}")
     go_on = f"the same command with --resume{' in the place of --overwrite' if flag_values.overwrite else ''}"
     try:
-        result = train(prepare(output_dir))
+        recipe = recipe_of(flag_values)
+        from sparsity_tf.train import trainer  # late, so that wrong flags are reported at once
+
+        prepared = trainer.prepare(task_of(flag_values), recipe, output_dir, flag_values.resume, flag_values.overwrite)
+        result = trainer.train(prepared)
     except Exception as error:
         full = _full_disk(error)
         if full is None and not isinstance(error, (ValueError, OSError, ImportError)):
@@ -171,6 +178,9 @@ def parse(argv):
     """The command line without its flags."""
     try:
         return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        advice = aliases.advice(error.flagname, flags.FLAGS)
+        sys.exit(_complain(f"{error} {advice}" if advice else error))
     except flags.Error as error:
         sys.exit(_complain(error))
 

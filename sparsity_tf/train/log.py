@@ -1,13 +1,13 @@
 """What a run says while it trains: the same figures in one CSV row, TensorBoard scalars and a printed line an epoch.
 
-Two ideas live here: `EpochLog`, the callback that writes them, whatever is trained; and `RunLog`, that of the
-classifiers, which measures the test set.
+`EpochLog` is the callback that writes them; each task has a subclass, which says what the figures are.
 """
 
 import csv
 import importlib.util
 import math
 import os
+import sys
 import time
 
 import keras
@@ -16,18 +16,23 @@ import numpy as np
 from sparsity_tf import inspection, layers
 from sparsity_tf.bounded_files import DamagedFileError, read_figures
 from sparsity_tf.callbacks.sparsity_monitor import write_scalar
-from sparsity_tf.train import run_folder, trainer
-from sparsity_tf.train.classifier.evaluation import Evaluation
+from sparsity_tf.train import run_folder
 
-# What a `SparsityMonitor` knows beside the sparsities.
-_OF_MASKS = ("threshold", "drop_fraction", "dropped", "grown", "mask_change")
 # Columns that a report is made of.
 _REPORTED = ("step", "seconds", "loss")
 
 
+def warn(message):
+    """Says on standard error what the user may not have meant."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def sparsity_of(row):
-    """What a row says of the network's sparsity, in words."""
-    return trainer.sparsity_text(row["sparsity"], row.get("sparsity_of_sparse_weights"))
+    """A row's sparsities in words: of all kernels, and of the sparse weights where that is another."""
+    text, of_sparse_weights = f"sparsity {100 * row['sparsity']:.2f} %", row.get("sparsity_of_sparse_weights")
+    if of_sparse_weights in (None, row["sparsity"]):
+        return text
+    return f"{text} ({100 * of_sparse_weights:.2f} % of the sparse weights)"
 
 
 def penalty_weight(model):
@@ -54,6 +59,8 @@ class EpochLog(keras.callbacks.Callback):
             off before its checkpoint, are dropped.
         print_lines: Whether to print a line for each row.
         writes: Whether to write at all: of several workers one does, but all take part in measuring.
+        batches: The run's data, for a subclass that measures on them.
+        monitor: A `SparsityMonitor` that stands before this callback, for a subclass that reads it, or `None`.
     """
 
     # What the steps of TensorBoard are: "epoch" or "step".
@@ -61,7 +68,18 @@ class EpochLog(keras.callbacks.Callback):
     # Columns that the logs of the epoch get, for callbacks behind this one and the progress bar.
     shown = ()
 
-    def __init__(self, folder, epochs, penalty_examples, every=1, first_epoch=0, print_lines=True, writes=True):
+    def __init__(
+        self,
+        folder,
+        epochs,
+        penalty_examples,
+        every=1,
+        first_epoch=0,
+        print_lines=True,
+        writes=True,
+        batches=None,
+        monitor=None,
+    ):
         super().__init__()
         self.path = os.path.join(folder, run_folder.METRICS)
         self.tensorboard = os.path.join(folder, run_folder.TENSORBOARD)
@@ -70,6 +88,8 @@ class EpochLog(keras.callbacks.Callback):
         self.every = every
         self.print_lines = print_lines
         self.writes = writes
+        self.batches = batches
+        self.monitor = monitor
         self._seconds = 0.0
         self._writer = None
         # The columns of the file that rows are added to, if there is one.
@@ -180,60 +200,6 @@ class EpochLog(keras.callbacks.Callback):
         return row
 
 
-class RunLog(EpochLog):
-    """The `EpochLog` of the classifiers: loss, accuracy and errors on the test set.
-
-    Args:
-        folder: Folder of the run.
-        batches: `datasets.Batches` of the run.
-        epochs: Number of epochs of the whole run.
-        monitor: A `SparsityMonitor` that stands before this callback: what its CSV file has beside sparsities becomes
-            TensorBoard scalars, too. `None`: there is none.
-        **kwargs: Those of `EpochLog`.
-    """
-
-    axis = "epoch"
-    shown = ("test_error",)
-
-    def __init__(self, folder, batches, epochs, monitor=None, **kwargs):
-        super().__init__(folder, epochs, batches.num_examples, **kwargs)
-        self.batches = batches
-        self.monitor = monitor
-        self._evaluation = None
-
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        self._evaluation = Evaluation(self.model, self.batches)
-
-    def figures(self, logs):
-        test = self._evaluation.run()
-        return {
-            "accuracy": float(logs["accuracy"]),
-            "test_loss": test.loss,
-            "test_accuracy": 1.0 - test.error,
-            "test_error": test.error,
-            "test_top5_error": test.top5_error,
-        }
-
-    def line(self, row):
-        return (
-            f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  loss {row['loss']:.4f}"
-            f"  accuracy {100 * row['accuracy']:.2f} %"
-            f"  test error {100 * row['test_error']:.2f} %"
-            f"  {sparsity_of(row)}  {row['seconds']:.1f} s"
-        )
-
-    def more_scalars(self, row):
-        rows = self.monitor.rows if self.monitor else ()
-        of_epoch = [of_weight for of_weight in rows if of_weight["epoch"] == row["epoch"] - 1]
-        return [
-            (f"{name}/{of_weight['weight']}", of_weight[name])
-            for of_weight in of_epoch
-            for name in _OF_MASKS
-            if name in of_weight
-        ]
-
-
 def read_metrics(folder, needed=()):
     """The rows of a run's `metrics.csv` as dicts of strings; an empty list if there is no file.
 
@@ -261,7 +227,7 @@ def read_metrics(folder, needed=()):
 
 
 def rows_of(prepared):
-    """The rows of a run that has come to its end, for the report; `prepared` is its `running.Prepared`.
+    """The rows of a run that has come to its end, for the report; `prepared` is its `trainer.Prepared`.
 
     Raises:
         ValueError, OSError: As of `read_metrics`.
@@ -276,7 +242,7 @@ def rows_of(prepared):
 def _warn_of_lost_rows(folder, last, done):
     best = os.path.exists(os.path.join(folder, run_folder.BEST))
     compared = f", and {run_folder.BEST} is compared with those that have one" if best else ""
-    trainer.warn(
+    warn(
         f"{os.path.join(folder, run_folder.METRICS)} has rows up to epoch {last}, and {done} are done: "
         f"{run_folder.RESULTS} leaves out those without a row{compared}"
     )
@@ -293,7 +259,7 @@ def lowest_error(folder, metric, from_epoch):
     Args:
         folder: Folder of the run.
         metric: Column of `metrics.csv`.
-        from_epoch: As of `state.Best`.
+        from_epoch: As of `run_folder.Best`.
 
     Raises:
         ValueError, OSError: As of `read_metrics`.

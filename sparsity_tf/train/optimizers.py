@@ -91,10 +91,52 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         return cls(**config)
 
 
+@keras.saving.register_keras_serializable("sparsity_tf")
+class ReciprocalSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of the Transformer: c min(1, t / w) / sqrt(max(t, w) d) at step t.
+
+    Source: Vaswani et al., arXiv 1706.03762, equation 3; tensor2tensor's
+    `constant*linear_warmup*rsqrt_decay*rsqrt_hidden_size`.
+
+    Args:
+        constant: c, > 0; 2 in tensor2tensor's base model.
+        warmup_steps: w, >= 1: steps in which the rate rises linearly from 0.
+        hidden_size: d, the units of a position.
+
+    Example:
+        >>> schedule = ReciprocalSquareRoot(2.0, warmup_steps=8000, hidden_size=512)
+        >>> [f"{float(schedule(step)):.3e}" for step in (0, 8000, 100_000)]
+        ['0.000e+00', '9.882e-04', '2.795e-04']
+    """
+
+    def __init__(self, constant, warmup_steps, hidden_size):
+        for name, value in (("constant", constant), ("warmup_steps", warmup_steps), ("hidden_size", hidden_size)):
+            if not value > 0:
+                raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+        self.constant, self.warmup_steps, self.hidden_size = constant, warmup_steps, hidden_size
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        rise = ops.minimum(1.0, step / self.warmup_steps)
+        return self.constant * self.hidden_size**-0.5 * rise * ops.rsqrt(ops.maximum(step, float(self.warmup_steps)))
+
+    def get_config(self):
+        return {name: getattr(self, name) for name in ("constant", "warmup_steps", "hidden_size")}
+
+
 def learning_rate(recipe, steps):
     """The recipe's learning rate, a number or a Keras schedule; `steps` is the steps an epoch."""
-    rate = _after_warmup(recipe, steps)
-    return WarmUp(rate, recipe.lr_warmup_epochs * steps) if recipe.lr_warmup_epochs else rate
+    if recipe.lr_schedule == "rsqrt":
+        return ReciprocalSquareRoot(recipe.learning_rate, recipe.warmup_steps, recipe.hidden_size)
+    rate, warmup = _after_warmup(recipe, steps), _warmup_steps(recipe, steps)
+    return WarmUp(rate, warmup) if warmup else rate
+
+
+def _warmup_steps(recipe, steps):
+    """Steps in which the rate rises, which a recipe gives in steps or in epochs, or not at all."""
+    if hasattr(recipe, "warmup_steps"):
+        return recipe.warmup_steps
+    return getattr(recipe, "lr_warmup_epochs", 0) * steps
 
 
 def _after_warmup(recipe, steps):

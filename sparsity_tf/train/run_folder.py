@@ -24,6 +24,7 @@ from sparsity_tf.bounded_files import one_line, read_json
 from sparsity_tf.checkpoints.keras_files import open_keras_archive
 from sparsity_tf.deploy.compact_file import compress_file
 from sparsity_tf.layers import flatten_layers
+from sparsity_tf.train import aliases
 
 CHECKPOINT = "checkpoint.keras"
 MODEL = "model.keras"
@@ -240,6 +241,8 @@ def as_plain(recipe):
 def read_recipe(folder):
     """What the recipe's file in a folder holds, a dict; `None` if there is no such file.
 
+    Settings of earlier versions have their present names.
+
     Raises:
         ValueError: It is damaged.
     """
@@ -249,7 +252,7 @@ def read_recipe(folder):
     settings = read_json(path)
     if not isinstance(settings, dict):
         raise ValueError(f"{path} is damaged: it must hold a JSON object.")
-    return settings
+    return {aliases.RENAMED.get(name, name): value for name, value in settings.items()}
 
 
 def with_data_of_run(folder, recipe):
@@ -321,3 +324,8 @@ def _outputs(folder):
     files = (CHECKPOINT, _UNFINISHED, SNAPSHOT, INITIAL, BEST, MODEL, METRICS, RESULTS, SPARSITY, SPARSITY_BY_STEP)
     names = (*files, TRANSLATIONS, "unfinished_*.keras", TENSORBOARD, FRAMES, *PICTURES)
     return [path for name in names for path in sorted(glob.glob(os.path.join(glob.escape(folder), name)))]
+
+
+def outputs_in(folder):
+    """Names of what lies in the folder of a run, in order, hidden files left out."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))

@@ -1,14 +1,92 @@
-"""The settings of sparsity that every recipe has: the technique, and what the algorithms that move masks are told."""
+"""What a recipe says of sparsity, and the callback that it becomes: fields, checks, and one table of algorithms.
 
+`SparsitySettings` holds the fields that every recipe has. `ALGORITHMS` says which of them each algorithm of
+`sparsity_tf.callbacks` takes, and as which argument; `make` gives the callback. These algorithms all train masked
+layers. A setting that is `None` is not passed on, so that the callback's default holds; a setting that a technique does
+not take is an error. What a callback has beside these goes through `technique_options`.
+"""
+
+import contextlib
 import dataclasses
+import inspect
+import itertools
+import math
+import os
+import re
+import typing
 
-from sparsity_tf import layers
-from sparsity_tf.train import algorithms
-from sparsity_tf.train.fields import check_field, choice, number, other
+from sparsity_tf import callbacks, layers, schedules
+from sparsity_tf.train import run_folder
+from sparsity_tf.train.fields import check_field, choice, number, other, string
+
+
+class Algorithm(typing.NamedTuple):
+    """A row of the table: the callback, and for each setting of a recipe the name of its argument."""
+
+    callback: type
+    settings: dict
+
+
+def _same(*names):
+    return {name: name for name in names}
+
+
+_TARGET = {"final_sparsity": "sparsity", **_same("distribution", "dense")}
+_WHEN = _same("begin_step", "end_step", "frequency")
+_GRADUAL = {**_TARGET, **_WHEN, **_same("final_sparsity", "initial_sparsity", "structure")}
+_DROP_AND_GROW = {**_TARGET, **_WHEN, **_same("drop_fraction", "decay", "drop", "grow", "redistribution")}
+
+ALGORITHMS = {
+    "magnitude": Algorithm(callbacks.MagnitudePruning, {**_GRADUAL, **_same("scope")}),
+    "random": Algorithm(callbacks.RandomPruning, _GRADUAL),
+    "static": Algorithm(callbacks.StaticSparsity, {**_TARGET, **_same("structure")}),
+    "set": Algorithm(callbacks.SET, _DROP_AND_GROW),
+    "rigl": Algorithm(callbacks.RigL, _DROP_AND_GROW),
+    "sparse_momentum": Algorithm(callbacks.SparseMomentum, _DROP_AND_GROW),
+    "dsr": Algorithm(
+        callbacks.DynamicSparseReparameterization,
+        {**_TARGET, **_WHEN, **_same("prune_target"), "redistribution": "heuristic"},
+    ),
+    "narang": Algorithm(callbacks.NarangPruning, _WHEN),
+    "snip": Algorithm(callbacks.SNIP, {**_TARGET, **_same("scope")}),
+    "grasp": Algorithm(callbacks.GraSP, {**_TARGET, **_same("scope")}),
+    "lottery": Algorithm(callbacks.IterativePruning, _same("final_sparsity", "rounds", "rewind_step", "scope")),
+}
+ALGORITHMS["gmp"] = ALGORITHMS["magnitude"]
+ALGORITHMS["snfs"] = ALGORITHMS["sparse_momentum"]
+
+# Settings of the technique "masked" itself.
+_OF_MASKED = ("load_masks", "reinitialize")
+SETTINGS = tuple(dict.fromkeys([*itertools.chain(*(a.settings for a in ALGORITHMS.values())), *_OF_MASKED]))
+
+# Arguments that the run itself gives, and those that settings give: none is a technique option.
+_GIVEN = {"where", "seed", "data", "steps_per_round", "snapshot"}
+_GIVEN.update(itertools.chain(*(algorithm.settings.values() for algorithm in ALGORITHMS.values())))
+
+
+def identity(technique):
+    """What a technique's name or alias stands for: a callback or a `layers.Technique`, a class; `None` for "none"."""
+    algorithm = ALGORITHMS.get(technique)
+    return algorithm.callback if algorithm else layers.TECHNIQUES.get(technique)
+
+
+def has_option(technique, name):
+    """Whether a technique of layers has an option of that name."""
+    return technique in layers.TECHNIQUES and name in layers.TECHNIQUES[technique].option_names()
+
+
+def settings_of(technique):
+    """Those of `SETTINGS` that a technique takes, a tuple."""
+    if technique in ALGORITHMS:
+        return tuple(ALGORITHMS[technique].settings)
+    layer_technique = layers.TECHNIQUES.get(technique)
+    if layer_technique is layers.Masked:
+        return _OF_MASKED
+    return ("final_sparsity", "distribution") if has_option(technique, "sparsity") else ()
 
 
 def _technique_names():
-    return ("none", *layers.TECHNIQUES, *algorithms.ALGORITHMS)
+    return ("none", *layers.TECHNIQUES, *ALGORITHMS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +99,12 @@ class SparsitySettings:
     Raises:
         ValueError: A value that is not allowed; the message names it and says what is.
     """
+
+    # What holds in a program that has no such setting.
+    strategy = "none"
+    keep_initial = False
+    keep_best = False
+    log_every = 1
 
     technique: str = choice(
         "none", _technique_names, "Sparsification technique: one of layers, or an algorithm that moves masks."
@@ -35,39 +119,36 @@ class SparsitySettings:
     initial_sparsity: float = number(None, "Fraction of zeros at begin_step (magnitude, random).", 0, below=1)
     begin_step: int = number(None, "Optimizer step after which masks begin to change.", 0)
     end_step: int = number(None, "Last optimizer step after which masks change; default: the algorithm's.", 1)
-    frequency: str = other(
-        None,
+    frequency: str = string(
         "Steps between changes of the masks: an integer, epoch, or pairs such as 0:100,25:200 (from epoch 25 on every "
         "200 steps; not where gradients are read).",
     )
-    distribution: str = other(
-        None,
+    distribution: str = string(
         "What final_sparsity means for each layer (algorithms, dnw): uniform, er, erk, by_size, a budget's .csv file, "
         "or pairs such as stage.*=0.91,classifier=0.8.",
     )
-    dense_layers: str = other(
-        None, "Layers kept dense: first, last, first_and_last, or names and regular expressions separated by commas."
+    dense: str = string(
+        "Layers kept dense: first, last, first_and_last, or names and regular expressions separated by commas."
     )
-    structure: str = other(
-        None, "Weights that live and die together: 2:4 (N:M), 4x1 (blocks), filter, ... (magnitude, random, static)."
+    structure: str = string(
+        "Weights that live and die together: 2:4 (N:M), 4x1 (blocks), filter, ... (magnitude, random, static)."
     )
     scope: str = choice(None, ("layer", "global"), "Where scores are compared (magnitude, snip, grasp, lottery).")
     drop_fraction: float = number(
         None, "Share of live weights to drop at first (set, rigl, sparse_momentum).", 0, most=1
     )
-    drop_fraction_decay: str = choice(None, ("cosine", "linear", "constant"), "How drop_fraction falls.")
-    growth: str = other(None, "Which weights grow (set, rigl, sparse_momentum): random, gradient, momentum, ...")
-    death: str = other(None, "Which weights are dropped (set, rigl, sparse_momentum): magnitude, SET, threshold, ...")
-    redistribution: str = other(
-        None,
+    decay: str = choice(None, ("cosine", "linear", "constant"), "How drop_fraction falls.")
+    grow: str = string("Which weights grow (set, rigl, sparse_momentum): random, gradient, momentum, ...")
+    drop: str = string("Which weights are dropped (set, rigl, sparse_momentum): magnitude, SET, threshold, ...")
+    redistribution: str = string(
         "What growth is shared out by: momentum, magnitude, nonzeros, ... (set, rigl, sparse_momentum); survivors, "
         "pruned, zeros, ... (dsr).",
     )
     prune_target: float = number(
         None, "Weights to prune at a time (dsr): a number, or a fraction below 1 of all parameters.", above=0
     )
-    load_masks: str = other(
-        None, "Checkpoint to take fixed masks from (masked). With the seed of its run, weights begin as they did there."
+    load_masks: str = string(
+        "Checkpoint to take fixed masks from (masked). With the seed of its run, weights begin as they did there."
     )
     load_weights: str = other(
         None,
@@ -91,4 +172,186 @@ class SparsitySettings:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             check_field(field, getattr(self, field.name))
-        algorithms.check_settings(self)
+        check_settings(self)
+
+
+def check_settings(recipe):
+    """Raises a ValueError if the recipe has a setting that its technique does not take."""
+    taken = settings_of(recipe.technique)
+    for name in SETTINGS:
+        value = getattr(recipe, name)
+        if value is not None and name not in taken:
+            raise ValueError(
+                f"`{name}` is not used by technique {recipe.technique}, which takes "
+                f"{', '.join(taken) or 'no such setting'}. Received: {name}={value}"
+            )
+    if recipe.technique == "none":
+        for name in ("technique_options", "where"):
+            if getattr(recipe, name):
+                raise ValueError(f"`{name}` is not used by technique none. Received: {name}={getattr(recipe, name)}")
+    if recipe.threshold_l2 and not has_option(recipe.technique, "threshold_regularizer"):
+        raise ValueError(
+            f"`threshold_l2` is not used by technique {recipe.technique}, which has no thresholds to learn. "
+            f"Received: threshold_l2={recipe.threshold_l2}"
+        )
+    if recipe.frequency is not None:
+        parse_frequency(recipe.frequency, 1)
+
+
+def parse_frequency(text, steps):
+    """The `frequency` of a callback from that of a recipe.
+
+    Args:
+        text: An integer >= 1; "epoch"; or pairs EPOCH:FREQUENCY with rising epochs, the first 0, such as
+            "0:100,25:200": from epoch 25 on every 200 steps.
+        steps: Steps an epoch.
+
+    Returns:
+        An integer, "epoch", or a `schedules.Piecewise`.
+
+    Raises:
+        ValueError: Anything else.
+    """
+    if text == "epoch":
+        return text
+    pairs = re.fullmatch(r"\d+|[\d.]+:\d+(,[\d.]+:\d+)*", text) and [pair.split(":") for pair in text.split(",")]
+    with contextlib.suppress(ValueError):
+        frequencies = [int(pair[-1]) for pair in pairs or ()]
+        epochs = [float(pair[0]) for pair in pairs or () if len(pair) == 2]
+        rising = not epochs or (epochs[0] == 0 and all(a < b for a, b in itertools.pairwise(epochs)))
+        if frequencies and min(frequencies) >= 1 and rising:
+            boundaries = tuple(round(epoch * steps) for epoch in epochs[1:])
+            return schedules.Piecewise(boundaries, tuple(frequencies)) if epochs else frequencies[0]
+    raise ValueError(
+        "`frequency` must be an integer of at least 1, epoch, or pairs EPOCH:FREQUENCY with rising epochs from 0 on, "
+        f"such as 0:100,25:200. Received: frequency={text}"
+    )
+
+
+def parse_distribution(text):
+    """The `distribution` of a callback from that of a recipe.
+
+    Args:
+        text: A name, the path of a budget, which ends in .csv, or NAME=SPARSITY pairs separated by commas, such as
+            "stage.*=0.91,classifier=0.8": names of layers or regular expressions.
+
+    Returns:
+        The text, or a dict.
+
+    Raises:
+        ValueError: Pairs that are none.
+    """
+    if text.endswith(".csv") or "=" not in text:
+        return text
+    try:
+        pairs = [pair.rsplit("=", 1) for pair in text.split(",")]
+        return {name: float(sparsity) for name, sparsity in pairs}
+    except ValueError:
+        raise ValueError(
+            "`distribution` must be a name, a .csv file, or NAME=SPARSITY pairs separated by commas. "
+            f"Received: distribution={text}"
+        ) from None
+
+
+def make(recipe, steps, batch, folder=None):
+    """The recipe's algorithm, a callback, or `None`.
+
+    Args:
+        recipe: A `Recipe`.
+        steps: Steps an epoch.
+        batch: Function that gives training arrays (x, y), for pruning at initialisation.
+        folder: Folder of the run, for what has to be kept beside the model; `None` keeps it in memory.
+
+    Raises:
+        ValueError: A setting or an option that the callback refuses; the message uses the recipe's names.
+    """
+    if recipe.technique not in ALGORITHMS:
+        return None
+    callback, settings = ALGORITHMS[recipe.technique]
+    values = {name: getattr(recipe, name) for name in settings}
+    if recipe.frequency is not None:
+        values["frequency"] = parse_frequency(recipe.frequency, steps)
+    if recipe.distribution is not None:
+        values["distribution"] = parse_distribution(recipe.distribution)
+    if recipe.dense is not None:
+        names = recipe.dense.split(",")
+        values["dense"] = names if len(names) > 1 else names[0]
+    arguments = {settings[name]: value for name, value in values.items() if value is not None}
+    known = _option_names(callback)
+    run = {"seed": recipe.seed, "data": None, "steps_per_round": recipe.epochs * steps}
+    run["snapshot"] = folder and os.path.join(folder, run_folder.SNAPSHOT)
+    if "data" in known:
+        run["data"] = batch()
+    arguments.update({name: value for name, value in run.items() if name in known})
+    _check_complete(recipe, callback, arguments)
+    _check_options(recipe, known - _GIVEN)
+    if (recipe.rewind_step or 0) % steps:
+        raise ValueError(
+            f"`rewind_step` must be a multiple of the {steps} steps of an epoch. "
+            f"Received: rewind_step={recipe.rewind_step}"
+        )
+    with naming_options(recipe, "technique_options"), recipe_names(recipe):
+        return callback(**arguments, **recipe.technique_options)
+
+
+def _check_complete(recipe, callback, arguments):
+    for name in getattr(callback, "required", ()):
+        if name not in arguments:
+            raise ValueError(f"`{name}` must be given with technique {recipe.technique}. Received: {name}=None")
+
+
+def _check_options(recipe, known):
+    unknown = sorted(set(recipe.technique_options) - known)
+    if unknown:
+        raise ValueError(
+            f"`technique_options` of {recipe.technique} may hold {', '.join(sorted(known)) or 'nothing'} (the others "
+            f"have flags of their own). Received: {', '.join(unknown)}"
+        )
+
+
+def _option_names(callback):
+    """Names of all arguments of a callback, those that it passes on to its base classes too."""
+    names = set()
+    for base in callback.__mro__:
+        parameters = inspect.signature(base.__init__).parameters.values()
+        names.update(parameter.name for parameter in parameters if parameter.kind == parameter.POSITIONAL_OR_KEYWORD)
+        if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
+            return names - {"self"}
+    return names - {"self"}
+
+
+@contextlib.contextmanager
+def naming_options(recipe, *names):
+    """An option whose type a builder, technique or callback can't take becomes a ValueError that names the setting."""
+    given = {name: getattr(recipe, name) for name in names if getattr(recipe, name)}
+    try:
+        yield
+    except TypeError as error:
+        if not given:
+            raise
+        received = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise ValueError(
+            f"`{'` or `'.join(given)}` must hold values that can be used ({error}). Received: {received}"
+        ) from error
+
+
+@contextlib.contextmanager
+def recipe_names(recipe):
+    """Errors of the recipe's callback raised inside name its settings rather than the callback's arguments."""
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+        for name, argument in ALGORITHMS[recipe.technique].settings.items():
+            message = message.replace(f"`{argument}`", f"`{name}`")
+            message = re.sub(rf"\b{argument}=", f"{name}=", message)
+        raise ValueError(message) from error
+
+
+def update_grid(recipe, algorithm, steps):
+    """The largest divisor of the steps an epoch that divides every step at which the algorithm may change masks."""
+    if algorithm is None or "frequency" not in ALGORITHMS[recipe.technique].settings:
+        return steps
+    frequency = algorithm.frequency
+    periods = [frequency] if isinstance(frequency, int) else getattr(frequency, "values", ())
+    return math.gcd(steps, algorithm.begin_step, algorithm.end_step or 0, *periods)

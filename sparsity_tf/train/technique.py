@@ -3,8 +3,6 @@
 Also what its schedule means for the run: from when on a model is final, and what it leaves undone.
 """
 
-import warnings
-
 import keras
 
 from sparsity_tf import initializers, layers
@@ -12,7 +10,7 @@ from sparsity_tf.callbacks import IterativePruning, MagnitudePruning, NarangPrun
 from sparsity_tf.layers import set_sparsities
 from sparsity_tf.load_masks import load_masks
 from sparsity_tf.masks import structures
-from sparsity_tf.train import algorithms
+from sparsity_tf.train import sparsity_settings
 from sparsity_tf.train.load_weights import load_weights
 
 # Algorithms whose sparsity rises until a last step.
@@ -27,7 +25,7 @@ def arguments(recipe):
     """
     if recipe.technique == "none":
         return {"technique": None, "technique_options": None, "where": None}
-    if recipe.technique in algorithms.ALGORITHMS:
+    if recipe.technique in sparsity_settings.ALGORITHMS:
         return {"technique": "masked", "technique_options": _structure_options(recipe), "where": recipe.where}
     options = dict(recipe.technique_options)
     known = layers.TECHNIQUES[recipe.technique].option_names()
@@ -55,8 +53,8 @@ def begin_with(model, recipe):
     Raises:
         FileNotFoundError, ValueError: A file is not there, or does not fit.
     """
-    if recipe.distribution is not None and recipe.technique not in algorithms.ALGORITHMS:
-        set_sparsities(model, algorithms.parse_distribution(recipe.distribution), recipe.final_sparsity)
+    if recipe.distribution is not None and recipe.technique not in sparsity_settings.ALGORITHMS:
+        set_sparsities(model, sparsity_settings.parse_distribution(recipe.distribution), recipe.final_sparsity)
     if recipe.load_weights is not None:
         load_weights(model, recipe.load_weights)
     if recipe.load_masks is not None:
@@ -65,33 +63,14 @@ def begin_with(model, recipe):
         initializers.reinitialize(model, recipe.reinitialize, seed=recipe.seed)
 
 
-def rehearse(recipe, algorithm, make_model, steps):
-    """Prepares an algorithm on a network of its own: what does not fit is an error now, and not in `fit`.
-
-    Args:
-        recipe: The recipe.
-        algorithm: Its algorithm, a callback of its own for the rehearsal, or `None`.
-        make_model: Function that makes a compiled network.
-        steps: Steps an epoch.
-
-    Raises:
-        ValueError: The optimizer, the layers or the length of the training do not suit the algorithm.
-    """
-    if algorithm is None:
-        return
+def check_begin(recipe, algorithm, steps):
+    """Raises a ValueError if the recipe's algorithm would prune nothing; `steps` is the steps an epoch."""
     total = recipe.epochs * steps
     if isinstance(algorithm, _GRADUAL) and algorithm.end_step is not None and algorithm.begin_step >= total:
         raise ValueError(
             f"`begin_step` must come before the end of the run, or nothing is pruned: {_length(recipe)} "
             f"makes {total:,} steps. Received: begin_step={algorithm.begin_step}"
         )
-    # The network that is trained gives the same warnings.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        model = make_model()
-        with algorithms.recipe_names(recipe):
-            algorithm.prepare(model, recipe.epochs, steps)
-    algorithm.detach()
 
 
 def penalized(recipe):
@@ -105,12 +84,14 @@ def _length(recipe):
     return f"{name}={getattr(recipe, name)}"
 
 
-def ramp_in_epochs(recipe, steps):
-    """(first, last step) of a penalty's ramp that the recipe gives in epochs; `steps` is the steps an epoch."""
+def _ramp(recipe, steps):
+    """(first, last step) of the penalty's ramp, which a recipe gives in epochs of `steps` steps, or in steps."""
+    if hasattr(recipe, "penalty_begin_step"):
+        return recipe.penalty_begin_step, recipe.penalty_end_step
     return round(recipe.penalty_begin_epoch * steps), round(recipe.penalty_end_epoch * steps)
 
 
-def settled_from(recipe, algorithm, total_steps, penalty_end_step):
+def settled_from(recipe, algorithm, steps):
     """The step of training from which on neither masks nor the penalty's weight change by plan.
 
     Models before aren't final. Those of fixed sparsity, and dynamic ones of a constant number of weights, are final
@@ -119,26 +100,26 @@ def settled_from(recipe, algorithm, total_steps, penalty_end_step):
     Args:
         recipe: The recipe.
         algorithm: Its algorithm, a callback, or `None`.
-        total_steps: Steps in the whole run; of lottery tickets, in a round.
-        penalty_end_step: Step from which the penalty is in full.
+        steps: Steps an epoch.
     """
     if isinstance(algorithm, IterativePruning):
         return algorithm.total_steps - (algorithm.steps_per_round - algorithm.rewind_step)  # the last ticket
     if isinstance(algorithm, _GRADUAL):
+        total_steps = recipe.epochs * steps
         return algorithm.default_end_step(total_steps) if algorithm.end_step is None else algorithm.end_step
-    return penalty_end_step if _has_ramp(recipe) else 0
+    return _ramp(recipe, steps)[1] if _has_ramp(recipe) else 0
 
 
-def shortfall(recipe, algorithm, total_steps, penalty_begin_step, penalty_end_step):
+def shortfall(recipe, algorithm, steps):
     """What the schedule of a run leaves undone because the run is too short: a sentence without a full stop, or `None`.
 
     Args:
         recipe: The recipe.
         algorithm: Its algorithm, a callback, or `None`.
-        total_steps: Steps in the whole run.
-        penalty_begin_step, penalty_end_step: The penalty's ramp.
+        steps: Steps an epoch.
     """
-    found = []
+    found, total_steps = [], recipe.epochs * steps
+    penalty_begin_step, penalty_end_step = _ramp(recipe, steps) if _has_ramp(recipe) else (0, 0)
     begin, end = getattr(algorithm, "begin_step", 0), getattr(algorithm, "end_step", None)
     if isinstance(algorithm, _GRADUAL):
         if end is not None and end > total_steps:
@@ -146,14 +127,13 @@ def shortfall(recipe, algorithm, total_steps, penalty_begin_step, penalty_end_st
             found.append(f"the final sparsity{goal} is not reached, which end_step={end} asks for")
     elif algorithm is not None and algorithm.scheduled and begin >= total_steps:
         found.append(f"masks never change, which begin_step={begin} asks for")
-    if _has_ramp(recipe) and penalty_begin_step >= total_steps:
+    if penalty_begin_step >= total_steps:
         found.append(f"there is no penalty, whose ramp begins at step {penalty_begin_step}")
-    elif _has_ramp(recipe) and penalty_end_step > total_steps:
+    elif penalty_end_step > total_steps:
         found.append(f"the penalty is never in full, whose ramp ends at step {penalty_end_step}")
     if not found:
         return None
-    settled = settled_from(recipe, algorithm, total_steps, penalty_end_step)
-    if getattr(recipe, "keep_best", False) and settled > total_steps:
+    if recipe.keep_best and settled_from(recipe, algorithm, steps) > total_steps:
         found.append("no best.keras is kept")
     return f"the run ends after {total_steps:,} steps ({_length(recipe)}): {'; '.join(found)}"
 
@@ -162,17 +142,17 @@ def _has_ramp(recipe):
     return penalized(recipe) and recipe.penalty_schedule != "none"
 
 
-def penalty_callbacks(recipe, num_examples, begin_step, end_step):
+def penalty_callbacks(recipe, num_examples, steps):
     """The callback that moves the penalty weight, in a list; empty for techniques without one.
 
     Args:
         recipe: The recipe.
         num_examples: What its `penalty_weight` is divided by.
-        begin_step: Step until which the penalty is 0.
-        end_step: Step from which it is in full.
+        steps: Steps an epoch.
     """
     if not penalized(recipe):
         return []
+    begin_step, end_step = _ramp(recipe, steps)
     return [
         PenaltyRamp(
             weight=recipe.penalty_weight,

@@ -29,7 +29,8 @@ import numpy as np
 import pytest
 
 from sparsity_tf import layers
-from sparsity_tf.train import algorithms, run_folder
+from sparsity_tf.train import run_folder
+from sparsity_tf.train import sparsity_settings as algorithms
 from tests.campaigns import kills
 from tests.train.language_model.test_language_model import SMALL
 from tests.train.runs import write_digits

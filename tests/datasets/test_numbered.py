@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from sparsity_tf import datasets
+from sparsity_tf.datasets import numbered
 from sparsity_tf.datasets.batches import first_of
 from sparsity_tf.datasets.images import array_batches
 from sparsity_tf.datasets.numbered import NumberedBatches
-from sparsity_tf.datasets.text import characters, parallel_corpus, subwords, translation_batches
+from sparsity_tf.datasets.text import parallel_corpus, subwords, translation_batches
 
 pytestmark = pytest.mark.tensorflow
 
@@ -18,8 +19,7 @@ def elsewhere(monkeypatch):
     """A function after whose call data sets are what they are on another backend."""
 
     def switch():
-        for module in (array_batches, characters, translation_batches):
-            monkeypatch.setattr(module, "uses_tf_data", lambda: False)
+        monkeypatch.setattr(numbered, "uses_tf_data", lambda: False)
 
     return switch
 

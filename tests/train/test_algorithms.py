@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sparsity_tf import callbacks, layers, schedules
-from sparsity_tf.train import algorithms, log, run_folder
+from sparsity_tf.train import log, run_folder
+from sparsity_tf.train import sparsity_settings as algorithms
 from sparsity_tf.train.classifier import pictures, presets
 from tests.train.runs import classify, recipe_of, weights_of, write_digits
 
@@ -199,8 +200,8 @@ def test_setting_of_the_wrong_type_is_named():
     ("flags", "message"),
     [
         (["--technique=magnitude"], "`final_sparsity` must be .*final_sparsity=None"),
-        (["--technique=rigl", "--death=x"], "`death` must be one of .*death='x'"),
-        (["--technique=rigl", "--growth=x"], "`growth` must be one of .*growth='x'"),
+        (["--technique=rigl", "--death=x"], "`drop` must be one of .*drop='x'"),
+        (["--technique=rigl", "--growth=x"], "`grow` must be one of .*grow='x'"),
         (["--technique=dsr", "--redistribution=x"], "`redistribution` must be one of .*redistribution='x'"),
         (["--technique=gmp", "--sparsity=0.5", "--structure=5y"], "`structure` must be .*structure='5y'"),
         (["--technique=lottery", "--sparsity=0.5"], "`rounds` must be given with technique lottery. .*rounds=None"),
@@ -391,7 +392,7 @@ def test_fixed_masks_come_from_a_checkpoint(finished, digits, tmp_path, capsys):
     ("technique", "flags", "message"),
     [
         ("sparse_momentum", ["--momentum=0"], "SparseMomentum reads the optimizer's momentum"),
-        ("rigl", ["--dense_layers=fc9"], "`dense_layers` must hold entries that match"),
+        ("rigl", ["--dense_layers=fc9"], "`dense` must hold entries that match"),
         ("rigl", ["--distribution=even"], "`distribution` must be one of"),
         ("rigl", ["--distribution=/nowhere/budget.csv"], "/nowhere/budget.csv"),
         ("rigl", ["--frequency=0:2,1:4"], "`frequency` must be a number"),

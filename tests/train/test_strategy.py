@@ -107,7 +107,7 @@ def test_batch_must_divide_among_replicas(digits, tmp_path, capsys, monkeypatch)
     class Four:
         num_replicas_in_sync = 4
 
-    from sparsity_tf.train.classifier import task as loop
+    from sparsity_tf.train import trainer as loop
 
     monkeypatch.setattr(loop, "get_strategy", lambda name: Four())
     flags = [*RUN, "--batch_size=6", f"--data_dir={digits}", f"--output_dir={tmp_path}"]
@@ -121,7 +121,7 @@ def test_two_replicas_of_one_process_train_together(digits, tmp_path):
         "import tensorflow as tf\n"
         "cpus = tf.config.list_physical_devices('CPU')\n"
         "tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)\n"
-        "from sparsity_tf.train import classifier; classifier.run_main()"
+        "from sparsity_tf.train.classifier.__main__ import run_main; run_main()"
     )
     arguments = [*RUN, f"--data_dir={digits}", f"--output_dir={tmp_path / 'run'}", "--strategy=mirrored"]
     finished = subprocess.run(

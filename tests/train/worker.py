@@ -12,7 +12,8 @@ import keras
 import numpy as np
 
 from sparsity_tf.train import trainer
-from sparsity_tf.train.classifier import pictures, task
+from sparsity_tf.train.classifier import pictures
+from sparsity_tf.train.classifier.task import ClassifierTask
 from tests.train.runs import recipe_of
 
 
@@ -25,8 +26,8 @@ def main(output_dir, path, epochs_to_live, *flags):
     pictures.Frames.on_epoch_begin = Killed.on_epoch_begin
     trainer.SparsityMonitor.on_epoch_begin = Killed.on_epoch_begin
     pictures.draw = lambda model, folder: []
-    prepared = task.prepare(recipe_of(*flags), output_dir, resume="--resume" in flags)
-    task.train(prepared)
+    prepared = trainer.prepare(ClassifierTask(), recipe_of(*flags), output_dir, resume="--resume" in flags)
+    trainer.train(prepared)
     np.savez(path, *[keras.ops.convert_to_numpy(variable) for variable in prepared.model.variables])
 
 

@@ -2,7 +2,7 @@
 
 Two ideas live here. All random numbers of an epoch (order, crops, flips) are drawn in numpy from `(seed, epoch)`
 before it begins, so every batch is a pure function of `(seed, epoch, batch)`. And a crop of a padded image, mirrored
-or not, is nothing but a choice of rows and columns: two gathers a batch, with no padded copy and nothing per image.
+or not, is nothing but a choice of pixels: one gather a batch, with no padded copy and nothing per image.
 
 Sources: the CIFAR recipes of sparse training (Dettmers & Zettlemoyer, arXiv 1907.04840; Mostafa & Wang,
 arXiv 1902.05967; Evci et al., arXiv 1911.11134), SparseVD's mean image and ZCA (Molchanov et al., ICML 2017).
@@ -12,13 +12,12 @@ import functools
 
 import numpy as np
 
-from sparsity_tf.backend import uses_tf_data
 from sparsity_tf.checks import check_choice, check_instance, check_integer, is_integer, is_number
 from sparsity_tf.datasets import pipeline
 from sparsity_tf.datasets.batches import Batches
-from sparsity_tf.datasets.images import numpy_images, zca
+from sparsity_tf.datasets.images import zca
 from sparsity_tf.datasets.images.image_data import ImageData
-from sparsity_tf.datasets.numbered import NumberedBatches
+from sparsity_tf.datasets.numbered import numbered_batches
 
 AUGMENTATIONS = ("none", "shift", "flip", "crop_flip")
 NORMALIZATIONS = ("none", "mean_image", "standardize", "standardize_dsr", "per_image", "zca")
@@ -84,39 +83,38 @@ def draw_epoch(num_examples, seed, epoch, augment="none", pixels=0):
     return order, offsets, flips
 
 
-def crop_and_flip(images, offsets, flips, border="reflect"):
-    """Moves and mirrors each image of a batch.
+def crop_and_flip(images, offsets, flips, border="reflect", chosen=None):
+    """Takes images out of an array, each moved and mirrored, in one gather.
 
     Equal to padding by a border, cropping at an offset and flipping, without the padded copy.
 
     Args:
-        images: Tensor `(n, height, width, channels)` of any type.
-        offsets: Integer tensor `(n, 2)`: output row r shows input row r + offset.
-        flips: Bool tensor `(n,)`: the result is mirrored left to right.
+        images: Array `(N, height, width, channels)` of any type.
+        offsets: Integer array `(n, 2)`: output row r shows input row r + offset.
+        flips: Bool array `(n,)`: the result is mirrored left to right.
         border: What lies outside: `"reflect"`, the image mirrored at its outermost pixels, or `"zeros"`.
+        chosen: Integer array `(n,)`, the images to take, in their order; default: all.
 
     Returns:
-        Tensor of the shape and type of `images`.
+        Array `(n, height, width, channels)` of the type of `images`.
     """
-    import tensorflow as tf
-
-    height, width = images.shape[1:3]
-    columns = tf.range(width)[tf.newaxis]
-    columns = tf.where(flips[:, tf.newaxis], width - 1 - columns, columns) + offsets[:, 1:]
-    rows = tf.range(height)[tf.newaxis] + offsets[:, :1]
-    if border == "reflect":
-        rows, columns = (size - 1 - tf.abs(size - 1 - tf.abs(i)) for i, size in ((rows, height), (columns, width)))
-        return _gather(images, rows, columns)
+    if chosen is None:
+        chosen = np.arange(len(images))
+    height, width, channels = images.shape[1:]
+    columns = np.arange(width)[np.newaxis]
+    columns = np.where(flips[:, np.newaxis], width - 1 - columns, columns) + offsets[:, 1:]
+    rows = np.arange(height)[np.newaxis] + offsets[:, :1]
     inside = [(i >= 0) & (i < size) for i, size in ((rows, height), (columns, width))]
-    visible = (inside[0][:, :, tf.newaxis] & inside[1][:, tf.newaxis])[..., tf.newaxis]
-    moved = _gather(images, tf.clip_by_value(rows, 0, height - 1), tf.clip_by_value(columns, 0, width - 1))
-    return tf.where(visible, moved, tf.zeros((), moved.dtype))
-
-
-def _gather(images, rows, columns):
-    import tensorflow as tf
-
-    return tf.gather(tf.gather(images, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+    if border == "reflect":
+        rows, columns = (size - 1 - np.abs(size - 1 - np.abs(i)) for i, size in ((rows, height), (columns, width)))
+    else:
+        rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
+    # One index a pixel is four times as fast as three.
+    pixels = (chosen.astype(np.int64)[:, np.newaxis, np.newaxis] * height + rows[:, :, np.newaxis]) * width
+    moved = np.take(images.reshape(-1, channels), pixels + columns[:, np.newaxis], axis=0)
+    if border == "zeros":
+        moved *= (inside[0][:, :, np.newaxis] & inside[1][:, np.newaxis])[..., np.newaxis]
+    return moved
 
 
 def _normalizer(data, num_train, normalize):
@@ -126,7 +124,7 @@ def _normalizer(data, num_train, normalize):
         mean = pipeline.mean_image(train).reshape(data.image_shape)
         return lambda images: images / 255.0 - mean
     if normalize == "per_image":
-        return _standardize_each if uses_tf_data() else numpy_images.standardize_each
+        return _standardize_each
     if normalize == "none":
         return lambda images: images / 255.0
     if normalize == "standardize_dsr":
@@ -140,7 +138,7 @@ def _normalizer(data, num_train, normalize):
 
     def standardize(images):
         images = images / 255.0
-        images -= mean  # numpy: in the memory at hand
+        images -= mean  # in the memory at hand
         images /= stddev
         return images
 
@@ -148,11 +146,9 @@ def _normalizer(data, num_train, normalize):
 
 
 def _standardize_each(images):
-    """As `tf.image.per_image_standardization`, a batch at a time."""
-    import tensorflow as tf
-
-    mean, variance = tf.nn.moments(images, axes=(1, 2, 3), keepdims=True)
-    return (images - mean) / tf.maximum(tf.sqrt(variance), 1.0 / np.sqrt(np.prod(images.shape[1:])))
+    """Each image less its mean, divided by its standard deviation, which counts as at least 1 / sqrt(its size)."""
+    mean, deviation = (take(images, axis=(1, 2, 3), keepdims=True) for take in (np.mean, np.std))
+    return (images - mean) / np.maximum(deviation, np.float32(1.0 / np.sqrt(np.prod(images.shape[1:]))))
 
 
 class ArrayBatches(Batches):
@@ -193,92 +189,44 @@ class ArrayBatches(Batches):
             "validation": (x_train[num_train:], data.y_train[num_train:]),
             "test": (x_test, data.y_test),
         }
-        self._tensors = {}
         self._border = "zeros" if augment == "shift" else "reflect"
 
-    def _examples(self, split):
-        import tensorflow as tf
-
-        if split not in self._tensors:  # one copy, however many datasets are made
-            images, labels = self._arrays[split]
-            with tf.device("CPU"):
-                self._tensors[split] = tf.constant(images), tf.constant(labels.astype(np.int32))
-        return self._tensors[split]
-
     def _finish(self, images):
-        if not uses_tf_data():
-            return self._normalizer(images.astype(np.float32)).astype(self.dtype)
-        import tensorflow as tf
-
-        return tf.cast(self._normalizer(tf.cast(images, tf.float32)), self.dtype)
+        return self._normalizer(images.astype(np.float32)).astype(self.dtype)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  (one object a run)
     def _draws(self, epoch):
         return draw_epoch(self.num_examples, self.seed, epoch, self.augment, self.pixels)
 
-    def _batch(self, number):
-        """The training batch of an optimizer step, arrays."""
-        epoch, index = divmod(number, self.steps_per_epoch)
-        own = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        order, offsets, flips = (values[own] for values in self._draws(epoch))
+    def _batch(self, number, part):
+        """The training batch of a number, arrays; each optimizer step has one for each of the part's replicas."""
+        step, replica = divmod(int(number), part.replicas)
+        epoch, index = divmod(step, self.steps_per_epoch)
+        first = index * self.batch_size + (part.index * part.replicas + replica) * part.batch_size
+        order, offsets, flips = (values[first : first + part.batch_size] for values in self._draws(epoch))
         images, labels = self._arrays["train"]
         if self.augment == "none":
             images = images[order]
         else:
-            images = numpy_images.crop_and_flip(images, order, offsets, flips, self._border)
+            images = crop_and_flip(images, offsets, flips, self._border, order)
         return self._finish(images), labels[order].astype(np.int32)
 
+    def _like(self, size):
+        return [((size, *self.image_shape), self.dtype), ((size,), "int32")]
+
     def _train(self, epoch, step, part):
-        if not uses_tf_data():
-            return NumberedBatches(self._batch, epoch * self.steps_per_epoch + step)
-        import tensorflow as tf
-
-        steps, replicas = self.steps_per_epoch, part.replicas
-        images, labels = self._examples("train")
-
-        def draw(epoch):
-            own = slice(part.index * replicas, (part.index + 1) * replicas)
-            drawn = []
-            for values in draw_epoch(self.num_examples, self.seed, int(epoch), self.augment, self.pixels):
-                values = values[: steps * self.batch_size]
-                values = values.reshape(steps, part.pipelines * replicas, part.batch_size, *values.shape[1:])
-                drawn.append(values[:, own].reshape(steps * replicas, part.batch_size, *values.shape[3:]))
-            return drawn
-
-        def one_epoch(epoch):
-            order, offsets, flips = tf.numpy_function(draw, [epoch], (tf.int32, tf.int32, tf.bool), stateful=False)
-            shape = (steps * replicas, part.batch_size)
-            order.set_shape(shape)
-            offsets.set_shape((*shape, 2))
-            flips.set_shape(shape)
-            return tf.data.Dataset.from_tensor_slices((order, offsets, flips))
-
-        def prepare(order, offsets, flips):
-            batch = tf.gather(images, order)
-            if self.augment != "none":
-                batch = crop_and_flip(batch, offsets, flips, self._border)
-            return self._finish(batch), tf.gather(labels, order)
-
-        draws = tf.data.Dataset.range(epoch, 2**31).flat_map(one_epoch).skip(step * replicas)
-        return draws.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+        first = (epoch * self.steps_per_epoch + step) * part.replicas
+        return numbered_batches(lambda number: self._batch(number, part), self._like(part.batch_size), first)
 
     def _evaluation(self, split, part):
-        if not uses_tf_data():
-            images, labels = self._arrays[split]
+        images, labels = self._arrays[split]
+        own = np.arange(part.index, len(labels), part.pipelines)
 
-            def batch(number):
-                chosen = slice(number * part.batch_size, (number + 1) * part.batch_size)
-                return self._finish(images[chosen]), labels[chosen].astype(np.int32)
+        def batch(number):
+            chosen = own[number * part.batch_size : (number + 1) * part.batch_size]
+            return self._finish(images[chosen]), labels[chosen].astype(np.int32)
 
-            return NumberedBatches(batch, end=-(-len(labels) // part.batch_size))
-        import tensorflow as tf
-
-        images, labels = self._examples(split)
-        indices = tf.data.Dataset.range(part.index, len(labels), part.pipelines).batch(part.batch_size)
-        return indices.map(
-            lambda chosen: (self._finish(tf.gather(images, chosen)), tf.gather(labels, chosen)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+        return numbered_batches(batch, self._like(None), end=-(-len(own) // part.batch_size))
 
 
 def array_batches(

@@ -16,10 +16,10 @@ import os
 
 import numpy as np
 
-from sparsity_tf.backend import uses_tf_data
 from sparsity_tf.bounded_files import open_unpacked
 from sparsity_tf.checks import check_instance, check_integer, check_path, is_number
-from sparsity_tf.datasets.numbered import NumberedBatches
+from sparsity_tf.datasets.batches import with_options
+from sparsity_tf.datasets.numbered import numbered_batches
 
 UNKNOWN = "\ufffd"
 SPLITS = ("train", "validation", "test")
@@ -188,6 +188,11 @@ class CharacterBatches:
         return max((len(self.corpus.train) - 1) // self.window - 1, 0) // self.batch_size
 
     @property
+    def source(self):
+        """A sentence saying where the text came from."""
+        return self.corpus.source
+
+    @property
     def num_examples(self):
         """Number of training windows in an epoch."""
         return self.steps_per_epoch * self.batch_size
@@ -212,17 +217,8 @@ class CharacterBatches:
         On other backends than TensorFlow, this and the others are a `keras.utils.PyDataset`.
         """
         check_integer("first_step", first_step, 0)
-        if not uses_tf_data():
-            return NumberedBatches(self.batch, first_step)
-        import tensorflow as tf
-
-        shape = (self.batch_size, self.window)
-
-        def batch(step):
-            x, y = tf.numpy_function(self.batch, [step], (tf.int32, tf.int32), stateful=False)
-            return tf.ensure_shape(x, shape), tf.ensure_shape(y, shape)
-
-        return tf.data.Dataset.range(first_step, 2**62).map(batch).prefetch(2)
+        ids = (self.batch_size, self.window), "int32"
+        return with_options(numbered_batches(self.batch, [ids, ids], first_step))
 
     def validation(self):
         """A finite dataset of (characters, next characters, weights); the weight is 0 where the last window ends."""
@@ -239,13 +235,9 @@ class CharacterBatches:
         padded[:, :count] = ids[:count], ids[1 : count + 1], np.ones(count)
         x, y, weights = padded.reshape(3, rows, self.window)
         arrays, size = (x, y, weights.astype(np.float32)), self.eval_batch_size
-        if not uses_tf_data():
 
-            def batch(number):
-                return tuple(array[number * size : (number + 1) * size] for array in arrays)
+        def batch(number):
+            return [array[number * size : (number + 1) * size] for array in arrays]
 
-            return NumberedBatches(batch, end=-(-rows // size))
-        import tensorflow as tf
-
-        dataset = tf.data.Dataset.from_tensor_slices(arrays)
-        return dataset.batch(size).prefetch(2)
+        like = [((None, self.window), array.dtype) for array in arrays]
+        return with_options(numbered_batches(batch, like, end=-(-rows // size)))

@@ -9,10 +9,9 @@ import functools
 
 import numpy as np
 
-from sparsity_tf.backend import uses_tf_data
 from sparsity_tf.checks import check_bool, check_choice, check_instance, check_integer, check_number, check_path
 from sparsity_tf.datasets.batches import Slice, check_context, with_options
-from sparsity_tf.datasets.numbered import NumberedBatches
+from sparsity_tf.datasets.numbered import numbered_batches
 from sparsity_tf.datasets.text import bucketing, subwords
 from sparsity_tf.datasets.text.encoded_text import encode_pairs
 from sparsity_tf.datasets.text.parallel_corpus import ParallelCorpus
@@ -94,7 +93,7 @@ class TranslationBatches:
             epoch, number = divmod(step, self.steps_per_epoch)
             return self._plan(epoch)[number]
 
-        return self._dataset("train", plan, first_step, 1 << 40, context)
+        return self._dataset("train", plan, first_step, None, context)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  (one object a run)
     def _plan(self, epoch):
@@ -175,24 +174,14 @@ class TranslationBatches:
                 features = [feature[first : first + share] for feature in features]
             return features
 
-        if not uses_tf_data():
-
-            def batch(number):
-                *features, weights = draw(number)
-                return dict(zip(keys, features, strict=True)), features[1], weights
-
-            return NumberedBatches(batch, begin, end if split != "train" else None)
-        import tensorflow as tf
-
-        def prepare(number):
-            types = (tf.int32,) * len(keys) + (tf.float32,)
-            *features, weights = tf.numpy_function(draw, [number], types, stateful=False)
-            for tensor in (*features, weights):
-                tensor.set_shape((None, None))
+        def structure(arrays):
+            *features, weights = arrays
             features = dict(zip(keys, features, strict=True))
             return features, features["targets"], weights
 
-        return with_options(tf.data.Dataset.range(begin * own, end * own).map(prepare))
+        like = [((None, None), dtype) for dtype in ("int32",) * len(keys) + ("float32",)]
+        end = None if end is None else end * own
+        return with_options(numbered_batches(draw, like, begin * own, end, structure))
 
     def _batch(self, split, chosen, bucket):
         """The arrays of a batch: those of the features in the order of their keys, then the weights."""

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 
-from sparsity_tf.train.fields import choice, number, other
+from sparsity_tf.train.fields import check_order, choice, number, other
 from sparsity_tf.train.sparsity_settings import SparsitySettings
 
 DATASETS = ("mnist", "mnist_demo", "fashion_mnist", "cifar10", "cifar100", "imagenet")
@@ -166,11 +166,7 @@ class Recipe(SparsitySettings):
                 "`lr_boundaries` and `lr_factors` need lr_schedule=piecewise. Received: "
                 f"lr_boundaries={boundaries}, lr_factors={factors}, lr_schedule={self.lr_schedule}"
             )
-        if self.penalty_end_epoch < self.penalty_begin_epoch:
-            raise ValueError(
-                "`penalty_end_epoch` must not come before `penalty_begin_epoch`. Received: "
-                f"penalty_end_epoch={self.penalty_end_epoch}, penalty_begin_epoch={self.penalty_begin_epoch}"
-            )
+        check_order(self, "penalty_begin_epoch", "penalty_end_epoch")
 
 
 def _is_positive_number(text):

@@ -1,172 +1,205 @@
-"""One training run: data + model + callbacks + fit, then the report.
+"""What the image classifiers are to the trainer: images, network, test error, and pictures of what is left of it."""
 
-Two ideas live here: a run in a folder, prepared and then trained; and the verdict that keeps a
-broken network from being praised. One with weights that are not finite, or that predicts a single
-class, has no sparsity worth reporting (comparisons with NaN are false, so a diverged SparseVD net
-would read "100 % sparse").
-"""
-
-import dataclasses
+import inspect
 import math
-import os
 
 import keras
 
-from sparsity_tf import inspection
-from sparsity_tf.datasets.batches import first_of
-from sparsity_tf.train import algorithms, log, run_folder, trainer
-from sparsity_tf.train.classifier import build, pictures
-from sparsity_tf.train.classifier.batches import describe, load_data, make_batches
+from sparsity_tf import inspection, models
+from sparsity_tf.backend import always_compiles
+from sparsity_tf.train import log, optimizers, run_folder, technique
+from sparsity_tf.train.classifier import pictures
+from sparsity_tf.train.classifier.data import describe, load_data, make_batches
 from sparsity_tf.train.classifier.evaluation import Evaluation
-from sparsity_tf.train.strategy import distribute, get_strategy, is_chief, prepare_for_workers
+from sparsity_tf.train.losses import SmoothedCrossentropy
+from sparsity_tf.train.sparsity_settings import naming_options
+from sparsity_tf.train.task import Findings, Task
+
+# What a `SparsityMonitor` knows beside the sparsities.
+_OF_MASKS = ("threshold", "drop_fraction", "dropped", "grown", "mask_change")
 
 
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """What a run came to.
+class ClassifierLog(log.EpochLog):
+    """The `EpochLog` of the classifiers: loss, accuracy and errors on the test set.
 
-    Attributes:
-        line: The last line that the run prints.
-        collapsed: What is wrong with the network, or `None`.
-        test_error: Share of wrong test predictions, 0 to 1; NaN if outputs are not finite.
-        top5_error: Share of test images whose class is not among the five likeliest; NaN as above.
-        sparsity: Fraction of zeros among all kernels, those of layers left dense too; `None` if
-            collapsed.
-        compression: All weights / non-zero weights; `None` if collapsed.
+    What the CSV file of its `monitor` has beside sparsities becomes TensorBoard scalars, too.
     """
 
-    line: str
-    collapsed: object
-    test_error: float
-    top5_error: float
-    sparsity: object
-    compression: object
+    axis = "epoch"
+    shown = ("test_error",)
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._evaluation = Evaluation(self.model, self.batches)
+
+    def figures(self, logs):
+        test = self._evaluation.run()
+        return {
+            "accuracy": float(logs["accuracy"]),
+            "test_loss": test.loss,
+            "test_accuracy": 1.0 - test.error,
+            "test_error": test.error,
+            "test_top5_error": test.top5_error,
+        }
+
+    def line(self, row):
+        return (
+            f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  loss {row['loss']:.4f}"
+            f"  accuracy {100 * row['accuracy']:.2f} %"
+            f"  test error {100 * row['test_error']:.2f} %"
+            f"  {log.sparsity_of(row)}  {row['seconds']:.1f} s"
+        )
+
+    def more_scalars(self, row):
+        rows = self.monitor.rows if self.monitor else ()
+        of_epoch = [of_weight for of_weight in rows if of_weight["epoch"] == row["epoch"] - 1]
+        return [
+            (f"{name}/{of_weight['weight']}", of_weight[name])
+            for of_weight in of_epoch
+            for name in _OF_MASKS
+            if name in of_weight
+        ]
 
 
-def prepare(recipe, output_dir, resume=False, overwrite=False):
-    """Loads the data, makes or restores the model and claims the folder.
+class ClassifierTask(Task):
+    """Image classifiers: `batches` are `datasets.Batches`."""
 
-    Args:
-        recipe: A `Recipe`.
-        output_dir: Folder of the run; made if missing.
-        resume: Continue the run in `output_dir` after its last checkpoint, with the `data_dir` of that run
-            if the recipe has none; a run that has no checkpoint yet begins anew.
-        overwrite: Remove the run that `output_dir` holds, finished or not.
+    log = ClassifierLog
+    error = "test_error"
 
-    Returns:
-        `Prepared`, for `train`.
+    def check(self, recipe, replicas):
+        if recipe.batch_size % replicas:
+            raise ValueError(
+                f"`batch_size` must be a multiple of the {replicas} replicas. Received: batch_size={recipe.batch_size}"
+            )
+        if recipe.strategy in ("mirrored", "multiworker") and recipe.steps_per_execution > 1:
+            raise ValueError(
+                f"`steps_per_execution` must be 0 or 1 with strategy={recipe.strategy}. "
+                f"Received: steps_per_execution={recipe.steps_per_execution}"
+            )
+        if recipe.strategy != "none" and recipe.technique == "lottery":
+            raise ValueError(
+                "`strategy` must be none with technique lottery, whose snapshot is one process's. "
+                f"Received: strategy={recipe.strategy}"
+            )
 
-    Raises:
-        ValueError: A setting that can't be used, `output_dir` holds a run and neither flag is given, or the run to
-            continue had other settings or data.
-        FileNotFoundError: The data set is not there.
-        ModuleNotFoundError: A package that the data set needs is not installed.
-    """
-    strategy = get_strategy(recipe.strategy)
-    _check_strategy(recipe, strategy)
-    keras.utils.set_random_seed(recipe.seed)
-    if resume:
-        recipe = run_folder.with_data_of_run(output_dir, recipe)
-    data = load_data(recipe)
-    batches = make_batches(recipe, data)
-    steps = batches.steps_per_epoch
-    lock = None
-    with trainer.precision(recipe), strategy.scope():
-        build.rehearse(recipe, batches)
-        keras.utils.set_random_seed(recipe.seed)
-        model, done = build.make_model(recipe, batches), 0
-        algorithm = build.make_algorithm(recipe, batches, output_dir)
-        # Lottery tickets know how many epochs all rounds take.
-        epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
-        if is_chief(strategy):
-            lock = trainer.claim_folder(output_dir, recipe, resume, overwrite, describe(data))
-            print(f"data: {batches.source}")
-            trainer.warn_of_shortfall(build.shortfall(recipe, algorithm, steps), algorithm)
-        if resume:
-            restored, done = run_folder.restore(output_dir, steps)
-            model = restored or model
-            print(f"resuming after epoch {done}" if done else "no checkpoint yet: starting anew")
-        if not done:
-            build.compile_model(recipe, model, steps, algorithms.update_grid(recipe, algorithm, steps))
-            if recipe.keep_initial and is_chief(strategy):
-                run_folder.save_without_optimizer(model, os.path.join(output_dir, run_folder.INITIAL))
-    replicas = strategy.num_replicas_in_sync
-    print(
-        f"{batches.num_examples:,} training and {batches.num_test:,} test images; {model.name}, "
-        f"technique {recipe.technique}; XLA {'on' if model.jit_compile else 'off'}, "
-        f"{model.steps_per_execution} steps a call" + (f", {replicas} replicas" if replicas > 1 else ""),
-        flush=True,
-    )
-    return trainer.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps, strategy, lock)
+    def open_data(self, recipe, folder, resume, replicas):
+        data = load_data(recipe)
+        return make_batches(recipe, data), describe(data)
+
+    def make_model(self, recipe, batches):
+        builder = _network(recipe)
+        with naming_options(recipe, "model_options", "technique_options"):
+            model = builder(
+                **recipe.model_options,
+                input_shape=batches.image_shape,
+                num_classes=batches.num_classes,
+                kernel_regularizer=_regularizer(recipe),
+                **technique.arguments(recipe),
+                **_initializer(recipe),
+            )
+        if recipe.other_l2:
+            _regularize_others(model, recipe.other_l2)
+        technique.begin_with(model, recipe)
+        return model
+
+    def objective(self, recipe, batches):
+        return {
+            "optimizer": optimizers.make_optimizer(recipe, batches.steps_per_epoch),
+            "loss": SmoothedCrossentropy(recipe.label_smoothing),
+            "metrics": ["accuracy"],
+        }
+
+    def choose_jit_compile(self, recipe, model):
+        """Whether to compile the step with XLA, where the recipe says "auto".
+
+        Always on a GPU and with JAX. On a CPU yes for dense nets (LeNet-300-100: 0.94 against 1.12 s an epoch
+        without technique, two cores) and no with convolutions, whose gradients XLA:CPU computes about
+        three times slower than TensorFlow's own kernels (LeNet-5: 8.2 against 2.6 s for 60 steps).
+        """
+        if recipe.jit_compile != "auto":
+            return recipe.jit_compile == "true"
+        return always_compiles() or all(len(variable.shape) <= 2 for variable in model.trainable_variables)
+
+    def introduction(self, recipe, batches, model):
+        return f"{batches.num_examples:,} training and {batches.num_test:,} test images; {model.name}"
+
+    def more_callbacks(self, prepared):
+        return [pictures.Frames(prepared.output_dir, prepared.recipe.frame_every, prepared.epochs, prepared.done)]
+
+    def examine(self, prepared, table, loss):
+        figures = Evaluation(prepared.model, prepared.batches).run()
+        results = {
+            "test_error": None if math.isnan(figures.error) else figures.error,
+            "test_top5_error": None if math.isnan(figures.top5_error) else figures.top5_error,
+        }
+        collapsed = verdict(table, figures, loss)
+        if collapsed:
+            return Findings(collapsed, collapsed, results)
+        flops = inspection.count_flops(prepared.model)
+        results["macs"] = {"dense": flops.dense, "sparse": flops.sparse}
+        return Findings(None, f"test error {100 * figures.error:.2f} %", results)
+
+    def finish(self, prepared, findings):
+        if findings.collapsed:
+            return []
+        dense, sparse = (findings.results["macs"][name] for name in ("dense", "sparse"))
+        print(
+            f"multiply-accumulates an image: {dense:,} dense, {sparse:,} without the zeros "
+            f"({100 * (sparse / dense):.2f} %)"
+        )
+        drawn = pictures.draw(prepared.model, prepared.output_dir)
+        return [run_folder.METRICS, run_folder.RESULTS, run_folder.MODEL, *drawn]
 
 
-def _check_strategy(recipe, strategy):
-    replicas = strategy.num_replicas_in_sync
-    if recipe.batch_size % replicas:
+def _network(recipe):
+    """The builder of the recipe's network, whose own arguments `model_options` may hold."""
+    builder = getattr(models, recipe.model)
+    given = {"input_shape", "num_classes", "kernel_initializer", "kernel_regularizer"}
+    given |= {"technique", "technique_options", "where", "name"}
+    parameters = inspect.signature(builder).parameters
+    known = set(parameters) - given
+    needed = {name for name in known if parameters[name].default is inspect.Parameter.empty}
+    unknown = sorted(set(recipe.model_options) - known)
+    if unknown:
         raise ValueError(
-            f"`batch_size` must be a multiple of the {replicas} replicas. Received: batch_size={recipe.batch_size}"
+            f"`model_options` of {recipe.model} may hold {', '.join(sorted(known)) or 'nothing'}. "
+            f"Received: {', '.join(unknown)}"
         )
-    if recipe.strategy in ("mirrored", "multiworker") and recipe.steps_per_execution > 1:
+    if needed - set(recipe.model_options):
         raise ValueError(
-            f"`steps_per_execution` must be 0 or 1 with strategy={recipe.strategy}. "
-            f"Received: steps_per_execution={recipe.steps_per_execution}"
+            f"`model_options` of {recipe.model} must hold {', '.join(sorted(needed))}. Received: {recipe.model_options}"
         )
-    if recipe.strategy != "none" and recipe.technique == "lottery":
-        raise ValueError(
-            "`strategy` must be none with technique lottery, whose snapshot is one process's. "
-            f"Received: strategy={recipe.strategy}"
-        )
+    return builder
 
 
-def train(prepared):
-    """Trains a prepared run to its end and reports on it.
-
-    Written into the folder: `recipe.json`, `metrics.csv`, `tensorboard/`, `checkpoint.keras`
-    after every epoch, with an algorithm that moves masks `sparsity_by_step.csv` (what it dropped and
-    grew, a row a weight and epoch), and at the end `results.json`, `sparsity.csv`, pictures and `model.keras`,
-    the trained network without the optimizer (`import sparsity_tf` is all that loading it needs); `initial.keras` and
-    `best.keras` if the recipe says so. Of several workers the first writes. Two runs of a
-    recipe, or one run and its continuation after a kill, give bit-identical weights on a CPU.
-
-    Args:
-        prepared: What `prepare` returned.
-
-    Returns:
-        `RunResult`. Its `line` has been printed last.
-    """
-    diverged = False
-    if prepared.done < prepared.epochs:
-        with prepared.batches.naming_errors():
-            diverged = _fit(prepared)
-    return _report(prepared, diverged)
+def _initializer(recipe):
+    """The argument of the builder; none for "default", which leaves each layer what its paper has."""
+    name, _, stddev = recipe.kernel_initializer.partition(":")
+    if name == "default":
+        return {}
+    if name == "normal":
+        return {"kernel_initializer": keras.initializers.RandomNormal(stddev=float(stddev))}
+    if name == "torch_default":
+        return {"kernel_initializer": keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")}
+    return {"kernel_initializer": name}
 
 
-def _fit(prepared):
-    recipe, batches, done, folder = prepared.recipe, prepared.batches, prepared.done, prepared.output_dir
-    masks, monitor = prepared.mask_callbacks()
-    callbacks = [*build.penalty_callbacks(recipe, batches.num_examples, prepared.steps), *masks]
-    callbacks.append(
-        log.RunLog(
-            folder,
-            batches,
-            epochs=prepared.epochs,
-            every=recipe.log_every,
-            first_epoch=done,
-            print_lines=not prepared.bar,
-            writes=prepared.chief,
-            monitor=monitor,
-        )
-    )
-    if prepared.chief:
-        if recipe.keep_best:
-            settled = -(-build.settled_from(recipe, prepared.algorithm, prepared.steps) // prepared.steps)
-            lowest = log.lowest_error(folder, "test_error", settled)
-            callbacks.append(run_folder.Best(folder, "test_error", lowest, settled))
-        callbacks.append(pictures.Frames(folder, recipe.frame_every, prepared.epochs, done))
-        callbacks.append(run_folder.Checkpoint(folder))
-    if recipe.strategy == "multiworker":
-        prepare_for_workers(prepared.model, first_of(batches.train()))
-    return trainer.fit(prepared, distribute(prepared.strategy, batches, done * prepared.steps), callbacks)
+def _regularize_others(model, factor):
+    """L2 of biases, gammas and betas: of the built variables, and in the config that is saved."""
+    for layer in model.layers:
+        for name in ("bias", "gamma", "beta"):
+            variable = getattr(layer, name, None)
+            if variable is not None and variable.trainable:
+                regularizer = keras.regularizers.L2(factor)
+                variable.regularizer = regularizer
+                setattr(layer, f"{name}_regularizer", regularizer)
+
+
+def _regularizer(recipe):
+    if recipe.kernel_l1:
+        return keras.regularizers.L1L2(recipe.kernel_l1, recipe.kernel_l2)
+    return keras.regularizers.L2(recipe.kernel_l2) if recipe.kernel_l2 else None
 
 
 def verdict(table, test, loss):
@@ -190,45 +223,3 @@ def verdict(table, test, loss):
     if test.only_class is not None:
         return f"collapsed: the network predicts class {test.only_class} for every test image; no sparsity is reported"
     return None
-
-
-def _report(prepared, diverged):
-    model, output_dir = prepared.model, prepared.output_dir
-    figures = Evaluation(model, prepared.batches).run()
-    table = inspection.sparsity_table(model, include_dense=True)
-    rows = log.rows_of(prepared)
-    # Without rows (the file was lost) the network's weights and outputs have to do.
-    loss = math.nan if diverged else float(rows[-1]["loss"]) if rows else 0.0
-    collapsed = verdict(table, figures, loss)
-    results = {
-        "recipe": run_folder.as_plain(prepared.recipe),
-        "data": prepared.batches.source,
-        "epochs": int(rows[-1]["epoch"]) if rows else 0,
-        "training_seconds": round(sum(float(row["seconds"]) for row in rows), 2),
-        "collapsed": collapsed,
-        "test_error": None if math.isnan(figures.error) else figures.error,
-        "test_top5_error": None if math.isnan(figures.top5_error) else figures.top5_error,
-        "keras": keras.__version__,
-    }
-    if collapsed:
-        result = RunResult(collapsed, collapsed, figures.error, figures.top5_error, None, None)
-    else:
-        flops = inspection.count_flops(model)
-        line = (
-            f"test error {100 * figures.error:.2f} %, sparsity {100 * table.sparsity:.2f} %, "
-            f"compression {table.compression:.1f}x"
-        )
-        result = RunResult(line, None, figures.error, figures.top5_error, table.sparsity, table.compression)
-        results.update(trainer.sparsity_results(table), macs={"dense": flops.dense, "sparse": flops.sparse})
-    if not prepared.chief:
-        return result
-    files = []
-    if not collapsed:
-        trainer.save_result(prepared, table)
-        print(
-            f"multiply-accumulates an image: {flops.dense:,} dense, {flops.sparse:,} without the "
-            f"zeros ({100 * flops.ratio:.2f} %)"
-        )
-        files = [run_folder.METRICS, run_folder.RESULTS, run_folder.MODEL, *pictures.draw(model, output_dir)]
-    trainer.conclude(prepared, results, result.line, files)
-    return result

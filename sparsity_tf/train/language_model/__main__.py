@@ -31,23 +31,16 @@ def recipe_from_flags(flag_values):
     return recipe_flags.recipe_from(flag_values, recipe)
 
 
+def make_task(flag_values):
+    """The program's task; imported late, so that wrong flags are reported at once."""
+    from sparsity_tf.train.language_model.task import LanguageModelTask
+
+    return LanguageModelTask()
+
+
 def main(argv, flag_values=flags.FLAGS):
     """Runs the recipe that the flags ask for; exit status as of `recipe_flags.run`."""
-
-    def prepare(output_dir):
-        recipe = recipe_from_flags(flag_values)
-        from sparsity_tf.train.language_model import (
-            task as language_loop,  # late, so that wrong flags are reported at once
-        )
-
-        return language_loop.prepare(recipe, output_dir, flag_values.resume, flag_values.overwrite)
-
-    def train(prepared):
-        from sparsity_tf.train.language_model import task as language_loop
-
-        return language_loop.train(prepared)
-
-    return recipe_flags.run(argv, flag_values, prepare, train)
+    return recipe_flags.run(argv, flag_values, recipe_from_flags, make_task)
 
 
 def run_main():

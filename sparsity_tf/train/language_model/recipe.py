@@ -4,7 +4,7 @@ import dataclasses
 
 from sparsity_tf.models.char_rnn import CELLS
 from sparsity_tf.train.classifier.recipe import Recipe
-from sparsity_tf.train.fields import choice, like, number, other
+from sparsity_tf.train.fields import check_order, choice, like, number, other
 from sparsity_tf.train.sparsity_settings import SparsitySettings
 
 OPTIMIZERS = ("rmsprop", "adam")
@@ -64,8 +64,4 @@ class LanguageRecipe(SparsitySettings):
         super().__post_init__()
         if self.vocabulary_size == 1:
             raise ValueError("`vocabulary_size` must be 0 or at least 2. Received: vocabulary_size=1")
-        if self.penalty_end_epoch < self.penalty_begin_epoch:
-            raise ValueError(
-                "`penalty_end_epoch` must not come before `penalty_begin_epoch`. Received: "
-                f"penalty_end_epoch={self.penalty_end_epoch}, penalty_begin_epoch={self.penalty_begin_epoch}"
-            )
+        check_order(self, "penalty_begin_epoch", "penalty_end_epoch")

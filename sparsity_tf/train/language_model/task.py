@@ -1,92 +1,25 @@
-"""One training run of a character model: text + network + callbacks + fit, then the report."""
+"""What the character models are to the trainer: a text, a recurrent network, and bits per character."""
 
-import dataclasses
 import math
+import zlib
 
 import keras
+import numpy as np
 
-from sparsity_tf import inspection
-from sparsity_tf.train import algorithms, log, run_folder, trainer
-from sparsity_tf.train.language_model import build
-
-
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """What a run came to.
-
-    Attributes:
-        line: The last line that the run prints.
-        collapsed: What is wrong with the network, or `None`.
-        validation, test: Bits per character; NaN if outputs are not finite.
-        sparsity: Fraction of zeros among all kernels; `None` if collapsed.
-        compression: All weights / non-zero weights; `None` if collapsed.
-    """
-
-    line: str
-    collapsed: object
-    validation: float
-    test: float
-    sparsity: object
-    compression: object
+from sparsity_tf import models
+from sparsity_tf.datasets.text.characters import CharacterBatches, character_corpus
+from sparsity_tf.train import log, optimizers, technique
+from sparsity_tf.train.metrics import BitsPerCharacter
+from sparsity_tf.train.sparsity_settings import naming_options
+from sparsity_tf.train.task import Findings, Task
 
 
-def prepare(recipe, output_dir, resume=False, overwrite=False):
-    """Reads the text, makes or restores the model and claims the folder.
-
-    Args:
-        recipe: A `LanguageRecipe`.
-        output_dir: Folder of the run; made if missing.
-        resume: Continue the run in `output_dir` after its last checkpoint, with the `data_dir` of that run if the
-            recipe has none; a run that has no checkpoint yet begins anew.
-        overwrite: Remove the run that `output_dir` holds, finished or not.
-
-    Returns:
-        `Prepared`, for `train`.
-
-    Raises:
-        ValueError: A setting that can't be used, a text with errors, `output_dir` holds a run and neither flag is
-            given, or the run to continue had other settings or another text.
-        FileNotFoundError: The text is not there.
-    """
-    if resume:
-        recipe = run_folder.with_data_of_run(output_dir, recipe)
-    batches = build.make_batches(recipe)
-    steps = build.steps_per_epoch(recipe, batches)
-    with trainer.precision(recipe):
-        build.rehearse(recipe, batches)
-        keras.utils.set_random_seed(recipe.seed)
-        model, done = build.make_model(recipe, len(batches.corpus.vocabulary)), 0
-        algorithm = build.make_algorithm(recipe, batches, output_dir)
-        # Lottery tickets know how many epochs all rounds take.
-        epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
-        lock = trainer.claim_folder(output_dir, recipe, resume, overwrite, build.describe(batches))
-        if resume:
-            restored, done = run_folder.restore(output_dir, steps)
-            model = restored or model
-        if not done:
-            grid = algorithms.update_grid(recipe, algorithm, steps)
-            build.compile_model(recipe, model, steps, grid)
-    corpus = batches.corpus
-    print(f"data: {corpus.source}")
-    trainer.warn_of_shortfall(build.shortfall(recipe, algorithm, steps), algorithm)
-    if resume:
-        print(f"resuming after epoch {done}" if done else "no checkpoint yet: starting anew")
-    trainable = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    print(
-        f"{len(corpus.train):,} training, {len(corpus.validation):,} validation and {len(corpus.test):,} test "
-        f"characters, of {len(corpus.vocabulary)} kinds ({sum(corpus.unknown.values()):,} unknown); "
-        f"{batches.steps_per_epoch:,} steps see the text once; {trainable:,} trainable parameters, "
-        f"technique {recipe.technique}; XLA {'on' if model.jit_compile else 'off'}, "
-        f"{model.steps_per_execution} steps a call",
-        flush=True,
-    )
-    return trainer.Prepared(recipe, output_dir, batches, model, algorithm, epochs, done, steps, lock=lock)
-
-
-class LanguageLog(log.EpochLog):
+class LanguageModelLog(log.EpochLog):
     """The `EpochLog` of character models: what `fit` found on training and validation text, in bits per character."""
 
     def figures(self, logs):
+        return {name: float(logs[name]) for name in ("bits_per_character", "val_bits_per_character")}
+
         return {name: float(logs[name]) for name in ("bits_per_character", "val_bits_per_character")}
 
     def line(self, row):
@@ -97,80 +30,103 @@ class LanguageLog(log.EpochLog):
         )
 
 
-def train(prepared):
-    """Trains a prepared run to its end and reports on it.
+class LanguageModelTask(Task):
+    """Character models: `batches` are `CharacterBatches`."""
 
-    Written into the folder: `recipe.json`, `metrics.csv`, `tensorboard/`, `checkpoint.keras` after every epoch, with an
-    algorithm that moves masks `sparsity_by_step.csv`, and at the end `results.json`, `sparsity.csv` and `model.keras`,
-    the network without its optimizer. Two runs of a recipe, or one run and its continuation after a kill, give
-    bit-identical weights on a CPU.
+    log = LanguageModelLog
+    validates = True
+    steps_per_call = 10
 
-    Args:
-        prepared: What `prepare` returned.
-
-    Returns:
-        `RunResult`. Its `line` has been printed last.
-    """
-    diverged = prepared.done < prepared.epochs and _fit(prepared)
-    return _report(prepared, diverged)
-
-
-def _fit(prepared):
-    recipe, batches, folder = prepared.recipe, prepared.batches, prepared.output_dir
-    masks, _ = prepared.mask_callbacks()
-    callbacks = [
-        *build.penalty_callbacks(recipe, batches),
-        *masks,
-        LanguageLog(
-            folder,
-            prepared.epochs,
-            build.penalty_examples(batches),
-            first_epoch=prepared.done,
-            print_lines=not prepared.bar,
-        ),
-        run_folder.Checkpoint(folder),
-    ]
-    return trainer.fit(prepared, batches.train(prepared.done * prepared.steps), callbacks, batches.validation())
-
-
-def _report(prepared, diverged):
-    recipe, model, folder, batches = prepared.recipe, prepared.model, prepared.output_dir, prepared.batches
-    bits = {}
-    for split, data in (("validation", batches.validation()), ("test", batches.test())):
-        bits[split] = float(model.evaluate(data, verbose=0, return_dict=True)["bits_per_character"])
-    table = inspection.sparsity_table(model, include_dense=True)
-    rows = log.rows_of(prepared)
-    losses = [math.nan] if diverged else [float(row["loss"]) for row in rows[-1:]]
-    collapsed = _verdict(model, batches, table, [*bits.values(), *losses])
-    results = {
-        "recipe": run_folder.as_plain(recipe),
-        "data": batches.corpus.source,
-        "vocabulary": "".join(batches.corpus.vocabulary),
-        "unknown_characters": batches.corpus.unknown,
-        "epochs": int(rows[-1]["epoch"]) if rows else 0,
-        "training_seconds": round(sum(float(row["seconds"]) for row in rows), 2),
-        "collapsed": collapsed,
-        "bits_per_character": {split: value if math.isfinite(value) else None for split, value in bits.items()},
-        "keras": keras.__version__,
-    }
-    if collapsed:
-        result = RunResult(f"{collapsed}; no sparsity is reported", collapsed, *bits.values(), None, None)
-    else:
-        line = (
-            f"bits per character {bits['validation']:.4f} (validation), {bits['test']:.4f} (test), "
-            f"sparsity {100 * table.sparsity:.2f} %, compression {table.compression:.1f}x"
+    def open_data(self, recipe, folder, resume, replicas):
+        corpus = character_corpus(recipe.data_dir, recipe.vocabulary_size or None, recipe.held_out)
+        batches = CharacterBatches(
+            corpus,
+            recipe.batch_size,
+            recipe.window,
+            recipe.seed,
+            recipe.eval_batch_size,
+            recipe.eval_characters or None,
         )
-        result = RunResult(line, None, *bits.values(), table.sparsity, table.compression)
-        results.update(trainer.sparsity_results(table))
-        trainer.save_result(prepared, table)
-    trainer.conclude(prepared, results, result.line, trainer.files_in(folder))
-    return result
+        return batches, _describe(corpus)
+
+    def steps_per_epoch(self, recipe, batches):
+        return recipe.epoch_steps or batches.steps_per_epoch
+
+    def penalty_examples(self, recipe, batches):
+        """The characters that training once over the text predicts."""
+        return batches.num_examples * batches.window
+
+    def make_model(self, recipe, batches):
+        with naming_options(recipe, "technique_options"):
+            model = models.CharRNN(
+                len(batches.corpus.vocabulary),
+                hidden_size=recipe.hidden_size,
+                depth=recipe.depth,
+                cell=recipe.cell,
+                kernel_regularizer=keras.regularizers.L2(recipe.kernel_l2) if recipe.kernel_l2 else None,
+                **technique.arguments(recipe),
+            )
+        technique.begin_with(model, recipe)
+        return model
+
+    def objective(self, recipe, batches):
+        return {
+            "optimizer": _optimizer(recipe, self.steps_per_epoch(recipe, batches)),
+            "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            "weighted_metrics": [BitsPerCharacter()],
+        }
+
+    def introduction(self, recipe, batches, model):
+        corpus = batches.corpus
+        trainable = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+        return (
+            f"{len(corpus.train):,} training, {len(corpus.validation):,} validation and {len(corpus.test):,} test "
+            f"characters, of {len(corpus.vocabulary)} kinds ({sum(corpus.unknown.values()):,} unknown); "
+            f"{batches.steps_per_epoch:,} steps see the text once; {trainable:,} trainable parameters"
+        )
+
+    def examine(self, prepared, table, loss):
+        model, batches = prepared.model, prepared.batches
+        bits = {}
+        for split, data in (("validation", batches.validation()), ("test", batches.test())):
+            bits[split] = float(model.evaluate(data, verbose=0, return_dict=True)["bits_per_character"])
+        results = {
+            "vocabulary": "".join(batches.corpus.vocabulary),
+            "unknown_characters": batches.corpus.unknown,
+            "bits_per_character": {split: value if math.isfinite(value) else None for split, value in bits.items()},
+        }
+        collapsed = None
+        if not table.finite or not all(math.isfinite(figure) for figure in (*bits.values(), loss)):
+            collapsed = "diverged: weights, losses or outputs that are not finite"
+        elif _ignores_its_input(model, batches):
+            collapsed = "collapsed: the network predicts the same whatever the text"
+        if collapsed:
+            return Findings(collapsed, f"{collapsed}; no sparsity is reported", results)
+        line = f"bits per character {bits['validation']:.4f} (validation), {bits['test']:.4f} (test)"
+        return Findings(None, line, results)
 
 
-def _verdict(model, batches, table, figures):
-    """What is wrong with the network, or `None`."""
-    if not table.finite or not all(math.isfinite(figure) for figure in figures):
-        return "diverged: weights, losses or outputs that are not finite"
-    if build.ignores_its_input(model, batches):
-        return "collapsed: the network predicts the same whatever the text"
-    return None
+def _describe(corpus):
+    """By what a text is told from others: a dict of plain values."""
+    checksum = zlib.crc32("".join(corpus.vocabulary).encode())
+    counts = {}
+    for split in ("train", "validation", "test"):
+        ids = getattr(corpus, split)
+        counts[f"{split}_characters"] = len(ids)
+        checksum = zlib.crc32(ids, checksum)
+    return {"vocabulary_size": len(corpus.vocabulary), **counts, "checksum": checksum}
+
+
+def _optimizer(recipe, steps):
+    rate = optimizers.learning_rate(recipe, steps)
+    clip = {"global_clipnorm": recipe.clip_norm} if recipe.clip_norm else {}
+    if recipe.optimizer == "adam":
+        return keras.optimizers.Adam(rate, **clip)
+    # PyTorch adds its epsilon of 1e-8 to the root, Keras to what is under it.
+    return keras.optimizers.RMSprop(rate, rho=0.99, epsilon=1e-16, **clip)
+
+
+def _ignores_its_input(model, batches):
+    """Whether the network predicts the same whatever the text: nothing is left in it that could be called a model."""
+    logits = np.asarray(model.predict_on_batch(batches.batch(0)[0]), np.float32)
+    return bool((np.ptp(logits, axis=(0, 1)) < 1e-6).all())

@@ -48,25 +48,16 @@ def _regularization(name):
     return dict(REGULARIZATIONS[name])
 
 
+def make_task(flag_values):
+    """The program's task; imported late, so that wrong flags are reported at once."""
+    from sparsity_tf.train.translator.task import TranslatorTask
+
+    return TranslatorTask(flag_values.cache_dir)
+
+
 def main(argv, flag_values=flags.FLAGS):
     """Runs the recipe that the flags ask for; exit status as of `recipe_flags.run`."""
-
-    def prepare(output_dir):
-        recipe = recipe_from_flags(flag_values)
-        from sparsity_tf.train.translator import (
-            task as translation_loop,  # late, so that wrong flags are reported at once
-        )
-
-        return translation_loop.prepare(
-            recipe, output_dir, flag_values.cache_dir, flag_values.resume, flag_values.overwrite
-        )
-
-    def train(prepared):
-        from sparsity_tf.train.translator import task as translation_loop
-
-        return translation_loop.train(prepared)
-
-    return recipe_flags.run(argv, flag_values, prepare, train)
+    return recipe_flags.run(argv, flag_values, recipe_from_flags, make_task)
 
 
 def run_main():

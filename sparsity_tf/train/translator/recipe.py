@@ -3,7 +3,7 @@
 import dataclasses
 
 from sparsity_tf.train.classifier.recipe import Recipe
-from sparsity_tf.train.fields import choice, like, number, other
+from sparsity_tf.train.fields import check_order, choice, like, number, other
 from sparsity_tf.train.sparsity_settings import SparsitySettings
 
 LR_SCHEDULES = ("rsqrt", "constant", "linear", "cosine")
@@ -137,11 +137,7 @@ class TranslationRecipe(SparsitySettings):
                 "`train_steps` must be a multiple of `eval_every`. "
                 f"Received: train_steps={self.train_steps}, eval_every={self.eval_every}"
             )
-        if self.penalty_end_step < self.penalty_begin_step:
-            raise ValueError(
-                "`penalty_end_step` must not come before `penalty_begin_step`. Received: "
-                f"penalty_end_step={self.penalty_end_step}, penalty_begin_step={self.penalty_begin_step}"
-            )
+        check_order(self, "penalty_begin_step", "penalty_end_step")
         if self.batch_tokens < self.max_length:
             raise ValueError(
                 "`batch_tokens` must be at least `max_length`. "

@@ -1,236 +1,213 @@
-"""One training run of the translator: corpus + Transformer + callbacks + fit, then translations and the report."""
+"""What the translators are to the trainer: pairs of sentences, a Transformer, perplexity, translations and BLEU."""
 
-import dataclasses
+import hashlib
+import itertools
 import math
 import os
 import shutil
+import zlib
 
 import keras
 import numpy as np
 
-from sparsity_tf import inspection
-from sparsity_tf.datasets.batches import first_of
-from sparsity_tf.datasets.text import subwords
-from sparsity_tf.train import algorithms, log, run_folder, trainer
-from sparsity_tf.train.strategy import distribute, get_strategy, is_chief, prepare_for_workers
-from sparsity_tf.train.translator import build
-from sparsity_tf.train.translator import log as translation_log
+from sparsity_tf import models
+from sparsity_tf.datasets.text import parallel_corpus, subwords, translation_batches
+from sparsity_tf.decoding import Decoder
+from sparsity_tf.decoding.sentences import translate
+from sparsity_tf.train import log, optimizers, run_folder, technique
+from sparsity_tf.train.losses import SmoothedCrossentropy
+from sparsity_tf.train.metrics import TokenCrossentropy
+from sparsity_tf.train.sparsity_settings import naming_options
+from sparsity_tf.train.task import Findings, Task
+from sparsity_tf.train.translator.scores import sacrebleu_score
 
+VOCABULARY = "vocabulary.subwords"
+_DESCRIBED_PAIRS = 1000
 _SAMPLES = 5
 
 
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """What a run came to.
+class TranslatorLog(log.EpochLog):
+    """The `EpochLog` of the translators: what `fit` found on training and validation data.
 
-    Attributes:
-        line: The last line that the run prints.
-        collapsed: What is wrong with the network, or `None`.
-        perplexity: Of the validation set; NaN if outputs are not finite.
-        bleu: SacreBLEU of the split that the recipe names, 0 to 100, or `None`.
-        sparsity: Fraction of zeros among all kernels and embeddings; `None` if collapsed.
-        compression: All weights / non-zero weights; `None` if collapsed.
+    Accuracies are fractions, cross-entropies in nats a subword, their exponentials are perplexities.
     """
 
-    line: str
-    collapsed: object
-    perplexity: float
-    bleu: object
-    sparsity: object
-    compression: object
+    def figures(self, logs):
+        found = {}
+        for prefix in ("", "val_"):
+            found.update({prefix + name: float(logs[prefix + name]) for name in ("accuracy", "cross_entropy")})
+            found[f"{prefix}perplexity"] = float(np.exp(found[f"{prefix}cross_entropy"]))
+        found["val_loss"] = float(logs["val_loss"])
+        return found
 
-
-def prepare(recipe, output_dir, cache_dir=None, resume=False, overwrite=False):
-    """Opens the corpus, makes or restores the model and claims the folder.
-
-    Args:
-        recipe: A `TranslationRecipe`.
-        output_dir: Folder of the run; made if missing.
-        cache_dir: Folder for trained vocabularies and encoded sentences, which runs may share. Defaults to `cache` in
-            `output_dir`.
-        resume: Continue the run in `output_dir` after its last checkpoint, with the `data_dir` of that run if the
-            recipe has none; a run that has no checkpoint yet begins anew.
-        overwrite: Remove the run that `output_dir` holds, finished or not.
-
-    Returns:
-        `Prepared`, for `train`.
-
-    Raises:
-        ValueError: A setting that can't be used, a corpus with errors, `output_dir` holds a run and neither flag is
-            given, or the run to continue had other settings or data.
-        FileNotFoundError: The corpus or the vocabulary is not there.
-    """
-    strategy = get_strategy(recipe.strategy)
-    if resume:
-        recipe = run_folder.with_data_of_run(output_dir, recipe)
-    cache_dir = cache_dir or os.path.join(output_dir, "cache")
-    corpus = build.open_corpus(recipe)
-    own = os.path.join(output_dir, build.VOCABULARY)
-    if resume and os.path.exists(own):
-        vocabulary = subwords.load(own)
-    else:
-        vocabulary = build.make_vocabulary(recipe, corpus, cache_dir)
-    replicas = strategy.num_replicas_in_sync
-    batches = build.make_batches(recipe, corpus, vocabulary, cache_dir, replicas)
-    lock = None
-    with trainer.precision(recipe), strategy.scope():
-        build.rehearse(recipe, batches)
-        keras.utils.set_random_seed(recipe.seed)
-        model, done = build.make_model(recipe, vocabulary.size), 0
-        algorithm = build.make_algorithm(recipe, batches, output_dir)
-        # Lottery tickets know how many epochs all rounds take.
-        epochs = getattr(algorithm, "total_steps", recipe.train_steps) // recipe.eval_every
-        if is_chief(strategy):
-            lock = trainer.claim_folder(output_dir, recipe, resume, overwrite, build.describe(batches))
-            if os.path.abspath(vocabulary.path) != os.path.abspath(own):
-                shutil.copyfile(vocabulary.path, own)
-        if resume:
-            restored, done = run_folder.restore(output_dir, recipe.eval_every)
-            model = restored or model
-        if not done:
-            grid = algorithms.update_grid(recipe, algorithm, recipe.eval_every)
-            build.compile_model(recipe, model, vocabulary.size, grid)
-            if recipe.keep_initial and is_chief(strategy):
-                run_folder.save_without_optimizer(model, os.path.join(output_dir, run_folder.INITIAL))
-    if is_chief(strategy):
-        _introduce(recipe, batches, model, resume, done, replicas)
-        trainer.warn_of_shortfall(build.shortfall(recipe, algorithm), algorithm)
-    return trainer.Prepared(
-        recipe, output_dir, batches, model, algorithm, epochs, done, recipe.eval_every, strategy, lock
-    )
-
-
-def _introduce(recipe, batches, model, resume, done, replicas):
-    trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    print(f"data: {batches.source}")
-    if resume:
-        print(f"resuming after step {done * recipe.eval_every:,}" if done else "no checkpoint yet: starting anew")
-    print(
-        f"{batches.num_examples:,} training and {batches.num_validation:,} validation pairs, "
-        f"{batches.steps_per_epoch:,} steps see them once; {batches.vocabulary.size:,} subwords, "
-        f"{trained:,} trained parameters, technique {recipe.technique}; "
-        f"XLA {'on' if model.jit_compile else 'off'}, {model.steps_per_execution} steps a call"
-        + (f", {replicas} replicas" if replicas > 1 else ""),
-        flush=True,
-    )
-
-
-def train(prepared):
-    """Trains a prepared run to its end and reports on it.
-
-    Written into the folder: `recipe.json`, the vocabulary, `metrics.csv`, `tensorboard/`, `checkpoint.keras` every
-    `eval_every` steps, `best.keras`, with an algorithm that moves masks `sparsity_by_step.csv`, and at the end
-    `results.json`, `sparsity.csv`, `translations.txt` and `model.keras`, the network of the last step without its
-    optimizer. Two runs of a recipe, or one run and its continuation after a kill, give bit-identical weights on a CPU.
-
-    Args:
-        prepared: What `prepare` returned.
-
-    Returns:
-        `RunResult`. Its `line` has been printed last.
-    """
-    if prepared.recipe.strategy == "multiworker":
-        prepare_for_workers(prepared.model, first_of(prepared.batches.train()))
-    diverged = prepared.done < prepared.epochs and _fit(prepared)
-    return _report(prepared, diverged)
-
-
-def _fit(prepared):
-    recipe, batches, done, folder = prepared.recipe, prepared.batches, prepared.done, prepared.output_dir
-    masks, _ = prepared.mask_callbacks()
-    callbacks = [*build.penalty_callbacks(recipe, batches), *masks]
-    callbacks.append(
-        translation_log.TranslationLog(
-            folder,
-            prepared.epochs,
-            build.penalty_examples(recipe, batches),
-            first_epoch=done,
-            print_lines=not prepared.bar,
-            writes=prepared.chief,
+    def line(self, row):
+        return (
+            f"step {row['step']:,}  loss {row['loss']:.4f}  validation: perplexity {row['val_perplexity']:.2f}, "
+            f"accuracy {100 * row['val_accuracy']:.2f} %  {log.sparsity_of(row)}  {row['seconds']:.1f} s"
         )
-    )
-    if prepared.chief:
-        if recipe.keep_best:
-            settled = -(-build.settled_from(recipe, prepared.algorithm) // recipe.eval_every)
-            lowest = log.lowest_error(folder, "val_cross_entropy", settled)
-            callbacks.append(run_folder.Best(folder, "val_cross_entropy", lowest, settled))
-        callbacks.append(run_folder.Checkpoint(folder))
-    data = distribute(prepared.strategy, batches, done * recipe.eval_every)
-    return trainer.fit(prepared, data, callbacks, _validation(prepared))
 
 
-def _validation(prepared):
-    strategy, batches = prepared.strategy, prepared.batches
-    if strategy.num_replicas_in_sync == 1:
-        return batches.validation()
-    return strategy.distribute_datasets_from_function(batches.validation)
+class TranslatorTask(Task):
+    """Translators: `batches` are `TranslationBatches`. "Epoch" means `eval_every` steps throughout.
+
+    Args:
+        cache_dir: Folder for trained vocabularies and encoded sentences, which runs may share. Defaults to `cache` in
+            the folder of the run.
+    """
+
+    log = TranslatorLog
+    unit = "step"
+    error = "val_cross_entropy"
+    validates = True
+
+    def __init__(self, cache_dir=None):
+        self.cache_dir = cache_dir
+
+    def open_data(self, recipe, folder, resume, replicas):
+        cache_dir = self.cache_dir or os.path.join(folder, "cache")
+        corpus = parallel_corpus.parallel_corpus(
+            recipe.dataset,
+            recipe.data_dir,
+            recipe.source_language,
+            recipe.target_language,
+            recipe.reverse,
+            recipe.held_out,
+        )
+        own = os.path.join(folder, VOCABULARY)
+        if resume and os.path.exists(own):
+            vocabulary = subwords.load(own)
+        else:
+            vocabulary = _make_vocabulary(recipe, corpus, cache_dir)
+        names = ("batch_tokens", "max_length", "packed", "too_long", "bucket_growth", "pad_to", "seed")
+        names += ("eval_batch_tokens", "eval_max_length", "eval_too_long")
+        options = {name: getattr(recipe, name) for name in names}
+        batches = translation_batches.translation_batches(
+            corpus, vocabulary, replicas=replicas, cache_dir=cache_dir, **options
+        )
+        return batches, _describe(batches)
+
+    def keep_data(self, batches, folder):
+        """The vocabulary, without which the network can't be used."""
+        own = os.path.join(folder, VOCABULARY)
+        if os.path.abspath(batches.vocabulary.path) != os.path.abspath(own):
+            shutil.copyfile(batches.vocabulary.path, own)
+
+    def steps_per_epoch(self, recipe, batches):
+        return recipe.eval_every
+
+    def penalty_examples(self, recipe, batches):
+        return recipe.penalty_examples or batches.num_examples
+
+    def make_model(self, recipe, batches):
+        sparse = technique.arguments(recipe)
+        options = sparse.pop("technique_options") or {}
+        sizes = ("num_layers", "hidden_size", "filter_size", "num_heads", "split_heads")
+        rates = ("dropout", "attention_dropout", "relu_dropout")
+        with naming_options(recipe, "technique_options"):
+            model = models.Transformer(
+                batches.vocabulary.size,
+                **{name: getattr(recipe, name) for name in (*sizes, *rates)},
+                packed=recipe.packed,
+                seed=recipe.seed,
+                **sparse,
+                **options,
+            )
+        technique.begin_with(model, recipe)
+        return model
+
+    def objective(self, recipe, batches):
+        """Adam, and the token-mean smoothed cross-entropy, padding weighted out."""
+        rate = optimizers.learning_rate(recipe, recipe.eval_every)
+        # The share is of the other subwords, and that of all, the right one included, is larger.
+        smoothing = recipe.label_smoothing * batches.vocabulary.size / (batches.vocabulary.size - 1)
+        return {
+            "optimizer": keras.optimizers.Adam(rate, recipe.beta_1, recipe.beta_2, recipe.epsilon),
+            "loss": SmoothedCrossentropy(smoothing, reduction="mean_with_sample_weight"),
+            "weighted_metrics": [keras.metrics.SparseCategoricalAccuracy("accuracy"), TokenCrossentropy()],
+        }
+
+    def introduction(self, recipe, batches, model):
+        trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+        return (
+            f"{batches.num_examples:,} training and {batches.num_validation:,} validation pairs, "
+            f"{batches.steps_per_epoch:,} steps see them once; {batches.vocabulary.size:,} subwords, "
+            f"{trained:,} trained parameters"
+        )
+
+    def examine(self, prepared, table, loss):
+        recipe, vocabulary = prepared.recipe, prepared.batches.vocabulary
+        figures = prepared.model.evaluate(prepared.validation(), verbose=0, return_dict=True)
+        perplexity = float(np.exp(figures["cross_entropy"]))
+        finite = math.isfinite(perplexity) and math.isfinite(loss)
+        collapsed = None if finite and table.finite else "diverged: weights or losses that are not finite"
+        results = {
+            "vocabulary_size": vocabulary.size,
+            "validation": {**figures, "perplexity": perplexity} if finite else None,
+        }
+        said = [f"perplexity {perplexity:.2f}"]
+        if not collapsed and prepared.chief and recipe.bleu != "none":
+            collapsed, scores = _translate(prepared)
+            said.insert(0, f"BLEU {scores['bleu']:.2f} ({recipe.bleu})")
+            results.update(scores)
+        return Findings(collapsed, f"{collapsed}; no sparsity is reported" if collapsed else ", ".join(said), results)
 
 
-def _report(prepared, diverged):
-    recipe, model, folder = prepared.recipe, prepared.model, prepared.output_dir
-    figures = model.evaluate(_validation(prepared), verbose=0, return_dict=True)
-    table = inspection.sparsity_table(model, include_dense=True)
-    rows = log.rows_of(prepared)
-    perplexity = float(np.exp(figures["cross_entropy"]))
-    finite = not diverged and math.isfinite(perplexity) and (not rows or math.isfinite(float(rows[-1]["loss"])))
-    collapsed = None if finite and table.finite else "diverged: weights or losses that are not finite"
-    results = {
-        "recipe": run_folder.as_plain(recipe),
-        "data": prepared.batches.source,
-        "vocabulary_size": prepared.batches.vocabulary.size,
-        "steps": int(rows[-1]["step"]) if rows else 0,
-        "training_seconds": round(sum(float(row["seconds"]) for row in rows), 2),
-        "validation": {**figures, "perplexity": perplexity} if finite else None,
-        "keras": keras.__version__,
+def _make_vocabulary(recipe, corpus, cache_dir):
+    """The recipe's vocabulary: the file that it names, or one trained on the training pairs and kept in `cache_dir`."""
+    if recipe.vocabulary is not None:
+        return subwords.load(recipe.vocabulary)
+    settings = recipe.vocabulary_size, recipe.vocabulary_kind, recipe.seed, corpus.train.fingerprint
+    key = hashlib.sha256(repr(settings).encode()).hexdigest()[:20]
+    path = os.path.join(cache_dir, f"vocabulary-{key}.model")
+    if os.path.exists(path):
+        return subwords.load(path)
+    texts = (text for pair in corpus.train for text in pair)
+    return subwords.train(texts, path, recipe.vocabulary_size, recipe.vocabulary_kind, seed=recipe.seed)
+
+
+def _describe(batches):
+    """By what a corpus is told from others: a dict of plain values.
+
+    The checksum is of the vocabulary's file and of the first pairs of each split: reading all takes minutes.
+    """
+    with open(batches.vocabulary.path, "rb") as file:
+        checksum = zlib.crc32(file.read())
+    for split in ("train", "validation", "test"):
+        for pair in itertools.islice(getattr(batches.corpus, split), _DESCRIBED_PAIRS):
+            checksum = zlib.crc32("\t".join(pair).encode(), checksum)
+    return {
+        "train_pairs": batches.num_examples,
+        "validation_pairs": batches.num_validation,
+        "test_pairs": batches.num_test,
+        "vocabulary_size": batches.vocabulary.size,
+        "checksum": checksum,
     }
-    scores = {}
-    if not collapsed and prepared.chief and recipe.bleu != "none":
-        collapsed, scores = _translate(prepared)
-    results.update(collapsed=collapsed, **scores)
-    score = scores.get("bleu")
-    if collapsed:
-        line = f"{collapsed}; no sparsity is reported"
-        result = RunResult(line, collapsed, perplexity, score, None, None)
-    else:
-        said = [f"BLEU {score:.2f} ({recipe.bleu})"] if score is not None else []
-        said += [f"perplexity {perplexity:.2f}", f"sparsity {100 * table.sparsity:.2f} %"]
-        line = ", ".join([*said, f"compression {table.compression:.1f}x"])
-        result = RunResult(line, None, perplexity, score, table.sparsity, table.compression)
-        results.update(trainer.sparsity_results(table))
-    if not prepared.chief:
-        return result
-    if not collapsed:
-        trainer.save_result(prepared, table)
-    trainer.conclude(prepared, results, result.line, trainer.files_in(folder))
-    return result
 
 
 def _translate(prepared):
-    """Translates the split that the recipe names: (what is wrong or `None`, figures for the report)."""
-    recipe, batches = prepared.recipe, prepared.batches
-    sources, references = zip(*batches.texts(recipe.bleu), strict=True)
-    translations = translation_log.translate_texts(
-        prepared.model,
-        batches.vocabulary,
-        sources,
-        recipe.beam_size,
-        recipe.length_penalty,
-        recipe.extra_length,
-        recipe.decode_batch_size,
-    )
-    path = os.path.join(prepared.output_dir, run_folder.TRANSLATIONS)
-    with open(f"{path}.unfinished", "w", encoding="utf-8") as file:
+    """Translates the split that the recipe names, and scores it: (what is wrong or `None`, figures for the report)."""
+    recipe, vocabulary = prepared.recipe, prepared.batches.vocabulary
+    sources, references = map(list, zip(*prepared.batches.texts(recipe.bleu), strict=True))
+    decoder = Decoder(prepared.model)
+
+    def search(inputs, extra_length):
+        if recipe.beam_size == 1:
+            return decoder.greedy(inputs, extra_length)
+        return decoder.beam_search(inputs, recipe.beam_size, recipe.length_penalty, extra_length)
+
+    found = translate(search, vocabulary.encode_all(sources), recipe.extra_length, recipe.decode_batch_size)
+    translations = [vocabulary.decode(ids) for ids in found]
+    with run_folder.writing(os.path.join(prepared.output_dir, run_folder.TRANSLATIONS)) as file:
         file.writelines(f"{' '.join(text.split())}\n" for text in translations)
-    os.replace(f"{path}.unfinished", path)
-    score, signature = translation_log.bleu(list(translations), list(references))
-    copied, _ = translation_log.bleu(list(sources), list(references))
+    score, signature = sacrebleu_score(translations, [references])
+    copied, _ = sacrebleu_score(sources, [references])
     print(
-        f"\nBLEU {score:.2f} of {len(sources):,} {recipe.bleu} sentences ({signature}); "
-        f"the sources copied: {copied:.2f}"
+        f"\nBLEU {score.score:.2f} of {len(sources):,} {recipe.bleu} sentences ({signature}); "
+        f"the sources copied: {copied.score:.2f}"
     )
     for k in range(0, len(sources), max(1, len(sources) // _SAMPLES))[:_SAMPLES]:
         print(f"  source       {sources[k]}\n  translation  {translations[k]}\n  reference    {references[k]}\n")
     collapsed = None
     if len(sources) > 1 and len(set(translations)) == 1 and len(set(sources)) > 1:
         collapsed = f"collapsed: every translation is {translations[0]!r}"
-    return collapsed, {"bleu": score, "bleu_signature": signature, "bleu_of_copied_sources": copied}
+    return collapsed, {"bleu": score.score, "bleu_signature": signature, "bleu_of_copied_sources": copied.score}

@@ -9,7 +9,7 @@ from sparsity_tf import datasets
 from sparsity_tf.datasets import pipeline
 from sparsity_tf.datasets.batches import first_of
 from sparsity_tf.train.classifier import presets
-from sparsity_tf.train.classifier.batches import load_data, make_batches
+from sparsity_tf.train.classifier.data import load_data, make_batches
 
 pytestmark = pytest.mark.tensorflow
 

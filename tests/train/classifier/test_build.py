@@ -9,10 +9,14 @@ import pytest
 
 from sparsity_tf import datasets, layers
 from sparsity_tf.layers import get_sparse_weights
-from sparsity_tf.train import algorithms
-from sparsity_tf.train.classifier import build, presets
+from sparsity_tf.train import sparsity_settings as algorithms
+from sparsity_tf.train import technique, trainer
+from sparsity_tf.train.classifier import presets
+from sparsity_tf.train.classifier.task import ClassifierTask
 
 pytestmark = pytest.mark.tensorflow
+
+TASK = ClassifierTask()
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +28,19 @@ def batches():
 
 
 def test_initializer_with_a_standard_deviation(batches):
-    model = build.make_model(presets.Recipe(kernel_initializer="normal:0.01"), batches)
+    model = TASK.make_model(presets.Recipe(kernel_initializer="normal:0.01"), batches)
     kernel = keras.ops.convert_to_numpy(model.get_layer("dense_1").kernel)
     assert abs(kernel.std() - 0.01) < 1e-4
 
 
 def test_initializer_of_torch_is_uniform_within_the_root_of_the_inputs(batches):
-    model = build.make_model(presets.Recipe(kernel_initializer="torch_default"), batches)
+    model = TASK.make_model(presets.Recipe(kernel_initializer="torch_default"), batches)
     kernel = keras.ops.convert_to_numpy(model.get_layer("dense_1").kernel)
     assert 0.999 / 28 < kernel.max() < 1 / 28 and abs(kernel.std() - 1 / 28 / np.sqrt(3)) < 1e-4
 
 
 def test_both_penalties_of_the_kernel(batches):
-    model = build.make_model(presets.Recipe(kernel_l1=0.25, kernel_l2=0.5), batches)
+    model = TASK.make_model(presets.Recipe(kernel_l1=0.25, kernel_l2=0.5), batches)
     regularizer = model.get_layer("dense_1").kernel_regularizer
     assert (float(regularizer.l1), float(regularizer.l2)) == (0.25, 0.5)
 
@@ -44,20 +48,20 @@ def test_both_penalties_of_the_kernel(batches):
 @pytest.mark.parametrize("name", ["dnw", "discovering_wirings"])
 def test_technique_with_a_sparsity_gets_it(batches, name):
     recipe = presets.Recipe(technique=name, final_sparsity=0.5, where="dense_1")
-    weights = layers.get_sparse_weights(build.make_model(recipe, batches))
+    weights = layers.get_sparse_weights(TASK.make_model(recipe, batches))
     assert [weight.sparsity() for weight in weights] == [0.5]
 
 
 def test_discovered_wirings_take_a_distribution(batches):
     recipe = presets.Recipe(technique="dnw", final_sparsity=0.5, distribution="dense_1=0.9,dense_[23]=0.25")
-    weights = layers.get_sparse_weights(build.make_model(recipe, batches))
+    weights = layers.get_sparse_weights(TASK.make_model(recipe, batches))
     assert [weight.sparsity() for weight in weights] == pytest.approx([0.9, 0.25, 0.25])
 
 
 @pytest.mark.parametrize("name", ["str", "soft_threshold"])
 def test_technique_with_a_threshold_regularizer_gets_it(batches, name):
     recipe = presets.Recipe(technique=name, threshold_l2=0.25, kernel_l2=0.5)
-    model = build.make_model(recipe, batches)
+    model = TASK.make_model(recipe, batches)
     technique = layers.get_sparse_weights(model)[0].technique
     assert float(technique.threshold_regularizer.l2) == 0.25
     assert float(model.get_layer("dense_1").kernel_regularizer.l2) == 0.5
@@ -66,19 +70,19 @@ def test_technique_with_a_threshold_regularizer_gets_it(batches, name):
 def test_unknown_option_of_a_technique_is_refused(batches):
     recipe = presets.Recipe(technique="vd", technique_options={"log_sigma": 1})
     with pytest.raises(ValueError, match="log_sigma"):
-        build.make_model(recipe, batches)
+        TASK.make_model(recipe, batches)
 
 
 @pytest.mark.parametrize("name", ["vd", "variational_dropout", "l0"])
 def test_penalty_ramp_is_in_epochs(name):
     recipe = presets.Recipe(technique=name, penalty_weight=2.0, penalty_begin_epoch=1.0, penalty_end_epoch=3.0)
-    (ramp,) = build.penalty_callbacks(recipe, num_examples=100, steps=10)
+    (ramp,) = technique.penalty_callbacks(recipe, num_examples=100, steps=10)
     assert [ramp.penalty_weight(step) for step in (0, 10, 20, 30)] == [0, 0, 0.01, 0.02]
 
 
 @pytest.mark.parametrize("name", ["none", "str", "masked", "dnw"])
 def test_technique_without_a_penalty_has_no_ramp(name):
-    assert build.penalty_callbacks(presets.Recipe(technique=name), 100, 10) == []
+    assert technique.penalty_callbacks(presets.Recipe(technique=name), 100, 10) == []
 
 
 @pytest.mark.parametrize(
@@ -99,7 +103,7 @@ def test_technique_without_a_penalty_has_no_ramp(name):
 def test_models_are_final_when_the_schedule_has_ended(settings, step):
     recipe = presets.Recipe(epochs=5, **settings)
     algorithm = algorithms.make(recipe, 10, None)
-    assert build.settled_from(recipe, algorithm, 10) == step
+    assert technique.settled_from(recipe, algorithm, 10) == step
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,7 @@ def test_models_are_final_when_the_schedule_has_ended(settings, step):
 )
 def test_what_a_run_is_too_short_for_is_known(settings, message):
     recipe = presets.Recipe(epochs=5, **settings)
-    found = build.shortfall(recipe, algorithms.make(recipe, 10, None), 10)
+    found = technique.shortfall(recipe, algorithms.make(recipe, 10, None), 10)
     assert (found is None) == (message is None)
     assert message is None or re.match(rf"the run ends after 50 steps \(epochs=5\): .*{message}", found)
 
@@ -129,7 +133,7 @@ def test_what_a_run_is_too_short_for_is_known(settings, message):
 def test_pruning_that_never_begins_is_refused(batches):
     recipe = presets.Recipe(technique="gmp", final_sparsity=0.5, begin_step=10, end_step=20, epochs=5, batch_size=10)
     with pytest.raises(ValueError, match="`begin_step` must come before the end of the run.*epochs=5 makes 10 steps"):
-        build.rehearse(recipe, batches)
+        trainer.rehearse(TASK, recipe, batches)
 
 
 @pytest.mark.parametrize(
@@ -139,46 +143,46 @@ def test_pruning_that_never_begins_is_refused(batches):
 def test_option_of_the_wrong_type_is_named(batches, model, options):
     option = next(iter(options))
     with pytest.raises(ValueError, match=f"`{option}` must be .*Received: {option}="):
-        build.make_model(presets.Recipe(model=model, model_options=options), batches)
+        TASK.make_model(presets.Recipe(model=model, model_options=options), batches)
 
 
 def test_steps_of_one_call_divide_the_epoch():
     for steps, requested, expected in [(240, 0, 20), (40, 0, 20), (7, 3, 1), (30, 16, 15), (3, 0, 3)]:
         recipe = presets.Recipe(steps_per_execution=requested)
-        assert build.choose_steps_per_execution(recipe, steps) == expected
+        assert TASK.choose_steps_per_execution(recipe, steps) == expected
 
 
 def test_jit_compile_is_as_asked(batches):
-    model = build.make_model(presets.Recipe(), batches)
-    assert build.choose_jit_compile(presets.Recipe(jit_compile="true"), model) is True
-    assert build.choose_jit_compile(presets.Recipe(jit_compile="false"), model) is False
+    model = TASK.make_model(presets.Recipe(), batches)
+    assert TASK.choose_jit_compile(presets.Recipe(jit_compile="true"), model) is True
+    assert TASK.choose_jit_compile(presets.Recipe(jit_compile="false"), model) is False
 
 
 def test_convolutions_are_not_compiled_on_a_cpu(batches, monkeypatch):
     import tensorflow as tf
 
-    dense = build.make_model(presets.Recipe(), batches)
-    conv = build.make_model(presets.Recipe(model="lenet_5_caffe"), batches)
+    dense = TASK.make_model(presets.Recipe(), batches)
+    conv = TASK.make_model(presets.Recipe(model="lenet_5_caffe"), batches)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    assert build.choose_jit_compile(presets.Recipe(), dense) is True
-    assert build.choose_jit_compile(presets.Recipe(), conv) is False
+    assert TASK.choose_jit_compile(presets.Recipe(), dense) is True
+    assert TASK.choose_jit_compile(presets.Recipe(), conv) is False
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
-    assert build.choose_jit_compile(presets.Recipe(), conv) is True
+    assert TASK.choose_jit_compile(presets.Recipe(), conv) is True
 
 
 def test_network_has_the_options_of_the_recipe(batches):
     recipe = presets.Recipe(model="mnist_mlp", model_options={"hidden": [20]}, kernel_initializer="default")
-    assert build.make_model(recipe, batches).layers[-1].output.shape == (None, 10)
+    assert TASK.make_model(recipe, batches).layers[-1].output.shape == (None, 10)
     with pytest.raises(ValueError, match="`model_options` of lenet_300_100 may hold nothing. Received: depth"):
-        build.make_model(presets.Recipe(model_options={"depth": 3}), batches)
+        TASK.make_model(presets.Recipe(model_options={"depth": 3}), batches)
     with pytest.raises(ValueError, match="`model_options` of wide_resnet must hold depth, width"):
-        build.make_model(presets.Recipe(model="wide_resnet"), batches)
+        TASK.make_model(presets.Recipe(model="wide_resnet"), batches)
 
 
 def test_biases_and_batch_normalisation_have_a_penalty_of_their_own(batches, tmp_path):
     recipe = presets.Recipe(model="mnist_mlp", kernel_l2=1.0, other_l2=0.25)
-    model = build.make_model(recipe, batches)
-    build.compile_model(recipe, model, 2)
+    model = TASK.make_model(recipe, batches)
+    trainer.compile_model(TASK, recipe, model, batches)
     model.save(tmp_path / "model.keras")
     for net in (model, keras.saving.load_model(tmp_path / "model.keras")):
         others = [v for v in net.trainable_variables if v.name in ("gamma", "beta", "bias")]
@@ -187,11 +191,11 @@ def test_biases_and_batch_normalisation_have_a_penalty_of_their_own(batches, tmp
 
 def test_training_begins_with_the_weights_of_a_saved_model(batches, tmp_path):
     keras.utils.set_random_seed(1)
-    dense = build.make_model(presets.Recipe(), batches)
+    dense = TASK.make_model(presets.Recipe(), batches)
     dense.save(tmp_path / "initial.keras")
     keras.utils.set_random_seed(2)
     recipe = presets.Recipe(technique="masked", load_weights=str(tmp_path / "initial.keras"))
-    model = build.make_model(recipe, batches)
+    model = TASK.make_model(recipe, batches)
     for name in ("dense_1", "dense_3"):
         np.testing.assert_array_equal(model.get_layer(name).kernel, dense.get_layer(name).kernel)
 
@@ -200,7 +204,7 @@ def test_training_begins_with_the_weights_of_a_saved_model(batches, tmp_path):
 def test_another_technique_begins_with_the_weights_of_inference(batches, tmp_path, technique):
     """Training on from a sparse network begins with what it predicts, not with the variables behind it."""
     keras.utils.set_random_seed(1)
-    sparse = build.make_model(presets.Recipe(technique=technique), batches)
+    sparse = TASK.make_model(presets.Recipe(technique=technique), batches)
     for weight in get_sparse_weights(sparse):
         options = {"vd": ("log_sigma2", -2.0), "l0": ("log_alpha", -0.5), "str": ("raw_threshold", -4.0)}
         if technique in options:
@@ -208,26 +212,26 @@ def test_another_technique_begins_with_the_weights_of_inference(batches, tmp_pat
             weight.extra_variable(name).assign(keras.ops.full(weight.extra_variable(name).shape, value))
     sparse.save(tmp_path / "sparse.keras")
     images = np.random.default_rng(0).normal(size=(4, *batches.image_shape)).astype("float32")
-    dense = build.make_model(presets.Recipe(load_weights=str(tmp_path / "sparse.keras")), batches)
+    dense = TASK.make_model(presets.Recipe(load_weights=str(tmp_path / "sparse.keras")), batches)
     np.testing.assert_allclose(dense(images), sparse(images, training=False), atol=1e-5)
     own = get_sparse_weights(sparse)
     assert [np.count_nonzero(dense.get_layer(weight.layer.name).kernel) for weight in own] == [w.count() for w in own]
     # The same technique goes on with its own variables.
     recipe = presets.Recipe(technique=technique, load_weights=str(tmp_path / "sparse.keras"))
-    for weight, saved in zip(get_sparse_weights(build.make_model(recipe, batches)), own, strict=True):
+    for weight, saved in zip(get_sparse_weights(TASK.make_model(recipe, batches)), own, strict=True):
         np.testing.assert_array_equal(weight.variable, saved.variable)
 
 
 def test_weights_that_do_not_fit_are_refused_and_nothing_is_changed(batches, tmp_path):
-    build.make_model(presets.Recipe(model="mnist_mlp"), batches).save(tmp_path / "other.keras")
+    TASK.make_model(presets.Recipe(model="mnist_mlp"), batches).save(tmp_path / "other.keras")
     with pytest.raises(ValueError, match="`load_weights` has no 'dense_1/kernel'"):
-        build.make_model(presets.Recipe(load_weights=str(tmp_path / "other.keras")), batches)
+        TASK.make_model(presets.Recipe(load_weights=str(tmp_path / "other.keras")), batches)
     (tmp_path / "cut.keras").write_bytes(b"cut off")
     with pytest.raises(ValueError, match="cut.keras can't be loaded: it is damaged or truncated"):
-        build.make_model(presets.Recipe(load_weights=str(tmp_path / "cut.keras")), batches)
+        TASK.make_model(presets.Recipe(load_weights=str(tmp_path / "cut.keras")), batches)
     with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", b" " * (80 << 20))
     with pytest.raises(ValueError, match="bomb.keras can't be loaded: .* would unpack to 83,886,080"):
-        build.make_model(presets.Recipe(load_weights=str(tmp_path / "bomb.keras")), batches)
+        TASK.make_model(presets.Recipe(load_weights=str(tmp_path / "bomb.keras")), batches)
     with pytest.raises(FileNotFoundError, match="`load_weights` does not exist"):
-        build.make_model(presets.Recipe(load_weights="/nowhere.keras"), batches)
+        TASK.make_model(presets.Recipe(load_weights="/nowhere.keras"), batches)

@@ -18,9 +18,10 @@ from absl import flags
 
 from sparsity_tf import datasets, inspection, layers
 from sparsity_tf.train import flags as recipe_flags
-from sparsity_tf.train import folder_lock, log, optimizers, run_folder
+from sparsity_tf.train import folder_lock, log, optimizers, run_folder, trainer
 from sparsity_tf.train.classifier import __main__ as classifier
-from sparsity_tf.train.classifier import batches, pictures, presets, task
+from sparsity_tf.train.classifier import data as batches
+from sparsity_tf.train.classifier import pictures, presets, task
 from sparsity_tf.train.classifier.evaluation import Evaluation, TestFigures
 from sparsity_tf.train.language_model import __main__ as language_model
 from sparsity_tf.train.translator import __main__ as translator
@@ -576,7 +577,7 @@ def test_best_model_is_a_final_one(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.Model, "fit", lambda self, *a, callbacks, **k: given.extend(callbacks))
     pruning = ["--config=lenet300_magnitude", "--train_examples=0", "--begin_step=2", "--end_step=13", "--frequency=1"]
     arguments = [*pruning, f"--data_dir={digits}", "--batch_size=8", "--epochs=3", "--keep_best"]
-    task._fit(task.prepare(recipe_of(*arguments), str(tmp_path)))
+    trainer.fit(trainer.prepare(task.ClassifierTask(), recipe_of(*arguments), str(tmp_path)))
     (best,) = [callback for callback in given if isinstance(callback, run_folder.Best)]
     assert (best.from_epoch, best.lowest) == (2, math.inf)
 
@@ -598,7 +599,8 @@ def test_best_model_of_before_is_not_the_one_to_beat(tmp_path):
 
 def test_schedule_that_the_run_is_too_short_for_is_said(digits, tmp_path, capsys):
     pruning = ["--config=lenet300_magnitude", "--train_examples=0", "--begin_step=2", "--end_step=40", "--frequency=2"]
-    task.prepare(recipe_of(*pruning, f"--data_dir={digits}", "--batch_size=8", "--epochs=3"), str(tmp_path))
+    recipe = recipe_of(*pruning, f"--data_dir={digits}", "--batch_size=8", "--epochs=3")
+    trainer.prepare(task.ClassifierTask(), recipe, str(tmp_path))
     error = capsys.readouterr().err
     assert error == (
         "warning: the run ends after 24 steps (epochs=3): the final sparsity of 0.95 is not reached, which end_step=40 "

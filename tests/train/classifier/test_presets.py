@@ -6,10 +6,14 @@ import types
 import pytest
 
 from sparsity_tf import callbacks, layers
-from sparsity_tf.train.classifier import build, presets
+from sparsity_tf.train import trainer
+from sparsity_tf.train.classifier import presets
+from sparsity_tf.train.classifier.task import ClassifierTask
 from tests.train.runs import recipe_of
 
 pytestmark = pytest.mark.tensorflow
+
+TASK = ClassifierTask()
 
 
 NETWORKS = {
@@ -73,8 +77,8 @@ def test_network_and_algorithm_of_a_preset_fit(name):
         num_classes=10,
         steps_per_epoch=steps_of(recipe),
     )
-    build.rehearse(recipe, batches)
-    model = build.make_model(recipe, batches)
+    trainer.rehearse(TASK, recipe, batches)
+    model = TASK.make_model(recipe, batches)
     assert bool(layers.get_sparse_weights(model)) == (recipe.technique != "none")
 
 
@@ -115,9 +119,9 @@ def test_settings_of_sparse_momentums_program():
 def test_stem_and_classifier_of_the_extended_recipe_have_their_own_sparsity():
     recipe = presets.PRESETS["resnet50_gmp_extended"]
     batches = types.SimpleNamespace(image_shape=(64, 64, 3), num_classes=1000, steps_per_epoch=312)
-    model = build.make_model(recipe, batches)
-    build.compile_model(recipe, model, 312)
-    algorithm = build.make_algorithm(recipe, batches)
+    model = TASK.make_model(recipe, batches)
+    trainer.compile_model(TASK, recipe, model, batches)
+    algorithm = trainer.make_algorithm(TASK, recipe, batches)
     algorithm.prepare(model, recipe.epochs, 312)
     weights = algorithm.weights
     zeros = sum(target * weight.size for target, weight in zip(algorithm.targets, weights, strict=True))

@@ -16,13 +16,17 @@ from keras import ops
 
 from sparsity_tf import layers
 from sparsity_tf.datasets import CharacterBatches, character_corpus
-from sparsity_tf.train import algorithms
 from sparsity_tf.train import run_folder as state
+from sparsity_tf.train import sparsity_settings as algorithms
+from sparsity_tf.train import trainer
 from sparsity_tf.train.language_model import __main__ as language_model
-from sparsity_tf.train.language_model import build, presets, task
+from sparsity_tf.train.language_model import presets
 from sparsity_tf.train.language_model import recipe as language_recipe
+from sparsity_tf.train.language_model.task import LanguageModelTask
 
 pytestmark = pytest.mark.tensorflow
+
+TASK = LanguageModelTask()
 
 LAST_LINE = (
     r"bits per character \d\.\d{4} \(validation\), \d\.\d{4} \(test\), sparsity \d+\.\d\d %, compression \d+\.\dx"
@@ -121,14 +125,14 @@ def test_resume_needs_the_text_of_the_run(tmp_path, capsys):
     other = tmp_path / "other.txt"
     other.write_text(text.read_text().translate(str.maketrans("be", "xy")))  # as many characters
     recipe = small_recipe(data_dir=str(text))
-    task.prepare(recipe, str(run_folder))
+    trainer.prepare(TASK, recipe, str(run_folder))
     before = (run_folder / state.RECIPE).read_bytes()
     for data_dir in (None, str(text)):
         again = dataclasses.replace(recipe, data_dir=data_dir)
-        prepared = task.prepare(again, str(run_folder), resume=True)
+        prepared = trainer.prepare(TASK, again, str(run_folder), resume=True)
         assert prepared.recipe.data_dir == str(text)
     with pytest.raises(ValueError, match="`resume` needs the data of the run in .*checksum"):
-        task.prepare(small_recipe(data_dir=str(other)), str(run_folder), resume=True)
+        trainer.prepare(TASK, small_recipe(data_dir=str(other)), str(run_folder), resume=True)
     assert (run_folder / state.RECIPE).read_bytes() == before
 
 
@@ -184,12 +188,12 @@ def test_diverged_and_collapsed_networks_are_called_so(tmp_path, capsys):
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_every_preset_can_be_prepared(name):
     recipe = presets.get_preset(name)
-    model = build.make_model(recipe, 20)
-    expected = {"masked"} if recipe.technique in algorithms.ALGORITHMS else set()
-    assert {weight.technique.name for weight in layers.get_sparse_weights(model)} == expected
     corpus = character_corpus(None, recipe.vocabulary_size or None)
     batches = CharacterBatches(corpus, recipe.batch_size, recipe.window)
-    algorithm = build.make_algorithm(recipe, batches)
+    model = TASK.make_model(recipe, batches)
+    expected = {"masked"} if recipe.technique in algorithms.ALGORITHMS else set()
+    assert {weight.technique.name for weight in layers.get_sparse_weights(model)} == expected
+    algorithm = trainer.make_algorithm(TASK, recipe, batches)
     assert (algorithm is None) == (not expected)
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -17,12 +18,12 @@ from absl import flags
 
 from sparsity_tf import inspection, layers
 from sparsity_tf.datasets.text import subwords
-from sparsity_tf.train import log, run_folder
-from sparsity_tf.train.algorithms import ALGORITHMS
+from sparsity_tf.train import log, optimizers, run_folder, technique, trainer
+from sparsity_tf.train.sparsity_settings import ALGORITHMS
 from sparsity_tf.train.translator import __main__ as translator
-from sparsity_tf.train.translator import build
 from sparsity_tf.train.translator import presets as translation_presets
 from sparsity_tf.train.translator.recipe import TranslationRecipe
+from sparsity_tf.train.translator.task import VOCABULARY, TranslatorTask
 from tests.train.test_strategy import free_port
 
 pytestmark = [
@@ -30,6 +31,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="needs Keras 3.13"),
 ]
 
+TASK = TranslatorTask()
 LAST_LINE = r"BLEU \d+\.\d\d \(validation\), perplexity \d+\.\d\d, sparsity \d+\.\d\d %, compression \d+\.\dx"
 WORDS = "the a small large file model layer weight is was gets became sparse dense fast slow and or not".split()
 
@@ -54,6 +56,11 @@ def corpus(tmp_path_factory):
 def vocabulary(corpus, tmp_path_factory):
     texts = (corpus / "train.tsv").read_text().replace("\t", "\n").splitlines()
     return subwords.train(texts, tmp_path_factory.mktemp("vocabulary") / "words.model", 330).path
+
+
+def batches_of(vocabulary_size):
+    """What a network is made for: no data, but a number of subwords."""
+    return types.SimpleNamespace(vocabulary=types.SimpleNamespace(size=vocabulary_size))
 
 
 def parsed(arguments):
@@ -165,20 +172,20 @@ def test_every_preset_is_a_recipe_and_published_ones_have_the_published_numbers(
 def test_every_preset_makes_a_network_its_algorithm_and_its_penalty(name):
     sizes = {"num_layers": 1, "hidden_size": 8, "filter_size": 8, "num_heads": 2}
     recipe = dataclasses.replace(translation_presets.PRESETS[name], **sizes)
-    model = build.make_model(recipe, 20)
+    model = TASK.make_model(recipe, batches_of(20))
     weights = layers.get_sparse_weights(model)
     # Soft thresholds have no form for the embedding that is also the softmax.
     assert len(weights) == {"none": 0, "str": 4 + 8 + 2 * 2}.get(recipe.technique, 4 + 8 + 2 * 2 + 1)
-    algorithm = build.make_algorithm(recipe, batches=None)
+    algorithm = trainer.make_algorithm(TASK, recipe, batches=None)
     assert (algorithm is None) == (recipe.technique not in ALGORITHMS)
-    settled = build.settled_from(recipe, algorithm)
+    settled = technique.settled_from(recipe, algorithm, recipe.eval_every)
     assert settled == {"magnitude": recipe.end_step, "random": recipe.end_step, "vd": recipe.penalty_end_step}.get(
         recipe.technique, recipe.penalty_end_step if recipe.technique == "l0" else 0
     )
 
 
 def test_the_learning_rate_is_that_of_tensor2tensor():
-    rate = build.learning_rate(translation_presets.PRESETS["transformer_dense"])
+    rate = optimizers.learning_rate(translation_presets.PRESETS["transformer_dense"], 10_000)
     # The sheet's figures, computed in double precision.
     expected = {0: 0.0, 4000: 9.882e-4 / 2, 8000: 9.882e-4, 100_000: 2.795e-4, 500_000: 1.25e-4}
     for step, value in expected.items():
@@ -192,8 +199,8 @@ def test_the_loss_is_the_mean_of_smoothed_tokens_and_padding_counts_nothing():
     recipe = recipe_of(
         "--config=tiny_dense", "--vocabulary_size=300", "--num_layers=1", "--hidden_size=8", "--num_heads=2"
     )
-    model = build.make_model(recipe, vocabulary_size)
-    build.compile_model(recipe, model, vocabulary_size, 1)
+    model = TASK.make_model(recipe, batches_of(vocabulary_size))
+    trainer.compile_model(TASK, recipe, model, batches_of(vocabulary_size), 1)
     features = {"inputs": np.array([[2, 3, 1], [4, 1, 0]]), "targets": np.array([[5, 6, 1], [2, 1, 0]])}
     weights = (features["targets"] != 0).astype("float32")
     figures = model.evaluate(features, features["targets"], sample_weight=weights, verbose=0, return_dict=True)
@@ -261,7 +268,7 @@ def test_the_last_line_says_what_the_run_came_to(finished):
 
 def test_a_run_leaves_everything_that_translating_needs(finished, corpus, vocabulary):
     folder = finished[0]
-    own = subwords.load(folder / build.VOCABULARY)
+    own = subwords.load(folder / VOCABULARY)
     with open(vocabulary, "rb") as file, open(own.path, "rb") as copy:
         assert file.read() == copy.read()
     model = keras.saving.load_model(folder / run_folder.MODEL)
@@ -365,7 +372,7 @@ def test_scratch_and_lottery_runs_take_masks_and_weights_over(finished, corpus, 
         assert not np.asarray(b.value())[~mask].any()
         np.testing.assert_array_equal(np.asarray(own.value()), np.where(mask, first.value(), 0))
     scratch = command(corpus, vocabulary, "unused", *masks, "--reinitialize=augmented", "--seed=1", config="tiny_dense")
-    drawn = layers.get_sparse_weights(build.make_model(recipe_of(*scratch), 330))
+    drawn = layers.get_sparse_weights(TASK.make_model(recipe_of(*scratch), batches_of(330)))
     for own, first in zip(drawn, start, strict=True):
         np.testing.assert_array_equal(own.mask(), first.mask())
         assert not np.array_equal(own.value(), first.value())

@@ -146,7 +146,7 @@ CIFAR = {
         frequency=_DSR_PERIODS,
         end_step=190 * 500,
         drop_fraction=0.138,
-        drop_fraction_decay="constant",
+        decay="constant",
     ),
     "wrn-28-2_static": Recipe(**_DSR_SPARSE, technique="static"),
     # Compression by gradual pruning in the program of DSR: 20 times, every second epoch.

@@ -1,4 +1,4 @@
-"""From a `Recipe` to its batches: which data set, which preprocessing, and each worker's part of them."""
+"""From a `Recipe` to its data: which data set, which preprocessing, and by what the data are told from others."""
 
 import dataclasses
 import os
@@ -43,7 +43,7 @@ def _load(recipe):
 
 
 def describe(data):
-    """By what a data set is told from others, in any folder: a dict of plain values, for `state.claim_folder`.
+    """By what a data set is told from others, in any folder: a dict of plain values, for `run_folder.claim_folder`.
 
     The checksum is of all arrays; of a data set that is read as training goes, of the names of its files and of labels.
     """

@@ -1,0 +1,138 @@
+"""Other programs' spellings of our flags, in one table: the flags take those that mean the same, and name the others.
+
+A setting has one name here, that of the argument which it becomes. `flags.py` accepts the spellings below at the edge,
+`run_folder.py` reads files of earlier versions with it, and `docs/migration.md` is `page()`.
+"""
+
+import typing
+
+
+class Alias(typing.NamedTuple):
+    """A row: how another program spells a flag.
+
+    Attributes:
+        old: Its name there, without the two hyphens.
+        flag: The flag here; `None` if there is none.
+        note: What to say instead, where the same value would mean something else; "" for a true alias.
+    """
+
+    old: str
+    flag: object
+    note: str = ""
+
+
+_HALF = "half of it: the gradient of Keras's L2 is 2 c w"
+
+ALIASES = {
+    "Earlier versions of this package": (
+        Alias("death", "drop"),
+        Alias("growth", "grow"),
+        Alias("drop_fraction_decay", "decay"),
+        Alias("dense_layers", "dense"),
+    ),
+    "The State of Sparsity (Gale et al., 2019)": (
+        Alias("end_sparsity", "final_sparsity"),
+        Alias("sparsity_begin_step", "begin_step"),
+        Alias("sparsity_end_step", "end_step"),
+        Alias("pruning_frequency", "frequency"),
+        Alias("initial_value_checkpoint", "load_weights"),
+        Alias("load_mask_dir", "load_masks"),
+        Alias("reg_scalar", "penalty_weight", "times the number of training examples, by which ours is divided"),
+        Alias("clip_log_alpha", "technique_options", '{"clip_log_alpha": NUMBER}'),
+        Alias("log_alpha_threshold", "technique_options", '{"log_alpha_threshold": NUMBER}'),
+        Alias("prune_first_layer", "dense", "first, where it is false"),
+        Alias("prune_last_layer", "dense", "last, where it is false"),
+        Alias("first_layer_sparsity", "distribution", "LAYER=SPARSITY, a pair for each layer"),
+        Alias("last_layer_sparsity", "distribution", "LAYER=SPARSITY, a pair for each layer"),
+        Alias("precision", "dtype_policy", "mixed_bfloat16 for bfloat16"),
+        Alias("hparams", None, "a flag for each setting"),
+    ),
+    "sparse_learning (Dettmers and Zettlemoyer, 2019)": (
+        Alias("lr", "learning_rate"),
+        Alias("batch-size", "batch_size"),
+        Alias("prune", "drop"),
+        Alias("death-rate", "drop_fraction"),
+        Alias("prune-rate", "drop_fraction", "the same value (in STR's program it is --final_sparsity)"),
+        Alias("decay-schedule", "decay"),
+        Alias("l2", "kernel_l2", _HALF),
+        Alias("decay_frequency", "lr_boundaries", "epochs in the place of steps, with --lr_schedule=piecewise"),
+        Alias("data", "dataset", "the name of the data set (in STR's program it is --data_dir)"),
+        Alias("iters", "seed", "one run for each seed"),
+        Alias("iterations", "seed", "one run for each seed"),
+        Alias("save-model", "output_dir", "a folder"),
+        Alias("log-interval", "log_every", "epochs in the place of batches"),
+        Alias("fp16", "dtype_policy", "mixed_float16"),
+        Alias("no-cuda", None, "the environment variable CUDA_VISIBLE_DEVICES, empty"),
+        Alias("test-batch-size", None, "nothing: it changes no figure"),
+    ),
+    "STR (Kusupati et al., 2020)": (
+        Alias("learning-rate", "learning_rate"),
+        Alias("label-smoothing", "label_smoothing"),
+        Alias("warmup_length", "lr_warmup_epochs"),
+        Alias("weight-decay", "kernel_l2", _HALF),
+        Alias("wd", "kernel_l2", _HALF),
+        Alias("st-decay", "threshold_l2", _HALF),
+        Alias("arch", "model", "resnet or mobilenet_v1, with --model_options"),
+        Alias("set", "dataset", "imagenet"),
+        Alias("lr-policy", "lr_schedule", "constant, cosine or piecewise"),
+        Alias("init_prune_epoch", "begin_step", "times the steps of an epoch"),
+        Alias("final_prune_epoch", "end_step", "times the steps of an epoch"),
+        Alias("sInit-value", "technique_options", '{"threshold_initializer": NUMBER}'),
+        Alias("first-layer-dense", "dense", "first"),
+        Alias("last-layer-dense", "dense", "last"),
+        Alias("use-budget", "distribution", "a budget's .csv file"),
+        Alias("log-dir", "output_dir", "a folder"),
+        Alias("multigpu", "strategy", "mirrored"),
+    ),
+    "dst and DSR (Mostafa and Wang, 2019)": (
+        Alias("sparsity", "final_sparsity"),
+        Alias("fraction-to-prune", "prune_target"),
+        Alias("period", "frequency"),
+        Alias("depth", "model_options", '{"depth": NUMBER}'),
+        Alias("width", "model_options", '{"width": NUMBER}'),
+    ),
+}
+
+# Settings that had another name in the files of earlier runs: old name -> name.
+RENAMED = {alias.old: alias.flag for alias in ALIASES["Earlier versions of this package"]}
+
+
+def same():
+    """The spellings that mean the same as a flag of ours: pairs (old, flag)."""
+    return [(alias.old, alias.flag) for rows in ALIASES.values() for alias in rows if not alias.note]
+
+
+def advice(old, known):
+    """What to say in the place of a flag of another program: a sentence, or `None` if there is nothing to say.
+
+    Args:
+        old: The flag's name there.
+        known: The names of the flags here.
+    """
+    for alias in (alias for rows in ALIASES.values() for alias in rows if alias.old == old):
+        if alias.flag is None:
+            return f"Here it is {alias.note}."
+        if alias.flag in known:
+            return f"Here it is --{alias.flag}: {alias.note}."
+    return None
+
+
+def page():
+    """The page `docs/migration.md`, which shows the table."""
+    lines = [
+        "# Flags of other programs",
+        "",
+        "The training programs take the flags of the programs that they replace. A spelling on the left is accepted",
+        "as it is where its row has no note. Where there is one, say the flag in the middle, with the value it gives.",
+        "A setting has one name in flags, recipes and messages: that of the argument which it becomes.",
+        "",
+        "SparseVD (Molchanov et al., 2017) has scripts without flags: their settings are the presets `lenet300_vd`,",
+        "`lenet5_vd` and `vgg_like_vd`.",
+    ]
+    for system, rows in ALIASES.items():
+        lines += ["", f"## {system}", "", "| there | here | note |", "|---|---|---|"]
+        lines += [
+            f"| `--{a.old}` | {f'`--{a.flag}`' if a.flag else ''} | {a.note.replace('|', chr(92) + '|')} |"
+            for a in rows
+        ]
+    return "\n".join([*lines, ""])
