@@ -15,7 +15,8 @@ import warnings
 import keras
 import numpy as np
 
-from sparsity_tf import inspection
+from sparsity_tf import deploy, inspection
+from sparsity_tf.bounded_files import one_line
 from sparsity_tf.callbacks import SparsityMonitor
 from sparsity_tf.datasets.batches import first_of
 from sparsity_tf.train import folder_lock, log, run_folder, sparsity_settings, technique
@@ -373,7 +374,17 @@ def report(prepared, diverged):
         json.dump(results, file, indent=2, ensure_ascii=False)
     if files:
         print(f"in {folder}: {', '.join(files)}")
+    if not findings.collapsed:
+        print(_shipping(model))
     print(f"training took {results['training_seconds']:.0f} s")
     print(line, flush=True)
     prepared.lock.release()
     return result
+
+
+def _shipping(model):
+    """What shipping the network would gain, a line. The files are written: nothing that fails here may end the run."""
+    try:
+        return deploy.shipping_gain(model)
+    except Exception as error:  # The layers of a network may be anybody's.
+        return f"shipping: not known: {one_line(error)}"
