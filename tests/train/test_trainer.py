@@ -48,8 +48,9 @@ class PixelTask(Task):
         return datasets.array_batches(data, 6, "none", seed=recipe.seed), {"name": "pixels"}
 
     def make_model(self, recipe, batches):
-        layers = [keras.Input(batches.image_shape), keras.layers.Flatten(), keras.layers.Dense(8, "relu")]
-        model = keras.Sequential([*layers, keras.layers.Dense(2)])
+        inputs = keras.Input(batches.image_shape)
+        hidden = keras.layers.Dense(8, "relu", name="hidden")(keras.layers.Flatten(name="flat")(inputs))
+        model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(hidden))
         chosen = technique.arguments(recipe)
         if chosen["technique"]:
             model = sparsify(model, chosen["technique"], where=chosen["where"], **chosen["technique_options"])
@@ -69,9 +70,10 @@ class PixelTask(Task):
 
 
 RECIPE = PixelRecipe(
-    technique="rigl",
+    technique="magnitude",
     final_sparsity=0.5,
     frequency="2",
+    begin_step=2,
     end_step=12,
     epochs=4,
     steps_per_execution=1,
@@ -88,8 +90,8 @@ def test_a_task_is_trained_continued_and_reported_on(tmp_path, monkeypatch, caps
     through = trainer.prepare(PixelTask(), RECIPE, str(tmp_path / "through"))
     result = trainer.train(through)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["data: made on the spot", "24 images, technique rigl; XLA off, 1 steps a call"]
-    assert lines[2].startswith("epoch 1, sparsity 50.00 %")
+    assert lines[:2] == ["data: made on the spot", "24 images, technique magnitude; XLA off, 1 steps a call"]
+    assert lines[2].startswith("epoch 1, sparsity ")
     assert lines[-1] == result.line == f"loss {result.results['loss']:.1f}, sparsity 50.00 %, compression 2.0x"
     files = ("recipe.json", "metrics.csv", "checkpoint.keras", "model.keras", "sparsity.csv", "sparsity_by_step.csv")
     assert all((tmp_path / "through" / name).exists() for name in files)
