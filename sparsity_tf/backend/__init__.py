@@ -7,6 +7,7 @@ or names what is private in Keras (`tests/test_house.py`). A private name may va
 """
 
 from sparsity_tf.backend.layers import (
+    ConvLSTMCell,
     LayerHooks,
     MomentsHook,
     axes_of_moments,
@@ -84,6 +85,7 @@ from sparsity_tf.backend.training import (
 )
 
 __all__ = [
+    "ConvLSTMCell",
     "LayerHooks",
     "MomentsHook",
     "add_slot",
