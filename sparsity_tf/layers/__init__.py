@@ -62,6 +62,7 @@ from sparsity_tf.layers.masked import (
     MaskedDepthwiseConv2D,
     MaskedEinsumDense,
     MaskedEmbedding,
+    MaskedLayer,
     MaskedSeparableConv1D,
     MaskedSeparableConv2D,
 )
@@ -234,6 +235,7 @@ __all__ = [
     "MaskedEinsumDense",
     "MaskedEmbedding",
     "MaskedGRU",
+    "MaskedLayer",
     "MaskedGRUCell",
     "MaskedLSTM",
     "MaskedLSTMCell",

@@ -174,7 +174,7 @@ def _mask_gradient(kernel, mask):
 
 
 class MaskedLayer:
-    """What the masked layers add to the protocol."""
+    """What the masked layers add to the protocol: a mixin, placed before the kind in the bases."""
 
     technique_class = Masked
     takes_lora = True
