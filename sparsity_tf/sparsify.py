@@ -33,6 +33,10 @@ from sparsity_tf.layers import (
 from sparsity_tf.masks import structures
 
 NOT_SELECTED = "not selected by `where`"
+_NORMALIZED = (
+    "SpectralNormalization around it divides the dense kernel by its norm, and not what the technique makes of the "
+    "kernel (technique 'masked' is exact: its kernel is zero where masked)"
+)
 
 
 def sparsify(model, technique, where=None, **technique_options):
@@ -210,10 +214,13 @@ def plan(model, technique, where):
     layers = flatten_layers(model)
     parts = {id(layer): _parts(layer, technique) for layer in layers}
     owned = {id(part) for found in parts.values() for part in found}
+    normalized = {id(layer.layer) for layer in layers if isinstance(layer, keras.layers.SpectralNormalization)}
     for layer in layers:
         if id(layer) in owned:
             continue
         reason = reason_to_skip(layer, technique)
+        if reason is None and id(layer) in normalized and technique.name != "masked":
+            reason = _NORMALIZED
         asked = (layer, *parts[id(layer)]) if reason is None or patterns else ()
         hits = tuple(hit for one in asked for hit in matches(one))
         used.update(hits)
@@ -222,6 +229,8 @@ def plan(model, technique, where):
         elif reason is not None and any(pattern in (layer.name, _path(layer)) for pattern in hits):
             hint = f"; its sublayers are matched by '{_path(layer)}/.*'" if sublayers(layer) else ""
             raise ValueError(f"`where` names the layer {_path(layer)!r}, which can't be made sparse: {reason}{hint}.")
+        elif isinstance(layer, keras.layers.SpectralNormalization):
+            continue  # Its own variable is a statistic; the layer inside has an entry of its own.
         elif any(own_variables(one) for one in (layer, *parts[id(layer)])):
             skipped.append((layer, reason or NOT_SELECTED))
         elif _creates_sublayers_when_built(layer):

@@ -76,7 +76,7 @@ PRIVATE = {
         lambda: built(keras.layers.BatchNormalization(), (None, 4)),
         ["_moments", "_reduction_axes"],
     ),
-    "variable": (lambda: dense().bias, ["_autocast"]),
+    "variable": (lambda: dense().bias, ["_autocast", "_layout", "_value"]),
     "symbolic tensor": (lambda: functional().output, ["_keras_history"]),
     "output of an embedding with masks": (
         lambda: keras.layers.Embedding(5, 2, mask_zero=True)(np.array([[1, 0]])),
@@ -104,6 +104,10 @@ PRIVATE = {
     "module keras.src.models.functional": (
         lambda: importlib.import_module("keras.src.models.functional"),
         ["Functional"],
+    ),
+    "module keras.src.layers.rnn.conv_lstm": (
+        lambda: importlib.import_module("keras.src.layers.rnn.conv_lstm"),
+        ["ConvLSTMCell"],
     ),
     "tracker": (lambda: dense()._tracker, ["lock", "unlock", "untrack"]),
     "context of a call": (lambda: context_of_call(), ["entry_layer"]),
@@ -387,6 +391,26 @@ def test_variables_and_sublayers_of_a_layer():
     model = keras.Sequential([keras.Input((2, 4)), wrapper])
     assert backend.sublayers(wrapper) == backend.sublayers_below(wrapper) == [layer]
     assert {wrapper, layer} <= set(backend.sublayers_below(model)) and model not in backend.sublayers_below(model)
+
+
+def test_a_variable_of_a_wrapped_layer_belongs_to_that_layer():
+    layer = keras.layers.Dense(3)
+    wrapper = keras.layers.SpectralNormalization(layer)
+    wrapper.build((None, 4))
+    assert [variable.name for variable in backend.own_variables(wrapper)] == ["vector_u"]
+    assert backend.own_trainable_variables(wrapper) == []
+    assert backend.own_variables(layer) == [layer.kernel, layer.bias]
+
+
+def test_the_cell_of_a_recurrent_convolution():
+    assert type(keras.layers.ConvLSTM2D(2, 3).cell) is backend.ConvLSTMCell
+
+
+def test_without_a_distribution_a_variable_keeps_its_place():
+    layer = dense()
+    before = to_numpy(layer.bias)
+    backend.follow_layout(layer.bias, layer.kernel)
+    np.testing.assert_array_equal(to_numpy(layer.bias), before)
 
 
 def test_the_variable_behind_a_weight():

@@ -182,6 +182,50 @@ def test_multi_head_attention_and_nested_models():
     np.testing.assert_array_equal(model.predict(sequences(), verbose=0), before)
 
 
+def wrapped():
+    x = keras.Input((4, 6, 2))
+    y = layers.TimeDistributed(layers.SeparableConv1D(3, 2, name="each"), name="steps")(x)
+    y = layers.Bidirectional(layers.ConvLSTM1D(2, 3, name="memory"), name="both")(y)
+    y = layers.SpectralNormalization(layers.Conv1DTranspose(2, 2, name="bounded"), name="norm")(y)
+    return keras.Model(x, layers.Dense(1, name="last")(layers.Flatten()(y)))
+
+
+def test_wrappers_are_looked_through():
+    model = wrapped()
+    data = np.random.default_rng(0).normal(size=(4, 4, 6, 2)).astype("float32")
+    before = model.predict(data, verbose=0)
+    report = sparsity_tf.sparsify(model, "masked").sparsify_report
+    names = [entry.path.rpartition("/")[2] for entry in report.changed]
+    assert names == ["each", "forward_memory", "backward_memory", "bounded", "last"] and report.skipped == ()
+    np.testing.assert_array_equal(model.predict(data, verbose=0), before)
+    # The kernel under the normalization is counted once.
+    assert sparsity_tf.inspection.sparsity_table(model).size == sum(entry.weights for entry in report.changed)
+
+
+def test_the_norm_of_a_masked_kernel_is_that_of_its_live_entries():
+    model = keras.Sequential([keras.Input((6,)), layers.SpectralNormalization(layers.Dense(5, name="inside"))])
+    sparsity_tf.sparsify(model, "masked")
+    [weight] = get_sparse_weights(model)
+    mask = np.random.default_rng(0).random((6, 5)) < 0.5
+    weight.assign_mask(mask)
+    for _ in range(60):
+        model(np.ones((2, 6), "float32"), training=True)
+    kernel = ops.convert_to_numpy(weight.value())
+    assert np.linalg.norm(kernel, 2) == pytest.approx(1, abs=1e-3)
+    np.testing.assert_array_equal(kernel != 0, mask)
+
+
+@pytest.mark.parametrize("technique", ["vd", "l0", "str", "dnw"])
+def test_a_technique_that_changes_the_kernel_does_not_fit_under_spectral_normalization(technique):
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.SpectralNormalization(layers.Dense(5, name="inside")), layers.Dense(1, name="last")]
+    )
+    report = sparsity_tf.sparsify(model, technique).sparsify_report
+    assert [entry.path.rpartition("/")[2] for entry in report.changed] == ["last"]
+    assert [entry.path.rpartition("/")[2] for entry in report.skipped] == ["inside"]
+    assert "SpectralNormalization around it divides the dense kernel by its norm" in report.skipped[0].reason
+
+
 def test_a_path_expression_selects_sublayers():
     inputs = keras.Input((5, 4))
     model = keras.Model(inputs, layers.MultiHeadAttention(2, 3, name="attention")(inputs, inputs))

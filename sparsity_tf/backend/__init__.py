@@ -1,12 +1,13 @@
 """All that depends on the backend of Keras that runs, and every private name of Keras: one function a purpose.
 
 `tensors.py` is about tensors and compiled functions, `layers.py` about layers and the graphs of their calls,
-`training.py` about optimizers and `fit`. No other module of the package asks which backend runs, imports JAX or torch,
-or names what is private in Keras (`tests/test_house.py`). A private name may vanish in any release of Keras:
-`tests/test_backend.py` lists them all and fails when one does.
+`layouts.py` about variables on several devices, `training.py` about optimizers and `fit`. No other module of the
+package asks which backend runs, imports JAX or torch, or names what is private in Keras (`tests/test_house.py`). A
+private name may vanish in any release of Keras: `tests/test_backend.py` lists them all and fails when one does.
 """
 
 from sparsity_tf.backend.layers import (
+    ConvLSTMCell,
     LayerHooks,
     MomentsHook,
     axes_of_moments,
@@ -33,6 +34,7 @@ from sparsity_tf.backend.layers import (
     unlocked,
     untrack,
 )
+from sparsity_tf.backend.layouts import follow_layout
 from sparsity_tf.backend.tensors import (
     as_array,
     backend_name,
@@ -84,6 +86,7 @@ from sparsity_tf.backend.training import (
 )
 
 __all__ = [
+    "ConvLSTMCell",
     "LayerHooks",
     "MomentsHook",
     "add_slot",
@@ -109,6 +112,7 @@ __all__ = [
     "delete_attribute",
     "fit_builds_models",
     "float_bits",
+    "follow_layout",
     "gradient",
     "forget_calls",
     "forward_pass",

@@ -8,7 +8,11 @@ import inspect
 
 import keras
 from keras.src.backend import get_stateless_scope
+from keras.src.layers.rnn import conv_lstm
 from keras.src.models.functional import Functional
+
+# The cell of `keras.layers.ConvLSTM2D` and its likes, for which Keras has no public name.
+ConvLSTMCell = conv_lstm.ConvLSTMCell
 
 
 class LayerHooks:
@@ -70,12 +74,20 @@ def axes_of_moments(layer):
 
 def own_variables(layer):
     """The variables that belong to a layer itself, not to layers below it: the trainable ones first; a new list."""
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
+    return _not_below(layer, [*layer._trainable_variables, *layer._non_trainable_variables])
 
 
 def own_trainable_variables(layer):
     """The variables of a layer itself that were made trainable, whether or not the layer is frozen; a new list."""
-    return list(layer._trainable_variables)
+    return _not_below(layer, list(layer._trainable_variables))
+
+
+def _not_below(layer, variables):
+    """Leaves out the variables of sublayers: `SpectralNormalization` has the kernel of its layer as an attribute."""
+    if not (variables and layer._layers):
+        return variables
+    below = {id(variable) for sublayer in layer._layers for variable in sublayer.variables}
+    return [variable for variable in variables if id(variable) not in below]
 
 
 def stored_variable(layer, name):

@@ -2,7 +2,7 @@
 
 # Names of the weight beside a variable that has no prefix of its own. Keras keeps some of them
 # under an attribute with an underscore, which is how object-based checkpoints name them.
-_WEIGHTS = ("kernel", "weights", "embeddings", "_kernel", "_embeddings")
+_WEIGHTS = ("kernel", "weights", "embeddings", "_kernel", "_embeddings", "depthwise_kernel")
 
 
 def leaf(alias):

@@ -11,9 +11,9 @@ package's layers. By technique: whose name decides, and when an entry is non-zer
   beside them; s - ln(theta^2 + 1e-8) < threshold, not clipped.
 - soft_threshold (Kusupati et al., arXiv:2002.03231): "raw_threshold" or "threshold" with a weight
   and no mask beside it; abs(W) > g(s).
-- discovering_wirings (Wortsman et al., arXiv:1906.00586): a weight "kernel" or "recurrent_kernel" with a
-  number "sparsity", either a tensor beside it or the layer's argument in a `.keras` file; W != 0 and
-  abs(W) among the n - floor(sparsity n) largest.
+- discovering_wirings (Wortsman et al., arXiv:1906.00586): a weight "kernel", "recurrent_kernel",
+  "depthwise_kernel" or "pointwise_kernel" with a number "sparsity", either a tensor beside it or the layer's
+  argument in a `.keras` file; W != 0 and abs(W) among the n - floor(sparsity n) largest.
 - zeros: floating-point tensors with two or more dimensions; value != 0.
 
 Masks, gates and variances count by themselves: a weight that they keep and that happens to be zero, as one just grown
@@ -49,8 +49,10 @@ _ENDINGS = {
     "soft_threshold": ("threshold",),
     "discovering_wirings": ("kernel, with a number called sparsity",),
 }
-# Those of discovering wirings; the second is a recurrent layer's.
-_KERNELS = ("kernel", "recurrent_kernel")
+# Those of discovering wirings: the second is a recurrent layer's, the last two are a separable convolution's.
+_KERNELS = ("kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel")
+# The first sparse weight of a layer: the variables of others carry the name of their weight.
+_FIRST_KERNELS = ("kernel", "depthwise_kernel")
 _LOG_ALPHA_THRESHOLD = 3.0
 _EPSILON = 1e-8
 _GAMMA, _ZETA = -0.1, 1.1
@@ -244,8 +246,7 @@ class _Counter:
     def _technique_of_kernel(self, name, kernel):
         """Discovering wirings leaves nothing but the kernel: what tells is its layer's argument."""
         others = ("mask", "log_sigma2", "log_alpha", "raw_threshold", "threshold")
-        # Variables of the layer's second weight carry its name.
-        prefix = "" if kernel == "kernel" else f"{kernel}_"
+        prefix = "" if kernel in _FIRST_KERNELS else f"{kernel}_"
         if self._siblings(name, kernel, lambda base: [base + prefix + other for other in others]):
             return None
         tensors, option = self._dnw_sparsity(name)

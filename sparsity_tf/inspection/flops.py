@@ -162,12 +162,11 @@ def count_flops(model, convention="mac", input_shape=None):
 
     Counted are `Dense`, `EinsumDense`, `Conv1D/2D/3D` (strides, dilation, groups, any padding and
     data format), their transposes, depthwise and separable convolutions, `ReversibleEmbedding` in
-    reverse, `SimpleRNN`, `LSTM`, `GRU` and our `FastGRNN` (and their cells), the products of queries, keys and
-    values in `MultiHeadAttention`, `GroupQueryAttention` and our `DotProductAttention` (a row without weights, equal in
-    dense and sparse), and under `"mac"` the additions of global average pooling. A lookup in an
-    embedding costs 0. Other layers that hold matrices have a row that says "not counted" and are
-    listed in `table.not_counted`; operations without weights (activations, `Dot`, `Attention`, bare
-    `keras.ops`) are left out.
+    reverse, `SimpleRNN`, `LSTM`, `GRU` and our `FastGRNN` (and their cells), `ConvLSTM1D/2D/3D`, the products of
+    queries, keys and values in `MultiHeadAttention`, `GroupQueryAttention` and our `DotProductAttention` (a row
+    without weights, equal in dense and sparse), and under `"mac"` the additions of global average pooling. A lookup in
+    an embedding costs 0. Other layers that hold matrices have a row that says "not counted" and are listed in
+    `table.not_counted`; operations without weights (activations, `Dot`, `Attention`, bare `keras.ops`) are left out.
 
     Args:
         model: a Keras model or layer.

@@ -77,15 +77,20 @@ def _listener(sums, layer, apply_weight):
                     "layer that is not itself sparse. Leave it out by `where`, or use `keras.layers.LSTM` and the like."
                 )
             squares = None if inputs is None else ops.square(ops.cast(inputs, "float32"))
-
-            def total(kernel):
-                return ops.sum(linear(squares, kernel if select is None else select(kernel)))
-
-            ones = ops.ones(weights[name].shape, "float32")
-            sums[id(layer), name] = sums[id(layer), name] + gradient(total, ones).astype("float64")
+            added = _squares_of_entries(linear, squares, weights[name].shape, select)
+            sums[id(layer), name] = sums[id(layer), name] + added
         return apply_weight(name, linear, inputs, training, select)
 
     return listening
+
+
+def _squares_of_entries(linear, squares, shape, select=None):
+    """For each entry of a kernel the sum of the squared inputs that it is multiplied by: an array of its shape."""
+
+    def total(kernel):
+        return ops.sum(linear(squares, kernel if select is None else select(kernel)))
+
+    return gradient(total, ops.ones(shape, "float32")).astype("float64")
 
 
 def _recurrent_listener(sums, layer, call):
@@ -96,10 +101,15 @@ def _recurrent_listener(sums, layer, call):
     def add(name, x, mask):
         squares = np.asarray(as_array(ops.convert_to_tensor(x)), "float64") ** 2
         if mask is not None:
-            squares = squares * as_array(ops.convert_to_tensor(mask))[..., None]
+            mask = as_array(ops.convert_to_tensor(mask))
+            squares = squares * mask.reshape(mask.shape + (1,) * (squares.ndim - 2))
         if (id(cell), name) in sums:
-            norms = squares.sum(axis=(0, 1))[:, None]
-            sums[id(cell), name] = sums[id(cell), name] + np.broadcast_to(norms, shapes[name])
+            if squares.ndim == 3:
+                added = np.broadcast_to(squares.sum(axis=(0, 1))[:, None], shapes[name])
+            else:
+                steps = ops.convert_to_tensor(squares.reshape(-1, *squares.shape[2:]), dtype="float32")
+                added = _squares_of_entries(cell.products()[name], steps, shapes[name])
+            sums[id(cell), name] = sums[id(cell), name] + added
 
     @functools.wraps(call)
     def listening(sequences, initial_state=None, mask=None, training=False):

@@ -11,6 +11,7 @@ from collections import namedtuple
 import keras
 from keras import layers as kl
 
+from sparsity_tf.backend import ConvLSTMCell
 from sparsity_tf.inspection.tracing import size_of
 from sparsity_tf.inspection.weights import own_matrices, weight_records
 from sparsity_tf.layers import flatten_layers
@@ -66,26 +67,23 @@ def _counted(*operations):
     return LayerOperations([operation.layer for operation in operations], list(operations), None)
 
 
-def _positions(call):
-    """Output positions of a convolution: its output without batch and channels."""
-    output = call.output_shape
-    return output[1:-1] if call.layer.data_format == "channels_last" else output[2:]
+def _spatial(layer, shape):
+    """The sizes of a tensor's positions: its shape without batch and channels."""
+    return shape[1:-1] if layer.data_format == "channels_last" else shape[2:]
 
 
-def _convolution_positions(call, convention):
-    layer = call.layer
-    positions = _positions(call)
+def _convolution_positions(layer, input_shape, output_shape, convention):
+    """How many outputs a filter of a convolution has, for all examples."""
+    positions = _spatial(layer, output_shape)
     if convention == "rigl" and layer.padding == "same":
-        inputs = call.input_shape
-        inputs = inputs[1:-1] if layer.data_format == "channels_last" else inputs[2:]
         # Depthwise and separable layers keep strides and dilations as tuples too; all are one entry
         # a dimension.
         spans = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
         positions = [
             math.ceil((size - span + 1 + 2 * (span // 2)) / stride)
-            for size, span, stride in zip(inputs, spans, layer.strides, strict=True)
+            for size, span, stride in zip(_spatial(layer, input_shape), spans, layer.strides, strict=True)
         ]
-    return call.input_shape[0] * math.prod(positions)
+    return input_shape[0] * math.prod(positions)
 
 
 def _dense(call, convention):
@@ -108,19 +106,19 @@ def _einsum_dense(call, convention):
 
 
 def _convolution(call, convention):
-    positions = _convolution_positions(call, convention)
+    positions = _convolution_positions(call.layer, call.input_shape, call.output_shape, convention)
     return _counted(Operation(call.layer, "kernel", positions, positions * call.layer.filters))
 
 
 def _depthwise_convolution(call, convention):
-    positions = _convolution_positions(call, convention)
+    positions = _convolution_positions(call.layer, call.input_shape, call.output_shape, convention)
     channels = math.prod(call.layer.kernel.shape[-2:])
     return _counted(Operation(call.layer, "kernel", positions, positions * channels))
 
 
 def _separable_convolution(call, convention):
     layer = call.layer
-    positions = _convolution_positions(call, convention)
+    positions = _convolution_positions(call.layer, call.input_shape, call.output_shape, convention)
     channels = math.prod(layer.depthwise_kernel.shape[-2:])
     return _counted(
         Operation(layer, "depthwise_kernel", positions, positions * channels),
@@ -131,9 +129,7 @@ def _separable_convolution(call, convention):
 def _transposed_convolution(call, convention):
     # Each weight is used once for every *input* position; what falls outside the output is counted,
     # as zeros of padding are in a convolution.
-    inputs = call.input_shape
-    positions = inputs[1:-1] if call.layer.data_format == "channels_last" else inputs[2:]
-    uses = inputs[0] * math.prod(positions)
+    uses = call.input_shape[0] * math.prod(_spatial(call.layer, call.input_shape))
     return _counted(Operation(call.layer, "kernel", uses, size_of(call.output_shape)))
 
 
@@ -185,8 +181,24 @@ def _cell(call, convention):
     return _counted(*_cell_step(call.layer, call.input_shape[0]))
 
 
+def _recurrent_convolution(call, convention):
+    """A `ConvLSTM`: each step convolves its inputs, and the outputs before, with a kernel for all four gates."""
+    layer, cell, steps = call.layer, call.layer.cell, call.input_shape[1]
+    # The recurrent convolution keeps the positions that the convolution of a step's inputs has left.
+    inputs = (call.input_shape[0], *call.input_shape[2:])
+    outputs = cell.compute_output_shape(inputs)[0]
+    positions = steps * _convolution_positions(cell, inputs, outputs, convention)
+    # The recurrent sum joins the input's: its outputs are counted once.
+    return _counted(
+        Operation(cell, "kernel", positions, positions * 4 * layer.filters),
+        Operation(cell, "recurrent_kernel", positions, 0),
+    )
+
+
 def _recurrent(call, convention):
     cell = call.layer.cell
+    if isinstance(cell, ConvLSTMCell):
+        return _recurrent_convolution(call, convention)
     cells = cell.cells if isinstance(cell, kl.StackedRNNCells) else [cell]
     if not all(isinstance(cell, _CELLS) for cell in cells):
         layers = [layer for cell in cells for layer in flatten_layers(cell)]

@@ -75,8 +75,44 @@ class DNWConv3D(kinds.SparseConv3D):
     technique_class = DiscoveringWirings
 
 
+class DNWConv1DTranspose(kinds.SparseConv1DTranspose):
+    """`keras.layers.Conv1DTranspose` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
+class DNWConv2DTranspose(kinds.SparseConv2DTranspose):
+    """`keras.layers.Conv2DTranspose` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
+class DNWConv3DTranspose(kinds.SparseConv3DTranspose):
+    """`keras.layers.Conv3DTranspose` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
+class DNWDepthwiseConv1D(kinds.SparseDepthwiseConv1D):
+    """`keras.layers.DepthwiseConv1D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
 class DNWDepthwiseConv2D(kinds.SparseDepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
+class DNWSeparableConv1D(kinds.SparseSeparableConv1D):
+    """`keras.layers.SeparableConv1D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
+class DNWSeparableConv2D(kinds.SparseSeparableConv2D):
+    """`keras.layers.SeparableConv2D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 

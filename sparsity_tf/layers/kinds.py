@@ -88,14 +88,50 @@ class SparseConv3D(_SparseConv, keras.layers.Conv3D):
     """`keras.layers.Conv3D` whose kernel is sparse."""
 
 
-class SparseDepthwiseConv2D(SparseLayer, keras.layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` whose kernel is sparse."""
+class _SparseConvTranspose(SparseLayer):
+    """What the transposed convolutions share. Their kernels are stored as `(*size, output units, input channels)`."""
 
     def call(self, inputs, training=False):
         outputs = self.apply_weight("kernel", self._convolve, inputs, training)
         return _bias_and_activation(self, outputs, training, self.data_format)
 
     def _convolve(self, inputs, kernel):
+        return ops.conv_transpose(
+            inputs,
+            kernel,
+            strides=list(self.strides),
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+
+    def filter_axes(self, name="kernel"):
+        return (self.rank,)
+
+    def position_axes(self, rank):
+        return _spatial_axes(self)
+
+
+class SparseConv1DTranspose(_SparseConvTranspose, keras.layers.Conv1DTranspose):
+    """`keras.layers.Conv1DTranspose` whose kernel is sparse."""
+
+
+class SparseConv2DTranspose(_SparseConvTranspose, keras.layers.Conv2DTranspose):
+    """`keras.layers.Conv2DTranspose` whose kernel is sparse."""
+
+
+class SparseConv3DTranspose(_SparseConvTranspose, keras.layers.Conv3DTranspose):
+    """`keras.layers.Conv3DTranspose` whose kernel is sparse."""
+
+
+class _SparseDepthwise(SparseLayer):
+    """What the layers with a depthwise kernel share."""
+
+    def position_axes(self, rank):
+        return _spatial_axes(self)
+
+    def _convolve_depthwise(self, inputs, kernel):
         return ops.depthwise_conv(
             inputs,
             kernel,
@@ -105,11 +141,53 @@ class SparseDepthwiseConv2D(SparseLayer, keras.layers.DepthwiseConv2D):
             data_format=self.data_format,
         )
 
+
+class _SparseDepthwiseConv(_SparseDepthwise):
+    """What the depthwise convolutions share."""
+
+    def call(self, inputs, training=False):
+        outputs = self.apply_weight("kernel", self._convolve_depthwise, inputs, training)
+        return _bias_and_activation(self, outputs, training, self.data_format)
+
     def filter_axes(self, name="kernel"):
         return (self.rank, self.rank + 1)
 
-    def position_axes(self, rank):
-        return _spatial_axes(self)
+
+class SparseDepthwiseConv1D(_SparseDepthwiseConv, keras.layers.DepthwiseConv1D):
+    """`keras.layers.DepthwiseConv1D` whose kernel is sparse."""
+
+
+class SparseDepthwiseConv2D(_SparseDepthwiseConv, keras.layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` whose kernel is sparse."""
+
+
+class _SparseSeparableConv(_SparseDepthwise):
+    """What the separable convolutions share: a depthwise convolution, then one of size 1, each with a sparse kernel.
+
+    They are two linear operations one after the other, so a technique that works on pre-activations (variational
+    dropout) does so after each of them.
+    """
+
+    sparse_weight_names = ("depthwise_kernel", "pointwise_kernel")
+
+    def call(self, inputs, training=False):
+        hidden = self.apply_weight("depthwise_kernel", self._convolve_depthwise, inputs, training)
+        outputs = self.apply_weight("pointwise_kernel", self._mix_channels, hidden, training)
+        return _bias_and_activation(self, outputs, training, self.data_format)
+
+    def _mix_channels(self, inputs, kernel):
+        return ops.conv(inputs, kernel, strides=1, padding="valid", data_format=self.data_format)
+
+    def filter_axes(self, name="depthwise_kernel"):
+        return (self.rank, self.rank + 1) if name == "depthwise_kernel" else (self.rank + 1,)
+
+
+class SparseSeparableConv1D(_SparseSeparableConv, keras.layers.SeparableConv1D):
+    """`keras.layers.SeparableConv1D` whose kernels are sparse."""
+
+
+class SparseSeparableConv2D(_SparseSeparableConv, keras.layers.SeparableConv2D):
+    """`keras.layers.SeparableConv2D` whose kernels are sparse."""
 
 
 class SparseEmbedding(SparseLayer, keras.layers.Embedding):

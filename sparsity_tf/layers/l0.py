@@ -204,6 +204,36 @@ class L0Conv3D(kinds.SparseConv3D):
     technique_class = L0
 
 
+class L0Conv1DTranspose(kinds.SparseConv1DTranspose):
+    """`keras.layers.Conv1DTranspose` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+
+    technique_class = L0
+
+
+class L0Conv2DTranspose(kinds.SparseConv2DTranspose):
+    """`keras.layers.Conv2DTranspose` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+
+    technique_class = L0
+
+
+class L0Conv3DTranspose(kinds.SparseConv3DTranspose):
+    """`keras.layers.Conv3DTranspose` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+
+    technique_class = L0
+
+
+class L0SeparableConv1D(kinds.SparseSeparableConv1D):
+    """`keras.layers.SeparableConv1D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+
+    technique_class = L0
+
+
+class L0SeparableConv2D(kinds.SparseSeparableConv2D):
+    """`keras.layers.SeparableConv2D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+
+    technique_class = L0
+
+
 class L0Embedding(kinds.SparseEmbedding):
     """`keras.layers.Embedding` with L0 gates: separate gates at every position. Arguments: also those of `L0`."""
 

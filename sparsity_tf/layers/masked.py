@@ -174,7 +174,7 @@ def _mask_gradient(kernel, mask):
 
 
 class MaskedLayer:
-    """What the masked layers add to the protocol."""
+    """What the masked layers add to the protocol: a mixin, placed before the kind in the bases."""
 
     technique_class = Masked
     takes_lora = True
@@ -268,8 +268,32 @@ class MaskedConv3D(MaskedLayer, kinds.SparseConv3D):
     """`keras.layers.Conv3D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
 
 
+class MaskedConv1DTranspose(MaskedLayer, kinds.SparseConv1DTranspose):
+    """`keras.layers.Conv1DTranspose` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+
+
+class MaskedConv2DTranspose(MaskedLayer, kinds.SparseConv2DTranspose):
+    """`keras.layers.Conv2DTranspose` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+
+
+class MaskedConv3DTranspose(MaskedLayer, kinds.SparseConv3DTranspose):
+    """`keras.layers.Conv3DTranspose` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+
+
+class MaskedDepthwiseConv1D(MaskedLayer, kinds.SparseDepthwiseConv1D):
+    """`keras.layers.DepthwiseConv1D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+
+
 class MaskedDepthwiseConv2D(MaskedLayer, kinds.SparseDepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+
+
+class MaskedSeparableConv1D(MaskedLayer, kinds.SparseSeparableConv1D):
+    """`keras.layers.SeparableConv1D` with masked kernels. Arguments: the stock layer's and those of `Masked`."""
+
+
+class MaskedSeparableConv2D(MaskedLayer, kinds.SparseSeparableConv2D):
+    """`keras.layers.SeparableConv2D` with masked kernels. Arguments: the stock layer's and those of `Masked`."""
 
 
 class MaskedBatchNormalization(MaskedLayer, SparseLayer, keras.layers.BatchNormalization):

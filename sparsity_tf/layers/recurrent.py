@@ -1,4 +1,4 @@
-"""Sparse recurrent layers: each technique on Keras's `SimpleRNN`, `LSTM` and `GRU`, and on their cells.
+"""Sparse recurrent layers: each technique on Keras's `SimpleRNN`, `LSTM`, `GRU` and `ConvLSTM`, and on their cells.
 
 Each cell has two sparse weights, `kernel` and `recurrent_kernel`; how they are applied, and when noise is drawn, is in
 `recurrent_kinds.py`. A layer's `sparse_weights` are those of its `cell`:
@@ -6,7 +6,8 @@ Each cell has two sparse weights, `kernel` and `recurrent_kernel`; how they are 
 
 Options beside the stock arguments are the technique's. Where both have a `seed`, one number is for the noise and for
 dropout. Variational dropout is that of Gale et al. (2019), whose cells do not clip log alpha in the forward pass
-(`clip_log_alpha=None`); with Keras's dropout one mask serves all gates.
+(`clip_log_alpha=None`); with Keras's dropout one mask serves all gates. It has no `ConvLSTM`: its noise belongs to
+pre-activations, and no paper says which positions and time steps of a recurrent convolution share it.
 
 A recurrent cell of one's own can hold sparse layers, too. But on JAX none that draws noise (`VD...`, `L0...`), as it
 can't hold Keras's `Dropout`: a generator's state can't leave the loop over time.
@@ -46,6 +47,28 @@ class MaskedGRUCell(MaskedLayer, kinds.SparseGRUCell):
 
 class MaskedGRU(kinds.SparseGRU):
     """`keras.layers.GRU` with masked kernels. Arguments: also those of `Masked`."""
+
+    technique_class = Masked
+
+
+class MaskedConvLSTMCell(MaskedLayer, kinds.SparseConvLSTMCell):
+    """The cell of `MaskedConvLSTM2D` and its likes. Arguments: also those of `Masked`."""
+
+
+class MaskedConvLSTM1D(kinds.SparseConvLSTM1D):
+    """`keras.layers.ConvLSTM1D` with masked kernels. Arguments: also those of `Masked`."""
+
+    technique_class = Masked
+
+
+class MaskedConvLSTM2D(kinds.SparseConvLSTM2D):
+    """`keras.layers.ConvLSTM2D` with masked kernels. Arguments: also those of `Masked`."""
+
+    technique_class = Masked
+
+
+class MaskedConvLSTM3D(kinds.SparseConvLSTM3D):
+    """`keras.layers.ConvLSTM3D` with masked kernels. Arguments: also those of `Masked`."""
 
     technique_class = Masked
 
@@ -122,6 +145,30 @@ class L0GRU(kinds.SparseGRU):
     technique_class = L0
 
 
+class L0ConvLSTMCell(kinds.SparseConvLSTMCell):
+    """The cell of `L0ConvLSTM2D` and its likes. Arguments: also those of `L0`."""
+
+    technique_class = L0
+
+
+class L0ConvLSTM1D(kinds.SparseConvLSTM1D):
+    """`keras.layers.ConvLSTM1D` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+
+    technique_class = L0
+
+
+class L0ConvLSTM2D(kinds.SparseConvLSTM2D):
+    """`keras.layers.ConvLSTM2D` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+
+    technique_class = L0
+
+
+class L0ConvLSTM3D(kinds.SparseConvLSTM3D):
+    """`keras.layers.ConvLSTM3D` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+
+    technique_class = L0
+
+
 class STRSimpleRNNCell(kinds.SparseSimpleRNNCell):
     """`keras.layers.SimpleRNNCell` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
 
@@ -158,6 +205,30 @@ class STRGRU(kinds.SparseGRU):
     technique_class = SoftThreshold
 
 
+class STRConvLSTMCell(kinds.SparseConvLSTMCell):
+    """The cell of `STRConvLSTM2D` and its likes. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRConvLSTM1D(kinds.SparseConvLSTM1D):
+    """`keras.layers.ConvLSTM1D` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRConvLSTM2D(kinds.SparseConvLSTM2D):
+    """`keras.layers.ConvLSTM2D` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRConvLSTM3D(kinds.SparseConvLSTM3D):
+    """`keras.layers.ConvLSTM3D` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
 class DNWSimpleRNNCell(kinds.SparseSimpleRNNCell):
     """`keras.layers.SimpleRNNCell` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
 
@@ -190,5 +261,29 @@ class DNWGRUCell(kinds.SparseGRUCell):
 
 class DNWGRU(kinds.SparseGRU):
     """`keras.layers.GRU` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
+class DNWConvLSTMCell(kinds.SparseConvLSTMCell):
+    """The cell of `DNWConvLSTM2D` and its likes. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
+class DNWConvLSTM1D(kinds.SparseConvLSTM1D):
+    """`keras.layers.ConvLSTM1D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
+class DNWConvLSTM2D(kinds.SparseConvLSTM2D):
+    """`keras.layers.ConvLSTM2D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+
+    technique_class = DiscoveringWirings
+
+
+class DNWConvLSTM3D(kinds.SparseConvLSTM3D):
+    """`keras.layers.ConvLSTM3D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings

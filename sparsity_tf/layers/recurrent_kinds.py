@@ -1,4 +1,4 @@
-"""The recurrent kinds: Keras's `SimpleRNN`, `LSTM` and `GRU` and their cells with two sparse weights.
+"""The recurrent kinds: Keras's `SimpleRNN`, `LSTM`, `GRU` and `ConvLSTM`, and their cells with two sparse weights.
 
 The cell holds them, `kernel` and `recurrent_kernel`, and is what the protocol lists; the layer around it adds nothing
 but the technique's options to its own. What the technique makes of the weights (a mask, gates, a soft threshold) is
@@ -19,7 +19,7 @@ import contextlib
 import keras
 from keras import ops
 
-from sparsity_tf.backend import is_training_call, untrack
+from sparsity_tf.backend import ConvLSTMCell, is_training_call, untrack
 from sparsity_tf.layers.sparse_layer import SparseLayer
 from sparsity_tf.layers.swap import make_sparse
 
@@ -69,11 +69,15 @@ class _SparseCell(SparseLayer):
     def filter_axes(self, name="kernel"):
         return (1,)
 
+    def products(self):
+        """The linear operations of one step: dict from the name of a weight to a function of (inputs, kernel)."""
+        return {"kernel": ops.matmul, "recurrent_kernel": ops.matmul}
+
     def prepare(self, batch_size, training):
         """Computes the weights of one call, and draws its noise."""
         kernel, project = self.sparse_weights[0], None
         if training:
-            project = self.technique.over_time(kernel, ops.matmul, batch_size)
+            project = self.technique.over_time(kernel, self.products()["kernel"], batch_size)
         return _Prepared(
             training,
             None if project else self.apply_weight("kernel", _kernel_itself, None, training),
@@ -205,6 +209,26 @@ class SparseGRUCell(_SparseCell, keras.layers.GRUCell):
         return output, [output]
 
 
+class SparseConvLSTMCell(_SparseCell, ConvLSTMCell):
+    """The cell of `keras.layers.ConvLSTM1D`, `ConvLSTM2D` and `ConvLSTM3D`, whose kernels are sparse.
+
+    A technique whose `over_time` samples pre-activations does not fit: Keras's code convolves with a kernel.
+    """
+
+    def products(self):
+        return {
+            "kernel": lambda inputs, kernel: self.input_conv(inputs, kernel, padding=self.padding),
+            "recurrent_kernel": self.recurrent_conv,
+        }
+
+    def filter_axes(self, name="kernel"):
+        return (self.rank + 1,)
+
+    def position_axes(self, rank):
+        first = 1 if self.data_format == "channels_last" else 2
+        return tuple(range(first, first + self.rank))
+
+
 class SparseRecurrent(SparseLayer):
     """What recurrent layers share: the cell is sparse, and the layer's config says so."""
 
@@ -262,3 +286,15 @@ class SparseLSTM(_StockRecurrent, keras.layers.LSTM):
 
 class SparseGRU(_StockRecurrent, keras.layers.GRU):
     """`keras.layers.GRU` with a sparse cell."""
+
+
+class SparseConvLSTM1D(_StockRecurrent, keras.layers.ConvLSTM1D):
+    """`keras.layers.ConvLSTM1D` with a sparse cell."""
+
+
+class SparseConvLSTM2D(_StockRecurrent, keras.layers.ConvLSTM2D):
+    """`keras.layers.ConvLSTM2D` with a sparse cell."""
+
+
+class SparseConvLSTM3D(_StockRecurrent, keras.layers.ConvLSTM3D):
+    """`keras.layers.ConvLSTM3D` with a sparse cell."""

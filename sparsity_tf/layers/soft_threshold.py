@@ -108,7 +108,7 @@ class SoftThreshold(Technique):
             return ()
         if self.granularity == "weight":
             return weight.shape
-        axes = weight.layer.filter_axes()
+        axes = weight.filter_axes
         return tuple(size if axis in axes else 1 for axis, size in enumerate(weight.shape))
 
     def value(self, weight, select=None):
@@ -184,7 +184,43 @@ class STRConv3D(kinds.SparseConv3D):
     technique_class = SoftThreshold
 
 
+class STRConv1DTranspose(kinds.SparseConv1DTranspose):
+    """`keras.layers.Conv1DTranspose` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRConv2DTranspose(kinds.SparseConv2DTranspose):
+    """`keras.layers.Conv2DTranspose` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRConv3DTranspose(kinds.SparseConv3DTranspose):
+    """`keras.layers.Conv3DTranspose` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRDepthwiseConv1D(kinds.SparseDepthwiseConv1D):
+    """`keras.layers.DepthwiseConv1D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
 class STRDepthwiseConv2D(kinds.SparseDepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRSeparableConv1D(kinds.SparseSeparableConv1D):
+    """`keras.layers.SeparableConv1D` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+
+    technique_class = SoftThreshold
+
+
+class STRSeparableConv2D(kinds.SparseSeparableConv2D):
+    """`keras.layers.SeparableConv2D` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
 
     technique_class = SoftThreshold

@@ -48,10 +48,81 @@ def _defined_again(old, new):
     return (old.__module__, old.__qualname__) == (new.__module__, new.__qualname__)
 
 
+def _check_kind(layer_class):
+    """Raises a TypeError unless a class with sparse weights says how it applies them, and what their filters are."""
+    name, names = layer_class.__name__, layer_class.sparse_weight_names
+    if layer_class.keras_class is None:
+        raise TypeError(
+            f"{name} must have the Keras layer that it makes sparse among its bases, after `SparseLayer`: "
+            f"`class {name}(SparseLayer, keras.layers.Dense)`. Received: bases {_names(layer_class.__bases__)}"
+        )
+    if isinstance(names, tuple | list) and not names:
+        return  # Its parts hold the weights, or it has bound ones alone.
+    example = names[0] if isinstance(names, tuple | list) else "kernel"
+    if layer_class.filter_axes is SparseLayer.filter_axes:
+        raise TypeError(
+            f"{name} must define `filter_axes(self, name={example!r})`: the axes of a sparse weight that index output "
+            f"units, a tuple such as `(1,)` for the kernel of a dense layer. Received: sparse_weight_names={names}"
+        )
+    if not _calls_apply_weight(layer_class):
+        raise TypeError(
+            f"{name} must ask for its sparse weights with `apply_weight`, or it computes with the dense ones: "
+            f"`self.apply_weight({example!r}, linear, inputs, training)` in `def call(self, inputs, training=False)`, "
+            "where `linear` is a function of (inputs, kernel). Received: no method that calls `apply_weight`; `call` "
+            f"is that of {_owner(layer_class, 'call')}"
+        )
+
+
+def _names(classes):
+    return [one.__name__ for one in classes]
+
+
+def _owner(layer_class, method):
+    return next(base.__name__ for base in layer_class.__mro__ if method in vars(base))
+
+
+def _calls_apply_weight(layer_class):
+    """Whether the code of a sparse class, its kinds or mixins names `apply_weight`."""
+    of_keras = set(layer_class.keras_class.__mro__)
+    own = [base for base in layer_class.__mro__ if base not in of_keras and base not in SparseLayer.__mro__]
+    return any(_names_apply_weight(value) for base in own for value in vars(base).values())
+
+
+def _names_apply_weight(value):
+    code = getattr(inspect.unwrap(value), "__code__", None) if callable(value) else value
+    if not inspect.iscode(code):
+        return False
+    return "apply_weight" in code.co_names or any(_names_apply_weight(constant) for constant in code.co_consts)
+
+
 class SparseLayer(LayerHooks):
     """Mixin of all sparse layers, placed before the Keras layer class in the bases.
 
-    Subclasses (the kinds) define `call` through `apply_weight`; classes with a `technique_class` are concrete.
+    A subclass is a kind: it names its sparse weights in `sparse_weight_names`, defines `call`, which asks for each of
+    them through `apply_weight`, and says in `filter_axes` which axes of a weight index output units. A subclass of a
+    kind with a `technique_class` is a layer that can be used, and `sparsify` puts it in the place of the kind's
+    `keras_class`: the first base that is a layer and not sparse, which may be a layer of your own.
+
+    Raises:
+        TypeError: When a class with a `technique_class` is made: it lists sparse weights, but does not say what
+            `filter_axes` are, or none of its methods calls `apply_weight`, so that it would compute with the dense
+            weights.
+
+    Example:
+
+    ```python
+    class SparseScale(SparseLayer, Scale):  # `Scale` is a Keras layer of your own with a weight `kernel`
+        def call(self, inputs, training=False):
+            return self.apply_weight("kernel", ops.multiply, inputs, training)
+
+        def filter_axes(self, name="kernel"):
+            return (0,)
+
+
+    @keras.saving.register_keras_serializable("my_package")
+    class MaskedScale(MaskedLayer, SparseScale):
+        pass
+    ```
     """
 
     technique_class = None
@@ -71,10 +142,12 @@ class SparseLayer(LayerHooks):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if cls.keras_class is None:
-            cls.keras_class = next((base for base in cls.__mro__ if base.__module__.partition(".")[0] == "keras"), None)
+            of_layers = (base for base in cls.__mro__ if issubclass(base, keras.Layer))
+            cls.keras_class = next((base for base in of_layers if not issubclass(base, SparseLayer)), None)
         technique = cls.technique_class
         if technique is None:
             return
+        _check_kind(cls)
         cls.__signature__ = _joint_signature(cls.keras_class, technique)
         registered = LAYER_CLASSES.get((technique.name, cls.keras_class))
         # A subclass of a public layer does not take its place in `sparsify`.
@@ -105,6 +178,12 @@ class SparseLayer(LayerHooks):
     def build_technique(self):
         """Adds the technique's variables to a layer whose own variables exist."""
         technique, before = self.technique, {variable.name for variable in own_variables(self)}
+        for name in self.sparse_weight_names:
+            if getattr(self, name, None) is None:
+                raise ValueError(
+                    f"`sparse_weight_names` of {type(self).__name__} must name weights that `build` makes and keeps as "
+                    f"attributes of these names. Received: {name!r} with the variables {sorted(before)}"
+                )
         try:
             if technique.stochastic:
                 self.add_seed_generator()

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.backend import stored_variable
+from sparsity_tf.backend import follow_layout, stored_variable
 from sparsity_tf.checks import check_choice
 
 
@@ -104,11 +104,13 @@ class SparseWeight:
         """Adds a variable of the technique for this weight; stored on the layer under `name`.
 
         (Under `<weight>_<name>` for weights after the layer's first.) Float variables are kept out of autocasting:
-        logs, exponentials and roots of them are taken in float32 under mixed precision.
+        logs, exponentials and roots of them are taken in float32 under mixed precision. On several devices it lies as
+        the weight does.
         """
         attribute = self._attribute(name)
         kwargs.setdefault("autocast", False)
         variable = self.layer.add_weight(name=attribute, **kwargs)
+        follow_layout(variable, self.variable)
         setattr(self.layer, attribute, variable)
         return variable
 

@@ -269,6 +269,36 @@ class VDConv3D(kinds.SparseConv3D):
     technique_class = VariationalDropout
 
 
+class VDConv1DTranspose(kinds.SparseConv1DTranspose):
+    """`keras.layers.Conv1DTranspose` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class VDConv2DTranspose(kinds.SparseConv2DTranspose):
+    """`keras.layers.Conv2DTranspose` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class VDConv3DTranspose(kinds.SparseConv3DTranspose):
+    """`keras.layers.Conv3DTranspose` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class VDSeparableConv1D(kinds.SparseSeparableConv1D):
+    """`keras.layers.SeparableConv1D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
+class VDSeparableConv2D(kinds.SparseSeparableConv2D):
+    """`keras.layers.SeparableConv2D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+
+    technique_class = VariationalDropout
+
+
 class VDEmbedding(kinds.SparseEmbedding):
     """`keras.layers.Embedding` with variational dropout: fresh noise at every position.
 

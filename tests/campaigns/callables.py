@@ -201,10 +201,19 @@ STOCK = {
     "Conv1D": {"filters": 2, "kernel_size": 2},
     "Conv2D": {"filters": 2, "kernel_size": 2},
     "Conv3D": {"filters": 2, "kernel_size": 2},
+    **dict.fromkeys(
+        [
+            "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose", "SeparableConv1D", "SeparableConv2D", "ConvLSTM1D",
+            "ConvLSTM2D", "ConvLSTM3D",
+        ],
+        {"filters": 2, "kernel_size": 2},
+    ),
+    "ConvLSTMCell": {"rank": 2, "filters": 2, "kernel_size": 2},
+    "DepthwiseConv1D": {"kernel_size": 2},
     "DepthwiseConv2D": {"kernel_size": 2},
     "Embedding": {"input_dim": 3, "output_dim": 2},
     "ReversibleEmbedding": {"input_dim": 3, "output_dim": 2},
-}
+}  # fmt: skip
 OPTIONS = {
     "masked": {"mask_initializer": "ones", "dense_gradient": False, "structure": None},
     "variational_dropout": {
@@ -524,6 +533,10 @@ RECORDS = {
             "layers.SparseConv3D", "layers.SparseDepthwiseConv2D", "layers.SparseEmbedding",
             "layers.SparseReversibleEmbedding", "layers.SparseGRU", "layers.SparseGRUCell", "layers.SparseLSTM",
             "layers.SparseLSTMCell", "layers.SparseSimpleRNN", "layers.SparseSimpleRNNCell", "masks.structures.Elements",
+            "layers.SparseConv1DTranspose", "layers.SparseConv2DTranspose", "layers.SparseConv3DTranspose",
+            "layers.SparseDepthwiseConv1D", "layers.SparseSeparableConv1D", "layers.SparseSeparableConv2D",
+            "layers.SparseConvLSTM1D", "layers.SparseConvLSTM2D", "layers.SparseConvLSTM3D",
+            "layers.SparseConvLSTMCell", "layers.MaskedLayer",
         ],
         BASE,
     ),
@@ -557,7 +570,7 @@ RECORDS = {
 HOOKS = set(
     "build call get_config from_config compute_output_shape compute_output_spec save_own_variables load_own_variables "
     "value mask training_value threshold penalty release apply over_time tensor extra extra_variable add_variable "
-    "targets factor epsilon reduce alive expand random_scores keep_random axes start change_masks uses scores due "
+    "products targets factor epsilon reduce alive expand random_scores keep_random axes start change_masks uses scores due "
     "default_end_step on_train_begin on_train_end on_epoch_begin on_epoch_end on_train_batch_begin on_train_batch_end "
     "update prepare finish rng new_mask grow_weights drop_fraction_at threshold_at penalty_weight initial_mask "
     "sparsity_after view views assign remember left_undone adjust_pruning_threshold reallocate_free_parameters model_sparsity prune_by_threshold record "

@@ -347,6 +347,26 @@ def test_separable_convolutions_shrink_on_both_sides():
     assert_equal_models(model, small, images())
 
 
+@pytest.mark.parametrize("rank", [1, 2])
+def test_channels_of_every_kind_of_convolution_are_pruned_together_and_shrink(rank):
+    def kind(template, *arguments, **options):
+        return getattr(layers, template.format(rank))(*arguments, **options)
+
+    inputs = keras.Input((8,) * rank + (3,))
+    x = kind("Conv{}D", 8, 3, padding="same", name="stem")(inputs)
+    x = kind("DepthwiseConv{}D", 3, padding="same", activation="relu", name="depthwise")(x)
+    x = kind("SeparableConv{}D", 6, 3, padding="same", activation="relu", name="separable")(x)
+    x = kind("Conv{}DTranspose", 4, 3, strides=2, activation="relu", name="up")(x)
+    x = kind("GlobalAveragePooling{}D")(x)
+    model = randomize(keras.Model(inputs, layers.Dense(2, name="last")(x)))
+    sparsity_tf.prune(model, 0.5, structure="channel")
+    live = {weight.path: weight.count() for weight in sparsity_tf.get_sparse_weights(model)}
+    assert live["up/kernel"] == 3**rank * 6 * 2 and live["separable/pointwise_kernel"] == 8 * 3
+    small = shrink(model)
+    assert widths(small) | {"stem": 4, "depthwise": 4, "separable": 3, "up": 2} == widths(small)
+    assert_equal_models(model, small, images((2, *(8,) * rank, 3)))
+
+
 # Several paths --------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from keras import layers as kl
 
+import sparsity_tf
 from sparsity_tf import sparsify
 from sparsity_tf.inspection import count_flops
 from sparsity_tf.layers import FastGRNN, MaskedConv2D, MaskedDense, STRFastGRNN, fold_rank
@@ -96,6 +97,47 @@ def test_a_separable_convolution_is_a_depthwise_and_a_pointwise_one():
     assert table.sparse == 16 * (10 + 7)
     # Two operations a product, and a bias and a ReLU for each of 8 and of 5 channels.
     assert count_flops(model, "rigl").dense == 2 * table.dense + 16 * (8 + 5)
+
+
+@pytest.mark.parametrize("padding,positions", [("valid", 4 * 3), ("same", 6 * 5)])
+def test_a_recurrent_convolution_works_at_every_position_of_every_step(padding, positions):
+    model = sequential(kl.ConvLSTM2D(2, 3, padding=padding), shape=(4, 6, 5, 3))
+    cell = model.layers[0].cell
+    keep(cell.kernel, 50)
+    keep(cell.recurrent_kernel, 30)
+    table = count_flops(model)
+    assert table.dense == 4 * positions * (9 * 3 * 8 + 9 * 2 * 8)
+    assert table.sparse == 4 * positions * (50 + 30)
+    outputs = 4 * positions * 8
+    assert count_flops(model, convention="rigl").dense == 2 * table.dense + outputs
+
+
+SPARSE_FORMS = {
+    "Conv1DTranspose": ((6, 3), {"filters": 4, "kernel_size": 3, "strides": 2}),
+    "Conv2DTranspose": ((4, 5, 3), {"filters": 4, "kernel_size": 3}),
+    "Conv3DTranspose": ((3, 3, 3, 2), {"filters": 2, "kernel_size": 2}),
+    "DepthwiseConv1D": ((7, 3), {"kernel_size": 3, "depth_multiplier": 2}),
+    "SeparableConv1D": ((7, 3), {"filters": 4, "kernel_size": 3, "strides": 2}),
+    "SeparableConv2D": ((6, 7, 3), {"filters": 4, "kernel_size": 2, "padding": "same"}),
+    "ConvLSTM1D": ((3, 6, 2), {"filters": 2, "kernel_size": 3}),
+}
+
+
+@pytest.mark.parametrize("kind", SPARSE_FORMS)
+@pytest.mark.parametrize("convention", ["mac", "rigl"])
+def test_a_sparse_form_counts_as_the_stock_layer_with_the_same_zeros(kind, convention):
+    shape, options = SPARSE_FORMS[kind]
+    model = sequential(getattr(kl, kind)(**options), shape=shape)
+    before = count_flops(model, convention)
+    rng = np.random.default_rng(0)
+    for weight in sparsity_tf.get_sparse_weights(sparsity_tf.sparsify(model, "masked")):
+        weight.assign_mask(rng.random(weight.shape) < 0.4)
+    sparse, dense = count_flops(model, convention), count_flops(sparsity_tf.to_dense(model), convention)
+    assert before.dense == before.sparse == sparse.dense == dense.dense > sparse.sparse == dense.sparse > 0
+    assert not sparse.not_counted
+    table = sparsity_tf.inspection.sparsity_table(model)
+    live = sum(weight.count() for weight in sparsity_tf.get_sparse_weights(model))
+    assert (table.size, table.nonzeros) == (sparse.params_dense, sparse.params_nonzero) and table.nonzeros == live
 
 
 def test_even_kernels_with_same_padding_follow_the_output_size_of_rigl():

@@ -72,6 +72,33 @@ def test_depthwise_convolutions():
     np.testing.assert_allclose(found, patches_by_hand(x, 3, 1, 0, 1)[..., None].repeat(2, -1), rtol=1e-5)
 
 
+def test_separable_and_transposed_convolutions():
+    model, x = masked(kl.SeparableConv2D(4, 3, depth_multiplier=2), shape=(5, 5, 3)), normal(2, 5, 5, 3)
+    depthwise, pointwise = norms_of(model, x)
+    np.testing.assert_allclose(depthwise, patches_by_hand(x, 3, 1, 0, 1)[..., None].repeat(2, -1), rtol=1e-5)
+    layer = model.layers[0]
+    hidden = keras.ops.convert_to_numpy(keras.ops.depthwise_conv(x, layer.depthwise_kernel))
+    np.testing.assert_allclose(pointwise[0, 0, :, 0], np.sqrt((hidden**2).sum((0, 1, 2))), rtol=1e-4)
+    # Without a border every entry of a transposed kernel meets every input.
+    [found] = norms_of(masked(kl.Conv2DTranspose(4, 3, strides=2), shape=(5, 5, 3)), x)
+    expected = np.sqrt((x**2).sum((0, 1, 2)))
+    np.testing.assert_allclose(found, np.broadcast_to(expected, (3, 3, 4, 3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("with_sequences", [False, True])
+def test_a_recurrent_convolution(with_sequences):
+    layer = kl.ConvLSTM2D(2, 3, padding="same", return_sequences=with_sequences)
+    model, x = masked(layer, shape=(4, 5, 5, 3)), normal(2, 4, 5, 5, 3)
+    kernel, recurrent = norms_of(model, x)
+    steps = x.reshape(8, 5, 5, 3)
+    np.testing.assert_allclose(kernel, patches_by_hand(steps, 3, 1, 1, 1)[..., None].repeat(8, -1), rtol=1e-5)
+    layer.return_sequences = True
+    outputs = keras.ops.convert_to_numpy(layer(x))
+    before = np.concatenate([np.zeros_like(outputs[:, :1]), outputs[:, :-1]], axis=1).reshape(8, 5, 5, 2)
+    expected = patches_by_hand(before, 3, 1, 1, 1)[..., None].repeat(8, -1)
+    np.testing.assert_allclose(recurrent, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_einsum_dense():
     layer = kl.EinsumDense("abc,cde->abde", output_shape=(None, 2, 4))
     [found] = norms_of(masked(layer, shape=(5, 3)), x := normal(2, 5, 3))

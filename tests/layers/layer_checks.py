@@ -37,14 +37,45 @@ KINDS = {
     "Conv1D": Kind({"filters": 4, "kernel_size": 3, "padding": "causal", "dilation_rate": 2}, (9, 3), (1, 1, 4)),
     "Conv2D": Kind({"filters": 4, "kernel_size": 3, "strides": 2, "padding": "same"}, (9, 8, 3), (1, 1, 1, 4)),
     "Conv3D": Kind({"filters": 2, "kernel_size": 2, "use_bias": False}, (4, 4, 4, 3), (1, 1, 1, 1, 2)),
+    "Conv1DTranspose": Kind({"filters": 4, "kernel_size": 3, "strides": 2, "padding": "same"}, (5, 3), (1, 4, 1)),
+    "Conv2DTranspose": Kind(
+        {"filters": 4, "kernel_size": 3, "strides": 2, "output_padding": 1, "activation": "relu"},
+        (4, 5, 3),
+        (1, 1, 4, 1),
+    ),
+    "Conv3DTranspose": Kind({"filters": 2, "kernel_size": 2, "use_bias": False}, (3, 3, 3, 2), (1, 1, 1, 2, 1)),
+    "DepthwiseConv1D": Kind({"kernel_size": 3, "depth_multiplier": 2, "padding": "same"}, (6, 3), (1, 3, 2)),
     "DepthwiseConv2D": Kind({"kernel_size": 3, "depth_multiplier": 2, "activation": "relu"}, (6, 6, 3), (1, 1, 3, 2)),
+    "SeparableConv1D": Kind({"filters": 4, "kernel_size": 3, "strides": 2}, (7, 3), (1, 3, 1), sparse_weights=2),
+    "SeparableConv2D": Kind(
+        {"filters": 4, "kernel_size": 3, "depth_multiplier": 2, "activation": "relu", "padding": "same"},
+        (5, 6, 3),
+        (1, 1, 3, 2),
+        sparse_weights=2,
+    ),
     "Embedding": Kind({"input_dim": 11, "output_dim": 6, "mask_zero": True}, (5,), integer_inputs=True),
     "ReversibleEmbedding": Kind({"input_dim": 11, "output_dim": 6}, (5,), integer_inputs=True),
     "SimpleRNN": Kind({"units": 5}, (4, 3), (1, 5), sparse_weights=2, seed_generators=1),
     "LSTM": Kind({"units": 5, "return_sequences": True}, (4, 3), (1, 20), sparse_weights=2, seed_generators=1),
     "GRU": Kind({"units": 5, "go_backwards": True}, (4, 3), (1, 15), sparse_weights=2, seed_generators=1),
+    "ConvLSTM1D": Kind({"filters": 2, "kernel_size": 3}, (3, 6, 2), (1, 1, 8), sparse_weights=2, seed_generators=1),
+    "ConvLSTM2D": Kind(
+        {"filters": 2, "kernel_size": 2, "padding": "same", "return_sequences": True},
+        (3, 4, 4, 2),
+        (1, 1, 1, 8),
+        sparse_weights=2,
+        seed_generators=1,
+    ),
+    "ConvLSTM3D": Kind(
+        {"filters": 2, "kernel_size": 2, "use_bias": False},
+        (2, 3, 3, 3, 2),
+        (1, 1, 1, 1, 8),
+        sparse_weights=2,
+        seed_generators=1,
+    ),
 }
-WITHOUT_DEPTHWISE = tuple(kind for kind in KINDS if kind != "DepthwiseConv2D")
+WITHOUT_DEPTHWISE = tuple(kind for kind in KINDS if not kind.startswith("DepthwiseConv"))
+WITHOUT_CONV_LSTM = tuple(kind for kind in WITHOUT_DEPTHWISE if not kind.startswith("ConvLSTM"))
 WITHOUT_EMBEDDINGS = tuple(kind for kind in KINDS if "Embedding" not in kind)
 
 
@@ -60,7 +91,7 @@ class Prefix:
 
 
 PREFIXES = {
-    "VD": Prefix(WITHOUT_DEPTHWISE, trainable=1, seed_generators=1, losses=1),
+    "VD": Prefix(WITHOUT_CONV_LSTM, trainable=1, seed_generators=1, losses=1),
     "L0": Prefix(WITHOUT_DEPTHWISE, trainable=1, seed_generators=1, losses=1),
     "STR": Prefix(WITHOUT_EMBEDDINGS, trainable=1),
     "Masked": Prefix(tuple(KINDS), masks=1),

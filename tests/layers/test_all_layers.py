@@ -4,13 +4,15 @@ import pytest
 
 from tests.layers.layer_checks import CASES, run_sparse_layer_test
 
-# Loops over time compile for long: one of them here, all in `make test-all`.
-_FAST_RECURRENT = ("MaskedGRU",)
+# Loops over time compile for long, and a kind is the same code under every technique: one or two of them here, all in
+# `make test-all`.
+_SLOW = ("RNN", "LSTM", "GRU", "Transpose", "SeparableConv", "DepthwiseConv1D")
+_FAST = ("MaskedGRU", "MaskedConv2DTranspose", "MaskedSeparableConv2D")
 
 
 def _case(prefix, kind):
-    slow = "RNN" in kind or kind in ("LSTM", "GRU")
-    marks = [pytest.mark.slow] if slow and prefix + kind not in _FAST_RECURRENT else []
+    slow = any(part in kind for part in _SLOW)
+    marks = [pytest.mark.slow] if slow and prefix + kind not in _FAST else []
     return pytest.param(prefix, kind, id=prefix + kind, marks=marks)
 
 

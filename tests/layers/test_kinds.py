@@ -25,6 +25,10 @@ def built(layer, *shape):
         (layers.MaskedConv1D(3, 2), (None, 5, 4), (2,)),
         (layers.MaskedConv2D(3, 2), (None, 5, 5, 4), (3,)),
         (layers.MaskedConv3D(3, 2), (None, 5, 5, 5, 4), (4,)),
+        (layers.MaskedConv1DTranspose(3, 2), (None, 5, 4), (1,)),
+        (layers.MaskedConv2DTranspose(3, 2), (None, 5, 5, 4), (2,)),
+        (layers.MaskedConv3DTranspose(3, 2), (None, 5, 5, 5, 4), (3,)),
+        (layers.MaskedDepthwiseConv1D(2, depth_multiplier=3), (None, 5, 4), (1, 2)),
         (layers.MaskedDepthwiseConv2D(2, depth_multiplier=3), (None, 5, 5, 4), (2, 3)),
         (layers.MaskedEmbedding(7, 3), (None, 5), (0,)),
     ],
@@ -43,6 +47,26 @@ def test_symbols_are_the_output_units_of_either_table():
 
 
 @pytest.mark.parametrize(
+    "layer,shape,axes",
+    [
+        (layers.MaskedSeparableConv1D(6, 2, depth_multiplier=3), (None, 5, 4), [(1, 2), (2,)]),
+        (layers.MaskedSeparableConv2D(6, 2), (None, 5, 5, 4), [(2, 3), (3,)]),
+        (layers.MaskedConvLSTM1D(3, 2), (None, 4, 5, 2), [(2,), (2,)]),
+        (layers.MaskedConvLSTM2D(3, 2), (None, 4, 5, 5, 2), [(3,), (3,)]),
+        (layers.MaskedConvLSTM3D(3, 2), (None, 4, 5, 5, 5, 2), [(4,), (4,)]),
+    ],
+    ids=lambda value: value.keras_class.__name__ if isinstance(value, keras.Layer) else "",
+)
+def test_the_axes_of_output_units_of_two_weights(layer, shape, axes):
+    weights = layers.get_sparse_weights(built(layer, *shape))
+    assert [weight.filter_axes for weight in weights] == axes
+    # Each axis has the length that the layer's arguments say.
+    for weight, found in zip(weights, axes, strict=True):
+        units = {"kernel": 12, "recurrent_kernel": 12, "pointwise_kernel": 6}.get(weight.name)
+        assert units is None or weight.shape[found[0]] == units
+
+
+@pytest.mark.parametrize(
     "layer,rank,axes",
     [
         (layers.VDEinsumDense("abc,cde->abde", (None, 2, 3)), 4, (1,)),
@@ -53,6 +77,9 @@ def test_symbols_are_the_output_units_of_either_table():
         (layers.VDConv2D(3, 2, data_format="channels_first"), 4, (2, 3)),
         (layers.VDConv3D(3, 2), 5, (1, 2, 3)),
         (layers.MaskedDepthwiseConv2D(2, data_format="channels_first"), 4, (2, 3)),
+        (layers.VDConv2DTranspose(3, 2), 4, (1, 2)),
+        (layers.VDSeparableConv1D(3, 2, data_format="channels_first"), 3, (2,)),
+        (layers.MaskedConvLSTM2D(3, 2).cell, 4, (1, 2)),
     ],
 )
 def test_the_axes_of_positions(layer, rank, axes):
@@ -70,6 +97,49 @@ def test_a_bias_is_added_to_its_channel_where_channels_come_first(rank):
     except Exception as error:  # What TensorFlow raises differs from one release to the next.
         pytest.skip(f"no such convolution on this device: {type(error).__name__}")
     np.testing.assert_array_equal(outputs, np.broadcast_to(np.reshape([1, 0, 3], (3,) + (1,) * rank), outputs.shape))
+
+
+CONVOLUTIONS = {
+    "Conv1DTranspose": ((6, 3), [{}, {"strides": 2, "padding": "same"}, {"dilation_rate": 2}]),
+    "Conv2DTranspose": ((4, 5, 3), [{}, {"strides": (2, 3), "output_padding": 1}, {"activation": "relu"}]),
+    "Conv3DTranspose": ((3, 3, 3, 2), [{}, {"strides": 2, "use_bias": False}]),
+    "DepthwiseConv1D": ((7, 3), [{}, {"strides": 2, "depth_multiplier": 2}, {"dilation_rate": 2, "padding": "same"}]),
+    "SeparableConv1D": ((7, 3), [{}, {"strides": 2, "depth_multiplier": 2}, {"dilation_rate": 2, "padding": "same"}]),
+    "SeparableConv2D": ((6, 7, 3), [{}, {"strides": 2, "depth_multiplier": 2}, {"padding": "same", "use_bias": False}]),
+    "ConvLSTM1D": ((3, 6, 2), [{}, {"strides": 2, "return_sequences": True}]),
+    "ConvLSTM2D": ((3, 5, 5, 2), [{"padding": "same"}, {"go_backwards": True, "unit_forget_bias": False}]),
+    "ConvLSTM3D": ((2, 3, 3, 3, 2), [{"use_bias": False}]),
+}
+
+
+@pytest.mark.parametrize(
+    "kind,shape,options", [(kind, shape, one) for kind, (shape, several) in CONVOLUTIONS.items() for one in several]
+)
+def test_a_convolution_is_the_stock_layers_dense_and_sparse(kind, shape, options):
+    options = {"kernel_size": 2, **options}
+    if "Depthwise" not in kind:
+        options["filters"] = 4
+    x = RNG.normal(size=(2, *shape)).astype("float32")
+    layer = getattr(layers, "Masked" + kind)(**options)
+    layer(x)
+    stock = stock_layer(layer, x)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(layer(x)), ops.convert_to_numpy(stock(x)), rtol=1e-6, atol=1e-6, err_msg="dense"
+    )
+    for weight in layers.get_sparse_weights(layer):
+        mask = RNG.random(weight.shape) < 0.5
+        weight.assign_mask(mask)
+        assert np.count_nonzero(ops.convert_to_numpy(weight.variable)) == np.count_nonzero(mask) == weight.count()
+    stock = stock_layer(layer, x)
+    found, expected = ops.convert_to_numpy(layer(x)), ops.convert_to_numpy(stock(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    assert found.shape == tuple(layer.compute_output_shape(x.shape))
+
+
+def test_a_filter_threshold_of_a_separable_convolution_fits_each_of_its_kernels():
+    layer = built(layers.STRSeparableConv2D(6, 3, depth_multiplier=2, granularity="filter"), None, 5, 5, 4)
+    shapes = [weight.extra_variable("raw_threshold").shape for weight in layer.sparse_weights]
+    assert [tuple(shape) for shape in shapes] == [(1, 1, 4, 2), (1, 1, 1, 6)]
 
 
 @pytest.mark.parametrize("options", [{"strides": 2}, {"padding": "same"}, {"dilation_rate": 2}, {"padding": "causal"}])

@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 from keras import ops
 
+import sparsity_tf
 from sparsity_tf import layers
 from sparsity_tf.layers import technique
 
 
 class Cutoff(technique.Technique):
     """The example of the base class's docstring."""
+
+    name = "cutoff"
 
     def __init__(self, cutoff=0.5, start="zeros"):
         self.cutoff = cutoff
@@ -84,3 +87,89 @@ def test_a_seed_is_an_integer_or_none():
     assert seed == 3 and type(seed) is int
     with pytest.raises(ValueError, match="`seed` must be an integer.*Received: seed=1.5"):
         layers.VDDense(2, seed=1.5)
+
+
+# A user's own layer: the class is checked when it is made.
+
+
+class Scale(keras.layers.Layer):
+    """A layer of the user's own: inputs times a vector."""
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1],), initializer="ones")
+
+    def call(self, inputs):
+        return inputs * self.kernel
+
+
+class ScaleWithFilters(layers.SparseLayer, Scale):
+    def filter_axes(self, name="kernel"):
+        return (0,)
+
+
+class SparseScale(ScaleWithFilters):
+    def call(self, inputs, training=False):
+        return self.apply_weight("kernel", ops.multiply, inputs, training)
+
+
+class MaskedScale(layers.MaskedLayer, SparseScale):
+    pass
+
+
+def test_a_layer_of_the_users_own_has_a_sparse_form():
+    assert SparseScale.keras_class is Scale and layers.LAYER_CLASSES["masked", Scale] is MaskedScale
+    model = keras.Sequential([keras.Input((4,)), Scale(name="scale")])
+    sparsity_tf.sparsify(model, "masked")
+    layer = model.get_layer("scale")
+    assert type(layer) is MaskedScale
+    layer.sparse_weights[0].assign_mask(np.array([True, False, True, False]))
+    assert ops.convert_to_numpy(model(np.ones((1, 4)))).tolist() == [[1, 0, 1, 0]]
+    layers.make_plain(layer)
+    assert type(layer) is Scale and ops.convert_to_numpy(layer.kernel).tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("bases", [(layers.MaskedLayer, ScaleWithFilters), (ScaleWithFilters,)])
+def test_a_sparse_class_that_never_asks_for_its_weight_is_refused(bases):
+    with pytest.raises(TypeError, match=r"Dense must ask .*apply_weight\('kernel', linear.*`call` is that of Scale"):
+        type("Dense", bases, {"technique_class": layers.Masked})
+
+    def call(self, inputs, training=False):
+        return inputs * self.kernel
+
+    with pytest.raises(TypeError, match=r"Own must ask .*no method that calls `apply_weight`; `call` is that of Own"):
+        type("Own", bases, {"technique_class": layers.Masked, "call": call})
+    assert not [cls for cls in layers.LAYER_CLASSES.values() if cls.__name__ in ("Dense", "Own")]
+
+
+def test_a_sparse_class_without_filter_axes_is_refused():
+    def call(self, inputs, training=False):
+        return self.apply_weight("gain", ops.multiply, inputs, training)
+
+    members = {"technique_class": layers.Masked, "call": call, "sparse_weight_names": ("gain",)}
+    with pytest.raises(TypeError, match=r"NoFilters must define `filter_axes\(self, name='gain'\)`.*Received"):
+        type("NoFilters", (layers.SparseLayer, Scale), members)
+
+
+def test_a_sparse_class_without_a_keras_layer_is_refused():
+    with pytest.raises(TypeError, match=r"NoLayer must have the Keras layer .*Received: bases \['SparseLayer'\]"):
+        type("NoLayer", (layers.SparseLayer,), {"technique_class": layers.Masked})
+
+
+def test_a_weight_may_be_asked_for_in_any_method_and_within_other_functions():
+    def helper(self, inputs, training):
+        return [self.apply_weight("kernel", ops.multiply, x, training) for x in [inputs]][0]
+
+    def call(self, inputs, training=False):
+        return self.helper(inputs, training)
+
+    members = {"technique_class": Cutoff, "helper": helper, "call": call}
+    assert type("Delegating", (ScaleWithFilters,), members).technique_class is Cutoff
+
+
+def test_a_sparse_weight_that_the_layer_does_not_have_is_named_when_the_layer_is_built():
+    class Misnamed(SparseScale):
+        technique_class = Cutoff
+        sparse_weight_names = ("weight",)
+
+    with pytest.raises(ValueError, match=r"`sparse_weight_names` of Misnamed .*Received: 'weight' with .*'kernel'"):
+        Misnamed().build((None, 3))
