@@ -42,17 +42,17 @@ class PruneReport:
     has_batch_normalization: bool = False
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Number of entries of all weights."""
         return sum(row.size for row in self.rows)
 
     @property
-    def live(self):
+    def live(self) -> int:
         """Number of those that live."""
         return sum(row.live for row in self.rows)
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Fraction of zeros of all weights together."""
         return 1.0 - self.live / self.size
 

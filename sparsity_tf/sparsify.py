@@ -12,6 +12,7 @@ import collections
 import copy
 import dataclasses
 import re
+from typing import Any
 
 import keras
 from keras import ops
@@ -31,11 +32,14 @@ from sparsity_tf.layers import (
     unmake_sparse,
 )
 from sparsity_tf.masks import structures
+from sparsity_tf.type_names import Where
 
 NOT_SELECTED = "not selected by `where`"
 
 
-def sparsify(model, technique, where=None, **technique_options):
+def sparsify(
+    model: keras.layers.Layer, technique: str | Technique, where: Where = None, **technique_options: Any
+) -> keras.layers.Layer:
     """Makes the layers of a model sparse, in place.
 
     Weights, layer names and, for "masked", predictions to the bit stay as they are. Where the technique adds trainable

@@ -11,15 +11,18 @@ same signature; one that reads the gradient, the momentum or the variance says s
 to be compared across all weights with `overall`.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from sparsity_tf import masks
+from sparsity_tf.callbacks.base.weight_view import WeightView
 from sparsity_tf.checks import check_callable, check_choice
 
 SLOTS = ("gradient", "momentum", "variance")
 
 
-def uses(*names):
+def uses(*names: str) -> Callable[[Callable], Callable]:
     """Decorator: the function reads these of a `WeightView`: "gradient", "momentum", "variance".
 
     Example:
@@ -44,7 +47,7 @@ def uses(*names):
     return decorate
 
 
-def overall(function):
+def overall(function: Callable[[WeightView], np.ndarray]) -> Callable[[WeightView], np.ndarray]:
     """Decorator: scores of the function are ranked over all weights together, not in each weight alone."""
     check_callable("function", function, "weight")
     function.overall = True

@@ -18,6 +18,7 @@ from sparsity_tf.callbacks.base import optimizer_slots
 from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.pruning import SCOPES, the_one_given
 from sparsity_tf.checks import check_choice, check_fraction, check_integer, check_path
+from sparsity_tf.type_names import PathLike, Where
 
 
 class IterativePruning(MaskAlgorithm):
@@ -60,15 +61,15 @@ class IterativePruning(MaskAlgorithm):
 
     def __init__(
         self,
-        final_sparsity=None,
-        rounds=None,
-        steps_per_round=None,
-        rewind_step=0,
-        scope="layer",
-        snapshot=None,
-        where=None,
-        sparsity=None,
-    ):
+        final_sparsity: float | None = None,
+        rounds: int | None = None,
+        steps_per_round: int | None = None,
+        rewind_step: int = 0,
+        scope: str = "layer",
+        snapshot: PathLike | None = None,
+        where: Where = None,
+        sparsity: float | None = None,
+    ) -> None:
         super().__init__(where=where)
         final_sparsity = the_one_given(final_sparsity, sparsity)
         check_fraction("final_sparsity", final_sparsity)
@@ -85,11 +86,11 @@ class IterativePruning(MaskAlgorithm):
         self._saved = None
 
     @property
-    def total_steps(self):
+    def total_steps(self) -> int:
         """Number of steps that all rounds take, the training of the last ticket included."""
         return self.steps_per_round + self.rounds * (self.steps_per_round - self.rewind_step)
 
-    def left_undone(self, end):
+    def left_undone(self, end: int) -> str | None:
         left = end - self.count()
         rounds = self.rounds - int(self.recall()["rounds"])
         needed = self.steps_per_round - self.count() + rounds * (self.steps_per_round - self.rewind_step)
@@ -100,12 +101,12 @@ class IterativePruning(MaskAlgorithm):
             f"(final sparsity {self.final_sparsity}). See `total_steps`."
         )
 
-    def goal(self):
+    def goal(self) -> float:
         sizes = [weight.size for weight in self.weights]
         sizes = [sum(sizes)] if self.scope == "global" else sizes
         return 1 - sum(masks.number_to_keep(self.final_sparsity, size) for size in sizes) / sum(sizes)
 
-    def sparsity_after(self, round_):
+    def sparsity_after(self, round_: int) -> float:
         """Sparsity after a number of rounds, a float."""
         if round_ == self.rounds:
             return self.final_sparsity
@@ -114,7 +115,7 @@ class IterativePruning(MaskAlgorithm):
     def _forget_model(self):
         return {**super()._forget_model(), "_variables": []}
 
-    def start(self):
+    def start(self) -> None:
         # The mask variables and the seeds of noise are no part of what is rewound.
         masked = {id(weight.extra_variable("mask")) for weight in self.weights}
         self._variables = [v for v in self.model.weights if id(v) not in masked]
@@ -133,7 +134,7 @@ class IterativePruning(MaskAlgorithm):
                 f"step {self.rewind_step}. Received: snapshot={self.snapshot!r}"
             )
 
-    def due(self, after, step):
+    def due(self, after: int, step: int) -> int | None:
         state = self.recall() if self.weights else {"rounds": 0, "snapshot_taken": 0}
         if not state["snapshot_taken"] and after < self.rewind_step <= step:
             return self.rewind_step
@@ -141,7 +142,7 @@ class IterativePruning(MaskAlgorithm):
             return self.steps_per_round
         return None
 
-    def change_masks(self, step):
+    def change_masks(self, step: int) -> None:
         if step == self.rewind_step:
             self._take_snapshot()
             return
@@ -150,7 +151,7 @@ class IterativePruning(MaskAlgorithm):
         self._rewind()
         self.remember(rounds=round_)
 
-    def update(self, model):
+    def update(self, model: keras.Model) -> None:
         super().update(model)
         # The count may have gone back.
         self._seen = self._upper_bound = self.count()

@@ -12,12 +12,13 @@ import zipfile
 
 from sparsity_tf.bounded_files import one_line
 from sparsity_tf.checkpoints import keras_files
-from sparsity_tf.checkpoints.checkpoint import CheckpointError, natural_order
+from sparsity_tf.checkpoints.checkpoint import Checkpoint, CheckpointError, natural_order
 from sparsity_tf.checks import check_path
 from sparsity_tf.extras import MissingPackageError
+from sparsity_tf.type_names import PathLike
 
 
-def open_checkpoint(path):
+def open_checkpoint(path: PathLike) -> Checkpoint:
     """Opens a checkpoint of any supported kind for reading.
 
     Args:

@@ -12,6 +12,7 @@ import numpy as np
 from sparsity_tf.checks import check_choice, check_instance, check_integer, is_integer
 from sparsity_tf.datasets.images.image_data import ImageData
 from sparsity_tf.extras import import_optional
+from sparsity_tf.type_names import Dataset
 
 AUGMENTATIONS = ("none", "shift")
 
@@ -26,7 +27,7 @@ def normalize(images, mean):
     return (images.astype(np.float32) / np.float32(255.0) - mean)[..., np.newaxis]
 
 
-def test_arrays(data):
+def test_arrays(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
     """The preprocessed test set.
 
     Args:
@@ -110,7 +111,7 @@ def epoch_images(data, seed, epoch, augment="none", shift_pixels=2):
     return images, data.y_train[order]
 
 
-def steps_per_epoch(data, batch_size):
+def steps_per_epoch(data: ImageData, batch_size: int) -> int:
     """Number of whole batches in an epoch; the incomplete last one is dropped.
 
     Raises:
@@ -125,7 +126,9 @@ def steps_per_epoch(data, batch_size):
     return len(data.x_train) // batch_size
 
 
-def train_batches(data, batch_size, seed=0, first_epoch=0, augment="none", shift_pixels=2):
+def train_batches(
+    data: ImageData, batch_size: int, seed: int = 0, first_epoch: int = 0, augment: str = "none", shift_pixels: int = 2
+) -> Dataset:
     """An endless `tf.data.Dataset` of training batches, epoch after epoch.
 
     Give it to `fit` with `steps_per_epoch=steps_per_epoch(data, batch_size)`.

@@ -15,10 +15,13 @@ translation does not depend on the sentences beside it.
 """
 
 import collections
+from collections.abc import Callable
+from typing import Any
 
 from keras import ops
 
 from sparsity_tf.checks import check_array, check_bool, check_callable, check_integer, check_number
+from sparsity_tf.type_names import Tensor
 
 _MINUS_INFINITY = -1e7
 
@@ -34,12 +37,21 @@ Args:
 _Alive = collections.namedtuple("_Alive", ["tokens", "ancestors", "sequences", "log_probs"])
 
 
-def length_penalty(length, alpha):
+def length_penalty(length: int | Tensor, alpha: float) -> Tensor:
     """((5 + length) / 6)^alpha."""
     return ops.power((5.0 + ops.cast(length, "float32")) / 6.0, alpha)
 
 
-def beam_search(next_logits, cache, limits, length, beam_size, alpha, end_id=1, stop_early=True):
+def beam_search(
+    next_logits: Callable[[Any, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Any]],
+    cache: Any,
+    limits: Tensor,
+    length: int,
+    beam_size: int,
+    alpha: float,
+    end_id: int = 1,
+    stop_early: bool = True,
+) -> Hypotheses:
     """Searches for the best sequences.
 
     Args:
@@ -111,7 +123,13 @@ def beam_search(next_logits, cache, limits, length, beam_size, alpha, end_id=1, 
     )
 
 
-def greedy_search(next_logits, cache, limits, length, end_id=1):
+def greedy_search(
+    next_logits: Callable[[Any, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Any]],
+    cache: Any,
+    limits: Tensor,
+    length: int,
+    end_id: int = 1,
+) -> Hypotheses:
     """Takes the most probable token at every position.
 
     Args: as those of `beam_search`.

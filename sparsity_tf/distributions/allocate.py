@@ -3,11 +3,14 @@
 import collections.abc
 import os
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from sparsity_tf.checks import check_callable, check_fraction, is_number
 from sparsity_tf.distributions.base import as_written, check_tensors, match, shorten
 from sparsity_tf.distributions.budgets import read_csv
 from sparsity_tf.distributions.families import BySize, ErdosRenyi, ErdosRenyiKernel, PerLayer, Uniform
+from sparsity_tf.type_names import DenseWeights, DistributionLike
 
 _CLASSES = {
     "uniform": Uniform,
@@ -21,7 +24,7 @@ _CLASSES = {
 }
 
 
-def get(identifier):
+def get(identifier: DistributionLike) -> Callable[[Sequence[Any], float | None], Sequence[float]]:
     """Turns what a user may pass as a distribution into a distribution.
 
     Args:
@@ -50,7 +53,12 @@ def get(identifier):
     )
 
 
-def allocate(tensors, sparsity, distribution="uniform", dense=None):
+def allocate(
+    tensors: Sequence[Any],
+    sparsity: float | None,
+    distribution: DistributionLike = "uniform",
+    dense: DenseWeights = None,
+) -> dict[str, float]:
     """One target sparsity for each tensor, by path.
 
     Tensors that are kept dense are left out on both sides, as in RigL: the others take the target among themselves, so
@@ -98,7 +106,7 @@ def allocate(tensors, sparsity, distribution="uniform", dense=None):
     return {path: 0.0 if path in kept else by_path[path] for path in paths}
 
 
-def select_dense(tensors, dense):
+def select_dense(tensors: Sequence[Any], dense: DenseWeights) -> set[str]:
     """Paths of the tensors to keep dense, a set; `dense` as for `allocate`."""
     if dense is None:
         return set()

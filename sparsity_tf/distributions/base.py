@@ -2,9 +2,13 @@
 
 import abc
 import dataclasses
+import fractions
 import math
 import re
+from collections.abc import Sequence
+from typing import Any
 
+from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.checks import check_fraction, check_integer, check_integers, check_string, is_integer
 from sparsity_tf.masks.ranking import number_of_zeros
 
@@ -33,17 +37,17 @@ class TensorSpec:
         check_tensors([self])
 
     @property
-    def name(self):
+    def name(self) -> str:
         """Last part of the path."""
         return self.path.rpartition("/")[2]
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Number of entries."""
         return math.prod(self.shape)
 
 
-class Distribution(abc.ABC):
+class Distribution(CallRepr, abc.ABC):
     """Base class: a global sparsity becomes one sparsity a tensor. A subclass implements `targets`.
 
     `explicit` says that a tensor's number does not depend on the other tensors.
@@ -51,7 +55,7 @@ class Distribution(abc.ABC):
 
     explicit = False
 
-    def __call__(self, tensors, sparsity):
+    def __call__(self, tensors: Sequence[Any], sparsity: float | None) -> list[float]:
         """One target for each tensor.
 
         Args:
@@ -71,7 +75,7 @@ class Distribution(abc.ABC):
         return self.targets(tensors, sparsity)
 
     @abc.abstractmethod
-    def targets(self, tensors, sparsity):
+    def targets(self, tensors: Sequence[Any], sparsity: float | None) -> list[float]:
         """What `__call__` returns, for arguments that have been checked."""
 
 
@@ -80,7 +84,7 @@ def as_written(number):
     return float(str(number))
 
 
-def exact_sparsity(sparsity, size):
+def exact_sparsity(sparsity: fractions.Fraction, size: int) -> float:
     """The float next to an exact sparsity (a `Fraction` in [0, 1]) that gives floor(sparsity * size) zeros.
 
     The nearest float may lie on the other side of an integer number of zeros. The result is below 1 if `sparsity` is.
@@ -95,13 +99,13 @@ def exact_sparsity(sparsity, size):
     return number
 
 
-def names_of(tensor):
+def names_of(tensor: Any) -> tuple[str, ...]:
     """What a tensor may be called by: its path, its layer's path and its layer's name."""
     layer = tensor.path.rpartition("/")[0]
     return tuple(name for name in (tensor.path, layer, layer.rpartition("/")[2]) if name)
 
 
-def check_tensors(tensors):
+def check_tensors(tensors: Sequence[Any]) -> None:
     """Raises a ValueError unless `tensors` is a list of tensors with shapes that a weight can have."""
     if not isinstance(tensors, list | tuple) or not tensors:
         raise ValueError(
@@ -139,6 +143,6 @@ def match(argument, entries, tensors):
     return matches
 
 
-def shorten(names, limit=20):
+def shorten(names: list, limit: int = 20) -> str:
     """A list for an error message."""
     return f"{names[:limit]}" + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -11,12 +11,13 @@ import numpy as np
 from sparsity_tf.inspection.features import FeatureTable, check_pair
 from sparsity_tf.inspection.plots import new_figure, require_matplotlib, written
 from sparsity_tf.inspection.speedup import SpeedupTable
+from sparsity_tf.type_names import Figure, PathLike
 
 _COLORS = {"dense": "#b9c2cc", "channel": "#7fa3c7", "sparse": "#3b6ea8"}
 _NAMES = {"dense": "dense", "channel": "without channels that are 0", "sparse": "without any 0"}
 
 
-def plot_speedup(table, path=None):
+def plot_speedup(table: SpeedupTable, path: PathLike | None = None) -> Figure:
     """Shows the estimated time of each convolution, dense and without its zeros, as bars.
 
     Args:
@@ -60,7 +61,12 @@ def plot_speedup(table, path=None):
     return written(figure, path)
 
 
-def plot_class_specialization(dense, sparse, path=None, labels=("Dense", "Sparse")):
+def plot_class_specialization(
+    dense: FeatureTable,
+    sparse: FeatureTable,
+    path: PathLike | None = None,
+    labels: tuple[str, str] = ("Dense", "Sparse"),
+) -> Figure:
     """Draws histograms of class specialisation back to back, one box a layer.
 
     The layout is the source's: 49 bins from 0.09 to 0.51 (ten classes), channels of one network to the left and of the

@@ -10,6 +10,7 @@ of one class.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -19,6 +20,7 @@ from sparsity_tf.checks import check_built, check_fraction, check_instance, chec
 from sparsity_tf.inspection.forward import batches_of, run_and_hear
 from sparsity_tf.inspection.weights import as_numpy
 from sparsity_tf.layers import flatten_layers
+from sparsity_tf.type_names import Data, Where
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class FeatureRow:
     dropped_share: float = 0.05
 
     @property
-    def kept(self):
+    def kept(self) -> np.ndarray:
         """Indices of the channels that count, those of the least contribution first."""
         totals = self.contributions.sum(axis=1)
         if not np.isfinite(totals).all() or not totals.any():
@@ -48,7 +50,7 @@ class FeatureRow:
         return order[np.searchsorted(shares, self.dropped_share) :]
 
     @property
-    def specialization(self):
+    def specialization(self) -> np.ndarray:
         """Array with a number in [1 / classes, 1] for each of `kept`; empty if all maps are 0 or some aren't finite."""
         kept = self.contributions[self.kept]
         return kept.max(axis=1, initial=0) / kept.sum(axis=1)
@@ -63,11 +65,11 @@ class FeatureTable:
         rows: sequence of `FeatureRow`.
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows: Sequence[FeatureRow]) -> None:
         self.rows = list(rows)
 
     @property
-    def mean(self):
+    def mean(self) -> float:
         """Mean specialisation over the channels of all layers, NaN if there are none."""
         values = np.concatenate([np.empty(0), *[row.specialization for row in self.rows]])
         return float(values.mean()) if values.size else math.nan
@@ -99,7 +101,13 @@ class FeatureTable:
         return f"<FeatureTable rows={len(self.rows)}, mean={self.mean:.4f}>"
 
 
-def class_specialization(model, data, where=None, num_classes=None, dropped_share=0.05):
+def class_specialization(
+    model: keras.layers.Layer,
+    data: Data,
+    where: Where = None,
+    num_classes: int | None = None,
+    dropped_share: float = 0.05,
+) -> FeatureTable:
     """Measures how much the feature maps of a model belong to single classes.
 
     Runs the model for inference over labelled data, once, and keeps no activations.
@@ -270,7 +278,7 @@ class Anova:
         return tabulate(body, header, colalign=("left", *["right"] * 5), disable_numparse=True)
 
 
-def specialization_anova(dense, sparse):
+def specialization_anova(dense: FeatureTable, sparse: FeatureTable) -> "Anova":
     """Says how much of the variance of class specialisation is due to the layer, to sparsity, and to both together.
 
     Specialisation ~ layer + network + layer x network over all channels, sums of squares of type 1 (each source after

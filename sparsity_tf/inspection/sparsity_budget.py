@@ -2,12 +2,14 @@
 
 import fractions
 
+import keras
+
 from sparsity_tf.distributions.base import exact_sparsity
 from sparsity_tf.distributions.budgets import Budget
 from sparsity_tf.layers import get_sparse_weights
 
 
-def sparsity_budget(model):
+def sparsity_budget(model: keras.layers.Layer) -> Budget:
     """The sparsities that a model has now: exact zeros at inference.
 
     Args:

@@ -8,6 +8,7 @@ step, and weights that lie on a GPU.)
 
 import fractions
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,7 +27,7 @@ _SAMPLE = 10_000
 _PIECE = 1 << 17
 
 
-def number_of_zeros(sparsity, size):
+def number_of_zeros(sparsity: float, size: int) -> int:
     """How many of `size` entries are zero at a sparsity: floor(sparsity * size), of the number as it is written.
 
     The decimal notation decides, not its binary approximation: 0.7 of 10 entries are 7, and 0.29 of 100 are 29, which
@@ -43,7 +44,7 @@ def number_of_zeros(sparsity, size):
     return math.floor(_share(sparsity, size))
 
 
-def number_to_keep(sparsity, size):
+def number_to_keep(sparsity: float, size: int) -> int:
     """How many of `size` entries live at a sparsity: floor((1 - sparsity) * size), of the number as it is written.
 
     The rounding of magnitude pruning in *State of Sparsity*: never more than asked for are left. (It differs from
@@ -71,7 +72,12 @@ def _share(sparsity, size):
     return fractions.Fraction(whole) if rounded else share
 
 
-def highest(scores, count, among=None, by=None):
+def highest(
+    scores: np.ndarray,
+    count: int,
+    among: np.ndarray | None = None,
+    by: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
     """Marks the `count` highest scores, exactly. Among equal ones the lower (row-major) indices win.
 
     Args:
@@ -90,7 +96,12 @@ def highest(scores, count, among=None, by=None):
     return highest_overall([scores], count, None if among is None else [among], by)[0]
 
 
-def highest_overall(scores, count, among=None, by=None):
+def highest_overall(
+    scores: list[np.ndarray],
+    count: int,
+    among: list[np.ndarray] | None = None,
+    by: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> list[np.ndarray]:
     """`highest` over several arrays at once: the `count` highest scores of all together.
 
     Args:
@@ -204,7 +215,9 @@ def _lowest(values, count):
     return lowest
 
 
-def random_mask(shape, count, rng, among=None):
+def random_mask(
+    shape: tuple[int, ...], count: int, rng: np.random.Generator, among: np.ndarray | None = None
+) -> np.ndarray:
     """Marks `count` entries, drawn uniformly without replacement.
 
     Args:

@@ -12,7 +12,7 @@ import re
 from sparsity_tf.checks import check_string
 
 
-def all_but(*patterns):
+def all_but(*patterns: str) -> str:
     """A regular expression for `where` that selects all layers but some.
 
     Args:

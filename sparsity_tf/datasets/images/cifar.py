@@ -16,7 +16,8 @@ import numpy as np
 from sparsity_tf.bounded_files import one_line, read_npz
 from sparsity_tf.checks import check_path
 from sparsity_tf.datasets.images import image_data
-from sparsity_tf.datasets.images.image_data import checked
+from sparsity_tf.datasets.images.image_data import ImageData, checked
+from sparsity_tf.type_names import PathLike
 
 _PIXELS = 3 * 32 * 32
 _TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -257,7 +258,7 @@ def _load(name, data_dir):
     return _checked(arrays, name, "keras.datasets (downloaded)", "keras.datasets")
 
 
-def cifar10(data_dir=None):
+def cifar10(data_dir: PathLike | None = None) -> ImageData:
     """CIFAR-10, 50,000 + 10,000 colour images of 10 classes (Krizhevsky, 2009).
 
     Args:
@@ -284,7 +285,7 @@ def cifar10(data_dir=None):
     return _load("cifar10", data_dir)
 
 
-def cifar100(data_dir=None):
+def cifar100(data_dir: PathLike | None = None) -> ImageData:
     """CIFAR-100, 50,000 + 10,000 colour images, with its 100 fine labels (Krizhevsky, 2009).
 
     Args:

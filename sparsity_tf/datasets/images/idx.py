@@ -14,6 +14,7 @@ import numpy as np
 
 from sparsity_tf.bounded_files import MOST_DIMENSIONS, open_unpacked, read_at_most
 from sparsity_tf.checks import check_path
+from sparsity_tf.type_names import PathLike
 
 _ELEMENT_TYPES = {
     0x08: np.dtype(">u1"),
@@ -38,7 +39,7 @@ def _spellings(stem, ndim):
     return plain + [f"{name}.gz" for name in plain]
 
 
-def read_idx(path):
+def read_idx(path: PathLike) -> np.ndarray:
     """Reads one IDX file, gzipped or not (decided by its content, not by its name).
 
     Args:

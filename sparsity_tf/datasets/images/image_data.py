@@ -43,7 +43,7 @@ class ImageData:
     source: str
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         """`(height, width, channels)` of the images that a network sees."""
         shape = self.x_train.shape[1:]
         return shape if len(shape) == 3 else (*shape, 1)

