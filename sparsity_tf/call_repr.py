@@ -1,6 +1,7 @@
 """Readable objects: `repr` is the call that made the object, with the arguments that differ from their defaults."""
 
 import dataclasses
+import functools
 import inspect
 import reprlib
 
@@ -19,24 +20,37 @@ class CallRepr:
     The text is made when the object is: it keeps no argument alive, and goes along with copies.
     """
 
-    _repr = ""
+    _repr = None
 
-    def __new__(cls, *args, **kwargs):
-        self = super().__new__(cls)
-        # Frozen dataclasses refuse the plain assignment.
-        object.__setattr__(self, "_repr", f"{cls.__name__}({arguments_of(cls, args, kwargs)})")
-        return self
+    # Not in a `__new__`, which would hide the constructor's signature from `help` and editors.
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _recording(cls.__init__)
 
     def __repr__(self):
-        return self._repr
+        return self._repr or f"{type(self).__name__}()"
 
 
-def arguments_of(cls, args, kwargs):
-    """The arguments of a call of a class that differ from their defaults: a string such as `"sparsity=0.9, seed=1"`."""
-    signature = inspect.signature(cls.__init__)
+def _recording(init):
+    """A constructor that also notes the arguments of the call, if no constructor of a subclass has done so."""
+
+    @functools.wraps(init)
+    def __init__(self, *args, **kwargs):
+        if self._repr is None:
+            # Frozen dataclasses refuse the plain assignment.
+            object.__setattr__(self, "_repr", f"{type(self).__name__}({_arguments(init, args, kwargs)})")
+        init(self, *args, **kwargs)
+
+    return __init__
+
+
+def _arguments(function, args, kwargs):
+    """The arguments of a call of a constructor that differ from their defaults, such as `"sparsity=0.9, seed=1"`."""
+    signature = inspect.signature(function)
     try:
         bound = signature.bind(None, *args, **kwargs).arguments
-    except TypeError:  # The call will fail, or is none: a copy is made.
+    except TypeError:  # The call will fail, and says why.
         return "..."
     texts = []
     for name, value in list(bound.items())[1:]:
@@ -63,8 +77,8 @@ def short_repr(value):
     if isinstance(value, list | tuple) and len(value) <= _MOST_ENTRIES:
         inner = ", ".join(map(short_repr, value))
         return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' * (len(value) == 1)})"
-    if inspect.isroutine(value) or isinstance(value, type):
-        return getattr(value, "__qualname__", value.__name__)
+    if inspect.isroutine(value) or isinstance(value, type | np.ufunc):
+        return value.__name__
     if isinstance(getattr(value, "name", None), str) and not dataclasses.is_dataclass(value):
         return f"<{type(value).__name__} {value.name!r}>"
     text = _SHORT.repr(value) if isinstance(value, str | dict | list | tuple | set) else repr(value)

@@ -57,6 +57,12 @@ class PerLayerScaled(keras.initializers.VarianceScaling):
 
     Raises:
         ValueError: For any other argument. In a call: a shape that lacks the axes.
+
+    Example:
+
+    ```python
+    keras.layers.Dense(300, kernel_initializer=PerLayerScaled(sparsity=0.9, scale=2.0))
+    ```
     """
 
     def __init__(
@@ -116,6 +122,12 @@ class SparseGlorotUniform(_Augmented):
 
     Raises:
         ValueError: For another sparsity. In a call: a shape that has not two dimensions.
+
+    Example:
+
+    ```python
+    keras.layers.Dense(300, kernel_initializer=SparseGlorotUniform(sparsity=0.9))
+    ```
     """
 
     settings = (1.0, "fan_avg", "uniform")
@@ -134,6 +146,12 @@ class SparseHeNormal(_Augmented):
 
     Raises:
         ValueError: For another sparsity. In a call: a shape that is no convolution kernel's (three to five dimensions).
+
+    Example:
+
+    ```python
+    keras.layers.Conv2D(64, 3, kernel_initializer=SparseHeNormal(sparsity=0.9))
+    ```
     """
 
     settings = (2.0, "fan_out", "untruncated_normal")
@@ -152,6 +170,12 @@ class SparseEmbeddingNormal(_Augmented):
 
     Raises:
         ValueError: For another sparsity. In a call: a shape that has not two dimensions.
+
+    Example:
+
+    ```python
+    keras.layers.Embedding(1000, 64, embeddings_initializer=SparseEmbeddingNormal(sparsity=0.9))
+    ```
     """
 
     settings = (1.0, "fan_out", "untruncated_normal")
@@ -175,8 +199,11 @@ class PerUnitScaled(keras.initializers.VarianceScaling):
 
     Example:
 
-    >>> mask = [[1, 0, 0], [1, 0, 1]]
-    >>> PerUnitScaled(mask, scale=2.0, mode="fan_in", seed=0)((2, 3))  # standard deviations [[1, 0, 0], [1, 0, 1.41]]
+    >>> mask = np.array([[1, 0, 0], [1, 0, 1]])  # Standard deviations [[1, 0, 0], [1, 0, 1.41]].
+    >>> values = PerUnitScaled(mask, scale=2.0, mode="fan_in", seed=0)(mask.shape)
+    >>> (keras.ops.convert_to_numpy(values) != 0).astype(int)
+    array([[1, 0, 0],
+           [1, 0, 1]])
     """
 
     def __init__(
@@ -233,6 +260,13 @@ def reinitialize(
     Raises:
         ValueError: For any other argument; if a layer's own initializer is of another family and none is given. Nothing
             is changed then.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.prune(model, 0.9)
+    reinitialize(model, "per_unit", seed=0)
+    ```
     """
     check_choice("kind", kind, ("per_unit", "per_layer", "augmented"))
     check_seed("seed", seed)

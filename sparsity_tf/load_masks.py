@@ -39,6 +39,14 @@ def load_masks(model: keras.layers.Layer, source: keras.layers.Layer | PathLike)
 
     Raises:
         ValueError: The model has no masked layers, the source no masks, or the two do not fit. Nothing is changed then.
+
+    Example:
+
+    ```python
+    pruned = sparsity_tf.prune(keras.models.clone_model(model), 0.9)
+    ticket = sparsity_tf.sparsify(model, "masked")
+    sparsity_tf.load_masks(ticket, pruned)
+    ```
     """
     weights = [weight for weight in get_masked_parts(model) if weight.technique.name == "masked"]
     if not weights:

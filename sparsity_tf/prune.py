@@ -110,7 +110,7 @@ def prune(
     Example:
 
     ```python
-    model = sparsity_tf.prune(model, 0.8, by="wanda", data=x_train[:512])
+    model = sparsity_tf.prune(model, 0.8, by="wanda", data=x[:128])
     print(model.prune_report)
     ```
     """

@@ -34,6 +34,14 @@ class PruneReport:
         scope: Which of them were compared.
         rows: Tuple of `PruneRow`, the masked weights that `where` selects.
         has_batch_normalization: Whether statistics of the model are those of the time before.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.prune(model, 0.8)
+    report = model.prune_report
+    print(report, report.live, report.sparsity)
+    ```
     """
 
     by: str

@@ -53,7 +53,7 @@ def refresh_statistics(model: keras.layers.Layer, data: Data, batch_size: int = 
 
     ```python
     model = sparsity_tf.prune(model, 0.8)
-    model = sparsity_tf.refresh_statistics(model, x_train[:4096])
+    model = sparsity_tf.refresh_statistics(model, x[:4096])
     ```
     """
     check_built("model", model)

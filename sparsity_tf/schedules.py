@@ -62,6 +62,11 @@ class Constant(Schedule):
 
     Args:
         constant: float.
+
+    Example:
+
+    >>> Constant(0.5)(1000)
+    0.5
     """
 
     constant: float
@@ -129,6 +134,11 @@ class Cubic(Polynomial):
 
     Args:
         initial, final, begin_step, end_step: see `Polynomial`.
+
+    Example:
+
+    >>> Cubic(0.0, 0.5, begin_step=0, end_step=100)(50)
+    0.4375
     """
 
     power: float = dataclasses.field(default=3.0, init=False, repr=False)
@@ -140,6 +150,11 @@ class Linear(Polynomial):
 
     Args:
         initial, final, begin_step, end_step: see `Polynomial`.
+
+    Example:
+
+    >>> Linear(0.0, 0.8, begin_step=0, end_step=100)(50)
+    0.4
     """
 
     power: float = dataclasses.field(default=1.0, init=False, repr=False)
@@ -162,6 +177,11 @@ class Cosine(Schedule):
 
     Raises:
         ValueError: for any other argument.
+
+    Example:
+
+    >>> Cosine(0.3, begin_step=0, end_step=100)(50)
+    0.15
     """
 
     initial: float
@@ -199,6 +219,11 @@ class Exponential(Schedule):
 
     Raises:
         ValueError: for any other argument.
+
+    Example:
+
+    >>> Exponential(1.0, rate=0.5, decay_steps=100)(200)
+    0.25
     """
 
     initial: float
@@ -236,6 +261,11 @@ class Piecewise(Schedule):
 
     Raises:
         ValueError: for any other argument.
+
+    Example:
+
+    >>> Piecewise((100, 200), (0.3, 0.2, 0.1))(150)
+    0.2
     """
 
     boundaries: tuple
@@ -348,6 +378,11 @@ def serialize(schedule: Schedule) -> dict:
 
     Raises:
         ValueError: if `schedule` is anything else, which could not be rebuilt from its name.
+
+    Example:
+
+    >>> serialize(Constant(0.5))
+    {'class_name': 'Constant', 'config': {'constant': 0.5}}
     """
     if type(schedule) not in _CLASSES.values():
         raise ValueError(

@@ -73,7 +73,7 @@ def sparsify(
     Example:
 
     ```python
-    model = sparsity_tf.sparsify(model, "vd", where=["dense_.*"], log_alpha_threshold=3.0)
+    model = sparsity_tf.sparsify(model, "vd", where=["conv", "log.*"], log_alpha_threshold=3.0)
     print(model.sparsify_report)
     ```
     """
@@ -172,6 +172,11 @@ class SparsifyReport:
         changed: Tuple of `ReportEntry`, the layers made sparse.
         skipped: Tuple of `ReportEntry`, layers with weights that stay dense, with the reason.
         notes: Tuple of further remarks.
+
+    Example:
+        >>> report = sparsity_tf.sparsify(model, "masked").sparsify_report
+        >>> [entry.path for entry in report.changed]
+        ['conv', 'hidden', 'logits']
     """
 
     technique: Technique

@@ -32,6 +32,14 @@ def to_dense(model: keras.layers.Layer) -> keras.layers.Layer:
 
     Raises:
         ValueError: `model` is not a built Keras model or layer, or Keras can't make a copy of it from its config.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.prune(model, 0.9)
+    dense = sparsity_tf.to_dense(model)
+    dense.save("dense.keras")
+    ```
     """
     check_built("model", model)
     dense = _copy(model)

@@ -48,7 +48,19 @@ def uses(*names: str) -> Callable[[Callable], Callable]:
 
 
 def overall(function: Callable[[WeightView], np.ndarray]) -> Callable[[WeightView], np.ndarray]:
-    """Decorator: scores of the function are ranked over all weights together, not in each weight alone."""
+    """Decorator: scores of the function are ranked over all weights together, not in each weight alone.
+
+    Example:
+
+    ```python
+    @sparsity_tf.callbacks.overall
+    def magnitude(weight):
+        return np.abs(weight.value)
+
+
+    sparsity_tf.callbacks.DropAndGrow(sparsity=0.9, drop=magnitude)
+    ```
+    """
     check_callable("function", function, "weight")
     function.overall = True
     return function

@@ -97,6 +97,13 @@ class StaticSparsity(SparseFromTheStart):
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    model.fit(x, y, callbacks=[sparsity_tf.callbacks.StaticSparsity(sparsity=0.9, distribution="erk")])
+    ```
     """
 
     structured = True
@@ -159,6 +166,14 @@ class DropAndGrow(SparseFromTheStart):
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune, or the optimizer
             lacks what a score reads.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    churn = sparsity_tf.callbacks.DropAndGrow(sparsity=0.9, drop="magnitude", grow="random", frequency="epoch")
+    model.fit(x, y, epochs=2, callbacks=[churn])
+    ```
     """
 
     grows = True
@@ -310,6 +325,13 @@ class SET(DropAndGrow):
         sparsity, distribution, drop, grow, decay, frequency, redistribution, drop_fraction, dense, begin_step,
             end_step, where, structure, seed: See `DropAndGrow`; the defaults are SET's. By default the last update
             comes before the last step.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    model.fit(x, y, epochs=2, callbacks=[sparsity_tf.callbacks.SET(sparsity=0.9)])
+    ```
     """
 
     def __init__(

@@ -94,6 +94,14 @@ class DynamicSparseReparameterization(SparseFromTheStart):
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune, or too few
             masked weights for the sparsity of the whole.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    dsr = sparsity_tf.callbacks.DynamicSparseReparameterization(sparsity=0.9, frequency=4)
+    model.fit(x, y, epochs=2, callbacks=[dsr])
+    ```
     """
 
     grows = True

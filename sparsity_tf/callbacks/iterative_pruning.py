@@ -49,8 +49,10 @@ class IterativePruning(MaskAlgorithm):
     Example:
 
     ```python
-    tickets = sparsity_tf.callbacks.IterativePruning(final_sparsity=0.95, rounds=10, steps_per_round=5000)
-    model.fit(data, steps_per_epoch=1000, epochs=tickets.total_steps // 1000, callbacks=[tickets])
+    model = sparsity_tf.sparsify(model, "masked")
+    tickets = sparsity_tf.callbacks.IterativePruning(final_sparsity=0.9, rounds=2, steps_per_round=8)
+    steps_per_epoch = len(x) // 32
+    model.fit(x, y, epochs=tickets.total_steps // steps_per_epoch, callbacks=[tickets])
     ```
     """
 

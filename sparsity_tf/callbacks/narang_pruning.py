@@ -35,6 +35,14 @@ class NarangPruning(MaskAlgorithm):
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune or the length of
             training, where it is needed, is not known.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    pruning = sparsity_tf.callbacks.NarangPruning(target_magnitude=0.1, begin_step=0, frequency=2)
+    model.fit(x, y, epochs=2, callbacks=[pruning])
+    ```
     """
 
     def __init__(

@@ -97,6 +97,13 @@ class SNIP(OneShotPruning):
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    model.fit(x, y, callbacks=[sparsity_tf.callbacks.SNIP(sparsity=0.9, data=(x[:128], y[:128]))])
+    ```
     """
 
     def scores(self, variables: list[keras.Variable]) -> list[np.ndarray]:
@@ -120,6 +127,13 @@ class GraSP(OneShotPruning):
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    model.fit(x, y, callbacks=[sparsity_tf.callbacks.GraSP(sparsity=0.9, data=(x[:128], y[:128]))])
+    ```
     """
 
     def __init__(

@@ -98,10 +98,8 @@ class PenaltyRamp(CallRepr, Copyable, keras.callbacks.Callback):
 
     ```python
     model = sparsity_tf.sparsify(model, "variational_dropout")
-    model.compile("adam", "sparse_categorical_crossentropy")
-    ramp = sparsity_tf.callbacks.PenaltyRamp(
-        num_examples=len(x), begin_step=1000, end_step=5000, schedule="linear"
-    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    ramp = sparsity_tf.callbacks.PenaltyRamp(num_examples=len(x), begin_step=1000, end_step=5000)
     model.fit(x, y, callbacks=[ramp])
     ```
     """

@@ -378,6 +378,13 @@ class RandomPruning(GradualPruning):
 
     Raises:
         ValueError: As `MagnitudePruning`.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    model.fit(x, y, callbacks=[sparsity_tf.callbacks.RandomPruning(final_sparsity=0.9, frequency=2)])
+    ```
     """
 
     def __init__(

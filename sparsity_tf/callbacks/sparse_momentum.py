@@ -60,8 +60,9 @@ class SparseMomentum(DropAndGrow):
 
     ```python
     model = sparsity_tf.sparsify(model, "masked")
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True), "sparse_categorical_crossentropy")
-    model.fit(x, y, epochs=100, callbacks=[sparsity_tf.callbacks.SparseMomentum(sparsity=0.95)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True), loss)
+    model.fit(x, y, epochs=2, callbacks=[sparsity_tf.callbacks.SparseMomentum(sparsity=0.95)])
     ```
     """
 

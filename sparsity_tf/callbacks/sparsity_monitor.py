@@ -52,6 +52,14 @@ class SparsityMonitor(CallRepr, Copyable, keras.callbacks.Callback):
         ValueError: For any other argument, or at the start of training, if the model has no sparse weights, or if the
             CSV file that is to be continued is damaged (a last line that was cut off is left out).
         OSError: At the start of training, if the CSV file can't be read or written.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    monitor = sparsity_tf.callbacks.SparsityMonitor("sparsity.csv", every=4)
+    model.fit(x, y, callbacks=[sparsity_tf.callbacks.MagnitudePruning(0.9, frequency=2), monitor])
+    ```
     """
 
     def __init__(

@@ -11,7 +11,17 @@ from sparsity_tf.type_names import PathLike
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is absent, damaged, or does not hold what was asked of it."""
+    """A checkpoint that is absent, damaged, or does not hold what was asked of it.
+
+    Example:
+
+    ```python
+    try:
+        open_checkpoint("no_such_file.keras")
+    except CheckpointError as error:
+        print(error)
+    ```
+    """
 
 
 class Checkpoint(CallRepr):
@@ -28,6 +38,7 @@ class Checkpoint(CallRepr):
     Example:
 
     ```python
+    model.save("model.keras")
     with open_checkpoint("model.keras") as checkpoint:
         for name in checkpoint.names():
             print(name, checkpoint.shape(name))

@@ -36,6 +36,14 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
 
     Raises:
         CheckpointError: if there is no such file, or it is damaged, or of an unknown kind.
+
+    Example:
+
+    ```python
+    model.save_weights("model.weights.h5")
+    with open_checkpoint("model.weights.h5") as checkpoint:
+        print({name: checkpoint.shape(name) for name in checkpoint.names()})
+    ```
     """
     check_path("path", path)
     path = os.path.expanduser(os.fspath(path))

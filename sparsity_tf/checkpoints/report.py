@@ -19,6 +19,14 @@ class TensorSparsity:
         nonzeros: int, number of entries that are not zero at inference; by a mask, gate or variance, those it keeps.
         nonzero_values: int or None, how many of these have a value that is not exactly 0 (weights just grown are 0);
             None where nothing but the value decides, or the checkpoint does not hold it beside the mask.
+
+    Example:
+
+    ```python
+    sparsity_tf.prune(model, 0.9).save("model.keras")
+    for row in checkpoint_sparsity("model.keras").rows:
+        print(row.name, row.shape, row.sparsity)
+    ```
     """
 
     name: str
@@ -42,6 +50,14 @@ class CheckpointSparsity:
         path: str, the checkpoint.
         rows: Tuple of `TensorSparsity`, in the order of the names.
         notes: Tuple of str: what was assumed because the checkpoint does not say it.
+
+    Example:
+
+    ```python
+    sparsity_tf.prune(model, 0.9).save("model.keras")
+    report = checkpoint_sparsity("model.keras")
+    print(report.to_json())
+    ```
     """
 
     path: str

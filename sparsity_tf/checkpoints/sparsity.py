@@ -84,6 +84,7 @@ def checkpoint_sparsity(
     Example:
 
     ```python
+    sparsity_tf.prune(model, 0.9).save("model.keras")
     report = checkpoint_sparsity("model.keras")
     print(report.global_sparsity, report.size, report.nonzeros)
     ```

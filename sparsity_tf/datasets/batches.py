@@ -73,15 +73,18 @@ class Batches(CallRepr, abc.ABC):
 
     All of them are attributes. Labels are int32, 0 to `num_classes - 1`.
 
+    Under a strategy of several workers each reads only its part of
+    `strategy.distribute_datasets_from_function(lambda context: batches.train(first_step, context))`.
+
     Example:
-        >>> batches = array_batches(cifar10(data_dir), 128, normalize="standardize", augment="crop_flip")
-        >>> model.fit(batches.train(), epochs=200, steps_per_epoch=batches.steps_per_epoch)
-        >>> model.evaluate(batches.test())
 
-        Under a strategy of several workers, each reading only its part:
-
-        >>> batches_of_worker = lambda context: batches.train(first_step, context)
-        >>> model.fit(strategy.distribute_datasets_from_function(batches_of_worker), ...)
+    ```python
+    lenet = sparsity_tf.models.lenet_300_100()
+    lenet.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    batches = array_batches(mnist_demo(), 128, normalize="standardize", augment="shift")
+    lenet.fit(batches.train(), epochs=1, steps_per_epoch=batches.steps_per_epoch)
+    lenet.evaluate(batches.test())
+    ```
     """
 
     def __init__(

@@ -36,6 +36,12 @@ def test_arrays(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         `(x, y)`: float32 `(n_test, height, width, 1)`, the mean of the *training* images removed,
         and int32 `(n_test,)`.
+
+    Example:
+
+    >>> x_test, y_test = test_arrays(mnist_demo())
+    >>> x_test.shape, y_test.shape
+    ((1000, 28, 28, 1), (1000,))
     """
     check_instance("data", data, ImageData)
     return normalize(data.x_test, mean_image(data.x_train)), data.y_test.astype(np.int32)
@@ -116,6 +122,11 @@ def steps_per_epoch(data: ImageData, batch_size: int) -> int:
 
     Raises:
         ValueError: `batch_size` is not a positive integer, or larger than the training set.
+
+    Example:
+
+    >>> steps_per_epoch(mnist_demo(), batch_size=128)
+    31
     """
     check_instance("data", data, ImageData)
     if not is_integer(batch_size) or not 1 <= batch_size <= len(data.x_train):
@@ -147,6 +158,12 @@ def train_batches(
 
     Raises:
         ValueError: As `steps_per_epoch` and `epoch_images`.
+
+    Example:
+
+    >>> images, labels = next(iter(train_batches(mnist_demo(), 128)))
+    >>> tuple(images.shape), tuple(labels.shape)
+    ((128, 28, 28, 1), (128,))
     """
     tf = import_optional("tensorflow")
 

@@ -28,8 +28,12 @@ class Decoder(CallRepr):
         ValueError: Another kind of model.
 
     Example:
-        >>> decoder = Decoder(keras.saving.load_model("model.keras"))
-        >>> hypotheses = decoder.beam_search(ids)
+
+    >>> transformer = sparsity_tf.models.Transformer(50, num_layers=1, hidden_size=8, filter_size=16, num_heads=2)
+    >>> decoder = Decoder(transformer)
+    >>> found = decoder.beam_search(np.array([[5, 7, 1]]), beam_size=2, extra_length=4)
+    >>> found.sequences.shape
+    (1, 1, 7)
     """
 
     def __init__(self, model: keras.Model, cached: bool = True) -> None:

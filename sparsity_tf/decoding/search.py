@@ -38,7 +38,13 @@ _Alive = collections.namedtuple("_Alive", ["tokens", "ancestors", "sequences", "
 
 
 def length_penalty(length: int | Tensor, alpha: float) -> Tensor:
-    """((5 + length) / 6)^alpha."""
+    """((5 + length) / 6)^alpha.
+
+    Example:
+
+    >>> float(length_penalty(7, 1.0))
+    2.0
+    """
     return ops.power((5.0 + ops.cast(length, "float32")) / 6.0, alpha)
 
 
@@ -70,6 +76,15 @@ def beam_search(
 
     Returns:
         `Hypotheses`.
+
+    Example:
+
+    >>> def next_logits(cache, tokens, ancestors, sequences, step):  # The next symbol is 2, then the end, 1.
+    ...     best = 2 if step == 0 else 1
+    ...     return keras.ops.tile(keras.ops.one_hot([[best]], 4) * 5.0, (1, 2, 1)), cache
+    >>> found = beam_search(next_logits, (), np.array([5], "int32"), 5, beam_size=2, alpha=0.6)
+    >>> keras.ops.convert_to_numpy(found.sequences)[0, 0]
+    array([2, 1, 0, 0, 0], dtype=int32)
     """
     _check(next_logits, limits, length, end_id)
     check_integer("beam_size", beam_size, 1)
@@ -136,6 +151,14 @@ def greedy_search(
 
     Returns:
         `Hypotheses` with one beam; scores are log P.
+
+    Example:
+
+    >>> def next_logits(cache, tokens, ancestors, sequences, step):  # The next symbol is 2, then the end, 1.
+    ...     return keras.ops.one_hot([[2 if step == 0 else 1]], 4), cache
+    >>> found = greedy_search(next_logits, (), np.array([5], "int32"), 5)
+    >>> keras.ops.convert_to_numpy(found.sequences)[0, 0]
+    array([2, 1, 0, 0, 0], dtype=int32)
     """
     _check(next_logits, limits, length, end_id)
     batch = limits.shape[0]

@@ -45,6 +45,13 @@ class CompactFile:
         path: str.
         bytes: int, size of the file.
         stored_bytes: int, size of the same file without compression, as Keras writes it.
+
+    Example:
+
+    ```python
+    file = sparsity_tf.save_compact(sparsity_tf.prune(model, 0.9), "small.keras")
+    print(file.bytes, file.stored_bytes, file.ratio)
+    ```
     """
 
     path: str

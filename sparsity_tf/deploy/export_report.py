@@ -17,6 +17,13 @@ class ExportReport:
         operators: dict, how often each operator occurs in a LiteRT file; empty for other formats.
         sparse_tensors: int, tensors that a LiteRT file stores sparsely.
         notes: tuple of strings, what did not go as one may hope and why.
+
+    Example:
+
+    ```python
+    report = sparsity_tf.export(model, "model.tflite")
+    print(report.bytes, report.difference)
+    ```
     """
 
     path: str

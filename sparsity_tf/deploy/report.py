@@ -76,6 +76,15 @@ class DeploymentReport:
         sparsity: fraction of zeros in the kernels.
         parameters: `(dense, shrunk)`; the second is `None` if the model can't be shrunk.
         batch_sizes: tuple of ints.
+
+    Example:
+
+    ```python
+    report = sparsity_tf.deployment_report(model, targets=("keras",), rounds=1)
+    print(report.gain)
+    for row in report.rows:
+        print(row.target, row.way, row.bytes, row.speedup)
+    ```
     """
 
     def __init__(

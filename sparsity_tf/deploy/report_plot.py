@@ -24,6 +24,13 @@ def plot_deployment(report: DeploymentReport, path: PathLike | None = None) -> F
     Raises:
         ValueError: if `report` is no `DeploymentReport`, or nothing was measured.
         ImportError: if matplotlib is missing.
+
+    Example:
+
+    ```python
+    report = sparsity_tf.deployment_report(model, targets=("keras",), rounds=1)
+    plot_deployment(report, "deployment.png")
+    ```
     """
     require_matplotlib()
     rows = [row for row in report if row.smaller] if isinstance(report, DeploymentReport) else []

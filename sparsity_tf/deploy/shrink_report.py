@@ -37,6 +37,14 @@ class ShrinkReport:
             shapes).
         difference: largest difference between outputs of the two models on random inputs, divided by the largest
             output.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.prune(model, 0.5, structure="channel")
+    report = sparsity_tf.shrink(model).shrink_report
+    print(report.parameters, [row.layer for row in report.changed])
+    ```
     """
 
     def __init__(

@@ -34,6 +34,11 @@ def get(identifier: DistributionLike) -> Callable[[Sequence[Any], float | None],
 
     Raises:
         ValueError: For an unknown name or anything else.
+
+    Example:
+
+    >>> get("erk")
+    ErdosRenyiKernel(power=1.0)
     """
     if isinstance(identifier, str | os.PathLike) and os.fspath(identifier).lower().endswith(".csv"):
         return read_csv(identifier)
@@ -77,6 +82,12 @@ def allocate(
 
     Raises:
         ValueError: For any other argument; if all tensors are kept dense and `sparsity` is not zero.
+
+    Example:
+
+    >>> model = sparsity_tf.sparsify(model, "masked")
+    >>> allocate(sparsity_tf.get_sparse_weights(model), 0.9, dense="first")
+    {'conv/kernel': 0.0, 'hidden/kernel': 0.9, 'logits/kernel': 0.9}
     """
     check_tensors(tensors)
     paths = [tensor.path for tensor in tensors]
@@ -107,7 +118,14 @@ def allocate(
 
 
 def select_dense(tensors: Sequence[Any], dense: DenseWeights) -> set[str]:
-    """Paths of the tensors to keep dense, a set; `dense` as for `allocate`."""
+    """Paths of the tensors to keep dense, a set; `dense` as for `allocate`.
+
+    Example:
+
+    >>> tensors = [TensorSpec("fc1/kernel", (784, 300)), TensorSpec("fc2/kernel", (300, 100))]
+    >>> select_dense(tensors, "last")
+    {'fc2/kernel'}
+    """
     if dense is None:
         return set()
     first, last = tensors[0].path, tensors[-1].path

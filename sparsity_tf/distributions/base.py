@@ -20,6 +20,12 @@ class TensorSpec:
     Args:
         path: Where it stands, layer first: "encoder/dense_1/kernel".
         shape: Tuple of positive integers, at least one, axes as in Keras: inputs before outputs, both last.
+
+    Example:
+
+    >>> tensor = TensorSpec("encoder/dense_1/kernel", (784, 300))
+    >>> tensor.name, tensor.size
+    ('kernel', 235200)
     """
 
     path: str
@@ -51,6 +57,17 @@ class Distribution(CallRepr, abc.ABC):
     """Base class: a global sparsity becomes one sparsity a tensor. A subclass implements `targets`.
 
     `explicit` says that a tensor's number does not depend on the other tensors.
+
+    Example:
+
+    ```python
+    class FirstDense(Distribution):
+        def targets(self, tensors, sparsity):
+            return [0.0, *[sparsity] * (len(tensors) - 1)]
+
+
+    sparsity_tf.callbacks.RigL(sparsity=0.9, distribution=FirstDense())
+    ```
     """
 
     explicit = False
@@ -88,6 +105,12 @@ def exact_sparsity(sparsity: fractions.Fraction, size: int) -> float:
     """The float next to an exact sparsity (a `Fraction` in [0, 1]) that gives floor(sparsity * size) zeros.
 
     The nearest float may lie on the other side of an integer number of zeros. The result is below 1 if `sparsity` is.
+
+    Example:
+
+    >>> import fractions
+    >>> exact_sparsity(fractions.Fraction(1, 3), 3)
+    0.3333333333333333
     """
     check_fraction("sparsity", sparsity, closed=True)
     check_integer("size", size, 1)
@@ -100,13 +123,24 @@ def exact_sparsity(sparsity: fractions.Fraction, size: int) -> float:
 
 
 def names_of(tensor: Any) -> tuple[str, ...]:
-    """What a tensor may be called by: its path, its layer's path and its layer's name."""
+    """What a tensor may be called by: its path, its layer's path and its layer's name.
+
+    Example:
+
+    >>> names_of(TensorSpec("encoder/dense_1/kernel", (784, 300)))
+    ('encoder/dense_1/kernel', 'encoder/dense_1', 'dense_1')
+    """
     layer = tensor.path.rpartition("/")[0]
     return tuple(name for name in (tensor.path, layer, layer.rpartition("/")[2]) if name)
 
 
 def check_tensors(tensors: Sequence[Any]) -> None:
-    """Raises a ValueError unless `tensors` is a list of tensors with shapes that a weight can have."""
+    """Raises a ValueError unless `tensors` is a list of tensors with shapes that a weight can have.
+
+    Example:
+
+    >>> check_tensors([TensorSpec("dense/kernel", (784, 300))])
+    """
     if not isinstance(tensors, list | tuple) or not tensors:
         raise ValueError(
             "`tensors` must be a list of at least one tensor, such as `get_sparse_weights(model)` of a model that is "
@@ -144,5 +178,11 @@ def match(argument, entries, tensors):
 
 
 def shorten(names: list, limit: int = 20) -> str:
-    """A list for an error message."""
+    """A list for an error message.
+
+    Example:
+
+    >>> shorten(["a", "b", "c"], limit=2)
+    "['a', 'b'] and 1 more"
+    """
     return f"{names[:limit]}" + (f" and {len(names) - limit} more" if len(names) > limit else "")

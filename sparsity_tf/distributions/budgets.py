@@ -33,6 +33,14 @@ class Budget(collections.abc.Mapping):
 
     Raises:
         ValueError: For any other argument.
+
+    Example:
+
+    >>> budget = Budget({"fc1": 0.95, "fc2": 0.5})
+    >>> budget["fc1"]
+    0.95
+    >>> budget([sparsity_tf.distributions.TensorSpec(name, (10, 10)) for name in budget])
+    [0.95, 0.5]
     """
 
     explicit = True
@@ -135,6 +143,12 @@ def write_csv(path: PathLike, budget: Mapping[str, float]) -> None:
 
     Raises:
         ValueError: If `budget` is no budget.
+
+    Example:
+
+    ```python
+    write_csv("budget.csv", Budget({"fc1": 0.95, "fc2": 0.5}))
+    ```
     """
     check_path("path", path)
     check_instance("budget", budget, collections.abc.Mapping)
@@ -165,6 +179,12 @@ def write_str_csv(
 
     Raises:
         ValueError: If `budget` is no budget with sizes, or `flops` lacks one of its names.
+
+    Example:
+
+    ```python
+    write_str_csv("budget.csv", Budget({"fc1": 0.95, "fc2": 0.5}, sizes={"fc1": 100, "fc2": 10}))
+    ```
     """
     check_path("path", path)
     for name, numbers in (("flops", flops), ("pooling", pooling)):
@@ -234,6 +254,12 @@ def read_csv(path: PathLike, column: str | int | float | None = None) -> Budget:
     Raises:
         ValueError: For a file in another layout, a name that comes twice, or an unknown or missing `column`; lists
             those that there are.
+
+    Example:
+
+    >>> write_csv("budget.csv", Budget({"fc1": 0.95, "fc2": 0.5}))
+    >>> read_csv("budget.csv")["fc1"]
+    0.95
     """
     check_path("path", path)
     try:

@@ -36,12 +36,12 @@ class MaskAnimation(CallRepr):
     Example:
 
     ```python
-    film = MaskAnimation(model.get_layer("conv2"))
+    film = MaskAnimation(model.get_layer("conv"))
     capture = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: film.capture(f"epoch {epoch + 1}")
     )
-    model.fit(x, y, epochs=200, callbacks=[capture])
-    film.save_gif("conv2.gif")
+    model.fit(x, y, epochs=2, callbacks=[capture])
+    film.save_gif("conv.gif")
     ```
     """
 

@@ -30,6 +30,12 @@ def plot_speedup(table: SpeedupTable, path: PathLike | None = None) -> Figure:
     Raises:
         ValueError: if `table` is no `SpeedupTable` or has no rows.
         ImportError: if matplotlib is missing.
+
+    Example:
+
+    ```python
+    plot_speedup(estimate_speedup(model, x[:32]), "speedup.png")
+    ```
     """
     require_matplotlib()
     if not isinstance(table, SpeedupTable) or not table.rows:
@@ -84,6 +90,14 @@ def plot_class_specialization(
     Raises:
         ValueError: if the arguments are no `FeatureTable`s, or the numbers of their layers are 0 or differ.
         ImportError: if matplotlib is missing.
+
+    Example:
+
+    ```python
+    dense = class_specialization(model, data, where=["conv"])
+    sparse = class_specialization(sparsity_tf.prune(model, 0.8), data, where=["conv"])
+    plot_class_specialization(dense, sparse, "features.png")
+    ```
     """
     require_matplotlib()
     for argument, table in (("dense", dense), ("sparse", sparse)):

@@ -63,6 +63,13 @@ class FeatureTable:
 
     Args:
         rows: sequence of `FeatureRow`.
+
+    Example:
+
+    ```python
+    table = class_specialization(model, data, where=["conv"])
+    print(table, table.mean)
+    ```
     """
 
     def __init__(self, rows: Sequence[FeatureRow]) -> None:
@@ -134,9 +141,9 @@ def class_specialization(
     Example:
 
     ```python
-    dense, sparse = class_specialization(dense_model, test_data), class_specialization(sparse_model, test_data)
+    dense = class_specialization(model, data)
+    sparse = class_specialization(sparsity_tf.prune(model, 0.8), data)
     plot_class_specialization(dense, sparse, path="features.png")
-    print(specialization_anova(dense, sparse))
     ```
     """
     check_built("model", model)
@@ -293,6 +300,16 @@ def specialization_anova(dense: FeatureTable, sparse: FeatureTable) -> "Anova":
 
     Raises:
         ValueError: if the numbers of layers differ, or there are fewer than two or one has no channels in a network.
+
+    Example:
+
+    ```python
+    network = sparsity_tf.models.lenet_5_caffe(input_shape=(28, 28, 1))
+    images, labels = np.random.rand(32, 28, 28, 1), np.arange(32) % 10
+    dense = class_specialization(network, (images, labels), where=["conv.*"])
+    sparse = class_specialization(sparsity_tf.prune(network, 0.5), (images, labels), where=["conv.*"])
+    print(specialization_anova(dense, sparse))
+    ```
     """
     check_pair(dense, sparse)
     groups = [[row.specialization for row in table] for table in (dense, sparse)]

@@ -72,6 +72,13 @@ class FlopsTable:
     Args:
         rows: sequence of `FlopsRow`.
         convention: `"mac"` or `"rigl"`.
+
+    Example:
+
+    ```python
+    flops = count_flops(model)
+    print(flops.dense, flops.sparse, [row.name for row in flops])
+    ```
     """
 
     def __init__(self, rows: Sequence[FlopsRow], convention: str) -> None:

@@ -43,6 +43,13 @@ def plot_input_mask(
     Raises:
         ValueError: if there is no dense layer, or its inputs are not the pixels of `image_shape`.
         ImportError: if matplotlib is missing.
+
+    Example:
+
+    ```python
+    lenet = sparsity_tf.prune(sparsity_tf.models.lenet_300_100(), 0.98)
+    plot_input_mask(lenet, (28, 28), "inputs.png")
+    ```
     """
     require_matplotlib()
     layer = _first_dense(layer_or_model)
@@ -89,6 +96,12 @@ def plot_filters(layer: keras.layers.Layer, path: PathLike | None = None, max_fi
     Raises:
         ValueError: if the layer has no kernel, or `max_filters` is not a positive integer.
         ImportError: if matplotlib is missing.
+
+    Example:
+
+    ```python
+    plot_filters(sparsity_tf.prune(model, 0.8).get_layer("conv"), "filters.png")
+    ```
     """
     pieces = kernel_pieces(layer, max_filters)
     return written(draw_pieces(pieces, piece_title(layer, pieces)), path)
@@ -107,6 +120,12 @@ def plot_layer_sparsity(model_or_table: keras.layers.Layer | SparsityTable, path
     Raises:
         ValueError: if there are no weights to show.
         ImportError: if matplotlib is missing.
+
+    Example:
+
+    ```python
+    plot_layer_sparsity(sparsity_tf.prune(model, 0.8), "sparsity.png")
+    ```
     """
     require_matplotlib()
     table = model_or_table

@@ -50,6 +50,13 @@ class SensitivityTable:
         sparsities: tuple of floats, fractions of zeros.
         metric: name of what was measured, such as `"accuracy"` or `"loss"`.
         baseline: float, the metric of the model as it is.
+
+    Example:
+
+    ```python
+    table = sensitivity(model, data, sparsities=(0.5, 0.9))
+    table.to_csv("sensitivity.csv")
+    ```
     """
 
     def __init__(
@@ -181,7 +188,7 @@ def sensitivity(
     Example:
 
     ```python
-    table = sensitivity(model, (x_test, y_test), (0.5, 0.8, 0.9))
+    table = sensitivity(model, (x, y), (0.5, 0.8, 0.9))
     print(table)
     table.plot("sensitivity.png")
     ```

@@ -22,6 +22,13 @@ def sparsity_budget(model: keras.layers.Layer) -> Budget:
 
     Raises:
         ValueError: If the model has no sparse weights, or two of one path.
+
+    Example:
+
+    >>> model = sparsity_tf.prune(model, 0.75)
+    >>> budget = sparsity_budget(model)
+    >>> budget["hidden/kernel"]
+    0.75
     """
     weights = get_sparse_weights(model)
     if not weights:

@@ -69,6 +69,13 @@ class SpeedupTable:
 
     Args:
         rows: sequence of `SpeedupRow`.
+
+    Example:
+
+    ```python
+    table = estimate_speedup(model, x[:32])
+    print(table.channel_speedup, table.sparse_speedup)
+    ```
     """
 
     def __init__(self, rows: Sequence[SpeedupRow]) -> None:
@@ -157,7 +164,7 @@ def estimate_speedup(model: keras.layers.Layer, data: Data, where: Where = None)
     Example:
 
     ```python
-    print(estimate_speedup(model, images[:128], where=r"stage.*_conv\\d"))
+    print(estimate_speedup(model, x[:128], where=["conv.*"]))
     ```
     """
     check_built("model", model)

@@ -73,6 +73,14 @@ class SparsityTable:
         rows: sequence of `SparsityRow`.
         parameters: int, number of parameters of the whole model for `summary_table`: all trainable
             ones, and the weights in the rows that are frozen.
+
+    Example:
+
+    ```python
+    table = sparsity_table(sparsity_tf.prune(model, 0.9))
+    print(table.sparsity, table.compression)
+    table.to_csv("sparsity.csv")
+    ```
     """
 
     def __init__(self, rows: Sequence[SparsityRow], parameters: int) -> None:

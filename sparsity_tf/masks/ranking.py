@@ -40,6 +40,11 @@ def number_of_zeros(sparsity: float, size: int) -> int:
 
     Returns:
         Integer.
+
+    Example:
+
+    >>> number_of_zeros(0.29, 100), number_of_zeros(1 / 3, 3)
+    (29, 1)
     """
     return math.floor(_share(sparsity, size))
 
@@ -56,6 +61,11 @@ def number_to_keep(sparsity: float, size: int) -> int:
 
     Returns:
         Integer.
+
+    Example:
+
+    >>> number_to_keep(0.9, 784 * 300)
+    23520
     """
     return math.floor(size - _share(sparsity, size))
 
@@ -92,6 +102,11 @@ def highest(
 
     Raises:
         ValueError: A candidate's score is NaN, or there are fewer than `count` candidates.
+
+    Example:
+
+    >>> highest(np.array([0.3, 0.1, 0.3, 0.2]), 2)
+    array([ True, False,  True, False])
     """
     return highest_overall([scores], count, None if among is None else [among], by)[0]
 
@@ -115,6 +130,11 @@ def highest_overall(
 
     Raises:
         ValueError: As `highest`.
+
+    Example:
+
+    >>> highest_overall([np.array([0.3, 0.1]), np.array([0.2, 0.4])], 2)
+    [array([ True, False]), array([False,  True])]
     """
     _check_arrays(scores, count, among)
     by = (lambda array: array) if by is None else by
@@ -231,6 +251,12 @@ def random_mask(
 
     Raises:
         ValueError: There are fewer than `count` candidates.
+
+    Example:
+
+    >>> mask = random_mask((784, 300), 23520, np.random.default_rng(0))
+    >>> int(mask.sum())
+    23520
     """
     check_instance("rng", rng, np.random.Generator)
     check_integers("shape", shape, 0)

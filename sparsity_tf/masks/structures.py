@@ -47,6 +47,11 @@ def get(structure: Any) -> "Elements":
 
     Raises:
         ValueError: Anything else.
+
+    Example:
+
+    >>> get("2:4").keep_highest(np.arange(8.0).reshape(4, 2), 0.5).tolist()
+    [[False, False], [False, False], [True, True], [True, True]]
     """
     if isinstance(structure, Elements):
         return structure
@@ -69,7 +74,13 @@ def get(structure: Any) -> "Elements":
 
 
 class Elements(CallRepr):
-    """Every entry is a group of its own."""
+    """Every entry is a group of its own.
+
+    Example:
+
+    >>> Elements().keep_highest(np.array([[0.3, 0.1], [0.2, 0.4]]), 0.5).tolist()
+    [[True, False], [False, True]]
+    """
 
     spec = None
     # Whether what is pruned together lies in several layers, biases and normalisation included.
@@ -145,6 +156,11 @@ class Blocks(Elements):
 
     Args:
         shape: Tuple of positive integers.
+
+    Example:
+
+    >>> Blocks((2, 1)).keep_highest(np.array([[4.0, 1.0], [0.0, 1.0]]), 0.5).tolist()
+    [[True, False], [True, False]]
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -184,7 +200,13 @@ class Blocks(Elements):
 
 
 class Filters(Elements):
-    """Whole output units."""
+    """Whole output units.
+
+    Example:
+
+    >>> Filters().keep_highest(np.array([[4.0, 1.0], [0.0, 1.0]]), 0.5).tolist()
+    [[True, False], [True, False]]
+    """
 
     spec = "filter"
 
@@ -215,6 +237,11 @@ class TiedUnits(Elements):
 
     Args:
         spec: "channel", "head" or "unit".
+
+    Example:
+
+    >>> TiedUnits("channel").number_to_keep(0.99, 64)
+    1
     """
 
     ties_layers = True
@@ -238,6 +265,11 @@ class NM(Elements):
     Args:
         n: Number of entries that live, >= 1.
         m: Size of a group, > n.
+
+    Example:
+
+    >>> NM(2, 4).sparsity, NM(2, 4).sparsity_of((6, 8))
+    (0.5, 0.3333333333333333)
     """
 
     def __init__(self, n: int, m: int) -> None:
@@ -310,6 +342,13 @@ def check(name: str, sparsity: float, weights: list) -> None:
         name: Name of the argument that holds the sparsity.
         sparsity: Float.
         weights: List of masked `SparseWeight`.
+
+    Example:
+
+    ```python
+    weights = sparsity_tf.get_sparse_weights(sparsity_tf.sparsify(model, "masked", structure="2:4"))
+    check("sparsity", 0.5, weights)
+    ```
     """
     for weight in weights:
         structure = get(weight.technique.structure)
@@ -329,6 +368,13 @@ def check(name: str, sparsity: float, weights: list) -> None:
 
 
 def problem(weight: Any) -> str | None:
-    """What to say of a `SparseWeight` whose shape can't hold its N:M structure's ratio; `None` for all others."""
+    """What to say of a `SparseWeight` whose shape can't hold its N:M structure's ratio; `None` for all others.
+
+    Example:
+
+    >>> weights = sparsity_tf.get_sparse_weights(sparsity_tf.sparsify(model, "masked", structure="2:4"))
+    >>> [weight.path for weight in weights if problem(weight) is not None]
+    ['conv/kernel']
+    """
     structure = get(getattr(weight.technique, "structure", None))
     return structure.problem(weight.shape, weight.filter_axes) if isinstance(structure, NM) else None

@@ -25,7 +25,7 @@ def all_but(*patterns: str) -> str:
         ValueError: No pattern, or one that is no valid regular expression.
 
     Example:
-        >>> model = resnet_50(technique="masked", where=all_but("stem", ".*_projection"))
+        >>> model = cifar_resnet(20, technique="masked", where=all_but("stem", ".*_projection"))
     """
     if not patterns:
         raise ValueError("`patterns` must hold at least one regular expression. Received: none")

@@ -205,7 +205,12 @@ def resnet_18(
     where: Where = None,
     name: str | None = None,
 ) -> keras.Model:
-    """ResNet-18: basic blocks 2-2-2-2, 11,678,912 weights in 21 kernels. Arguments: see `resnet`."""
+    """ResNet-18: basic blocks 2-2-2-2, 11,678,912 weights in 21 kernels. Arguments: see `resnet`.
+
+    Example:
+
+    >>> model = resnet_18(variant="str", technique="str")
+    """
     return resnet(
         18,
         input_shape,
@@ -237,7 +242,12 @@ def resnet_34(
     where: Where = None,
     name: str | None = None,
 ) -> keras.Model:
-    """ResNet-34: basic blocks 3-4-6-3, 21,779,648 weights in 37 kernels. Arguments: see `resnet`."""
+    """ResNet-34: basic blocks 3-4-6-3, 21,779,648 weights in 37 kernels. Arguments: see `resnet`.
+
+    Example:
+
+    >>> model = resnet_34(technique="masked")
+    """
     return resnet(
         34,
         input_shape,
@@ -269,7 +279,12 @@ def resnet_50(
     where: Where = None,
     name: str | None = None,
 ) -> keras.Model:
-    """ResNet-50: bottlenecks 3-4-6-3, 25,502,912 weights in 54 kernels. Arguments: see `resnet`."""
+    """ResNet-50: bottlenecks 3-4-6-3, 25,502,912 weights in 54 kernels. Arguments: see `resnet`.
+
+    Example:
+
+    >>> model = resnet_50(technique="masked", where=FIRST_LAYER_DENSE)
+    """
     return resnet(
         50,
         input_shape,
@@ -301,7 +316,12 @@ def resnet_101(
     where: Where = None,
     name: str | None = None,
 ) -> keras.Model:
-    """ResNet-101: bottlenecks 3-4-23-3, 44,442,816 weights in 105 kernels. Arguments: see `resnet`."""
+    """ResNet-101: bottlenecks 3-4-23-3, 44,442,816 weights in 105 kernels. Arguments: see `resnet`.
+
+    Example:
+
+    >>> model = resnet_101(width=0.5, technique="masked")
+    """
     return resnet(
         101,
         input_shape,
@@ -333,7 +353,12 @@ def resnet_152(
     where: Where = None,
     name: str | None = None,
 ) -> keras.Model:
-    """ResNet-152: bottlenecks 3-8-36-3, 60,040,384 weights in 156 kernels. Arguments: see `resnet`."""
+    """ResNet-152: bottlenecks 3-8-36-3, 60,040,384 weights in 156 kernels. Arguments: see `resnet`.
+
+    Example:
+
+    >>> model = resnet_152(width=0.25, technique="masked")
+    """
     return resnet(
         152,
         input_shape,
@@ -365,7 +390,12 @@ def resnet_200(
     where: Where = None,
     name: str | None = None,
 ) -> keras.Model:
-    """ResNet-200: bottlenecks 3-24-36-3, 64,496,832 weights in 204 kernels. Arguments: see `resnet`."""
+    """ResNet-200: bottlenecks 3-24-36-3, 64,496,832 weights in 204 kernels. Arguments: see `resnet`.
+
+    Example:
+
+    >>> model = resnet_200(width=0.25, technique="masked")
+    """
     return resnet(
         200,
         input_shape,

@@ -103,7 +103,7 @@ def Transformer(
         ImportError: Keras before 3.13, which has no `ReversibleEmbedding`.
 
     Example:
-        >>> model = Transformer(33288, size="base", technique="masked")
+        >>> model = Transformer(8000, size="tiny", technique="masked")
     """
     check_choice("size", size, TRANSFORMER_SIZES)
     given = {"num_layers": num_layers, "hidden_size": hidden_size, "filter_size": filter_size, "num_heads": num_heads}

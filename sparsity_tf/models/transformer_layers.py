@@ -84,6 +84,12 @@ class DotProductAttention(keras.layers.Layer):
 
     Returns:
         Tensor (batch, queries, units).
+
+    Example:
+
+    >>> query = keras.random.normal((2, 5, 16))
+    >>> tuple(DotProductAttention(num_heads=4, causal=True)(query, query, query).shape)
+    (2, 5, 16)
     """
 
     def __init__(
@@ -162,7 +168,13 @@ class DotProductAttention(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("sparsity_tf")
 class ScaledTokens(keras.layers.Layer):
-    """Embeddings times the root of their size, zero where the token is padding (id 0)."""
+    """Embeddings times the root of their size, zero where the token is padding (id 0).
+
+    Example:
+
+    >>> tuple(ScaledTokens()(keras.random.normal((1, 3, 16)), np.array([[5, 7, 0]])).shape)
+    (1, 3, 16)
+    """
 
     def call(self, embeddings: Tensor, ids: Tensor) -> Tensor:
         return scale_tokens(embeddings, ids)
@@ -186,6 +198,11 @@ class ShiftRight(keras.layers.Layer):
     Call arguments:
         inputs: Tensor (batch, length, units).
         positions: Integer tensor (batch, length), 0 where a packed sentence begins; or `None`.
+
+    Example:
+
+    >>> tuple(ShiftRight()(np.array([[[1.0], [2.0], [3.0]]])).shape)
+    (1, 3, 1)
     """
 
     def call(self, inputs: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -205,6 +222,11 @@ class TimingSignal(keras.layers.Layer):
     Call arguments:
         inputs: Tensor (batch, length, units).
         positions: Integer tensor (batch, length); `None` counts from 0.
+
+    Example:
+
+    >>> tuple(TimingSignal()(np.zeros((2, 5, 16), "float32")).shape)
+    (2, 5, 16)
     """
 
     def call(self, inputs: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -224,6 +246,11 @@ class TargetSpace(keras.layers.Layer):
     Args:
         num_spaces: Rows of the table.
         space: The row that is added.
+
+    Example:
+
+    >>> tuple(TargetSpace(space=3)(keras.random.normal((2, 5, 16))).shape)
+    (2, 5, 16)
     """
 
     def __init__(self, num_spaces: int = 32, space: int = 0, **kwargs: Any) -> None:
@@ -275,6 +302,11 @@ class FastDropout(keras.layers.Dropout):
     Under XLA on a CPU the generator that TensorFlow chooses costs more than a small layer. Nothing is stored for the
     gradient, and the generator's state is saved with the model, so that a resumed run drops what the uninterrupted one
     would have. Arguments: those of `keras.layers.Dropout`; `noise_shape` must be `None`.
+
+    Example:
+
+    >>> tuple(FastDropout(0.1, seed=0)(keras.random.normal((2, 5, 16)), training=True).shape)
+    (2, 5, 16)
     """
 
     def __init__(self, rate: float, noise_shape: None = None, seed: int | None = None, **kwargs: Any) -> None:

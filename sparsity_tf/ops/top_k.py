@@ -33,6 +33,11 @@ def top_k_mask(scores: Tensor, k: int | Tensor) -> Tensor:
 
     Returns:
         Bool tensor of the shape of `scores` with exactly `k` entries True.
+
+    Example:
+
+    >>> keras.ops.convert_to_numpy(top_k_mask(np.array([0.3, -0.5, 0.1], "float32"), 2))
+    array([ True,  True, False])
     """
     if not ops.is_tensor(k):
         check_integer("k", k)
@@ -80,6 +85,11 @@ def largest_on_device(tensors: list[Tensor], count: int, among: list[Tensor | np
 
     Raises:
         ValueError: A candidate is NaN, or there are fewer than `count` candidates.
+
+    Example:
+
+    >>> largest_on_device([np.array([0.3, -0.5, 0.1], "float32")], 2, [np.array([True, True, True])])
+    [array([ True,  True, False])]
     """
     check_integer("count", count)
     among = [ops.convert_to_tensor(mask, "bool") for mask in among]

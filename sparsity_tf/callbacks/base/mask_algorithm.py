@@ -20,7 +20,6 @@ from sparsity_tf.callbacks.base import claims, masked_weights, optimizer_slots, 
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.callbacks.base.gradient_tap import GradientTap
 from sparsity_tf.callbacks.base.mask_writer import MaskWriter, bool_mask
-from sparsity_tf.callbacks.base.optimizer_slots import count_steps
 from sparsity_tf.callbacks.base.saved_state import SavedState
 from sparsity_tf.callbacks.base.standstill import Standstill
 from sparsity_tf.callbacks.base.tied_weights import TiedWeight
@@ -53,9 +52,19 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
         structure: Which entries live and die together (`sparsity_tf.masks.structures`); set on the layers, in whose
             config it is saved. Default: what the layers say. With "channel", "head" or "unit" all counts, sparsities
             and distributions are of channels. The channels that are tied to the same layers are one weight then, a
-            vector, under the path of the first layer: `"conv2d/channel"`. (All of these distributions are uniform, but
-            a dict.)
+            vector, under the path of the first layer: `"conv2d/channel"`. (All distributions but a dict are uniform.)
         seed: Integer seed of everything that is drawn.
+
+    Example:
+
+    ```python
+    class PruneOnce(sparsity_tf.callbacks.MaskAlgorithm):
+        def change_masks(self, step):
+            views = self.views(step)
+            self.assign(views, [np.abs(view.value) > 0.05 for view in views])
+
+    model.fit(x, y, callbacks=[PruneOnce(begin_step=4, end_step=5)])
+    ```
     """
 
     # Whether masks of whole blocks, filters or N:M groups are something the algorithm can make.
@@ -137,7 +146,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
                 from call to call, because the loop takes its steps with another optimizer or does not write them back.
         """
         self._check_prepared(model)
-        step = count_steps(model)
+        step = optimizer_slots.count_steps(model)
         if self._standstill is not None:
             self._standstill.watch(moved=step != self._seen)
         due = self.due(self._seen, step)
@@ -189,7 +198,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
             self._start(model)
             if self.warns_at_start:
                 shortfall.warn_at_start(self, epoch, self.params)
-        step = count_steps(model)
+        step = optimizer_slots.count_steps(model)
         if self._at_epoch_begin:
             self._update_before_epoch(step - 1 if is_first else self._seen, step, is_first)
         # Another callback may have restored the model since then.
@@ -272,7 +281,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
             self.dropped = {weight.path: 0 for weight in self.weights}
             self.grown = dict(self.dropped)
             self._attach(model)
-        self._seen = self._upper_bound = count_steps(model)
+        self._seen = self._upper_bound = optimizer_slots.count_steps(model)
 
     def _start(self, model):
         try:
@@ -284,7 +293,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
                 weight.technique.structure = structure
             raise
         self._started = True
-        self._seen = self._upper_bound = self._began_at = count_steps(model)
+        self._seen = self._upper_bound = self._began_at = optimizer_slots.count_steps(model)
         self._measure()
 
     def finish(self) -> None:
@@ -429,7 +438,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
 
     def count(self) -> int:
         """The number of steps that the model's optimizer has taken."""
-        return count_steps(self.model)
+        return optimizer_slots.count_steps(self.model)
 
     def active_counts(self) -> list[int]:
         """Number of live entries of each weight, a list."""

@@ -22,6 +22,16 @@ class WeightView:
         rng: `numpy.random.Generator`, seeded by the algorithm's seed, the step and the weight: draw from nothing else.
         filter_axes: Axes of the array that index output units.
         drop_fraction: Share of the live entries that is to be dropped now.
+
+    Example:
+
+    ```python
+    def largest_first(weight):
+        return weight.rng.random(weight.value.shape) - np.abs(weight.value)
+
+
+    sparsity_tf.callbacks.DropAndGrow(sparsity=0.9, drop=largest_first)
+    ```
     """
 
     def __init__(

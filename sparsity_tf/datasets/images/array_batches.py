@@ -324,6 +324,13 @@ def array_batches(
 
     Raises:
         ValueError: An argument is not as described.
+
+    Example:
+
+    >>> batches = array_batches(mnist_demo(), 128, normalize="standardize", augment="shift", pixels=2)
+    >>> images, labels = next(iter(batches.train()))
+    >>> tuple(images.shape), batches.steps_per_epoch
+    ((128, 28, 28, 1), 31)
     """
     return ArrayBatches(
         data,

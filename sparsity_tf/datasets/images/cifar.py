@@ -278,7 +278,7 @@ def cifar10(data_dir: PathLike | None = None) -> ImageData:
             are out of range. The message names the file or folder.
 
     Example:
-        >>> data = cifar10("/data/cifar-10-batches-bin")
+        >>> data = cifar10("/data/cifar-10-batches-bin")  # needs the files
         >>> data.x_train.shape
         (50000, 32, 32, 3)
     """
@@ -298,5 +298,11 @@ def cifar100(data_dir: PathLike | None = None) -> ImageData:
     Raises:
         FileNotFoundError: As for `cifar10`.
         ValueError: As for `cifar10`.
+
+    Example:
+
+    >>> data = cifar100("/data/cifar-100-binary")  # needs the files
+    >>> data.num_classes
+    100
     """
     return _load("cifar100", data_dir)

@@ -239,6 +239,12 @@ def file_batches(
 
     Raises:
         ValueError: An argument is not as described.
+
+    Example:
+
+    >>> batches = file_batches(imagenet("/data/imagenet"), 256)  # needs the files
+    >>> batches.steps_per_epoch
+    5004
     """
     return FileBatches(
         files,

@@ -54,9 +54,11 @@ def read_idx(path: PathLike) -> np.ndarray:
             holds fewer or more bytes than its header promises. The message names the file.
 
     Example:
-        >>> images = read_idx("train-images-idx3-ubyte.gz")
-        >>> images.shape, images.dtype
-        ((60000, 28, 28), dtype('uint8'))
+
+    >>> with open("labels-idx1-ubyte", "wb") as file:  # Bytes (8) in one dimension (1), of size 3.
+    ...     length = file.write(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
+    >>> read_idx("labels-idx1-ubyte")
+    array([7, 2, 1], dtype=uint8)
     """
     check_path("path", path)
     with open(path, "rb") as file:

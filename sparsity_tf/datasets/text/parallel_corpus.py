@@ -60,6 +60,15 @@ class ParallelCorpus:
         name: Its name.
         source: A sentence saying where it came from.
         train, validation, test: The splits.
+
+    Example:
+
+    ```python
+    with open("pairs.tsv", "w") as file:
+        file.writelines(f"sentence {k}\\tSatz {k}\\n" for k in range(100))
+    corpus = parallel_corpus("tsv", "pairs.tsv", held_out=10)
+    print(next(iter(corpus.train)))
+    ```
     """
 
     name: str
@@ -216,6 +225,15 @@ def parallel_corpus(
     Raises:
         FileNotFoundError: A file isn't there; the message lists the names that would do.
         ValueError: An argument is not as described, or a file is not as `tsv_pairs` and `text_pairs` want it.
+
+    Example:
+
+    ```python
+    with open("pairs.tsv", "w") as file:
+        file.writelines(f"sentence {k}\\tSatz {k}\\n" for k in range(100))
+    corpus = parallel_corpus("tsv", "pairs.tsv", held_out=10)
+    print(len(list(corpus.train)), len(list(corpus.test)))
+    ```
     """
     for argument, text in (
         ("dataset", dataset),

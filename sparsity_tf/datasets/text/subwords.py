@@ -41,6 +41,13 @@ class Vocabulary(abc.ABC):
     Attributes:
         size: Number of ids.
         path: The file it was read from.
+
+    Example:
+
+    ```python
+    vocabulary = train((f"line {k}" for k in range(2000)), "lines.model", size=300)
+    print(vocabulary.decode(vocabulary.encode("line 17")))
+    ```
     """
 
     size = 0
@@ -99,6 +106,13 @@ class SentencePieceVocabulary(Vocabulary):
 
     Raises:
         ValueError: No such model, or with other special ids.
+
+    Example:
+
+    ```python
+    train((f"line {k}" for k in range(2000)), "lines.model", size=300)
+    vocabulary = SentencePieceVocabulary("lines.model")
+    ```
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -153,7 +167,7 @@ class SubwordVocabulary(Vocabulary):
         ValueError: The file has no such form.
 
     Example:
-        >>> vocabulary = SubwordVocabulary("vocab.translate_ende_wmt32k.32768.subwords")
+        >>> vocabulary = SubwordVocabulary("vocab.translate_ende_wmt32k.32768.subwords")  # needs the file
         >>> vocabulary.size
         33288
     """
@@ -231,7 +245,13 @@ def split_words(text: str) -> list[str]:
 
 
 def join_words(words: Sequence[str]) -> str:
-    """The text of which `split_words` made the parts: a space stands between two parts of letters and digits."""
+    """The text of which `split_words` made the parts: a space stands between two parts of letters and digits.
+
+    Example:
+
+    >>> join_words(["Dude", " - ", "that", "'", "s"])
+    "Dude - that's"
+    """
     text = []
     for k, word in enumerate(words):
         if k and _is_alphanumeric(words[k - 1][0]) and _is_alphanumeric(word[0]):
@@ -248,7 +268,7 @@ def escape(token: str, alphabet: set[str]) -> str:
         alphabet: The symbols that have subwords, a set.
 
     Example:
-        >>> escape("under_score\n", set("underscore"))
+        >>> escape("under_score\n", set("underscore") | {"\\"})
         'under\\uscore\\10;_'
     """
     token = token.replace("\\", "\\\\").replace("_", "\\u")
@@ -256,7 +276,13 @@ def escape(token: str, alphabet: set[str]) -> str:
 
 
 def unescape(escaped: str) -> str:
-    """The token of what `escape` made, without the `_` at its end; a code that no symbol has becomes `〓`."""
+    r"""The token of what `escape` made, without the `_` at its end; a code that no symbol has becomes `〓`.
+
+    Example:
+
+    >>> unescape("under\\uscore")
+    'under_score'
+    """
 
     def symbol(match):
         if match.group(1) is None:
@@ -278,6 +304,13 @@ def load(path: PathLike) -> Vocabulary:
     Raises:
         FileNotFoundError: No such file.
         ValueError: The file is empty or neither of the two.
+
+    Example:
+
+    ```python
+    train((f"line {k}" for k in range(2000)), "lines.model", size=300)
+    vocabulary = load("lines.model")
+    ```
     """
     check_path("path", path)
     with open(path, "rb") as file:
@@ -318,6 +351,12 @@ def train(
 
     Raises:
         ValueError: An argument is not as described, there is no text, or too little for a vocabulary of that size.
+
+    Example:
+
+    ```python
+    vocabulary = train((f"line {k}" for k in range(2000)), "lines.model", size=300)
+    ```
     """
     sentencepiece = import_optional("sentencepiece")
     check_bool("byte_fallback", byte_fallback)

@@ -44,6 +44,17 @@ class TranslationBatches(CallRepr):
         num_validation, num_test: Numbers of pairs in the other splits.
         packed: Whether rows are packed.
         source: Sentences saying where the pairs came from and which were left out.
+
+    Example:
+
+    ```python
+    with open("pairs.tsv", "w") as file:
+        file.writelines(f"sentence {k}\\tSatz {k}\\n" for k in range(1000))
+    corpus = parallel_corpus("tsv", "pairs.tsv", held_out=10)
+    vocabulary = subwords.train((text for pair in corpus.train for text in pair), "pairs.model", 300)
+    batches = translation_batches(corpus, vocabulary, batch_tokens=256)
+    print(batches.source, batches.steps_per_epoch)
+    ```
     """
 
     def __init__(self, corpus: ParallelCorpus, vocabulary: subwords.Vocabulary, options: dict) -> None:
@@ -287,10 +298,15 @@ def translation_batches(
             should be: the message names file and line.
 
     Example:
-        >>> corpus = parallel_corpus("tsv", "/data/ende")
-        >>> vocabulary = subwords.train((text for pair in corpus.train for text in pair), "ende.model", 8000)
-        >>> batches = translation_batches(corpus, vocabulary)
-        >>> model.fit(batches.train(), steps_per_epoch=batches.steps_per_epoch, epochs=10)
+
+    ```python
+    with open("pairs.tsv", "w") as file:
+        file.writelines(f"sentence {k}\\tSatz {k}\\n" for k in range(1000))
+    corpus = parallel_corpus("tsv", "pairs.tsv", held_out=10)
+    vocabulary = subwords.train((text for pair in corpus.train for text in pair), "pairs.model", 300)
+    batches = translation_batches(corpus, vocabulary, batch_tokens=256)
+    features, targets, weights = next(iter(batches.train()))
+    ```
     """
     options = dict(locals())
     del options["corpus"], options["vocabulary"]
