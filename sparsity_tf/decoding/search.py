@@ -16,7 +16,7 @@ translation does not depend on the sentences beside it.
 
 import collections
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras import ops
 
@@ -25,14 +25,20 @@ from sparsity_tf.type_names import Tensor
 
 _MINUS_INFINITY = -1e7
 
-Hypotheses = collections.namedtuple("Hypotheses", ["sequences", "scores", "finished"])
-Hypotheses.__doc__ = """What a search found, best first.
 
-Args:
-    sequences: int32 (batch, beams, length), 0 after the end symbol.
-    scores: float32 (batch, beams): log P over the length penalty where `finished`, else log P.
-    finished: bool (batch, beams): whether the sequence holds the end symbol.
-"""
+class Hypotheses(NamedTuple):
+    """What a search found, best first.
+
+    Args:
+        sequences: int32 (batch, beams, length), 0 after the end symbol.
+        scores: float32 (batch, beams): log P over the length penalty where `finished`, else log P.
+        finished: bool (batch, beams): whether the sequence holds the end symbol.
+    """
+
+    sequences: Tensor
+    scores: Tensor
+    finished: Tensor
+
 
 _Alive = collections.namedtuple("_Alive", ["tokens", "ancestors", "sequences", "log_probs"])
 
