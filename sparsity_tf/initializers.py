@@ -33,6 +33,7 @@ from sparsity_tf.checks import (
     check_seed,
 )
 from sparsity_tf.layers import get_sparse_weights
+from sparsity_tf.type_names import Initializer, Shape, Tensor
 
 # Standard deviation of a normal distribution that is cut off at two standard deviations.
 _TRUNCATED_STDDEV = 0.87962566103423978
@@ -56,31 +57,37 @@ class PerLayerScaled(keras.initializers.VarianceScaling):
 
     Raises:
         ValueError: For any other argument. In a call: a shape that lacks the axes.
+
+    Example:
+
+    ```python
+    keras.layers.Dense(300, kernel_initializer=PerLayerScaled(sparsity=0.9, scale=2.0))
+    ```
     """
 
     def __init__(
         self,
-        sparsity,
-        scale=1.0,
-        mode="fan_in",
-        distribution="truncated_normal",
-        seed=None,
-        input_axes=(-2,),
-        output_axes=(-1,),
-    ):
+        sparsity: float,
+        scale: float = 1.0,
+        mode: str = "fan_in",
+        distribution: str = "truncated_normal",
+        seed: int | keras.random.SeedGenerator | None = None,
+        input_axes: tuple[int, ...] = (-2,),
+        output_axes: tuple[int, ...] = (-1,),
+    ) -> None:
         check_fraction("sparsity", sparsity)
         _check_scaling(scale, mode, distribution, seed, input_axes, output_axes)
         super().__init__(scale, mode, distribution, seed)
         self.sparsity = float(sparsity)
         self.input_axes, self.output_axes = tuple(input_axes), tuple(output_axes)
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: Shape, dtype: str | None = None) -> Tensor:
         fan_in = math.prod(shape[axis] for axis in _all_but(self.output_axes, shape))
         fan_out = math.prod(shape[axis] for axis in _all_but(self.input_axes, shape))
         variance = _variance(self, fan_in, fan_out) / (1.0 - self.sparsity)
         return _draw(self, shape, math.sqrt(variance), dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"sparsity": self.sparsity, **_scaling_config(self)}
 
 
@@ -90,15 +97,15 @@ class _Augmented(PerLayerScaled):
     settings = ()
     ranks = ()
 
-    def __init__(self, sparsity, seed=None):
+    def __init__(self, sparsity: float, seed: int | keras.random.SeedGenerator | None = None) -> None:
         super().__init__(sparsity, *self.settings, seed=seed)
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: Shape, dtype: str | None = None) -> Tensor:
         if len(shape) not in self.ranks:
             raise ValueError(f"`shape` must have one of {self.ranks} dimensions. Received: shape={tuple(shape)}")
         return super().__call__(shape, dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         config = super().get_config()
         return {"sparsity": config["sparsity"], "seed": config["seed"]}
 
@@ -115,6 +122,12 @@ class SparseGlorotUniform(_Augmented):
 
     Raises:
         ValueError: For another sparsity. In a call: a shape that has not two dimensions.
+
+    Example:
+
+    ```python
+    keras.layers.Dense(300, kernel_initializer=SparseGlorotUniform(sparsity=0.9))
+    ```
     """
 
     settings = (1.0, "fan_avg", "uniform")
@@ -133,6 +146,12 @@ class SparseHeNormal(_Augmented):
 
     Raises:
         ValueError: For another sparsity. In a call: a shape that is no convolution kernel's (three to five dimensions).
+
+    Example:
+
+    ```python
+    keras.layers.Conv2D(64, 3, kernel_initializer=SparseHeNormal(sparsity=0.9))
+    ```
     """
 
     settings = (2.0, "fan_out", "untruncated_normal")
@@ -151,6 +170,12 @@ class SparseEmbeddingNormal(_Augmented):
 
     Raises:
         ValueError: For another sparsity. In a call: a shape that has not two dimensions.
+
+    Example:
+
+    ```python
+    keras.layers.Embedding(1000, 64, embeddings_initializer=SparseEmbeddingNormal(sparsity=0.9))
+    ```
     """
 
     settings = (1.0, "fan_out", "untruncated_normal")
@@ -174,20 +199,23 @@ class PerUnitScaled(keras.initializers.VarianceScaling):
 
     Example:
 
-    >>> mask = [[1, 0, 0], [1, 0, 1]]
-    >>> PerUnitScaled(mask, scale=2.0, mode="fan_in", seed=0)((2, 3))  # standard deviations [[1, 0, 0], [1, 0, 1.41]]
+    >>> mask = np.array([[1, 0, 0], [1, 0, 1]])  # Standard deviations [[1, 0, 0], [1, 0, 1.41]].
+    >>> values = PerUnitScaled(mask, scale=2.0, mode="fan_in", seed=0)(mask.shape)
+    >>> (keras.ops.convert_to_numpy(values) != 0).astype(int)
+    array([[1, 0, 0],
+           [1, 0, 1]])
     """
 
     def __init__(
         self,
-        mask,
-        scale=1.0,
-        mode="fan_in",
-        distribution="truncated_normal",
-        seed=None,
-        input_axes=(-2,),
-        output_axes=(-1,),
-    ):
+        mask: Tensor,
+        scale: float = 1.0,
+        mode: str = "fan_in",
+        distribution: str = "truncated_normal",
+        seed: int | keras.random.SeedGenerator | None = None,
+        input_axes: tuple[int, ...] = (-2,),
+        output_axes: tuple[int, ...] = (-1,),
+    ) -> None:
         _check_scaling(scale, mode, distribution, seed, input_axes, output_axes)
         super().__init__(scale, mode, distribution, seed)
         if isinstance(mask, dict) and set(mask) == {"shape", "bits"}:
@@ -200,17 +228,19 @@ class PerUnitScaled(keras.initializers.VarianceScaling):
         fan_out = self.mask.sum(_all_but(self.input_axes, self.mask.shape, "mask"), keepdims=True)
         self._stddev = np.sqrt(_variance(self, fan_in, fan_out))
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: Shape, dtype: str | None = None) -> Tensor:
         if tuple(shape) != self.mask.shape:
             raise ValueError(f"`shape` must be that of the mask, {self.mask.shape}. Received: shape={tuple(shape)}")
         values = _draw(self, shape, self._stddev, dtype)
         return ops.where(self.mask, values, ops.zeros((), values.dtype))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"mask": _pack(self.mask), **_scaling_config(self)}
 
 
-def reinitialize(model, kind="per_unit", initializer=None, seed=None):
+def reinitialize(
+    model: keras.layers.Layer, kind: str = "per_unit", initializer: Initializer | None = None, seed: int | None = None
+) -> keras.layers.Layer:
     """Draws the weights of a model's masked layers anew, for the masks they have.
 
     Masked entries are exactly zero, masks and all other variables stay as they are. Optimizer slots are not reset.
@@ -230,6 +260,13 @@ def reinitialize(model, kind="per_unit", initializer=None, seed=None):
     Raises:
         ValueError: For any other argument; if a layer's own initializer is of another family and none is given. Nothing
             is changed then.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.prune(model, 0.9)
+    reinitialize(model, "per_unit", seed=0)
+    ```
     """
     check_choice("kind", kind, ("per_unit", "per_layer", "augmented"))
     check_seed("seed", seed)

@@ -12,12 +12,13 @@ from sparsity_tf.checkpoints import open_checkpoint, state_of_sparsity
 from sparsity_tf.checkpoints.checkpoint import natural_order
 from sparsity_tf.checkpoints.keras_files import HDF5Checkpoint
 from sparsity_tf.layers import get_masked_parts
+from sparsity_tf.type_names import PathLike
 
 # Under which layers write their number while the places of their masks are asked for.
 _NUMBER = "number_for_load_masks"
 
 
-def load_masks(model, source):
+def load_masks(model: keras.layers.Layer, source: keras.layers.Layer | PathLike) -> keras.layers.Layer:
     """Sets the masks of a model's masked layers to those of another model or of a checkpoint.
 
     Weights outside the new masks become exactly zero; those inside stay as they are. (For a lottery ticket load the
@@ -38,6 +39,14 @@ def load_masks(model, source):
 
     Raises:
         ValueError: The model has no masked layers, the source no masks, or the two do not fit. Nothing is changed then.
+
+    Example:
+
+    ```python
+    pruned = sparsity_tf.prune(keras.models.clone_model(model), 0.9)
+    ticket = sparsity_tf.sparsify(model, "masked")
+    sparsity_tf.load_masks(ticket, pruned)
+    ```
     """
     weights = [weight for weight in get_masked_parts(model) if weight.technique.name == "masked"]
     if not weights:

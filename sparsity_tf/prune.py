@@ -7,6 +7,7 @@ approach for large language models" (arXiv 2306.11695).
 """
 
 import contextlib
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -27,26 +28,27 @@ from sparsity_tf.layers.composite import SparseComposite
 from sparsity_tf.masks import structures
 from sparsity_tf.prune_report import PruneReport, PruneRow
 from sparsity_tf.sparsify import match_masked_weights, sparsify
+from sparsity_tf.type_names import Data, DenseWeights, DistributionLike, Where
 
 SCORES = ("magnitude", "random", "taylor", "gradient", "wanda")
 SCOPES = ("layer", "global", "output")
 
 
 def prune(
-    model,
-    sparsity=None,
-    by="magnitude",
-    data=None,
-    loss=None,
-    scope=None,
-    distribution="uniform",
-    structure=None,
-    where=None,
-    dense=None,
-    seed=0,
-    target_flops=None,
-    target_parameters=None,
-):
+    model: keras.layers.Layer,
+    sparsity: float | None = None,
+    by: str | Callable[[WeightView], np.ndarray] = "magnitude",
+    data: Data | None = None,
+    loss: str | keras.losses.Loss | None = None,
+    scope: str | None = None,
+    distribution: DistributionLike = "uniform",
+    structure: str | None = None,
+    where: Where = None,
+    dense: DenseWeights = None,
+    seed: int = 0,
+    target_flops: float | None = None,
+    target_parameters: float | None = None,
+) -> keras.layers.Layer:
     """Prunes a model once, in place: the weights with the lowest scores become zero, and stay zero in training.
 
     A plain Keras model is made sparse first, as by `sparsify(model, "masked")`; of one that has masked layers these are
@@ -108,7 +110,7 @@ def prune(
     Example:
 
     ```python
-    model = sparsity_tf.prune(model, 0.8, by="wanda", data=x_train[:512])
+    model = sparsity_tf.prune(model, 0.8, by="wanda", data=x[:128])
     print(model.prune_report)
     ```
     """

@@ -34,6 +34,14 @@ class PruneReport:
         scope: Which of them were compared.
         rows: Tuple of `PruneRow`, the masked weights that `where` selects.
         has_batch_normalization: Whether statistics of the model are those of the time before.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.prune(model, 0.8)
+    report = model.prune_report
+    print(report, report.live, report.sparsity)
+    ```
     """
 
     by: str
@@ -42,17 +50,17 @@ class PruneReport:
     has_batch_normalization: bool = False
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Number of entries of all weights."""
         return sum(row.size for row in self.rows)
 
     @property
-    def live(self):
+    def live(self) -> int:
         """Number of those that live."""
         return sum(row.live for row in self.rows)
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Fraction of zeros of all weights together."""
         return 1.0 - self.live / self.size
 

@@ -19,9 +19,10 @@ from sparsity_tf.checks import check_built, check_integer
 from sparsity_tf.inspection.forward import unchanged_state, whole_batches
 from sparsity_tf.inspection.tracing import wrapped_calls
 from sparsity_tf.layers import flatten_layers
+from sparsity_tf.type_names import Data
 
 
-def refresh_statistics(model, data, batch_size=128):
+def refresh_statistics(model: keras.layers.Layer, data: Data, batch_size: int = 128) -> keras.layers.Layer:
     """Measures the moving mean and variance of every `BatchNormalization` of a model anew, on data, in place.
 
     They become the mean and the variance of all that the layer reads from `data`, exactly: a cumulative average over
@@ -52,7 +53,7 @@ def refresh_statistics(model, data, batch_size=128):
 
     ```python
     model = sparsity_tf.prune(model, 0.8)
-    model = sparsity_tf.refresh_statistics(model, x_train[:4096])
+    model = sparsity_tf.refresh_statistics(model, x[:4096])
     ```
     """
     check_built("model", model)

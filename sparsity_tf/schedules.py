@@ -10,17 +10,16 @@ A schedule is a small immutable object, called with the step:
 It holds no state: the value depends on the step alone, so that a resumed run continues exactly.
 A step counts optimizer updates: step 0 is the one that the first batch is trained with.
 
-Sources: Zhu and Gupta, "To prune, or not to prune" (arXiv 1710.01878, eq. 1: the cubic sparsity
-ramp); Gale, Elsen and Hooker, "The State of Sparsity in Deep Neural Networks" (arXiv 1902.09574:
-penalty ramps and their moving average); Evci et al., "Rigging the Lottery" (arXiv 1911.11134,
-cosine drop fraction); Dettmers and Zettlemoyer, "Sparse Networks from Scratch" (arXiv 1907.04840,
-cosine with a floor).
+Sources: Zhu and Gupta, "To prune, or not to prune" (arXiv 1710.01878, eq. 1: the cubic sparsity ramp); Gale, Elsen and
+Hooker, "The State of Sparsity in Deep Neural Networks" (arXiv 1902.09574: penalty ramps and their moving average); Evci
+et al., "Rigging the Lottery" (arXiv 1911.11134, cosine drop fraction); Dettmers and Zettlemoyer, "Sparse Networks from
+Scratch" (arXiv 1907.04840, cosine with a floor).
 """
 
-import abc
 import dataclasses
 import math
-import numbers
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,6 +34,8 @@ from sparsity_tf.checks import (
     check_number,
     is_number,
 )
+from sparsity_tf.schedule_base import Schedule, plain
+from sparsity_tf.type_names import Tensor
 
 
 def _check_range(begin_step, end_step):
@@ -55,83 +56,17 @@ def _progress(step, begin_step, end_step, xp):
     return xp.clip(passed / (end_step - begin_step), 0.0, 1.0)
 
 
-def _plain(value):
-    """A number of numpy's as Python's."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-class Schedule(abc.ABC):
-    """Base class: a number as a function of the step.
-
-    A subclass is a frozen dataclass that implements `value(step, xp)`: elementwise in `step` (an
-    integer array or tensor), written with the functions that `numpy` and `keras.ops` share, which
-    `xp` is one of. It may also give `settled_from`.
-
-    Example:
-
-    ```python
-    @dataclasses.dataclass(frozen=True)
-    class SquareRoot(Schedule):
-        scale: float
-
-        def value(self, step, xp):
-            return self.scale * xp.sqrt(step)
-    ```
-    """
-
-    def __call__(self, step):
-        """Value at `step`.
-
-        Args:
-            step: non-negative integer, or an integer numpy array, tensor or Keras variable of any
-                shape.
-
-        Returns:
-            `float` for a Python or numpy integer; float64 array for an array; else a float32
-            tensor of the same shape.
-
-        Raises:
-            ValueError: if a Python number is negative or no integer, or an array holds one such.
-        """
-        if isinstance(step, numbers.Number):
-            check_integer("step", step, 0)
-            return float(self.value(np.int64(step), np))
-        if isinstance(step, np.ndarray | np.generic):
-            if not np.issubdtype(step.dtype, np.integer) or np.any(step < 0):
-                raise ValueError(f"`step` must be non-negative integers. Received: step={step!r}")
-            value = np.asarray(self.value(step.astype(np.int64), np), "float64")
-            return float(value) if step.ndim == 0 else value
-        known = ops.is_tensor(step) or isinstance(step, keras.Variable | keras.KerasTensor)
-        if not known or not keras.backend.is_int_dtype(keras.backend.standardize_dtype(step.dtype)):
-            raise ValueError(f"`step` must be an integer, or an array or tensor of them. Received: step={step!r}")
-        return ops.cast(self.value(ops.convert_to_tensor(step), ops), "float32")
-
-    @abc.abstractmethod
-    def value(self, step, xp):
-        """Value at integer steps `step`, computed with `xp` (`numpy` or `keras.ops`)."""
-
-    @property
-    def settled_from(self):
-        """First step from which on the value no longer changes, or None if there is none known."""
-        return None
-
-    def get_config(self):
-        """The constructor's arguments, as plain Python values that JSON can hold."""
-        config = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
-        return {name: _plain(value) for name, value in config.items()}
-
-    @classmethod
-    def from_config(cls, config):
-        """The schedule whose `get_config` is `config`."""
-        return cls(**config)
-
-
 @dataclasses.dataclass(frozen=True)
 class Constant(Schedule):
     """The same number at every step.
 
     Args:
         constant: float.
+
+    Example:
+
+    >>> Constant(0.5)(1000)
+    0.5
     """
 
     constant: float
@@ -139,11 +74,11 @@ class Constant(Schedule):
     def __post_init__(self):
         check_number("constant", self.constant)
 
-    def value(self, step, xp):
+    def value(self, step: int | Tensor, xp: Any) -> Tensor:
         return xp.zeros_like(step, "float32" if xp is ops else "float64") + self.constant
 
     @property
-    def settled_from(self):
+    def settled_from(self) -> int:
         return 0
 
 
@@ -151,10 +86,9 @@ class Constant(Schedule):
 class Polynomial(Schedule):
     """From `initial` to `final` with speed falling off as a power; cubic by default.
 
-    With p = clip((step - begin_step) / (end_step - begin_step), 0, 1):
-    `final + (initial - final) * (1 - p) ** power`, exactly `initial` up to `begin_step` and exactly
-    `final` from `end_step` on (Zhu and Gupta, eq. 1, is `power=3`). RigL's `exponential_k` drop
-    fraction is `Polynomial(alpha, 0.0, begin_step, end_step, power=k)`.
+    With p = clip((step - begin_step) / (end_step - begin_step), 0, 1): `final + (initial - final) * (1 - p) ** power`,
+    exactly `initial` up to `begin_step` and exactly `final` from `end_step` on (Zhu and Gupta, eq. 1, is `power=3`).
+    RigL's `exponential_k` drop fraction is `Polynomial(alpha, 0.0, begin_step, end_step, power=k)`.
 
     Args:
         initial: float, value up to `begin_step`.
@@ -184,13 +118,13 @@ class Polynomial(Schedule):
         _check_range(self.begin_step, self.end_step)
         check_number("power", self.power, above=0)
 
-    def value(self, step, xp):
+    def value(self, step: int | Tensor, xp: Any) -> Tensor:
         left = (1.0 - _progress(step, self.begin_step, self.end_step, xp)) ** self.power
         # A weighted mean rather than `final + (initial - final) * left`: both ends are exact.
         return self.initial * left + self.final * (1.0 - left)
 
     @property
-    def settled_from(self):
+    def settled_from(self) -> int:
         return self.end_step
 
 
@@ -200,9 +134,14 @@ class Cubic(Polynomial):
 
     Args:
         initial, final, begin_step, end_step: see `Polynomial`.
+
+    Example:
+
+    >>> Cubic(0.0, 0.5, begin_step=0, end_step=100)(50)
+    0.4375
     """
 
-    power: float = dataclasses.field(default=3.0, init=False)
+    power: float = dataclasses.field(default=3.0, init=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,20 +150,24 @@ class Linear(Polynomial):
 
     Args:
         initial, final, begin_step, end_step: see `Polynomial`.
+
+    Example:
+
+    >>> Linear(0.0, 0.8, begin_step=0, end_step=100)(50)
+    0.4
     """
 
-    power: float = dataclasses.field(default=1.0, init=False)
+    power: float = dataclasses.field(default=1.0, init=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cosine(Schedule):
     """Half a cosine wave from `initial` down (or up) to `floor`.
 
-    `floor + (initial - floor) / 2 * (1 + cos(pi * p))` with p as in `Polynomial`; it stays at
-    `floor` from `end_step` on. With `floor=0` this is RigL's drop fraction (of which the published
-    TensorFlow code measures the wave from step 0 instead of `begin_step`: a defect, not copied);
-    with `floor=0.005` the prune rate of Sparse Networks from Scratch (whose code lets it rise again
-    after the end: not copied).
+    `floor + (initial - floor) / 2 * (1 + cos(pi * p))` with p as in `Polynomial`; it stays at `floor` from `end_step`
+    on. With `floor=0` this is RigL's drop fraction (of which the published TensorFlow code measures the wave from step
+    0 instead of `begin_step`: a defect, not copied); with `floor=0.005` the prune rate of Sparse Networks from Scratch
+    (whose code lets it rise again after the end: not copied).
 
     Args:
         initial: float, value up to `begin_step`.
@@ -234,6 +177,11 @@ class Cosine(Schedule):
 
     Raises:
         ValueError: for any other argument.
+
+    Example:
+
+    >>> Cosine(0.3, begin_step=0, end_step=100)(50)
+    0.15
     """
 
     initial: float
@@ -246,13 +194,13 @@ class Cosine(Schedule):
         check_number("floor", self.floor)
         _check_range(self.begin_step, self.end_step)
 
-    def value(self, step, xp):
+    def value(self, step: int | Tensor, xp: Any) -> Tensor:
         progress = _progress(step, self.begin_step, self.end_step, xp)
         left = 0.5 * (1.0 + xp.cos(math.pi * progress))
         return self.initial * left + self.floor * (1.0 - left)
 
     @property
-    def settled_from(self):
+    def settled_from(self) -> int:
         return self.end_step
 
 
@@ -271,6 +219,11 @@ class Exponential(Schedule):
 
     Raises:
         ValueError: for any other argument.
+
+    Example:
+
+    >>> Exponential(1.0, rate=0.5, decay_steps=100)(200)
+    0.25
     """
 
     initial: float
@@ -286,7 +239,7 @@ class Exponential(Schedule):
         check_integer("begin_step", self.begin_step, 0)
         check_bool("staircase", self.staircase)
 
-    def value(self, step, xp):
+    def value(self, step: int | Tensor, xp: Any) -> Tensor:
         passed = xp.maximum(step - self.begin_step, 0)
         if self.staircase:
             passed = passed // self.decay_steps * self.decay_steps
@@ -299,8 +252,8 @@ class Exponential(Schedule):
 class Piecewise(Schedule):
     """Constant between boundaries.
 
-    `values[0]` before `boundaries[0]`, `values[i]` from step `boundaries[i - 1]` ON. (Keras'
-    `PiecewiseConstantDecay` changes one step later, after its boundary.)
+    `values[0]` before `boundaries[0]`, `values[i]` from step `boundaries[i - 1]` ON. (Keras' `PiecewiseConstantDecay`
+    changes one step later, after its boundary.)
 
     Args:
         boundaries: strictly increasing integers >= 0.
@@ -308,6 +261,11 @@ class Piecewise(Schedule):
 
     Raises:
         ValueError: for any other argument.
+
+    Example:
+
+    >>> Piecewise((100, 200), (0.3, 0.2, 0.1))(150)
+    0.2
     """
 
     boundaries: tuple
@@ -329,28 +287,27 @@ class Piecewise(Schedule):
                 f"Received: boundaries={self.boundaries}, values={self.values}"
             )
 
-    def value(self, step, xp):
+    def value(self, step: int | Tensor, xp: Any) -> Tensor:
         value = Constant(self.values[0]).value(step, xp)
         for boundary, new in zip(self.boundaries, self.values[1:], strict=True):
             value = xp.where(step >= boundary, new, value)
         return value
 
     @property
-    def settled_from(self):
+    def settled_from(self) -> int:
         return self.boundaries[-1] if self.boundaries else 0
 
-    def get_config(self):
-        return {"boundaries": list(map(_plain, self.boundaries)), "values": list(map(_plain, self.values))}
+    def get_config(self) -> dict:
+        return {"boundaries": list(map(plain, self.boundaries)), "values": list(map(plain, self.values))}
 
 
 @dataclasses.dataclass(frozen=True)
 class ExponentialMovingAverage(Schedule):
     """Exponential moving average of another schedule, as Gale et al. smooth their cubic ramp.
 
-    The value at step t is v_t of v_t = decay * v_(t-1) + (1 - decay) * schedule(t), v_(-1) = 0:
-    one update a step, the first at step 0. It is computed as the sum
-    (1 - decay) * sum_k decay^k * schedule(t - k) instead of being carried along, so it needs no
-    state and a resumed run gets the same number to the bit. Terms with decay^k < 2^-53, below
+    The value at step t is v_t of v_t = decay * v_(t-1) + (1 - decay) * schedule(t), v_(-1) = 0: one update a step, the
+    first at step 0. It is computed as the sum (1 - decay) * sum_k decay^k * schedule(t - k) instead of being carried
+    along, so it needs no state and a resumed run gets the same number to the bit. Terms with decay^k < 2^-53, below
     double precision, are left out: 349 terms for `decay=0.9`, 36,719 for 0.999.
 
     Args:
@@ -379,7 +336,7 @@ class ExponentialMovingAverage(Schedule):
     def _terms(self):
         return 1 + (math.floor(-53 * math.log(2) / math.log(self.decay)) if self.decay else 0)
 
-    def value(self, step, xp):
+    def value(self, step: int | Tensor, xp: Any) -> Tensor:
         age = np.arange(self._terms)
         weight = (1.0 - self.decay) * np.power(float(self.decay), age)
         if xp is ops:
@@ -390,12 +347,12 @@ class ExponentialMovingAverage(Schedule):
         return xp.sum(xp.where(past >= 0, weight * value, 0.0), -1)
 
     @property
-    def settled_from(self):
+    def settled_from(self) -> int | None:
         settled = self.schedule.settled_from
         return None if settled is None else settled + self._terms - 1
 
-    def get_config(self):
-        return {"schedule": serialize(self.schedule), "decay": _plain(self.decay)}
+    def get_config(self) -> dict:
+        return {"schedule": serialize(self.schedule), "decay": plain(self.decay)}
 
 
 _CLASSES = {
@@ -410,7 +367,7 @@ _CLASSES = {
 }
 
 
-def serialize(schedule):
+def serialize(schedule: Schedule) -> dict:
     """Plain Python form of one of the schedules of this module, for configs and JSON.
 
     Args:
@@ -421,6 +378,11 @@ def serialize(schedule):
 
     Raises:
         ValueError: if `schedule` is anything else, which could not be rebuilt from its name.
+
+    Example:
+
+    >>> serialize(Constant(0.5))
+    {'class_name': 'Constant', 'config': {'constant': 0.5}}
     """
     if type(schedule) not in _CLASSES.values():
         raise ValueError(
@@ -430,14 +392,13 @@ def serialize(schedule):
     return {"class_name": type(schedule).__name__, "config": schedule.get_config()}
 
 
-def get(identifier, **kwargs):
+def get(identifier: float | str | dict | Callable[[int], float], **kwargs: Any) -> Callable[[int], float]:
     """Turns what a user may pass as a schedule into a schedule.
 
     Args:
-        identifier: a number (`Constant`), a schedule or other callable of the step (returned as it
-            is), the result of `serialize`, or a name with its arguments as keywords: "constant",
-            "polynomial", "cubic", "linear", "cosine", "exponential", "piecewise",
-            "exponential_moving_average".
+        identifier: a number (`Constant`), a schedule or other callable of the step (returned as it is), the result of
+            `serialize`, or a name with its arguments as keywords: "constant", "polynomial", "cubic", "linear",
+            "cosine", "exponential", "piecewise", "exponential_moving_average".
         **kwargs: arguments of the named schedule; only with a name.
 
     Returns:
@@ -461,7 +422,7 @@ def get(identifier, **kwargs):
     return of_argument("identifier", identifier)
 
 
-def of_argument(name, identifier):
+def of_argument(name: str, identifier: float | dict | Callable[[int], float]) -> Callable[[int], float]:
     """The schedule that a number, a config or a function of the step stands for: `get` of anything but a name.
 
     Args:

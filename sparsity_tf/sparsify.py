@@ -12,6 +12,7 @@ import collections
 import copy
 import dataclasses
 import re
+from typing import Any
 
 import keras
 from keras import ops
@@ -31,6 +32,7 @@ from sparsity_tf.layers import (
     unmake_sparse,
 )
 from sparsity_tf.masks import structures
+from sparsity_tf.type_names import Where
 
 NOT_SELECTED = "not selected by `where`"
 _NORMALIZED = (
@@ -39,7 +41,9 @@ _NORMALIZED = (
 )
 
 
-def sparsify(model, technique, where=None, **technique_options):
+def sparsify(
+    model: keras.layers.Layer, technique: str | Technique, where: Where = None, **technique_options: Any
+) -> keras.layers.Layer:
     """Makes the layers of a model sparse, in place.
 
     Weights, layer names and, for "masked", predictions to the bit stay as they are. Where the technique adds trainable
@@ -73,7 +77,7 @@ def sparsify(model, technique, where=None, **technique_options):
     Example:
 
     ```python
-    model = sparsity_tf.sparsify(model, "vd", where=["dense_.*"], log_alpha_threshold=3.0)
+    model = sparsity_tf.sparsify(model, "vd", where=["conv", "log.*"], log_alpha_threshold=3.0)
     print(model.sparsify_report)
     ```
     """
@@ -172,6 +176,11 @@ class SparsifyReport:
         changed: Tuple of `ReportEntry`, the layers made sparse.
         skipped: Tuple of `ReportEntry`, layers with weights that stay dense, with the reason.
         notes: Tuple of further remarks.
+
+    Example:
+        >>> report = sparsity_tf.sparsify(model, "masked").sparsify_report
+        >>> [entry.path for entry in report.changed]
+        ['conv', 'hidden', 'logits']
     """
 
     technique: Technique

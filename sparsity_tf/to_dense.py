@@ -12,7 +12,7 @@ from sparsity_tf.inspection.tracing import call_symbolically
 from sparsity_tf.layers import SparseLayer, composite, flatten_layers, make_plain
 
 
-def to_dense(model):
+def to_dense(model: keras.layers.Layer) -> keras.layers.Layer:
     """Converts a model to stock Keras layers that hold the weights of inference, exact zeros included.
 
     The model itself is left as it is. The result predicts the same, is not compiled, and can be
@@ -32,6 +32,14 @@ def to_dense(model):
 
     Raises:
         ValueError: `model` is not a built Keras model or layer, or Keras can't make a copy of it from its config.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.prune(model, 0.9)
+    dense = sparsity_tf.to_dense(model)
+    dense.save("dense.keras")
+    ```
     """
     check_built("model", model)
     dense = _copy(model)

@@ -186,8 +186,8 @@ def test_the_check_of_private_names_finds_them(code, count, monkeypatch):
 # From the ground up; a room imports from floors below its own, wherever in the file the import stands. (Rooms on one
 # floor don't know each other.)
 FLOORS = [
-    ["atomic_files", "backend", "bounded_files", "checks", "extras"],
-    ["ops"],
+    ["atomic_files", "backend", "bounded_files", "call_repr", "checks", "extras", "type_names"],
+    ["ops", "schedule_base"],
     ["masks", "schedules"],
     ["distributions"],
     ["layers"],
@@ -351,7 +351,7 @@ def test_what_programs_share_knows_no_program():
 # Files that can be read in one sitting.
 
 LINES = 450
-LONGER = {"sparsity_tf.deploy.export": 460, "sparsity_tf.schedules": 490}
+LONGER = {}
 
 
 def test_no_file_is_long():

@@ -12,16 +12,18 @@ to be compared across all weights with `overall`.
 """
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
 from sparsity_tf import masks
+from sparsity_tf.callbacks.base.weight_view import WeightView
 from sparsity_tf.checks import check_callable, check_choice
 
 SLOTS = ("gradient", "momentum", "variance")
 
 
-def uses(*names):
+def uses(*names: str) -> Callable[[Callable], Callable]:
     """Decorator: the function reads these of a `WeightView`: "gradient", "momentum", "variance".
 
     Example:
@@ -46,8 +48,20 @@ def uses(*names):
     return decorate
 
 
-def overall(function):
-    """Decorator: scores of the function are ranked over all weights together, not in each weight alone."""
+def overall(function: Callable[[WeightView], np.ndarray]) -> Callable[[WeightView], np.ndarray]:
+    """Decorator: scores of the function are ranked over all weights together, not in each weight alone.
+
+    Example:
+
+    ```python
+    @sparsity_tf.callbacks.overall
+    def magnitude(weight):
+        return np.abs(weight.value)
+
+
+    sparsity_tf.callbacks.DropAndGrow(sparsity=0.9, drop=magnitude)
+    ```
+    """
     check_callable("function", function, "weight")
     function.overall = True
     return function

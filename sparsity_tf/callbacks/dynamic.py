@@ -9,6 +9,8 @@ network science" (arXiv 1707.04780: SET); Evci et al., "Rigging the Lottery" (ar
 """
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +20,10 @@ from sparsity_tf.callbacks.base import shortfall
 from sparsity_tf.callbacks.base.cost_target import the_target
 from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.base.output_layers import dense_selection
+from sparsity_tf.callbacks.base.weight_view import WeightView
 from sparsity_tf.checks import check_callable, check_choice, check_fraction, check_selection
 from sparsity_tf.masks import structures
+from sparsity_tf.type_names import DenseWeights, DistributionLike, Frequency, NumberOrSchedule, Where
 
 DECAYS = ("cosine", "linear", "constant")
 
@@ -32,14 +36,21 @@ class SparseFromTheStart(MaskAlgorithm):
     stay as they are, and so do their counts.
     """
 
-    def __init__(self, sparsity=0.9, distribution="uniform", dense=None, frequency=100, **kwargs):
+    def __init__(
+        self,
+        sparsity: float = 0.9,
+        distribution: DistributionLike = "uniform",
+        dense: DenseWeights = None,
+        frequency: Frequency = 100,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(frequency=frequency, **kwargs)
         check_fraction("sparsity", sparsity)
         distributions.get(distribution)
         check_selection("dense", dense, "tensor", empty=True)
         self.target_sparsity, self.distribution, self.dense = sparsity, distribution, dense
 
-    def start(self):
+    def start(self) -> None:
         dense = dense_selection(self.model, self.weights, self.where, self.dense, self.distribution)
         targets = distributions.allocate(self.weights, self.target_sparsity, self.distribution, dense=dense)
         kept = distributions.select_dense(self.weights, dense)
@@ -64,7 +75,7 @@ class SparseFromTheStart(MaskAlgorithm):
         if found < wanted - 0.01:
             shortfall.warn_of_other_masks(self, found, wanted)
 
-    def initial_mask(self, view, sparsity, structure):
+    def initial_mask(self, view: WeightView, sparsity: float, structure: structures.Elements) -> np.ndarray:
         """The random mask that a weight begins with."""
         if structure is not None:
             return structures.get(structure).keep_random(view.rng, view.mask.shape, sparsity, None, view.filter_axes)
@@ -86,6 +97,13 @@ class StaticSparsity(SparseFromTheStart):
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    model.fit(x, y, callbacks=[sparsity_tf.callbacks.StaticSparsity(sparsity=0.9, distribution="erk")])
+    ```
     """
 
     structured = True
@@ -94,20 +112,20 @@ class StaticSparsity(SparseFromTheStart):
 
     def __init__(
         self,
-        sparsity=None,
-        distribution="uniform",
-        dense=None,
-        where=None,
-        structure=None,
-        seed=0,
-        target_flops=None,
-        target_parameters=None,
-    ):
+        sparsity: float | None = None,
+        distribution: DistributionLike = "uniform",
+        dense: DenseWeights = None,
+        where: Where = None,
+        structure: str | None = None,
+        seed: int = 0,
+        target_flops: float | None = None,
+        target_parameters: float | None = None,
+    ) -> None:
         self.cost_target = the_target(target_flops, target_parameters, sparsity=sparsity)
         sparsity = 0.9 if sparsity is None else sparsity
         super().__init__(sparsity, distribution, dense, where=where, structure=structure, seed=seed)
 
-    def start(self):
+    def start(self) -> None:
         if self.cost_target is not None:
             self.target_sparsity = self.cost_target.sparsity(self.model, self.weights, self.distribution, self.dense)
         structures.check("sparsity", self.target_sparsity, self.weights)
@@ -148,6 +166,14 @@ class DropAndGrow(SparseFromTheStart):
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune, or the optimizer
             lacks what a score reads.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    churn = sparsity_tf.callbacks.DropAndGrow(sparsity=0.9, drop="magnitude", grow="random", frequency="epoch")
+    model.fit(x, y, epochs=2, callbacks=[churn])
+    ```
     """
 
     grows = True
@@ -163,21 +189,21 @@ class DropAndGrow(SparseFromTheStart):
 
     def __init__(
         self,
-        sparsity=0.9,
-        distribution="uniform",
-        drop="magnitude",
-        grow="random",
-        redistribution=None,
-        drop_fraction=0.3,
-        decay="cosine",
-        dense=None,
-        begin_step=0,
-        end_step=None,
-        frequency=100,
-        where=None,
-        structure=None,
-        seed=0,
-    ):
+        sparsity: float = 0.9,
+        distribution: DistributionLike = "uniform",
+        drop: str | Callable[[WeightView], np.ndarray] = "magnitude",
+        grow: str | Callable[[WeightView], np.ndarray] = "random",
+        redistribution: str | Callable[[WeightView], float] | None = None,
+        drop_fraction: NumberOrSchedule = 0.3,
+        decay: str = "cosine",
+        dense: DenseWeights = None,
+        begin_step: int = 0,
+        end_step: int | None = None,
+        frequency: Frequency = 100,
+        where: Where = None,
+        structure: str | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__(
             sparsity,
             distribution,
@@ -201,13 +227,13 @@ class DropAndGrow(SparseFromTheStart):
         if redistribution is not None:
             self.redistribution = criteria.get("redistribution", redistribution, criteria.REDISTRIBUTION)
 
-    def default_end_step(self, total_steps):
+    def default_end_step(self, total_steps: int) -> int:
         return 3 * total_steps // 4
 
-    def uses(self):
+    def uses(self) -> set[str]:
         return criteria.used_by(self.drop, self.grow, self.redistribution)
 
-    def start(self):
+    def start(self) -> None:
         super().start()
         self.drop_fraction_at(self.begin_step)
         if self._total_steps and self.count() >= max(self._last, self._total_steps):
@@ -217,7 +243,7 @@ class DropAndGrow(SparseFromTheStart):
                 stacklevel=2,
             )
 
-    def drop_fraction_at(self, step):
+    def drop_fraction_at(self, step: int) -> float:
         """The share of live weights that is dropped after a step: a float in [0, 1]."""
         if callable(self.drop_fraction):
             value = float(self.drop_fraction(step))
@@ -231,11 +257,11 @@ class DropAndGrow(SparseFromTheStart):
         return schedules.Cosine(self.drop_fraction, start, end, self.floor)(step)
 
     @property
-    def decay_end(self):
+    def decay_end(self) -> int:
         """The step at which the drop fraction has fallen to its floor."""
         return self.last_step
 
-    def change_masks(self, step):
+    def change_masks(self, step: int) -> None:
         rate = self.drop_fraction_at(step)
         views = [self.view(index, step, rate) for index in self.moving]
         drop_counts = [masks.number_of_zeros(view.drop_fraction, view.active) for view in views]
@@ -248,7 +274,7 @@ class DropAndGrow(SparseFromTheStart):
         grow_counts = lost if statistics is None else share_out(sum(lost), statistics, free)
         self.grow_weights(views, kept, grow_counts)
 
-    def grow_weights(self, views, kept, counts):
+    def grow_weights(self, views: list[WeightView], kept: list[np.ndarray], counts: list[int]) -> None:
         """Grows `counts` entries on top of the masks `kept`, and assigns what results."""
         grown = criteria.highest_free(self.grow, views, kept, counts)
         cleared = [new > view.mask for new, view in zip(grown, views, strict=True)] if self.clears_grown else None
@@ -299,25 +325,32 @@ class SET(DropAndGrow):
         sparsity, distribution, drop, grow, decay, frequency, redistribution, drop_fraction, dense, begin_step,
             end_step, where, structure, seed: See `DropAndGrow`; the defaults are SET's. By default the last update
             comes before the last step.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    model.fit(x, y, epochs=2, callbacks=[sparsity_tf.callbacks.SET(sparsity=0.9)])
+    ```
     """
 
     def __init__(
         self,
-        sparsity=0.9,
-        distribution="erdos_renyi",
-        drop="signed_magnitude",
-        grow="random",
-        decay="constant",
-        frequency="epoch",
-        redistribution=None,
-        drop_fraction=0.3,
-        dense=None,
-        begin_step=0,
-        end_step=None,
-        where=None,
-        structure=None,
-        seed=0,
-    ):
+        sparsity: float = 0.9,
+        distribution: DistributionLike = "erdos_renyi",
+        drop: str | Callable[[WeightView], np.ndarray] = "signed_magnitude",
+        grow: str | Callable[[WeightView], np.ndarray] = "random",
+        decay: str = "constant",
+        frequency: Frequency = "epoch",
+        redistribution: str | Callable[[WeightView], float] | None = None,
+        drop_fraction: NumberOrSchedule = 0.3,
+        dense: DenseWeights = None,
+        begin_step: int = 0,
+        end_step: int | None = None,
+        where: Where = None,
+        structure: str | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__(
             sparsity,
             distribution,
@@ -335,7 +368,7 @@ class SET(DropAndGrow):
             seed,
         )
 
-    def default_end_step(self, total_steps):
+    def default_end_step(self, total_steps: int) -> int:
         return total_steps - 1
 
 
@@ -361,21 +394,21 @@ class RigL(DropAndGrow):
 
     def __init__(
         self,
-        sparsity=0.9,
-        distribution="erk",
-        drop="magnitude",
-        grow="gradient",
-        redistribution=None,
-        drop_fraction=0.3,
-        decay="cosine",
-        dense=None,
-        begin_step=0,
-        end_step=None,
-        frequency=100,
-        where=None,
-        structure=None,
-        seed=0,
-    ):
+        sparsity: float = 0.9,
+        distribution: DistributionLike = "erk",
+        drop: str | Callable[[WeightView], np.ndarray] = "magnitude",
+        grow: str | Callable[[WeightView], np.ndarray] = "gradient",
+        redistribution: str | Callable[[WeightView], float] | None = None,
+        drop_fraction: NumberOrSchedule = 0.3,
+        decay: str = "cosine",
+        dense: DenseWeights = None,
+        begin_step: int = 0,
+        end_step: int | None = None,
+        frequency: Frequency = 100,
+        where: Where = None,
+        structure: str | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__(
             sparsity,
             distribution,

@@ -6,12 +6,16 @@ paper's program, and `DSModel` of the authors' `dst` package, which counts relat
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from sparsity_tf import masks
+from sparsity_tf.callbacks.base.weight_view import WeightView
 from sparsity_tf.callbacks.dynamic import SparseFromTheStart, share_out
 from sparsity_tf.checks import check_callable, check_choice, check_fraction, check_number
+from sparsity_tf.masks import structures
+from sparsity_tf.type_names import DenseWeights, DistributionLike, Frequency, Where
 
 VARIANTS = ("paper", "model")
 
@@ -90,6 +94,14 @@ class DynamicSparseReparameterization(SparseFromTheStart):
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune, or too few
             masked weights for the sparsity of the whole.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    dsr = sparsity_tf.callbacks.DynamicSparseReparameterization(sparsity=0.9, frequency=4)
+    model.fit(x, y, epochs=2, callbacks=[dsr])
+    ```
     """
 
     grows = True
@@ -98,21 +110,21 @@ class DynamicSparseReparameterization(SparseFromTheStart):
 
     def __init__(
         self,
-        sparsity=0.9,
-        variant="paper",
-        prune_target=0.01,
-        initial_threshold=1e-3,
-        heuristic="survivors",
-        power=1.0,
-        frequency=100,
-        distribution="uniform",
-        dense=None,
-        begin_step=0,
-        end_step=None,
-        where=None,
-        structure=None,
-        seed=0,
-    ):
+        sparsity: float = 0.9,
+        variant: str = "paper",
+        prune_target: int | float = 0.01,
+        initial_threshold: float = 1e-3,
+        heuristic: str | Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] = "survivors",
+        power: float = 1.0,
+        frequency: Frequency = 100,
+        distribution: DistributionLike = "uniform",
+        dense: DenseWeights = None,
+        begin_step: int = 0,
+        end_step: int | None = None,
+        where: Where = None,
+        structure: str | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__(
             sparsity,
             distribution,
@@ -148,14 +160,14 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         self.variant, self.prune_target, self.initial_threshold = variant, prune_target, initial_threshold
         self.heuristic, self.power = heuristic, power
 
-    def default_end_step(self, total_steps):
+    def default_end_step(self, total_steps: int) -> int:
         return 9 * total_steps // 10
 
     def _attach(self, model):
         super()._attach(model)
         self.total = sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
-    def start(self):
+    def start(self) -> None:
         masked = sum(weight.size for weight in self.weights)
         self._requested = self.target_sparsity
         if self.variant == "model":
@@ -175,22 +187,22 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         self._before = self.active_counts()
         self._pruned = [np.zeros(weight.shape, bool) for weight in self.weights]
 
-    def initial_mask(self, view, sparsity, structure):
+    def initial_mask(self, view: WeightView, sparsity: float, structure: structures.Elements) -> np.ndarray:
         if self.variant == "model":
             return super().initial_mask(view, sparsity, structure)
         count = int((1 - sparsity) * view.mask.size + 0.1)
         return masks.random_mask(view.mask.shape, max(count, 1), view.rng)
 
     @property
-    def threshold(self):
+    def threshold(self) -> float:
         """The pruning threshold H in force."""
         return self.recall()["threshold"]
 
-    def model_sparsity(self):
+    def model_sparsity(self) -> float:
         """Zeros under masks / all trainable parameters, as `DSModel` counts."""
         return (sum(weight.size for weight in self.weights) - sum(self.active_counts())) / self.total
 
-    def change_masks(self, step):
+    def change_masks(self, step: int) -> None:
         # The three steps, with all masks and values written once.
         views = self.views(step)
         kept = self._kept(views)
@@ -198,7 +210,7 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         grown = self._grown(kept, step)
         self.assign(views, [mask | new for mask, new in zip(kept, grown, strict=True)], kept=kept)
 
-    def prune_by_threshold(self):
+    def prune_by_threshold(self) -> dict[str, tuple[int, int]]:
         """Drops every live entry with |w| < H.
 
         Returns:
@@ -221,7 +233,7 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         self._pruned = [view.mask & ~mask for view, mask in zip(views, kept, strict=True)]
         return kept
 
-    def adjust_pruning_threshold(self, tolerance=0.1, gain=2.0):
+    def adjust_pruning_threshold(self, tolerance: float = 0.1, gain: float = 2.0) -> float:
         """Doubles or halves H by what the last pruning took. To be called after it.
 
         Args:
@@ -238,7 +250,7 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         self.remember(threshold=self.threshold * factor)
         return self.threshold
 
-    def reallocate_free_parameters(self, step=None):
+    def reallocate_free_parameters(self, step: int | None = None) -> dict[str, int]:
         """Grows at random what the last pruning freed (in the variant "model": up to the target sparsity).
 
         Args:

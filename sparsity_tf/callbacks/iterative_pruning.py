@@ -18,6 +18,7 @@ from sparsity_tf.callbacks.base import optimizer_slots
 from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.pruning import SCOPES, the_one_given
 from sparsity_tf.checks import check_choice, check_fraction, check_integer, check_path
+from sparsity_tf.type_names import PathLike, Where
 
 
 class IterativePruning(MaskAlgorithm):
@@ -48,8 +49,10 @@ class IterativePruning(MaskAlgorithm):
     Example:
 
     ```python
-    tickets = sparsity_tf.callbacks.IterativePruning(final_sparsity=0.95, rounds=10, steps_per_round=5000)
-    model.fit(data, steps_per_epoch=1000, epochs=tickets.total_steps // 1000, callbacks=[tickets])
+    model = sparsity_tf.sparsify(model, "masked")
+    tickets = sparsity_tf.callbacks.IterativePruning(final_sparsity=0.9, rounds=2, steps_per_round=8)
+    steps_per_epoch = len(x) // 32
+    model.fit(x, y, epochs=tickets.total_steps // steps_per_epoch, callbacks=[tickets])
     ```
     """
 
@@ -60,15 +63,15 @@ class IterativePruning(MaskAlgorithm):
 
     def __init__(
         self,
-        final_sparsity=None,
-        rounds=None,
-        steps_per_round=None,
-        rewind_step=0,
-        scope="layer",
-        snapshot=None,
-        where=None,
-        sparsity=None,
-    ):
+        final_sparsity: float | None = None,
+        rounds: int | None = None,
+        steps_per_round: int | None = None,
+        rewind_step: int = 0,
+        scope: str = "layer",
+        snapshot: PathLike | None = None,
+        where: Where = None,
+        sparsity: float | None = None,
+    ) -> None:
         super().__init__(where=where)
         final_sparsity = the_one_given(final_sparsity, sparsity)
         check_fraction("final_sparsity", final_sparsity)
@@ -85,11 +88,11 @@ class IterativePruning(MaskAlgorithm):
         self._saved = None
 
     @property
-    def total_steps(self):
+    def total_steps(self) -> int:
         """Number of steps that all rounds take, the training of the last ticket included."""
         return self.steps_per_round + self.rounds * (self.steps_per_round - self.rewind_step)
 
-    def left_undone(self, end):
+    def left_undone(self, end: int) -> str | None:
         left = end - self.count()
         rounds = self.rounds - int(self.recall()["rounds"])
         needed = self.steps_per_round - self.count() + rounds * (self.steps_per_round - self.rewind_step)
@@ -100,12 +103,12 @@ class IterativePruning(MaskAlgorithm):
             f"(final sparsity {self.final_sparsity}). See `total_steps`."
         )
 
-    def goal(self):
+    def goal(self) -> float:
         sizes = [weight.size for weight in self.weights]
         sizes = [sum(sizes)] if self.scope == "global" else sizes
         return 1 - sum(masks.number_to_keep(self.final_sparsity, size) for size in sizes) / sum(sizes)
 
-    def sparsity_after(self, round_):
+    def sparsity_after(self, round_: int) -> float:
         """Sparsity after a number of rounds, a float."""
         if round_ == self.rounds:
             return self.final_sparsity
@@ -114,7 +117,7 @@ class IterativePruning(MaskAlgorithm):
     def _forget_model(self):
         return {**super()._forget_model(), "_variables": []}
 
-    def start(self):
+    def start(self) -> None:
         # The mask variables and the seeds of noise are no part of what is rewound.
         masked = {id(weight.extra_variable("mask")) for weight in self.weights}
         self._variables = [v for v in self.model.weights if id(v) not in masked]
@@ -133,7 +136,7 @@ class IterativePruning(MaskAlgorithm):
                 f"step {self.rewind_step}. Received: snapshot={self.snapshot!r}"
             )
 
-    def due(self, after, step):
+    def due(self, after: int, step: int) -> int | None:
         state = self.recall() if self.weights else {"rounds": 0, "snapshot_taken": 0}
         if not state["snapshot_taken"] and after < self.rewind_step <= step:
             return self.rewind_step
@@ -141,7 +144,7 @@ class IterativePruning(MaskAlgorithm):
             return self.steps_per_round
         return None
 
-    def change_masks(self, step):
+    def change_masks(self, step: int) -> None:
         if step == self.rewind_step:
             self._take_snapshot()
             return
@@ -150,7 +153,7 @@ class IterativePruning(MaskAlgorithm):
         self._rewind()
         self.remember(rounds=round_)
 
-    def update(self, model):
+    def update(self, model: keras.Model) -> None:
         super().update(model)
         # The count may have gone back.
         self._seen = self._upper_bound = self.count()

@@ -9,6 +9,7 @@ import numpy as np
 
 from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.checks import check_integer, check_number
+from sparsity_tf.type_names import Where
 
 
 class NarangPruning(MaskAlgorithm):
@@ -34,11 +35,26 @@ class NarangPruning(MaskAlgorithm):
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune or the length of
             training, where it is needed, is not known.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    pruning = sparsity_tf.callbacks.NarangPruning(target_magnitude=0.1, begin_step=0, frequency=2)
+    model.fit(x, y, epochs=2, callbacks=[pruning])
+    ```
     """
 
     def __init__(
-        self, target_magnitude=0.1, begin_step=None, ramp_step=None, end_step=None, frequency=100, where=None, seed=0
-    ):
+        self,
+        target_magnitude: float = 0.1,
+        begin_step: int | None = None,
+        ramp_step: int | None = None,
+        end_step: int | None = None,
+        frequency: int = 100,
+        where: Where = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__(0 if begin_step is None else begin_step, end_step, frequency, where=where, seed=seed)
         check_number("target_magnitude", target_magnitude, above=0)
         check_integer("frequency", frequency, 1)
@@ -47,10 +63,10 @@ class NarangPruning(MaskAlgorithm):
         self.target_magnitude, self.ramp_step = target_magnitude, ramp_step
         self._begins_after_an_epoch = begin_step is None
 
-    def aim(self):
+    def aim(self) -> str | None:
         return f"target magnitude of {self.target_magnitude}"
 
-    def default_end_step(self, total_steps):
+    def default_end_step(self, total_steps: int) -> int:
         return total_steps // 2
 
     def _resolve_schedule(self, epochs, steps_per_epoch, steps_per_call=None):
@@ -74,7 +90,7 @@ class NarangPruning(MaskAlgorithm):
                 f"begin_step={self._first}, ramp_step={self._ramp}, end_step={self.last_step}"
             )
 
-    def threshold_at(self, step):
+    def threshold_at(self, step: int) -> float:
         """eps(t): the threshold of the update after a step, 0.0 up to `begin_step`."""
         start, ramp, end = self._first, self._ramp, self.last_step
         slope = 2 * self.target_magnitude / (2 * (ramp - start) + 3 * (end - ramp))
@@ -84,7 +100,7 @@ class NarangPruning(MaskAlgorithm):
             return slope * (step - start)
         return slope * (ramp - start + 1) + 1.5 * slope * (min(step, end) - ramp)
 
-    def change_masks(self, step):
+    def change_masks(self, step: int) -> None:
         threshold = self.threshold_at(step)
         views = self.views(step)
         self.assign(views, [view.mask & ~(np.abs(view.value) < threshold) for view in views])

@@ -13,6 +13,7 @@ from sparsity_tf.callbacks.base import loss_gradients
 from sparsity_tf.callbacks.dynamic import SparseFromTheStart
 from sparsity_tf.callbacks.pruning import SCOPES
 from sparsity_tf.checks import check_choice, check_number
+from sparsity_tf.type_names import DenseWeights, DistributionLike, Where
 
 
 class OneShotPruning(SparseFromTheStart):
@@ -28,15 +29,15 @@ class OneShotPruning(SparseFromTheStart):
 
     def __init__(
         self,
-        sparsity=0.9,
-        data=None,
-        scope="global",
-        distribution="uniform",
-        dense=None,
-        where=None,
-        structure=None,
-        seed=0,
-    ):
+        sparsity: float = 0.9,
+        data: tuple | None = None,
+        scope: str = "global",
+        distribution: DistributionLike = "uniform",
+        dense: DenseWeights = None,
+        where: Where = None,
+        structure: str | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__(sparsity, distribution, dense, where=where, structure=structure, seed=seed)
         check_choice("scope", scope, SCOPES)
         if scope == "global" and not (isinstance(distribution, str) and distribution == "uniform"):
@@ -51,7 +52,7 @@ class OneShotPruning(SparseFromTheStart):
             )
         self.data, self.scope = tuple(data), scope
 
-    def start(self):
+    def start(self) -> None:
         views = self.views(step=0)
         if not all(view.mask.all() for view in views):
             self._compare_masks(views, self._targets())
@@ -76,7 +77,7 @@ class OneShotPruning(SparseFromTheStart):
     def _targets(self):
         return distributions.allocate(self.weights, self.target_sparsity, self.distribution, dense=self.dense)
 
-    def scores(self, variables):
+    def scores(self, variables: list[keras.Variable]) -> list[np.ndarray]:
         """Scores of the entries of each variable, a list of arrays; the highest are kept."""
         raise TypeError(f"{type(self).__name__} must define `scores(variables)`.")
 
@@ -96,9 +97,16 @@ class SNIP(OneShotPruning):
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    model.fit(x, y, callbacks=[sparsity_tf.callbacks.SNIP(sparsity=0.9, data=(x[:128], y[:128]))])
+    ```
     """
 
-    def scores(self, variables):
+    def scores(self, variables: list[keras.Variable]) -> list[np.ndarray]:
         gradients = loss_gradients.gradients(self.model, self.data, variables)
         values = [keras.ops.convert_to_numpy(variable) for variable in variables]
         return [np.abs(value * gradient) for value, gradient in zip(values, gradients, strict=True)]
@@ -119,25 +127,32 @@ class GraSP(OneShotPruning):
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    model.fit(x, y, callbacks=[sparsity_tf.callbacks.GraSP(sparsity=0.9, data=(x[:128], y[:128]))])
+    ```
     """
 
     def __init__(
         self,
-        sparsity=0.9,
-        data=None,
-        scope="global",
-        temperature=1.0,
-        distribution="uniform",
-        dense=None,
-        where=None,
-        structure=None,
-        seed=0,
-    ):
+        sparsity: float = 0.9,
+        data: tuple | None = None,
+        scope: str = "global",
+        temperature: float = 1.0,
+        distribution: DistributionLike = "uniform",
+        dense: DenseWeights = None,
+        where: Where = None,
+        structure: str | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__(sparsity, data, scope, distribution, dense, where, structure, seed)
         check_number("temperature", temperature, above=0)
         self.temperature = temperature
 
-    def scores(self, variables):
+    def scores(self, variables: list[keras.Variable]) -> list[np.ndarray]:
         products = loss_gradients.hessian_gradient_products(self.model, self.data, variables, self.temperature)
         values = [keras.ops.convert_to_numpy(variable) for variable in variables]
         return [value * product for value, product in zip(values, products, strict=True)]

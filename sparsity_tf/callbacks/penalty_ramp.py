@@ -9,9 +9,11 @@ moving average (Transformer).
 import keras
 
 from sparsity_tf import schedules
+from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.checks import check_integer, check_number
 from sparsity_tf.layers import get_penalty_weights
+from sparsity_tf.type_names import NumberOrSchedule
 
 RAMPS = ("linear", "cubic", "none")
 
@@ -53,7 +55,7 @@ def _find_variables(model):
     return variables
 
 
-class PenaltyRamp(Copyable, keras.callbacks.Callback):
+class PenaltyRamp(CallRepr, Copyable, keras.callbacks.Callback):
     """Moves the `penalty_weight` of every layer of a model that has one.
 
     At optimizer step t every such layer (`VDDense`, `L0Conv2D`, ...) gets
@@ -96,15 +98,20 @@ class PenaltyRamp(Copyable, keras.callbacks.Callback):
 
     ```python
     model = sparsity_tf.sparsify(model, "variational_dropout")
-    model.compile("adam", "sparse_categorical_crossentropy")
-    ramp = sparsity_tf.callbacks.PenaltyRamp(
-        num_examples=len(x), begin_step=1000, end_step=5000, schedule="linear"
-    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    ramp = sparsity_tf.callbacks.PenaltyRamp(num_examples=len(x), begin_step=1000, end_step=5000)
     model.fit(x, y, callbacks=[ramp])
     ```
     """
 
-    def __init__(self, weight=1.0, num_examples=None, begin_step=0, end_step=0, schedule="linear"):
+    def __init__(
+        self,
+        weight: float = 1.0,
+        num_examples: int | None = None,
+        begin_step: int = 0,
+        end_step: int = 0,
+        schedule: str | NumberOrSchedule = "linear",
+    ) -> None:
         super().__init__()
         check_number("weight", weight, least=0)
         check_integer("num_examples", num_examples, 1)
@@ -119,7 +126,7 @@ class PenaltyRamp(Copyable, keras.callbacks.Callback):
         # `_value` is what the variables hold, `None` where that is not known.
         return {**super()._forget_model(), "_variables": [], "_value": None, "_settled": False}
 
-    def penalty_weight(self, step):
+    def penalty_weight(self, step: int) -> float:
         """The weight at a step: `weight * factor(step) / num_examples`.
 
         Args:
@@ -136,7 +143,7 @@ class PenaltyRamp(Copyable, keras.callbacks.Callback):
             raise ValueError(f"`schedule` must return a factor in [0, 1]. Received: schedule({step}) = {factor}")
         return self.weight * factor / self.num_examples
 
-    def update(self, model):
+    def update(self, model: keras.Model) -> float:
         """Sets the weight for the step that `model` takes next.
 
         Args:
@@ -165,18 +172,18 @@ class PenaltyRamp(Copyable, keras.callbacks.Callback):
         self._settled = settled_from is not None and step >= settled_from
         return value
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         self.update(self.model)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         # Again in full: another callback may have restored weights and step since.
         self.update(self.model)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         # `self.model` is asked for only when it is needed: on JAX it synchronises the state.
         if not self._settled:
             self._move(self.model)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if logs is not None:
             logs["penalty_weight"] = self._value

@@ -6,6 +6,7 @@ floor((1 - s) n).
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,8 +17,10 @@ from sparsity_tf.callbacks.base.cost_target import the_target
 from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.base.output_layers import dense_selection
 from sparsity_tf.callbacks.base.tied_weights import IMPORTANCES, TiedWeight
+from sparsity_tf.callbacks.base.weight_view import WeightView
 from sparsity_tf.checks import check_bool, check_callable, check_choice, check_fraction, check_selection
 from sparsity_tf.masks import structures
+from sparsity_tf.type_names import DenseWeights, DistributionLike, Frequency, Where
 
 SCOPES = ("layer", "global")
 SCHEDULES = ("cubic", "linear", "constant")
@@ -47,21 +50,21 @@ class GradualPruning(MaskAlgorithm):
 
     def __init__(
         self,
-        final_sparsity=None,
-        begin_step=0,
-        end_step=None,
-        frequency=100,
-        initial_sparsity=0.0,
-        schedule="cubic",
-        distribution="uniform",
-        dense=None,
-        where=None,
-        structure=None,
-        seed=0,
-        sparsity=None,
-        target_flops=None,
-        target_parameters=None,
-    ):
+        final_sparsity: float | None = None,
+        begin_step: int = 0,
+        end_step: int | None = None,
+        frequency: Frequency = 100,
+        initial_sparsity: float = 0.0,
+        schedule: str | Callable[[int], float] = "cubic",
+        distribution: DistributionLike = "uniform",
+        dense: DenseWeights = None,
+        where: Where = None,
+        structure: str | None = None,
+        seed: int = 0,
+        sparsity: float | None = None,
+        target_flops: float | None = None,
+        target_parameters: float | None = None,
+    ) -> None:
         super().__init__(begin_step, end_step, frequency, where, structure, seed)
         self.cost_target = the_target(target_flops, target_parameters, final_sparsity=final_sparsity, sparsity=sparsity)
         final_sparsity = the_one_given(final_sparsity, sparsity)
@@ -88,10 +91,10 @@ class GradualPruning(MaskAlgorithm):
         self.final_sparsity, self.initial_sparsity = final_sparsity, initial_sparsity
         self.schedule, self.distribution, self.dense = schedule, distribution, dense
 
-    def default_end_step(self, total_steps):
+    def default_end_step(self, total_steps: int) -> int:
         return total_steps // 2
 
-    def start(self):
+    def start(self) -> None:
         if self.cost_target is not None:
             self.final_sparsity = self.cost_target.sparsity(self.model, self.weights, self.distribution, self.dense)
             if self.initial_sparsity > self.final_sparsity:
@@ -125,17 +128,17 @@ class GradualPruning(MaskAlgorithm):
         pairs = zip(views, targets, strict=True)
         return any(view.active > masks.number_to_keep(target, view.mask.size) for view, target in pairs)
 
-    def aim(self):
+    def aim(self) -> str | None:
         return f"final sparsity of {self.final_sparsity}"
 
-    def goal(self):
+    def goal(self) -> float | None:
         pairs = zip(self.weights, self.targets, strict=True)
         return self._sparsity_of([_most_kept(weight, target) for weight, target in pairs])
 
     def _sparsity_of(self, counts):
         return 1 - sum(counts) / sum(weight.size for weight in self.weights)
 
-    def sparsity_at(self, step):
+    def sparsity_at(self, step: int) -> float:
         """The sparsity that the schedule asks for after a step, over the weights pruned: a float in [0, 1)."""
         if callable(self.schedule):
             value = float(self.schedule(step))
@@ -157,7 +160,7 @@ class GradualPruning(MaskAlgorithm):
             return sparsity
         return final if sparsity == self.final_sparsity else sparsity * final / self.final_sparsity
 
-    def change_masks(self, step):
+    def change_masks(self, step: int) -> None:
         chosen = [index for index, target in enumerate(self.targets) if target]
         views = [self.view(index, step) for index in chosen]
         kinds = [structures.get(self.weights[index].technique.structure) for index in chosen]
@@ -167,7 +170,7 @@ class GradualPruning(MaskAlgorithm):
         cleared = None if self.cumulative else [mask > view.mask for mask, view in zip(found, views, strict=True)]
         self.assign(views, found, cleared=cleared)
 
-    def new_mask(self, view, structure, sparsity):
+    def new_mask(self, view: WeightView, structure: structures.Elements, sparsity: float) -> np.ndarray:
         """The mask of a weight at a sparsity."""
         if structure.spec is None and self.cumulative:
             count = min(masks.number_to_keep(sparsity, view.mask.size), view.active)
@@ -175,7 +178,7 @@ class GradualPruning(MaskAlgorithm):
         among = view.mask if self.cumulative else None
         return structure.keep_highest(self.scores(view), sparsity, among, view.filter_axes)
 
-    def scores(self, view):
+    def scores(self, view: WeightView) -> np.ndarray:
         """Scores of the entries of a weight, as of `criteria.py`: those with the lowest are pruned."""
         raise TypeError(f"{type(self).__name__} must define `scores(view)`.")
 
@@ -244,23 +247,23 @@ class MagnitudePruning(GradualPruning):
 
     def __init__(
         self,
-        final_sparsity=None,
-        begin_step=0,
-        end_step=None,
-        frequency=100,
-        scope="layer",
-        initial_sparsity=0.0,
-        schedule="cubic",
-        distribution="uniform",
-        dense=None,
-        where=None,
-        structure=None,
-        seed=0,
-        sparsity=None,
-        importance="l1",
-        target_flops=None,
-        target_parameters=None,
-    ):
+        final_sparsity: float | None = None,
+        begin_step: int = 0,
+        end_step: int | None = None,
+        frequency: Frequency = 100,
+        scope: str = "layer",
+        initial_sparsity: float = 0.0,
+        schedule: str | Callable[[int], float] = "cubic",
+        distribution: DistributionLike = "uniform",
+        dense: DenseWeights = None,
+        where: Where = None,
+        structure: str | None = None,
+        seed: int = 0,
+        sparsity: float | None = None,
+        importance: str = "l1",
+        target_flops: float | None = None,
+        target_parameters: float | None = None,
+    ) -> None:
         super().__init__(
             final_sparsity,
             begin_step,
@@ -292,10 +295,10 @@ class MagnitudePruning(GradualPruning):
             )
         self.scope = scope
 
-    def uses(self):
+    def uses(self) -> set[str]:
         return {"gradient"} if self.importance == "taylor" else set()
 
-    def start(self):
+    def start(self) -> None:
         if self.importance == "l2":
             for weight in self.weights:
                 kind = structures.get(weight.technique.structure)
@@ -317,7 +320,7 @@ class MagnitudePruning(GradualPruning):
         size = sum(view.mask.size for view in views)
         return sum(view.active for view in views) > masks.number_to_keep(self.final_sparsity, size)
 
-    def goal(self):
+    def goal(self) -> float | None:
         if self.scope == "layer":
             return super().goal()
         if any(weight.technique.structure for weight in self.weights):
@@ -328,11 +331,11 @@ class MagnitudePruning(GradualPruning):
         return self._sparsity_of([kept, masks.number_to_keep(self.final_sparsity, size)])
 
     @property
-    def scores(self):
+    def scores(self) -> Callable[[WeightView], np.ndarray]:
         """Scores of the entries of a weight: a function of its `WeightView`."""
         return criteria.saliency if self.importance == "taylor" else criteria.magnitude
 
-    def change_masks(self, step):
+    def change_masks(self, step: int) -> None:
         if self.scope == "layer":
             super().change_masks(step)
             return
@@ -375,26 +378,33 @@ class RandomPruning(GradualPruning):
 
     Raises:
         ValueError: As `MagnitudePruning`.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    model.fit(x, y, callbacks=[sparsity_tf.callbacks.RandomPruning(final_sparsity=0.9, frequency=2)])
+    ```
     """
 
     def __init__(
         self,
-        final_sparsity=None,
-        begin_step=0,
-        end_step=None,
-        frequency=100,
-        cumulative=True,
-        initial_sparsity=0.0,
-        schedule="cubic",
-        distribution="uniform",
-        dense=None,
-        where=None,
-        structure=None,
-        seed=0,
-        sparsity=None,
-        target_flops=None,
-        target_parameters=None,
-    ):
+        final_sparsity: float | None = None,
+        begin_step: int = 0,
+        end_step: int | None = None,
+        frequency: Frequency = 100,
+        cumulative: bool = True,
+        initial_sparsity: float = 0.0,
+        schedule: str | Callable[[int], float] = "cubic",
+        distribution: DistributionLike = "uniform",
+        dense: DenseWeights = None,
+        where: Where = None,
+        structure: str | None = None,
+        seed: int = 0,
+        sparsity: float | None = None,
+        target_flops: float | None = None,
+        target_parameters: float | None = None,
+    ) -> None:
         super().__init__(
             final_sparsity,
             begin_step,
@@ -414,7 +424,7 @@ class RandomPruning(GradualPruning):
         check_bool("cumulative", cumulative)
         self.cumulative = cumulative
 
-    def start(self):
+    def start(self) -> None:
         if not self.cumulative and any(isinstance(weight, TiedWeight) for weight in self.weights):
             raise ValueError(
                 "`cumulative` must be True with a structure that ties layers: nothing wakes what is gone in all of "
@@ -422,7 +432,7 @@ class RandomPruning(GradualPruning):
             )
         super().start()
 
-    def new_mask(self, view, structure, sparsity):
+    def new_mask(self, view: WeightView, structure: structures.Elements, sparsity: float) -> np.ndarray:
         among = view.mask if self.cumulative else None
         if structure.spec is not None:
             return structure.keep_random(view.rng, view.mask.shape, sparsity, among, view.filter_axes)

@@ -6,12 +6,15 @@ as published; what the public program gets wrong (empty layers, negative quotas,
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from sparsity_tf import distributions, masks
 from sparsity_tf.callbacks import criteria
+from sparsity_tf.callbacks.base.weight_view import WeightView
 from sparsity_tf.callbacks.dynamic import DropAndGrow
+from sparsity_tf.type_names import DenseWeights, DistributionLike, Frequency, NumberOrSchedule, Where
 
 
 class SparseMomentum(DropAndGrow):
@@ -57,8 +60,9 @@ class SparseMomentum(DropAndGrow):
 
     ```python
     model = sparsity_tf.sparsify(model, "masked")
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True), "sparse_categorical_crossentropy")
-    model.fit(x, y, epochs=100, callbacks=[sparsity_tf.callbacks.SparseMomentum(sparsity=0.95)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True), loss)
+    model.fit(x, y, epochs=2, callbacks=[sparsity_tf.callbacks.SparseMomentum(sparsity=0.95)])
     ```
     """
 
@@ -71,21 +75,21 @@ class SparseMomentum(DropAndGrow):
 
     def __init__(
         self,
-        sparsity=0.95,
-        distribution="uniform",
-        drop="magnitude",
-        grow="momentum",
-        redistribution="momentum",
-        drop_fraction=0.5,
-        decay="cosine",
-        frequency="epoch",
-        dense=None,
-        begin_step=0,
-        end_step=None,
-        where=None,
-        structure=None,
-        seed=0,
-    ):
+        sparsity: float = 0.95,
+        distribution: DistributionLike = "uniform",
+        drop: str | Callable[[WeightView], np.ndarray] = "magnitude",
+        grow: str | Callable[[WeightView], np.ndarray] = "momentum",
+        redistribution: str | Callable[[WeightView], float] | None = "momentum",
+        drop_fraction: NumberOrSchedule = 0.5,
+        decay: str = "cosine",
+        frequency: Frequency = "epoch",
+        dense: DenseWeights = None,
+        begin_step: int = 0,
+        end_step: int | None = None,
+        where: Where = None,
+        structure: str | None = None,
+        seed: int = 0,
+    ) -> None:
         self.by_threshold = isinstance(drop, str) and drop == "threshold"
         super().__init__(
             sparsity,
@@ -105,14 +109,14 @@ class SparseMomentum(DropAndGrow):
         )
         self.floor = 0.005 if decay == "cosine" else 0.0
 
-    def default_end_step(self, total_steps):
+    def default_end_step(self, total_steps: int) -> int:
         return total_steps - 1
 
     @property
-    def decay_end(self):
+    def decay_end(self) -> int:
         return self._total_steps or self.last_step
 
-    def start(self):
+    def start(self) -> None:
         drawn = all(view.mask.all() for view in self.views(step=0))
         super().start()
         if not self.has_state():
@@ -124,7 +128,7 @@ class SparseMomentum(DropAndGrow):
                 baseline = kept + size - masks.number_of_zeros(self.target_sparsity, size)
             self.remember(baseline=baseline, threshold=0.001)
 
-    def change_masks(self, step):
+    def change_masks(self, step: int) -> None:
         rate, state = self.drop_fraction_at(step), self.recall()
         if state["baseline"] >= sum(weight.size for weight in self.weights):
             return  # Nothing is masked: what went would come back, if in time.

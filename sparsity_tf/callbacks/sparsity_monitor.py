@@ -9,11 +9,13 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf.bounded_files import DamagedFileError, read_figures
+from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.callbacks.base import train_function
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.checks import check_choice, check_integer, check_path
 from sparsity_tf.extras import import_optional
 from sparsity_tf.layers import get_sparse_weights
+from sparsity_tf.type_names import PathLike
 
 COLUMNS = (
     "epoch",
@@ -31,7 +33,7 @@ COLUMNS = (
 _TOTAL = "total"
 
 
-class SparsityMonitor(Copyable, keras.callbacks.Callback):
+class SparsityMonitor(CallRepr, Copyable, keras.callbacks.Callback):
     """Records the sparsity of every sparse weight, of any technique.
 
     Each record has one row a weight and one in total: its entries, non-zeros and sparsity; the technique's threshold
@@ -50,9 +52,23 @@ class SparsityMonitor(Copyable, keras.callbacks.Callback):
         ValueError: For any other argument, or at the start of training, if the model has no sparse weights, or if the
             CSV file that is to be continued is damaged (a last line that was cut off is left out).
         OSError: At the start of training, if the CSV file can't be read or written.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, "masked")
+    monitor = sparsity_tf.callbacks.SparsityMonitor("sparsity.csv", every=4)
+    model.fit(x, y, callbacks=[sparsity_tf.callbacks.MagnitudePruning(0.9, frequency=2), monitor])
+    ```
     """
 
-    def __init__(self, csv_path=None, log_dir=None, every="epoch", verbose=0):
+    def __init__(
+        self,
+        csv_path: PathLike | None = None,
+        log_dir: PathLike | None = None,
+        every: int | str = "epoch",
+        verbose: int = 0,
+    ) -> None:
         super().__init__()
         for name, path in (("csv_path", csv_path), ("log_dir", log_dir)):
             if path is not None:
@@ -70,13 +86,13 @@ class SparsityMonitor(Copyable, keras.callbacks.Callback):
     def _forget_model(self):
         return {**super()._forget_model(), "_writer": None, "_masks": {}, "_moved": {}, "_started": False}
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         self._started = False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._epoch = epoch
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         # Only now do all algorithms have their first masks, and a model to continue is restored. (A model that
         # TensorFlow's `fit` builds has them after the first step.)
         if not self._started and self.model.built:
@@ -101,7 +117,7 @@ class SparsityMonitor(Copyable, keras.callbacks.Callback):
 
             self._writer = tf.summary.create_file_writer(os.fspath(self.log_dir))
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if not self._started:
             self._start()
         if self.every == "epoch":
@@ -115,17 +131,17 @@ class SparsityMonitor(Copyable, keras.callbacks.Callback):
             if self._steps_seen - self._recorded_at >= self.every:
                 self.record()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if self.every == "epoch":
             self.record()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         if self._writer is not None:
             self._writer.close()
         if self.verbose == 1:
             self._print()
 
-    def record(self):
+    def record(self) -> list[dict]:
         """Records the model as it is now.
 
         Returns:

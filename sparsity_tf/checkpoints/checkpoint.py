@@ -1,17 +1,30 @@
 """What a checkpoint is here: named tensors, read one at a time, whatever format they come from."""
 
 import re
+from typing import Any
 
 import numpy as np
 
 from sparsity_tf.bounded_files import one_line
+from sparsity_tf.call_repr import CallRepr
+from sparsity_tf.type_names import PathLike
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is absent, damaged, or does not hold what was asked of it."""
+    """A checkpoint that is absent, damaged, or does not hold what was asked of it.
+
+    Example:
+
+    ```python
+    try:
+        open_checkpoint("no_such_file.keras")
+    except CheckpointError as error:
+        print(error)
+    ```
+    """
 
 
-class Checkpoint:
+class Checkpoint(CallRepr):
     """The variables of one checkpoint, read on demand. Optimizer slots are not among them.
 
     A variable may be known under several names (an object-based TensorFlow checkpoint has the path
@@ -25,13 +38,14 @@ class Checkpoint:
     Example:
 
     ```python
+    model.save("model.keras")
     with open_checkpoint("model.keras") as checkpoint:
         for name in checkpoint.names():
             print(name, checkpoint.shape(name))
     ```
     """
 
-    def __init__(self, path):
+    def __init__(self, path: PathLike) -> None:
         self.path = str(path)
         self._aliases = {}
         self._by_alias = {}
@@ -41,31 +55,31 @@ class Checkpoint:
         for alias in self._aliases[name]:
             self._by_alias.setdefault(alias, []).append(name)
 
-    def names(self):
+    def names(self) -> list[str]:
         """Returns: list of str, the variables' names, sorted, without optimizer slots."""
         return sorted(self._aliases, key=natural_order)
 
-    def aliases(self, name):
+    def aliases(self, name: str) -> tuple[str, ...]:
         """Returns: tuple of str, every name under which the variable `name` is known."""
         return self._aliases[self._known(name)]
 
-    def find(self, alias):
+    def find(self, alias: str) -> list[str]:
         """Returns: list of str, the variables that have `alias` among their names."""
         return self._by_alias.get(alias, [])
 
-    def shape(self, name):
+    def shape(self, name: str) -> tuple[int, ...]:
         """Returns: tuple of ints, the shape of `name`; the tensor itself is not read."""
         return self._shape(self._known(name))
 
-    def is_floating(self, name):
+    def is_floating(self, name: str) -> bool:
         """Returns: bool, whether `name` holds floating-point numbers (bfloat16 included)."""
         return self._is_floating(self._known(name))
 
-    def is_quantized(self, name):
+    def is_quantized(self, name: str) -> bool:
         """Returns: bool, whether `name` is a matrix of 8-bit integers, as Keras saves weights of `quantize`."""
         return self._is_quantized(self._known(name))
 
-    def tensor(self, name):
+    def tensor(self, name: str) -> np.ndarray:
         """Reads one tensor.
 
         Args:
@@ -86,7 +100,7 @@ class Checkpoint:
             ) from error
         return value if value.dtype.kind in "biuf" else value.astype("float32")
 
-    def layer_option(self, name, option):
+    def layer_option(self, name: str, option: str) -> Any:
         """Looks up a constructor argument of the layer that owns a variable.
 
         Args:
@@ -102,7 +116,7 @@ class Checkpoint:
         del name, option
         return None
 
-    def close(self):
+    def close(self) -> None:
         """Releases files. The object cannot be used afterwards."""
 
     def __enter__(self):

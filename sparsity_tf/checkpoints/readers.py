@@ -12,12 +12,13 @@ import zipfile
 
 from sparsity_tf.bounded_files import one_line
 from sparsity_tf.checkpoints import keras_files
-from sparsity_tf.checkpoints.checkpoint import CheckpointError, natural_order
+from sparsity_tf.checkpoints.checkpoint import Checkpoint, CheckpointError, natural_order
 from sparsity_tf.checks import check_path
 from sparsity_tf.extras import MissingPackageError
+from sparsity_tf.type_names import PathLike
 
 
-def open_checkpoint(path):
+def open_checkpoint(path: PathLike) -> Checkpoint:
     """Opens a checkpoint of any supported kind for reading.
 
     Args:
@@ -35,6 +36,14 @@ def open_checkpoint(path):
 
     Raises:
         CheckpointError: if there is no such file, or it is damaged, or of an unknown kind.
+
+    Example:
+
+    ```python
+    model.save_weights("model.weights.h5")
+    with open_checkpoint("model.weights.h5") as checkpoint:
+        print({name: checkpoint.shape(name) for name in checkpoint.names()})
+    ```
     """
     check_path("path", path)
     path = os.path.expanduser(os.fspath(path))

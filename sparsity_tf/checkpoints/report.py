@@ -19,6 +19,14 @@ class TensorSparsity:
         nonzeros: int, number of entries that are not zero at inference; by a mask, gate or variance, those it keeps.
         nonzero_values: int or None, how many of these have a value that is not exactly 0 (weights just grown are 0);
             None where nothing but the value decides, or the checkpoint does not hold it beside the mask.
+
+    Example:
+
+    ```python
+    sparsity_tf.prune(model, 0.9).save("model.keras")
+    for row in checkpoint_sparsity("model.keras").rows:
+        print(row.name, row.shape, row.sparsity)
+    ```
     """
 
     name: str
@@ -29,7 +37,7 @@ class TensorSparsity:
     nonzero_values: int | None = None
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """float in [0, 1]: `1 - nonzeros / size`; 0 for an empty tensor."""
         return _sparsity(self.nonzeros, self.size)
 
@@ -42,6 +50,14 @@ class CheckpointSparsity:
         path: str, the checkpoint.
         rows: Tuple of `TensorSparsity`, in the order of the names.
         notes: Tuple of str: what was assumed because the checkpoint does not say it.
+
+    Example:
+
+    ```python
+    sparsity_tf.prune(model, 0.9).save("model.keras")
+    report = checkpoint_sparsity("model.keras")
+    print(report.to_json())
+    ```
     """
 
     path: str
@@ -49,31 +65,31 @@ class CheckpointSparsity:
     notes: tuple = ()
 
     @property
-    def size(self):
+    def size(self) -> int:
         """int, the number of entries in all rows."""
         return sum(row.size for row in self.rows)
 
     @property
-    def nonzeros(self):
+    def nonzeros(self) -> int:
         """int, the number of non-zero entries in all rows."""
         return sum(row.nonzeros for row in self.rows)
 
     @property
-    def nonzero_values(self):
+    def nonzero_values(self) -> int:
         """int, the number of entries in all rows whose value is not exactly 0, where values are known."""
         return sum(row.nonzeros if row.nonzero_values is None else row.nonzero_values for row in self.rows)
 
     @property
-    def sparsity_of_values(self):
+    def sparsity_of_values(self) -> float:
         """float in [0, 1]: `1 - nonzero_values / size`; what `inspection.sparsity_table` counts."""
         return _sparsity(self.nonzero_values, self.size)
 
     @property
-    def global_sparsity(self):
+    def global_sparsity(self) -> float:
         """float in [0, 1]: `1 - nonzeros / size` over all rows together."""
         return _sparsity(self.nonzeros, self.size)
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Returns: dict with `global_sparsity`, `size`, `nonzeros` and the list `tensors`.
 
         Where live weights are exactly 0, also `sparsity_of_values` and `nonzero_values`; tensors have the latter, too.
@@ -99,7 +115,7 @@ class CheckpointSparsity:
             ],
         }
 
-    def to_json(self, indent=2):
+    def to_json(self, indent: int | None = 2) -> str:
         """Returns: str, `to_dict()` as JSON; sparsities are unrounded fractions."""
         if indent is not None:
             check_integer("indent", indent, 0)

@@ -30,6 +30,7 @@ from sparsity_tf.checkpoints.readers import open_checkpoint
 from sparsity_tf.checkpoints.report import CheckpointSparsity, TensorSparsity
 from sparsity_tf.checkpoints.sibling_names import base, is_variable, leaf, weight_names, with_leaf
 from sparsity_tf.checks import check_choice, check_number, is_finite_number
+from sparsity_tf.type_names import PathLike
 
 TECHNIQUES = (
     "auto",
@@ -59,7 +60,9 @@ _GAMMA, _ZETA = -0.1, 1.1
 _CHUNK = 1 << 20
 
 
-def checkpoint_sparsity(path, technique="auto", log_alpha_threshold=None):
+def checkpoint_sparsity(
+    path: PathLike, technique: str = "auto", log_alpha_threshold: float | None = None
+) -> CheckpointSparsity:
     """Counts the zeros that the sparse weights of a checkpoint have at inference.
 
     Optimizer slots are never counted. Tensors are read one at a time (at most two are in memory).
@@ -83,6 +86,7 @@ def checkpoint_sparsity(path, technique="auto", log_alpha_threshold=None):
     Example:
 
     ```python
+    sparsity_tf.prune(model, 0.9).save("model.keras")
     report = checkpoint_sparsity("model.keras")
     print(report.global_sparsity, report.size, report.nonzeros)
     ```

@@ -8,9 +8,12 @@ have. And a global batch is cut into equal parts for the replicas of a `tf.distr
 import abc
 import contextlib
 import dataclasses
+from typing import Any
 
+from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.checks import check_choice, check_integer, is_integer
 from sparsity_tf.datasets.numbered import NumberedBatches
+from sparsity_tf.type_names import Dataset, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,7 @@ def check_context(context):
         raise ValueError(f"`context` must be a `tf.distribute.InputContext` or None. Received: context={context!r}")
 
 
-class Batches(abc.ABC):
+class Batches(CallRepr, abc.ABC):
     """Batches for training and evaluation, with the sizes that a training program asks for.
 
     Made by `array_batches` (MNIST, CIFAR: in memory) and `file_batches` (ImageNet: read as it goes).
@@ -70,31 +73,34 @@ class Batches(abc.ABC):
 
     All of them are attributes. Labels are int32, 0 to `num_classes - 1`.
 
+    Under a strategy of several workers each reads only its part of
+    `strategy.distribute_datasets_from_function(lambda context: batches.train(first_step, context))`.
+
     Example:
-        >>> batches = array_batches(cifar10(data_dir), 128, normalize="standardize", augment="crop_flip")
-        >>> model.fit(batches.train(), epochs=200, steps_per_epoch=batches.steps_per_epoch)
-        >>> model.evaluate(batches.test())
 
-        Under a strategy of several workers, each reading only its part:
-
-        >>> batches_of_worker = lambda context: batches.train(first_step, context)
-        >>> model.fit(strategy.distribute_datasets_from_function(batches_of_worker), ...)
+    ```python
+    lenet = sparsity_tf.models.lenet_300_100()
+    lenet.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    batches = array_batches(mnist_demo(), 128, normalize="standardize", augment="shift")
+    lenet.fit(batches.train(), epochs=1, steps_per_epoch=batches.steps_per_epoch)
+    lenet.evaluate(batches.test())
+    ```
     """
 
     def __init__(
         self,
-        batch_size,
-        eval_batch_size,
-        seed,
-        dtype,
-        num_examples,
-        num_validation,
-        num_test,
-        num_classes,
-        image_shape,
-        name,
-        source,
-    ):
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int,
+        dtype: str,
+        num_examples: int,
+        num_validation: int,
+        num_test: int,
+        num_classes: int,
+        image_shape: Shape,
+        name: str,
+        source: str,
+    ) -> None:
         if not is_integer(batch_size) or not 1 <= batch_size <= num_examples:
             raise ValueError(
                 f"`batch_size` must be an integer from 1 to the {num_examples} training images. "
@@ -116,11 +122,11 @@ class Batches(abc.ABC):
         self.source = source
 
     @property
-    def steps_per_epoch(self):
+    def steps_per_epoch(self) -> int:
         """Number of whole batches in an epoch; the incomplete last one is dropped."""
         return self.num_examples // self.batch_size
 
-    def train(self, first_step=0, context=None):
+    def train(self, first_step: int = 0, context: Any = None) -> Dataset:
         """An endless dataset of training batches, epoch after epoch.
 
         Args:
@@ -138,7 +144,7 @@ class Batches(abc.ABC):
         part = Slice.of(context, self.batch_size)
         return with_options(self._train(*divmod(first_step, self.steps_per_epoch), part))
 
-    def test(self, context=None):
+    def test(self, context: Any = None) -> Dataset:
         """A finite dataset that has every test example once, without augmentation; the last batch may be smaller.
 
         Args:
@@ -147,7 +153,7 @@ class Batches(abc.ABC):
         """
         return with_options(self._evaluation("test", Slice.of(context, self.eval_batch_size)))
 
-    def validation(self, context=None):
+    def validation(self, context: Any = None) -> Dataset:
         """As `test`, of the held-out training examples. They are not augmented.
 
         Raises:
@@ -158,7 +164,7 @@ class Batches(abc.ABC):
         return with_options(self._evaluation("validation", Slice.of(context, self.eval_batch_size)))
 
     @contextlib.contextmanager
-    def naming_errors(self):
+    def naming_errors(self) -> contextlib.AbstractContextManager:
         """A context for `fit` and `evaluate` in which an error of reading becomes a `ValueError` that names the file.
 
         TensorFlow reports a corrupt record without saying where. Data in memory have been checked already.

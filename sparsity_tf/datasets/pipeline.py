@@ -12,6 +12,7 @@ import numpy as np
 from sparsity_tf.checks import check_choice, check_instance, check_integer, is_integer
 from sparsity_tf.datasets.images.image_data import ImageData
 from sparsity_tf.extras import import_optional
+from sparsity_tf.type_names import Dataset
 
 AUGMENTATIONS = ("none", "shift")
 
@@ -26,7 +27,7 @@ def normalize(images, mean):
     return (images.astype(np.float32) / np.float32(255.0) - mean)[..., np.newaxis]
 
 
-def test_arrays(data):
+def test_arrays(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
     """The preprocessed test set.
 
     Args:
@@ -35,6 +36,12 @@ def test_arrays(data):
     Returns:
         `(x, y)`: float32 `(n_test, height, width, 1)`, the mean of the *training* images removed,
         and int32 `(n_test,)`.
+
+    Example:
+
+    >>> x_test, y_test = test_arrays(mnist_demo())
+    >>> x_test.shape, y_test.shape
+    ((1000, 28, 28, 1), (1000,))
     """
     check_instance("data", data, ImageData)
     return normalize(data.x_test, mean_image(data.x_train)), data.y_test.astype(np.int32)
@@ -110,11 +117,16 @@ def epoch_images(data, seed, epoch, augment="none", shift_pixels=2):
     return images, data.y_train[order]
 
 
-def steps_per_epoch(data, batch_size):
+def steps_per_epoch(data: ImageData, batch_size: int) -> int:
     """Number of whole batches in an epoch; the incomplete last one is dropped.
 
     Raises:
         ValueError: `batch_size` is not a positive integer, or larger than the training set.
+
+    Example:
+
+    >>> steps_per_epoch(mnist_demo(), batch_size=128)
+    31
     """
     check_instance("data", data, ImageData)
     if not is_integer(batch_size) or not 1 <= batch_size <= len(data.x_train):
@@ -125,7 +137,9 @@ def steps_per_epoch(data, batch_size):
     return len(data.x_train) // batch_size
 
 
-def train_batches(data, batch_size, seed=0, first_epoch=0, augment="none", shift_pixels=2):
+def train_batches(
+    data: ImageData, batch_size: int, seed: int = 0, first_epoch: int = 0, augment: str = "none", shift_pixels: int = 2
+) -> Dataset:
     """An endless `tf.data.Dataset` of training batches, epoch after epoch.
 
     Give it to `fit` with `steps_per_epoch=steps_per_epoch(data, batch_size)`.
@@ -144,6 +158,12 @@ def train_batches(data, batch_size, seed=0, first_epoch=0, augment="none", shift
 
     Raises:
         ValueError: As `steps_per_epoch` and `epoch_images`.
+
+    Example:
+
+    >>> images, labels = next(iter(train_batches(mnist_demo(), 128)))
+    >>> tuple(images.shape), tuple(labels.shape)
+    ((128, 28, 28, 1), (128,))
     """
     tf = import_optional("tensorflow")
 

@@ -7,11 +7,12 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf.backend import compiled_inference, tensor_of
+from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.checks import check_array, check_bool, check_integer, check_model, check_number
 from sparsity_tf.decoding import network, search
 
 
-class Decoder:
+class Decoder(CallRepr):
     """Translates with a model, from ids to ids.
 
     The weights of inference, that is what the technique leaves of each sparse weight, are computed when the object is
@@ -27,11 +28,15 @@ class Decoder:
         ValueError: Another kind of model.
 
     Example:
-        >>> decoder = Decoder(keras.saving.load_model("model.keras"))
-        >>> hypotheses = decoder.beam_search(ids)
+
+    >>> transformer = sparsity_tf.models.Transformer(50, num_layers=1, hidden_size=8, filter_size=16, num_heads=2)
+    >>> decoder = Decoder(transformer)
+    >>> found = decoder.beam_search(np.array([[5, 7, 1]]), beam_size=2, extra_length=4)
+    >>> found.sequences.shape
+    (1, 1, 7)
     """
 
-    def __init__(self, model, cached=True):
+    def __init__(self, model: keras.Model, cached: bool = True) -> None:
         check_model("model", model)
         check_bool("cached", cached)
         self._weights = keras.tree.map_structure(tensor_of, network.inference_weights(model))
@@ -40,11 +45,19 @@ class Decoder:
         self._compiled = functools.cache(self._compile)
 
     @property
-    def vocabulary_size(self):
+    def vocabulary_size(self) -> int:
         """Number of symbols of the model."""
         return self._weights["embedding"].shape[0]
 
-    def beam_search(self, inputs, beam_size=4, alpha=0.6, extra_length=100, num_results=1, end_id=1):
+    def beam_search(
+        self,
+        inputs: np.ndarray,
+        beam_size: int = 4,
+        alpha: float = 0.6,
+        extra_length: int = 100,
+        num_results: int = 1,
+        end_id: int = 1,
+    ) -> search.Hypotheses:
         """Translates by beam search; the rules are those of `search.py`.
 
         Args:
@@ -70,7 +83,7 @@ class Decoder:
         hypotheses = self._run(inputs, extra_length, end_id, options)
         return search.Hypotheses(*(array[:, :num_results] for array in hypotheses))
 
-    def greedy(self, inputs, extra_length=100, end_id=1):
+    def greedy(self, inputs: np.ndarray, extra_length: int = 100, end_id: int = 1) -> search.Hypotheses:
         """Translates by the most probable token at every position.
 
         Args: those of `beam_search`.

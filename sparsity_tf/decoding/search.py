@@ -15,31 +15,55 @@ translation does not depend on the sentences beside it.
 """
 
 import collections
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from keras import ops
 
 from sparsity_tf.checks import check_array, check_bool, check_callable, check_integer, check_number
+from sparsity_tf.type_names import Tensor
 
 _MINUS_INFINITY = -1e7
 
-Hypotheses = collections.namedtuple("Hypotheses", ["sequences", "scores", "finished"])
-Hypotheses.__doc__ = """What a search found, best first.
 
-Args:
-    sequences: int32 (batch, beams, length), 0 after the end symbol.
-    scores: float32 (batch, beams): log P over the length penalty where `finished`, else log P.
-    finished: bool (batch, beams): whether the sequence holds the end symbol.
-"""
+class Hypotheses(NamedTuple):
+    """What a search found, best first.
+
+    Args:
+        sequences: int32 (batch, beams, length), 0 after the end symbol.
+        scores: float32 (batch, beams): log P over the length penalty where `finished`, else log P.
+        finished: bool (batch, beams): whether the sequence holds the end symbol.
+    """
+
+    sequences: Tensor
+    scores: Tensor
+    finished: Tensor
+
 
 _Alive = collections.namedtuple("_Alive", ["tokens", "ancestors", "sequences", "log_probs"])
 
 
-def length_penalty(length, alpha):
-    """((5 + length) / 6)^alpha."""
+def length_penalty(length: int | Tensor, alpha: float) -> Tensor:
+    """((5 + length) / 6)^alpha.
+
+    Example:
+
+    >>> float(length_penalty(7, 1.0))
+    2.0
+    """
     return ops.power((5.0 + ops.cast(length, "float32")) / 6.0, alpha)
 
 
-def beam_search(next_logits, cache, limits, length, beam_size, alpha, end_id=1, stop_early=True):
+def beam_search(
+    next_logits: Callable[[Any, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Any]],
+    cache: Any,
+    limits: Tensor,
+    length: int,
+    beam_size: int,
+    alpha: float,
+    end_id: int = 1,
+    stop_early: bool = True,
+) -> Hypotheses:
     """Searches for the best sequences.
 
     Args:
@@ -58,6 +82,15 @@ def beam_search(next_logits, cache, limits, length, beam_size, alpha, end_id=1, 
 
     Returns:
         `Hypotheses`.
+
+    Example:
+
+    >>> def next_logits(cache, tokens, ancestors, sequences, step):  # The next symbol is 2, then the end, 1.
+    ...     best = 2 if step == 0 else 1
+    ...     return keras.ops.tile(keras.ops.one_hot([[best]], 4) * 5.0, (1, 2, 1)), cache
+    >>> found = beam_search(next_logits, (), np.array([5], "int32"), 5, beam_size=2, alpha=0.6)
+    >>> keras.ops.convert_to_numpy(found.sequences)[0, 0]
+    array([2, 1, 0, 0, 0], dtype=int32)
     """
     _check(next_logits, limits, length, end_id)
     check_integer("beam_size", beam_size, 1)
@@ -111,13 +144,27 @@ def beam_search(next_logits, cache, limits, length, beam_size, alpha, end_id=1, 
     )
 
 
-def greedy_search(next_logits, cache, limits, length, end_id=1):
+def greedy_search(
+    next_logits: Callable[[Any, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Any]],
+    cache: Any,
+    limits: Tensor,
+    length: int,
+    end_id: int = 1,
+) -> Hypotheses:
     """Takes the most probable token at every position.
 
     Args: as those of `beam_search`.
 
     Returns:
         `Hypotheses` with one beam; scores are log P.
+
+    Example:
+
+    >>> def next_logits(cache, tokens, ancestors, sequences, step):  # The next symbol is 2, then the end, 1.
+    ...     return keras.ops.one_hot([[2 if step == 0 else 1]], 4), cache
+    >>> found = greedy_search(next_logits, (), np.array([5], "int32"), 5)
+    >>> keras.ops.convert_to_numpy(found.sequences)[0, 0]
+    array([2, 1, 0, 0, 0], dtype=int32)
     """
     _check(next_logits, limits, length, end_id)
     batch = limits.shape[0]

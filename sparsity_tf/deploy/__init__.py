@@ -7,7 +7,8 @@ a checked file of another runtime, and `deployment_report` measures what all of 
 from sparsity_tf.deploy.channel_families import ChannelFamily, FamilyPart, channel_families
 from sparsity_tf.deploy.channel_groups import ChannelGroup, GroupMember, channel_groups
 from sparsity_tf.deploy.compact_file import CompactFile, save_compact
-from sparsity_tf.deploy.export import ExportReport, export
+from sparsity_tf.deploy.export import export
+from sparsity_tf.deploy.export_report import ExportReport
 from sparsity_tf.deploy.gain import shipping_gain
 from sparsity_tf.deploy.report import DeploymentReport, DeploymentRow, deployment_report
 from sparsity_tf.deploy.report_plot import plot_deployment

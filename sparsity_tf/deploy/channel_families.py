@@ -8,6 +8,7 @@ LSTM. A family is what an algorithm ranks and counts: any of its groups may go i
 import operator
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
 from sparsity_tf.backend import runs_by_graph, sublayers
@@ -37,13 +38,13 @@ class FamilyPart:
     indices: np.ndarray
 
     @property
-    def owner(self):
+    def owner(self) -> keras.layers.Layer:
         """The layer that holds the variable: the cell of a recurrent layer, a projection of an attention."""
         holder = self.weight.rpartition(".")[0]
         return operator.attrgetter(holder)(self.layer) if holder else self.layer
 
     @property
-    def name(self):
+    def name(self) -> str:
         """Name of the weight in its owner."""
         return self.weight.rpartition(".")[2]
 
@@ -68,12 +69,12 @@ class ChannelFamily:
     unweighted: tuple = ()
 
     @property
-    def recurrent(self):
+    def recurrent(self) -> bool:
         """Whether the groups are units of a recurrent layer."""
         return any(part.name == "recurrent_kernel" for part in self.members)
 
 
-def channel_families(model, structure="channel"):
+def channel_families(model: keras.Model, structure: str = "channel") -> list[ChannelFamily]:
     """Lists the families of channels, heads or units that training may prune.
 
     Args:

@@ -6,6 +6,7 @@ An addition binds the channels of its operands, so pruning a filter of one of th
 
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 from keras import layers
 
@@ -54,7 +55,7 @@ class ChannelGroup:
     fixed: bool
 
 
-def channel_groups(model):
+def channel_groups(model: keras.Model) -> list[ChannelGroup]:
     """Lists the groups of channels with the weights that make and read them.
 
     Setting all `members` of a group that is not fixed to zero makes its channels constantly 0 (where the activations

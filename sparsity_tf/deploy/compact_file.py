@@ -14,6 +14,7 @@ import zipfile
 from dataclasses import dataclass
 
 import h5py
+import keras
 import numpy as np
 
 from sparsity_tf.atomic_files import appearing
@@ -21,6 +22,7 @@ from sparsity_tf.checks import check_bool, check_built, check_choice, check_inte
 from sparsity_tf.deploy.shared_weights import share_weights
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.to_dense import to_dense
+from sparsity_tf.type_names import PathLike
 
 COMPRESSIONS = {"bzip2": zipfile.ZIP_BZIP2, "deflate": zipfile.ZIP_DEFLATED}
 _WEIGHTS = "model.weights.h5"
@@ -43,6 +45,13 @@ class CompactFile:
         path: str.
         bytes: int, size of the file.
         stored_bytes: int, size of the same file without compression, as Keras writes it.
+
+    Example:
+
+    ```python
+    file = sparsity_tf.save_compact(sparsity_tf.prune(model, 0.9), "small.keras")
+    print(file.bytes, file.stored_bytes, file.ratio)
+    ```
     """
 
     path: str
@@ -50,7 +59,7 @@ class CompactFile:
     stored_bytes: int
 
     @property
-    def ratio(self):
+    def ratio(self) -> float:
         """How many times smaller the file is than without compression."""
         return self.stored_bytes / self.bytes
 
@@ -58,7 +67,14 @@ class CompactFile:
         return f"{self.path}: {self.bytes:,} bytes, {self.ratio:.1f} times smaller than stored ({self.stored_bytes:,})"
 
 
-def save_compact(model, path, masks=False, optimizer=False, compression="bzip2", codebook_bits=None):
+def save_compact(
+    model: keras.Model,
+    path: PathLike,
+    masks: bool = False,
+    optimizer: bool = False,
+    compression: str = "bzip2",
+    codebook_bits: int | None = None,
+) -> CompactFile:
     """Saves a model as an ordinary `.keras` file whose zeros take next to no place.
 
     `keras.saving.load_model` reads it like any other, to the same bits. By default a sparse model is converted by

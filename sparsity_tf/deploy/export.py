@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -13,6 +13,7 @@ from sparsity_tf.backend import backend_name
 from sparsity_tf.bounded_files import one_line
 from sparsity_tf.checks import check_bool, check_built, check_choice, check_integer, check_model, check_path
 from sparsity_tf.deploy import litert
+from sparsity_tf.deploy.export_report import ExportReport
 from sparsity_tf.deploy.runtimes import open_runtime, require_runtime
 from sparsity_tf.deploy.shrink import shrink as shrink_model
 from sparsity_tf.extras import import_optional
@@ -20,6 +21,7 @@ from sparsity_tf.inspection.forward import batches_of
 from sparsity_tf.inspection.tracing import symbolic_inputs
 from sparsity_tf.layers import flatten_layers
 from sparsity_tf.to_dense import to_dense
+from sparsity_tf.type_names import Data, PathLike
 
 
 @dataclass(frozen=True)
@@ -46,47 +48,16 @@ _TOLERANCE_OF_INT8 = 0.5
 _BATCH_TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True)
-class ExportReport:
-    """What `export` wrote; `str(report)` is a few readable lines.
-
-    Args:
-        path: str.
-        format: str.
-        bytes: int, size of all that was written.
-        difference: float, largest difference between outputs of the model and of the file in its runtime, divided by
-            the largest output.
-        parameters: int, parameters of the model that was written.
-        operators: dict, how often each operator occurs in a LiteRT file; empty for other formats.
-        sparse_tensors: int, tensors that a LiteRT file stores sparsely.
-        notes: tuple of strings, what did not go as one may hope and why.
-    """
-
-    path: str
-    format: str
-    bytes: int
-    difference: float
-    parameters: int
-    operators: dict = field(default_factory=dict)
-    sparse_tensors: int = 0
-    notes: tuple = ()
-
-    @property
-    def densify(self):
-        """Number of sparsely stored tensors that LiteRT unpacks when it loads the file: they gain no speed."""
-        return self.operators.get("DENSIFY", 0)
-
-    def __str__(self):
-        lines = [f"{self.path}: {self.format}, {self.bytes:,} bytes, {self.parameters:,} parameters"]
-        lines.append(f"largest difference in its runtime: {self.difference:.1e} of the largest output")
-        if self.sparse_tensors:
-            lines.append(
-                f"{self.sparse_tensors} tensors are stored sparsely, {self.densify} of them unpacked at load time"
-            )
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-
-def export(model, path, format="litert", shrink=False, quantize=None, data=None, sparse=None, batch_size=None):
+def export(
+    model: keras.Model,
+    path: PathLike,
+    format: str = "litert",
+    shrink: bool = False,
+    quantize: str | None = None,
+    data: Data | None = None,
+    sparse: bool | None = None,
+    batch_size: int | None = None,
+) -> ExportReport:
     """Writes a model as a file of another runtime, runs the file there, and compares the outputs.
 
     A sparse model is converted by `to_dense` first, since a converter that sees masks and thresholds writes a large,

@@ -1,5 +1,7 @@
 """What shipping a network would gain, in one sentence from counts alone: the last line but one of the programs."""
 
+import keras
+
 from sparsity_tf.bounded_files import one_line
 from sparsity_tf.checks import check_built, check_model
 from sparsity_tf.deploy.shrink import shrink
@@ -8,7 +10,7 @@ from sparsity_tf.deploy.shrink import shrink
 _WORTH = 0.95
 
 
-def shipping_gain(model):
+def shipping_gain(model: keras.Model) -> str:
     """Says what shipping a network would gain: how far it shrinks, or why it does not. Nothing is measured.
 
     `deployment_report` measures; it takes a minute, this a fraction of a second for a small network.

@@ -8,6 +8,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import keras
@@ -24,6 +25,7 @@ from sparsity_tf.deploy.shrink import shrink
 from sparsity_tf.inspection.weights import kernel_value, weight_records
 from sparsity_tf.layers import flatten_layers
 from sparsity_tf.to_dense import to_dense
+from sparsity_tf.type_names import Data
 
 TARGETS = {"keras": "Keras", "litert": "LiteRT", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "gpu_2_4": "GPU, 2:4"}
 _MEASURED = "measured"
@@ -60,7 +62,7 @@ class DeploymentRow:
     source: str = _MEASURED
 
     @property
-    def smaller(self):
+    def smaller(self) -> float | None:
         """How many times smaller than the file of the dense network; `None` where there is no file."""
         return self.dense_bytes / self.bytes if self.bytes and self.dense_bytes else None
 
@@ -74,9 +76,25 @@ class DeploymentReport:
         sparsity: fraction of zeros in the kernels.
         parameters: `(dense, shrunk)`; the second is `None` if the model can't be shrunk.
         batch_sizes: tuple of ints.
+
+    Example:
+
+    ```python
+    report = sparsity_tf.deployment_report(model, targets=("keras",), rounds=1)
+    print(report.gain)
+    for row in report.rows:
+        print(row.target, row.way, row.bytes, row.speedup)
+    ```
     """
 
-    def __init__(self, rows, lint, sparsity, parameters, batch_sizes):
+    def __init__(
+        self,
+        rows: Sequence[DeploymentRow],
+        lint: list[litert.Finding],
+        sparsity: float,
+        parameters: tuple[int, int | None],
+        batch_sizes: tuple[int, ...],
+    ) -> None:
         self.rows, self.lint = list(rows), list(lint)
         self.sparsity, self.parameters, self.batch_sizes = sparsity, parameters, tuple(batch_sizes)
 
@@ -90,7 +108,7 @@ class DeploymentReport:
         return f"<DeploymentReport rows={len(self.rows)}, sparsity={self.sparsity:.4f}>"
 
     @property
-    def gain(self):
+    def gain(self) -> str:
         """The best that was measured at the smallest batch, in one sentence."""
         batch = min(self.batch_sizes)
         rows = [row for row in self.rows if row.source == _MEASURED and row.smaller and batch in row.speedup]
@@ -129,7 +147,7 @@ class DeploymentReport:
             lines += [f"  {finding}" for finding in self.lint]
         return "\n".join([*lines, self.gain])
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Returns the report as plain Python values.
 
         Returns:
@@ -146,7 +164,14 @@ class DeploymentReport:
         }
 
 
-def deployment_report(model, data=None, targets=tuple(TARGETS), batch_sizes=(1, 32), rounds=9, seconds=0.05):
+def deployment_report(
+    model: keras.Model,
+    data: Data | None = None,
+    targets: Sequence[str] = tuple(TARGETS),
+    batch_sizes: Sequence[int] = (1, 32),
+    rounds: int = 9,
+    seconds: float = 0.05,
+) -> DeploymentReport:
     """Measures what a sparse network gains over a dense one of the same layers, and says why where it gains nothing.
 
     For each runtime the network is written and run as it is, shrunk (`sparsity_tf.shrink`), and with `data` also shrunk

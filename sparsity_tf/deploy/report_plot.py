@@ -4,12 +4,13 @@ import numpy as np
 
 from sparsity_tf.deploy.report import TARGETS, DeploymentReport
 from sparsity_tf.inspection.plots import new_figure, require_matplotlib, written
+from sparsity_tf.type_names import Figure, PathLike
 
 _SIZE = "#b9c2cc"
 _SPEED = ("#3b6ea8", "#7fa3c7", "#24466b", "#a9c3dc")
 
 
-def plot_deployment(report, path=None):
+def plot_deployment(report: DeploymentReport, path: PathLike | None = None) -> Figure:
     """Shows how much smaller and faster than the dense network each way of shipping is, as bars.
 
     Args:
@@ -23,6 +24,13 @@ def plot_deployment(report, path=None):
     Raises:
         ValueError: if `report` is no `DeploymentReport`, or nothing was measured.
         ImportError: if matplotlib is missing.
+
+    Example:
+
+    ```python
+    report = sparsity_tf.deployment_report(model, targets=("keras",), rounds=1)
+    plot_deployment(report, "deployment.png")
+    ```
     """
     require_matplotlib()
     rows = [row for row in report if row.smaller] if isinstance(report, DeploymentReport) else []

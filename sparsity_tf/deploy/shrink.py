@@ -9,6 +9,8 @@ which matter (`liveness.py`), which can only go together (`ties.py`), the new mo
 does with channels is said in `rules/`. At the end both models are run on random inputs (`verify.py`).
 """
 
+import keras
+
 from sparsity_tf.checks import check_bool, check_model
 from sparsity_tf.deploy.constants import find_constants
 from sparsity_tf.deploy.liveness import drop_zero_operands, plan_channels
@@ -19,7 +21,7 @@ from sparsity_tf.deploy.verify import largest_difference, tolerance
 from sparsity_tf.to_dense import to_dense
 
 
-def shrink(model, select_inputs=False):
+def shrink(model: keras.Model, select_inputs: bool = False) -> keras.Model:
     """Removes all units, filters and inputs of layers that do nothing, and constants: an equal, smaller, plain model.
 
     The result predicts the same up to rounding, which is checked on random inputs. It is built of stock Keras layers,

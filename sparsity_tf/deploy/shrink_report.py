@@ -1,5 +1,6 @@
 """What `shrink` did, layer by layer: `ShrinkReport`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -36,14 +37,24 @@ class ShrinkReport:
             shapes).
         difference: largest difference between outputs of the two models on random inputs, divided by the largest
             output.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.prune(model, 0.5, structure="channel")
+    report = sparsity_tf.shrink(model).shrink_report
+    print(report.parameters, [row.layer for row in report.changed])
+    ```
     """
 
-    def __init__(self, rows, parameters, flops, difference):
+    def __init__(
+        self, rows: Sequence[ShrinkRow], parameters: tuple[int, int], flops: tuple[int, int] | None, difference: float
+    ) -> None:
         self.rows = list(rows)
         self.parameters, self.flops, self.difference = parameters, flops, difference
 
     @property
-    def changed(self):
+    def changed(self) -> tuple[ShrinkRow, ...]:
         """The rows of the layers that became smaller."""
         return [row for row in self.rows if row.parameters_after < row.parameters_before or row.after < row.before]
 
@@ -80,7 +91,7 @@ class ShrinkReport:
         lines.append(f"largest difference on random inputs: {self.difference:.1e} of the largest output")
         return "\n".join(lines)
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Returns the report as plain Python values.
 
         Returns:

@@ -3,11 +3,14 @@
 import collections.abc
 import os
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from sparsity_tf.checks import check_callable, check_fraction, is_number
 from sparsity_tf.distributions.base import as_written, check_tensors, match, shorten
 from sparsity_tf.distributions.budgets import read_csv
 from sparsity_tf.distributions.families import BySize, ErdosRenyi, ErdosRenyiKernel, PerLayer, Uniform
+from sparsity_tf.type_names import DenseWeights, DistributionLike
 
 _CLASSES = {
     "uniform": Uniform,
@@ -21,7 +24,7 @@ _CLASSES = {
 }
 
 
-def get(identifier):
+def get(identifier: DistributionLike) -> Callable[[Sequence[Any], float | None], Sequence[float]]:
     """Turns what a user may pass as a distribution into a distribution.
 
     Args:
@@ -31,6 +34,11 @@ def get(identifier):
 
     Raises:
         ValueError: For an unknown name or anything else.
+
+    Example:
+
+    >>> get("erk")
+    ErdosRenyiKernel(power=1.0)
     """
     if isinstance(identifier, str | os.PathLike) and os.fspath(identifier).lower().endswith(".csv"):
         return read_csv(identifier)
@@ -50,7 +58,12 @@ def get(identifier):
     )
 
 
-def allocate(tensors, sparsity, distribution="uniform", dense=None):
+def allocate(
+    tensors: Sequence[Any],
+    sparsity: float | None,
+    distribution: DistributionLike = "uniform",
+    dense: DenseWeights = None,
+) -> dict[str, float]:
     """One target sparsity for each tensor, by path.
 
     Tensors that are kept dense are left out on both sides, as in RigL: the others take the target among themselves, so
@@ -69,6 +82,12 @@ def allocate(tensors, sparsity, distribution="uniform", dense=None):
 
     Raises:
         ValueError: For any other argument; if all tensors are kept dense and `sparsity` is not zero.
+
+    Example:
+
+    >>> model = sparsity_tf.sparsify(model, "masked")
+    >>> allocate(sparsity_tf.get_sparse_weights(model), 0.9, dense="first")
+    {'conv/kernel': 0.0, 'hidden/kernel': 0.9, 'logits/kernel': 0.9}
     """
     check_tensors(tensors)
     paths = [tensor.path for tensor in tensors]
@@ -98,8 +117,15 @@ def allocate(tensors, sparsity, distribution="uniform", dense=None):
     return {path: 0.0 if path in kept else by_path[path] for path in paths}
 
 
-def select_dense(tensors, dense):
-    """Paths of the tensors to keep dense, a set; `dense` as for `allocate`."""
+def select_dense(tensors: Sequence[Any], dense: DenseWeights) -> set[str]:
+    """Paths of the tensors to keep dense, a set; `dense` as for `allocate`.
+
+    Example:
+
+    >>> tensors = [TensorSpec("fc1/kernel", (784, 300)), TensorSpec("fc2/kernel", (300, 100))]
+    >>> select_dense(tensors, "last")
+    {'fc2/kernel'}
+    """
     if dense is None:
         return set()
     first, last = tensors[0].path, tensors[-1].path

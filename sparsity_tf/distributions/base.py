@@ -2,9 +2,13 @@
 
 import abc
 import dataclasses
+import fractions
 import math
 import re
+from collections.abc import Sequence
+from typing import Any
 
+from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.checks import check_fraction, check_integer, check_integers, check_string, is_integer
 from sparsity_tf.masks.ranking import number_of_zeros
 
@@ -16,6 +20,12 @@ class TensorSpec:
     Args:
         path: Where it stands, layer first: "encoder/dense_1/kernel".
         shape: Tuple of positive integers, at least one, axes as in Keras: inputs before outputs, both last.
+
+    Example:
+
+    >>> tensor = TensorSpec("encoder/dense_1/kernel", (784, 300))
+    >>> tensor.name, tensor.size
+    ('kernel', 235200)
     """
 
     path: str
@@ -33,25 +43,36 @@ class TensorSpec:
         check_tensors([self])
 
     @property
-    def name(self):
+    def name(self) -> str:
         """Last part of the path."""
         return self.path.rpartition("/")[2]
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Number of entries."""
         return math.prod(self.shape)
 
 
-class Distribution(abc.ABC):
+class Distribution(CallRepr, abc.ABC):
     """Base class: a global sparsity becomes one sparsity a tensor. A subclass implements `targets`.
 
     `explicit` says that a tensor's number does not depend on the other tensors.
+
+    Example:
+
+    ```python
+    class FirstDense(Distribution):
+        def targets(self, tensors, sparsity):
+            return [0.0, *[sparsity] * (len(tensors) - 1)]
+
+
+    sparsity_tf.callbacks.RigL(sparsity=0.9, distribution=FirstDense())
+    ```
     """
 
     explicit = False
 
-    def __call__(self, tensors, sparsity):
+    def __call__(self, tensors: Sequence[Any], sparsity: float | None) -> list[float]:
         """One target for each tensor.
 
         Args:
@@ -71,7 +92,7 @@ class Distribution(abc.ABC):
         return self.targets(tensors, sparsity)
 
     @abc.abstractmethod
-    def targets(self, tensors, sparsity):
+    def targets(self, tensors: Sequence[Any], sparsity: float | None) -> list[float]:
         """What `__call__` returns, for arguments that have been checked."""
 
 
@@ -80,10 +101,16 @@ def as_written(number):
     return float(str(number))
 
 
-def exact_sparsity(sparsity, size):
+def exact_sparsity(sparsity: fractions.Fraction, size: int) -> float:
     """The float next to an exact sparsity (a `Fraction` in [0, 1]) that gives floor(sparsity * size) zeros.
 
     The nearest float may lie on the other side of an integer number of zeros. The result is below 1 if `sparsity` is.
+
+    Example:
+
+    >>> import fractions
+    >>> exact_sparsity(fractions.Fraction(1, 3), 3)
+    0.3333333333333333
     """
     check_fraction("sparsity", sparsity, closed=True)
     check_integer("size", size, 1)
@@ -95,14 +122,25 @@ def exact_sparsity(sparsity, size):
     return number
 
 
-def names_of(tensor):
-    """What a tensor may be called by: its path, its layer's path and its layer's name."""
+def names_of(tensor: Any) -> tuple[str, ...]:
+    """What a tensor may be called by: its path, its layer's path and its layer's name.
+
+    Example:
+
+    >>> names_of(TensorSpec("encoder/dense_1/kernel", (784, 300)))
+    ('encoder/dense_1/kernel', 'encoder/dense_1', 'dense_1')
+    """
     layer = tensor.path.rpartition("/")[0]
     return tuple(name for name in (tensor.path, layer, layer.rpartition("/")[2]) if name)
 
 
-def check_tensors(tensors):
-    """Raises a ValueError unless `tensors` is a list of tensors with shapes that a weight can have."""
+def check_tensors(tensors: Sequence[Any]) -> None:
+    """Raises a ValueError unless `tensors` is a list of tensors with shapes that a weight can have.
+
+    Example:
+
+    >>> check_tensors([TensorSpec("dense/kernel", (784, 300))])
+    """
     if not isinstance(tensors, list | tuple) or not tensors:
         raise ValueError(
             "`tensors` must be a list of at least one tensor, such as `get_sparse_weights(model)` of a model that is "
@@ -139,6 +177,12 @@ def match(argument, entries, tensors):
     return matches
 
 
-def shorten(names, limit=20):
-    """A list for an error message."""
+def shorten(names: list, limit: int = 20) -> str:
+    """A list for an error message.
+
+    Example:
+
+    >>> shorten(["a", "b", "c"], limit=2)
+    "['a', 'b'] and 1 more"
+    """
     return f"{names[:limit]}" + (f" and {len(names) - limit} more" if len(names) > limit else "")

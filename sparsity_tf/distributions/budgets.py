@@ -15,10 +15,13 @@ import csv
 import fractions
 import math
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sparsity_tf.checks import check_fraction, check_instance, check_integer, check_number, check_path
 from sparsity_tf.distributions.base import check_tensors, exact_sparsity, names_of, shorten
 from sparsity_tf.masks.ranking import number_of_zeros, number_to_keep
+from sparsity_tf.type_names import PathLike
 
 
 class Budget(collections.abc.Mapping):
@@ -30,11 +33,19 @@ class Budget(collections.abc.Mapping):
 
     Raises:
         ValueError: For any other argument.
+
+    Example:
+
+    >>> budget = Budget({"fc1": 0.95, "fc2": 0.5})
+    >>> budget["fc1"]
+    0.95
+    >>> budget([sparsity_tf.distributions.TensorSpec(name, (10, 10)) for name in budget])
+    [0.95, 0.5]
     """
 
     explicit = True
 
-    def __init__(self, sparsities, sizes=None):
+    def __init__(self, sparsities: Mapping[str, float], sizes: Mapping[str, int] | None = None) -> None:
         right = isinstance(sparsities, collections.abc.Mapping) and sparsities
         if not right or not all(isinstance(name, str) for name in sparsities):
             raise ValueError(f"`sparsities` must be a dict from names. Received: sparsities={sparsities!r}")
@@ -64,11 +75,11 @@ class Budget(collections.abc.Mapping):
     def __repr__(self):
         return f"Budget({self._sparsities}, sizes={self.sizes})"
 
-    def __call__(self, tensors, sparsity=None):
+    def __call__(self, tensors: Sequence[Any], sparsity: float | None = None) -> list[float]:
         """The numbers of `match` as a list, in the order of `tensors`. The global target `sparsity` is not used."""
         return [self[name] for name in self.entries(tensors)]
 
-    def match(self, tensors):
+    def match(self, tensors: Sequence[Any]) -> dict[str, float]:
         """Finds the entry of each tensor.
 
         * By name, if each entry is the path, the layer's path or the layer's name of one tensor of its size;
@@ -88,7 +99,7 @@ class Budget(collections.abc.Mapping):
         """
         return {tensor.path: self[name] for tensor, name in zip(tensors, self.entries(tensors), strict=True)}
 
-    def entries(self, tensors):
+    def entries(self, tensors: Sequence[Any]) -> list[str]:
         """The name of each tensor's entry, a list in the order of `tensors`; see `match`."""
         check_tensors(tensors)
         named = [[name for name in self if name in names_of(tensor) and self._fits(name, tensor)] for tensor in tensors]
@@ -123,7 +134,7 @@ class Budget(collections.abc.Mapping):
         return problems
 
 
-def write_csv(path, budget):
+def write_csv(path: PathLike, budget: Mapping[str, float]) -> None:
     """Writes a budget, one line a weight: `name,size,sparsity`, fractions in full precision, no total.
 
     Args:
@@ -132,6 +143,12 @@ def write_csv(path, budget):
 
     Raises:
         ValueError: If `budget` is no budget.
+
+    Example:
+
+    ```python
+    write_csv("budget.csv", Budget({"fc1": 0.95, "fc2": 0.5}))
+    ```
     """
     check_path("path", path)
     check_instance("budget", budget, collections.abc.Mapping)
@@ -146,7 +163,9 @@ def write_csv(path, budget):
         writer.writerows([name, (budget.sizes or {}).get(name, ""), repr(budget[name])] for name in budget)
 
 
-def write_str_csv(path, budget, flops=None, pooling=None):
+def write_str_csv(
+    path: PathLike, budget: Budget, flops: Mapping[str, float] | None = None, pooling: Mapping[str, float] | None = None
+) -> None:
     """Writes a budget in the layout of STR's `STR_Budgets_ResNet50.csv`.
 
     Percents have two decimals, as there, and more where the number of zeros would not come out right in every
@@ -160,6 +179,12 @@ def write_str_csv(path, budget, flops=None, pooling=None):
 
     Raises:
         ValueError: If `budget` is no budget with sizes, or `flops` lacks one of its names.
+
+    Example:
+
+    ```python
+    write_str_csv("budget.csv", Budget({"fc1": 0.95, "fc2": 0.5}, sizes={"fc1": 100, "fc2": 10}))
+    ```
     """
     check_path("path", path)
     for name, numbers in (("flops", flops), ("pooling", pooling)):
@@ -209,7 +234,7 @@ def _percent(sparsity, size):
     raise AssertionError(f"{zeros} of {size} entries are no percentage")
 
 
-def read_csv(path, column=None):
+def read_csv(path: PathLike, column: str | int | float | None = None) -> Budget:
     """Reads a budget. Three layouts are known, by their header:
 
     * columns `name`, `sparsity` (fractions) and perhaps `size`: what `write_csv` and `SparsityTable.to_csv` write;
@@ -229,6 +254,12 @@ def read_csv(path, column=None):
     Raises:
         ValueError: For a file in another layout, a name that comes twice, or an unknown or missing `column`; lists
             those that there are.
+
+    Example:
+
+    >>> write_csv("budget.csv", Budget({"fc1": 0.95, "fc2": 0.5}))
+    >>> read_csv("budget.csv")["fc1"]
+    0.95
     """
     check_path("path", path)
     try:

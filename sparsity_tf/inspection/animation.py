@@ -7,16 +7,19 @@ fitted anew in every frame, so that one sees the survivors grow while their neig
 
 from collections import namedtuple
 
+import keras
 import numpy as np
 
+from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.checks import check_instance, check_integer, check_layer, check_number, check_path
 from sparsity_tf.extras import import_optional
 from sparsity_tf.inspection.plots import draw_pieces, kernel_pieces, piece_title, require_matplotlib
+from sparsity_tf.type_names import Figure, PathLike
 
 _Frame = namedtuple("_Frame", ["pieces", "title"])
 
 
-class MaskAnimation:
+class MaskAnimation(CallRepr):
     """Collects the masked weights of a layer during training and writes them as an animated GIF.
 
     However often `capture` is called, memory holds at most `2 * max_frames` frames, evenly spread
@@ -33,16 +36,16 @@ class MaskAnimation:
     Example:
 
     ```python
-    film = MaskAnimation(model.get_layer("conv2"))
+    film = MaskAnimation(model.get_layer("conv"))
     capture = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: film.capture(f"epoch {epoch + 1}")
     )
-    model.fit(x, y, epochs=200, callbacks=[capture])
-    film.save_gif("conv2.gif")
+    model.fit(x, y, epochs=2, callbacks=[capture])
+    film.save_gif("conv.gif")
     ```
     """
 
-    def __init__(self, layer, max_filters=100, max_frames=50):
+    def __init__(self, layer: keras.layers.Layer, max_filters: int = 100, max_frames: int = 50) -> None:
         check_layer("layer", layer)
         check_integer("max_filters", max_filters, 1)
         check_integer("max_frames", max_frames, 2)
@@ -55,7 +58,7 @@ class MaskAnimation:
         self._calls = 0
         self._every = 1
 
-    def capture(self, label=""):
+    def capture(self, label: str = "") -> None:
         """Keeps the weights as they are now.
 
         Args:
@@ -74,7 +77,7 @@ class MaskAnimation:
             self._every *= 2
 
     @property
-    def frames(self):
+    def frames(self) -> list[tuple[np.ndarray, str]]:
         """The frames of the film, at most `max_frames`, as (array as in `plot_filters`, title)."""
         frames = list(self._kept)
         if frames and frames[-1] is not self._last:
@@ -84,7 +87,7 @@ class MaskAnimation:
         spread = np.linspace(0, len(frames) - 1, self.max_frames)
         return [frames[i] for i in spread.round().astype(int)]
 
-    def save_gif(self, path, frames_per_second=8):
+    def save_gif(self, path: PathLike, frames_per_second: float = 8) -> Figure:
         """Writes the film; the last frame stays for two seconds, then it starts again.
 
         Args:

@@ -11,12 +11,13 @@ import numpy as np
 from sparsity_tf.inspection.features import FeatureTable, check_pair
 from sparsity_tf.inspection.plots import new_figure, require_matplotlib, written
 from sparsity_tf.inspection.speedup import SpeedupTable
+from sparsity_tf.type_names import Figure, PathLike
 
 _COLORS = {"dense": "#b9c2cc", "channel": "#7fa3c7", "sparse": "#3b6ea8"}
 _NAMES = {"dense": "dense", "channel": "without channels that are 0", "sparse": "without any 0"}
 
 
-def plot_speedup(table, path=None):
+def plot_speedup(table: SpeedupTable, path: PathLike | None = None) -> Figure:
     """Shows the estimated time of each convolution, dense and without its zeros, as bars.
 
     Args:
@@ -29,6 +30,12 @@ def plot_speedup(table, path=None):
     Raises:
         ValueError: if `table` is no `SpeedupTable` or has no rows.
         ImportError: if matplotlib is missing.
+
+    Example:
+
+    ```python
+    plot_speedup(estimate_speedup(model, x[:32]), "speedup.png")
+    ```
     """
     require_matplotlib()
     if not isinstance(table, SpeedupTable) or not table.rows:
@@ -60,7 +67,12 @@ def plot_speedup(table, path=None):
     return written(figure, path)
 
 
-def plot_class_specialization(dense, sparse, path=None, labels=("Dense", "Sparse")):
+def plot_class_specialization(
+    dense: FeatureTable,
+    sparse: FeatureTable,
+    path: PathLike | None = None,
+    labels: tuple[str, str] = ("Dense", "Sparse"),
+) -> Figure:
     """Draws histograms of class specialisation back to back, one box a layer.
 
     The layout is the source's: 49 bins from 0.09 to 0.51 (ten classes), channels of one network to the left and of the
@@ -78,6 +90,14 @@ def plot_class_specialization(dense, sparse, path=None, labels=("Dense", "Sparse
     Raises:
         ValueError: if the arguments are no `FeatureTable`s, or the numbers of their layers are 0 or differ.
         ImportError: if matplotlib is missing.
+
+    Example:
+
+    ```python
+    dense = class_specialization(model, data, where=["conv"])
+    sparse = class_specialization(sparsity_tf.prune(model, 0.8), data, where=["conv"])
+    plot_class_specialization(dense, sparse, "features.png")
+    ```
     """
     require_matplotlib()
     for argument, table in (("dense", dense), ("sparse", sparse)):

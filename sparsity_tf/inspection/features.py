@@ -10,6 +10,7 @@ of one class.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -19,6 +20,7 @@ from sparsity_tf.checks import check_built, check_fraction, check_instance, chec
 from sparsity_tf.inspection.forward import batches_of, run_and_hear
 from sparsity_tf.inspection.weights import as_numpy
 from sparsity_tf.layers import flatten_layers
+from sparsity_tf.type_names import Data, Where
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class FeatureRow:
     dropped_share: float = 0.05
 
     @property
-    def kept(self):
+    def kept(self) -> np.ndarray:
         """Indices of the channels that count, those of the least contribution first."""
         totals = self.contributions.sum(axis=1)
         if not np.isfinite(totals).all() or not totals.any():
@@ -48,7 +50,7 @@ class FeatureRow:
         return order[np.searchsorted(shares, self.dropped_share) :]
 
     @property
-    def specialization(self):
+    def specialization(self) -> np.ndarray:
         """Array with a number in [1 / classes, 1] for each of `kept`; empty if all maps are 0 or some aren't finite."""
         kept = self.contributions[self.kept]
         return kept.max(axis=1, initial=0) / kept.sum(axis=1)
@@ -61,13 +63,20 @@ class FeatureTable:
 
     Args:
         rows: sequence of `FeatureRow`.
+
+    Example:
+
+    ```python
+    table = class_specialization(model, data, where=["conv"])
+    print(table, table.mean)
+    ```
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows: Sequence[FeatureRow]) -> None:
         self.rows = list(rows)
 
     @property
-    def mean(self):
+    def mean(self) -> float:
         """Mean specialisation over the channels of all layers, NaN if there are none."""
         values = np.concatenate([np.empty(0), *[row.specialization for row in self.rows]])
         return float(values.mean()) if values.size else math.nan
@@ -99,7 +108,13 @@ class FeatureTable:
         return f"<FeatureTable rows={len(self.rows)}, mean={self.mean:.4f}>"
 
 
-def class_specialization(model, data, where=None, num_classes=None, dropped_share=0.05):
+def class_specialization(
+    model: keras.layers.Layer,
+    data: Data,
+    where: Where = None,
+    num_classes: int | None = None,
+    dropped_share: float = 0.05,
+) -> FeatureTable:
     """Measures how much the feature maps of a model belong to single classes.
 
     Runs the model for inference over labelled data, once, and keeps no activations.
@@ -126,9 +141,9 @@ def class_specialization(model, data, where=None, num_classes=None, dropped_shar
     Example:
 
     ```python
-    dense, sparse = class_specialization(dense_model, test_data), class_specialization(sparse_model, test_data)
+    dense = class_specialization(model, data)
+    sparse = class_specialization(sparsity_tf.prune(model, 0.8), data)
     plot_class_specialization(dense, sparse, path="features.png")
-    print(specialization_anova(dense, sparse))
     ```
     """
     check_built("model", model)
@@ -270,7 +285,7 @@ class Anova:
         return tabulate(body, header, colalign=("left", *["right"] * 5), disable_numparse=True)
 
 
-def specialization_anova(dense, sparse):
+def specialization_anova(dense: FeatureTable, sparse: FeatureTable) -> "Anova":
     """Says how much of the variance of class specialisation is due to the layer, to sparsity, and to both together.
 
     Specialisation ~ layer + network + layer x network over all channels, sums of squares of type 1 (each source after
@@ -285,6 +300,16 @@ def specialization_anova(dense, sparse):
 
     Raises:
         ValueError: if the numbers of layers differ, or there are fewer than two or one has no channels in a network.
+
+    Example:
+
+    ```python
+    network = sparsity_tf.models.lenet_5_caffe(input_shape=(28, 28, 1))
+    images, labels = np.random.rand(32, 28, 28, 1), np.arange(32) % 10
+    dense = class_specialization(network, (images, labels), where=["conv.*"])
+    sparse = class_specialization(sparsity_tf.prune(network, 0.5), (images, labels), where=["conv.*"])
+    print(specialization_anova(dense, sparse))
+    ```
     """
     check_pair(dense, sparse)
     groups = [[row.specialization for row in table] for table in (dense, sparse)]

@@ -18,13 +18,17 @@ every output position, so non-zeros x positions is the count, whatever the patte
 
 import math
 from collections import defaultdict, namedtuple
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import keras
 
 from sparsity_tf.checks import check_choice, check_layer
 from sparsity_tf.inspection.layer_operations import operations_of
 from sparsity_tf.inspection.tracing import trace_calls
 from sparsity_tf.inspection.weights import own_matrices, weight_records
 from sparsity_tf.layers import flatten_layers
+from sparsity_tf.type_names import Shape
 
 _CONVENTIONS = ("mac", "rigl")
 
@@ -68,39 +72,46 @@ class FlopsTable:
     Args:
         rows: sequence of `FlopsRow`.
         convention: `"mac"` or `"rigl"`.
+
+    Example:
+
+    ```python
+    flops = count_flops(model)
+    print(flops.dense, flops.sparse, [row.name for row in flops])
+    ```
     """
 
-    def __init__(self, rows, convention):
+    def __init__(self, rows: Sequence[FlopsRow], convention: str) -> None:
         self.rows = list(rows)
         self.convention = convention
 
     @property
-    def dense(self):
+    def dense(self) -> int:
         """Operations of one forward pass if no weight were zero."""
         return sum(row.dense for row in self.rows)
 
     @property
-    def sparse(self):
+    def sparse(self) -> int | float:
         """Operations of one forward pass without the zeros; NaN when weights are not finite."""
         return sum(row.sparse for row in self.rows)
 
     @property
-    def ratio(self):
+    def ratio(self) -> float:
         """`sparse / dense`; 1.0 for a model without operations."""
         return self.sparse / self.dense if self.dense else 1.0
 
     @property
-    def params_dense(self):
+    def params_dense(self) -> int:
         """Kernel entries of all rows, biases left out."""
         return sum(row.params_dense for row in self.rows)
 
     @property
-    def params_nonzero(self):
+    def params_nonzero(self) -> int:
         """Kernel entries of all rows that are not exactly 0."""
         return sum(row.params_nonzero for row in self.rows)
 
     @property
-    def not_counted(self):
+    def not_counted(self) -> tuple[FlopsRow, ...]:
         """Rows missing in the totals, because their kind of layer or their shape is not known."""
         return [row for row in self.rows if row.note.startswith("not counted")]
 
@@ -153,7 +164,11 @@ class FlopsTable:
         return [row.name, row.kind, row.calls, shape, *counts, *costs, row.note]
 
 
-def count_flops(model, convention="mac", input_shape=None):
+def count_flops(
+    model: keras.layers.Layer,
+    convention: str = "mac",
+    input_shape: Shape | list[Shape] | dict[str, Shape] | None = None,
+) -> FlopsTable:
     """Counts the operations of one forward pass of `model` on one example.
 
     Works on any Keras model: functional, sequential, subclassed, nested. The shapes are those that

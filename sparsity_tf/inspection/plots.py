@@ -17,13 +17,16 @@ from sparsity_tf.extras import import_optional
 from sparsity_tf.inspection.tables import SparsityTable, sparsity_table
 from sparsity_tf.inspection.weights import kernel_value
 from sparsity_tf.layers import flatten_layers
+from sparsity_tf.type_names import Figure, PathLike
 
 _DEAD = (0.87, 0.87, 0.87)
 _LINES = (0.75, 0.75, 0.75)
 _DOTS_PER_INCH = 150
 
 
-def plot_input_mask(layer_or_model, image_shape=(28, 28), path=None):
+def plot_input_mask(
+    layer_or_model: keras.layers.Layer, image_shape: tuple[int, ...] = (28, 28), path: PathLike | None = None
+) -> Figure:
     """Shows which input pixels a fully connected layer still looks at.
 
     Args:
@@ -40,6 +43,13 @@ def plot_input_mask(layer_or_model, image_shape=(28, 28), path=None):
     Raises:
         ValueError: if there is no dense layer, or its inputs are not the pixels of `image_shape`.
         ImportError: if matplotlib is missing.
+
+    Example:
+
+    ```python
+    lenet = sparsity_tf.prune(sparsity_tf.models.lenet_300_100(), 0.98)
+    plot_input_mask(lenet, (28, 28), "inputs.png")
+    ```
     """
     require_matplotlib()
     layer = _first_dense(layer_or_model)
@@ -68,7 +78,7 @@ def plot_input_mask(layer_or_model, image_shape=(28, 28), path=None):
     return written(figure, path)
 
 
-def plot_filters(layer, path=None, max_filters=100):
+def plot_filters(layer: keras.layers.Layer, path: PathLike | None = None, max_filters: int = 100) -> Figure:
     """Shows the kernels of a convolution with their zeros.
 
     Args:
@@ -86,12 +96,18 @@ def plot_filters(layer, path=None, max_filters=100):
     Raises:
         ValueError: if the layer has no kernel, or `max_filters` is not a positive integer.
         ImportError: if matplotlib is missing.
+
+    Example:
+
+    ```python
+    plot_filters(sparsity_tf.prune(model, 0.8).get_layer("conv"), "filters.png")
+    ```
     """
     pieces = kernel_pieces(layer, max_filters)
     return written(draw_pieces(pieces, piece_title(layer, pieces)), path)
 
 
-def plot_layer_sparsity(model_or_table, path=None):
+def plot_layer_sparsity(model_or_table: keras.layers.Layer | SparsityTable, path: PathLike | None = None) -> Figure:
     """Shows the sparsity of each weight as a bar, with the number of weights left.
 
     Args:
@@ -104,6 +120,12 @@ def plot_layer_sparsity(model_or_table, path=None):
     Raises:
         ValueError: if there are no weights to show.
         ImportError: if matplotlib is missing.
+
+    Example:
+
+    ```python
+    plot_layer_sparsity(sparsity_tf.prune(model, 0.8), "sparsity.png")
+    ```
     """
     require_matplotlib()
     table = model_or_table

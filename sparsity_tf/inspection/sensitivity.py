@@ -7,6 +7,7 @@ figure 6), and Li et al., "Pruning filters for efficient ConvNets" (arXiv 1608.0
 import contextlib
 import csv
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -19,6 +20,7 @@ from sparsity_tf.inspection.forward import is_one_batch, unchanged_state
 from sparsity_tf.inspection.plots import new_figure, require_matplotlib, written
 from sparsity_tf.layers import Masked, get_sparse_weights, make_sparse, unmake_sparse
 from sparsity_tf.masks import structures
+from sparsity_tf.type_names import Data, Figure, PathLike, Where
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,18 @@ class SensitivityTable:
         sparsities: tuple of floats, fractions of zeros.
         metric: name of what was measured, such as `"accuracy"` or `"loss"`.
         baseline: float, the metric of the model as it is.
+
+    Example:
+
+    ```python
+    table = sensitivity(model, data, sparsities=(0.5, 0.9))
+    table.to_csv("sensitivity.csv")
+    ```
     """
 
-    def __init__(self, rows, sparsities, metric, baseline):
+    def __init__(
+        self, rows: Sequence[SensitivityRow], sparsities: tuple[float, ...], metric: str, baseline: float
+    ) -> None:
         self.rows, self.sparsities = list(rows), tuple(sparsities)
         self.metric, self.baseline = metric, baseline
 
@@ -75,7 +86,7 @@ class SensitivityTable:
             f"baseline={self.baseline:.4g}>"
         )
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Returns the table as plain Python values.
 
         Returns:
@@ -93,7 +104,7 @@ class SensitivityTable:
             "rows": rows,
         }
 
-    def to_csv(self, path):
+    def to_csv(self, path: PathLike) -> None:
         """Writes one line for each weight and sparsity: `name,size,sparsity,zeros,METRIC,METRIC_unpruned`.
 
         Args:
@@ -107,7 +118,7 @@ class SensitivityTable:
                 for sparsity, zeros, value in zip(self.sparsities, row.zeros, row.values, strict=True):
                     writer.writerow([row.name, row.size, sparsity, zeros, value, self.baseline])
 
-    def plot(self, path=None):
+    def plot(self, path: PathLike | None = None) -> Figure:
         """Shows the table as a map of colours, a line for each weight and a column for each sparsity.
 
         Args:
@@ -141,8 +152,14 @@ class SensitivityTable:
 
 
 def sensitivity(
-    model, data, sparsities=(0.5, 0.7, 0.8, 0.9, 0.95), metric=None, structure=None, where=None, batch_size=128
-):
+    model: keras.layers.Layer,
+    data: Data,
+    sparsities: Sequence[float] = (0.5, 0.7, 0.8, 0.9, 0.95),
+    metric: str | keras.metrics.Metric | Callable | None = None,
+    structure: str | None = None,
+    where: Where = None,
+    batch_size: int = 128,
+) -> SensitivityTable:
     """Measures a model with each of its weights pruned by magnitude, one weight at a time, at each sparsity.
 
     The model comes back as it was, to the bit, also after an error: its weights, the state of metrics and random
@@ -171,7 +188,7 @@ def sensitivity(
     Example:
 
     ```python
-    table = sensitivity(model, (x_test, y_test), (0.5, 0.8, 0.9))
+    table = sensitivity(model, (x, y), (0.5, 0.8, 0.9))
     print(table)
     table.plot("sensitivity.png")
     ```

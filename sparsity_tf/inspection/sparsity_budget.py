@@ -2,12 +2,14 @@
 
 import fractions
 
+import keras
+
 from sparsity_tf.distributions.base import exact_sparsity
 from sparsity_tf.distributions.budgets import Budget
 from sparsity_tf.layers import get_sparse_weights
 
 
-def sparsity_budget(model):
+def sparsity_budget(model: keras.layers.Layer) -> Budget:
     """The sparsities that a model has now: exact zeros at inference.
 
     Args:
@@ -20,6 +22,13 @@ def sparsity_budget(model):
 
     Raises:
         ValueError: If the model has no sparse weights, or two of one path.
+
+    Example:
+
+    >>> model = sparsity_tf.prune(model, 0.75)
+    >>> budget = sparsity_budget(model)
+    >>> budget["hidden/kernel"]
+    0.75
     """
     weights = get_sparse_weights(model)
     if not weights:

@@ -13,6 +13,7 @@ same thing without a clock, and without the zeros of the inputs).
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -24,6 +25,7 @@ from sparsity_tf.checks import check_built
 from sparsity_tf.inspection.forward import batches_of, run_and_hear
 from sparsity_tf.inspection.weights import as_numpy, kernel_value
 from sparsity_tf.layers import flatten_layers
+from sparsity_tf.type_names import Data, Where
 
 _DEPTHWISE = (kl.DepthwiseConv1D, kl.DepthwiseConv2D)
 _CONVOLUTIONS = (kl.Conv1D, kl.Conv2D, kl.Conv3D, *_DEPTHWISE)
@@ -49,12 +51,12 @@ class SpeedupRow:
     sparse: float
 
     @property
-    def channel_speedup(self):
+    def channel_speedup(self) -> float:
         """`dense / channel`; infinite if nothing is left to compute."""
         return _ratio(self.dense, self.channel)
 
     @property
-    def sparse_speedup(self):
+    def sparse_speedup(self) -> float:
         """`dense / sparse`; infinite if nothing is left to compute."""
         return _ratio(self.dense, self.sparse)
 
@@ -67,33 +69,40 @@ class SpeedupTable:
 
     Args:
         rows: sequence of `SpeedupRow`.
+
+    Example:
+
+    ```python
+    table = estimate_speedup(model, x[:32])
+    print(table.channel_speedup, table.sparse_speedup)
+    ```
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows: Sequence[SpeedupRow]) -> None:
         self.rows = list(rows)
 
     @property
-    def dense(self):
+    def dense(self) -> float:
         """Seconds of all dense convolutions."""
         return sum(row.dense for row in self.rows)
 
     @property
-    def channel(self):
+    def channel(self) -> float:
         """Seconds if channels that are 0 cost nothing."""
         return sum(row.channel for row in self.rows)
 
     @property
-    def sparse(self):
+    def sparse(self) -> float:
         """Seconds if every 0 cost nothing."""
         return sum(row.sparse for row in self.rows)
 
     @property
-    def channel_speedup(self):
+    def channel_speedup(self) -> float:
         """`dense / channel`; infinite if nothing is left to compute."""
         return _ratio(self.dense, self.channel)
 
     @property
-    def sparse_speedup(self):
+    def sparse_speedup(self) -> float:
         """`dense / sparse`; infinite if nothing is left to compute."""
         return _ratio(self.dense, self.sparse)
 
@@ -132,7 +141,7 @@ class SpeedupTable:
         return f"<SpeedupTable rows={len(self.rows)}, dense={self.dense:.3g} s, sparse={self.sparse:.3g} s>"
 
 
-def estimate_speedup(model, data, where=None):
+def estimate_speedup(model: keras.layers.Layer, data: Data, where: Where = None) -> SpeedupTable:
     """Estimates how much faster the convolutions of a model could be, from the zeros in weights and inputs.
 
     Runs the model for inference (batch normalisation and dropout too), eagerly, on the default device, and times every
@@ -155,7 +164,7 @@ def estimate_speedup(model, data, where=None):
     Example:
 
     ```python
-    print(estimate_speedup(model, images[:128], where=r"stage.*_conv\\d"))
+    print(estimate_speedup(model, x[:128], where=["conv.*"]))
     ```
     """
     check_built("model", model)

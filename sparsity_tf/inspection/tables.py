@@ -10,11 +10,15 @@ their columns.
 
 import csv
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import keras
 
 from sparsity_tf.checks import check_bool, check_built, check_path
 from sparsity_tf.inspection.weights import weight_records
 from sparsity_tf.layers import flatten_layers
+from sparsity_tf.type_names import PathLike
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class SparsityRow:
     note: str = ""
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Fraction of zeros, exact; NaN when the row is not finite."""
         return _sparsity(self.size, self.nonzeros, self.finite)
 
@@ -69,39 +73,47 @@ class SparsityTable:
         rows: sequence of `SparsityRow`.
         parameters: int, number of parameters of the whole model for `summary_table`: all trainable
             ones, and the weights in the rows that are frozen.
+
+    Example:
+
+    ```python
+    table = sparsity_table(sparsity_tf.prune(model, 0.9))
+    print(table.sparsity, table.compression)
+    table.to_csv("sparsity.csv")
+    ```
     """
 
-    def __init__(self, rows, parameters):
+    def __init__(self, rows: Sequence[SparsityRow], parameters: int) -> None:
         self.rows = list(rows)
         self.parameters = parameters
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Number of weights in all rows."""
         return sum(row.size for row in self.rows)
 
     @property
-    def nonzeros(self):
+    def nonzeros(self) -> int:
         """Number of weights in all rows that are not exactly 0."""
         return sum(row.nonzeros for row in self.rows)
 
     @property
-    def live(self):
+    def live(self) -> int:
         """Number of entries that masks let live; the non-zero ones of rows without a mask."""
         return sum(row.nonzeros if row.live is None else row.live for row in self.rows)
 
     @property
-    def finite(self):
+    def finite(self) -> bool:
         """Whether every row is finite. If not, `sparsity` and `compression` are NaN."""
         return all(row.finite for row in self.rows)
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Fraction of zeros over all rows; 0.0 without rows, NaN when a row is not finite."""
         return _sparsity(self.size, self.nonzeros, self.finite)
 
     @property
-    def sparsity_of_sparse_weights(self):
+    def sparsity_of_sparse_weights(self) -> float | None:
         """Fraction of zeros over the rows of sparse layers; `None` without any, NaN when one of them is not finite."""
         rows = [row for row in self.rows if row.sparse]
         if not rows:
@@ -110,7 +122,7 @@ class SparsityTable:
         return _sparsity(sum(row.size for row in rows), sum(row.nonzeros for row in rows), finite)
 
     @property
-    def compression(self):
+    def compression(self) -> float:
         """All weights / non-zero weights.
 
         `inf` when none is left, 1.0 without rows, NaN when a row is not finite.
@@ -156,7 +168,7 @@ class SparsityTable:
     def __repr__(self):
         return f"<SparsityTable rows={len(self.rows)}, size={self.size}, nonzeros={self.nonzeros}>"
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Returns the table as plain Python values.
 
         Returns:
@@ -183,7 +195,7 @@ class SparsityTable:
         fields = ("size", "nonzeros", "sparsity", "sparsity_of_sparse_weights", "compression", "finite", "live")
         return {"rows": rows, "total": {field: getattr(self, field) for field in fields}}
 
-    def to_csv(self, path):
+    def to_csv(self, path: PathLike) -> None:
         """Writes one line a weight, without a total: `name,shape,size,nonzeros,sparsity,threshold`.
 
         Args:
@@ -208,7 +220,7 @@ class SparsityTable:
                     ]
                 )
 
-    def summary_table(self, free_parameters=True):
+    def summary_table(self, free_parameters: bool = True) -> str:
         """The one-line `sum_table` of the `dst` package.
 
         Sparse parameters are the weights in the rows of this table, dense parameters are all other
@@ -238,7 +250,7 @@ class SparsityTable:
             del columns["# free parameters"]
         return _grid([list(columns.values())], list(columns), ["right"] * len(columns))
 
-    def stats_table(self):
+    def stats_table(self) -> str:
         """The `stats_table` of the `dst` package: one line a weight, sparsity with four decimals.
 
         Returns:
@@ -286,7 +298,7 @@ class SparsityTable:
         )
 
 
-def sparsity_table(model, include_dense=False):
+def sparsity_table(model: keras.layers.Layer, include_dense: bool = False) -> SparsityTable:
     """Counts the zeros in a model, weight by weight.
 
     Every layer counts once, also when it is shared; nested models, wrappers and the projections

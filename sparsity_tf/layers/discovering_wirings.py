@@ -4,6 +4,8 @@ Every forward pass keeps the weights of the largest magnitude and zeroes the res
 to all of them, so that a zeroed weight can grow back.
 """
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
@@ -12,7 +14,9 @@ from sparsity_tf.checks import check_fraction
 from sparsity_tf.distributions import allocate, shorten
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.sparse_layer import flatten_layers, get_sparse_weights
+from sparsity_tf.layers.sparse_weight import SparseWeight
 from sparsity_tf.layers.technique import Technique
+from sparsity_tf.type_names import DistributionLike, Tensor
 
 
 class DiscoveringWirings(Technique):
@@ -21,6 +25,12 @@ class DiscoveringWirings(Technique):
     Args:
         sparsity: Fraction of zeros, in [0, 1). floor(sparsity * n) of the n weights are zero: exactly that many, ties
             broken by position (the lower index is kept).
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, DiscoveringWirings(sparsity=0.95))
+    ```
     """
 
     name = "discovering_wirings"
@@ -28,19 +38,19 @@ class DiscoveringWirings(Technique):
     # LiteRT would run the search in every call, and drop the bias and the activation behind a kernel that is computed.
     export_refusal = "its wirings would be chosen anew in every call of the exported model"
 
-    def __init__(self, sparsity=0.9):
+    def __init__(self, sparsity: float = 0.9) -> None:
         check_fraction("sparsity", sparsity)
         self.sparsity = sparsity
 
-    def value(self, weight, select=None):
+    def value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         # The mask depends on all weights, whichever a call needs.
         kernel = ops.where(self.mask(weight), weight.tensor(), 0)
         return kernel if select is None else select(kernel)
 
-    def mask(self, weight):
+    def mask(self, weight: SparseWeight) -> Tensor:
         return masks.top_k_mask(weight.tensor(), weight.size - masks.number_of_zeros(self.sparsity, weight.size))
 
-    def training_value(self, weight, select=None):
+    def training_value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         kernel = weight.tensor(select)
         return kernel + ops.stop_gradient(self.value(weight, select) - kernel)
 
@@ -117,7 +127,9 @@ class DNWSeparableConv2D(kinds.SparseSeparableConv2D):
     technique_class = DiscoveringWirings
 
 
-def set_sparsities(model, distribution, sparsity=None):
+def set_sparsities(
+    model: keras.layers.Layer, distribution: DistributionLike, sparsity: float | None = None
+) -> dict[str, float]:
     """Gives every discovered-wirings layer a sparsity of its own: the transfer of a budget to DNW.
 
     Call it before training; functions that the model has compiled are dropped. The numbers are saved with the layers.
@@ -132,6 +144,12 @@ def set_sparsities(model, distribution, sparsity=None):
 
     Raises:
         ValueError: If the model has no such layer, the distribution does not fit, or it wants a layer without weights.
+
+    Example:
+
+    >>> model = sparsity_tf.sparsify(model, "dnw")
+    >>> set_sparsities(model, "uniform", 0.8)
+    {'conv/kernel': 0.8, 'hidden/kernel': 0.8, 'logits/kernel': 0.8}
     """
     weights = [w for w in get_sparse_weights(model) if w.technique.name == "discovering_wirings"]
     if not weights:

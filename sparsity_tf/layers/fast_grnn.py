@@ -220,7 +220,7 @@ class FastGRNN(keras.layers.RNN):
 
     Example:
         >>> layer = FastGRNN(100, input_rank=9, recurrent_rank=24)
-        >>> layer(np.zeros((2, 99, 32))).shape
+        >>> tuple(layer(np.zeros((2, 99, 32))).shape)
         (2, 100)
     """
 
@@ -311,7 +311,7 @@ class STRFastGRNN(SparseFastGRNN):
     technique_class = SoftThreshold
 
 
-def fold_rank(layer):
+def fold_rank(layer: keras.layers.Layer) -> "FastGRNN":
     """The `FastGRNN` with the ranks that a layer with gains has come to, and no gains: the same function.
 
     Args:
@@ -322,6 +322,14 @@ def fold_rank(layer):
 
     Raises:
         ValueError: `layer` is no built `FastGRNN`.
+
+    Example:
+
+    ```python
+    layer = FastGRNN(100, input_rank=9, recurrent_rank=24)
+    layer.build((None, 99, 32))
+    small = fold_rank(layer)
+    ```
     """
     if not isinstance(layer, FastGRNN) or not layer.built:
         raise ValueError(f"`layer` must be a built FastGRNN. Received: layer={layer!r}")

@@ -7,15 +7,18 @@ exactly zero for many weights.
 
 import functools
 import math
+from collections.abc import Callable
 
 import keras
 from keras import ops
 
 from sparsity_tf.checks import check_number, check_seed
 from sparsity_tf.layers import kinds
+from sparsity_tf.layers.sparse_weight import SparseWeight
 from sparsity_tf.layers.technique import Technique, initializer_or_number
 from sparsity_tf.ops import noise
 from sparsity_tf.ops.fused import fused
+from sparsity_tf.type_names import Initializer, Tensor
 
 EPSILON = 1e-8
 
@@ -108,6 +111,12 @@ class L0(Technique):
             non-zero gates in the training loss: weight / (number of training examples). `callbacks.PenaltyRamp` moves
             it. The default 0 adds no penalty.
         seed: Integer seed of the gates; `None` draws one from Python's generator (`keras.utils.set_random_seed`).
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, L0(initial_dropout_rate=0.5, penalty_weight=1 / 60000))
+    ```
     """
 
     name = "l0"
@@ -117,14 +126,14 @@ class L0(Technique):
 
     def __init__(
         self,
-        log_alpha_initializer=None,
-        initial_dropout_rate=None,
-        beta=2 / 3,
-        gamma=-0.1,
-        zeta=1.1,
-        penalty_weight=0.0,
-        seed=None,
-    ):
+        log_alpha_initializer: Initializer | float | None = None,
+        initial_dropout_rate: float | None = None,
+        beta: float = 2 / 3,
+        gamma: float = -0.1,
+        zeta: float = 1.1,
+        penalty_weight: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
         if log_alpha_initializer is not None and initial_dropout_rate is not None:
             raise ValueError(
                 "Give `log_alpha_initializer` or `initial_dropout_rate`, not both. "
@@ -145,7 +154,7 @@ class L0(Technique):
         self.penalty_weight = penalty_weight
         self.seed = None if seed is None else int(seed)  # Numpy's integers are not saved in a config.
 
-    def build(self, weight):
+    def build(self, weight: SparseWeight) -> None:
         initializer = self.log_alpha_initializer
         if initializer is None:
             rate = self.initial_dropout_rate
@@ -153,14 +162,14 @@ class L0(Technique):
             initializer = keras.initializers.RandomNormal(mean, 0.01, seed=self.seed)
         weight.add_variable("log_alpha", shape=weight.shape, initializer=initializer)
 
-    def value(self, weight, select=None):
+    def value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         gate = hard_concrete_mean(weight.extra("log_alpha", select), self.gamma, self.zeta)
         return ops.multiply(weight.tensor(select), gate)
 
-    def mask(self, weight):
+    def mask(self, weight: SparseWeight) -> Tensor:
         return ops.not_equal(hard_concrete_mean(weight.extra("log_alpha"), self.gamma, self.zeta), 0)
 
-    def training_value(self, weight, select=None):
+    def training_value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         theta = weight.tensor(select)
         log_alpha = ops.cast(weight.extra("log_alpha", select), theta.dtype)
         if select is not None:
@@ -170,7 +179,7 @@ class L0(Technique):
         source = noise.uniform_source(ops.shape(theta), weight.layer.seed_generator, theta.dtype)
         return _fused_sample(self.beta, self.gamma, self.zeta)(theta, log_alpha, source)
 
-    def penalty(self, weight):
+    def penalty(self, weight: SparseWeight) -> Tensor:
         return _fused_expected_l0(self.beta, self.gamma, self.zeta)(weight.extra("log_alpha"))
 
 

@@ -20,6 +20,7 @@ A layer with a LoRA adapter (`layer.enable_lora`) has a frozen kernel; the mask 
 """
 
 import contextlib
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -29,8 +30,10 @@ from sparsity_tf.backend import masks_in_forward_pass, unlocked, zero_outside
 from sparsity_tf.checks import check_array, check_bool, check_integer, check_number
 from sparsity_tf.layers import kinds, lora
 from sparsity_tf.layers.sparse_layer import SparseLayer
+from sparsity_tf.layers.sparse_weight import SparseWeight
 from sparsity_tf.layers.technique import Technique, initializer_or_number
 from sparsity_tf.masks import structures
+from sparsity_tf.type_names import Initializer, Tensor
 
 # Suffix of the names under which files hold what an algorithm remembers.
 _STATE = "_state"
@@ -49,12 +52,20 @@ class Masked(Technique):
             along the input axis), "4x1" (blocks), "filter" (output units), or what `shrink` removes best: "channel",
             "head", "unit"; see `sparsity_tf.masks.structures`. It is part of the layer's config, so it survives saving
             and loading. With the last three the biases have masks, too.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, Masked(structure="2:4"), where=["hidden"])
+    ```
     """
 
     name = "masked"
     aliases = ("mask",)
 
-    def __init__(self, mask_initializer="ones", dense_gradient=False, structure=None):
+    def __init__(
+        self, mask_initializer: Initializer = "ones", dense_gradient: bool = False, structure: str | None = None
+    ) -> None:
         check_bool("dense_gradient", dense_gradient)
         self.mask_initializer = initializer_or_number("mask_initializer", mask_initializer, "ones")
         self.dense_gradient = dense_gradient
@@ -66,7 +77,7 @@ class Masked(Technique):
         # without them.
         self.dense_gradient_users = set()
 
-    def build(self, weight):
+    def build(self, weight: SparseWeight) -> None:
         # Of this layer alone: `sparsify` copies one technique for many.
         self.states, self.dense_gradient_users = {}, set()
         mask = weight.add_variable(
@@ -83,7 +94,7 @@ class Masked(Technique):
         if not isinstance(self.mask_initializer, keras.initializers.Ones):
             weight.variable.assign(self.value(weight))
 
-    def release(self, weight):
+    def release(self, weight: SparseWeight) -> None:
         if lora.enabled(weight):
             lora.remove(weight.layer)
         if isinstance(weight.variable.constraint, MaskConstraint):
@@ -94,10 +105,10 @@ class Masked(Technique):
     def _initial_mask(self, shape, dtype=None):
         return ops.cast(ops.not_equal(self.mask_initializer(shape, dtype="float32"), 0), "bool")
 
-    def value(self, weight, select=None):
+    def value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         return zero_outside(weight.extra("mask", select), lora.adapted(weight, select), foldable=True)
 
-    def training_value(self, weight, select=None):
+    def training_value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         if lora.enabled(weight):
             return self.value(weight, select)
         kernel, dense = weight.tensor(select), self.dense_gradient or bool(self.dense_gradient_users)
@@ -107,14 +118,21 @@ class Masked(Technique):
         # The variable is zero where masked already; only the gradient needs the mask.
         return kernel if dense else _mask_gradient(kernel, weight.extra("mask", select))
 
-    def apply(self, weight, linear, inputs, training, select=None):
+    def apply(
+        self,
+        weight: SparseWeight,
+        linear: Callable[[Tensor | None, Tensor], Tensor],
+        inputs: Tensor | None,
+        training: bool,
+        select: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         # A subclassed model whose `call` has no `training` argument trains its layers without telling them.
         return super().apply(weight, linear, inputs, training or bool(self.dense_gradient_users), select)
 
-    def mask(self, weight):
+    def mask(self, weight: SparseWeight) -> Tensor:
         return weight.extra("mask")
 
-    def assign_mask(self, weight, mask):
+    def assign_mask(self, weight: SparseWeight, mask: Tensor) -> None:
         check_array("mask", mask)
         shape = tuple(np.shape(mask))
         if shape != weight.shape:

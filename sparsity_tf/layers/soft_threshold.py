@@ -9,14 +9,18 @@ The gradients are those of the soft threshold as it stands:
 
 import warnings
 import weakref
+from collections.abc import Callable
 
+import numpy as np
 from keras import ops
 
 from sparsity_tf.backend import decays, inner_optimizer, model_of_call
 from sparsity_tf.checks import check_choice, check_regularizer
 from sparsity_tf.layers import kinds
+from sparsity_tf.layers.sparse_weight import SparseWeight
 from sparsity_tf.layers.technique import Technique, initializer_or_number
 from sparsity_tf.ops.fused import fused
+from sparsity_tf.type_names import Initializer, Regularizer, Tensor
 
 
 def _exponential(s):
@@ -75,6 +79,12 @@ class SoftThreshold(Technique):
         threshold_initializer: Initial s: a Keras initializer or a number. The paper's -3200 and -12800 are exactly
             dense in float32 until decay has brought s to about -87; short runs want -5 to -100.
         threshold_regularizer: Keras regularizer of s.
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, SoftThreshold(threshold_regularizer=keras.regularizers.L2(1e-4)))
+    ```
     """
 
     name = "soft_threshold"
@@ -82,11 +92,11 @@ class SoftThreshold(Technique):
 
     def __init__(
         self,
-        threshold_function="sigmoid",
-        granularity="layer",
-        threshold_initializer=-10.0,
-        threshold_regularizer=None,
-    ):
+        threshold_function: str = "sigmoid",
+        granularity: str = "layer",
+        threshold_initializer: Initializer | float = -10.0,
+        threshold_regularizer: Regularizer | None = None,
+    ) -> None:
         check_choice("threshold_function", threshold_function, sorted(THRESHOLD_FUNCTIONS))
         check_choice("granularity", granularity, GRANULARITIES)
         self.threshold_function = threshold_function
@@ -94,7 +104,7 @@ class SoftThreshold(Technique):
         self.threshold_initializer = initializer_or_number("threshold_initializer", threshold_initializer, -10.0)
         self.threshold_regularizer = check_regularizer("threshold_regularizer", threshold_regularizer)
 
-    def build(self, weight):
+    def build(self, weight: SparseWeight) -> None:
         weight.add_variable(
             "raw_threshold",
             shape=self._threshold_shape(weight),
@@ -111,19 +121,19 @@ class SoftThreshold(Technique):
         axes = weight.filter_axes
         return tuple(size if axis in axes else 1 for axis, size in enumerate(weight.shape))
 
-    def value(self, weight, select=None):
+    def value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         if self.granularity == "layer" or select is None:
             return soft_threshold(weight.tensor(select), self._threshold(weight))
         return select(self.value(weight))
 
-    def training_value(self, weight, select=None):
+    def training_value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         _warn_if_nothing_prunes(weight)
         if select is not None:
             return self.value(weight, select)
         kernel = weight.tensor()
         return _fused_soft_threshold(kernel, ops.cast(self._threshold(weight), kernel.dtype))
 
-    def threshold(self, weight):
+    def threshold(self, weight: SparseWeight) -> float | np.ndarray:
         # numpy can't take a scalar in bfloat16 from TensorFlow.
         return ops.convert_to_numpy(ops.cast(self._threshold(weight), weight.tensor_dtype))
 

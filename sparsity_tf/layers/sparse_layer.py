@@ -335,7 +335,7 @@ def _joint_signature(keras_class, technique):
     return inspect.Signature([p for p in layer if p not in keywords] + options + keywords)
 
 
-def flatten_layers(model):
+def flatten_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Lists a model and all layers below it, each once, parents before children, in the order of their creation.
 
     Nested models, wrappers, recurrent cells and the projections inside `MultiHeadAttention` are included. (Keras's own
@@ -346,6 +346,11 @@ def flatten_layers(model):
 
     Returns:
         List of layers.
+
+    Example:
+
+    >>> [layer.name for layer in flatten_layers(model)][-3:]
+    ['flatten...', 'hidden', 'logits']
     """
     check_layer("model", model)
     layers, seen = [], set()
@@ -361,7 +366,7 @@ def flatten_layers(model):
     return layers
 
 
-def get_sparse_weights(model):
+def get_sparse_weights(model: keras.layers.Layer) -> list[SparseWeight]:
     """Lists the sparse weights of a model or layer.
 
     Args:
@@ -369,6 +374,12 @@ def get_sparse_weights(model):
 
     Returns:
         List of `SparseWeight`, in the order of `flatten_layers`; a layer that is used several times is listed once.
+
+    Example:
+
+    >>> model = sparsity_tf.sparsify(model, "masked")
+    >>> [(weight.path, weight.size) for weight in sparsity_tf.get_sparse_weights(model)]
+    [('conv/kernel', 36), ('hidden/kernel', 2304), ('logits/kernel', 160)]
     """
     weights = []
     for layer in flatten_layers(model):
@@ -376,7 +387,7 @@ def get_sparse_weights(model):
     return weights
 
 
-def get_masked_parts(model):
+def get_masked_parts(model: keras.layers.Layer) -> list[SparseWeight]:
     """Lists the sparse weights of a model or layer with the biases, gammas and betas that are masked, too.
 
     Args:
@@ -384,6 +395,12 @@ def get_masked_parts(model):
 
     Returns:
         List of `SparseWeight`: `get_sparse_weights(model)`, and the `bound_weights` of each layer after its own.
+
+    Example:
+
+    >>> model = sparsity_tf.sparsify(model, "masked", structure="channel", where=["conv"])
+    >>> [part.path for part in get_masked_parts(model)]
+    ['conv/kernel', 'conv/bias']
     """
     weights = []
     for layer in flatten_layers(model):
@@ -391,7 +408,7 @@ def get_masked_parts(model):
     return weights
 
 
-def get_penalty_weights(model):
+def get_penalty_weights(model: keras.layers.Layer) -> list[keras.Variable]:
     """Lists the `penalty_weight` variables of a model or layer.
 
     Args:
@@ -399,6 +416,12 @@ def get_penalty_weights(model):
 
     Returns:
         List of scalar float32 `keras.Variable`, one for each built layer whose technique adds a penalty to the loss.
+
+    Example:
+
+    >>> model = sparsity_tf.sparsify(model, "l0", penalty_weight=1 / 60000)
+    >>> len(get_penalty_weights(model))
+    3
     """
     variables = []
     for layer in flatten_layers(model):

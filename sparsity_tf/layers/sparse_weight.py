@@ -4,21 +4,31 @@ A `SparseWeight` is a handle on one sparse weight of a layer. Everything outside
 monitoring) reads models through `layer.sparse_weights` and needs nothing else.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from sparsity_tf.backend import follow_layout, stored_variable
 from sparsity_tf.checks import check_choice
+from sparsity_tf.type_names import Tensor
 
 
 class SparseWeight:
     """A handle on one sparse weight of a layer: its name, its variables, and its value with exact zeros.
 
     Handles are cheap and hold no state; ask the layer for them again (`layer.sparse_weights`) rather than keep them.
+
+    Example:
+
+    >>> weight = sparsity_tf.prune(model, 0.75).get_layer("hidden").sparse_weights[0]
+    >>> weight.path, weight.shape, weight.count(), weight.sparsity()
+    ('hidden/kernel', (144, 16), 576, 0.75)
     """
 
-    def __init__(self, layer, name):
+    def __init__(self, layer: keras.layers.Layer, name: str) -> None:
         if not hasattr(layer, "sparse_weight_names"):
             raise ValueError(f"`layer` must be a sparse layer. Received: layer={layer!r}")
         check_choice("name", name, (*layer.sparse_weight_names, *layer.bound_weight_names))
@@ -26,22 +36,22 @@ class SparseWeight:
         self.name = name
 
     @property
-    def path(self):
+    def path(self) -> str:
         """Where the weight stands in the model, e.g. `"encoder/dense_1/kernel"`."""
         return f"{self.layer.path}/{self.name}"
 
     @property
-    def variable(self):
+    def variable(self) -> keras.Variable:
         """The dense trainable `keras.Variable` behind the weight."""
         return stored_variable(self.layer, self.name)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """Shape, a tuple of integers."""
         return tuple(self.variable.shape)
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Number of entries."""
         size = 1
         for dimension in self.shape:
@@ -49,58 +59,58 @@ class SparseWeight:
         return size
 
     @property
-    def filter_axes(self):
+    def filter_axes(self) -> tuple[int, ...]:
         """Axes of the weight that index output units, a tuple of integers."""
         return self.layer.filter_axes(self.name)
 
     @property
-    def technique(self):
+    def technique(self) -> Any:
         """The layer's `Technique`."""
         return self.layer.technique
 
-    def value(self):
+    def value(self) -> Tensor:
         """The dense tensor used at inference, exact zeros included."""
         return self.technique.value(self)
 
-    def mask(self):
+    def mask(self) -> Tensor:
         """Bool tensor: which entries are live at inference."""
         return self.technique.mask(self)
 
-    def threshold(self):
+    def threshold(self) -> float | np.ndarray | None:
         """The threshold that decides what is zero (log alpha for variational dropout, magnitude for STR), or `None`."""
         return self.technique.threshold(self)
 
-    def assign_mask(self, mask):
+    def assign_mask(self, mask: Tensor) -> None:
         """Sets the live entries (technique "masked" only); entries outside become exactly zero at once."""
         self.technique.assign_mask(self, mask)
 
-    def count(self):
+    def count(self) -> int:
         """Number of entries of `value()` that are not zero (NaN counts as not zero)."""
         return int(np.count_nonzero(ops.convert_to_numpy(self.value())))
 
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Fraction of exact zeros in `value()`."""
         return 1.0 - self.count() / self.size if self.size else 0.0
 
-    def tensor(self, select=None):
+    def tensor(self, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The dense variable, or the selected part of it, in float32 or wider."""
         return _float32_or_wider(self._select(self.variable, select))
 
     @property
-    def tensor_dtype(self):
+    def tensor_dtype(self) -> str:
         """Dtype of `tensor()`, a string."""
         dtype = keras.backend.standardize_dtype(self.variable.dtype)
         return "float32" if dtype in ("float16", "bfloat16") else dtype
 
-    def extra(self, name, select=None):
+    def extra(self, name: str, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The technique's own variable `name` of this weight, or the selected part of it."""
         return self._select(self.extra_variable(name), select)
 
-    def extra_variable(self, name):
+    def extra_variable(self, name: str) -> keras.Variable:
         """The technique's own `keras.Variable` `name` of this weight."""
         return getattr(self.layer, self._attribute(name))
 
-    def add_variable(self, name, **kwargs):
+    def add_variable(self, name: str, **kwargs: Any) -> keras.Variable:
         """Adds a variable of the technique for this weight; stored on the layer under `name`.
 
         (Under `<weight>_<name>` for weights after the layer's first.) Float variables are kept out of autocasting:

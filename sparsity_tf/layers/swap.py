@@ -6,6 +6,7 @@ own `enable_lora` does with its adapters.
 
 import contextlib
 import functools
+from collections.abc import Callable
 
 import keras
 
@@ -15,12 +16,19 @@ from sparsity_tf.layers.sparse_layer import LAYER_CLASSES, SparseLayer
 from sparsity_tf.layers.technique import Technique
 
 
-def make_sparse(layer, technique):
+def make_sparse(layer: keras.layers.Layer, technique: Technique) -> None:
     """Makes one layer sparse, now or, if it isn't built yet, when it is built.
 
     Args:
         layer: Layer of a stock Keras class that has a sparse form for the technique.
         technique: Configured `Technique`.
+
+    Example:
+
+    ```python
+    layer = keras.layers.Dense(10)
+    make_sparse(layer, Masked())
+    ```
     """
     check_layer("layer", layer)
     check_instance("technique", technique, Technique)
@@ -34,8 +42,17 @@ def make_sparse(layer, technique):
     after_build(layer, lambda: _add_variables(layer))
 
 
-def after_build(layer, function):
-    """Calls a function as soon as a layer is built: now, or after its `build`."""
+def after_build(layer: keras.layers.Layer, function: Callable[[], None]) -> None:
+    """Calls a function as soon as a layer is built: now, or after its `build`.
+
+    Example:
+
+    ```python
+    layer = keras.layers.Dense(10)
+    after_build(layer, lambda: print("built:", layer.kernel.shape))
+    layer.build((None, 20))
+    ```
+    """
     check_layer("layer", layer)
     check_callable("function", function)
     if layer.built:
@@ -54,8 +71,17 @@ def after_build(layer, function):
     layer.build = build
 
 
-def make_plain(layer):
-    """Turns one built sparse layer into the stock Keras layer, with the values of inference in its weights."""
+def make_plain(layer: keras.layers.Layer) -> None:
+    """Turns one built sparse layer into the stock Keras layer, with the values of inference in its weights.
+
+    Example:
+
+    ```python
+    layer = MaskedDense(10)
+    layer.build((None, 20))
+    make_plain(layer)
+    ```
+    """
     check_instance("layer", layer, SparseLayer)
     values = [(weight.variable, weight.value()) for weight in layer.sparse_weights + layer.bound_weights]
     _remove_technique(layer)
@@ -63,10 +89,18 @@ def make_plain(layer):
         variable.assign(value)
 
 
-def unmake_sparse(layer):
+def unmake_sparse(layer: keras.layers.Layer) -> None:
     """Turns a layer that `make_sparse` changed, in part or in whole, back into the stock Keras layer.
 
     Its weights keep the values they have. A layer that `make_sparse` did not come to is left as it is.
+
+    Example:
+
+    ```python
+    layer = keras.layers.Dense(10)
+    make_sparse(layer, Masked())
+    unmake_sparse(layer)
+    ```
     """
     check_layer("layer", layer)
     if not isinstance(layer, SparseLayer):

@@ -5,11 +5,15 @@ at how a layer applies its kernel (`kinds.py`).
 """
 
 import inspect
+from collections.abc import Callable
 
 import keras
+import numpy as np
 from keras import ops
 
 from sparsity_tf.checks import check_initializer, check_number, is_number
+from sparsity_tf.layers.sparse_weight import SparseWeight
+from sparsity_tf.type_names import Tensor
 
 
 class Technique:
@@ -49,13 +53,13 @@ class Technique:
     # Why a layer of the technique is not exported as it is; `None` where converters store the plain kernel.
     export_refusal = None
 
-    def build(self, weight):
+    def build(self, weight: SparseWeight) -> None:
         """Creates the technique's variables for `weight` with `weight.add_variable`."""
 
-    def release(self, weight):
+    def release(self, weight: SparseWeight) -> None:
         """Undoes what `build` changed on the weight's own variable, when the layer becomes a plain one again."""
 
-    def value(self, weight, select=None):
+    def value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The dense tensor that is used at inference, exact zeros included.
 
         Args:
@@ -68,23 +72,30 @@ class Technique:
         """
         raise TypeError(f"{type(self).__name__} must define `value(weight, select)`.")
 
-    def training_value(self, weight, select=None):
+    def training_value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The tensor that is used in training; the value at inference unless the technique says otherwise."""
         return self.value(weight, select)
 
-    def mask(self, weight):
+    def mask(self, weight: SparseWeight) -> Tensor:
         """Bool tensor: which entries are live at inference."""
         return ops.not_equal(self.value(weight), 0)
 
-    def threshold(self, weight):
+    def threshold(self, weight: SparseWeight) -> float | np.ndarray | None:
         """The threshold (float or numpy array) that decides what is zero, or `None` if there is none."""
         return None
 
-    def penalty(self, weight):
+    def penalty(self, weight: SparseWeight) -> Tensor:
         """Scalar tensor, the unweighted penalty of one weight (only if `penalized`)."""
         raise TypeError(f"{type(self).__name__} has no penalty.")
 
-    def apply(self, weight, linear, inputs, training, select=None):
+    def apply(
+        self,
+        weight: SparseWeight,
+        linear: Callable[[Tensor | None, Tensor], Tensor],
+        inputs: Tensor | None,
+        training: bool,
+        select: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Applies the weight to the inputs of a call.
 
         Args:
@@ -100,7 +111,9 @@ class Technique:
         kernel = self.training_value(weight, select) if training else self.value(weight, select)
         return linear(inputs, ops.cast(kernel, weight.layer.compute_dtype))
 
-    def over_time(self, weight, linear, batch_size):
+    def over_time(
+        self, weight: SparseWeight, linear: Callable[[Tensor | None, Tensor], Tensor], batch_size: int | Tensor
+    ) -> Callable[[Tensor], Tensor] | None:
         """How training applies a recurrent layer's input kernel, where that is no product with one tensor.
 
         What is drawn at random is drawn here, once for all steps of the sequences.
@@ -116,7 +129,7 @@ class Technique:
         """
         return None
 
-    def assign_mask(self, weight, mask):
+    def assign_mask(self, weight: SparseWeight, mask: Tensor) -> None:
         """Sets which entries are live; only techniques whose mask is a variable can."""
         raise ValueError(
             f"The mask of {weight.path!r} can't be assigned: in technique {self.name!r} it follows from the weights. "
@@ -124,11 +137,11 @@ class Technique:
         )
 
     @classmethod
-    def option_names(cls):
+    def option_names(cls) -> tuple[str, ...]:
         """Names of the constructor's options."""
         return tuple(inspect.signature(cls).parameters)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The options as a serialisable dict."""
         config = {}
         for name in self.option_names():
@@ -139,7 +152,7 @@ class Technique:
         return config
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "Technique":
         """The inverse of `get_config`."""
         return cls(**{name: deserialize_option(option) for name, option in config.items()})
 

@@ -9,14 +9,17 @@ The formulas are pure functions on tensors (`compute_log_alpha`, `compute_log_si
 
 import functools
 import math
+from collections.abc import Callable
 
 from keras import ops
 
 from sparsity_tf.checks import check_bool, check_number, check_seed
 from sparsity_tf.layers import kinds
+from sparsity_tf.layers.sparse_weight import SparseWeight
 from sparsity_tf.layers.technique import Technique, initializer_or_number
 from sparsity_tf.ops import noise
 from sparsity_tf.ops.fused import fused
+from sparsity_tf.type_names import Initializer, Tensor
 
 # Inside logarithms and square roots.
 EPSILON = 1e-8
@@ -144,6 +147,12 @@ class VariationalDropout(Technique):
             loss. With a loss that is a mean over examples the evidence lower bound asks for 1 / (number of training
             examples): set that, or let `callbacks.PenaltyRamp` move it. The default 0 adds no penalty.
         seed: Integer seed of the noise; `None` draws one from Python's generator (`keras.utils.set_random_seed`).
+
+    Example:
+
+    ```python
+    model = sparsity_tf.sparsify(model, VariationalDropout(log_alpha_threshold=2.0, penalty_weight=1 / 60000))
+    ```
     """
 
     name = "variational_dropout"
@@ -153,14 +162,14 @@ class VariationalDropout(Technique):
 
     def __init__(
         self,
-        log_sigma2_initializer=-10.0,
-        clip_log_alpha=8.0,
-        log_alpha_threshold=3.0,
-        mask_in_training=False,
-        share_noise=False,
-        penalty_weight=0.0,
-        seed=None,
-    ):
+        log_sigma2_initializer: Initializer | float = -10.0,
+        clip_log_alpha: float | None = 8.0,
+        log_alpha_threshold: float = 3.0,
+        mask_in_training: bool = False,
+        share_noise: bool = False,
+        penalty_weight: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
         if clip_log_alpha is not None:
             check_number("clip_log_alpha", clip_log_alpha, above=0, below=_LARGEST_CLIP)
         check_number("log_alpha_threshold", log_alpha_threshold)
@@ -176,26 +185,33 @@ class VariationalDropout(Technique):
         self.penalty_weight = penalty_weight
         self.seed = None if seed is None else int(seed)  # Numpy's integers are not saved in a config.
 
-    def build(self, weight):
+    def build(self, weight: SparseWeight) -> None:
         weight.add_variable("log_sigma2", shape=weight.shape, initializer=self.log_sigma2_initializer)
 
-    def value(self, weight, select=None):
+    def value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         theta = weight.tensor(select)
         return ops.where(self._kept(theta, weight.extra("log_sigma2", select)), theta, 0)
 
-    def mask(self, weight):
+    def mask(self, weight: SparseWeight) -> Tensor:
         return self._kept(weight.tensor(), weight.extra("log_sigma2"))
 
-    def threshold(self, weight):
+    def threshold(self, weight: SparseWeight) -> float:
         return self.log_alpha_threshold
 
-    def penalty(self, weight):
+    def penalty(self, weight: SparseWeight) -> Tensor:
         theta, log_sigma2, clip = weight.tensor(), weight.extra("log_sigma2"), self.clip_log_alpha
         if clip is None or clip > _LARGEST_FUSED_CLIP:
             return ops.sum(kl_divergence(compute_log_alpha(theta, log_sigma2, clip)))
         return _fused_kl_divergence(clip)(theta, ops.cast(log_sigma2, theta.dtype))
 
-    def apply(self, weight, linear, inputs, training, select=None):
+    def apply(
+        self,
+        weight: SparseWeight,
+        linear: Callable[[Tensor | None, Tensor], Tensor],
+        inputs: Tensor | None,
+        training: bool,
+        select: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         if not training:
             return super().apply(weight, linear, inputs, training, select)
         layer = weight.layer
@@ -204,7 +220,9 @@ class VariationalDropout(Technique):
         variance = ops.cast(variance, weight.tensor_dtype)
         return noise.add_normal(mean, variance, layer.seed_generator, EPSILON, shared_axes)
 
-    def over_time(self, weight, linear, batch_size):
+    def over_time(
+        self, weight: SparseWeight, linear: Callable[[Tensor | None, Tensor], Tensor], batch_size: int | Tensor
+    ) -> Callable[[Tensor], Tensor] | None:
         kernels, dtype = self._kernels(weight), weight.tensor_dtype
         n = noise.normal((batch_size, weight.shape[-1]), weight.layer.seed_generator, dtype)
 

@@ -8,6 +8,7 @@ step, and weights that lie on a GPU.)
 
 import fractions
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,7 +27,7 @@ _SAMPLE = 10_000
 _PIECE = 1 << 17
 
 
-def number_of_zeros(sparsity, size):
+def number_of_zeros(sparsity: float, size: int) -> int:
     """How many of `size` entries are zero at a sparsity: floor(sparsity * size), of the number as it is written.
 
     The decimal notation decides, not its binary approximation: 0.7 of 10 entries are 7, and 0.29 of 100 are 29, which
@@ -39,11 +40,16 @@ def number_of_zeros(sparsity, size):
 
     Returns:
         Integer.
+
+    Example:
+
+    >>> number_of_zeros(0.29, 100), number_of_zeros(1 / 3, 3)
+    (29, 1)
     """
     return math.floor(_share(sparsity, size))
 
 
-def number_to_keep(sparsity, size):
+def number_to_keep(sparsity: float, size: int) -> int:
     """How many of `size` entries live at a sparsity: floor((1 - sparsity) * size), of the number as it is written.
 
     The rounding of magnitude pruning in *State of Sparsity*: never more than asked for are left. (It differs from
@@ -55,6 +61,11 @@ def number_to_keep(sparsity, size):
 
     Returns:
         Integer.
+
+    Example:
+
+    >>> number_to_keep(0.9, 784 * 300)
+    23520
     """
     return math.floor(size - _share(sparsity, size))
 
@@ -71,7 +82,12 @@ def _share(sparsity, size):
     return fractions.Fraction(whole) if rounded else share
 
 
-def highest(scores, count, among=None, by=None):
+def highest(
+    scores: np.ndarray,
+    count: int,
+    among: np.ndarray | None = None,
+    by: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
     """Marks the `count` highest scores, exactly. Among equal ones the lower (row-major) indices win.
 
     Args:
@@ -86,11 +102,21 @@ def highest(scores, count, among=None, by=None):
 
     Raises:
         ValueError: A candidate's score is NaN, or there are fewer than `count` candidates.
+
+    Example:
+
+    >>> highest(np.array([0.3, 0.1, 0.3, 0.2]), 2)
+    array([ True, False,  True, False])
     """
     return highest_overall([scores], count, None if among is None else [among], by)[0]
 
 
-def highest_overall(scores, count, among=None, by=None):
+def highest_overall(
+    scores: list[np.ndarray],
+    count: int,
+    among: list[np.ndarray] | None = None,
+    by: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> list[np.ndarray]:
     """`highest` over several arrays at once: the `count` highest scores of all together.
 
     Args:
@@ -104,6 +130,11 @@ def highest_overall(scores, count, among=None, by=None):
 
     Raises:
         ValueError: As `highest`.
+
+    Example:
+
+    >>> highest_overall([np.array([0.3, 0.1]), np.array([0.2, 0.4])], 2)
+    [array([ True, False]), array([False,  True])]
     """
     _check_arrays(scores, count, among)
     by = (lambda array: array) if by is None else by
@@ -206,7 +237,9 @@ def _lowest(values, count):
     return lowest
 
 
-def random_mask(shape, count, rng, among=None):
+def random_mask(
+    shape: tuple[int, ...], count: int, rng: np.random.Generator, among: np.ndarray | None = None
+) -> np.ndarray:
     """Marks `count` entries, drawn uniformly without replacement.
 
     Args:
@@ -220,6 +253,12 @@ def random_mask(shape, count, rng, among=None):
 
     Raises:
         ValueError: There are fewer than `count` candidates.
+
+    Example:
+
+    >>> mask = random_mask((784, 300), 23520, np.random.default_rng(0))
+    >>> int(mask.sum())
+    23520
     """
     check_instance("rng", rng, np.random.Generator)
     check_integers("shape", shape, 0)

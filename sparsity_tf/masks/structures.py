@@ -23,9 +23,11 @@ counted together, at least one lives.
 import math
 import re
 import warnings
+from typing import Any
 
 import numpy as np
 
+from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.checks import check_array, check_choice, check_integer, check_integers
 from sparsity_tf.masks import ranking
 
@@ -33,7 +35,7 @@ from sparsity_tf.masks import ranking
 TIED = ("channel", "head", "unit")
 
 
-def get(structure):
+def get(structure: Any) -> "Elements":
     """Turns what a user may write into a structure.
 
     Args:
@@ -45,6 +47,11 @@ def get(structure):
 
     Raises:
         ValueError: Anything else.
+
+    Example:
+
+    >>> get("2:4").keep_highest(np.arange(8.0).reshape(4, 2), 0.5).tolist()
+    [[False, False], [False, False], [True, True], [True, True]]
     """
     if isinstance(structure, Elements):
         return structure
@@ -66,30 +73,38 @@ def get(structure):
     )
 
 
-class Elements:
-    """Every entry is a group of its own."""
+class Elements(CallRepr):
+    """Every entry is a group of its own.
+
+    Example:
+
+    >>> Elements().keep_highest(np.array([[0.3, 0.1], [0.2, 0.4]]), 0.5).tolist()
+    [[True, False], [False, True]]
+    """
 
     spec = None
     # Whether what is pruned together lies in several layers, biases and normalisation included.
     ties_layers = False
 
-    def number_to_keep(self, sparsity, groups):
+    def number_to_keep(self, sparsity: float, groups: int) -> int:
         """How many of a number of groups live at a sparsity."""
         return ranking.number_to_keep(sparsity, groups)
 
-    def reduce(self, scores, filter_axes=(-1,)):
+    def reduce(self, scores: np.ndarray, filter_axes: tuple[int, ...] = (-1,)) -> np.ndarray:
         """Scores of the groups: an array of any shape, one entry a group."""
         return scores
 
-    def alive(self, mask, filter_axes=(-1,)):
+    def alive(self, mask: np.ndarray, filter_axes: tuple[int, ...] = (-1,)) -> np.ndarray:
         """Which groups have a live entry: a bool array of the shape of `reduce`'s."""
         return mask if self.spec is None else self.reduce(mask, filter_axes) > 0
 
-    def expand(self, groups, shape, filter_axes=(-1,)):
+    def expand(self, groups: np.ndarray, shape: tuple[int, ...], filter_axes: tuple[int, ...] = (-1,)) -> np.ndarray:
         """The inverse for masks: every entry gets its group's bit."""
         return np.asarray(groups).reshape(shape)
 
-    def keep_highest(self, scores, sparsity, among=None, filter_axes=(-1,)):
+    def keep_highest(
+        self, scores: np.ndarray, sparsity: float, among: np.ndarray | None = None, filter_axes: tuple[int, ...] = (-1,)
+    ) -> np.ndarray:
         """The mask of the groups with the highest scores.
 
         Args:
@@ -112,7 +127,9 @@ class Elements:
         mask = self.expand(ranking.highest(group_scores, count, alive), scores.shape, filter_axes)
         return mask if among is None else mask & among
 
-    def random_scores(self, rng, shape, filter_axes=(-1,)):
+    def random_scores(
+        self, rng: np.random.Generator, shape: tuple[int, ...], filter_axes: tuple[int, ...] = (-1,)
+    ) -> np.ndarray:
         """Uniform random numbers, one for each group, as scores of its entries.
 
         Args:
@@ -122,7 +139,14 @@ class Elements:
         """
         return rng.random(shape, dtype=np.float32)
 
-    def keep_random(self, rng, shape, sparsity, among=None, filter_axes=(-1,)):
+    def keep_random(
+        self,
+        rng: np.random.Generator,
+        shape: tuple[int, ...],
+        sparsity: float,
+        among: np.ndarray | None = None,
+        filter_axes: tuple[int, ...] = (-1,),
+    ) -> np.ndarray:
         """`keep_highest` of random scores: all groups are equally likely to live."""
         return self.keep_highest(self.random_scores(rng, shape, filter_axes), sparsity, among, filter_axes)
 
@@ -132,14 +156,19 @@ class Blocks(Elements):
 
     Args:
         shape: Tuple of positive integers.
+
+    Example:
+
+    >>> Blocks((2, 1)).keep_highest(np.array([[4.0, 1.0], [0.0, 1.0]]), 0.5).tolist()
+    [[True, False], [True, False]]
     """
 
-    def __init__(self, shape):
+    def __init__(self, shape: tuple[int, ...]) -> None:
         check_integers("shape", shape, 1)
         self.shape = tuple(shape)
         self.spec = "x".join(str(size) for size in shape)
 
-    def axes(self, shape):
+    def axes(self, shape: tuple[int, ...]) -> tuple[list[int], list[int]]:
         """(block size of every axis, number of blocks of every axis) of a weight's shape."""
         if len(self.shape) > len(shape):
             raise ValueError(
@@ -149,41 +178,51 @@ class Blocks(Elements):
         sizes = (1,) * (len(shape) - len(self.shape)) + self.shape
         return sizes, [math.ceil(length / size) for length, size in zip(shape, sizes, strict=True)]
 
-    def reduce(self, scores, filter_axes=(-1,)):
+    def reduce(self, scores: np.ndarray, filter_axes: tuple[int, ...] = (-1,)) -> np.ndarray:
         sums, counts = np.asarray(scores, "float64"), np.ones(np.shape(scores))
         for axis, size in enumerate(self.axes(np.shape(scores))[0]):
             starts = np.arange(0, sums.shape[axis], size)
             sums, counts = np.add.reduceat(sums, starts, axis), np.add.reduceat(counts, starts, axis)
         return sums / counts
 
-    def expand(self, groups, shape, filter_axes=(-1,)):
+    def expand(self, groups: np.ndarray, shape: tuple[int, ...], filter_axes: tuple[int, ...] = (-1,)) -> np.ndarray:
         sizes, counts = self.axes(shape)
         mask = np.asarray(groups).reshape(counts)
         for axis, size in enumerate(sizes):
             mask = np.repeat(mask, size, axis)
         return mask[tuple(slice(length) for length in shape)]
 
-    def random_scores(self, rng, shape, filter_axes=(-1,)):
+    def random_scores(
+        self, rng: np.random.Generator, shape: tuple[int, ...], filter_axes: tuple[int, ...] = (-1,)
+    ) -> np.ndarray:
         # The mean of as many numbers as a block has would favour, or not, the smaller ones at an edge.
         return self.expand(rng.random(self.axes(shape)[1]), shape)
 
 
 class Filters(Elements):
-    """Whole output units."""
+    """Whole output units.
+
+    Example:
+
+    >>> Filters().keep_highest(np.array([[4.0, 1.0], [0.0, 1.0]]), 0.5).tolist()
+    [[True, False], [True, False]]
+    """
 
     spec = "filter"
 
-    def reduce(self, scores, filter_axes=(-1,)):
+    def reduce(self, scores: np.ndarray, filter_axes: tuple[int, ...] = (-1,)) -> np.ndarray:
         inputs = self._input_axes(np.ndim(scores), filter_axes)
         # The mean; 0 of a unit without inputs.
         count = math.prod(np.shape(scores)[axis] for axis in inputs)
         return np.sum(scores, axis=inputs, dtype="float64") / max(count, 1) if inputs else scores
 
-    def expand(self, groups, shape, filter_axes=(-1,)):
+    def expand(self, groups: np.ndarray, shape: tuple[int, ...], filter_axes: tuple[int, ...] = (-1,)) -> np.ndarray:
         inputs = self._input_axes(len(shape), filter_axes)
         return np.broadcast_to(np.expand_dims(groups, inputs), shape).copy()
 
-    def random_scores(self, rng, shape, filter_axes=(-1,)):
+    def random_scores(
+        self, rng: np.random.Generator, shape: tuple[int, ...], filter_axes: tuple[int, ...] = (-1,)
+    ) -> np.ndarray:
         inputs = self._input_axes(len(shape), filter_axes)
         units = [length for axis, length in enumerate(shape) if axis not in inputs]
         return self.expand(rng.random(units), shape, filter_axes)
@@ -198,15 +237,20 @@ class TiedUnits(Elements):
 
     Args:
         spec: "channel", "head" or "unit".
+
+    Example:
+
+    >>> TiedUnits("channel").number_to_keep(0.99, 64)
+    1
     """
 
     ties_layers = True
 
-    def __init__(self, spec):
+    def __init__(self, spec: str) -> None:
         check_choice("spec", spec, TIED)
         self.spec = spec
 
-    def number_to_keep(self, sparsity, groups):
+    def number_to_keep(self, sparsity: float, groups: int) -> int:
         # No layer can do with none.
         return max(ranking.number_to_keep(sparsity, groups), min(groups, 1))
 
@@ -221,9 +265,14 @@ class NM(Elements):
     Args:
         n: Number of entries that live, >= 1.
         m: Size of a group, > n.
+
+    Example:
+
+    >>> NM(2, 4).sparsity, NM(2, 4).sparsity_of((6, 8))
+    (0.5, 0.3333333333333333)
     """
 
-    def __init__(self, n, m):
+    def __init__(self, n: int, m: int) -> None:
         check_integer("n", n, 1)
         check_integer("m", m, 2)
         if n >= m:
@@ -232,17 +281,17 @@ class NM(Elements):
         self.spec = f"{n}:{m}"
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Fraction of zeros of the full pattern, 1 - N / M."""
         return 1 - self.n / self.m
 
-    def sparsity_of(self, shape, filter_axes=(-1,)):
+    def sparsity_of(self, shape: tuple[int, ...], filter_axes: tuple[int, ...] = (-1,)) -> float:
         """Fraction of zeros that the pattern has in a weight of a shape: less than 1 - N / M where a group is short."""
         length = shape[self._axis(len(shape), filter_axes)]
         groups, rest = divmod(length, self.m)
         return (groups * (self.m - self.n) + max(rest - self.n, 0)) / length if length else 0.0
 
-    def problem(self, shape, filter_axes=(-1,)):
+    def problem(self, shape: tuple[int, ...], filter_axes: tuple[int, ...] = (-1,)) -> str | None:
         """What to say of a weight whose shape can't hold the pattern's ratio; `None` where it can."""
         sparsity = self.sparsity_of(shape, filter_axes)
         if abs(sparsity - self.sparsity) < 1e-12:
@@ -254,10 +303,12 @@ class NM(Elements):
         outputs = {axis % rank for axis in filter_axes}
         return max((axis for axis in range(rank) if axis not in outputs), default=rank - 1)
 
-    def reduce(self, scores, filter_axes=(-1,)):
+    def reduce(self, scores: np.ndarray, filter_axes: tuple[int, ...] = (-1,)) -> np.ndarray:
         raise ValueError(f"Structure {self.spec!r} fixes the count of every group: it has no common ranking of groups.")
 
-    def keep_highest(self, scores, sparsity, among=None, filter_axes=(-1,)):
+    def keep_highest(
+        self, scores: np.ndarray, sparsity: float, among: np.ndarray | None = None, filter_axes: tuple[int, ...] = (-1,)
+    ) -> np.ndarray:
         check_array("scores", scores)
         scores = np.asarray(scores, "float64")
         if np.isnan(scores).any():
@@ -282,7 +333,7 @@ class NM(Elements):
         return np.moveaxis((chosen & ~dead).reshape(padded.shape)[..., :length], -1, axis)
 
 
-def check(name, sparsity, weights):
+def check(name: str, sparsity: float, weights: list) -> None:
     """Raises a ValueError unless the structures of weights fit their shapes, and a sparsity the N:M ones.
 
     Warns of weights whose shape can't hold the ratio of an N:M structure.
@@ -291,6 +342,13 @@ def check(name, sparsity, weights):
         name: Name of the argument that holds the sparsity.
         sparsity: Float.
         weights: List of masked `SparseWeight`.
+
+    Example:
+
+    ```python
+    weights = sparsity_tf.get_sparse_weights(sparsity_tf.sparsify(model, "masked", structure="2:4"))
+    check("sparsity", 0.5, weights)
+    ```
     """
     for weight in weights:
         structure = get(weight.technique.structure)
@@ -309,7 +367,14 @@ def check(name, sparsity, weights):
         warnings.warn(f"Less sparse than the structure says: {'; '.join(problems)}.", stacklevel=3)
 
 
-def problem(weight):
-    """What to say of a `SparseWeight` whose shape can't hold its N:M structure's ratio; `None` for all others."""
+def problem(weight: Any) -> str | None:
+    """What to say of a `SparseWeight` whose shape can't hold its N:M structure's ratio; `None` for all others.
+
+    Example:
+
+    >>> weights = sparsity_tf.get_sparse_weights(sparsity_tf.sparsify(model, "masked", structure="2:4"))
+    >>> [weight.path for weight in weights if problem(weight) is not None]
+    ['conv/kernel']
+    """
     structure = get(getattr(weight.technique, "structure", None))
     return structure.problem(weight.shape, weight.filter_axes) if isinstance(structure, NM) else None

@@ -11,21 +11,22 @@ import keras
 
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers
+from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
 
 # (filters, size, zeros on every side): maps of 32 x 32 become 13, 7, 4, 2 and 1 wide.
 _CONVOLUTIONS = ((96, 11, 2), (256, 5, 2), (384, 3, 1), (384, 3, 1), (256, 3, 1))
 
 
 def alexnet_s(
-    input_shape=(32, 32, 3),
-    num_classes=10,
-    kernel_initializer=None,
-    kernel_regularizer=None,
-    technique=None,
-    technique_options=None,
-    where=None,
-    name="alexnet_s",
-):
+    input_shape: Shape = (32, 32, 3),
+    num_classes: int = 10,
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str = "alexnet_s",
+) -> keras.Model:
     """AlexNet-s: dense layers of 1,024 units.
 
     Args:
@@ -54,15 +55,15 @@ def alexnet_s(
 
 
 def alexnet_b(
-    input_shape=(32, 32, 3),
-    num_classes=10,
-    kernel_initializer=None,
-    kernel_regularizer=None,
-    technique=None,
-    technique_options=None,
-    where=None,
-    name="alexnet_b",
-):
+    input_shape: Shape = (32, 32, 3),
+    num_classes: int = 10,
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str = "alexnet_b",
+) -> keras.Model:
     """AlexNet-b: dense layers of 2,048 units.
 
     Args:

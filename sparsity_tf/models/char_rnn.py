@@ -15,21 +15,22 @@ from keras import ops
 
 from sparsity_tf.checks import check_choice, check_integer, check_regularizer
 from sparsity_tf.models import _building
+from sparsity_tf.type_names import Regularizer, Where
 
 CELLS = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
 
 
 def CharRNN(  # noqa: N802  (a builder that reads like a class, as Keras's applications do)
-    vocabulary_size,
-    hidden_size=128,
-    depth=2,
-    cell="lstm",
-    kernel_regularizer=None,
-    technique=None,
-    technique_options=None,
-    where=None,
-    name="char_rnn",
-):
+    vocabulary_size: int,
+    hidden_size: int = 128,
+    depth: int = 2,
+    cell: str = "lstm",
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str = "char_rnn",
+) -> keras.Model:
     """A recurrent network that predicts the next character.
 
     Every window of text begins with a state of zeros; kernels and biases of the recurrent layers begin uniform within

@@ -16,24 +16,25 @@ from sparsity_tf.checks import check_choice, check_integer, check_seed
 from sparsity_tf.layers import SparseActivation, SparseBatchNormalization
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers
+from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
 
 _MASKS = ("none", "structured", "static", "dynamic")
 
 
 def cifar_resnet(
-    depth,
-    input_shape=(32, 32, 3),
-    num_classes=10,
-    spatial_mask="none",
-    quarters=2,
-    seed=None,
-    kernel_initializer=None,
-    kernel_regularizer=None,
-    technique=None,
-    technique_options=None,
-    where=None,
-    name=None,
-):
+    depth: int,
+    input_shape: Shape = (32, 32, 3),
+    num_classes: int = 10,
+    spatial_mask: str | None = "none",
+    quarters: int = 2,
+    seed: int | None = None,
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str | None = None,
+) -> keras.Model:
     """ResNet-depth for small images: 3x3 stem, three stages of basic blocks, global average pooling, dense classifier.
 
     The stages have 16, 32 and 64 filters. A block is 3x3 convolution (stride 2 in the first block of stages 2 and 3),

@@ -12,7 +12,7 @@ import re
 from sparsity_tf.checks import check_string
 
 
-def all_but(*patterns):
+def all_but(*patterns: str) -> str:
     """A regular expression for `where` that selects all layers but some.
 
     Args:
@@ -25,7 +25,7 @@ def all_but(*patterns):
         ValueError: No pattern, or one that is no valid regular expression.
 
     Example:
-        >>> model = resnet_50(technique="masked", where=all_but("stem", ".*_projection"))
+        >>> model = cifar_resnet(20, technique="masked", where=all_but("stem", ".*_projection"))
     """
     if not patterns:
         raise ValueError("`patterns` must hold at least one regular expression. Received: none")

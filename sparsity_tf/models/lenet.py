@@ -9,18 +9,19 @@ import keras
 from keras import layers
 
 from sparsity_tf.models._building import apply_technique, image_input, kernel_arguments
+from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
 
 
 def lenet_300_100(
-    input_shape=(28, 28, 1),
-    num_classes=10,
-    kernel_initializer="glorot_uniform",
-    kernel_regularizer=None,
-    technique=None,
-    technique_options=None,
-    where=None,
-    name="lenet_300_100",
-):
+    input_shape: Shape = (28, 28, 1),
+    num_classes: int = 10,
+    kernel_initializer: Initializer = "glorot_uniform",
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str = "lenet_300_100",
+) -> keras.Model:
     """A multilayer perceptron: 784-300-100-10, ReLU.
 
     Args:
@@ -57,15 +58,15 @@ def lenet_300_100(
 
 
 def lenet_5_caffe(
-    input_shape=(28, 28, 1),
-    num_classes=10,
-    kernel_initializer="glorot_uniform",
-    kernel_regularizer=None,
-    technique=None,
-    technique_options=None,
-    where=None,
-    name="lenet_5_caffe",
-):
+    input_shape: Shape = (28, 28, 1),
+    num_classes: int = 10,
+    kernel_initializer: Initializer = "glorot_uniform",
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str = "lenet_5_caffe",
+) -> keras.Model:
     """The convolutional LeNet-5 of the Caffe examples: 20-50-500-10.
 
     Convolution 20 @ 5x5, max-pooling 2, convolution 50 @ 5x5, max-pooling 2 (all "valid"), dense

@@ -6,25 +6,28 @@ Names of layers, for `where`: `stem` is the first dense layer, then `fc2`, ...; 
 after a layer is `<layer>_bn`.
 """
 
+from collections.abc import Sequence
+
 import keras
 
 from sparsity_tf.checks import check_choice, check_integers
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers
+from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
 
 
 def mnist_mlp(
-    input_shape=(28, 28, 1),
-    num_classes=10,
-    hidden=(300, 100),
-    batch_norm="all",
-    kernel_initializer=None,
-    kernel_regularizer=None,
-    technique=None,
-    technique_options=None,
-    where=None,
-    name="mnist_mlp",
-):
+    input_shape: Shape = (28, 28, 1),
+    num_classes: int = 10,
+    hidden: Sequence[int] = (300, 100),
+    batch_norm: str = "all",
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str = "mnist_mlp",
+) -> keras.Model:
     """A multilayer perceptron: 784-300-100-10, ReLU.
 
     Args:

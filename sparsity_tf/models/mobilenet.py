@@ -11,23 +11,24 @@ import keras
 from sparsity_tf.checks import check_choice
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers, variance_scaling
+from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
 
 # (filters of the pointwise convolution, stride of the depthwise one)
 _BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
 
 
 def mobilenet_v1(
-    input_shape=(224, 224, 3),
-    num_classes=1000,
-    width=1.0,
-    classifier="conv",
-    kernel_initializer=None,
-    kernel_regularizer=None,
-    technique=None,
-    technique_options=None,
-    where=None,
-    name="mobilenet_v1",
-):
+    input_shape: Shape = (224, 224, 3),
+    num_classes: int = 1000,
+    width: float = 1.0,
+    classifier: str = "conv",
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str = "mobilenet_v1",
+) -> keras.Model:
     """MobileNetV1: a 3x3 convolution, then thirteen depthwise-separable ones, global average pooling, classifier.
 
     Args:

@@ -17,6 +17,7 @@ from keras import layers
 from sparsity_tf.checks import check_bool, check_choice
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers, variance_scaling
+from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
 
 
 def _bottleneck(net, x, filters, strides, last_gamma, name):
@@ -98,20 +99,20 @@ _VARIANTS = {
 
 
 def resnet(
-    depth,
-    input_shape=(224, 224, 3),
-    num_classes=1000,
-    width=1.0,
-    variant="state_of_sparsity",
-    classifier=None,
-    zero_gamma=None,
-    kernel_initializer=None,
-    kernel_regularizer=None,
-    technique=None,
-    technique_options=None,
-    where=None,
-    name=None,
-):
+    depth: int,
+    input_shape: Shape = (224, 224, 3),
+    num_classes: int = 1000,
+    width: float = 1.0,
+    variant: str = "state_of_sparsity",
+    classifier: str | None = None,
+    zero_gamma: bool | None = None,
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str | None = None,
+) -> keras.Model:
     """A ResNet of any of the usual depths.
 
     Stem 7x7 with stride 2, max-pooling 3x3 with stride 2, four stages of 64, 128, 256 and 512 filters (bottlenecks put
@@ -190,31 +191,223 @@ def resnet(
     return _building.apply_technique(model, technique, technique_options, where)
 
 
-def resnet_18(input_shape=(224, 224, 3), num_classes=1000, **arguments):
-    """ResNet-18: basic blocks 2-2-2-2, 11,678,912 weights in 21 kernels. Arguments: see `resnet`."""
-    return resnet(18, input_shape, num_classes, **arguments)
+def resnet_18(
+    input_shape: Shape = (224, 224, 3),
+    num_classes: int = 1000,
+    width: float = 1.0,
+    variant: str = "state_of_sparsity",
+    classifier: str | None = None,
+    zero_gamma: bool | None = None,
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str | None = None,
+) -> keras.Model:
+    """ResNet-18: basic blocks 2-2-2-2, 11,678,912 weights in 21 kernels. Arguments: see `resnet`.
+
+    Example:
+
+    >>> model = resnet_18(variant="str", technique="str")
+    """
+    return resnet(
+        18,
+        input_shape,
+        num_classes,
+        width,
+        variant,
+        classifier,
+        zero_gamma,
+        kernel_initializer,
+        kernel_regularizer,
+        technique,
+        technique_options,
+        where,
+        name,
+    )
 
 
-def resnet_34(input_shape=(224, 224, 3), num_classes=1000, **arguments):
-    """ResNet-34: basic blocks 3-4-6-3, 21,779,648 weights in 37 kernels. Arguments: see `resnet`."""
-    return resnet(34, input_shape, num_classes, **arguments)
+def resnet_34(
+    input_shape: Shape = (224, 224, 3),
+    num_classes: int = 1000,
+    width: float = 1.0,
+    variant: str = "state_of_sparsity",
+    classifier: str | None = None,
+    zero_gamma: bool | None = None,
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str | None = None,
+) -> keras.Model:
+    """ResNet-34: basic blocks 3-4-6-3, 21,779,648 weights in 37 kernels. Arguments: see `resnet`.
+
+    Example:
+
+    >>> model = resnet_34(technique="masked")
+    """
+    return resnet(
+        34,
+        input_shape,
+        num_classes,
+        width,
+        variant,
+        classifier,
+        zero_gamma,
+        kernel_initializer,
+        kernel_regularizer,
+        technique,
+        technique_options,
+        where,
+        name,
+    )
 
 
-def resnet_50(input_shape=(224, 224, 3), num_classes=1000, **arguments):
-    """ResNet-50: bottlenecks 3-4-6-3, 25,502,912 weights in 54 kernels. Arguments: see `resnet`."""
-    return resnet(50, input_shape, num_classes, **arguments)
+def resnet_50(
+    input_shape: Shape = (224, 224, 3),
+    num_classes: int = 1000,
+    width: float = 1.0,
+    variant: str = "state_of_sparsity",
+    classifier: str | None = None,
+    zero_gamma: bool | None = None,
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str | None = None,
+) -> keras.Model:
+    """ResNet-50: bottlenecks 3-4-6-3, 25,502,912 weights in 54 kernels. Arguments: see `resnet`.
+
+    Example:
+
+    >>> model = resnet_50(technique="masked", where=FIRST_LAYER_DENSE)
+    """
+    return resnet(
+        50,
+        input_shape,
+        num_classes,
+        width,
+        variant,
+        classifier,
+        zero_gamma,
+        kernel_initializer,
+        kernel_regularizer,
+        technique,
+        technique_options,
+        where,
+        name,
+    )
 
 
-def resnet_101(input_shape=(224, 224, 3), num_classes=1000, **arguments):
-    """ResNet-101: bottlenecks 3-4-23-3, 44,442,816 weights in 105 kernels. Arguments: see `resnet`."""
-    return resnet(101, input_shape, num_classes, **arguments)
+def resnet_101(
+    input_shape: Shape = (224, 224, 3),
+    num_classes: int = 1000,
+    width: float = 1.0,
+    variant: str = "state_of_sparsity",
+    classifier: str | None = None,
+    zero_gamma: bool | None = None,
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str | None = None,
+) -> keras.Model:
+    """ResNet-101: bottlenecks 3-4-23-3, 44,442,816 weights in 105 kernels. Arguments: see `resnet`.
+
+    Example:
+
+    >>> model = resnet_101(width=0.5, technique="masked")
+    """
+    return resnet(
+        101,
+        input_shape,
+        num_classes,
+        width,
+        variant,
+        classifier,
+        zero_gamma,
+        kernel_initializer,
+        kernel_regularizer,
+        technique,
+        technique_options,
+        where,
+        name,
+    )
 
 
-def resnet_152(input_shape=(224, 224, 3), num_classes=1000, **arguments):
-    """ResNet-152: bottlenecks 3-8-36-3, 60,040,384 weights in 156 kernels. Arguments: see `resnet`."""
-    return resnet(152, input_shape, num_classes, **arguments)
+def resnet_152(
+    input_shape: Shape = (224, 224, 3),
+    num_classes: int = 1000,
+    width: float = 1.0,
+    variant: str = "state_of_sparsity",
+    classifier: str | None = None,
+    zero_gamma: bool | None = None,
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str | None = None,
+) -> keras.Model:
+    """ResNet-152: bottlenecks 3-8-36-3, 60,040,384 weights in 156 kernels. Arguments: see `resnet`.
+
+    Example:
+
+    >>> model = resnet_152(width=0.25, technique="masked")
+    """
+    return resnet(
+        152,
+        input_shape,
+        num_classes,
+        width,
+        variant,
+        classifier,
+        zero_gamma,
+        kernel_initializer,
+        kernel_regularizer,
+        technique,
+        technique_options,
+        where,
+        name,
+    )
 
 
-def resnet_200(input_shape=(224, 224, 3), num_classes=1000, **arguments):
-    """ResNet-200: bottlenecks 3-24-36-3, 64,496,832 weights in 204 kernels. Arguments: see `resnet`."""
-    return resnet(200, input_shape, num_classes, **arguments)
+def resnet_200(
+    input_shape: Shape = (224, 224, 3),
+    num_classes: int = 1000,
+    width: float = 1.0,
+    variant: str = "state_of_sparsity",
+    classifier: str | None = None,
+    zero_gamma: bool | None = None,
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str | None = None,
+) -> keras.Model:
+    """ResNet-200: bottlenecks 3-24-36-3, 64,496,832 weights in 204 kernels. Arguments: see `resnet`.
+
+    Example:
+
+    >>> model = resnet_200(width=0.25, technique="masked")
+    """
+    return resnet(
+        200,
+        input_shape,
+        num_classes,
+        width,
+        variant,
+        classifier,
+        zero_gamma,
+        kernel_initializer,
+        kernel_regularizer,
+        technique,
+        technique_options,
+        where,
+        name,
+    )

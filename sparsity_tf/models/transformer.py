@@ -9,10 +9,13 @@ Names of layers, for `where`: `embedding`; `encoder_layer<n>_self_attention_<par
 `..._query_head<h>` each.
 """
 
+from typing import Any
+
 import keras
 from keras import layers
 
 from sparsity_tf.checks import check_bool, check_choice, check_fraction, check_integer, check_seed
+from sparsity_tf.layers import Technique
 from sparsity_tf.models import _building
 from sparsity_tf.models.transformer_layers import (
     DotProductAttention,
@@ -22,6 +25,7 @@ from sparsity_tf.models.transformer_layers import (
     TargetSpace,
     TimingSignal,
 )
+from sparsity_tf.type_names import Where
 
 TRANSFORMER_SIZES = {
     "base": {"num_layers": 6, "hidden_size": 512, "filter_size": 2048, "num_heads": 8},
@@ -32,27 +36,27 @@ EMBEDDING_DENSE = r"(en|de)coder_layer\d+_.*"
 
 
 def Transformer(
-    vocabulary_size,
-    num_layers=None,
-    hidden_size=None,
-    filter_size=None,
-    num_heads=None,
+    vocabulary_size: int,
+    num_layers: int | None = None,
+    hidden_size: int | None = None,
+    filter_size: int | None = None,
+    num_heads: int | None = None,
     *,
-    size="base",
-    dropout=0.1,
-    attention_dropout=0.1,
-    relu_dropout=0.1,
-    num_target_spaces=32,
-    target_space=0,
-    split_heads=False,
-    packed=False,
-    flash_attention=None,
-    seed=None,
-    technique=None,
-    where=None,
-    name="transformer",
-    **technique_options,
-):
+    size: str = "base",
+    dropout: float = 0.1,
+    attention_dropout: float = 0.1,
+    relu_dropout: float = 0.1,
+    num_target_spaces: int = 32,
+    target_space: int = 0,
+    split_heads: bool = False,
+    packed: bool = False,
+    flash_attention: bool | None = None,
+    seed: int | None = None,
+    technique: str | Technique | None = None,
+    where: Where = None,
+    name: str = "transformer",
+    **technique_options: Any,
+) -> keras.Model:
     """An encoder-decoder for translation, with any of its matrices sparse.
 
     Encoder: shared embedding times sqrt(hidden_size), zero for padding, plus a target-space vector, plus sinusoids;
@@ -99,7 +103,7 @@ def Transformer(
         ImportError: Keras before 3.13, which has no `ReversibleEmbedding`.
 
     Example:
-        >>> model = Transformer(33288, size="base", technique="masked")
+        >>> model = Transformer(8000, size="tiny", technique="masked")
     """
     check_choice("size", size, TRANSFORMER_SIZES)
     given = {"num_layers": num_layers, "hidden_size": hidden_size, "filter_size": filter_size, "num_heads": num_heads}

@@ -7,6 +7,7 @@ those of tensor2tensor, on which *State of Sparsity* (Gale et al., 2019, arXiv 1
 
 import functools
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -14,6 +15,7 @@ from keras import ops
 from sparsity_tf.checks import check_bool, check_fraction, check_integer, check_seed
 from sparsity_tf.ops import noise
 from sparsity_tf.ops.fused import fused
+from sparsity_tf.type_names import Tensor
 
 _MAX_TIMESCALE = 1e4
 
@@ -82,9 +84,23 @@ class DotProductAttention(keras.layers.Layer):
 
     Returns:
         Tensor (batch, queries, units).
+
+    Example:
+
+    >>> query = keras.random.normal((2, 5, 16))
+    >>> tuple(DotProductAttention(num_heads=4, causal=True)(query, query, query).shape)
+    (2, 5, 16)
     """
 
-    def __init__(self, num_heads, causal=False, dropout=0.0, flash_attention=None, seed=None, **kwargs):
+    def __init__(
+        self,
+        num_heads: int,
+        causal: bool = False,
+        dropout: float = 0.0,
+        flash_attention: bool | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_integer("num_heads", num_heads, 1)
         check_bool("causal", causal)
@@ -100,7 +116,16 @@ class DotProductAttention(keras.layers.Layer):
         if dropout:
             self.dropout_layer = FastDropout(dropout, seed=seed, dtype=self.dtype_policy, name="dropout")
 
-    def call(self, query, key, value, key_ids=None, query_segments=None, key_segments=None, training=False):
+    def call(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_ids: Tensor | None = None,
+        query_segments: Tensor | None = None,
+        key_segments: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
         mask = attention_mask(self.causal, key_ids, query_segments, key_segments)
         query, key, value = (self._split(x) for x in (query, key, value))
         if training and self.dropout:
@@ -112,7 +137,7 @@ class DotProductAttention(keras.layers.Layer):
         shape = ops.shape(outputs)
         return ops.reshape(outputs, (shape[0], shape[1], outputs.shape[2] * outputs.shape[3]))
 
-    def compute_output_spec(self, query, *args, **kwargs):
+    def compute_output_spec(self, query: Tensor, *args: Any, **kwargs: Any) -> keras.KerasTensor:
         return keras.KerasTensor(query.shape, dtype=self.compute_dtype)
 
     def _split(self, x):
@@ -130,7 +155,7 @@ class DotProductAttention(keras.layers.Layer):
         probabilities = ops.cast(ops.softmax(scores), value.dtype)
         return ops.einsum("bnts,bsnh->btnh", self.dropout_layer(probabilities, training=True), value)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "num_heads": self.num_heads,
@@ -143,12 +168,18 @@ class DotProductAttention(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("sparsity_tf")
 class ScaledTokens(keras.layers.Layer):
-    """Embeddings times the root of their size, zero where the token is padding (id 0)."""
+    """Embeddings times the root of their size, zero where the token is padding (id 0).
 
-    def call(self, embeddings, ids):
+    Example:
+
+    >>> tuple(ScaledTokens()(keras.random.normal((1, 3, 16)), np.array([[5, 7, 0]])).shape)
+    (1, 3, 16)
+    """
+
+    def call(self, embeddings: Tensor, ids: Tensor) -> Tensor:
         return scale_tokens(embeddings, ids)
 
-    def compute_output_spec(self, embeddings, ids):
+    def compute_output_spec(self, embeddings: Tensor, ids: Tensor) -> keras.KerasTensor:
         return keras.KerasTensor(embeddings.shape, dtype=self.compute_dtype)
 
 
@@ -167,15 +198,20 @@ class ShiftRight(keras.layers.Layer):
     Call arguments:
         inputs: Tensor (batch, length, units).
         positions: Integer tensor (batch, length), 0 where a packed sentence begins; or `None`.
+
+    Example:
+
+    >>> tuple(ShiftRight()(np.array([[[1.0], [2.0], [3.0]]])).shape)
+    (1, 3, 1)
     """
 
-    def call(self, inputs, positions=None):
+    def call(self, inputs: Tensor, positions: Tensor | None = None) -> Tensor:
         shifted = ops.pad(inputs[:, :-1], [(0, 0), (1, 0), (0, 0)])
         if positions is None:
             return shifted
         return ops.where(ops.expand_dims(ops.not_equal(positions, 0), -1), shifted, ops.zeros((), shifted.dtype))
 
-    def compute_output_spec(self, inputs, positions=None):
+    def compute_output_spec(self, inputs: Tensor, positions: Tensor | None = None) -> keras.KerasTensor:
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
 
@@ -186,13 +222,18 @@ class TimingSignal(keras.layers.Layer):
     Call arguments:
         inputs: Tensor (batch, length, units).
         positions: Integer tensor (batch, length); `None` counts from 0.
+
+    Example:
+
+    >>> tuple(TimingSignal()(np.zeros((2, 5, 16), "float32")).shape)
+    (2, 5, 16)
     """
 
-    def call(self, inputs, positions=None):
+    def call(self, inputs: Tensor, positions: Tensor | None = None) -> Tensor:
         positions = ops.arange(ops.shape(inputs)[1]) if positions is None else positions
         return ops.add(inputs, ops.cast(timing_signal(positions, inputs.shape[-1]), inputs.dtype))
 
-    def compute_output_spec(self, inputs, positions=None):
+    def compute_output_spec(self, inputs: Tensor, positions: Tensor | None = None) -> keras.KerasTensor:
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
 
@@ -205,9 +246,14 @@ class TargetSpace(keras.layers.Layer):
     Args:
         num_spaces: Rows of the table.
         space: The row that is added.
+
+    Example:
+
+    >>> tuple(TargetSpace(space=3)(keras.random.normal((2, 5, 16))).shape)
+    (2, 5, 16)
     """
 
-    def __init__(self, num_spaces=32, space=0, **kwargs):
+    def __init__(self, num_spaces: int = 32, space: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_integer("num_spaces", num_spaces, 1)
         check_integer("space", space)
@@ -216,7 +262,7 @@ class TargetSpace(keras.layers.Layer):
         self.num_spaces = num_spaces
         self.space = space
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         units = input_shape[-1]
         self.table = self.add_weight(
             name="table",
@@ -225,14 +271,14 @@ class TargetSpace(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return ops.add(inputs, self.row())
 
-    def row(self):
+    def row(self) -> Tensor:
         """The row that is added, in the layer's compute dtype."""
         return ops.cast(ops.convert_to_tensor(self.table)[self.space], self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "num_spaces": self.num_spaces, "space": self.space}
 
 
@@ -256,24 +302,29 @@ class FastDropout(keras.layers.Dropout):
     Under XLA on a CPU the generator that TensorFlow chooses costs more than a small layer. Nothing is stored for the
     gradient, and the generator's state is saved with the model, so that a resumed run drops what the uninterrupted one
     would have. Arguments: those of `keras.layers.Dropout`; `noise_shape` must be `None`.
+
+    Example:
+
+    >>> tuple(FastDropout(0.1, seed=0)(keras.random.normal((2, 5, 16)), training=True).shape)
+    (2, 5, 16)
     """
 
-    def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
+    def __init__(self, rate: float, noise_shape: None = None, seed: int | None = None, **kwargs: Any) -> None:
         if noise_shape is not None:
             raise ValueError(f"`noise_shape` must be None: use `keras.layers.Dropout`. Received: {noise_shape=}")
         check_fraction("rate", rate)
         check_seed("seed", seed)
         super().__init__(rate, seed=seed, **kwargs)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         if not (training and self.rate > 0):
             return inputs
         return _dropout_function(self.rate)(inputs, noise.uniform_source(ops.shape(inputs), self.seed_generator))
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         if self.rate > 0:
             store["seed_generator_state"] = self.seed_generator.state
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         if self.rate > 0:
             self.seed_generator.state.assign(store["seed_generator_state"])

@@ -14,6 +14,7 @@ from keras import layers
 from sparsity_tf.checks import check_choice
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers
+from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
 
 # (filters, size of each convolution) of the stages, each of which ends in a max-pooling.
 _STAGES_D = ((64, (3, 3)), (128, (3, 3)), (256, (3, 3, 3)), (512, (3, 3, 3)), (512, (3, 3, 3)))
@@ -24,16 +25,16 @@ _DROPOUT = ((0.3, 0), (0.4, 0), (0.4, 0.4, 0), (0.4, 0.4, 0), (0.4, 0.4, 0))
 
 
 def vgg_c(
-    input_shape=(32, 32, 3),
-    num_classes=10,
-    width=1.0,
-    kernel_initializer=None,
-    kernel_regularizer=None,
-    technique=None,
-    technique_options=None,
-    where=None,
-    name="vgg_c",
-):
+    input_shape: Shape = (32, 32, 3),
+    num_classes: int = 10,
+    width: float = 1.0,
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str = "vgg_c",
+) -> keras.Model:
     """VGG-C of the sparse momentum experiments, with two dense layers of 512.
 
     The third convolution of stages 3, 4 and 5 is 1x1 and yet padded by one pixel, as in the source, so the maps grow:
@@ -69,16 +70,16 @@ def vgg_c(
 
 
 def vgg_d(
-    input_shape=(32, 32, 3),
-    num_classes=10,
-    width=1.0,
-    kernel_initializer=None,
-    kernel_regularizer=None,
-    technique=None,
-    technique_options=None,
-    where=None,
-    name="vgg_d",
-):
+    input_shape: Shape = (32, 32, 3),
+    num_classes: int = 10,
+    width: float = 1.0,
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str = "vgg_d",
+) -> keras.Model:
     """VGG-D (VGG-16) of the sparse momentum experiments, with two dense layers of 512.
 
     Args:
@@ -109,17 +110,17 @@ def vgg_d(
 
 
 def vgg_like(
-    input_shape=(32, 32, 3),
-    num_classes=10,
-    width=1.0,
-    variant="sparse_momentum",
-    kernel_initializer=None,
-    kernel_regularizer=None,
-    technique=None,
-    technique_options=None,
-    where=None,
-    name="vgg_like",
-):
+    input_shape: Shape = (32, 32, 3),
+    num_classes: int = 10,
+    width: float = 1.0,
+    variant: str = "sparse_momentum",
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str = "vgg_like",
+) -> keras.Model:
     """The VGG-like network: the convolutions of VGG-D and one dense layer of 512.
 
     | `variant` | after the dense layer | dropout | epsilon of BN | kernels |

@@ -15,6 +15,7 @@ from keras import layers
 from sparsity_tf.checks import check_choice, check_fraction, check_integer
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers, variance_scaling
+from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,19 @@ _VARIANTS = {
 
 
 def wide_resnet(
-    depth,
-    width,
-    input_shape=(32, 32, 3),
-    num_classes=10,
-    variant="sparse_momentum",
-    dropout=None,
-    kernel_initializer=None,
-    kernel_regularizer=None,
-    technique=None,
-    technique_options=None,
-    where=None,
-    name=None,
-):
+    depth: int,
+    width: float,
+    input_shape: Shape = (32, 32, 3),
+    num_classes: int = 10,
+    variant: str = "sparse_momentum",
+    dropout: float | None = None,
+    kernel_initializer: Initializer | None = None,
+    kernel_regularizer: Regularizer | None = None,
+    technique: str | None = None,
+    technique_options: dict | None = None,
+    where: Where = None,
+    name: str | None = None,
+) -> keras.Model:
     """WRN-depth-width: a 3x3 stem, three stages of pre-activation blocks, global average pooling, dense classifier.
 
     A block is BN, ReLU, 3x3 convolution (stride 2 in the first block of stages 2 and 3), BN, ReLU, dropout, 3x3

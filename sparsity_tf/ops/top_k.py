@@ -7,10 +7,12 @@ GPU, between steps. `masks/ranking.py` ranks numpy arrays.
 import functools
 
 import keras
+import numpy as np
 from keras import ops
 
 from sparsity_tf.backend import as_array, compiled, float_bits
 from sparsity_tf.checks import check_array, check_integer
+from sparsity_tf.type_names import Tensor
 
 # Bits of |x| for a float32 x: everything but the sign.
 _MAGNITUDE_BITS = 31
@@ -18,7 +20,7 @@ _MAGNITUDE_BITS = 31
 _INFINITY = 0x7F800000
 
 
-def top_k_mask(scores, k):
+def top_k_mask(scores: Tensor, k: int | Tensor) -> Tensor:
     """Marks the `k` entries of the largest magnitude, exactly.
 
     The k-th largest magnitude is found by bisection over the 31 bits of a float32 magnitude: 31 counting passes, O(n),
@@ -31,6 +33,11 @@ def top_k_mask(scores, k):
 
     Returns:
         Bool tensor of the shape of `scores` with exactly `k` entries True.
+
+    Example:
+
+    >>> keras.ops.convert_to_numpy(top_k_mask(np.array([0.3, -0.5, 0.1], "float32"), 2))
+    array([ True,  True, False])
     """
     if not ops.is_tensor(k):
         check_integer("k", k)
@@ -62,7 +69,7 @@ def top_k_mask(scores, k):
     return ops.reshape(ops.logical_or(above, chosen), shape)
 
 
-def largest_on_device(tensors, count, among):
+def largest_on_device(tensors: list[Tensor], count: int, among: list[Tensor | np.ndarray]) -> list[np.ndarray]:
     """Marks the `count` entries of the largest magnitude, exactly: `highest_overall` of tensors, where they are.
 
     The masks are those of `highest_overall(..., by=np.abs)`. The threshold is found as in `top_k_mask`; a weight's
@@ -78,6 +85,11 @@ def largest_on_device(tensors, count, among):
 
     Raises:
         ValueError: A candidate is NaN, or there are fewer than `count` candidates.
+
+    Example:
+
+    >>> largest_on_device([np.array([0.3, -0.5, 0.1], "float32")], 2, [np.array([True, True, True])])
+    [array([ True,  True, False])]
     """
     check_integer("count", count)
     among = [ops.convert_to_tensor(mask, "bool") for mask in among]

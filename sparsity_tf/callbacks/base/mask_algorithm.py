@@ -15,20 +15,22 @@ import keras
 import numpy as np
 
 from sparsity_tf.backend import as_array, fit_builds_models, is_on_accelerator, slots_of, strategy_scope, tensor_of
+from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.callbacks.base import claims, masked_weights, optimizer_slots, shortfall, tied_weights, train_function
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.callbacks.base.gradient_tap import GradientTap
 from sparsity_tf.callbacks.base.mask_writer import MaskWriter, bool_mask
-from sparsity_tf.callbacks.base.optimizer_slots import count_steps
+from sparsity_tf.callbacks.base.saved_state import SavedState
 from sparsity_tf.callbacks.base.standstill import Standstill
 from sparsity_tf.callbacks.base.tied_weights import TiedWeight
 from sparsity_tf.callbacks.base.update_schedule import UpdateSchedule
 from sparsity_tf.callbacks.base.weight_view import WeightView, read_mask, value_tensor
 from sparsity_tf.checks import check_integer, check_selection
 from sparsity_tf.masks import structures
+from sparsity_tf.type_names import Frequency, Where
 
 
-class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
+class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callbacks.Callback):
     """Base class of the algorithms that change masks. A subclass defines `change_masks`, and often `start`.
 
     Steps count optimizer updates since the optimizer was made (with gradient accumulation, not batches). The schedule
@@ -50,14 +52,21 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         structure: Which entries live and die together (`sparsity_tf.masks.structures`); set on the layers, in whose
             config it is saved. Default: what the layers say. With "channel", "head" or "unit" all counts, sparsities
             and distributions are of channels. The channels that are tied to the same layers are one weight then, a
-            vector, under the path of the first layer: `"conv2d/channel"`. (All of these distributions are uniform, but
-            a dict.)
+            vector, under the path of the first layer: `"conv2d/channel"`. (All distributions but a dict are uniform.)
         seed: Integer seed of everything that is drawn.
+
+    Example:
+
+    ```python
+    class PruneOnce(sparsity_tf.callbacks.MaskAlgorithm):
+        def change_masks(self, step):
+            views = self.views(step)
+            self.assign(views, [np.abs(view.value) > 0.05 for view in views])
+
+    model.fit(x, y, callbacks=[PruneOnce(begin_step=4, end_step=5)])
+    ```
     """
 
-    # Name under which files hold what the algorithm remembers, and the names of these numbers.
-    state_name = None
-    state_fields = ()
     # Whether masks of whole blocks, filters or N:M groups are something the algorithm can make.
     structured = False
     # Whether it can prune channels, heads and units, each in all layers that it is tied to.
@@ -71,7 +80,15 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
     # Whether a `fit` that is too short for the schedule is a warning. A program that says so itself sets it to False.
     warns_at_start = True
 
-    def __init__(self, begin_step=0, end_step=None, frequency=1, where=None, structure=None, seed=0):
+    def __init__(
+        self,
+        begin_step: int = 0,
+        end_step: int | None = None,
+        frequency: Frequency = 1,
+        where: Where = None,
+        structure: str | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self._set_schedule(begin_step, end_step, frequency)
         check_integer("seed", seed, 0)
@@ -104,21 +121,21 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
 
     # What subclasses define.
 
-    def start(self):
+    def start(self) -> None:
         """Called once before the first step, with `self.weights` set: initial masks, further checks.
 
         In `fit` that is when the first epoch begins, so that a model which another callback restores is seen restored.
         """
 
-    def change_masks(self, step):
+    def change_masks(self, step: int) -> None:
         """Changes the masks: called after the step whose count is on the schedule."""
         raise TypeError(f"{type(self).__name__} must define `change_masks(step)`.")
 
-    def uses(self):
+    def uses(self) -> set[str]:
         """Set of what the algorithm reads beside weights and masks: "gradient", "momentum", "variance"."""
         return set()
 
-    def update(self, model):
+    def update(self, model: keras.Model) -> None:
         """Changes the masks if an update is due. For loops of your own; call it after each optimizer step.
 
         Args:
@@ -129,7 +146,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
                 from call to call, because the loop takes its steps with another optimizer or does not write them back.
         """
         self._check_prepared(model)
-        step = count_steps(model)
+        step = optimizer_slots.count_steps(model)
         if self._standstill is not None:
             self._standstill.watch(moved=step != self._seen)
         due = self.due(self._seen, step)
@@ -141,21 +158,21 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         self.change_masks(step)
         self._measure()
 
-    def left_undone(self, end):
+    def left_undone(self, end: int) -> str | None:
         """What a training that ends at a step leaves undone: the rest of a sentence, or `None`."""
         return shortfall.of_schedule(self, end)
 
-    def aim(self):
+    def aim(self) -> str | None:
         """What is reached at `end_step` and not before, as it is written in a warning, or `None`."""
         return None
 
-    def goal(self):
+    def goal(self) -> float | None:
         """The sparsity of all weights together that the algorithm shall end with, or `None` where it sets none."""
         return None
 
     # Keras's events.
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         self.detach()
         model = self.model
         self.waits_for_model = not model.built and fit_builds_models()
@@ -163,7 +180,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             self._bind(model, *self._length_of_fit())
         train_function.install(model, self)
 
-    def begin(self):
+    def begin(self) -> None:
         """Does what waited for the model to be built. Called by the train function, with the first step to come."""
         self.waits_for_model = False
         self._bind(self.model, *self._length_of_fit())
@@ -172,7 +189,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
     def _length_of_fit(self):
         return self.params.get("epochs"), self.params.get("steps"), self.model.steps_per_execution
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._epoch = epoch
         if self.waits_for_model:
             return
@@ -181,7 +198,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             self._start(model)
             if self.warns_at_start:
                 shortfall.warn_at_start(self, epoch, self.params)
-        step = count_steps(model)
+        step = optimizer_slots.count_steps(model)
         if self._at_epoch_begin:
             self._update_before_epoch(step - 1 if is_first else self._seen, step, is_first)
         # Another callback may have restored the model since then.
@@ -195,21 +212,21 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
         elif due is not None:
             self._change(due)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if logs is not None:
             logs["sparsity"] = self.sparsity
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._epoch_ended = True
         self.on_train_batch_end(epoch, logs)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         train_function.remove(self.model, self)
         self._end(in_fit=True)
 
     # Preparation.
 
-    def prepare(self, model, epochs=None, steps_per_epoch=None):
+    def prepare(self, model: keras.Model, epochs: int | None = None, steps_per_epoch: int | None = None) -> None:
         """Makes a model ready: finds its masked weights and calls `start`. For loops of your own.
 
         Args:
@@ -264,7 +281,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             self.dropped = {weight.path: 0 for weight in self.weights}
             self.grown = dict(self.dropped)
             self._attach(model)
-        self._seen = self._upper_bound = count_steps(model)
+        self._seen = self._upper_bound = optimizer_slots.count_steps(model)
 
     def _start(self, model):
         try:
@@ -276,10 +293,10 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
                 weight.technique.structure = structure
             raise
         self._started = True
-        self._seen = self._upper_bound = self._began_at = count_steps(model)
+        self._seen = self._upper_bound = self._began_at = optimizer_slots.count_steps(model)
         self._measure()
 
-    def finish(self):
+    def finish(self) -> None:
         """Takes away what `prepare` attached to the model and its optimizer; masks stay.
 
         It warns if the sparsity is below the one that the algorithm was to end with, or an update was left out.
@@ -294,7 +311,7 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             shortfall.warn_at_end(self, in_fit)
         self.detach()
 
-    def detach(self):
+    def detach(self) -> None:
         """Takes away what `prepare` attached, without a look at what was reached: for a run that was interrupted."""
         if self._tap is not None:
             self._tap.detach()
@@ -325,11 +342,11 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
 
     # For subclasses: reading and writing.
 
-    def rng(self, step, index=0):
+    def rng(self, step: int, index: int = 0) -> np.random.Generator:
         """The random numbers of one weight at one step, a function of the seed and these alone."""
         return np.random.default_rng([self.seed, step, index])
 
-    def view(self, index, step, drop_fraction=0.0):
+    def view(self, index: int, step: int, drop_fraction: float = 0.0) -> WeightView:
         """The `WeightView` of weight number `index`."""
         weight = self.weights[index]
         if isinstance(weight, TiedWeight):
@@ -377,11 +394,17 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             _weight=weight,
         )
 
-    def views(self, step, drop_fraction=0.0):
+    def views(self, step: int, drop_fraction: float = 0.0) -> list[WeightView]:
         """The `WeightView`s of all weights."""
         return [self.view(index, step, drop_fraction) for index in range(len(self.weights))]
 
-    def assign(self, views, masks, kept=None, cleared=None):
+    def assign(
+        self,
+        views: list[WeightView],
+        masks: list[np.ndarray],
+        kept: list[np.ndarray] | None = None,
+        cleared: list[np.ndarray] | None = None,
+    ) -> None:
         """Sets the masks of weights and counts what changed.
 
         Args:
@@ -413,28 +436,11 @@ class MaskAlgorithm(Copyable, UpdateSchedule, keras.callbacks.Callback):
             self._writers[key] = MaskWriter(weights, slots)
         return self._writers[key]
 
-    def remember(self, **values):
-        """Saves numbers with the model, under the names of `state_fields`."""
-        state = {**self.recall(), **values}
-        array = np.array([1.0, *(state[name] for name in self.state_fields)], "float64")
-        self.weights[0].technique.states[self.state_name] = array
-
-    def recall(self):
-        """The numbers that `remember` saved, a dict; zeros before."""
-        array = self.weights[0].technique.states.get(self.state_name)
-        if array is None or len(array) != 1 + len(self.state_fields):
-            return dict.fromkeys(self.state_fields, 0.0)
-        return dict(zip(self.state_fields, (float(value) for value in array[1:]), strict=True))
-
-    def has_state(self):
-        """Whether `remember` was called, in this run or the one that it continues."""
-        return self.state_name in self.weights[0].technique.states
-
-    def count(self):
+    def count(self) -> int:
         """The number of steps that the model's optimizer has taken."""
-        return count_steps(self.model)
+        return optimizer_slots.count_steps(self.model)
 
-    def active_counts(self):
+    def active_counts(self) -> list[int]:
         """Number of live entries of each weight, a list."""
         masks = (weight.mask() if isinstance(weight, TiedWeight) else read_mask(weight) for weight in self.weights)
         return [int(np.count_nonzero(mask)) for mask in masks]

@@ -39,11 +39,11 @@ class UpdateSchedule:
         # Whether the update of an epoch comes before its first step, rather than `steps_after_epoch` steps later.
         self._at_epoch_begin = False
 
-    def default_end_step(self, total_steps):
+    def default_end_step(self, total_steps: int) -> int:
         """The last step if `end_step` was not given."""
         return total_steps
 
-    def due(self, after, step):
+    def due(self, after: int, step: int) -> int | None:
         """The last step on the schedule in (after, step], or `None`."""
         delay = self._delay
         found = self._on_schedule(after - delay, step - delay)
@@ -66,7 +66,7 @@ class UpdateSchedule:
     def _delay(self):
         return self.steps_after_epoch if self.frequency == "epoch" and not self._at_epoch_begin else 0
 
-    def may_be_due(self, steps):
+    def may_be_due(self, steps: int) -> bool:
         """Whether an update may be due after `steps` more steps; called after each call of the train function.
 
         The optimizer's own count is asked for only then: reading it waits for the device.
@@ -115,7 +115,7 @@ class UpdateSchedule:
                 )
 
     @property
-    def last_step(self):
+    def last_step(self) -> int:
         """The last step of the schedule, once it is known.
 
         Raises:
@@ -128,7 +128,7 @@ class UpdateSchedule:
             )
         return self._last
 
-    def check_not_over(self):
+    def check_not_over(self) -> None:
         """Raises a ValueError if the optimizer's count is past the schedule, so that masks would never change."""
         count = self.count()
         if self.scheduled and self._last is not None and count >= self._last:

@@ -1,10 +1,12 @@
 """What an algorithm sees of one weight at one update: numpy arrays, and on a GPU the tensors behind them."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
 from sparsity_tf.backend import as_array, masks_in_forward_pass, tensor_of
+from sparsity_tf.type_names import Tensor
 
 
 class WeightView:
@@ -20,21 +22,31 @@ class WeightView:
         rng: `numpy.random.Generator`, seeded by the algorithm's seed, the step and the weight: draw from nothing else.
         filter_axes: Axes of the array that index output units.
         drop_fraction: Share of the live entries that is to be dropped now.
+
+    Example:
+
+    ```python
+    def largest_first(weight):
+        return weight.rng.random(weight.value.shape) - np.abs(weight.value)
+
+
+    sparsity_tf.callbacks.DropAndGrow(sparsity=0.9, drop=largest_first)
+    ```
     """
 
     def __init__(
         self,
-        path,
-        value,
-        mask,
-        step=0,
-        rng=None,
-        filter_axes=(-1,),
-        drop_fraction=0.0,
-        _slots=None,
-        _tensors=None,
-        _weight=None,
-    ):
+        path: str,
+        value: np.ndarray,
+        mask: np.ndarray,
+        step: int = 0,
+        rng: np.random.Generator | None = None,
+        filter_axes: tuple[int, ...] = (-1,),
+        drop_fraction: float = 0.0,
+        _slots: dict | None = None,
+        _tensors: dict | None = None,
+        _weight: Any = None,
+    ) -> None:
         self.path, self.mask, self.step, self._rng = path, mask, step, rng
         self.filter_axes, self.drop_fraction = filter_axes, drop_fraction
         # The handle that an algorithm assigns a mask to.
@@ -45,31 +57,34 @@ class WeightView:
         # Name -> function that returns the tensor, of weights on an accelerator.
         self._tensors = _tensors or {}
 
+    def __repr__(self):
+        return f"WeightView({self.path!r}, shape={self.mask.shape}, live={self.active}, step={self.step})"
+
     @property
-    def value(self):
+    def value(self) -> np.ndarray:
         return self._array("value")
 
     @functools.cached_property
-    def rng(self):
+    def rng(self) -> np.random.Generator | None:
         return self._rng() if callable(self._rng) else self._rng
 
     @functools.cached_property
-    def active(self):
+    def active(self) -> int:
         """Number of live entries."""
         return int(np.count_nonzero(self.mask))
 
     @functools.cached_property
-    def live(self):
+    def live(self) -> np.ndarray:
         """Positions of the live entries in the flattened array, rising."""
         return np.flatnonzero(self.mask)
 
     @property
-    def gradient(self):
+    def gradient(self) -> np.ndarray:
         """The loss's gradient at this step, masked entries included; for functions that use it (`uses("gradient")`)."""
         return self._array("gradient")
 
     @property
-    def saliency(self):
+    def saliency(self) -> np.ndarray:
         """Value times gradient, the change of the loss to first order if the entry goes; `uses("gradient")`.
 
         Of a channel the sum over all weights that make it.
@@ -77,16 +92,16 @@ class WeightView:
         return self._array("saliency") if "saliency" in self._readers else self.value * self.gradient
 
     @property
-    def momentum(self):
+    def momentum(self) -> np.ndarray:
         """The optimizer's momentum (m / (sqrt(v) + 1e-8) of Adam), masked entries included; `uses("momentum")`."""
         return self._array("momentum")
 
     @property
-    def variance(self):
+    def variance(self) -> np.ndarray:
         """Adam's running mean of squared gradients; `uses("variance")`."""
         return self._array("variance")
 
-    def tensor(self, name):
+    def tensor(self, name: str) -> Tensor | None:
         """The tensor behind "value", "mask", "gradient" or "momentum", if it lies on a GPU or the like; else `None`."""
         return self._tensors[name]() if name in self._tensors else None
 

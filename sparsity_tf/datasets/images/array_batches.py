@@ -230,16 +230,16 @@ class ArrayBatches(Batches):
 
 
 def array_batches(
-    data,
-    batch_size,
-    normalize="standardize",
-    augment="none",
-    pixels=4,
-    validation_split=0.0,
-    eval_batch_size=None,
-    seed=0,
-    dtype="float32",
-):
+    data: ImageData,
+    batch_size: int,
+    normalize: str = "standardize",
+    augment: str = "none",
+    pixels: int = 4,
+    validation_split: float | int = 0.0,
+    eval_batch_size: int | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> Batches:
     """Batches of a data set in memory: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100.
 
     Args:
@@ -272,6 +272,13 @@ def array_batches(
 
     Raises:
         ValueError: An argument is not as described.
+
+    Example:
+
+    >>> batches = array_batches(mnist_demo(), 128, normalize="standardize", augment="shift", pixels=2)
+    >>> images, labels = next(iter(batches.train()))
+    >>> tuple(images.shape), batches.steps_per_epoch
+    ((128, 28, 28, 1), 31)
     """
     return ArrayBatches(
         data,

@@ -16,7 +16,8 @@ import numpy as np
 from sparsity_tf.bounded_files import one_line, read_npz
 from sparsity_tf.checks import check_path
 from sparsity_tf.datasets.images import image_data
-from sparsity_tf.datasets.images.image_data import checked
+from sparsity_tf.datasets.images.image_data import ImageData, checked
+from sparsity_tf.type_names import PathLike
 
 _PIXELS = 3 * 32 * 32
 _TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -257,7 +258,7 @@ def _load(name, data_dir):
     return _checked(arrays, name, "keras.datasets (downloaded)", "keras.datasets")
 
 
-def cifar10(data_dir=None):
+def cifar10(data_dir: PathLike | None = None) -> ImageData:
     """CIFAR-10, 50,000 + 10,000 colour images of 10 classes (Krizhevsky, 2009).
 
     Args:
@@ -277,14 +278,14 @@ def cifar10(data_dir=None):
             are out of range. The message names the file or folder.
 
     Example:
-        >>> data = cifar10("/data/cifar-10-batches-bin")
+        >>> data = cifar10("/data/cifar-10-batches-bin")  # needs the files
         >>> data.x_train.shape
         (50000, 32, 32, 3)
     """
     return _load("cifar10", data_dir)
 
 
-def cifar100(data_dir=None):
+def cifar100(data_dir: PathLike | None = None) -> ImageData:
     """CIFAR-100, 50,000 + 10,000 colour images, with its 100 fine labels (Krizhevsky, 2009).
 
     Args:
@@ -297,5 +298,11 @@ def cifar100(data_dir=None):
     Raises:
         FileNotFoundError: As for `cifar10`.
         ValueError: As for `cifar10`.
+
+    Example:
+
+    >>> data = cifar100("/data/cifar-100-binary")  # needs the files
+    >>> data.num_classes
+    100
     """
     return _load("cifar100", data_dir)

@@ -204,16 +204,16 @@ class FileBatches(Batches):
 
 
 def file_batches(
-    files,
-    batch_size,
-    recipe="state_of_sparsity",
-    image_size=224,
-    eval_batch_size=None,
-    seed=0,
-    dtype="float32",
-    shuffle_buffer=1024,
-    parallel_reads=16,
-):
+    files: ImageFiles,
+    batch_size: int,
+    recipe: str = "state_of_sparsity",
+    image_size: int = 224,
+    eval_batch_size: int | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    shuffle_buffer: int = 1024,
+    parallel_reads: int = 16,
+) -> Batches:
     """Batches of a data set that is read as training goes: ImageNet.
 
     Pixels are (value / 255 - mean) / sd, mean .485 .456 .406 and sd .229 .224 .225, in both recipes.
@@ -239,6 +239,12 @@ def file_batches(
 
     Raises:
         ValueError: An argument is not as described.
+
+    Example:
+
+    >>> batches = file_batches(imagenet("/data/imagenet"), 256)  # needs the files
+    >>> batches.steps_per_epoch
+    5004
     """
     return FileBatches(
         files,

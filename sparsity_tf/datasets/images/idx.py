@@ -14,6 +14,7 @@ import numpy as np
 
 from sparsity_tf.bounded_files import MOST_DIMENSIONS, open_unpacked, read_at_most
 from sparsity_tf.checks import check_path
+from sparsity_tf.type_names import PathLike
 
 _ELEMENT_TYPES = {
     0x08: np.dtype(">u1"),
@@ -38,7 +39,7 @@ def _spellings(stem, ndim):
     return plain + [f"{name}.gz" for name in plain]
 
 
-def read_idx(path):
+def read_idx(path: PathLike) -> np.ndarray:
     """Reads one IDX file, gzipped or not (decided by its content, not by its name).
 
     Args:
@@ -53,9 +54,11 @@ def read_idx(path):
             holds fewer or more bytes than its header promises. The message names the file.
 
     Example:
-        >>> images = read_idx("train-images-idx3-ubyte.gz")
-        >>> images.shape, images.dtype
-        ((60000, 28, 28), dtype('uint8'))
+
+    >>> with open("labels-idx1-ubyte", "wb") as file:  # Bytes (8) in one dimension (1), of size 3.
+    ...     length = file.write(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
+    >>> read_idx("labels-idx1-ubyte")
+    array([7, 2, 1], dtype=uint8)
     """
     check_path("path", path)
     with open(path, "rb") as file:

@@ -32,6 +32,13 @@ class ImageData:
         num_classes: Number of classes.
         name: Name of the data set, e.g. `"mnist"`.
         source: A sentence saying where the arrays came from.
+
+    Example:
+
+    >>> data = ImageData(np.zeros((8, 28, 28), "uint8"), np.zeros(8, "uint8"), np.zeros((4, 28, 28), "uint8"),
+    ...                  np.zeros(4, "uint8"), 10, "blank", "made here")
+    >>> data.image_shape
+    (28, 28, 1)
     """
 
     x_train: np.ndarray
@@ -43,7 +50,7 @@ class ImageData:
     source: str
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         """`(height, width, channels)` of the images that a network sees."""
         shape = self.x_train.shape[1:]
         return shape if len(shape) == 3 else (*shape, 1)

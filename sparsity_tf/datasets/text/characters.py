@@ -13,13 +13,16 @@ import collections
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
 from sparsity_tf.bounded_files import open_unpacked
+from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.checks import check_instance, check_integer, check_path, is_number
 from sparsity_tf.datasets.batches import with_options
 from sparsity_tf.datasets.numbered import numbered_batches
+from sparsity_tf.type_names import Dataset, PathLike
 
 UNKNOWN = "\ufffd"
 SPLITS = ("train", "validation", "test")
@@ -38,6 +41,13 @@ class CharacterCorpus:
         vocabulary: Tuple of characters by id: `UNKNOWN` (id 0), then those of the training text, the frequent first.
         unknown: Dict from split to the number of its characters that are not in the vocabulary.
         source: A sentence saying where it came from.
+
+    Example:
+
+    ```python
+    corpus = character_corpus()
+    print(len(corpus.vocabulary), corpus.decode(corpus.train[:40]))
+    ```
     """
 
     train: np.ndarray
@@ -47,12 +57,14 @@ class CharacterCorpus:
     unknown: dict
     source: str
 
-    def decode(self, ids):
+    def decode(self, ids: Sequence[int]) -> str:
         """The text of a sequence of ids."""
         return "".join(self.vocabulary[int(i)] for i in ids)
 
 
-def character_corpus(data_dir=None, vocabulary_size=None, held_out=0.05):
+def character_corpus(
+    data_dir: PathLike | None = None, vocabulary_size: int | None = None, held_out: float = 0.05
+) -> CharacterCorpus:
     """Reads a text.
 
     Args:
@@ -69,6 +81,12 @@ def character_corpus(data_dir=None, vocabulary_size=None, held_out=0.05):
     Raises:
         FileNotFoundError: `data_dir`, or the file of a split, is not there.
         ValueError: A file that is empty, no UTF-8 or damaged; another argument that is not allowed.
+
+    Example:
+
+    >>> corpus = character_corpus(held_out=0.1)
+    >>> len(corpus.validation) == len(corpus.test)
+    True
     """
     if data_dir is not None:
         check_path("data_dir", data_dir)
@@ -131,7 +149,7 @@ def _encode(text, vocabulary):
     return table[points]
 
 
-class CharacterBatches:
+class CharacterBatches(CallRepr):
     """Windows of a `CharacterCorpus` in batches.
 
     In training the text is cut, in each epoch from another offset, into contiguous windows; their order is shuffled.
@@ -150,11 +168,22 @@ class CharacterBatches:
             than two characters.
 
     Example:
-        >>> batches = CharacterBatches(character_corpus(), batch_size=32, window=50)
-        >>> model.fit(batches.train(), epochs=5, steps_per_epoch=batches.steps_per_epoch)
+
+    >>> batches = CharacterBatches(character_corpus(), batch_size=32, window=50)
+    >>> characters, next_characters = batches.batch(0)
+    >>> characters.shape, bool((characters[:, 1:] == next_characters[:, :-1]).all())
+    ((32, 50), True)
     """
 
-    def __init__(self, corpus, batch_size, window, seed=0, eval_batch_size=None, eval_characters=None):
+    def __init__(
+        self,
+        corpus: CharacterCorpus,
+        batch_size: int,
+        window: int,
+        seed: int = 0,
+        eval_batch_size: int | None = None,
+        eval_characters: int | None = None,
+    ) -> None:
         check_instance("corpus", corpus, CharacterCorpus)
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         eval_characters = 2**62 if eval_characters is None else eval_characters
@@ -183,21 +212,21 @@ class CharacterBatches:
         return (self.batch_size + 1) * self.window + 1
 
     @property
-    def steps_per_epoch(self):
+    def steps_per_epoch(self) -> int:
         """Number of whole batches in an epoch."""
         return max((len(self.corpus.train) - 1) // self.window - 1, 0) // self.batch_size
 
     @property
-    def source(self):
+    def source(self) -> str:
         """A sentence saying where the text came from."""
         return self.corpus.source
 
     @property
-    def num_examples(self):
+    def num_examples(self) -> int:
         """Number of training windows in an epoch."""
         return self.steps_per_epoch * self.batch_size
 
-    def batch(self, step):
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The training batch of an optimizer step, counted from 0: two int32 arrays `(batch_size, window)`."""
         epoch, index = divmod(int(step), self.steps_per_epoch)
         starts = self._starts(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
@@ -211,7 +240,7 @@ class CharacterBatches:
         starts = np.arange((len(self.corpus.train) - 1) // self.window - 1) * self.window + rng.integers(self.window)
         return rng.permutation(starts)
 
-    def train(self, first_step=0):
+    def train(self, first_step: int = 0) -> Dataset:
         """An endless `tf.data.Dataset` of (characters, next characters) from a step on.
 
         On other backends than TensorFlow, this and the others are a `keras.utils.PyDataset`.
@@ -220,11 +249,11 @@ class CharacterBatches:
         ids = (self.batch_size, self.window), "int32"
         return with_options(numbered_batches(self.batch, [ids, ids], first_step))
 
-    def validation(self):
+    def validation(self) -> Dataset:
         """A finite dataset of (characters, next characters, weights); the weight is 0 where the last window ends."""
         return self._evaluation(self.corpus.validation)
 
-    def test(self):
+    def test(self) -> Dataset:
         """As `validation`."""
         return self._evaluation(self.corpus.test)
 

@@ -12,6 +12,7 @@ import os
 from sparsity_tf.bounded_files import PACKINGS, DamagedFileError, open_unpacked
 from sparsity_tf.checks import check_bool, check_integer, check_path, check_string
 from sparsity_tf.extras import import_optional
+from sparsity_tf.type_names import PathLike
 
 FORMS = ("tsv", "text")
 _LONGEST_LINE = 1 << 20  # bytes
@@ -59,6 +60,15 @@ class ParallelCorpus:
         name: Its name.
         source: A sentence saying where it came from.
         train, validation, test: The splits.
+
+    Example:
+
+    ```python
+    with open("pairs.tsv", "w") as file:
+        file.writelines(f"sentence {k}\\tSatz {k}\\n" for k in range(100))
+    corpus = parallel_corpus("tsv", "pairs.tsv", held_out=10)
+    print(next(iter(corpus.train)))
+    ```
     """
 
     name: str
@@ -186,8 +196,13 @@ def tfds_pairs(builder, split, source_language, target_language):
 
 
 def parallel_corpus(
-    dataset="tsv", data_dir=None, source_language="en", target_language="de", reverse=False, held_out=1000
-):
+    dataset: str = "tsv",
+    data_dir: PathLike | None = None,
+    source_language: str = "en",
+    target_language: str = "de",
+    reverse: bool = False,
+    held_out: int = 1000,
+) -> ParallelCorpus:
     """Opens a parallel corpus.
 
     Args:
@@ -210,6 +225,15 @@ def parallel_corpus(
     Raises:
         FileNotFoundError: A file isn't there; the message lists the names that would do.
         ValueError: An argument is not as described, or a file is not as `tsv_pairs` and `text_pairs` want it.
+
+    Example:
+
+    ```python
+    with open("pairs.tsv", "w") as file:
+        file.writelines(f"sentence {k}\\tSatz {k}\\n" for k in range(100))
+    corpus = parallel_corpus("tsv", "pairs.tsv", held_out=10)
+    print(len(list(corpus.train)), len(list(corpus.test)))
+    ```
     """
     for argument, text in (
         ("dataset", dataset),

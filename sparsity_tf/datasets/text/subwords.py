@@ -17,12 +17,14 @@ import itertools
 import os
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from sparsity_tf.bounded_files import one_line
 from sparsity_tf.checks import check_bool, check_choice, check_integer, check_number, check_path
 from sparsity_tf.extras import import_optional
+from sparsity_tf.type_names import PathLike
 
 PADDING = 0
 END = 1
@@ -39,12 +41,19 @@ class Vocabulary(abc.ABC):
     Attributes:
         size: Number of ids.
         path: The file it was read from.
+
+    Example:
+
+    ```python
+    vocabulary = train((f"line {k}" for k in range(2000)), "lines.model", size=300)
+    print(vocabulary.decode(vocabulary.encode("line 17")))
+    ```
     """
 
     size = 0
     path = None
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         """The ids of a text, a list of ints from 2 to `size - 1`; without an end of sentence.
 
         Raises:
@@ -55,11 +64,11 @@ class Vocabulary(abc.ABC):
             raise ValueError(f"`text` must be a string. Received: {text!r} of type {type(text).__name__}")
         return self._encode(text)
 
-    def encode_all(self, texts):
+    def encode_all(self, texts: Iterable[str]) -> list[list[int]]:
         """`encode` of each of a list of strings, a list of lists."""
         return [self.encode(text) for text in texts]
 
-    def decode(self, ids):
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids up to the first end of sentence; padding is skipped.
 
         Args:
@@ -97,9 +106,16 @@ class SentencePieceVocabulary(Vocabulary):
 
     Raises:
         ValueError: No such model, or with other special ids.
+
+    Example:
+
+    ```python
+    train((f"line {k}" for k in range(2000)), "lines.model", size=300)
+    vocabulary = SentencePieceVocabulary("lines.model")
+    ```
     """
 
-    def __init__(self, path):
+    def __init__(self, path: PathLike) -> None:
         sentencepiece = import_optional("sentencepiece")
         self.path = os.fspath(path)
         with open(path, "rb") as file:
@@ -127,7 +143,7 @@ class SentencePieceVocabulary(Vocabulary):
             )
         return ids
 
-    def encode_all(self, texts):
+    def encode_all(self, texts: Iterable[str]) -> list[list[int]]:
         found, unknown = self._processor.encode(texts), self._processor.unk_id()  # on all cores
         if any(unknown in ids for ids in found):
             return super().encode_all(texts)  # raises the error
@@ -151,12 +167,12 @@ class SubwordVocabulary(Vocabulary):
         ValueError: The file has no such form.
 
     Example:
-        >>> vocabulary = SubwordVocabulary("vocab.translate_ende_wmt32k.32768.subwords")
+        >>> vocabulary = SubwordVocabulary("vocab.translate_ende_wmt32k.32768.subwords")  # needs the file
         >>> vocabulary.size
         33288
     """
 
-    def __init__(self, path):
+    def __init__(self, path: PathLike) -> None:
         self.path = os.fspath(path)
         try:
             with open(path, encoding="utf-8", newline="\n") as file:
@@ -216,7 +232,7 @@ def _is_alphanumeric(symbol):
     return unicodedata.category(symbol)[0] in "LN"
 
 
-def split_words(text):
+def split_words(text: str) -> list[str]:
     """Cuts a text where letters and digits meet other characters; a lone space between two parts is left out.
 
     Example:
@@ -228,8 +244,14 @@ def split_words(text):
     return [part for k, part in enumerate(parts) if part != " " or k in (0, last)]
 
 
-def join_words(words):
-    """The text of which `split_words` made the parts: a space stands between two parts of letters and digits."""
+def join_words(words: Sequence[str]) -> str:
+    """The text of which `split_words` made the parts: a space stands between two parts of letters and digits.
+
+    Example:
+
+    >>> join_words(["Dude", " - ", "that", "'", "s"])
+    "Dude - that's"
+    """
     text = []
     for k, word in enumerate(words):
         if k and _is_alphanumeric(words[k - 1][0]) and _is_alphanumeric(word[0]):
@@ -238,7 +260,7 @@ def join_words(words):
     return "".join(text)
 
 
-def escape(token, alphabet):
+def escape(token: str, alphabet: set[str]) -> str:
     r"""A token as subwords can express it, with a `_` at its end.
 
     Args:
@@ -246,15 +268,21 @@ def escape(token, alphabet):
         alphabet: The symbols that have subwords, a set.
 
     Example:
-        >>> escape("under_score\n", set("underscore"))
+        >>> escape("under_score\n", set("underscore") | {"\\"})
         'under\\uscore\\10;_'
     """
     token = token.replace("\\", "\\\\").replace("_", "\\u")
     return "".join(s if s in alphabet and s != "\n" else f"\\{ord(s)};" for s in token) + "_"
 
 
-def unescape(escaped):
-    """The token of what `escape` made, without the `_` at its end; a code that no symbol has becomes `〓`."""
+def unescape(escaped: str) -> str:
+    r"""The token of what `escape` made, without the `_` at its end; a code that no symbol has becomes `〓`.
+
+    Example:
+
+    >>> unescape("under\\uscore")
+    'under_score'
+    """
 
     def symbol(match):
         if match.group(1) is None:
@@ -267,7 +295,7 @@ def unescape(escaped):
     return _ESCAPED.sub(symbol, escaped)
 
 
-def load(path):
+def load(path: PathLike) -> Vocabulary:
     """Reads a vocabulary, of SentencePiece or tensor2tensor, whichever the file is.
 
     Returns:
@@ -276,6 +304,13 @@ def load(path):
     Raises:
         FileNotFoundError: No such file.
         ValueError: The file is empty or neither of the two.
+
+    Example:
+
+    ```python
+    train((f"line {k}" for k in range(2000)), "lines.model", size=300)
+    vocabulary = load("lines.model")
+    ```
     """
     check_path("path", path)
     with open(path, "rb") as file:
@@ -286,7 +321,16 @@ def load(path):
     return SentencePieceVocabulary(path) if head == b"\n" else SubwordVocabulary(path)
 
 
-def train(texts, path, size, kind="bpe", character_coverage=0.9999, byte_fallback=True, max_texts=5_000_000, seed=0):
+def train(
+    texts: Iterable[str],
+    path: PathLike,
+    size: int,
+    kind: str = "bpe",
+    character_coverage: float = 0.9999,
+    byte_fallback: bool = True,
+    max_texts: int = 5_000_000,
+    seed: int = 0,
+) -> Vocabulary:
     """Trains a SentencePiece vocabulary and writes it; the file appears when it is complete.
 
     Texts are taken as they are but for white space, of which runs become one space. The result depends on the
@@ -307,6 +351,12 @@ def train(texts, path, size, kind="bpe", character_coverage=0.9999, byte_fallbac
 
     Raises:
         ValueError: An argument is not as described, there is no text, or too little for a vocabulary of that size.
+
+    Example:
+
+    ```python
+    vocabulary = train((f"line {k}" for k in range(2000)), "lines.model", size=300)
+    ```
     """
     sentencepiece = import_optional("sentencepiece")
     check_bool("byte_fallback", byte_fallback)

@@ -6,22 +6,25 @@ are of similar length, or packed into rows of equal length (see `bucketing`).
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 
+from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.checks import check_bool, check_choice, check_instance, check_integer, check_number, check_path
 from sparsity_tf.datasets.batches import Slice, check_context, with_options
 from sparsity_tf.datasets.numbered import numbered_batches
 from sparsity_tf.datasets.text import bucketing, subwords
 from sparsity_tf.datasets.text.encoded_text import encode_pairs
 from sparsity_tf.datasets.text.parallel_corpus import ParallelCorpus
+from sparsity_tf.type_names import Dataset, PathLike
 
 _SPLITS = ("train", "validation", "test")
 _KEYS = ("inputs", "targets")
 _PACKED_KEYS = ("inputs_segments", "targets_segments", "inputs_positions", "targets_positions")
 
 
-class TranslationBatches:
+class TranslationBatches(CallRepr):
     """Batches of sentence pairs for training and evaluation; `translation_batches` documents the arguments.
 
     An element of a dataset is `(features, targets, weights)`:
@@ -40,9 +43,20 @@ class TranslationBatches:
         num_validation, num_test: Numbers of pairs in the other splits.
         packed: Whether rows are packed.
         source: Sentences saying where the pairs came from and which were left out.
+
+    Example:
+
+    ```python
+    with open("pairs.tsv", "w") as file:
+        file.writelines(f"sentence {k}\\tSatz {k}\\n" for k in range(1000))
+    corpus = parallel_corpus("tsv", "pairs.tsv", held_out=10)
+    vocabulary = subwords.train((text for pair in corpus.train for text in pair), "pairs.model", 300)
+    batches = translation_batches(corpus, vocabulary, batch_tokens=256)
+    print(batches.source, batches.steps_per_epoch)
+    ```
     """
 
-    def __init__(self, corpus, vocabulary, options):
+    def __init__(self, corpus: ParallelCorpus, vocabulary: subwords.Vocabulary, options: dict) -> None:
         self.vocabulary, self.packed, self.seed = vocabulary, options["packed"], options["seed"]
         self.name, self.corpus = corpus.name, corpus
         self._options = options
@@ -63,22 +77,22 @@ class TranslationBatches:
             )
 
     @property
-    def source(self):
+    def source(self) -> str:
         return " ".join([self.corpus.source, *self._notes])
 
     @property
-    def num_examples(self):
+    def num_examples(self) -> int:
         return len(self._encoded["train"])
 
     @property
-    def num_validation(self):
+    def num_validation(self) -> int:
         return len(self._encoded["validation"])
 
     @property
-    def num_test(self):
+    def num_test(self) -> int:
         return len(self._encoded["test"])
 
-    def train(self, first_step=0, context=None):
+    def train(self, first_step: int = 0, context: Any = None) -> Dataset:
         """An endless `tf.data.Dataset` of training batches, epoch after epoch.
 
         On other backends than TensorFlow, this and the others are a `keras.utils.PyDataset`.
@@ -99,15 +113,15 @@ class TranslationBatches:
     def _plan(self, epoch):
         return self._buckets["train"].plan(self.seed, epoch)
 
-    def validation(self, context=None):
+    def validation(self, context: Any = None) -> Dataset:
         """A finite dataset that has every validation pair once; rows that fill a batch up have weight 0."""
         return self._evaluation("validation", context)
 
-    def test(self, context=None):
+    def test(self, context: Any = None) -> Dataset:
         """As `validation`, of the test pairs."""
         return self._evaluation("test", context)
 
-    def texts(self, split):
+    def texts(self, split: str) -> list[tuple[str, str]]:
         """The pairs of a split as text: a list of `(source, target)`, in the order of the file, as they are used."""
         check_choice("split", split, _SPLITS)
         wanted = set(self._encoded[split].numbers.tolist())
@@ -229,21 +243,21 @@ def _packed_rows(encoded, rows, side, length):
 
 
 def translation_batches(
-    corpus,
-    vocabulary,
-    batch_tokens=4096,
-    max_length=256,
-    packed=False,
-    too_long="drop",
-    eval_batch_tokens=4096,
-    eval_max_length=1024,
-    eval_too_long="error",
-    bucket_growth=1.1,
-    pad_to="bucket",
-    replicas=1,
-    cache_dir=None,
-    seed=0,
-):
+    corpus: ParallelCorpus,
+    vocabulary: subwords.Vocabulary,
+    batch_tokens: int = 4096,
+    max_length: int = 256,
+    packed: bool = False,
+    too_long: str = "drop",
+    eval_batch_tokens: int = 4096,
+    eval_max_length: int = 1024,
+    eval_too_long: str = "error",
+    bucket_growth: float = 1.1,
+    pad_to: str = "bucket",
+    replicas: int = 1,
+    cache_dir: PathLike | None = None,
+    seed: int = 0,
+) -> TranslationBatches:
     """Batches of a parallel corpus for a Transformer.
 
     Args:
@@ -273,10 +287,15 @@ def translation_batches(
             should be: the message names file and line.
 
     Example:
-        >>> corpus = parallel_corpus("tsv", "/data/ende")
-        >>> vocabulary = subwords.train((text for pair in corpus.train for text in pair), "ende.model", 8000)
-        >>> batches = translation_batches(corpus, vocabulary)
-        >>> model.fit(batches.train(), steps_per_epoch=batches.steps_per_epoch, epochs=10)
+
+    ```python
+    with open("pairs.tsv", "w") as file:
+        file.writelines(f"sentence {k}\\tSatz {k}\\n" for k in range(1000))
+    corpus = parallel_corpus("tsv", "pairs.tsv", held_out=10)
+    vocabulary = subwords.train((text for pair in corpus.train for text in pair), "pairs.model", 300)
+    batches = translation_batches(corpus, vocabulary, batch_tokens=256)
+    features, targets, weights = next(iter(batches.train()))
+    ```
     """
     options = dict(locals())
     del options["corpus"], options["vocabulary"]

@@ -1,0 +1,40 @@
+"""Names for types that many public signatures share.
+
+They say what an argument may be, in the words of the documentation. The checks are in `checks.py`: nothing looks at
+annotations while a program runs.
+"""
+
+import os
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+if typing.TYPE_CHECKING:
+    from matplotlib.figure import Figure
+else:
+    # Matplotlib need not be installed.
+    Figure = Any
+
+PathLike = str | os.PathLike
+Shape = tuple[int, ...]
+# A tensor of the backend that runs. The backends have no common class.
+Tensor = Any
+# Batches that a model is trained, measured or calibrated on: an array, a tuple `(x, y)`, or an iterable of batches.
+Data = np.ndarray | tuple | list | Iterable
+# What is trained on or evaluated: an endless or finite iterable of tuples (a `tf.data.Dataset` on TensorFlow).
+Dataset = Iterable[tuple]
+# Which layers: all, names and regular expressions, or a predicate.
+Where = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
+# Which weights stay dense: none, "first", names and regular expressions, or a predicate of a weight.
+DenseWeights = str | Sequence[str] | Callable[[Any], bool] | None
+# What `distributions.get` takes: a name, a dict by name, the path of a CSV file, or a function of (tensors, sparsity).
+DistributionLike = str | os.PathLike | Mapping[str, float] | Callable[[Sequence[Any], float | None], Sequence[float]]
+# A number, or a schedule or other function of the step.
+NumberOrSchedule = float | Callable[[int], float]
+# Steps between updates: a number, "epoch", or a schedule or other function of the step.
+Frequency = int | str | Callable[[int], int]
+Initializer = str | dict | keras.initializers.Initializer
+Regularizer = str | dict | keras.regularizers.Regularizer
