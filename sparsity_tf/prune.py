@@ -26,8 +26,9 @@ from sparsity_tf.inspection.input_norms import input_norms
 from sparsity_tf.layers import SparseLayer, flatten_layers, get_sparse_weights, unmake_sparse
 from sparsity_tf.layers.composite import SparseComposite
 from sparsity_tf.masks import structures
+from sparsity_tf.matching import match_masked_weights
 from sparsity_tf.prune_report import PruneReport, PruneRow
-from sparsity_tf.sparsify import match_masked_weights, sparsify
+from sparsity_tf.sparsify import sparsify
 from sparsity_tf.type_names import Data, DenseWeights, DistributionLike, Where
 
 SCORES = ("magnitude", "random", "taylor", "gradient", "wanda")

@@ -11,14 +11,13 @@ Layers that build their own sublayers (`MultiHeadAttention`, a subclassed model)
 import collections
 import copy
 import dataclasses
-import re
 from typing import Any
 
 import keras
 from keras import ops
 
-from sparsity_tf.backend import own_variables, sublayers, sublayers_below
-from sparsity_tf.checks import check_callable, check_layer, selection_entries
+from sparsity_tf.backend import own_variables, sublayers
+from sparsity_tf.checks import check_layer
 from sparsity_tf.layers import (
     LAYER_CLASSES,
     TECHNIQUES,
@@ -32,6 +31,7 @@ from sparsity_tf.layers import (
     unmake_sparse,
 )
 from sparsity_tf.masks import structures
+from sparsity_tf.matching import matcher, no_match, path_of, shorten, sublayers_meant
 from sparsity_tf.type_names import Where
 
 NOT_SELECTED = "not selected by `where`"
@@ -90,10 +90,10 @@ def sparsify(
     model.sparsify_report = SparsifyReport(
         technique=technique,
         changed=tuple(
-            ReportEntry(_path(layer), _kind(layer), sum(weight.size for weight in get_masked_parts(layer)))
+            ReportEntry(path_of(layer), _kind(layer), sum(weight.size for weight in get_masked_parts(layer)))
             for layer in selected
         ),
-        skipped=tuple(ReportEntry(_path(layer), _kind(layer), 0, reason) for layer, reason in skipped),
+        skipped=tuple(ReportEntry(path_of(layer), _kind(layer), 0, reason) for layer, reason in skipped),
         notes=_structure_notes(selected)
         + _forget_compiled_functions(model, len(model.trainable_variables) != trainable_before),
     )
@@ -200,7 +200,7 @@ class SparsifyReport:
         for entry in self.skipped:
             reasons[entry.reason].append(entry.path)
         for reason, paths in reasons.items():
-            lines.append(f"skipped, {reason}: {_shorten(paths, 6)}")
+            lines.append(f"skipped, {reason}: {shorten(paths, 6)}")
         lines.extend(self.notes)
         return "\n".join(lines)
 
@@ -218,7 +218,7 @@ def plan(model, technique, where):
     Raises:
         ValueError: As `sparsify`.
     """
-    matches, patterns = _matcher(where)
+    matches, patterns = matcher(where)
     selected, skipped, used = [], [], set()
     layers = flatten_layers(model)
     parts = {id(layer): _parts(layer, technique) for layer in layers}
@@ -235,9 +235,9 @@ def plan(model, technique, where):
         used.update(hits)
         if reason is None and hits:
             selected.append(layer)
-        elif reason is not None and any(pattern in (layer.name, _path(layer)) for pattern in hits):
-            hint = f"; its sublayers are matched by '{_path(layer)}/.*'" if sublayers(layer) else ""
-            raise ValueError(f"`where` names the layer {_path(layer)!r}, which can't be made sparse: {reason}{hint}.")
+        elif reason is not None and any(pattern in (layer.name, path_of(layer)) for pattern in hits):
+            hint = f"; its sublayers are matched by '{path_of(layer)}/.*'" if sublayers(layer) else ""
+            raise ValueError(f"`where` names the layer {path_of(layer)!r}, which can't be made sparse: {reason}{hint}.")
         elif isinstance(layer, keras.layers.SpectralNormalization):
             continue  # Its own variable is a statistic; the layer inside has an entry of its own.
         elif any(own_variables(one) for one in (layer, *parts[id(layer)])):
@@ -246,12 +246,12 @@ def plan(model, technique, where):
             skipped.append((layer, "not built, so its sublayers are not known: build the model first"))
     missing = [pattern for pattern in patterns if pattern not in used]
     if missing:
-        raise ValueError(_no_match(model, missing))
+        raise ValueError(no_match(model, missing))
     if not selected:
-        reasons = sorted({f"{_path(layer)}: {reason}" for layer, reason in skipped})
+        reasons = sorted({f"{path_of(layer)}: {reason}" for layer, reason in skipped})
         raise ValueError(
             f"There is no layer that technique {technique.name!r} can make sparse"
-            + (f" ({_shorten(reasons, 8, '; ')})" if reasons else ": is the model built?")
+            + (f" ({shorten(reasons, 8, '; ')})" if reasons else ": is the model built?")
         )
     return selected, skipped
 
@@ -262,16 +262,16 @@ def _ties_layers(technique):
 
 def _plan_tied(model, technique, where):
     """`_plan` for a structure that ties layers: all layers of the families that can be pruned."""
-    matches, patterns = _matcher(where)
+    matches, patterns = matcher(where)
     chosen, used = {}, set()
     for layer in flatten_layers(model):
         hits = matches(layer)
         used.update(hits)
-        for one in [layer, *_sublayers_meant(layer)] if hits else ():
+        for one in [layer, *sublayers_meant(layer)] if hits else ():
             chosen[id(one)] = one
     missing = [pattern for pattern in patterns if pattern not in used]
     if missing:
-        raise ValueError(_no_match(model, missing))
+        raise ValueError(no_match(model, missing))
     selected, reasons = {}, {}
     # Late: the analysis of graphs lies above this floor.
     from sparsity_tf.deploy.channel_families import channel_families
@@ -279,7 +279,7 @@ def _plan_tied(model, technique, where):
     for family in channel_families(model, technique.structure):
         layers = {id(layer): layer for part in family.members for layer in _layers_of(part)}
         against = {key: _reason_to_tie(layer, technique, key in chosen) for key, layer in layers.items()}
-        reason = next((f"{_path(layers[key])}: {text}" for key, text in against.items() if text), None)
+        reason = next((f"{path_of(layers[key])}: {text}" for key, text in against.items() if text), None)
         if reason is None:
             selected.update(layers)
         for key in layers:
@@ -291,17 +291,12 @@ def _plan_tied(model, technique, where):
         if id(layer) not in selected and (own_variables(layer))
     ]
     if not selected:
-        texts = sorted({f"{_path(layer)}: {reason}" for layer, reason in skipped})
+        texts = sorted({f"{path_of(layer)}: {reason}" for layer, reason in skipped})
         raise ValueError(
             f"There is no {technique.structure} that could be pruned in all layers that it is tied to "
-            f"({_shorten(texts, 8, '; ')})"
+            f"({shorten(texts, 8, '; ')})"
         )
     return [layer for layer in selected.values() if not isinstance(layer, SparseLayer)], skipped
-
-
-def _sublayers_meant(layer):
-    """The layers that a user means by a layer: the projections of an attention."""
-    return sublayers_below(layer) if isinstance(layer, keras.layers.MultiHeadAttention) else []
 
 
 def _layers_of(part):
@@ -323,78 +318,6 @@ def _parts(layer, technique):
     """The layers that become sparse with this one: the cell of a recurrent layer."""
     sparse_class = LAYER_CLASSES.get((technique.name, type(layer)))
     return [getattr(layer, name) for name in sparse_class.sparse_part_names] if sparse_class else []
-
-
-def match_layers(model, where, candidate=None):
-    """The layers of a model that `where` selects; with a recurrent layer its cell, with an attention its projections.
-
-    Args:
-        model: Keras model or layer.
-        where: As in `sparsify`.
-        candidate: Function of a layer: whether it may be selected. A predicate is asked about candidates only. Default:
-            all layers are.
-
-    Returns:
-        List of layers, those without weights included.
-
-    Raises:
-        ValueError: An entry of `where` that matches no layer or is no name, regular expression or predicate.
-    """
-    matches, patterns = _matcher(where)
-    layers = [layer for layer in flatten_layers(model) if patterns or candidate is None or candidate(layer)]
-    hits = [(layer, matches(layer)) for layer in layers]
-    missing = [pattern for pattern in patterns if not any(pattern in found for _, found in hits)]
-    if missing:
-        raise ValueError(_no_match(model, missing))
-    chosen = [layer for layer, found in hits if found and (candidate is None or candidate(layer))]
-    chosen += [one for layer, found in hits if found for one in _sublayers_meant(layer) if one not in chosen]
-    return chosen + [part for layer in chosen if isinstance(layer, SparseLayer) for part in layer.sparse_parts]
-
-
-def match_masked_weights(model, where=None):
-    """The masked weights of a model that `where` selects.
-
-    Args:
-        model: Keras model or layer.
-        where: As in `sparsify`. Default: all.
-
-    Returns:
-        List of `SparseWeight`, frozen ones included; empty if no layer is masked.
-
-    Raises:
-        ValueError: As `match_layers`.
-    """
-    masked = [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked"]
-    if not masked or where is None:
-        return masked
-    holders = {id(weight.layer) for weight in masked}
-
-    def holds_one(layer):
-        parts = layer.sparse_parts if isinstance(layer, SparseLayer) else []
-        return any(id(one) in holders for one in (layer, *parts))
-
-    chosen = {id(layer) for layer in match_layers(model, where, holds_one)}
-    return [weight for weight in masked if id(weight.layer) in chosen]
-
-
-def _no_match(model, missing):
-    names = [_path(layer) for layer in flatten_layers(model)[1:]]
-    return f"`where` holds entries that match no layer: {missing}. The model's layers are: {_shorten(names)}"
-
-
-def _matcher(where):
-    """Returns (function of a layer -> the entries of `where` that match it, the entries that must match something)."""
-    if where is None:
-        return (lambda layer: (None,)), []
-    if callable(where) and not isinstance(where, keras.layers.Layer):
-        check_callable("where", where, "layer")
-        return (lambda layer: (where,) if where(layer) else ()), []
-    patterns = selection_entries("where", where)
-
-    def matches(layer):
-        return tuple(p for p in patterns if re.fullmatch(p, layer.name) or re.fullmatch(p, _path(layer)))
-
-    return matches, patterns
 
 
 def reason_to_skip(layer, technique):
@@ -430,14 +353,6 @@ def _creates_sublayers_when_built(layer):
 
 def _kind(layer):
     return type(layer).__name__
-
-
-def _path(layer):
-    return layer.path or layer.name
-
-
-def _shorten(names, limit=20, separator=", "):
-    return separator.join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _structure_notes(layers):

@@ -20,6 +20,7 @@ from sparsity_tf.checks import check_built, check_fraction, check_instance, chec
 from sparsity_tf.inspection.forward import batches_of, run_and_hear
 from sparsity_tf.inspection.weights import as_numpy
 from sparsity_tf.layers import flatten_layers
+from sparsity_tf.matching import match_layers
 from sparsity_tf.type_names import Data, Where
 
 
@@ -180,8 +181,6 @@ def class_specialization(
 
 def _select(model, everything, where):
     if where is not None:
-        from sparsity_tf.sparsify import match_layers
-
         return match_layers(model, where)
     chosen = [layer for layer in everything if _ends_in_relu(layer) and _puts_out_maps(layer)]
     if not chosen:

@@ -20,6 +20,7 @@ from sparsity_tf.inspection.forward import is_one_batch, unchanged_state
 from sparsity_tf.inspection.plots import new_figure, require_matplotlib, written
 from sparsity_tf.layers import Masked, get_sparse_weights, make_sparse, unmake_sparse
 from sparsity_tf.masks import structures
+from sparsity_tf.matching import match_layers
 from sparsity_tf.type_names import Data, Figure, PathLike, Where
 
 
@@ -260,7 +261,7 @@ def _check_structures(weights, sparsities):
 
 def _prunable(model, where, kind):
     """The weights to prune: those of masked layers, or of a plain model those that `sparsify` would take."""
-    from sparsity_tf.sparsify import match_layers, plan
+    from sparsity_tf.sparsify import plan
 
     listed = get_sparse_weights(model)
     others = sorted({weight.technique.name for weight in listed if weight.technique.name != "masked"})

@@ -25,6 +25,7 @@ from sparsity_tf.checks import check_built
 from sparsity_tf.inspection.forward import batches_of, run_and_hear
 from sparsity_tf.inspection.weights import as_numpy, kernel_value
 from sparsity_tf.layers import flatten_layers
+from sparsity_tf.matching import match_layers
 from sparsity_tf.type_names import Data, Where
 
 _DEPTHWISE = (kl.DepthwiseConv1D, kl.DepthwiseConv2D)
@@ -196,8 +197,6 @@ def estimate_speedup(model: keras.layers.Layer, data: Data, where: Where = None)
 def _select(model, everything, where):
     chosen = everything
     if where is not None:
-        from sparsity_tf.sparsify import match_layers
-
         chosen = match_layers(model, where)
     chosen = [layer for layer in chosen if isinstance(layer, _CONVOLUTIONS) and not isinstance(layer, _TRANSPOSED)]
     if not chosen:

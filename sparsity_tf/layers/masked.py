@@ -21,6 +21,7 @@ A layer with a LoRA adapter (`layer.enable_lora`) has a frozen kernel; the mask 
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -192,7 +193,16 @@ def _mask_gradient(kernel, mask):
 
 
 class MaskedLayer:
-    """What the masked layers add to the protocol: a mixin, placed before the kind in the bases."""
+    """What the masked layers add to the protocol: a mixin, placed before the kind in the bases.
+
+    Example:
+
+    ```python
+    @keras.saving.register_keras_serializable("my_package")
+    class MaskedDense(sparsity_tf.layers.MaskedLayer, sparsity_tf.layers.SparseDense):
+        pass
+    ```
+    """
 
     technique_class = Masked
     takes_lora = True
@@ -200,12 +210,18 @@ class MaskedLayer:
     _of_units = ("bias",)
 
     @property
-    def bound_weight_names(self):
+    def bound_weight_names(self) -> tuple[str, ...]:
         if not structures.get(self.technique.structure).ties_layers:
             return ()
         return tuple(name for name in self._of_units if getattr(self, name, None) is not None)
 
-    def enable_lora(self, rank, lora_alpha=None, a_initializer="he_uniform", b_initializer="zeros"):
+    def enable_lora(
+        self,
+        rank: int,
+        lora_alpha: float | None = None,
+        a_initializer: Initializer = "he_uniform",
+        b_initializer: Initializer = "zeros",
+    ) -> None:
         """Freezes the kernel and adds a low-rank adapter, as the stock layer does; what is masked stays zero.
 
         Compile the model again afterwards. A file of the model holds kernel and adapter merged, as Keras's files do,
@@ -238,7 +254,7 @@ class MaskedLayer:
             lora_alpha = self.lora_alpha  # of the config
         self.keras_class.enable_lora(self, rank, lora_alpha, a_initializer, b_initializer)
 
-    def build_technique(self):
+    def build_technique(self) -> None:
         # An adapter that the constructor asks for is there already, and Keras has locked the layer behind it.
         with unlocked(self) if getattr(self, "lora_enabled", False) else contextlib.nullcontext():
             super().build_technique()
@@ -247,7 +263,7 @@ class MaskedLayer:
         adapter = {id(variable) for variable in lora.factors(self)}
         return [variable for variable in super()._own_variables() if id(variable) not in adapter]
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         # On JAX the variable itself may hold something where it is masked; and an adapter is merged.
         values = {weight.name: weight.value() for weight in self.sparse_weights + self.bound_weights}
         for variable in self._own_variables():
@@ -255,7 +271,7 @@ class MaskedLayer:
         for name, state in self.technique.states.items():
             store[name + _STATE] = state
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         own = {variable.name for variable in self._own_variables()}
         states = {name for name in store.keys() if name.endswith(_STATE) and name not in own}
         self.technique.states = {name.removesuffix(_STATE): np.array(store[name], "float64") for name in states}

@@ -111,9 +111,17 @@ class SparseLayer(LayerHooks):
     Example:
 
     ```python
-    class SparseScale(SparseLayer, Scale):  # `Scale` is a Keras layer of your own with a weight `kernel`
+    class Scale(keras.layers.Layer):
+        def build(self, input_shape):
+            self.kernel = self.add_weight(shape=(input_shape[-1],), name="kernel")
+
+        def call(self, inputs):
+            return inputs * self.kernel
+
+
+    class SparseScale(SparseLayer, Scale):
         def call(self, inputs, training=False):
-            return self.apply_weight("kernel", ops.multiply, inputs, training)
+            return self.apply_weight("kernel", keras.ops.multiply, inputs, training)
 
         def filter_axes(self, name="kernel"):
             return (0,)

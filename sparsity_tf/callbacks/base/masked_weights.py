@@ -3,7 +3,8 @@
 from sparsity_tf.callbacks.base import tied_weights, train_function
 from sparsity_tf.layers import Masked
 from sparsity_tf.masks import structures
-from sparsity_tf.sparsify import match_layers, match_masked_weights, reason_to_skip, sparsify
+from sparsity_tf.matching import match_layers, match_masked_weights
+from sparsity_tf.sparsify import reason_to_skip, sparsify
 
 
 def find(model, where, algorithm):

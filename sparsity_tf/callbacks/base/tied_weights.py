@@ -14,7 +14,8 @@ from sparsity_tf.checks import check_choice
 from sparsity_tf.deploy.channel_families import channel_families
 from sparsity_tf.layers import SparseWeight
 from sparsity_tf.masks import structures
-from sparsity_tf.sparsify import match_masked_weights, sparsify
+from sparsity_tf.matching import match_masked_weights
+from sparsity_tf.sparsify import sparsify
 
 # How the importance of a channel follows from the weights that make it.
 IMPORTANCES = ("l1", "l2", "taylor")
