@@ -3,6 +3,8 @@
 Each weight is multiplied by a gate in [0, 1], a stretched and clipped binary-concrete variable. Training samples the
 gates, one tensor a call, and pays the expected number of open ones; inference uses a deterministic gate, which is
 exactly zero for many weights.
+
+`DepthwiseConv1D` and `DepthwiseConv2D` have no form: neither paper applies the method to them.
 """
 
 import functools

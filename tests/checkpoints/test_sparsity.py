@@ -365,9 +365,36 @@ def recurrent_model(technique, **options):
     return model
 
 
+def convolutional_model(technique, **options):
+    """Layers with other names of weights than `kernel`, or with two of them."""
+    model = keras.Sequential(
+        [
+            keras.Input((4, 6, 3)),
+            keras.layers.ConvLSTM1D(2, 3, return_sequences=True, name="memory"),
+            keras.layers.SeparableConv2D(4, 2, name="separable"),
+            keras.layers.Conv2DTranspose(3, 2, name="transposed"),
+        ]
+    )
+    sparsify(model, technique, **options)
+    generator = np.random.default_rng(0)
+    for weight in get_sparse_weights(model):
+        if weight.technique.name == "masked":
+            weight.assign_mask(generator.random(weight.shape) < 0.5)
+        elif weight.technique.name == "variational_dropout":
+            weight.extra_variable("log_sigma2").assign(generator.normal(-3, 2, weight.shape))
+        elif weight.technique.name == "l0":
+            weight.extra_variable("log_alpha").assign(generator.normal(-2, 2, weight.shape))
+    return model
+
+
 @pytest.mark.parametrize(
     "build",
     [
+        lambda: convolutional_model("masked"),
+        lambda: convolutional_model("vd", log_alpha_threshold=-1.0),
+        lambda: convolutional_model("l0"),
+        lambda: convolutional_model("str", threshold_initializer=-2.0),
+        lambda: convolutional_model("dnw", sparsity=0.6),
         lambda: recurrent_model("vd", log_alpha_threshold=-1.0),
         lambda: recurrent_model("l0", gamma=-0.4),
         lambda: recurrent_model("str", threshold_function="exponential", threshold_initializer=-1.0),

@@ -111,6 +111,20 @@ hidden.sparse_weights[0].assign_mask(np.ones((8, 12), bool))
 assert spec(hidden.mask) == spec(hidden.kernel) == (None, "model")
 dense = sparsity_tf.to_dense(loaded)
 assert spec(dense.get_layer("hidden").kernel) == (None, "model")
+
+# What an optimizer remembers of them lies there, too, and an algorithm that grows weights works.
+for technique, slots in (("masked", {"hidden_kernel"}), ("vd", {"hidden_kernel", "hidden_log_sigma2"})):
+    model = sparsity_tf.sparsify(plain(), technique)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    growing = [callbacks.RigL(0.75, distribution="uniform", frequency=2, end_step=5)] if technique == "masked" else []
+    model.fit(X, Y, epochs=6, batch_size=16, verbose=0, callbacks=growing)
+    remembered = [variable for variable in model.optimizer.variables if "/hidden" in variable.path]
+    found = {slot.path.split("/")[1].removesuffix("_momentum"): spec(slot) for slot in remembered}
+    assert {name for name, divided in found.items() if divided == (None, "model")} == slots, found
+    [extra] = extras(model.get_layer("hidden"))
+    assert spec(extra) == (None, "model")
+    if technique == "masked":
+        assert model.get_layer("hidden").sparse_weights[0].count() == 24
 print("every layout is right")
 '''
 

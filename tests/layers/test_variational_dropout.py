@@ -220,7 +220,7 @@ def test_gradients_of_the_kl_term(clip):
     np.testing.assert_allclose(found[1], slope, rtol=3e-3)
 
 
-@pytest.mark.parametrize("kind", ["EinsumDense", "Conv1D", "Conv2D", "Conv3D"])
+@pytest.mark.parametrize("kind", ["EinsumDense", "Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv3DTranspose"])
 def test_every_kind_samples_the_pre_activations(kind):
     """Mean and variance are the stock layer's own operation, on theta and on the squares."""
     x = example_inputs(kind)
@@ -235,6 +235,23 @@ def test_every_kind_samples_the_pre_activations(kind):
     outputs = to_numpy(layer(x, training=True))
     n = replayed_normals(layer, state, outputs.shape)
     np.testing.assert_allclose(outputs, mean + n * np.sqrt(variance + EPS), rtol=1e-4, atol=1e-5)
+
+
+def test_a_separable_convolution_samples_after_its_first_kernel_and_mixes_the_sample():
+    x = example_inputs("SeparableConv1D")
+    layer = make_layer("VD", "SeparableConv1D", log_sigma2_initializer=-2.0, clip_log_alpha=None)
+    layer(x)
+    depthwise, pointwise = layer.sparse_weights
+    pointwise.extra_variable("log_sigma2").assign(np.full(pointwise.shape, -1e7))
+    options = {"strides": layer.strides, "padding": layer.padding}
+    mean = to_numpy(ops.depthwise_conv(x, layer.depthwise_kernel, **options))
+    variance = to_numpy(ops.depthwise_conv(x**2, ops.exp(depthwise.extra("log_sigma2")), **options))
+    state = ops.convert_to_numpy(layer.seed_generator.state)
+    outputs = to_numpy(layer(x, training=True))
+    hidden = mean + replayed_normals(layer, state, mean.shape) * np.sqrt(variance + EPS)
+    # What is left of the second kernel's noise is the epsilon under its root.
+    np.testing.assert_allclose(outputs, hidden @ to_numpy(layer.pointwise_kernel)[0], atol=1e-3)
+    assert np.abs(outputs - mean @ to_numpy(layer.pointwise_kernel)[0]).max() > 0.1
 
 
 @pytest.mark.parametrize("kind", KINDS)
