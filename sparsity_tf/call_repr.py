@@ -68,21 +68,34 @@ def _is_same(value, default):
     return type(value) is type(default) and isinstance(value, str | int | float | None) and value == default
 
 
-def short_repr(value):
-    """A short text of any value: functions and objects with a name by it, large arrays by dtype and shape."""
+def short_repr(value, depth=3):
+    """A short text of any value: functions and objects with a name by it, large arrays by dtype and shape.
+
+    Lists are entered to a depth: one may hold itself. Arguments that a constructor is about to refuse come here, too,
+    so that nothing of them is trusted, not even their `repr`.
+    """
+    try:
+        return _short_repr(value, depth)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def _short_repr(value, depth):
     if isinstance(value, np.ndarray) and value.size > _MOST_ENTRIES:
         return f"<{value.dtype} array of shape {value.shape}>"
     if isinstance(value, np.generic):
         return repr(value.item())
-    if isinstance(value, list | tuple) and len(value) <= _MOST_ENTRIES:
-        inner = ", ".join(map(short_repr, value))
+    if isinstance(value, list | tuple) and len(value) <= _MOST_ENTRIES and depth:
+        inner = ", ".join(short_repr(entry, depth - 1) for entry in value)
         return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' * (len(value) == 1)})"
     if inspect.isroutine(value) or isinstance(value, type | np.ufunc):
         return value.__name__
-    if isinstance(getattr(value, "name", None), str) and not dataclasses.is_dataclass(value):
-        return f"<{type(value).__name__} {value.name!r}>"
-    text = _SHORT.repr(value) if isinstance(value, str | dict | list | tuple | set) else repr(value)
+    if isinstance(value, str | dict | list | tuple | set):
+        return _SHORT.repr(value)
+    name = getattr(value, "name", None)
+    if isinstance(name, str) and not dataclasses.is_dataclass(value):
+        return f"<{type(value).__name__} {name!r}>"
+    text = repr(value)
     if len(text) > _LONGEST or text.startswith("<"):
-        name = getattr(value, "name", None)
         return f"<{type(value).__name__}{f' {name!r}' if isinstance(name, str) else ''}>"
     return text

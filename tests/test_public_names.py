@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import sparsity_tf
-from sparsity_tf import callbacks, schedules
+from sparsity_tf import call_repr, callbacks, schedules
 from sparsity_tf.distributions import Distribution
 from sparsity_tf.layers import SparseLayer, Technique
 from sparsity_tf.schedules import Schedule
@@ -211,6 +211,19 @@ def test_repr_is_short():
     assert repr(callbacks.RigL(drop=np.abs, grow=len)) == "RigL(drop=absolute, grow=len)"
     many = repr(callbacks.StaticSparsity(distribution={f"layer_{k}": 0.5 for k in range(100)}))
     assert len(many) < 200
+
+
+def test_repr_of_what_is_refused_raises_nothing():
+    class Broken:
+        def __repr__(self):
+            raise RuntimeError("no text")
+
+    recursive = [1]
+    recursive.append(recursive)
+    for nonsense in (Broken(), [Broken()] * 100, recursive, {"a": recursive}, "x" * 10_000, b"x" * 10_000):
+        assert len(call_repr.short_repr(nonsense)) < 300
+    with pytest.raises(ValueError, match="`scope`"):
+        callbacks.MagnitudePruning(0.5, scope=recursive)
 
 
 def test_the_users_own_algorithm_is_readable():
