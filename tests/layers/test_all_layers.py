@@ -2,18 +2,21 @@
 
 import pytest
 
-from tests.layers.layer_checks import CASES, run_sparse_layer_test
+from tests.layers.layer_checks import CASES, KINDS, POLICIES, PREFIXES, run_sparse_layer_test
 
 # Loops over time compile for long: one of them here, all in `make test-all`.
-_FAST_RECURRENT = ("MaskedGRU",)
+FAST = [case for case in CASES if case[1] not in ("SimpleRNN", "LSTM", "GRU") or case == ("Masked", "GRU")]
 
 
-def _case(prefix, kind):
-    slow = "RNN" in kind or kind in ("LSTM", "GRU")
-    marks = [pytest.mark.slow] if slow and prefix + kind not in _FAST_RECURRENT else []
-    return pytest.param(prefix, kind, id=prefix + kind, marks=marks)
-
-
-@pytest.mark.parametrize("prefix,kind", [_case(*case) for case in CASES])
+@pytest.mark.parametrize("prefix,kind", FAST, ids=map("".join, FAST))
 def test_layer(prefix, kind, tmp_path):
+    """Every technique and every kind trains under XLA in a third of its layers, and has each policy in a third."""
+    place = list(PREFIXES).index(prefix) + list(KINDS).index(kind)
+    run_sparse_layer_test(prefix, kind, tmp_path, compiled=place % 3 == 0, policies=[POLICIES[place % 3]])
+
+
+# Moved out of the fast tests: every layer under XLA and under every policy. `test_layer` has a third of these pairs.
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix,kind", CASES, ids=map("".join, CASES))
+def test_layer_under_xla_and_every_policy(prefix, kind, tmp_path):
     run_sparse_layer_test(prefix, kind, tmp_path)
