@@ -2,13 +2,12 @@
 
 import importlib
 import pathlib
-import subprocess
-import sys
 import types
 
 import pytest
 
 import sparsity_tf
+from tests import fresh_process
 
 ROOT = pathlib.Path(sparsity_tf.__file__).parent
 PACKAGES = sorted(".".join(path.parent.relative_to(ROOT.parent).parts) for path in ROOT.rglob("__init__.py"))
@@ -64,7 +63,7 @@ assert "models" in dir(sparsity_tf)
 for thing in (sparsity_tf.models.lenet_300_100, sparsity_tf.decoding.Decoder, sparsity_tf.budgets.read_csv):
     print(thing.__name__)
 """
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    finished = fresh_process.run(code)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.split() == ["lenet_300_100", "Decoder", "read_csv"]
 

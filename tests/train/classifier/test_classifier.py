@@ -7,8 +7,6 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 import warnings
 
 import keras
@@ -24,6 +22,7 @@ from sparsity_tf.train.classifier import batches, pictures, presets, task
 from sparsity_tf.train.classifier.evaluation import Evaluation, TestFigures
 from sparsity_tf.train.language_model import __main__ as language_model
 from sparsity_tf.train.translator import __main__ as translator
+from tests import fresh_process
 from tests.train.runs import classify, parsed, recipe_of, weights_of, write_digits
 
 pytestmark = pytest.mark.tensorflow
@@ -82,12 +81,7 @@ def stop_after(monkeypatch, epochs):
 def finished(digits, tmp_path_factory):
     """A finished run: its folder, its exit status and its output."""
     folder = tmp_path_factory.mktemp("runs") / "vd"
-    done = subprocess.run(
-        [sys.executable, "-m", "sparsity_tf.train.classifier", *command(digits, folder)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
+    done = fresh_process.run(module="sparsity_tf.train.classifier", arguments=command(digits, folder))
     return folder, done.returncode, done.stdout.splitlines()
 
 
