@@ -10,6 +10,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import keras
 import pytest
 
+from tests import compiled_parts
+
 
 @pytest.fixture(autouse=True)
 def fresh_keras_state():
@@ -21,6 +23,20 @@ def fresh_keras_state():
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
     keras.config.set_image_data_format(image_data_format)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def package_functions_can_run_uncompiled():
+    compiled_parts.install()
+
+
+@pytest.fixture(autouse=True)
+def parts_of_a_step_compiled_where_a_test_asks(request):
+    """XLA compiles the package's own functions in tests marked `xla`, and in all when slow tests run."""
+    fast = request.config.option.markexpr == "not slow"
+    compiled_parts.enabled = not fast or request.node.get_closest_marker("xla") is not None
+    yield
+    compiled_parts.enabled = True
 
 
 def pytest_collection_modifyitems(items):

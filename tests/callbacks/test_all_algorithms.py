@@ -25,6 +25,7 @@ def whole(case, tmp_path_factory):
     return checks.WholeRun(case, tmp_path_factory.mktemp("whole"))
 
 
+@pytest.mark.xla
 def test_training(case, tmp_path):
     checks.check_training(case, tmp_path)
 

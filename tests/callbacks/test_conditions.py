@@ -24,6 +24,7 @@ def promised(case, algorithm, model, step):
     return case.counts(algorithm, sizes, counts_of(model), step)
 
 
+@pytest.mark.xla
 @pytest.mark.not_on_torch("XLA compiles for TensorFlow and JAX only")
 @pytest.mark.parametrize("name", ["rigl", "sparse-momentum"])
 def test_xla(name):

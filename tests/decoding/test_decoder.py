@@ -58,6 +58,7 @@ def test_a_sentence_by_itself_is_translated_as_in_a_batch(search):
         assert_equal(alone, type(alone)(*(x[row : row + 1] for x in batch)))
 
 
+@pytest.mark.xla
 def test_padding_of_sources_changes_nothing():
     wide = SEARCHES["greedy"](decoder(), np.pad(SOURCES, [(0, 0), (0, 4)]))
     expected = found_by("greedy")

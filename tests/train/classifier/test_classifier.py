@@ -173,6 +173,7 @@ def test_tensorboard_has_the_figures_of_the_metrics(finished):
             assert scalars[name, int(row["epoch"])] == pytest.approx(float(row[name]), rel=1e-6)
 
 
+@pytest.mark.xla
 def test_resumed_run_ends_bit_identical(finished, digits, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "killed"
     with monkeypatch.context() as patch:
@@ -193,6 +194,7 @@ def test_resumed_run_ends_bit_identical(finished, digits, tmp_path, capsys, monk
     assert sorted(os.listdir(folder / "frames")) == sorted(os.listdir(through / "frames"))
 
 
+@pytest.mark.xla
 def test_resume_without_a_checkpoint_starts_anew(finished, digits, tmp_path, capsys):
     status, lines, _ = classify(command(digits, tmp_path / "new", "--resume"), capsys)
     assert status == 0 and "no checkpoint yet: starting anew" in lines
