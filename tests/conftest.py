@@ -39,6 +39,19 @@ def parts_of_a_step_compiled_where_a_test_asks(request):
     compiled_parts.enabled = True
 
 
+@pytest.fixture
+def uncompiled():
+    """On TensorFlow, steps run as Python calls them: to trace those of a run of some steps takes all its time."""
+    if keras.config.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 def pytest_collection_modifyitems(items):
     """Skips tests marked `tensorflow` under another Keras backend, and those marked `not_on_torch` under torch."""
     for item in items:

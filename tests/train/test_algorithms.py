@@ -69,16 +69,6 @@ def settings_of_a_short_run(technique):
     return [f"--{name}={value}" for name, value in values.items() if name in taken]
 
 
-@pytest.fixture
-def uncompiled():
-    """Steps run as Python calls them. A diverged run ends in its first epoch: to trace its steps is all its time."""
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("technique", sorted({*algorithms.ALGORITHMS, *layers.TECHNIQUES, "none"} - ALIASES))
 def test_diverged_run_is_called_so_under_every_technique(technique, digits, tmp_path, capsys):

@@ -425,6 +425,7 @@ def test_collapsed_net_is_reported_as_such(digits, tmp_path, capsys):
     assert "compression" not in lines[-1] and not any("compression (" in line for line in lines)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_diverged_net_stops_and_is_reported_as_such(digits, tmp_path, capsys):
     arguments = command(
         digits,
@@ -452,6 +453,7 @@ def test_every_technique_of_layers_trains(digits, tmp_path, capsys, technique):
         assert lines[-1].endswith("sparsity 50.00 %, compression 2.0x")
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_convolutional_net_trains_and_is_filmed(digits, tmp_path, capsys):
     arguments = command(digits, tmp_path / "run", "--model=lenet_5_caffe", "--epochs=1")
     status, lines, _ = classify(arguments, capsys)
@@ -495,6 +497,7 @@ def test_errors_of_data_and_files_give_one_line_and_status_2(tmp_path, capsys, e
 @pytest.mark.parametrize(
     "name", [run_folder.SPARSITY, run_folder.RESULTS + ".unfinished", "unfinished_model.keras", UNFINISHED]
 )
+@pytest.mark.usefixtures("uncompiled")
 def test_full_disk_names_the_path_and_says_how_to_go_on(digits, tmp_path, capsys, name):
     """Whatever is being written; afterwards the run goes on as if nothing had been."""
     if not os.path.exists("/dev/full"):
