@@ -199,29 +199,22 @@ def check_counts(case, algorithm, sizes, watch):
 class WholeRun:
     """One uninterrupted run, not compiled, that ends one step after the window: what every other run is held against.
 
-    `states` and `masks` say what held after each step taken, from 1 on. `directory` has a file of weights after each;
-    `model.keras` is the whole model after `FREQUENCY + 1` steps.
+    `end` is the state when the run has ended, `masks` holds the masks after each step taken, from 1 on, and `directory`
+    a file of weights after each; `model.keras` is the whole model after `FREQUENCY + 1` steps.
     """
 
     LENGTH = END + 1
 
     def __init__(self, case, directory):
-        self.case, self.directory, self.states, self.masks = case, directory, {}, {}
+        self.case, self.directory, watch = case, directory, Watch()
         model = make_model(case, run_eagerly=True)
         # A file is written before the algorithm's turn: it holds masks that have changed all the same.
-        fit(model, _Files(directory), case.make(directory), _States(self), StopAfter(self.LENGTH))
-        assert len(self.states) == self.LENGTH
-        # What the algorithm does when training ends changes neither weights nor masks nor slots.
-        assert_same(state_of(model), self.states[self.LENGTH])
+        fit(model, _Files(directory), case.make(directory), watch, StopAfter(self.LENGTH))
+        self.end, self.masks = state_of(model), dict(enumerate(watch.masks, 1))
 
     def file(self, taken):
         """The weights after so many steps."""
         return self.directory / f"{taken}.weights.h5"
-
-    @property
-    def end(self):
-        """The state when the run ended."""
-        return self.states[self.LENGTH]
 
 
 class _Files(keras.callbacks.Callback):
@@ -236,19 +229,6 @@ class _Files(keras.callbacks.Callback):
         self.model.save_weights(self.directory / f"{self.taken}.weights.h5")
         if self.taken == FREQUENCY + 1:
             self.model.save(self.directory / "model.keras")
-
-
-class _States(keras.callbacks.Callback):
-    """Keeps the state and the masks after every step."""
-
-    def __init__(self, run):
-        super().__init__()
-        self.run = run
-
-    def on_train_batch_end(self, batch, logs=None):
-        taken = len(self.run.states) + 1
-        self.run.states[taken] = state_of(self.model)
-        self.run.masks[taken] = masks_of(self.model)
 
 
 def check_other_loops(whole):
