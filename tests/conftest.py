@@ -26,30 +26,25 @@ def fresh_keras_state():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def package_functions_can_run_uncompiled():
+def package_functions_can_run_uncompiled(request):
+    """In the fast tests XLA compiles the package's own functions only where a test asks for it."""
     compiled_parts.install()
+    compiled_parts.enabled = request.config.option.markexpr != "not slow"
 
 
 @pytest.fixture(autouse=True)
-def parts_of_a_step_compiled_where_a_test_asks(request):
-    """XLA compiles the package's own functions in tests marked `xla`, and in all when slow tests run."""
-    fast = request.config.option.markexpr == "not slow"
-    compiled_parts.enabled = not fast or request.node.get_closest_marker("xla") is not None
+def compiled_where_a_test_asks(request):
+    """Tests marked `xla` run what the package compiles by itself compiled."""
+    before = compiled_parts.enabled
+    compiled_parts.enabled = before or request.node.get_closest_marker("xla") is not None
     yield
-    compiled_parts.enabled = True
+    compiled_parts.enabled = before
 
 
 @pytest.fixture
 def uncompiled():
-    """On TensorFlow, steps run as Python calls them: to trace those of a run of some steps takes all its time."""
-    if keras.config.backend() != "tensorflow":
+    with compiled_parts.uncompiled_steps():
         yield
-        return
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def pytest_collection_modifyitems(items):
