@@ -8,6 +8,7 @@
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test-all
 
 VENV ?= .venv
+# Each worker takes a share of the files as they come, and then steals of the other's: what a file shares is made once.
 WORKERS ?= 2
 PYTEST_ARGS ?=
 # How many edits `make mutants` makes of each module (0: every one), and of which modules (`MODULES="masks layers/l0"`).
@@ -53,7 +54,7 @@ train: $(HAS_DEMO)
 	@$(BIN)/python -m sparsity_tf.train.classifier --config=demo --output_dir=runs/demo --overwrite
 
 test: $(HAS_DEV)
-	@$(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-all: $(HAS_DEV) $(HAS_JAX) $(HAS_TORCH)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(PYTEST_ARGS)

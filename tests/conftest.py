@@ -10,6 +10,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import keras
 import pytest
 
+from tests import compiled_parts
+
 
 @pytest.fixture(autouse=True)
 def fresh_keras_state():
@@ -21,6 +23,28 @@ def fresh_keras_state():
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
     keras.config.set_image_data_format(image_data_format)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def package_functions_can_run_uncompiled(request):
+    """In the fast tests XLA compiles the package's own functions only where a test asks for it."""
+    compiled_parts.install()
+    compiled_parts.enabled = request.config.option.markexpr != "not slow"
+
+
+@pytest.fixture(autouse=True)
+def compiled_where_a_test_asks(request):
+    """Tests marked `xla` run what the package compiles by itself compiled."""
+    before = compiled_parts.enabled
+    compiled_parts.enabled = before or request.node.get_closest_marker("xla") is not None
+    yield
+    compiled_parts.enabled = before
+
+
+@pytest.fixture
+def uncompiled():
+    with compiled_parts.uncompiled_steps():
+        yield
 
 
 def pytest_collection_modifyitems(items):

@@ -269,6 +269,7 @@ def test_seeds_of_draws_differ_from_draw_to_draw_and_between_neighbouring_genera
     assert len({draw.tobytes() for draw in draws}) == 6
 
 
+@pytest.mark.xla
 @pytest.mark.parametrize("make", [backend.compiled, backend.compiled_part, backend.compiled_inference])
 def test_a_compiled_function_computes_the_same(make):
     traced = []
@@ -285,6 +286,7 @@ def test_a_compiled_function_computes_the_same(make):
     assert len(traced) == (2 if compiles else 3)
 
 
+@pytest.mark.xla
 @pytest.mark.tensorflow
 def test_variables_written_in_place():
     variables = [keras.Variable([1.0, 2.0]), keras.Variable([3.0])]

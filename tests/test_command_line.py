@@ -10,6 +10,7 @@ import pytest
 
 import sparsity_tf
 import sparsity_tf_cli
+from tests import fresh_process
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # An import of Keras, or of a backend, fails.
@@ -152,7 +153,7 @@ def test_a_checkpoint_is_named_without_a_flag(tmp_path, capsys):
 
 def test_training_starts_from_the_console_command():
     code = "import sys, sparsity_tf_cli; sys.exit(sparsity_tf_cli.main(['sparsity-tf', *sys.argv[1:]]))"
-    finished = run(code, "train", "language_model", "--config=nonsense")
+    finished = fresh_process.run(code, ["train", "language_model", "--config=nonsense"], cwd=ROOT)
     assert finished.returncode == 2 and finished.stdout == ""
     last = finished.stderr.splitlines()[-1]
     assert last.startswith("error: ") and "nonsense" in last

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 
+import keras
 import pytest
 
 from sparsity_tf.extras import BACKENDS, EXTRAS
+from tests import fresh_process
 
 IMPORTS = """
 import sys, keras
@@ -44,8 +46,11 @@ def run(code, backend):
     """Runs code in a process of its own: the last line of its output."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    environment = {**os.environ, "KERAS_BACKEND": backend}
-    finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    if backend == keras.config.backend():
+        finished = fresh_process.run(code)
+    else:
+        environment = {**os.environ, "KERAS_BACKEND": backend}
+        finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr[-3000:]
     return finished.stdout.splitlines()[-1]
 

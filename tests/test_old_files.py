@@ -6,8 +6,6 @@ are what that code got; another processor may add in another order, hence the to
 
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -15,6 +13,7 @@ import pytest
 
 import sparsity_tf
 from sparsity_tf import inspection
+from tests import fresh_process
 from tests.data.old_files import make
 
 OLD = pathlib.Path(__file__).parent / "data" / "old_files"
@@ -81,5 +80,5 @@ def test_a_process_that_imports_only_the_package_knows_all_names_of_old_files():
         "keras.saving.load_model(sys.argv[1])\n"
     )
     arguments = [str(OLD / "transformer.keras"), (OLD / "names.txt").read_text() + "sparsity_tf>SparseGlorotUniform"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    done = fresh_process.run(code, arguments)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -5,8 +5,6 @@ import importlib
 import inspect
 import pathlib
 import pickle
-import subprocess
-import sys
 import types
 
 import keras
@@ -18,6 +16,7 @@ from sparsity_tf import call_repr, callbacks, schedules
 from sparsity_tf.distributions import Distribution
 from sparsity_tf.layers import SparseLayer, Technique
 from sparsity_tf.schedules import Schedule
+from tests import fresh_process
 from tests.public_objects import examples_of, public_objects
 
 ROOT = pathlib.Path(sparsity_tf.__file__).parent
@@ -74,7 +73,7 @@ assert "models" in dir(sparsity_tf)
 for thing in (sparsity_tf.models.lenet_300_100, sparsity_tf.decoding.Decoder, sparsity_tf.budgets.read_csv):
     print(thing.__name__)
 """
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    finished = fresh_process.run(code)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.split() == ["lenet_300_100", "Decoder", "read_csv"]
 

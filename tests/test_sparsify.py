@@ -1,8 +1,6 @@
 """`sparsify`: which layers of which models, the report, and what stays as it was."""
 
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -20,6 +18,7 @@ from sparsity_tf.layers import (
     VDDense,
     get_sparse_weights,
 )
+from tests import fresh_process
 
 
 def functional_model():
@@ -384,7 +383,8 @@ def test_a_model_with_attention_loads_in_a_fresh_process(tmp_path):
         "np.testing.assert_allclose(model.predict(data['x'], verbose=0), data['y'], rtol=1e-5, atol=1e-6)\n"
         "assert len(sparsity_tf.get_sparse_weights(model)) == 4\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    finished = fresh_process.run(code)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_a_model_sparsified_before_it_is_built_is_saved_and_loaded(tmp_path):

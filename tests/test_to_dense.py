@@ -1,8 +1,6 @@
 """`to_dense`: stock Keras models with the zeros baked in."""
 
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -11,6 +9,7 @@ from keras import layers, ops
 
 import sparsity_tf
 from sparsity_tf.layers import MaskedDense, VDDense, get_sparse_weights
+from tests import fresh_process
 from tests.layers.layer_checks import make_half_sparse
 from tests.test_sparsify import Subclassed, functional_model, images, sequences
 
@@ -103,7 +102,8 @@ def test_the_file_loads_where_only_keras_is(tmp_path):
         "np.testing.assert_allclose(model.predict(data['x'], verbose=0), data['y'], rtol=1e-5, atol=1e-6)\n"
         "assert 'sparsity_tf' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    finished = fresh_process.run(code, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_a_dense_model_is_copied():

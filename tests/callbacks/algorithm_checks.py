@@ -5,6 +5,8 @@ step and in every file whatever the order of the callbacks, nothing outside [beg
 equal to the bit, the same masks for the same seed, and a model that is as before when it ends.
 """
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -36,11 +38,20 @@ def make_model(case, loss="mse", **compile_options):
     return model
 
 
+@functools.cache
+def pipeline():
+    """The batches of an epoch as a `tf.data.Dataset`. From arrays, Keras makes one anew in every `fit`."""
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensors((X, Y)).repeat(STEPS_PER_EPOCH)
+
+
 def fit(model, *used, epochs=EPOCHS, **options):
-    x, y = data()
-    return model.fit(
-        x, y, batch_size=BATCH, epochs=epochs, shuffle=False, verbose=0, callbacks=list(used), **options
-    ).history
+    if keras.backend.backend() == "tensorflow":
+        batches = {"x": pipeline()}
+    else:
+        batches = dict(zip("xy", data(), strict=True), batch_size=BATCH)
+    return model.fit(**batches, epochs=epochs, shuffle=False, verbose=0, callbacks=list(used), **options).history
 
 
 def masks_of(model):
@@ -185,25 +196,58 @@ def check_counts(case, algorithm, sizes, watch):
     assert bool(changed) == case.moves
 
 
-def check_other_loops(case):
-    """`train_on_batch` and a loop of one's own come to what `fit` comes to, for the same seed."""
-    trained = make_model(case, run_eagerly=True)
-    fit(trained, case.make(), StopAfter(END + 1))
-    expected = state_of(trained)
+class WholeRun:
+    """One uninterrupted run, not compiled, that ends one step after the window: what every other run is held against.
 
+    `end` is the state when the run has ended, `masks` holds the masks after each step taken, from 1 on, and `directory`
+    a file of weights after each; `model.keras` is the whole model after `FREQUENCY + 1` steps.
+    """
+
+    LENGTH = END + 1
+
+    def __init__(self, case, directory):
+        self.case, self.directory, watch = case, directory, Watch()
+        model = make_model(case, run_eagerly=True)
+        # A file is written before the algorithm's turn: it holds masks that have changed all the same.
+        fit(model, _Files(directory), case.make(directory), watch, StopAfter(self.LENGTH))
+        self.end, self.masks = state_of(model), dict(enumerate(watch.masks, 1))
+
+    def file(self, taken):
+        """The weights after so many steps."""
+        return self.directory / f"{taken}.weights.h5"
+
+
+class _Files(keras.callbacks.Callback):
+    """Saves the weights after every step, and the model after one that lies between two updates."""
+
+    def __init__(self, directory):
+        super().__init__()
+        self.directory, self.taken = directory, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.taken += 1
+        self.model.save_weights(self.directory / f"{self.taken}.weights.h5")
+        if self.taken == FREQUENCY + 1:
+            self.model.save(self.directory / "model.keras")
+
+
+def check_other_loops(whole):
+    """`train_on_batch` and a loop of one's own come to what `fit` comes to, for the same seed."""
+    case = whole.case
     model, algorithm = make_model(case, run_eagerly=True), case.make()
     algorithm.prepare(model, EPOCHS, STEPS_PER_EPOCH)
-    for _ in range(END + 1):
+    for _ in range(WholeRun.LENGTH):
         model.train_on_batch(X, Y)
         algorithm.update(model)
         check_zeros(model)
     algorithm.finish()
-    assert_same(state_of(model), expected)
+    assert_same(state_of(model), whole.end)
 
     if case.seeded:
-        other = make_model(case, run_eagerly=True)
-        fit(other, case.make(seed=1), StopAfter(END + 1))
-        assert not all(np.array_equal(a, b) for a, b in zip(masks_of(other), masks_of(trained), strict=True))
+        # Two updates are enough: the first may prune nothing yet.
+        other, taken = make_model(case, run_eagerly=True), UPDATES[1]
+        fit(other, case.make(seed=1), StopAfter(taken))
+        assert not all(np.array_equal(a, b) for a, b in zip(masks_of(other), whole.masks[taken], strict=True))
 
 
 def check_own_loop(case):
@@ -230,23 +274,21 @@ def check_own_loop(case):
     check_counts(case, algorithm, sizes, seen)
 
 
-def check_interruption(case, directory):
+def check_interruption(whole, directory):
     """An interrupted `fit` leaves nothing behind, for one with the algorithm and for one without."""
-    whole = make_model(case, run_eagerly=True)
-    fit(whole, case.make(directory), StopAfter(END + 1))
-
+    case, taken = whole.case, 3
     model = make_model(case, run_eagerly=True)
     attributes = set(vars(model.optimizer))
     try:
-        fit(model, InterruptAfter(3), case.make(directory))
+        fit(model, InterruptAfter(taken), case.make(directory))
     except Interruption:
         pass
     interrupted = masks_of(model)
     model.save_weights(directory / "interrupted.weights.h5")
     goes_on = make_model(case, run_eagerly=True)
     goes_on.load_weights(directory / "interrupted.weights.h5")
-    fit(goes_on, case.make(directory), StopAfter(END - 2))
-    assert_same(state_of(goes_on), state_of(whole))
+    fit(goes_on, case.make(directory), StopAfter(WholeRun.LENGTH - taken))
+    assert_same(state_of(goes_on), whole.end)
 
     fit(model, epochs=1)
     assert all(np.array_equal(a, b) for a, b in zip(masks_of(model), interrupted, strict=True))
@@ -256,42 +298,24 @@ def check_interruption(case, directory):
     check_zeros(model)
 
 
-def check_resuming(case, directory):
-    """Stops after a step, and goes on from a `.weights.h5` or a `.keras` file: equal to the bit."""
-    whole = make_model(case, run_eagerly=True)
-    files = directory / "whole"
-    files.mkdir()
-
-    class Save(keras.callbacks.Callback):
-        taken = 0
-
-        def on_train_batch_end(self, batch, logs=None):
-            self.taken += 1
-            self.model.stop_training = self.taken == STEPS - 1
-            self.model.save_weights(files / f"{self.taken}.weights.h5")
-            if self.taken == FREQUENCY + 1:
-                self.model.save(files / "model.keras")
-
-    # Before the algorithm: it saves masks that have changed all the same.
-    fit(whole, Save(), case.make(directory))
-    expected = state_of(whole)
-
-    loaded = keras.saving.load_model(files / "model.keras")
+def check_resuming(whole):
+    """Goes on from the `.keras` and the `.weights.h5` files of a run: equal to the bit, after every step."""
+    case = whole.case
+    loaded = keras.saving.load_model(whole.directory / "model.keras")
     loaded.run_eagerly = True
-    fit(loaded, case.make(directory), StopAfter(STEPS - 1 - (FREQUENCY + 1)))
-    assert_same(state_of(loaded), expected)
+    fit(loaded, case.make(whole.directory), StopAfter(WholeRun.LENGTH - (FREQUENCY + 1)))
+    assert_same(state_of(loaded), whole.end)
     # A third of all steps; the algorithms that are alike take different ones.
-    for taken in range(1 + list(CASES.values()).index(case) % 3, STEPS - 1, 3):
+    for taken in range(1 + list(CASES.values()).index(case) % 3, WholeRun.LENGTH, 3):
         # The same model again and again: what it remembers of other runs does not matter.
-        loaded.load_weights(files / f"{taken}.weights.h5")
-        fit(loaded, case.make(directory), StopAfter(STEPS - 1 - taken))
-        assert_same(state_of(loaded), expected)
+        loaded.load_weights(whole.file(taken))
+        fit(loaded, case.make(whole.directory), StopAfter(WholeRun.LENGTH - taken))
+        assert_same(state_of(loaded), whole.end)
 
 
-def check_backup(case, directory):
+def check_backup(whole, directory):
     """`BackupAndRestore` before or after the algorithm continues an interrupted run, equal to the bit."""
-    whole = make_model(case, run_eagerly=True)
-    fit(whole, case.make(directory), StopAfter(STEPS - 2))
+    case = whole.case
     for taken, place in ((3, 0), (6, 1)):
         backups = [keras.callbacks.BackupAndRestore(directory / f"backup{taken}", save_freq=1) for _ in range(2)]
 
@@ -306,5 +330,5 @@ def check_backup(case, directory):
         model = make_model(case, run_eagerly=True)
         for weight in get_sparse_weights(model):
             weight.variable.assign(weight.variable + 1)  # Another initial state: it is what is restored that counts.
-        fit(model, *ordered(case.make(directory), backups[1]), StopAfter(STEPS - 2 - taken))
-        assert_same(state_of(model), state_of(whole))
+        fit(model, *ordered(case.make(directory), backups[1]), StopAfter(WholeRun.LENGTH - taken))
+        assert_same(state_of(model), whole.end)

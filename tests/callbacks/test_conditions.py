@@ -1,9 +1,5 @@
 """Algorithms under what Keras offers: XLA, several steps in one call, mixed precision, optimizers, replicas."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -12,6 +8,7 @@ from keras import ops
 import sparsity_tf
 from sparsity_tf import callbacks, masks
 from sparsity_tf.layers import get_sparse_weights
+from tests import fresh_process
 from tests.callbacks import algorithm_checks as checks
 from tests.callbacks.algorithm_checks import CASES, StopAfter, Watch, fit, make_model, masks_of
 
@@ -27,6 +24,7 @@ def promised(case, algorithm, model, step):
     return case.counts(algorithm, sizes, counts_of(model), step)
 
 
+@pytest.mark.xla
 @pytest.mark.not_on_torch("XLA compiles for TensorFlow and JAX only")
 @pytest.mark.parametrize("name", ["rigl", "sparse-momentum"])
 def test_xla(name):
@@ -199,12 +197,7 @@ print("done")
 @pytest.mark.tensorflow
 def test_replicas_have_the_same_masks_as_one_device():
     # A process of its own: logical devices must be set before TensorFlow starts.
-    process = subprocess.run(
-        [sys.executable, "-c", REPLICAS],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path]), "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
+    process = fresh_process.run(REPLICAS, cwd=fresh_process.ROOT)
     assert process.stdout.splitlines()[-1:] == ["done"], process.stderr[-3000:]
 
 

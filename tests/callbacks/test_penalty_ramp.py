@@ -1,9 +1,5 @@
 """PenaltyRamp: the right weight at every step, in per-example units, however training runs."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -11,6 +7,7 @@ import pytest
 from sparsity_tf.callbacks import PenaltyRamp
 from sparsity_tf.layers import VDDense
 from sparsity_tf.schedules import Cosine, Cubic, ExponentialMovingAverage
+from tests import fresh_process
 
 
 @keras.saving.register_keras_serializable(package="penalty_ramp_test")
@@ -237,12 +234,7 @@ print(*(float(v) for v in model.layers[0].penalty_weight.value.values))
 @pytest.mark.tensorflow
 def test_every_replica_of_a_distributed_model_gets_the_weight():
     # A process of its own: logical devices must be set before TensorFlow starts.
-    process = subprocess.run(
-        [sys.executable, "-c", REPLICAS],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
+    process = fresh_process.run(REPLICAS)
     assert process.returncode == 0, process.stderr[-2000:]
     # The second of two steps is half way up the ramp to 1/8; a third would be at its end.
     assert process.stdout.splitlines() == ["[0.0625] 0.0625 0.0625", "0.125 0.125"]

@@ -14,6 +14,14 @@ def mlp():
     return randomize(keras.Model(inputs, layers.Dense(3, name="last")(x)))
 
 
+def convolutional():
+    inputs = keras.Input((4, 4, 3))
+    x = layers.Conv2D(6, 3, padding="same", use_bias=False, name="conv")(inputs)
+    x = layers.ReLU()(layers.BatchNormalization(name="bn")(x))
+    x = layers.Dense(4, activation="relu", name="hidden")(layers.Flatten()(x))
+    return randomize(keras.Model(inputs, layers.Dense(3, name="last")(x)))
+
+
 def vgg():
     """Sequential, with a part that is a model of its own, and a normalisation without gamma."""
     block = keras.Sequential(

@@ -1,8 +1,6 @@
 """`save_compact`: a small `.keras` file that stock Keras reads to the same bits."""
 
 import os
-import subprocess
-import sys
 import zipfile
 
 import keras
@@ -14,6 +12,7 @@ import sparsity_tf
 from sparsity_tf.checkpoints.keras_files import open_keras_archive
 from sparsity_tf.deploy import compact_file, save_compact
 from sparsity_tf.layers import get_sparse_weights
+from tests import fresh_process
 from tests.deploy.models import predictions, randomize
 
 
@@ -66,8 +65,8 @@ def test_ninety_percent_zeros_take_a_tenth_of_the_place_and_load_without_this_pa
         "np.save('y.npy', outputs)\n"
         "assert 'sparsity_tf' not in sys.modules\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
+    finished = fresh_process.run(code, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), predictions(masked, x)[0], rtol=1e-5, atol=1e-6)
     assert_same_bits(dense, keras.saving.load_model(path))
 

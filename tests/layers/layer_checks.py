@@ -161,9 +161,16 @@ def weight_holder(layer):
     return getattr(layer, "cell", layer)
 
 
-def run_sparse_layer_test(prefix, kind, directory):
-    """Every promise of a sparse layer; see the module's docstring. `directory` is for files."""
-    _check_with_keras(prefix, kind)
+POLICIES = ("mixed_bfloat16", "mixed_float16", "float64")
+
+
+def run_sparse_layer_test(prefix, kind, directory, compiled=None, policies=POLICIES):
+    """Every promise of a sparse layer; see the module's docstring. `directory` is for files.
+
+    A test of one layer costs its compilations. By default everything is compiled. `compiled=True` trains under XLA and
+    leaves Keras's own training step out, `compiled=False` the other way round.
+    """
+    _check_with_keras(prefix, kind, train=compiled is not True)
     inputs = example_inputs(kind)
     layer = make_layer(prefix, kind)
     assert layer.sparse_weights == []
@@ -174,11 +181,11 @@ def run_sparse_layer_test(prefix, kind, directory):
         bias.assign(np.linspace(-1, 1, int(np.prod(bias.shape))).reshape(bias.shape))
     _check_protocol(layer)
     _check_against_stock_layer(layer, inputs)
-    _check_model(layer, kind, directory)
-    _check_precision(prefix, kind)
+    _check_model(layer, kind, directory, XLA and compiled is not False)
+    _check_precision(prefix, kind, policies)
 
 
-def _check_with_keras(prefix, kind):
+def _check_with_keras(prefix, kind, train):
     added = PREFIXES[prefix]
     arguments = KINDS[kind].arguments
     options = {"penalty_weight": 1e-3} if added.losses else {}
@@ -192,6 +199,7 @@ def _check_with_keras(prefix, kind):
         expected_num_seed_generators=max(KINDS[kind].seed_generators, added.seed_generators),
         expected_num_losses=None,
         supports_masking=None,
+        run_training_check=train,
         # Dtypes and finiteness of mixed precision are checked below, with gradients.
         run_mixed_precision_check=not KINDS[kind].integer_inputs,
     )
@@ -220,15 +228,17 @@ def _check_against_stock_layer(layer, inputs):
     )
 
 
-def _check_model(layer, kind, directory):
-    """In a functional model with a dynamic batch size: compiled equal to eager, saved and loaded, trained."""
+def _check_model(layer, kind, directory, jit_compile):
+    """In a functional model with a dynamic batch size: compiled equal to eager, trained, saved and loaded."""
     inputs = keras.Input(KINDS[kind].example_shape, dtype="int32" if KINDS[kind].integer_inputs else None)
     model = keras.Model(inputs, layer(inputs))
     data = example_inputs(kind, batch=3)
     expected = ops.convert_to_numpy(layer(data, training=False))
-    model.compile("sgd", "mse", jit_compile=XLA)
+    model.compile("sgd", "mse", jit_compile=jit_compile, run_eagerly=False)
     for batch in (1, 3):
         np.testing.assert_allclose(model.predict(data[:batch], verbose=0), expected[:batch], rtol=1e-5, atol=1e-5)
+    # Without XLA the compiled step is Keras's own, above.
+    model.run_eagerly = not jit_compile
     model.train_on_batch(data, expected + 1)
     for weight in layers.get_sparse_weights(layer):
         value, mask = ops.convert_to_numpy(weight.value()), ops.convert_to_numpy(weight.mask())
@@ -238,20 +248,24 @@ def _check_model(layer, kind, directory):
     path = str(directory / "model.keras")
     model.save(path)
     loaded = keras.saving.load_model(path)
-    np.testing.assert_array_equal(loaded.predict(data, verbose=0), model.predict(data, verbose=0))
     for ours, theirs in zip(layers.get_sparse_weights(model), layers.get_sparse_weights(loaded), strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(ours.value()), ops.convert_to_numpy(theirs.value()))
-    # The loaded model goes on training exactly as this one: noise counters and optimizer included.
-    model.train_on_batch(data, expected + 1)
-    loaded.train_on_batch(data, expected + 1)
+    predictions = [ops.convert_to_numpy(each(data, training=False)) for each in (model, loaded)]
+    np.testing.assert_array_equal(*predictions)
+    # The loaded model goes on training exactly as this one: noise counters and optimizer included. Compiling both again
+    # would cost more than all the rest.
+    for each in (model, loaded):
+        each.run_eagerly, each.train_function = True, None
+        each.train_on_batch(data, expected + 1)
     for ours, theirs in zip(model.variables, loaded.variables, strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs))
 
 
-def _check_precision(prefix, kind):
-    policies = ("mixed_bfloat16", "mixed_float16", "float64")
-    # Keras promotes float64 to float32 but on TensorFlow.
-    for policy in policies if keras.backend.backend() == "tensorflow" else policies[:2]:
+def _check_precision(prefix, kind, policies):
+    for policy in policies:
+        # Keras promotes float64 to float32 but on TensorFlow.
+        if policy == "float64" and keras.backend.backend() != "tensorflow":
+            continue
         layer = make_layer(prefix, kind, dtype=policy)
         outputs = layer(example_inputs(kind), training=True)
         assert keras.backend.standardize_dtype(outputs.dtype) == layer.compute_dtype

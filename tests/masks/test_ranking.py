@@ -192,6 +192,7 @@ def test_highest_by_a_function_ranks_its_results(size):
 
 
 @pytest.mark.parametrize("kind", LARGE)
+@pytest.mark.xla
 def test_largest_on_device_gives_the_masks_of_highest_overall(kind):
     rng = np.random.default_rng(5)
     scores = [LARGE[kind](rng, size).astype("float32") for size in (1_000, 30_000, 1)]

@@ -92,6 +92,7 @@ def test_dropout_drops_at_its_rate_keeps_the_mean_and_is_off_at_inference():
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.xla
 def test_gradient_of_dropout_has_the_mask_of_the_output(jit_compile):
     import tensorflow as tf
 

@@ -8,6 +8,8 @@ from keras import ops
 from sparsity_tf.ops.fused import fused
 from tests.gradients import compiled, gradients, weighted_sum
 
+pytestmark = pytest.mark.xla
+
 X, Y = np.float32([0.5, -2.0, 3.0]), np.float32([1.0, 4.0, -1.0])
 
 

@@ -127,6 +127,7 @@ def test_uniform_numbers_from_their_source_are_those_drawn_at_once():
         np.testing.assert_array_equal(ops.convert_to_numpy(drawn), ops.convert_to_numpy(noise.uniform((5, 3), theirs)))
 
 
+@pytest.mark.xla
 @pytest.mark.parametrize("shared_axes", [(), (1,)])
 def test_added_noise_and_its_gradients(shared_axes):
     mean, variance = np.random.default_rng(0).uniform(0.5, 2, (2, 3, 4, 2)).astype("float32")

@@ -14,6 +14,7 @@ import pytest
 
 from sparsity_tf.layers import MaskedDense
 from sparsity_tf.tools.checkpoint_sparsity import main
+from tests import fresh_process
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -154,18 +155,14 @@ def test_the_command_as_users_start_it(checkpoint, tmp_path):
         ([f"--checkpoint={cut}"], 1, "not a readable .keras file"),
         ([], 2, "--checkpoint is required"),
     )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "sparsity_tf.checkpoint_sparsity", *arguments],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for arguments, _, _ in cases
-    ]
-    for process, (_, status, message) in zip(processes, cases, strict=True):
-        out, err = process.communicate()
+    module = "sparsity_tf.checkpoint_sparsity"
+    for arguments, status, message in cases:
+        if status == 0:
+            command = [sys.executable, "-m", module, *arguments]
+            process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+        else:
+            process = fresh_process.run(module=module, arguments=arguments, cwd=REPOSITORY)
+        out, err = process.stdout, process.stderr
         assert process.returncode == status, err
         assert "Traceback" not in err
         errors = [line for line in err.splitlines() if "error: " in line]

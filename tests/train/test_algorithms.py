@@ -70,6 +70,7 @@ def settings_of_a_short_run(technique):
     return [f"--{name}={value}" for name, value in values.items() if name in taken]
 
 
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("technique", sorted({*algorithms.ALGORITHMS, *layers.TECHNIQUES, "none"} - ALIASES))
 def test_diverged_run_is_called_so_under_every_technique(technique, digits, tmp_path, capsys):
     """Also where an algorithm stumbles over weights that are not finite, in the middle of an epoch."""

@@ -11,6 +11,8 @@ from sparsity_tf.callbacks.base.mask_writer import MaskWriter
 from sparsity_tf.layers import get_sparse_weights
 from tests.callbacks.bags import make_bag, masks_of, set_slots, values_of
 
+pytestmark = pytest.mark.xla
+
 RNG = np.random.default_rng(5)
 SHAPES = [(4, 5), (5, 3)]
 

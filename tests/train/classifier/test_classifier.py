@@ -7,8 +7,6 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 import warnings
 
 import keras
@@ -25,6 +23,7 @@ from sparsity_tf.train.classifier import pictures, presets, task
 from sparsity_tf.train.classifier.evaluation import Evaluation, TestFigures
 from sparsity_tf.train.language_model import __main__ as language_model
 from sparsity_tf.train.translator import __main__ as translator
+from tests import fresh_process
 from tests.train.runs import classify, parsed, recipe_of, weights_of, write_digits
 
 pytestmark = pytest.mark.tensorflow
@@ -83,12 +82,7 @@ def stop_after(monkeypatch, epochs):
 def finished(digits, tmp_path_factory):
     """A finished run: its folder, its exit status and its output."""
     folder = tmp_path_factory.mktemp("runs") / "vd"
-    done = subprocess.run(
-        [sys.executable, "-m", "sparsity_tf.train.classifier", *command(digits, folder)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
+    done = fresh_process.run(module="sparsity_tf.train.classifier", arguments=command(digits, folder))
     return folder, done.returncode, done.stdout.splitlines()
 
 
@@ -180,6 +174,7 @@ def test_tensorboard_has_the_figures_of_the_metrics(finished):
             assert scalars[name, int(row["epoch"])] == pytest.approx(float(row[name]), rel=1e-6)
 
 
+@pytest.mark.xla
 def test_resumed_run_ends_bit_identical(finished, digits, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "killed"
     with monkeypatch.context() as patch:
@@ -200,6 +195,7 @@ def test_resumed_run_ends_bit_identical(finished, digits, tmp_path, capsys, monk
     assert sorted(os.listdir(folder / "frames")) == sorted(os.listdir(through / "frames"))
 
 
+@pytest.mark.xla
 def test_resume_without_a_checkpoint_starts_anew(finished, digits, tmp_path, capsys):
     status, lines, _ = classify(command(digits, tmp_path / "new", "--resume"), capsys)
     assert status == 0 and "no checkpoint yet: starting anew" in lines
@@ -430,6 +426,7 @@ def test_collapsed_net_is_reported_as_such(digits, tmp_path, capsys):
     assert "compression" not in lines[-1] and not any("compression (" in line for line in lines)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_diverged_net_stops_and_is_reported_as_such(digits, tmp_path, capsys):
     arguments = command(
         digits,
@@ -457,6 +454,7 @@ def test_every_technique_of_layers_trains(digits, tmp_path, capsys, technique):
         assert lines[-1].endswith("sparsity 50.00 %, compression 2.0x")
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_convolutional_net_trains_and_is_filmed(digits, tmp_path, capsys):
     arguments = command(digits, tmp_path / "run", "--model=lenet_5_caffe", "--epochs=1")
     status, lines, _ = classify(arguments, capsys)
@@ -500,6 +498,7 @@ def test_errors_of_data_and_files_give_one_line_and_status_2(tmp_path, capsys, e
 @pytest.mark.parametrize(
     "name", [run_folder.SPARSITY, run_folder.RESULTS + ".unfinished", "unfinished_model.keras", UNFINISHED]
 )
+@pytest.mark.usefixtures("uncompiled")
 def test_full_disk_names_the_path_and_says_how_to_go_on(digits, tmp_path, capsys, name):
     """Whatever is being written; afterwards the run goes on as if nothing had been."""
     if not os.path.exists("/dev/full"):

@@ -24,6 +24,7 @@ from sparsity_tf.train.translator import __main__ as translator
 from sparsity_tf.train.translator import presets as translation_presets
 from sparsity_tf.train.translator.recipe import TranslationRecipe
 from sparsity_tf.train.translator.task import VOCABULARY, TranslatorTask
+from tests import compiled_parts
 from tests.train.test_strategy import free_port
 
 pytestmark = [
@@ -94,7 +95,7 @@ def command(corpus, vocabulary, output_dir, *more, config="tiny_magnitude"):
         "--filter_size=32",
         "--num_heads=2",
         "--batch_tokens=160",
-        "--bucket_growth=2",
+        "--bucket_growth=8",
         "--train_steps=12",
         "--eval_every=4",
         "--warmup_steps=4",
@@ -131,10 +132,14 @@ def stop_after(monkeypatch, epochs):
 
 @pytest.fixture(scope="module")
 def finished(corpus, vocabulary, tmp_path_factory):
-    """A finished run with dropout: (folder, status, lines)."""
+    """A finished run with dropout: (folder, status, lines).
+
+    Not compiled, and neither is the run that continues it. `test_scratch_and_lottery_runs_take_masks_and_weights_over`
+    is compiled.
+    """
     folder = tmp_path_factory.mktemp("runs") / "magnitude"
     output = io.StringIO()
-    with contextlib.redirect_stdout(output):
+    with contextlib.redirect_stdout(output), compiled_parts.uncompiled_steps():
         arguments = command(corpus, vocabulary, folder, "--dropout=0.1", "--keep_initial")
         status = translator.main(["translator"], parsed(arguments))
     return folder, status, output.getvalue().splitlines()
@@ -304,6 +309,7 @@ def test_metrics_have_a_row_an_evaluation_and_tensorboard_the_same_figures(finis
             assert scalars[name, int(row["step"])] == pytest.approx(float(row[name]), rel=1e-6)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_a_resumed_run_ends_bit_identical(finished, corpus, vocabulary, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "killed"
     arguments = command(corpus, vocabulary, folder, "--dropout=0.1", "--keep_initial")
@@ -323,6 +329,7 @@ def test_a_resumed_run_ends_bit_identical(finished, corpus, vocabulary, tmp_path
     assert rows == through
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_an_earlier_run_is_protected(finished, corpus, vocabulary, capsys):
     folder, _, lines = finished
     arguments = command(corpus, vocabulary, folder, "--dropout=0.1", "--keep_initial")
@@ -335,6 +342,7 @@ def test_an_earlier_run_is_protected(finished, corpus, vocabulary, capsys):
     assert not any(line.startswith("step ") for line in again)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_resume_needs_the_corpus_of_the_run(finished, corpus, vocabulary, tmp_path, capsys):
     folder, _, lines = finished
     arguments = command(corpus, vocabulary, folder, "--dropout=0.1", "--keep_initial", "--resume")
@@ -378,6 +386,7 @@ def test_scratch_and_lottery_runs_take_masks_and_weights_over(finished, corpus, 
         assert not np.array_equal(own.value(), first.value())
 
 
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("config", ["tiny_l0", pytest.param("tiny_vd", marks=pytest.mark.slow)])
 def test_penalties_rise_and_packed_rows_train(corpus, vocabulary, tmp_path, config, capsys):
     more = ["--packed", "--penalty_begin_step=0", "--penalty_end_step=8", "--train_steps=8", "--bleu=none"]
@@ -393,6 +402,7 @@ def test_penalties_rise_and_packed_rows_train(corpus, vocabulary, tmp_path, conf
     assert not (tmp_path / "translations.txt").exists()
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_a_diverged_run_is_called_so(corpus, vocabulary, tmp_path, capsys):
     more = ["--learning_rate=1e30", "--lr_schedule=constant", "--warmup_steps=1", "--epsilon=1e-30"]
     status, lines, _ = run(command(corpus, vocabulary, tmp_path, *more, config="tiny_dense"), capsys)
