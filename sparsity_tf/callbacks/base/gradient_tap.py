@@ -36,6 +36,8 @@ class GradientTap:
         self.variables = list(variables)
         self.wanted = wanted
         self.buffers = {}
+        # Whether the step that is traced has the tap at all.
+        self.open = True
 
     def attach(self):
         """Adds the slots and follows the optimizer's updates from now on."""
@@ -61,9 +63,25 @@ class GradientTap:
     def keep(self, index, gradient):
         """Keeps the gradient of the optimizer's variable number `index`, if that is wanted; in a step."""
         buffer = self.buffers.get(index)
-        if buffer is None:
+        if buffer is None or not self.open:
             return
         assign_if(self.wanted(self.optimizer.iterations + 1), self.optimizer, buffer, gradient)
+
+
+def open_taps(optimizer, wanted):
+    """Says whether the steps that are traced from now on keep gradients where their taps want them.
+
+    Args:
+        optimizer: Keras optimizer.
+        wanted: Bool; `False` leaves the branch that could keep a gradient out of the step.
+
+    Returns:
+        Bool: whether the optimizer has taps.
+    """
+    taps = vars(inner_optimizer(optimizer)).get(_TAPS, ())
+    for tap in taps:
+        tap.open = wanted
+    return bool(taps)
 
 
 def _taps(optimizer):

@@ -6,6 +6,7 @@ function itself, for which `fit` asks anew at every step.
 """
 
 from sparsity_tf.backend import between_steps, build_for_data
+from sparsity_tf.callbacks.base.gradient_tap import open_taps
 
 
 class TrainFunction:
@@ -20,6 +21,8 @@ class TrainFunction:
         self.model = model
         self.function = function
         self.algorithms = []
+        # Another, traced without the taps on gradients; made when the first step comes that needs none.
+        self.untapped = None
 
     def start_anew(self, force=False):
         """In the place of the model's `make_train_function`, which a `fit` or `train_on_batch` begins with.
@@ -38,12 +41,25 @@ class TrainFunction:
             build_for_data(self.model, args[0].element_spec)
             for algorithm in waiting:
                 algorithm.begin()
-        result = self.function(*args)
         steps = self.model.steps_per_execution
+        result = self._for_next(steps)(*args)
         due = [algorithm for algorithm in self.algorithms if algorithm.may_be_due(steps)]
         if not due:
             return result
         return between_steps(self.model, result, lambda: self._update(due))
+
+    def _for_next(self, steps):
+        """The function for the next steps. Where none keeps a gradient, theirs has not the branch that could.
+
+        That branch, in every step for every weight, takes a tenth of the step of a small network.
+        """
+        wanted = any(algorithm.may_keep_gradient(steps) for algorithm in self.algorithms)
+        if not open_taps(self.model.optimizer, wanted) or wanted:
+            return self.function
+        if self.untapped is None:
+            type(self.model).make_train_function(self.model, force=True)
+            self.untapped, self.model.train_function = self.model.train_function, self
+        return self.untapped
 
     def _update(self, algorithms):
         for algorithm in algorithms:
@@ -55,9 +71,10 @@ def install(model, algorithm):
 
     Args:
         model: Keras model, in `fit`.
-        algorithm: Callback with `may_be_due(steps)`, called after each call of the function with the number of steps in
-            it, `update(model)`, called if that returned true, and `detach()`, called after an interrupted `fit`. If its
-            `waits_for_model` is true, the model is built before the first call, and `begin()` is called then.
+        algorithm: Callback with `may_keep_gradient(steps)`, called before each call of the function with the number of
+            steps in it; `may_be_due(steps)`, called after it; `update(model)`, called if that returned true; and
+            `detach()`, called after an interrupted `fit`. If its `waits_for_model` is true, the model is built before
+            the first call, and `begin()` is called then.
     """
     function = model.train_function
     if not isinstance(function, TrainFunction):
@@ -95,5 +112,5 @@ def retrace(model):
     function = _installed(model)
     type(model).make_train_function(model, force=True)
     if function is not None:
-        function.function = model.train_function
+        function.function, function.untapped = model.train_function, None
         model.train_function = function

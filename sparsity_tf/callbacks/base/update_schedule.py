@@ -66,6 +66,10 @@ class UpdateSchedule:
     def _delay(self):
         return self.steps_after_epoch if self.frequency == "epoch" and not self._at_epoch_begin else 0
 
+    def may_keep_gradient(self, steps: int) -> bool:
+        """Whether the gradient of one of the next `steps` steps may be wanted; called before them."""
+        return self._at_epoch_begin or self.due(self._seen, self._upper_bound + steps) is not None
+
     def may_be_due(self, steps: int) -> bool:
         """Whether an update may be due after `steps` more steps; called after each call of the train function.
 

@@ -33,3 +33,46 @@ def test_every_optimizer_gives_the_gradient_of_the_step(name):
         np.testing.assert_allclose(ops.convert_to_numpy(rigl._tap.gradient(variable)), gradient, rtol=1e-4, atol=1e-6)
     rigl.finish()
     assert set(vars(model.optimizer)) == attributes
+
+
+class WatchTaps(keras.callbacks.Callback):
+    """Notes after which steps the function was one with taps, and how many such functions there were."""
+
+    def on_train_begin(self, logs=None):
+        self.open, self.functions = [], set()
+
+    def on_train_batch_end(self, batch, logs=None):
+        [tap] = self.model.optimizer._gradient_taps
+        self.open.append(tap.open)
+        self.functions.add(id(self.model.train_function.untapped))
+
+
+STEPS = [1, pytest.param(3, marks=pytest.mark.not_on_torch("Keras takes one step a call there"))]
+
+
+@pytest.mark.parametrize("steps_per_execution", STEPS)
+def test_only_calls_in_which_masks_may_change_have_the_branch(monkeypatch, steps_per_execution):
+    found = []
+    for always in (False, True):
+        if always:
+            monkeypatch.setattr(callbacks.RigL, "may_keep_gradient", lambda self, steps: True)
+        keras.utils.set_random_seed(1)
+        model = checks.make_model(checks.CASES["rigl"])
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        model.compile(optimizer, "mse", jit_compile=False, steps_per_execution=steps_per_execution)
+        watch, rigl = WatchTaps(), callbacks.RigL(0.5, frequency=4, end_step=9)
+        x, y = np.tile(checks.X, (12, 1))[:12], np.tile(checks.Y, (12, 1))[:12]
+        model.fit(x, y, batch_size=1, shuffle=False, verbose=0, callbacks=[rigl, watch])
+        assert rigl.grown and sum(rigl.grown.values()) >= 0
+        if always:
+            assert all(watch.open)
+        elif steps_per_execution == 1:
+            # Updates after steps 4 and 8.
+            assert [number for number, is_open in enumerate(watch.open, 1) if is_open] == [4, 8]
+            assert len(watch.functions) == 1
+        else:
+            # Of the calls of three steps each those with step 4 and with step 8.
+            assert watch.open == [False, True, True, False]
+        found.append([ops.convert_to_numpy(variable) for variable in model.variables])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
