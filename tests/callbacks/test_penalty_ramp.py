@@ -125,6 +125,7 @@ def test_schedule_objects_and_functions_of_the_step_are_taken():
     np.testing.assert_allclose(seen_by(model)[0], 1 / np.arange(1, 11), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("schedule", ["linear", "cubic"])
 def test_a_resumed_run_continues_exactly(schedule, tmp_path):
     def ramp():
