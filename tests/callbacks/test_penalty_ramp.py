@@ -88,6 +88,7 @@ def test_every_layer_sees_the_linear_ramp_at_every_step():
     np.testing.assert_allclose(seen_by(model), np.stack([expected] * 2), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_cubic_ramp_is_smoothed():
     model = make_model()
     fit(model, PenaltyRamp(num_examples=1, begin_step=1, end_step=8, schedule="cubic"))
@@ -95,6 +96,7 @@ def test_cubic_ramp_is_smoothed():
     np.testing.assert_allclose(seen_by(model)[0], expected, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_without_a_ramp_the_full_weight_is_on_from_the_start():
     for ramp in (
         PenaltyRamp(3.0, num_examples=6, schedule="none"),
@@ -106,12 +108,14 @@ def test_without_a_ramp_the_full_weight_is_on_from_the_start():
         np.testing.assert_array_equal(seen_by(model), np.full((2, 5), 0.5))
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_ramp_of_no_length_is_a_jump():
     model = make_model()
     fit(model, PenaltyRamp(num_examples=2, begin_step=3, end_step=3))
     np.testing.assert_array_equal(seen_by(model)[0], [0, 0, 0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_schedule_objects_and_functions_of_the_step_are_taken():
     model = make_model()
     fit(model, PenaltyRamp(num_examples=1, schedule=Cosine(1.0, 0, 8)))
@@ -121,6 +125,7 @@ def test_schedule_objects_and_functions_of_the_step_are_taken():
     np.testing.assert_allclose(seen_by(model)[0], 1 / np.arange(1, 11), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("schedule", ["linear", "cubic"])
 def test_a_resumed_run_continues_exactly(schedule, tmp_path):
     def ramp():

@@ -48,8 +48,19 @@ def context(pipelines, index, replicas):
     return tf.distribute.InputContext(pipelines, index, replicas)
 
 
-@pytest.mark.parametrize("recipe", ["state_of_sparsity", "str"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+def pairs(names, values):
+    """Every layout with every value. Pairs off the diagonal are in `make test-all` only."""
+    places = [(row, column) for row in range(len(LAYOUTS)) for column in range(len(values))]
+    return pytest.mark.parametrize(
+        names,
+        [
+            pytest.param(list(LAYOUTS)[row], values[column], marks=[pytest.mark.slow] if row != column else [])
+            for row, column in places
+        ],
+    )
+
+
+@pairs("layout,recipe", ["state_of_sparsity", "str"])
 def test_an_epoch_has_every_example_once_with_its_label(places, layout, recipe):
     batches = make(places, layout, recipe=recipe)
     classes = 1000 if layout == "records" else 4
@@ -64,8 +75,7 @@ def test_an_epoch_has_every_example_once_with_its_label(places, layout, recipe):
     assert orders[0] != orders[1] and orders[0] != sorted(orders[0])
 
 
-@pytest.mark.parametrize("recipe", ["state_of_sparsity", "str"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pairs("layout,recipe", ["state_of_sparsity", "str"])
 def test_evaluation_has_every_example_once(places, layout, recipe):
     batches = make(places, layout, recipe=recipe, eval_batch_size=3)
     test = as_numpy(batches.test())
@@ -122,8 +132,7 @@ def test_folders_give_workers_parts_of_one_global_batch(places):
         np.testing.assert_array_equal(np.concatenate([part for _, part in of_step]), y)
 
 
-@pytest.mark.parametrize("workers", [2, 5])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pairs("layout,workers", [2, 5])
 def test_workers_share_the_examples(places, layout, workers):
     """Two workers have shards of their own; for five there are fewer shards than workers."""
     batches = make(places, layout, batch_size=20, eval_batch_size=20)
