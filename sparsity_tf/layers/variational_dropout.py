@@ -4,8 +4,8 @@ Each weight has a mean theta and a variance sigma^2 = alpha theta^2 with a log-u
 pre-activations (local reparametrisation) and pays the KL divergence; weights whose noise swamps them, log alpha at the
 threshold or above, are exact zeros at inference.
 
-A separable convolution samples after each of its two kernels. `DepthwiseConv1D`, `DepthwiseConv2D` and `ConvLSTM` have no
-form: neither paper applies the method to such layers.
+A separable convolution samples after each of its two kernels. `DepthwiseConv1D`, `DepthwiseConv2D` and `ConvLSTM` have
+no form: neither paper applies the method to such layers.
 
 The formulas are pure functions on tensors (`compute_log_alpha`, `compute_log_sigma2`, `kl_divergence`).
 """
