@@ -91,8 +91,7 @@ class SparseConv3D(_SparseConv, keras.layers.Conv3D):
 class _SparseConvTranspose(SparseLayer):
     """What the transposed convolutions share.
 
-    Their kernels are stored as `(*size, output units, input channels)`: a block "4x1" is four output units of one
-    input.
+    Their kernels are stored as `(*size, output units, input channels)`: a block "4x1" is four output units of an input.
     """
 
     def call(self, inputs, training=False):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import sparsity_tf
 from sparsity_tf import layers
 from tests.layers.layer_checks import stock_layer
 
@@ -134,6 +135,28 @@ def test_a_convolution_is_the_stock_layers_dense_and_sparse(kind, shape, options
     found, expected = ops.convert_to_numpy(layer(x)), ops.convert_to_numpy(stock(x))
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
     assert found.shape == tuple(layer.compute_output_shape(x.shape))
+
+
+def test_a_recurrent_convolution_draws_the_dropout_of_the_stock_layer():
+    options = {"kernel_size": 2, "dropout": 0.4, "recurrent_dropout": 0.3, "padding": "same", "seed": 3}
+    x = RNG.normal(size=(2, 4, 5, 3)).astype("float32")
+    layer = layers.MaskedConvLSTM1D(4, **options)
+    layer(x)
+    for weight in layers.get_sparse_weights(layer):
+        weight.assign_mask(RNG.random(weight.shape) < 0.5)
+    stock = stock_layer(layer, x)
+    found, expected = (ops.convert_to_numpy(one(x, training=True)) for one in (layer, stock))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(found - ops.convert_to_numpy(layer(x))).max() > 0.01
+
+
+def test_a_structure_that_ties_layers_reports_a_recurrent_convolution():
+    inputs = keras.Input((3, 6, 6, 2))
+    x = keras.layers.Conv2D(4, 3, name="each")(keras.layers.ConvLSTM2D(3, 3, name="memory")(inputs))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="last")(x))
+    report = sparsity_tf.sparsify(model, "masked", structure="channel").sparsify_report
+    assert [entry.path for entry in report.changed] == ["each"]
+    assert "memory" in " ".join(entry.path for entry in report.skipped)
 
 
 def test_a_filter_threshold_of_a_separable_convolution_fits_each_of_its_kernels():
