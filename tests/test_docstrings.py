@@ -36,6 +36,8 @@ SLOW = {
     "sparsity_tf.models.wide_resnet",
     *(f"sparsity_tf.models.resnet_{depth}" for depth in (18, 34, 50, 101, 152, 200)),
 }
+# The rooms whose examples run on any backend of Keras.
+ANY_BACKEND = {"datasets", "decoding", "distributions", "initializers", "masks", "schedules"}
 
 
 def documented():
@@ -89,12 +91,14 @@ def names_for(module, x, y):
     return names
 
 
+def marks(name):
+    slow = [pytest.mark.slow] if name in SLOW else []
+    # Keras runs models without compiled steps many times slower on the other backends.
+    return slow if name.split(".")[1] in ANY_BACKEND else [*slow, pytest.mark.tensorflow]
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.tensorflow
-@pytest.mark.parametrize(
-    "name,module,doc",
-    [pytest.param(*case, id=case[0], marks=[pytest.mark.slow] if case[0] in SLOW else []) for case in CASES],
-)
+@pytest.mark.parametrize("name,module,doc", [pytest.param(*case, id=case[0], marks=marks(case[0])) for case in CASES])
 def test_the_example_runs(name, module, doc, arrays, registered, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # Each example has a model of its own, whose compiled steps would cost most of the time.

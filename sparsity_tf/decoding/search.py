@@ -86,9 +86,9 @@ def beam_search(
     Example:
 
     >>> def next_logits(cache, tokens, ancestors, sequences, step):  # The next symbol is 2, then the end, 1.
-    ...     best = 2 if step == 0 else 1
-    ...     return keras.ops.tile(keras.ops.one_hot([[best]], 4) * 5.0, (1, 2, 1)), cache
-    >>> found = beam_search(next_logits, (), np.array([5], "int32"), 5, beam_size=2, alpha=0.6)
+    ...     best = keras.ops.ones((1, 2), "int32") + keras.ops.cast(keras.ops.equal(step, 0), "int32")
+    ...     return keras.ops.one_hot(best, 4) * 5.0, cache
+    >>> found = beam_search(next_logits, (), keras.ops.array([5], "int32"), 5, beam_size=2, alpha=0.6)
     >>> keras.ops.convert_to_numpy(found.sequences)[0, 0]
     array([2, 1, 0, 0, 0], dtype=int32)
     """
@@ -161,8 +161,9 @@ def greedy_search(
     Example:
 
     >>> def next_logits(cache, tokens, ancestors, sequences, step):  # The next symbol is 2, then the end, 1.
-    ...     return keras.ops.one_hot([[2 if step == 0 else 1]], 4), cache
-    >>> found = greedy_search(next_logits, (), np.array([5], "int32"), 5)
+    ...     best = keras.ops.ones((1, 1), "int32") + keras.ops.cast(keras.ops.equal(step, 0), "int32")
+    ...     return keras.ops.one_hot(best, 4), cache
+    >>> found = greedy_search(next_logits, (), keras.ops.array([5], "int32"), 5)
     >>> keras.ops.convert_to_numpy(found.sequences)[0, 0]
     array([2, 1, 0, 0, 0], dtype=int32)
     """
