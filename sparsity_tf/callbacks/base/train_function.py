@@ -55,10 +55,9 @@ def install(model, algorithm):
 
     Args:
         model: Keras model, in `fit`.
-        algorithm: Callback with three methods. `may_be_due(steps)` is called after each call of the train function,
-            with the number of steps in the call. `update(model)` is called if `may_be_due` returned true. `detach()`
-            is called after an interrupted `fit`. If `waits_for_model` is true, the model is built before the first
-            call, and then `begin()` is called.
+        algorithm: Callback with `may_be_due(steps)`, called after each call of the function with the number of steps in
+            it, `update(model)`, called if that returned true, and `detach()`, called after an interrupted `fit`. If its
+            `waits_for_model` is true, the model is built before the first call, and `begin()` is called then.
     """
     function = model.train_function
     if not isinstance(function, TrainFunction):
