@@ -11,7 +11,7 @@ from sparsity_tf.backend.tensors import as_array
 # The attribute of a Keras optimizer that holds the slots of a kind: a list in the order of the trained variables. Of
 # several names, the first that the optimizer has counts.
 _KINDS = {
-    # SGD; Adam, AdamW, Lamb, Nadam, Lion and RMSprop; Adamax.
+    # The names in SGD; in Adam, AdamW, Lamb, Nadam, Lion and RMSprop; in Adamax.
     "momentum": ("momentums", "_momentums", "_m"),
     "variance": ("_velocities", "velocities"),
     # Averages of the weights, with `use_ema=True`.

@@ -162,7 +162,7 @@ class DropAndGrow(SparseFromTheStart):
             callbacks do not measure and save a network that has just lost weights. If one call of
             `steps_per_execution` steps is more than half an epoch, masks change before the first step of the next
             epoch. A score that reads gradients then gets the gradient of the last step of the epoch before.
-        structure: Must be `None`: single weights move.
+        structure: Must be `None`: the algorithm moves single weights.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune, or if the

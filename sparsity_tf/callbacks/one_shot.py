@@ -94,7 +94,7 @@ class SNIP(OneShotPruning):
         distribution, dense: The targets of the weights for scope "layer", and the weights that stay dense. See
             `DropAndGrow`.
         where, seed: See `MaskAlgorithm`.
-        structure: Must be `None`: single weights are pruned.
+        structure: Must be `None`: the algorithm prunes single weights.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.

@@ -166,7 +166,7 @@ class GradualPruning(MaskAlgorithm):
         kinds = [structures.get(self.weights[index].technique.structure) for index in chosen]
         targets = [self._target(index, step) for index in chosen]
         found = [self.new_mask(*triple) for triple in zip(views, kinds, targets, strict=True)]
-        # Only if pruning is not cumulative do entries come back. The optimizer's slots of these entries are cleared.
+        # Entries come back only if pruning is not cumulative. The optimizer's slots of these entries are cleared.
         cleared = None if self.cumulative else [mask > view.mask for mask, view in zip(found, views, strict=True)]
         self.assign(views, found, cleared=cleared)
 

@@ -1,4 +1,4 @@
-"""From scores to masks: which entries of a weight tensor live.
+"""Turns scores into masks. A mask says which entries of a weight tensor live.
 
 Counts are exact, also with ties and with all-equal scores. `highest` and the other functions here work on numpy arrays,
 between steps; the algorithms of `callbacks/` use them. numpy partitions with vector instructions, in a fraction of the

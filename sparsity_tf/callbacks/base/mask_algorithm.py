@@ -48,8 +48,8 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
         frequency: Integer >= 1: steps between updates; "epoch" for the steps of an epoch of `fit` (rounded down with
             gradient accumulation); or a schedule or other function P of the step, for updates at the steps t that are
             multiples of P(t).
-        where: Selects the masked weights, as `where` of `sparsity_tf.sparsify`. Default: all. If `where` selects layers
-            and none of them is masked, these layers are made masked first.
+        where: Selects the masked weights, as `where` of `sparsity_tf.sparsify`. Default: all. If none of the selected
+            layers is masked, these layers are made masked first.
         structure: Says which entries live and die together (`sparsity_tf.masks.structures`). It is set on the layers
             and saved in their config. Default: the structure of the layers. With "channel", "head" or "unit" all
             counts, sparsities and distributions count channels. Channels that are tied to the same layers are then one

@@ -10,8 +10,8 @@ from sparsity_tf.sparsify import reason_to_skip, sparsify
 def find(model, where, algorithm):
     """The masked weights of a model that `where` selects and that are trained.
 
-    If `where` selects no masked layer, the layers that it selects are made masked first. Frozen layers stay as they
-    are: the teacher in a `keras.distillation.Distiller`, for example.
+    If none of the layers that `where` selects is masked, these layers are made masked first. Frozen layers stay as they
+    are, for example the teacher in a `keras.distillation.Distiller`.
 
     Args:
         model: Built Keras model.

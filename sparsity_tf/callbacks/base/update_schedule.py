@@ -69,8 +69,7 @@ class UpdateSchedule:
     def may_be_due(self, steps: int) -> bool:
         """Whether an update may be due after `steps` more steps. Called after each call of the train function.
 
-        Only if the answer is yes does the algorithm read the optimizer's own count, because reading waits for the
-        device.
+        The algorithm reads the optimizer's own count only if the answer is yes, because reading waits for the device.
         """
         self._upper_bound += steps
         return not self._at_epoch_begin and self.due(self._seen, self._upper_bound) is not None

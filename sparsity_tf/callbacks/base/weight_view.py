@@ -50,7 +50,7 @@ class WeightView:
     ) -> None:
         self.path, self.mask, self.step, self._rng = path, mask, step, rng
         self.filter_axes, self.drop_fraction = filter_axes, drop_fraction
-        # The handle that an algorithm assigns a mask to.
+        # The `SparseWeight` or `TiedWeight` whose mask the algorithm sets.
         self._weight = _weight
         # Name -> array, or function that reads the array.
         self._readers = {"value": value, **(_slots or {})}
