@@ -4,7 +4,7 @@
 model = sparsity_tf.sparsify(model, "masked")
 ```
 
-Every name of `__all__` can be used after `import sparsity_tf`; the modules of `_LAZY` are imported when they are first
+Every name of `__all__` can be used after `import sparsity_tf`. The modules of `_LAZY` are imported when they are first
 used.
 """
 
@@ -17,7 +17,7 @@ from sparsity_tf import extras
 
 extras.import_keras()
 
-# `initializers` and `models` register classes of their own, without which Keras loads no file that holds them.
+# `initializers` and `models` register their classes with Keras, which can't load files that hold them otherwise.
 from sparsity_tf import callbacks, deploy, distributions, initializers, inspection, layers, masks, models, schedules
 from sparsity_tf.deploy import deployment_report, export, save_compact, shrink
 from sparsity_tf.layers import get_sparse_weights
@@ -32,7 +32,7 @@ if typing.TYPE_CHECKING:  # For editors, which don't run `__getattr__`.
     from sparsity_tf.distributions import budgets
     from sparsity_tf.masks import structures
 
-# By name, the modules that are imported when they are first used.
+# Name -> module that is imported when it is first used.
 _LAZY = {
     **{name: f"{__name__}.{name}" for name in ("checkpoints", "datasets", "decoding")},
     "budgets": f"{__name__}.distributions.budgets",

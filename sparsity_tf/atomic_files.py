@@ -1,28 +1,28 @@
-"""Files that appear under their name only when all of their content is on the disk: `appearing`."""
+"""Atomic writing: with `appearing`, a file gets its name only when all of its content is on the disk."""
 
 import contextlib
 import os
 import shutil
 import tempfile
 
-# Beginning of the name of the folder in which a file is written until it is complete.
+# A file is written in a folder until it is complete. The name of the folder starts with this.
 UNFINISHED = ".unfinished-"
 
 
 @contextlib.contextmanager
 def appearing(path, before_replacing=None):
-    """Gives the path of an unfinished file or folder beside `path`, which takes the name when all went well.
+    """Gives the path of an unfinished file or folder. When the context ends without an error, it moves to `path`.
 
-    A file that has the name already is replaced; after an error, or a kill, it is what it was. A folder that has the
-    name is replaced by a folder only. Nothing else is left behind, but by a kill a folder `.unfinished-*`.
+    An existing file of that name is replaced. After an error or a kill it is unchanged. An existing folder is replaced
+    only by a folder. Nothing else is left behind, except that a kill leaves a folder `.unfinished-*`.
 
     Args:
         path: str or `os.PathLike`. Its folder exists.
-        before_replacing: Function without arguments that is called when the content is on the disk and nothing has the
-            name yet; an error that it raises leaves everything as it was. `None` for nothing.
+        before_replacing: Function without arguments. It is called when the content is on the disk, before anything gets
+            the name. If it raises an error, everything stays as before. `None` for nothing.
 
     Returns:
-        A context whose value is a path with the same ending, where the caller writes.
+        A context. Its value is a path with the same ending, to which the caller writes.
 
     Example:
 
@@ -35,7 +35,7 @@ def appearing(path, before_replacing=None):
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as unfinished:
         written = os.path.join(unfinished, name)
         yield written
-        # The rename must not reach the disk before the content does.
+        # The content must reach the disk before the rename does.
         for file in _files(written):
             with open(file, "rb") as opened:
                 os.fsync(opened.fileno())
@@ -43,7 +43,7 @@ def appearing(path, before_replacing=None):
             before_replacing()
         target = os.path.join(folder, name)
         if os.path.isdir(written) and os.path.isdir(target):
-            # A folder is never replaced in one step: the old one steps aside first.
+            # No system call replaces a folder in one step, so the old folder is moved aside first.
             aside = os.path.join(unfinished, "replaced")
             os.rename(target, aside)
             try:

@@ -1,8 +1,8 @@
-"""Reading files that may be damaged or lie: never more memory than the size of the file justifies.
+"""Reads files that may be damaged or malicious, with no more memory than the size of the file justifies.
 
 A header can promise any size, and a few kilobytes can unpack to gigabytes. So every reader of this package unpacks
-through this module, which knows one limit: `most_unpacked(path)`. What goes beyond it, and what a library says about a
-damaged file, becomes a `ValueError` that names the file.
+through this module, which has one limit: `most_unpacked(path)`. Content beyond the limit, and any error that a library
+raises for a damaged file, becomes a `ValueError` that names the file.
 """
 
 import bz2
@@ -18,17 +18,17 @@ import zlib
 
 import numpy as np
 
-# Ending of a name -> what unpacks the file, and what its content is called.
+# Ending of a file name -> function that opens the packed file, and name of the format.
 PACKINGS = {".gz": (gzip.open, "gzip"), ".bz2": (bz2.open, "bzip2"), ".xz": (lzma.open, "xz")}
-# A file may unpack to this many bytes whatever its own size, and beyond that to this many times its size. Text packs to
-# a tenth at best, images to a half; a file of nothing but zeros packs to a thousandth, and a bomb is one.
+# A file of any size may unpack to the first number of bytes. A larger file may unpack to the second number times its
+# size. Text packs to a tenth at best, images to a half. A file of zeros packs to a thousandth, as a "zip bomb" does.
 _ALWAYS_ALLOWED = 64 << 20
 _MOST_EXPANSION = 200
 _CHUNK = 1 << 20
 _BUFFER = 1 << 17
-# Characters of the line that a command says on standard error: a list of presets fits.
+# The most characters in a command's error line. A list of presets fits.
 LONGEST_COMPLAINT = 3000
-# Dimensions that an array of every supported numpy can have.
+# The most dimensions that an array can have in every supported release of numpy.
 MOST_DIMENSIONS = 32
 
 
@@ -36,7 +36,7 @@ class DamagedFileError(ValueError):
     """A file that can't be unpacked.
 
     Attributes:
-        reason: What is wrong, without the file's name.
+        reason: The reason in words, without the name of the file.
     """
 
     def __init__(self, path, reason):
@@ -45,12 +45,12 @@ class DamagedFileError(ValueError):
 
 
 def most_unpacked(path):
-    """The number of bytes that a file may hold once it is unpacked: 64 MiB, or 200 times its size if that is more."""
+    """The number of bytes to which a file may unpack: 64 MiB, or 200 times its size if that is more."""
     return max(_ALWAYS_ALLOWED, _MOST_EXPANSION * os.path.getsize(path))
 
 
 def check_unpacked(path, size):
-    """Raises a ValueError if a file says that it holds more than `most_unpacked(path)` bytes."""
+    """Raises a ValueError if a file unpacks to `size` bytes and this is more than `most_unpacked(path)`."""
     if size > most_unpacked(path):
         raise ValueError(
             f"{path} has {os.path.getsize(path):,} bytes and would unpack to {size:,}, more than the "
@@ -60,14 +60,14 @@ def check_unpacked(path, size):
 
 
 def open_unpacked(path, packing=None):
-    """Opens a file for reading, unpacked as it is read and no further than `most_unpacked`.
+    """Opens a file for reading. It is unpacked while it is read, up to the limit `most_unpacked`.
 
     Args:
         path: Path of the file.
         packing: `".gz"`, `".bz2"` or `".xz"`. Any other string, and `None`, stand for a file that is not packed.
 
     Returns:
-        A binary file object. Reading raises a `DamagedFileError`, or a ValueError for what unpacks to too much.
+        A binary file object. Reading raises a `DamagedFileError` for a damaged file, and a ValueError beyond the limit.
     """
     if packing not in PACKINGS:
         return open(path, "rb")
@@ -75,7 +75,7 @@ def open_unpacked(path, packing=None):
 
 
 class _Unpacked(io.RawIOBase):
-    """The unpacked bytes of a packed file, counted."""
+    """Reads the unpacked bytes of a packed file, and counts them."""
 
     def __init__(self, path, packing):
         opener, self._stream = PACKINGS[packing]
@@ -88,7 +88,7 @@ class _Unpacked(io.RawIOBase):
         try:
             count = self._file.readinto(buffer)
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-            # An OSError without a number is gzip's and bz2's word for damage, one with a number is the disk's.
+            # gzip and bz2 raise an OSError without a number for damage. An OSError with a number comes from the disk.
             if getattr(error, "errno", None) is not None:
                 raise
             raise DamagedFileError(self._path, f"its {self._stream} stream can't be read ({error})") from error
@@ -102,7 +102,7 @@ class _Unpacked(io.RawIOBase):
 
 
 def read_at_most(file, size):
-    """Up to `size` bytes of a file object; memory is taken as bytes arrive, not as `size` promises."""
+    """Reads up to `size` bytes of a file object. Memory is allocated as bytes arrive, because `size` may be a lie."""
     parts = []
     while size > 0 and (part := file.read(min(size, _CHUNK))):
         parts.append(part)
@@ -113,16 +113,16 @@ def read_at_most(file, size):
 def check_archive(path, archive):
     """Raises a ValueError if the members of an open `zipfile.ZipFile` unpack to more than `most_unpacked`.
 
-    (`zipfile` never unpacks more of a member than the archive's directory says.)
+    (`zipfile` never unpacks more bytes of a member than the archive's directory says.)
     """
     check_unpacked(path, sum(member.file_size for member in archive.infolist()))
 
 
 def read_json(path):
-    """What a JSON file holds.
+    """Reads the content of a JSON file.
 
     Raises:
-        DamagedFileError: It is no JSON, no UTF-8, or nested too deeply.
+        DamagedFileError: The file is not JSON, not UTF-8, or nested too deeply.
     """
     with open(path, encoding="utf-8") as file:
         try:
@@ -132,23 +132,25 @@ def read_json(path):
 
 
 def read_figures(path, integers=(), texts=(), needed=()):
-    """The rows of a CSV file of figures to which a program adds a row at a time.
+    """Reads the rows of a CSV file of numbers, to which a program adds one row at a time.
 
-    A last line without its end is left out: the process was killed, or the disk full, while it was written.
+    A last line without an end of line is left out: it was not written in full, because the process was killed or the
+    disk was full.
 
     Args:
         path: Path of the file.
-        integers: Names of columns that must be there and hold integers of at least 0.
-        texts: Names of columns that must be there and hold some text.
-        needed: Names of more columns that must be there and hold a number in each row. Any other column holds a number
-            or nothing.
+        integers: Names of required columns. Each cell holds an integer of at least 0.
+        texts: Names of required columns. Each cell holds some text.
+        needed: Names of more required columns. Each cell holds a number. In all other columns a cell holds a number or
+            nothing.
 
     Returns:
-        `(header, rows)`: a list of names, and a list of dicts from these to strings, as they stand in the file.
+        `(header, rows)`: the list of the names of the columns, and a list of dicts from these names to strings, exactly
+        as in the file.
 
     Raises:
-        DamagedFileError: The file is empty, no UTF-8, lacks a column, or has a row of another length or with another
-            content than its columns say. The message names the line.
+        DamagedFileError: The file is empty or not UTF-8, lacks a column, or has a row of the wrong length or with a
+            cell that does not fit its column. The message names the line.
         OSError: The file can't be read, for example because it is a folder.
     """
     with open(path, newline="", encoding="utf-8") as file:
@@ -180,7 +182,7 @@ def read_figures(path, integers=(), texts=(), needed=()):
 
 
 def _wrong_in_cell(text, integer, words, needed):
-    """What a cell must be and is not, in words, or `None`."""
+    """Says in words which content a cell must have, if it does not have it; otherwise `None`."""
     if words:
         return None if text else "must be a text"
     if not (text or integer or needed):
@@ -205,8 +207,8 @@ def read_npz(path, names):
         Dict from `names` to arrays.
 
     Raises:
-        ValueError: The file is no `.npz`, is damaged, lacks an array, holds objects, or an array's header does not
-            agree with its size. The message names the file.
+        ValueError: The file is not an `.npz` file, is damaged, lacks an array or holds objects, or the header of an
+            array does not agree with its size. The message names the file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -226,16 +228,16 @@ def read_npz(path, names):
         raise ValueError(str(error)) from None
     except FileNotFoundError:
         raise
-    except Exception as error:  # zipfile, zlib and numpy have many ways to say "damaged"
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds of errors for damaged files.
         raise ValueError(f"{path} is not a readable .npz file ({one_line(error)}).") from error
 
 
 class _Wrong(Exception):
-    """What is wrong with a file, in words for the user."""
+    """An error of a file. Its message is for the user."""
 
 
 def _check_member(path, archive, name):
-    """Raises unless an array of an open `.npz` holds numbers, as many as its header says."""
+    """Raises an error unless an array of an open `.npz` holds exactly as many numbers as its header says."""
     member = archive.getinfo(f"{name}.npy")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
@@ -253,9 +255,9 @@ def _check_member(path, archive, name):
 
 
 def one_line(error, most=500):
-    """The message of an exception, or a text, on one line of at most `most` characters, never empty.
+    """The message of an exception, or a text, as one line of at most `most` characters. The line is never empty.
 
-    A `KeyError` says the key and nothing else, so it gets its name before it.
+    The message of a `KeyError` is the key alone, so the name of the exception is added.
     """
     text = " ".join(str(error)[: 10 * most].split())
     if not text:

@@ -7,7 +7,7 @@ import reprlib
 
 import numpy as np
 
-# Longer texts are cut, and arrays of more entries are named by their shape.
+# Longer texts are cut. Arrays with more entries are shown by their dtype and shape.
 _LONGEST = 80
 _MOST_ENTRIES = 8
 _SHORT = reprlib.Repr()
@@ -15,14 +15,14 @@ _SHORT.maxstring = _SHORT.maxother = _LONGEST
 
 
 class CallRepr:
-    """A mixin: the object is written as the call that made it, such as `RigL(sparsity=0.8, end_step=1000)`.
+    """A mixin: the `repr` of an object is the call that made it, such as `RigL(sparsity=0.8, end_step=1000)`.
 
-    The text is made when the object is: it keeps no argument alive, and goes along with copies.
+    The text is made together with the object. So it keeps no argument alive, and copies of the object have it, too.
     """
 
     _repr = None
 
-    # Not in a `__new__`, which would hide the constructor's signature from `help` and editors.
+    # A `__new__` could also do this, but it would hide the constructor's signature from `help` and editors.
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
@@ -33,7 +33,7 @@ class CallRepr:
 
 
 def _recording(init):
-    """A constructor that also notes the arguments of the call, if no constructor of a subclass has done so."""
+    """A constructor that also records the arguments of the call, unless the constructor of a subclass has done so."""
 
     @functools.wraps(init)
     def __init__(self, *args, **kwargs):
@@ -50,7 +50,7 @@ def _arguments(function, args, kwargs):
     signature = inspect.signature(function)
     try:
         bound = signature.bind(None, *args, **kwargs).arguments
-    except TypeError:  # The call will fail, and says why.
+    except TypeError:  # The call itself will fail and say why.
         return "..."
     texts = []
     for name, value in list(bound.items())[1:]:
@@ -69,10 +69,10 @@ def _is_same(value, default):
 
 
 def short_repr(value, depth=3):
-    """A short text of any value: functions and objects with a name by it, large arrays by dtype and shape.
+    """A short text for any value. Functions and named objects are shown by name, large arrays by dtype and shape.
 
-    Lists are entered to a depth: one may hold itself. Arguments that a constructor is about to refuse come here, too,
-    so that nothing of them is trusted, not even their `repr`.
+    Nested lists are shown up to a depth, because a list may contain itself. The value may be one that a constructor is
+    about to refuse, so nothing of it is trusted, not even its `repr`.
     """
     try:
         return _short_repr(value, depth)

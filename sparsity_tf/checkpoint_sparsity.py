@@ -1,4 +1,4 @@
-"""`python -m sparsity_tf.checkpoint_sparsity`: another spelling of `sparsity-tf checkpoint-sparsity`."""
+"""`python -m sparsity_tf.checkpoint_sparsity` is another spelling of `sparsity-tf checkpoint-sparsity`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""Checks of arguments, one set for the whole package: each error names the argument, its value and what is allowed.
+"""The checks of arguments for the whole package. Each error names the argument, its value and the allowed values.
 
-A check raises a `ValueError`, whatever is wrong with the value, its type included.
+A check raises a `ValueError` for every wrong value, also for a value of the wrong type.
 """
 
 import inspect
@@ -12,14 +12,14 @@ import re
 import keras
 import numpy as np
 
-# A larger integer fits no tensor.
+# No tensor holds a larger integer.
 _LARGEST_INTEGER = 2**63 - 1
-# Characters of a value that a message shows.
+# The most characters of a value that a message shows.
 _SHOWN = 200
 
 
 def shown(value):
-    """A value as messages show it: `repr`, of an array no more than its shape and dtype, and at most 200 characters."""
+    """The text of a value in messages: at most 200 characters of its `repr`; for an array its shape and dtype."""
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and len(shape) and not isinstance(value, type):
         return f"<{type(value).__name__} of shape {shape}, {getattr(value, 'dtype', '?')}>"
@@ -28,7 +28,7 @@ def shown(value):
 
 
 def check_integer(name, value, least=None, most=None):
-    """Raises a ValueError unless `value` is an integer (numpy's count, bools don't) within the bounds."""
+    """Raises a ValueError unless `value` is an integer within the bounds (a numpy integer is one, a bool is not)."""
     right = is_integer(value)
     if right and most is None and value > _LARGEST_INTEGER:
         most = _LARGEST_INTEGER
@@ -42,7 +42,7 @@ def check_integer(name, value, least=None, most=None):
 
 
 def check_number(name, value, least=None, above=None, most=None, below=None):
-    """Raises a ValueError unless `value` is a finite real number (bools are none) within the bounds."""
+    """Raises a ValueError unless `value` is a finite real number (not a bool) within the bounds."""
     bounds = {"at least": least, "above": above, "at most": most, "below": below}
     right = is_finite_number(value)
     right = right and (least is None or value >= least) and (above is None or value > above)
@@ -61,7 +61,7 @@ def check_fraction(name, value, closed=False):
 
 
 def check_bool(name, value):
-    """Raises a ValueError unless `value` is True or False, numpy's included: the string "false" would count as true."""
+    """Raises a ValueError unless `value` is True or False, of Python or numpy. (The string "false" would be true.)"""
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"`{name}` must be True or False. Received: {name}={shown(value)}")
 
@@ -85,7 +85,7 @@ def check_path(name, value):
 
 
 def check_callable(name, value, *arguments):
-    """Raises a ValueError unless `value` is a function, of as many positional arguments as there are `arguments`."""
+    """Raises a ValueError unless `value` is a function that takes one positional argument for each of `arguments`."""
     right = callable(value) and not isinstance(value, type | keras.layers.Layer)
     if not right or not _takes(value, arguments):
         of = f" of ({', '.join(arguments)})" if arguments else ""
@@ -95,7 +95,7 @@ def check_callable(name, value, *arguments):
 def _takes(function, arguments):
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # Some functions written in C have none.
+    except (TypeError, ValueError):  # Some functions written in C have no signature.
         return True
     try:
         signature.bind(*arguments)
@@ -116,10 +116,10 @@ def check_integers(name, value, least=None, length=None, unknown=False):
 
     Args:
         name: Name of the argument.
-        value: What was given for it.
-        least: Smallest integer allowed, or `None`.
-        length: Number of entries, or `None` for any number but 0.
-        unknown: Whether entries but the last may be `None`, where a size is not known.
+        value: Value of the argument.
+        least: The smallest integer allowed, or `None`.
+        length: The number of entries, or `None` for any number but 0.
+        unknown: Whether entries before the last may be `None`, which stands for an unknown size.
     """
     right = isinstance(value, list | tuple) and len(value) == (length or len(value)) and len(value) > 0
     right = right and all(
@@ -138,16 +138,16 @@ def check_array(name, value, shape=None):
 
     Args:
         name: Name of the argument.
-        value: What was given for it.
-        shape: The shape that it must have, a tuple, or `None` for any.
+        value: Value of the argument.
+        shape: The required shape, a tuple, or `None` for any shape.
     """
     array = value
     if not (hasattr(value, "shape") and hasattr(value, "dtype")):
         try:
             array = np.asarray(value)
-        except (TypeError, ValueError, RecursionError):  # Such as lists of unequal lengths.
+        except (TypeError, ValueError, RecursionError):  # For example, lists of unequal lengths.
             array = None
-    kind = getattr(getattr(array, "dtype", None), "kind", "f")  # Of tensors of other libraries numbers are taken.
+    kind = getattr(getattr(array, "dtype", None), "kind", "f")  # Tensors of other libraries pass as numbers.
     if array is None or kind in "OSUMmc":
         raise ValueError(f"`{name}` must be an array of numbers. Received: {name}={shown(value)}")
     if shape is not None and tuple(array.shape) != tuple(shape):
@@ -159,8 +159,8 @@ def check_selection(name, value, argument, empty=False):
 
     Args:
         name: Name of the argument.
-        value: What was given for it.
-        argument: What a predicate takes, for the message: "layer" or "tensor".
+        value: Value of the argument.
+        argument: Name of a predicate's argument, for the message: "layer" or "tensor".
         empty: Whether an empty list is allowed.
     """
     if value is None or (empty and isinstance(value, list | tuple) and not value):
@@ -172,7 +172,7 @@ def check_selection(name, value, argument, empty=False):
 
 
 def selection_entries(name, value):
-    """The names and regular expressions of a selection that is no predicate.
+    """The names and regular expressions of a selection that is not a predicate.
 
     Args:
         name: Name of the argument.
@@ -182,7 +182,7 @@ def selection_entries(name, value):
         List of strings and compiled regular expressions, which `re.fullmatch` takes.
 
     Raises:
-        ValueError: `value` is neither, or an entry is no regular expression.
+        ValueError: `value` is of another type, or an entry is not a regular expression.
     """
     entries = [value] if isinstance(value, re.Pattern) or (isinstance(value, str) and value) else value
     if not isinstance(entries, list | tuple | set | frozenset) or not entries:
@@ -202,7 +202,7 @@ def selection_entries(name, value):
 
 
 def check_seed(name, value):
-    """Raises a ValueError unless `value` is `None` or an integer that is not negative."""
+    """Raises a ValueError unless `value` is `None` or an integer of at least 0."""
     if value is not None:
         check_integer(name, value, 0)
 
@@ -230,28 +230,28 @@ def check_built(name, value):
 
 
 def check_initializer(name, value):
-    """The Keras initializer that `value` stands for; raises a ValueError if there is none."""
+    """Returns the Keras initializer that `value` stands for. Raises a ValueError if it stands for none."""
     return _from_keras(name, value, keras.initializers, "initializer", "shape")
 
 
 def check_regularizer(name, value):
-    """The Keras regularizer that `value` stands for, or `None`; raises a ValueError if there is none."""
+    """Returns the Keras regularizer that `value` stands for, or `None`. Raises a ValueError for any other value."""
     return _from_keras(name, value, keras.regularizers, "regularizer", "x")
 
 
 def check_activation(name, value):
-    """The Keras activation that `value` stands for; raises a ValueError if there is none."""
+    """Returns the Keras activation that `value` stands for. Raises a ValueError if it stands for none."""
     return _from_keras(name, value, keras.activations, "activation", "x")
 
 
 def _from_keras(name, value, module, kind, argument):
     try:
         found = module.get(value)
-    except Exception as error:  # Keras's `get` functions raise nearly anything.
+    except Exception as error:  # Keras's `get` functions raise nearly every kind of error.
         found, cause = NotImplemented, error
     else:
         cause = None
-    # Of an array Keras makes an initializer, which it can't save.
+    # Keras also makes an initializer from an array, but it can't save such an initializer.
     right = value is None or isinstance(value, str | dict) or callable(value)
     right = right and (found is None or (callable(found) and _takes(found, (argument,))))
     if not right or isinstance(found, type) or (isinstance(found, keras.layers.Layer) and kind != "activation"):
@@ -263,17 +263,17 @@ def _from_keras(name, value, module, kind, argument):
 
 
 def is_number(value):
-    """Whether `value` is a real number; bools are none."""
+    """Whether `value` is a real number. A bool is not a number here."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def is_integer(value):
-    """Whether `value` is an integer; bools are none."""
+    """Whether `value` is an integer. A bool is not an integer here."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def is_finite_number(value):
-    """Whether `value` is a real number that a float can hold; bools are none."""
+    """Whether `value` is a finite real number that a float can hold. A bool is not a number here."""
     try:
         return is_number(value) and math.isfinite(value)
     except OverflowError:  # An integer of more than 308 digits.

@@ -1,14 +1,14 @@
-"""Optional packages: imported where they are used, and a missing one is one sentence that says what to install.
+"""Imports optional packages where they are used. If one is missing, the error says in one sentence how to install it.
 
-`pip install sparsity-tf` brings the packages that `import sparsity_tf` needs. All others belong to an extra of
-`pyproject.toml`; `EXTRAS` says to which one.
+`pip install sparsity-tf` installs the packages that `import sparsity_tf` needs. Every other package belongs to an extra
+of `pyproject.toml`; `EXTRAS` says to which.
 """
 
 import importlib
 import importlib.util
 import os
 
-# The extra that brings a package, by the name under which the package is imported.
+# Name under which a package is imported -> the extra that installs the package.
 EXTRAS = {
     "ai_edge_litert": "export",
     "onnx": "export",
@@ -27,27 +27,27 @@ EXTRAS = {
     "tensorflow_datasets": "train",
     "torch": "torch",
 }
-# Backends of Keras, in the order in which they are proposed.
+# The backends of Keras, in the order in which the error message proposes them.
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
 class MissingPackageError(ModuleNotFoundError):
-    """An optional package is not installed; the message names the `pip install` that brings it."""
+    """An optional package is not installed. The message names the `pip install` command for it."""
 
 
 def import_optional(name, instead=None):
-    """Imports a package, or a module of one, that an extra brings.
+    """Imports a package that an extra installs, or a module of such a package.
 
     Args:
         name: Dotted name of the module. Its first part is a key of `EXTRAS`.
-        instead: What helps, too, for the end of the message: "give `data_dir`".
+        instead: Another remedy, for the end of the message: "give `data_dir`".
 
     Returns:
         The module.
 
     Raises:
-        MissingPackageError: The package, or one that it needs, is not installed. Its message is one sentence.
-        ImportError: The package is installed, but broken: its own error, unchanged.
+        MissingPackageError: The package, or a package that it needs, is not installed. The message is one sentence.
+        ImportError: The package is installed but broken. This is the package's own error, unchanged.
 
     Example:
 
@@ -63,7 +63,7 @@ def import_optional(name, instead=None):
     except ModuleNotFoundError as error:
         missing = (error.name or package).partition(".")[0]
         if missing == package and _is_installed(package):
-            raise  # A module that this release of the package hasn't got.
+            raise  # This release of the package does not have the module.
         reason = "" if missing == package else f", which {package} needs,"
         also = f", or {instead}" if instead else ""
         raise MissingPackageError(
@@ -72,11 +72,11 @@ def import_optional(name, instead=None):
 
 
 def import_keras():
-    """Imports Keras with the backend that it is set to.
+    """Imports Keras with the backend that Keras is set to.
 
     Raises:
-        MissingPackageError: The backend is not installed. The message is one sentence, which also says which backend
-            could be chosen because it is installed.
+        MissingPackageError: The backend is not installed. The message is one sentence. If another backend is installed,
+            the message proposes it.
     """
     try:
         return importlib.import_module("keras")
@@ -93,7 +93,7 @@ def import_keras():
         remedy = pip_install(missing)
     else:
         remedy = f'{pip_install(missing)} (or "sparsity-tf[jax]" or "sparsity-tf[torch]", and set KERAS_BACKEND to it)'
-    # `from None`: the sentence says all that Keras's traceback does.
+    # `from None`, because Keras's traceback says nothing that the sentence does not say.
     raise MissingPackageError(
         f"Keras is set to a backend that needs {missing}, which is not installed: {remedy}.", name=missing
     ) from None

@@ -1,8 +1,9 @@
-"""Initial weights for nets that are sparse from the start: the variance that fits the connections there are.
+"""Initial weights for networks that are sparse from the start, with a variance that fits the live connections.
 
-A dense initializer sets the variance by the number of inputs or outputs of a unit. Where most of them are masked the
-signal shrinks; these initializers count what is left, on average over the tensor (`PerLayerScaled` and the three
-"augmented" ones) or for each unit (`PerUnitScaled`). `reinitialize` redraws the weights of a model that has its masks:
+A dense initializer sets the variance by the number of inputs or outputs of a unit. If most of these are masked, the
+signal shrinks. The initializers here count only live connections: on average over the tensor (`PerLayerScaled` and the
+three "augmented" initializers) or for each unit (`PerUnitScaled`). `reinitialize` draws new weights for a model with
+masks:
 
 ```python
 model = sparsify(model, "masked")
@@ -35,28 +36,29 @@ from sparsity_tf.checks import (
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.type_names import Initializer, Shape, Tensor
 
-# Standard deviation of a normal distribution that is cut off at two standard deviations.
+# The standard deviation of a standard normal distribution that is cut off at two standard deviations.
 _TRUNCATED_STDDEV = 0.87962566103423978
 
 
 @keras.saving.register_keras_serializable("sparsity_tf")
 class PerLayerScaled(keras.initializers.VarianceScaling):
-    """`VarianceScaling` divided by the root of the density.
+    """`VarianceScaling`, with the standard deviation divided by the square root of the density.
 
-    Independent entries of variance scale / (max(1, n) * (1 - sparsity)) with n the dense number of inputs, of outputs,
-    or their average. A unit's inputs are all entries but for `output_axes`, its outputs all but for `input_axes`.
+    Entries are independent. Their variance is scale / (max(1, n) * (1 - sparsity)), where n is the dense number of
+    inputs, or of outputs, or the average of both. The number of inputs is the product of the sizes of all axes but
+    `output_axes`, the number of outputs the product of all axes but `input_axes`.
 
     Args:
-        sparsity: Fraction of the entries that will be masked, in [0, 1). No entry is zero here.
+        sparsity: Fraction of the entries that will be masked, in [0, 1). The initializer itself makes no zeros.
         scale: Positive number.
         mode: "fan_in", "fan_out" or "fan_avg".
         distribution: "truncated_normal" (or "normal"), "untruncated_normal" or "uniform".
         seed: Integer, `keras.random.SeedGenerator` or `None`.
-        input_axes: Axes of a weight that index the units it reads. Default: the last but one.
-        output_axes: Axes that index the units it feeds. Default: the last.
+        input_axes: Axes of a weight that index its input units. Default: the last but one.
+        output_axes: Axes of a weight that index its output units. Default: the last.
 
     Raises:
-        ValueError: For any other argument. In a call: a shape that lacks the axes.
+        ValueError: For any other argument. In a call, for a shape that lacks these axes.
 
     Example:
 
@@ -92,7 +94,7 @@ class PerLayerScaled(keras.initializers.VarianceScaling):
 
 
 class _Augmented(PerLayerScaled):
-    """A `PerLayerScaled` whose scaling is fixed: `settings` is (scale, mode, distribution)."""
+    """A `PerLayerScaled` with fixed settings: `settings` is (scale, mode, distribution)."""
 
     settings = ()
     ranks = ()
@@ -114,14 +116,14 @@ class _Augmented(PerLayerScaled):
 class SparseGlorotUniform(_Augmented):
     """Uniform in +-sqrt(6 / (nnz / fan_out + nnz / fan_in)), nnz = fan_in * fan_out * (1 - sparsity).
 
-    The augmented initialization of dense layers in *The State of Sparsity*; with sparsity 0 it is Glorot's.
+    The augmented initialization of dense layers in *The State of Sparsity*. With sparsity 0 it is Glorot's.
 
     Args:
         sparsity: Fraction of the entries that will be masked, in [0, 1).
         seed: Integer, `keras.random.SeedGenerator` or `None`.
 
     Raises:
-        ValueError: For another sparsity. In a call: a shape that has not two dimensions.
+        ValueError: For any other sparsity. In a call, for a shape without exactly two dimensions.
 
     Example:
 
@@ -138,14 +140,15 @@ class SparseGlorotUniform(_Augmented):
 class SparseHeNormal(_Augmented):
     """Normal with standard deviation sqrt(2 / n), n = (kernel positions) * filters * (1 - sparsity).
 
-    The augmented initialization of convolutions in *The State of Sparsity*; note that n counts outputs.
+    The augmented initialization of convolutions in *The State of Sparsity*. Note that n counts outputs.
 
     Args:
         sparsity: Fraction of the entries that will be masked, in [0, 1).
         seed: Integer, `keras.random.SeedGenerator` or `None`.
 
     Raises:
-        ValueError: For another sparsity. In a call: a shape that is no convolution kernel's (three to five dimensions).
+        ValueError: For any other sparsity. In a call, for a shape that no convolution kernel has (a kernel has three to
+            five dimensions).
 
     Example:
 
@@ -169,7 +172,7 @@ class SparseEmbeddingNormal(_Augmented):
         seed: Integer, `keras.random.SeedGenerator` or `None`.
 
     Raises:
-        ValueError: For another sparsity. In a call: a shape that has not two dimensions.
+        ValueError: For any other sparsity. In a call, for a shape without exactly two dimensions.
 
     Example:
 
@@ -184,18 +187,18 @@ class SparseEmbeddingNormal(_Augmented):
 
 @keras.saving.register_keras_serializable("sparsity_tf")
 class PerUnitScaled(keras.initializers.VarianceScaling):
-    """`VarianceScaling` by the connections that each unit really has; masked entries are exactly zero.
+    """`VarianceScaling` by the number of live connections of each unit. Masked entries are exactly zero.
 
-    A live entry that leads from unit i to unit j has variance scale / max(1, n) with n the number of live entries into
-    j ("fan_in"), out of i ("fan_out"), or the average of the two ("fan_avg"). Which entries lead where: see
-    `PerLayerScaled`. Units without live entries need no numbers, and a mask without any gives zeros.
+    A live entry from unit i to unit j has the variance scale / max(1, n), where n is the number of live entries into j
+    ("fan_in"), out of i ("fan_out"), or the average of the two ("fan_avg"). `PerLayerScaled` says which axes index i
+    and j. A unit without live entries has only zeros, and a mask without live entries gives zeros everywhere.
 
     Args:
-        mask: Array or tensor of the weight's shape; entries that are not zero live.
-        scale, mode, distribution, seed, input_axes, output_axes: As for `PerLayerScaled`.
+        mask: Array or tensor of the weight's shape. Entries that are not zero live.
+        scale, mode, distribution, seed, input_axes, output_axes: See `PerLayerScaled`.
 
     Raises:
-        ValueError: For any other argument. In a call: a shape that is not the mask's.
+        ValueError: For any other argument. In a call, for a shape that differs from the shape of the mask.
 
     Example:
 
@@ -241,25 +244,25 @@ class PerUnitScaled(keras.initializers.VarianceScaling):
 def reinitialize(
     model: keras.layers.Layer, kind: str = "per_unit", initializer: Initializer | None = None, seed: int | None = None
 ) -> keras.layers.Layer:
-    """Draws the weights of a model's masked layers anew, for the masks they have.
+    """Draws new weights for a model's masked layers, with variances that fit their masks.
 
-    Masked entries are exactly zero, masks and all other variables stay as they are. Optimizer slots are not reset.
+    Masked entries are exactly zero. Masks and all other variables stay as they are. Optimizer slots are not reset.
 
     Args:
         model: Built Keras model with masked layers (`sparsify(model, "masked")`).
-        kind: "per_unit" (`PerUnitScaled`), "per_layer" (`PerLayerScaled` with the sparsity that each weight has) or
-            "augmented" (the same with the settings of `SparseHeNormal` for convolutions, of `SparseGlorotUniform` for
-            other kernels). Embedding tables get the settings of `SparseEmbeddingNormal` in each kind.
-        initializer: What scale, mode and distribution are taken from: a Keras initializer of the `VarianceScaling`
-            family ("he_normal", "glorot_uniform"). Default: each layer's own. Not for "augmented".
-        seed: Integer, or `None` for a random one. Each weight draws its own numbers.
+        kind: "per_unit" (`PerUnitScaled`), "per_layer" (`PerLayerScaled` with the present sparsity of each weight) or
+            "augmented" ("per_layer" with the settings of `SparseHeNormal` for convolutions and of `SparseGlorotUniform`
+            for other kernels). Embedding tables get the settings of `SparseEmbeddingNormal` in every kind.
+        initializer: Keras initializer of the `VarianceScaling` family ("he_normal", "glorot_uniform"), from which
+            scale, mode and distribution are taken. Default: each layer's own initializer. Not for "augmented".
+        seed: Integer, or `None` for a random seed. Each weight draws its own numbers.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: For any other argument; if a layer's own initializer is of another family and none is given. Nothing
-            is changed then.
+        ValueError: For any other argument; if no initializer is given and a layer's own is of another family. The model
+            is then unchanged.
 
     Example:
 
@@ -297,7 +300,7 @@ def _check_scaling(scale, mode, distribution, seed, input_axes, output_axes):
     check_number("scale", scale, above=0)
     check_choice("mode", mode, ("fan_in", "fan_out", "fan_avg"))
     check_choice("distribution", distribution, ("truncated_normal", "normal", "untruncated_normal", "uniform"))
-    # A dict is the config of a generator.
+    # A dict may be the config of a `SeedGenerator`.
     if not isinstance(seed, keras.random.SeedGenerator) and not (isinstance(seed, dict) and "class_name" in seed):
         check_seed("seed", seed)
     check_integers("input_axes", input_axes)
@@ -305,14 +308,14 @@ def _check_scaling(scale, mode, distribution, seed, input_axes, output_axes):
 
 
 def _settings(weight, kind, initializer):
-    """The (scale, mode, distribution) that a weight is drawn with."""
+    """The settings (scale, mode, distribution) for drawing a weight."""
     layer = weight.layer
     if isinstance(layer, keras.layers.Embedding) and weight.name == "embeddings":
         return SparseEmbeddingNormal.settings
     if kind == "augmented":
         return SparseHeNormal.settings if _spatial_rank(layer) else SparseGlorotUniform.settings
     if initializer is None:
-        # Keras's recurrent layers say `recurrent_initializer` of their `recurrent_kernel`.
+        # In Keras's recurrent layers the initializer of `recurrent_kernel` is `recurrent_initializer`.
         names = (f"{weight.name}_initializer", weight.name.replace("kernel", "initializer"), "depthwise_initializer")
         own = next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
         initializer = _check_family("initializer", own, f" as the layer {layer.path!r} has it")
@@ -333,7 +336,7 @@ def _spatial_rank(layer):
 
 
 def _axes(weight):
-    """(input_axes, output_axes) of a weight: spatial axes are neither, a depthwise kernel's channels are both."""
+    """The pair (input_axes, output_axes) of a weight. Spatial axes are in neither, depthwise channels are in both."""
     if isinstance(weight.layer, keras.layers.Embedding) and weight.name == "embeddings":
         return (0,), (1,)
     output, spatial = weight.filter_axes, _spatial_rank(weight.layer)
@@ -358,7 +361,7 @@ def _variance(initializer, fan_in, fan_out):
 
 
 def _draw(initializer, shape, stddev, dtype):
-    """Independent entries of mean 0 and the given standard deviation, a number or an array that broadcasts."""
+    """Draws independent entries of mean 0. `stddev` is a number, or an array that broadcasts."""
     options = {"dtype": dtype, "seed": initializer.seed}
     if initializer.distribution == "uniform":
         unit = keras.random.uniform(shape, -math.sqrt(3.0), math.sqrt(3.0), **options)
@@ -377,7 +380,7 @@ def _scaling_config(initializer):
 
 
 def _pack(mask):
-    """A mask as JSON can hold it: one bit an entry, in base 64."""
+    """Packs a mask for JSON: one bit for each entry, in base 64."""
     return {"shape": list(mask.shape), "bits": base64.b64encode(np.packbits(mask).tobytes()).decode()}
 
 

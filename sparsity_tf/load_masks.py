@@ -1,4 +1,4 @@
-"""Takes the masks of one model, or of a file, into another: scratch experiments and lottery tickets."""
+"""Copies masks from a model or a file into another model, for scratch experiments and lottery tickets."""
 
 import os
 import re
@@ -14,31 +14,34 @@ from sparsity_tf.checkpoints.keras_files import HDF5Checkpoint
 from sparsity_tf.layers import get_masked_parts
 from sparsity_tf.type_names import PathLike
 
-# Under which layers write their number while the places of their masks are asked for.
+# The name under which layers save their number while `_own_places` looks up the places of their masks.
 _NUMBER = "number_for_load_masks"
 
 
 def load_masks(model: keras.layers.Layer, source: keras.layers.Layer | PathLike) -> keras.layers.Layer:
-    """Sets the masks of a model's masked layers to those of another model or of a checkpoint.
+    """Sets the masks of a model's masked layers to the masks of another model or of a checkpoint.
 
-    Weights outside the new masks become exactly zero; those inside stay as they are. (For a lottery ticket load the
-    initial weights first, for a scratch experiment draw new ones: `sparsity_tf.initializers.reinitialize`.)
+    Weights outside the new masks become exactly zero. Weights inside stay as they are. (For a lottery ticket, load the
+    initial weights first. For a scratch experiment, draw new weights: `sparsity_tf.initializers.reinitialize`.)
+
+    Masks are matched by the paths of the weights, if all paths are found. (For the Transformers and ResNets of *State
+    of Sparsity* these are the paths in `models.Transformer` and `models.resnet`.) Otherwise masks in a Keras file are
+    matched by their places in the model, as in `model.load_weights`. Otherwise they are matched by order, if their
+    number and shapes agree. (A Keras file has another order than the model. So its order is used only if all masks
+    belong to layers of one kind in one container.)
 
     Args:
         model: Built Keras model with masked layers (`sparsify(model, "masked")`).
-        source: A Keras model with sparse layers of any technique, of which the entries alive at inference are taken;
-            or the path of a checkpoint that holds masks: `.keras`, `.weights.h5`, a SavedModel or a TensorFlow
-            checkpoint, those of *State of Sparsity* included. Masks are matched by the weights' paths where all of
-            them are found (of the Transformers and ResNets of *State of Sparsity* those of `models.Transformer` and
-            `models.resnet`); else, in a Keras file, by their places in the model (as `model.load_weights` does); else
-            by their order, if number and shapes agree. (The order of a Keras file is not the model's, so that there it
-            decides only among layers of one kind in one container.)
+        source: A Keras model with sparse layers of any technique, whose masks are the entries alive at inference; or
+            the path of a checkpoint that holds masks: `.keras`, `.weights.h5`, a SavedModel or a TensorFlow checkpoint,
+            also a checkpoint of *State of Sparsity*.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: The model has no masked layers, the source no masks, or the two do not fit. Nothing is changed then.
+        ValueError: The model has no masked layers, the source has no masks, or the two do not fit. The model is then
+            unchanged.
 
     Example:
 
@@ -69,21 +72,22 @@ def _of_model(model):
 
 
 def _of_checkpoint(path):
-    """Masks by the path of the weight they belong to: the mask's own, with the name of the weight in its place.
+    """The masks of a checkpoint, by the path of the mask. (In files of *State of Sparsity*, by the path of the weight.)
 
     Returns:
-        Dict from path to mask, and for Keras files one from path to the place in the file.
+        Dict from path to mask, and a dict from path to the place in the file. The second is empty unless the file is a
+        Keras file.
     """
     found, places = {}, {}
     with open_checkpoint(path) as checkpoint:
         if state_of_sparsity.network_kind(checkpoint):
             return _of_model(state_of_sparsity.build_model(checkpoint)), places
-        # By place in the file, which tells the order of layers of one kind; names need not.
+        # Sort by place in the file. The places tell the order of layers of one kind, while names need not.
         for name in sorted(checkpoint.names(), key=lambda name: natural_order(checkpoint.aliases(name)[0])):
             aliases = [alias for alias in checkpoint.aliases(name) if alias.endswith("mask")]
             if aliases:
-                # The last: a path made of layer names, where there is one, rather than of positions. (Nested models
-                # may have it twice.)
+                # The last alias is a path of layer names, if there is one, and not a path of positions. (Two nested
+                # models may have the same path.)
                 alias = aliases[-1] if aliases[-1] not in found else name
                 found[alias] = checkpoint.tensor(name) != 0
                 if isinstance(checkpoint, HDF5Checkpoint):
@@ -115,16 +119,16 @@ def _match(model, weights, found, places, source):
 
 
 def _by_place(model, weights, found, places):
-    """The masks of the weights that stand where the model's own would stand in a file; `None` unless all are there."""
+    """The masks at the places where a file of the model itself would have them; `None` unless all are there."""
     own = _own_places(model, weights)
     at = {place: found[path] for path, place in places.items()}
     return [at[place] for place in own] if all(place in at for place in own) else None
 
 
 def _own_places(model, weights):
-    """Where the masks of a model's weights stand in a file that Keras writes of it, a list of paths."""
+    """The places of the masks of a model's weights in a file that Keras writes of the model, a list of paths."""
     for index, weight in enumerate(weights):
-        # Layers write what their technique remembers, too.
+        # Layers also write the states of their technique into the file.
         weight.technique.states[_NUMBER] = np.array([index])
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -143,13 +147,13 @@ def _own_places(model, weights):
 
 
 def _kind(place):
-    """Container and class of the layer that a place in a Keras file belongs to: `layers/dense_1/vars/mask`."""
+    """The container and the class of the layer of a place in a Keras file, such as `layers/dense_1/vars/mask`."""
     layer, _, rest = place.rpartition("/vars/")
     return re.sub(r"_\d+$", "", layer), rest
 
 
 def _named(model, weight, found):
-    """The path in `found` that is the weight's, or `None`; the name of the model itself does not matter."""
+    """The path in `found` that belongs to the weight, or `None`. The name of the model itself does not matter."""
     own = (weight.path, weight.extra_variable("mask").path)
     exact = next((path for path in found if path in own), None)
     if exact is not None:

@@ -1,4 +1,4 @@
-"""Which layers and weights an argument `where` means: names, regular expressions of paths, a predicate."""
+"""Finds the layers and weights that an argument `where` selects by names, regular expressions or a predicate."""
 
 import re
 
@@ -10,19 +10,19 @@ from sparsity_tf.layers import SparseLayer, flatten_layers, get_sparse_weights
 
 
 def match_layers(model, where, candidate=None):
-    """The layers of a model that `where` selects; with a recurrent layer its cell, with an attention its projections.
+    """The layers of a model that `where` selects, with the cells of recurrent layers and the projections of attentions.
 
     Args:
         model: Keras model or layer.
-        where: As in `sparsify`.
-        candidate: Function of a layer: whether it may be selected. A predicate is asked about candidates only. Default:
-            all layers are.
+        where: The argument of `sparsify`.
+        candidate: Function of a layer: whether the layer may be selected. A predicate `where` is called for candidates
+            only. Default: all layers are candidates.
 
     Returns:
-        List of layers, those without weights included.
+        List of layers, also layers without weights.
 
     Raises:
-        ValueError: An entry of `where` that matches no layer or is no name, regular expression or predicate.
+        ValueError: An entry of `where` matches no layer, or is not a name, regular expression or predicate.
     """
     matches, patterns = matcher(where)
     layers = [layer for layer in flatten_layers(model) if patterns or candidate is None or candidate(layer)]
@@ -40,10 +40,10 @@ def match_masked_weights(model, where=None):
 
     Args:
         model: Keras model or layer.
-        where: As in `sparsify`. Default: all.
+        where: The argument of `sparsify`. Default: all.
 
     Returns:
-        List of `SparseWeight`, frozen ones included; empty if no layer is masked.
+        List of `SparseWeight`s, also frozen ones. It is empty if no layer is masked.
 
     Raises:
         ValueError: As `match_layers`.
@@ -62,12 +62,12 @@ def match_masked_weights(model, where=None):
 
 
 def sublayers_meant(layer):
-    """The layers that a user means by a layer: the projections of an attention."""
+    """The sublayers that a user selects together with a layer: the projections of an attention."""
     return sublayers_below(layer) if isinstance(layer, keras.layers.MultiHeadAttention) else []
 
 
 def matcher(where):
-    """Returns (function of a layer -> the entries of `where` that match it, the entries that must match something)."""
+    """Returns a function from a layer to the entries of `where` that match it, and the entries that need a match."""
     if where is None:
         return (lambda layer: (None,)), []
     if callable(where) and not isinstance(where, keras.layers.Layer):

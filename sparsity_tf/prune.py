@@ -1,9 +1,9 @@
-"""One-shot pruning: masks for a model as it is, without training and without compiling it.
+"""One-shot pruning: makes masks for a model as it is, without training and without compiling the model.
 
 Sources: magnitude: Han et al., "Learning both weights and connections" (arXiv 1506.02626); Taylor: Molchanov et al.,
-"Importance estimation for neural network pruning" (CVPR 2019, arXiv 1906.10771, equation 8), which for one batch and
-single weights ranks as SNIP does (Lee et al., arXiv 1810.02340); Wanda: Sun et al., "A simple and effective pruning
-approach for large language models" (arXiv 2306.11695).
+"Importance estimation for neural network pruning" (CVPR 2019, arXiv 1906.10771, equation 8; for one batch and single
+weights the ranking is the ranking of SNIP, Lee et al., arXiv 1810.02340); Wanda: Sun et al., "A simple and effective
+pruning approach for large language models" (arXiv 2306.11695).
 """
 
 import contextlib
@@ -52,61 +52,61 @@ def prune(
 ) -> keras.layers.Layer:
     """Prunes a model once, in place: the weights with the lowest scores become zero, and stay zero in training.
 
-    A plain Keras model is made sparse first, as by `sparsify(model, "masked")`; of one that has masked layers these are
-    pruned further: what is zero stays zero. Frozen layers are pruned, too. Nothing is trained, and the model need not
-    be compiled. It can be trained on with its masks held, or go to `to_dense` as it is. A network with batch
-    normalisation should go through `refresh_statistics`.
+    A plain Keras model is made sparse first, as by `sparsify(model, "masked")`. If the model has masked layers, these
+    layers are pruned further, and zeros stay zeros. Frozen layers are pruned, too. Nothing is trained, and the model
+    need not be compiled. Afterwards you can train it further under its masks, or pass it to `to_dense`. A network with
+    batch normalisation should go through `refresh_statistics`.
 
     Scores of a weight w, over the batches of `data`:
 
     * "magnitude": |w|;
     * "random": a random number;
-    * "taylor": the mean over batches of (w dL/dw)^2, the change of the loss without w to first order, squared. Of a
-      block or filter it is the square of the sum of its w dL/dw;
+    * "taylor": the mean over batches of (w dL/dw)^2. To first order, w dL/dw is the change of the loss if w is removed,
+      up to its sign. For a block or filter the score is the square of the sum of its w dL/dw;
     * "gradient": the mean over batches of |dL/dw|;
-    * "wanda": |w| ||x||_2, x all inputs that w is multiplied by. Those inputs are the ones of the model before pruning
-      in all layers. (The paper prunes block after block, and measures the next on the pruned ones.) Inputs that are
-      never other than 0 come last, among themselves by |w|.
+    * "wanda": |w| ||x||_2, where x are all inputs that are multiplied by w. In every layer these are the inputs before
+      pruning. (The paper prunes block after block, and measures the next block on the pruned blocks before it.) Weights
+      whose inputs are always 0 come last, ranked by |w|.
 
     L is the mean loss of a batch, computed as at inference.
 
     Args:
         model: Built Keras model or layer.
-        sparsity: Fraction of zeros, in [0, 1). Of n entries, or groups of a structure, floor((1 - sparsity) n) live,
-            exactly, or all that lived before where these are fewer. It may be left out with an N:M structure
-            (1 - N / M), if `distribution` gives a number to each weight, and for a target.
+        sparsity: Fraction of zeros, in [0, 1). Of n entries, or groups of a structure, exactly floor((1 - sparsity) n)
+            live, or all that lived before if these are fewer. You may leave it out with an N:M structure (1 - N / M),
+            if `distribution` gives a number to each weight, or if you give a target.
         by: One of "magnitude", "random", "taylor", "gradient", "wanda"; or a function of a
             `sparsity_tf.callbacks.WeightView` that returns scores of the shape of its `value`.
-        data: A few batches, for "taylor", "gradient" (with targets) and "wanda": a tuple (x, y) or
-            (x, y, sample_weight), for "wanda" also x alone, is one batch; or an iterable of batches, that ends.
+        data: A few batches, for "taylor", "gradient" and "wanda". One batch is a tuple (x, y) or (x, y, sample_weight);
+            for "wanda" it may also be x alone. Several batches are an iterable that ends.
         loss: For "taylor" and "gradient": a Keras loss or its name. Default: the loss that the model is compiled with,
             regularizers included.
-        scope: Which scores are compared: "layer", those in each weight; "global", those of all weights together
-            (Taylor's papers; not with "wanda", whose scores have the scale of their layer); "output", those of the
-            inputs of each output unit, of which every unit keeps floor((1 - sparsity) inputs) (Wanda's paper). Default:
-            "output" for "wanda" without blocks or filters, else "layer".
-        distribution: What `sparsity` means for each weight: "uniform", "erk", a dict, a CSV file, ...
-            (`sparsity_tf.distributions.allocate`). Only "uniform" with scope "global".
-        structure: Which entries live and die together: "2:4", "4x1", "filter", or "channel", "head", "unit", which
-            `shrink` removes (`sparsity_tf.masks.structures`); set on the layers, in whose config it is saved. Default:
-            what the layers say. With the last three counts are of channels, a score is the sum of |w| over all that
-            makes a channel (or random, or a function of a `TiedWeight`, one score a channel), and at least one channel
-            of each layer lives.
-        where: Which layers: as in `sparsify`. Default: all that can be.
-        dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`). Default: none;
-            with structure "filter" the output layers, unless `where` (".*" is all) or explicit sparsities say what to
-            prune.
-        seed: Integer seed of random scores.
-        target_flops, target_parameters: One of them in the place of `sparsity`, with structure "channel", "head" or
-            "unit" and scope "layer": the share in (0, 1) of the dense model's FLOPs or parameters that the model has at
-            most after `shrink`. The sparsity is the smallest that meets it.
+        scope: Which scores are compared with each other. "layer": the scores in each weight. "global": the scores of
+            all weights together (as in Taylor's papers; not with "wanda", whose scores have the scale of their layer).
+            "output": the scores of the inputs of each output unit; every unit keeps floor((1 - sparsity) inputs) of
+            them (as in Wanda's paper). Default: "output" for "wanda" without blocks or filters, else "layer".
+        distribution: How the sparsity is distributed over the weights: "uniform", "erk", a dict, a CSV file, ...
+            (`sparsity_tf.distributions.allocate`). With scope "global" only "uniform".
+        structure: Says which entries live and die together: "2:4", "4x1", "filter", or "channel", "head", "unit", which
+            `shrink` removes (`sparsity_tf.masks.structures`). It is set on the layers and saved in their config.
+            Default: the structure of the layers. With "channel", "head" or "unit", sparsities count channels, and at
+            least one channel of each layer lives. The score of a channel is then the mean of |w| over all weights that
+            make it, or random. A function `by` gets a `TiedWeight` and returns one score for each channel.
+        where: Selects layers, as in `sparsify`. Default: all layers that can be sparse.
+        dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`). Default: none.
+            With structure "filter" the default is the output layers, unless `where` (".*" is all) or explicit
+            sparsities say which weights to prune.
+        seed: Integer: the seed of random scores.
+        target_flops, target_parameters: Give one of them instead of `sparsity`, with structure "channel", "head" or
+            "unit" and scope "layer". It is a share in (0, 1) of the dense model's FLOPs or parameters, which the model
+            does not exceed after `shrink`. The sparsity is the smallest that meets the target.
 
     Returns:
-        The same model. `model.prune_report` says what is left of each weight.
+        The same model. `model.prune_report` says how many entries of each weight are left.
 
     Raises:
-        ValueError: For any other argument, and if there is nothing to prune. The model is unchanged then: a plain one
-            is plain.
+        ValueError: For any other argument, and if there is nothing to prune. The model is then unchanged: a plain model
+            stays plain.
 
     Example:
 
@@ -153,7 +153,7 @@ def prune(
 
 
 def _tied_structure(model, kind):
-    """The structure that ties layers, of the argument or of the layers; else `None`."""
+    """The structure that ties layers, from the argument or from the layers, or `None`."""
     if kind.spec is not None:
         return kind.spec if kind.ties_layers else None
     held = {w.technique.structure for w in get_sparse_weights(model) if w.technique.name == "masked"}
@@ -161,7 +161,7 @@ def _tied_structure(model, kind):
 
 
 def _prune_tied(model, sparsity, target, by, structure, scope, distribution, where, dense, seed):
-    """`prune` for a structure that ties layers: what is ranked are channels, heads or units."""
+    """`prune` for a structure that ties layers: ranks channels, heads or units."""
     if not callable(by):
         check_choice("by", by, ("magnitude", "random"))
     check_choice("scope", scope, ("layer", "global"))
@@ -185,7 +185,7 @@ def _prune_tied(model, sparsity, target, by, structure, scope, distribution, whe
 
 
 def _tied_scores(by, weights, seed):
-    """A score for each channel, a list of vectors."""
+    """The scores of the channels: a list of vectors with one score for each channel."""
     if by == "random":
         rng = np.random.default_rng(seed)
         return [rng.random(weight.size) for weight in weights]
@@ -202,7 +202,7 @@ def _tied_scores(by, weights, seed):
 
 
 def _report(model, by, scope, found):
-    """Leaves `model.prune_report`, of `(weight, mask, target)`s."""
+    """Sets `model.prune_report`. `found` is an iterable of `(weight, mask, target)`."""
     rows = (PruneRow(weight.path, weight.size, int(np.count_nonzero(mask)), target) for weight, mask, target in found)
     name = by if isinstance(by, str) else getattr(by, "__name__", repr(by))
     model.prune_report = PruneReport(name, scope, tuple(rows), _has_batch_normalization(model))
@@ -279,7 +279,7 @@ def _check_kinds(scope, weights, kinds):
 def _loss_function(loss):
     try:
         found = keras.losses.get(loss)
-    except Exception as error:  # Keras's `get` functions raise nearly anything.
+    except Exception as error:  # Keras's `get` functions raise nearly every kind of error.
         found, cause = None, error
     else:
         cause = None
@@ -292,7 +292,7 @@ def _loss_function(loss):
     check_callable("loss", found, "y_true", "y_pred")
 
     def mean(y, outputs, sample_weight=None):
-        # Functions of the user's own may not take numpy's arrays beside tensors.
+        # A user's own function may not accept numpy arrays together with tensors.
         values = found(keras.tree.map_structure(ops.convert_to_tensor, y), outputs)
         if sample_weight is not None:
             values = values * ops.reshape(ops.cast(sample_weight, values.dtype), (-1,) + (1,) * (len(values.shape) - 1))
@@ -306,7 +306,7 @@ def _loss_function(loss):
 
 @contextlib.contextmanager
 def _unchanged_on_failure(model):
-    """Takes back what was made of the layers if the body fails; weights are not changed in it."""
+    """A context that undoes changes of layers if its body fails. The body must not change weights."""
     layers = flatten_layers(model)
     sparse = {id(layer) for layer in layers if isinstance(layer, SparseLayer)}
     composite = {id(layer) for layer in layers if isinstance(layer, SparseComposite)}
@@ -332,7 +332,7 @@ def _unchanged_on_failure(model):
 
 
 def _masked_weights(model, where):
-    """The masked weights that `where` selects; a model without any is made masked there first."""
+    """The masked weights that `where` selects. In a model without masked layers, these layers are made masked first."""
     if not any(weight.technique.name == "masked" for weight in get_sparse_weights(model)):
         sparsify(model, "masked", where=where)
         where = None
@@ -360,7 +360,7 @@ def _has_batch_normalization(model):
 
 
 def _assign(model, weights, found):
-    """Sets masks. The optimizer forgets what it gathered for the weights that are gone, averages of them included."""
+    """Sets masks. The optimizer's slots of pruned entries, averages of weights included, get their initial value."""
     optimizer = getattr(model, "optimizer", None)
     trained = set()
     if optimizer is not None and optimizer.built:
@@ -377,7 +377,7 @@ def _assign(model, weights, found):
 
 
 def _scores(by, model, weights, views, kinds, data, loss):
-    """One array of the shape of each weight; the entries, or groups by their mean, with the lowest go."""
+    """The scores: an array for each weight, of its shape. The lowest entries, or groups by their mean, are pruned."""
     if callable(by):
         return [criteria.scores(by, view) for view in views]
     if by == "magnitude":
@@ -407,7 +407,7 @@ def _loss_scores(by, model, weights, views, kinds, data, loss):
 
 
 def _of_groups(entries, kind, view):
-    """The sum over each group of blocks or filters, written to all its entries; of single entries these themselves."""
+    """For blocks and filters, the sum over each group, written to all its entries. Other entries are left unchanged."""
     if kind.spec is None or isinstance(kind, structures.NM):
         return entries
     means = kind.reduce(entries, view.filter_axes)
@@ -416,7 +416,7 @@ def _of_groups(entries, kind, view):
 
 
 def _new_masks(views, kinds, scores, targets, scope, sparsity):
-    """The masks: where groups of entries in several weights are to be ranked, this is the function to extend."""
+    """The new masks. Extend this function to rank groups of entries across weights in another way."""
     arguments = zip(views, kinds, scores, targets, strict=True)
     if scope == "layer":
         return [kind.keep_highest(s, target, view.mask, view.filter_axes) for view, kind, s, target in arguments]
@@ -432,7 +432,7 @@ def _new_masks(views, kinds, scores, targets, scope, sparsity):
 
 
 def _keep_in_each_output(view, kind, scores, sparsity):
-    """Of the entries of each output unit the highest floor((1 - sparsity) n) live; among equal ones the first."""
+    """Each output unit keeps its floor((1 - sparsity) n) entries with the highest scores; of equal scores the first."""
     if isinstance(kind, structures.NM):
         return kind.keep_highest(scores, sparsity, view.mask, view.filter_axes)
     axes = tuple(axis % scores.ndim for axis in view.filter_axes)

@@ -1,4 +1,4 @@
-"""What `prune` left of each weight: `model.prune_report`."""
+"""The report of `prune`, `model.prune_report`: how many entries of each weight live."""
 
 import dataclasses
 
@@ -9,9 +9,9 @@ class PruneRow:
 
     Attributes:
         name: Path of the weight.
-        size: Number of its entries.
-        live: Number of those that its mask lets live.
-        target: The sparsity that the distribution gives it; 0.0 if it is kept dense.
+        size: Number of entries of the weight.
+        live: Number of live entries under the weight's mask.
+        target: The sparsity that the distribution gives to the weight; 0.0 if the weight is kept dense.
     """
 
     name: str
@@ -21,19 +21,19 @@ class PruneRow:
 
     @property
     def sparsity(self):
-        """Fraction of entries that the mask closes."""
+        """Fraction of entries that the mask sets to zero."""
         return 1.0 - self.live / self.size
 
 
 @dataclasses.dataclass(frozen=True)
 class PruneReport:
-    """What `prune` left; `str(report)` is a readable table.
+    """The result of `prune`. `str(report)` is a readable table.
 
     Attributes:
         by: Name of the scores.
-        scope: Which of them were compared.
-        rows: Tuple of `PruneRow`, the masked weights that `where` selects.
-        has_batch_normalization: Whether statistics of the model are those of the time before.
+        scope: Which scores were compared with each other.
+        rows: Tuple of `PruneRow`s for the masked weights that `where` selects.
+        has_batch_normalization: Whether the model has batch normalisation. Its statistics are older than the pruning.
 
     Example:
 
@@ -51,12 +51,12 @@ class PruneReport:
 
     @property
     def size(self) -> int:
-        """Number of entries of all weights."""
+        """Number of entries of all weights together."""
         return sum(row.size for row in self.rows)
 
     @property
     def live(self) -> int:
-        """Number of those that live."""
+        """Number of live entries of all weights together."""
         return sum(row.live for row in self.rows)
 
     @property

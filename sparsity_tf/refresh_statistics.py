@@ -1,8 +1,8 @@
-"""Batch normalisation after pruning: its moving mean and variance, measured again.
+"""Measures the moving means and variances of batch normalisation again, after pruning.
 
-A pruned network puts out activations of other means and variances than those that its batch normalisation gathered in
-training. Measuring them again needs no labels and no training, and after one-shot pruning gives convolutional networks
-much of their accuracy back.
+Pruning changes the means and variances of a network's activations, so the statistics that batch normalisation gathered
+in training no longer fit. Measuring them again needs no labels and no training. After one-shot pruning it restores much
+of the accuracy of convolutional networks.
 """
 
 import contextlib
@@ -25,29 +25,30 @@ from sparsity_tf.type_names import Data
 def refresh_statistics(model: keras.layers.Layer, data: Data, batch_size: int = 128) -> keras.layers.Layer:
     """Measures the moving mean and variance of every `BatchNormalization` of a model anew, on data, in place.
 
-    They become the mean and the variance of all that the layer reads from `data`, exactly: a cumulative average over
-    all batches, not the exponential one of training, whatever the layer's `momentum`. As in training, a layer passes on
-    what it normalises with the mean and variance of the batch at hand, so that layers behind it depend on how the data
-    is cut into batches: take large ones. All other layers run as at inference (no dropout).
+    The new statistics are the exact mean and variance of all inputs of the layer over `data`. They are a cumulative
+    average over all batches, and not an exponential average as in training. The layer's `momentum` has no effect. As in
+    training, a layer normalises its outputs with the mean and variance of the present batch. So the statistics of later
+    layers depend on how the data is cut into batches: use large batches. All other layers run as at inference (no
+    dropout).
 
-    Only the moving statistics change. Everything else stays as it is to the bit: other variables, the state of random
-    generators, optimizer, metrics, `momentum`. Frozen layers get new statistics, too. Where inputs have a mask, masked
-    positions don't count. (Of batch renormalisation the statistics of inference are measured, those that training
-    corrects with are left.)
+    Only the moving statistics change. Everything else stays the same to the bit: other variables, the state of random
+    generators, optimizer, metrics, `momentum`. Frozen layers get new statistics, too. If inputs have a mask, masked
+    positions don't count. (Batch renormalisation gets new statistics for inference. The statistics with which it
+    corrects training stay.)
 
     Args:
         model: Built Keras model or layer of any kind, nested, sparse or dense.
-        data: Batches of inputs; targets are ignored: an array, a tuple `(inputs, targets)`, or an iterable of either,
-            such as a `tf.data.Dataset`, that ends. A few thousand examples are plenty.
-        batch_size: Integer, number of examples to which a single array or tuple is cut; the last batch may be smaller,
-            and counts by its size.
+        data: Batches of inputs: an array, a tuple `(inputs, targets)`, or an iterable of either, such as a
+            `tf.data.Dataset`, that ends. Targets are ignored. A few thousand examples are plenty.
+        batch_size: Integer: the number of examples in each batch that is cut from a single array or tuple. The last
+            batch may be smaller, and counts by its size.
 
     Returns:
-        The same model. If it has no `BatchNormalization`, it is left as it is, with a warning.
+        The same model. A model without `BatchNormalization` is unchanged, and there is a warning.
 
     Raises:
-        ValueError: `model` is not built; `data` is empty or no batches of numbers; a mean or variance is not finite.
-            The model is unchanged then, as after any other error.
+        ValueError: `model` is not built; `data` is empty or does not hold batches of numbers; a mean or variance is not
+            finite. After this and any other error the model is unchanged.
 
     Example:
 
@@ -84,7 +85,7 @@ def refresh_statistics(model: keras.layers.Layer, data: Data, batch_size: int = 
 
 
 def _listener(heard, layer, call):
-    """Runs a layer as in training, and notes the mean and variance of each call. With `momentum=0` it tells them."""
+    """Runs a layer as in training, and records the mean and variance of each call: its statistics with `momentum=0`."""
 
     @functools.wraps(call)
     def listening(inputs, *args, **kwargs):
@@ -107,7 +108,7 @@ def _moving(layer):
 
 
 def _pooled(calls):
-    """Mean and variance of the union of samples, of which sizes, means and variances are given."""
+    """Mean and variance of the union of several samples, given the size, mean and variance of each."""
     sizes, means, variances = (np.array(column) for column in zip(*calls, strict=True))
     shares = (sizes / sizes.sum())[:, None]
     mean = (shares * means).sum(axis=0)
@@ -126,7 +127,7 @@ def _check_finite(layers, heard):
 
 @contextlib.contextmanager
 def _put_back(model, layers):
-    """Lets batch normalisation tell the statistics of each batch meanwhile; puts back all that changes."""
+    """A context in which batch normalisation keeps the statistics of the last batch. At its end changes are undone."""
     settings = [(layer, layer.momentum, getattr(layer, "renorm", False)) for layer in layers]
     frozen = [_trainable_flags(layer) for layer in layers if not layer.trainable]
     try:
@@ -134,7 +135,7 @@ def _put_back(model, layers):
             layer.momentum = 0.0
             if getattr(layer, "renorm", False):
                 layer.renorm = False
-            # A frozen layer would run as at inference.
+            # A frozen layer would run as at inference, so it is made trainable for a while.
             if not layer.trainable:
                 layer.trainable = True
         with unchanged_state(model):
@@ -150,6 +151,6 @@ def _put_back(model, layers):
 
 
 def _trainable_flags(layer):
-    """What `layer.trainable` sets, parents before children."""
+    """The `trainable` flags that setting `layer.trainable` would change, parents before children."""
     parts = flatten_layers(layer)
     return [(thing, thing.trainable) for thing in [*parts, *layer.variables]]

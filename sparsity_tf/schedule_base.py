@@ -1,4 +1,4 @@
-"""What a schedule is: the base class of those in `schedules.py`."""
+"""The base class of the schedules in `schedules.py`."""
 
 import abc
 import dataclasses
@@ -14,15 +14,15 @@ from sparsity_tf.type_names import Tensor
 
 
 def plain(value):
-    """A number of numpy's as Python's."""
+    """Turns a numpy number into a Python number."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 class Schedule(abc.ABC):
-    """Base class: a number as a function of the step.
+    """Base class of schedules. A schedule is a number that depends on the step.
 
-    A subclass is a frozen dataclass that implements `value(step, xp)`: elementwise in `step` (an integer array or
-    tensor), written with the functions that `numpy` and `keras.ops` share, which `xp` is one of. It may also give
+    A subclass is a frozen dataclass that implements `value(step, xp)`, elementwise in `step` (an integer array or
+    tensor). `xp` is `numpy` or `keras.ops`: use only functions that both have. A subclass may also define
     `settled_from`.
 
     Example:
@@ -38,16 +38,17 @@ class Schedule(abc.ABC):
     """
 
     def __call__(self, step: int | Tensor) -> float | Tensor:
-        """Value at `step`.
+        """The value at `step`.
 
         Args:
             step: non-negative integer, or an integer numpy array, tensor or Keras variable of any shape.
 
         Returns:
-            `float` for a Python or numpy integer; float64 array for an array; else a float32 tensor of the same shape.
+            A `float` for a Python or numpy integer; a float64 array for an array; else a float32 tensor of the same
+            shape.
 
         Raises:
-            ValueError: if a Python number is negative or no integer, or an array holds one such.
+            ValueError: if a Python number, or a number in an array, is negative or not an integer.
         """
         if isinstance(step, numbers.Number):
             check_integer("step", step, 0)
@@ -64,19 +65,19 @@ class Schedule(abc.ABC):
 
     @abc.abstractmethod
     def value(self, step: int | Tensor, xp: Any) -> Tensor:
-        """Value at integer steps `step`, computed with `xp` (`numpy` or `keras.ops`)."""
+        """The value at integer steps `step`, computed with `xp` (`numpy` or `keras.ops`)."""
 
     @property
     def settled_from(self) -> int | None:
-        """First step from which on the value no longer changes, or None if there is none known."""
+        """The first step from which on the value no longer changes, or `None` if no such step is known."""
         return None
 
     def get_config(self) -> dict:
-        """The constructor's arguments, as plain Python values that JSON can hold."""
+        """The arguments of the constructor, as plain Python values that JSON can hold."""
         config = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
         return {name: plain(value) for name, value in config.items()}
 
     @classmethod
     def from_config(cls, config: dict) -> "Schedule":
-        """The schedule whose `get_config` is `config`."""
+        """Makes the schedule whose `get_config` is `config`."""
         return cls(**config)

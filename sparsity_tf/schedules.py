@@ -1,14 +1,14 @@
-"""Numbers that change with the training step: sparsity, drop fraction, penalty weight.
+"""Schedules: numbers that change with the training step, such as sparsity, drop fraction or penalty weight.
 
 A schedule is a small immutable object, called with the step:
 
 * with a Python (or numpy) integer it computes in double precision and returns a `float`;
 * with a numpy array of steps it returns a float64 array of the same shape;
 * with a tensor or Keras variable it uses `keras.ops` and returns a float32 tensor of the same
-  shape, so it can stand inside a compiled train step on any backend.
+  shape, so a compiled train step can call it on any backend.
 
-It holds no state: the value depends on the step alone, so that a resumed run continues exactly.
-A step counts optimizer updates: step 0 is the one that the first batch is trained with.
+A schedule has no state: its value depends on the step alone, so that a resumed run continues exactly.
+Steps count optimizer updates. Step 0 is the update with the first batch.
 
 Sources: Zhu and Gupta, "To prune, or not to prune" (arXiv 1710.01878, eq. 1: the cubic sparsity ramp); Gale, Elsen and
 Hooker, "The State of Sparsity in Deep Neural Networks" (arXiv 1902.09574: penalty ramps and their moving average); Evci
@@ -48,8 +48,8 @@ def _check_range(begin_step, end_step):
 
 
 def _progress(step, begin_step, end_step, xp):
-    """Fraction of [begin_step, end_step] that has passed, between 0 and 1."""
-    # Subtracted as integers: a float32 step is inexact from 2**24 on.
+    """The fraction of [begin_step, end_step] that has passed, between 0 and 1."""
+    # Subtract integers, because a float32 step is inexact from 2**24 on.
     passed = step - begin_step
     if xp is ops:
         passed = ops.cast(passed, "float32")
@@ -84,11 +84,12 @@ class Constant(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class Polynomial(Schedule):
-    """From `initial` to `final` with speed falling off as a power; cubic by default.
+    """Goes from `initial` to `final`, ever more slowly, along a power; cubic by default.
 
-    With p = clip((step - begin_step) / (end_step - begin_step), 0, 1): `final + (initial - final) * (1 - p) ** power`,
-    exactly `initial` up to `begin_step` and exactly `final` from `end_step` on (Zhu and Gupta, eq. 1, is `power=3`).
-    RigL's `exponential_k` drop fraction is `Polynomial(alpha, 0.0, begin_step, end_step, power=k)`.
+    The value is `final + (initial - final) * (1 - p) ** power` with p = clip((step - begin_step) / (end_step -
+    begin_step), 0, 1). It is exactly `initial` up to `begin_step` and exactly `final` from `end_step` on. (Zhu and
+    Gupta, eq. 1, is `power=3`.) RigL's `exponential_k` drop fraction is
+    `Polynomial(alpha, 0.0, begin_step, end_step, power=k)`.
 
     Args:
         initial: float, value up to `begin_step`.
@@ -120,7 +121,7 @@ class Polynomial(Schedule):
 
     def value(self, step: int | Tensor, xp: Any) -> Tensor:
         left = (1.0 - _progress(step, self.begin_step, self.end_step, xp)) ** self.power
-        # A weighted mean rather than `final + (initial - final) * left`: both ends are exact.
+        # This weighted mean is exact at both ends; `final + (initial - final) * left` would not be.
         return self.initial * left + self.final * (1.0 - left)
 
     @property
@@ -164,10 +165,10 @@ class Linear(Polynomial):
 class Cosine(Schedule):
     """Half a cosine wave from `initial` down (or up) to `floor`.
 
-    `floor + (initial - floor) / 2 * (1 + cos(pi * p))` with p as in `Polynomial`; it stays at `floor` from `end_step`
-    on. With `floor=0` this is RigL's drop fraction (of which the published TensorFlow code measures the wave from step
-    0 instead of `begin_step`: a defect, not copied); with `floor=0.005` the prune rate of Sparse Networks from Scratch
-    (whose code lets it rise again after the end: not copied).
+    The value is `floor + (initial - floor) / 2 * (1 + cos(pi * p))` with p as in `Polynomial`. It stays at `floor` from
+    `end_step` on. With `floor=0` this is RigL's drop fraction. (The published TensorFlow code starts the wave at step 0
+    instead of `begin_step`, a defect.) With `floor=0.005` it is the prune rate of Sparse Networks from Scratch. (In the
+    published code the rate rises again after the end, a defect.)
 
     Args:
         initial: float, value up to `begin_step`.
@@ -206,16 +207,16 @@ class Cosine(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class Exponential(Schedule):
-    """Geometric: multiplied by `rate` every `decay_steps` steps, continuously or in stairs.
+    """Geometric: multiplies the value by `rate` every `decay_steps` steps, continuously or in stairs.
 
-    `initial * rate ** ((step - begin_step) / decay_steps)` from `begin_step` on, `initial` before.
+    The value is `initial * rate ** ((step - begin_step) / decay_steps)` from `begin_step` on, and `initial` before.
 
     Args:
         initial: float, value up to `begin_step`.
-        rate: float > 0; below 1 the value falls.
+        rate: float > 0. Below 1 the value falls.
         decay_steps: integer >= 1.
         begin_step: integer >= 0.
-        staircase: bool; whether the exponent is rounded down to a whole number.
+        staircase: bool: whether the exponent is rounded down to a whole number.
 
     Raises:
         ValueError: for any other argument.
@@ -252,12 +253,12 @@ class Exponential(Schedule):
 class Piecewise(Schedule):
     """Constant between boundaries.
 
-    `values[0]` before `boundaries[0]`, `values[i]` from step `boundaries[i - 1]` ON. (Keras' `PiecewiseConstantDecay`
-    changes one step later, after its boundary.)
+    The value is `values[0]` before `boundaries[0]`, and `values[i]` from step `boundaries[i - 1]` on, this step
+    included. (Keras's `PiecewiseConstantDecay` changes one step later, after its boundary.)
 
     Args:
         boundaries: strictly increasing integers >= 0.
-        values: floats, one more than `boundaries`.
+        values: floats, one more than there are `boundaries`.
 
     Raises:
         ValueError: for any other argument.
@@ -303,12 +304,12 @@ class Piecewise(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class ExponentialMovingAverage(Schedule):
-    """Exponential moving average of another schedule, as Gale et al. smooth their cubic ramp.
+    """Exponential moving average of another schedule. Gale et al. smooth their cubic ramp in this way.
 
-    The value at step t is v_t of v_t = decay * v_(t-1) + (1 - decay) * schedule(t), v_(-1) = 0: one update a step, the
-    first at step 0. It is computed as the sum (1 - decay) * sum_k decay^k * schedule(t - k) instead of being carried
-    along, so it needs no state and a resumed run gets the same number to the bit. Terms with decay^k < 2^-53, below
-    double precision, are left out: 349 terms for `decay=0.9`, 36,719 for 0.999.
+    The value at step t is v_t = decay * v_(t-1) + (1 - decay) * schedule(t) with v_(-1) = 0: one update in each step,
+    the first at step 0. It is computed as the sum (1 - decay) * sum_k decay^k * schedule(t - k). So it needs no state,
+    and a resumed run gets the same number to the bit. Terms with decay^k < 2^-53, below double precision, are left out:
+    the sum has 349 terms for `decay=0.9` and 36,719 for 0.999.
 
     Args:
         schedule: a `Schedule`, or a number or config that `get` turns into one.
@@ -368,7 +369,7 @@ _CLASSES = {
 
 
 def serialize(schedule: Schedule) -> dict:
-    """Plain Python form of one of the schedules of this module, for configs and JSON.
+    """Turns a schedule of this module into plain Python values, for configs and JSON.
 
     Args:
         schedule: an instance of a class of this module.
@@ -377,7 +378,7 @@ def serialize(schedule: Schedule) -> dict:
         `{"class_name": ..., "config": ...}`, which `get` turns back into an equal schedule.
 
     Raises:
-        ValueError: if `schedule` is anything else, which could not be rebuilt from its name.
+        ValueError: if `schedule` is anything else, because `get` could not rebuild it from its name.
 
     Example:
 
@@ -393,16 +394,16 @@ def serialize(schedule: Schedule) -> dict:
 
 
 def get(identifier: float | str | dict | Callable[[int], float], **kwargs: Any) -> Callable[[int], float]:
-    """Turns what a user may pass as a schedule into a schedule.
+    """Turns a user's notation for a schedule into a schedule.
 
     Args:
-        identifier: a number (`Constant`), a schedule or other callable of the step (returned as it is), the result of
-            `serialize`, or a name with its arguments as keywords: "constant", "polynomial", "cubic", "linear",
-            "cosine", "exponential", "piecewise", "exponential_moving_average".
-        **kwargs: arguments of the named schedule; only with a name.
+        identifier: a number (`Constant`), a schedule or other callable of the step (returned unchanged), the result of
+            `serialize`, or a name with arguments as keywords: "constant", "polynomial", "cubic", "linear", "cosine",
+            "exponential", "piecewise", "exponential_moving_average".
+        **kwargs: arguments of the named schedule. Only allowed with a name.
 
     Returns:
-        A `Schedule`, or the callable passed.
+        A `Schedule`, or the given callable.
 
     Raises:
         ValueError: for an unknown name or anything else.
@@ -423,11 +424,11 @@ def get(identifier: float | str | dict | Callable[[int], float], **kwargs: Any) 
 
 
 def of_argument(name: str, identifier: float | dict | Callable[[int], float]) -> Callable[[int], float]:
-    """The schedule that a number, a config or a function of the step stands for: `get` of anything but a name.
+    """The schedule that a number, a config or a function of the step stands for: `get` for everything but names.
 
     Args:
-        name: Name of the argument, for the messages.
-        identifier: What was given for it.
+        name: Name of the argument, for messages.
+        identifier: Value of the argument.
 
     Raises:
         ValueError: for anything else.

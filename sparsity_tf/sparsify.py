@@ -1,11 +1,11 @@
-"""Any Keras model -> sparse model, in place.
+"""Makes any Keras model sparse, in place.
 
-A layer is made sparse by swapping its class for the sparse class of the same kind and adding the technique's variables:
-the layer object, its name, its weights and its place in the graph stay. This is how Keras's own `quantize` and
-`enable_lora` work on a model. What can't be made sparse is skipped and reported, with the reason.
+To make a layer sparse, its class is replaced by the sparse class of the same kind, and the technique's variables are
+added. The layer object, its name, its weights and its place in the graph stay. Keras's own `quantize` and `enable_lora`
+work on a model in the same way. A layer that can't be made sparse is skipped and reported, with the reason.
 
-Layers that build their own sublayers (`MultiHeadAttention`, a subclassed model) don't mention those in their config;
-`composite.py` makes them remember.
+Layers that create their own sublayers (`MultiHeadAttention`, a subclassed model) don't mention these in their config.
+`composite.py` records in their config which sublayers are sparse.
 """
 
 import collections
@@ -46,33 +46,32 @@ def sparsify(
 ) -> keras.layers.Layer:
     """Makes the layers of a model sparse, in place.
 
-    Weights, layer names and, for "masked", predictions to the bit stay as they are. Where the technique adds trainable
-    variables to a model that has been trained, it must be compiled again: the report says so, and Keras refuses to
-    train it before. (A model that contains this one and was trained before must be compiled again, too.)
+    Weights and layer names stay as they are. With "masked", predictions also stay the same to the bit. If the technique
+    adds trainable variables to a model that was trained before, compile the model again: the report says so, and Keras
+    refuses to train it otherwise. (Also compile a model again that contains this one and was trained before.)
 
-    The model to be saved, or converted by `to_dense`, is the one to be passed, with `where` for a part of it: what is
-    done to a part alone, the file of a subclassed model around it does not tell, and it can't be loaded.
+    Pass the whole model that you will save or convert by `to_dense`, and select a part of it by `where`. If you pass
+    only a part of a subclassed model, the file of the whole model does not record the change and can't be loaded.
 
     Args:
         model: Keras model or layer: functional, sequential or subclassed, nested, built or not.
         technique: Name ("variational_dropout" or "vd", "l0", "soft_threshold" or "str", "masked",
             "discovering_wirings" or "dnw") or a configured object such as
             `layers.VariationalDropout(log_alpha_threshold=2.0)`.
-        where: Which layers: `None` for all that can be; a predicate of a layer, which is asked about layers that can be
-            made sparse; or a name or regular expression, or a list of them, matched in full against the layer's name
+        where: Selects layers: `None` for all layers that can be sparse; a predicate, which is called for layers that
+            can be sparse; or a name or regular expression, or a list of these, matched in full against the layer's name
             and against its path in the model ("encoder/attention/query"). With a structure that ties layers ("channel",
-            "head", "unit") a channel can be pruned where all layers that share it are selected; batch normalisation
-            between them need not be, and an attention stands for its projections.
-        **technique_options: Options of a technique given by name.
+            "head", "unit"), a channel can be pruned only if all layers that share it are selected. Batch normalisation
+            between these layers need not be selected, and an attention stands for its projections.
+        **technique_options: Options of the technique, if it is given by name.
 
     Returns:
-        The same model. `model.sparsify_report` says what was changed, what was skipped and why.
+        The same model. `model.sparsify_report` lists the changed layers, and the skipped layers with the reasons.
 
     Raises:
-        ValueError: Unknown technique or option; nothing that could be made sparse; an entry of `where` that matches no
-            layer, or that names a layer which can't be made sparse; a structure that ties layers for a model that is
-            neither functional nor sequential. The model is unchanged then, and also if an
-            initializer fails.
+        ValueError: The technique or an option is unknown; no layer can be made sparse; an entry of `where` matches no
+            layer, or names a layer that can't be made sparse; the structure ties layers, and the model is neither
+            functional nor sequential. The model is then unchanged, and also if an initializer fails.
 
     Example:
 
@@ -101,8 +100,8 @@ def sparsify(
 
 
 def _make_all_sparse(layers, technique):
-    """All or none: an initializer may fail at the shape of the last weight."""
-    # An initial mask cuts weights.
+    """Makes all layers sparse, or none: an initializer may fail at the shape of the last weight."""
+    # Keep copies of the values, because an initial mask sets weights to zero.
     values = [(variable, ops.copy(variable)) for layer in layers for variable in layer.variables]
     try:
         for position, layer in enumerate(layers):
@@ -116,12 +115,15 @@ def _make_all_sparse(layers, technique):
 
 
 def _own_copy(technique, position):
-    """A technique for one layer alone: options changed later stay there, and a common seed gives each its own noise."""
+    """A copy of the technique for one layer. Later changes of its options concern this layer alone.
+
+    A common seed becomes a different seed, and so different noise, for each layer.
+    """
     own = copy.copy(technique)
     for name in technique.option_names():
         option = getattr(technique, name)
         if hasattr(option, "get_config"):
-            # Not through the registry of serialisable classes: a user's own initializer need not be in it.
+            # Copied without the registry of serialisable classes: a user's own initializer need not be in it.
             setattr(own, name, type(option).from_config(option.get_config()))
     if technique.stochastic and technique.seed is not None:
         own.seed = technique.seed + position
@@ -129,10 +131,11 @@ def _own_copy(technique, position):
 
 
 def get_technique(technique, **options):
-    """Looks a technique up by name or alias; a configured `Technique` passes through.
+    """Looks a technique up by name or alias. A configured `Technique` is returned unchanged.
 
     Raises:
-        ValueError: Unknown name, unknown or bad option, options beside a configured object.
+        ValueError: The name or an option is unknown, an option has a wrong value, or options are given beside a
+            configured technique.
     """
     if isinstance(technique, Technique):
         if options:
@@ -156,9 +159,9 @@ class ReportEntry:
 
     Attributes:
         path: The layer's path in the model.
-        kind: Name of its class (after the change).
+        kind: Name of the layer's class (after the change).
         weights: Number of weights that can now be zero (0 before the layer is built, and for skipped layers).
-        reason: Why it was skipped; empty if it was changed.
+        reason: Why the layer was skipped; empty if the layer was changed.
     """
 
     path: str
@@ -169,12 +172,12 @@ class ReportEntry:
 
 @dataclasses.dataclass(frozen=True)
 class SparsifyReport:
-    """What `sparsify` changed, what it skipped and why.
+    """The report of `sparsify`: the changed layers, and the skipped layers with the reasons.
 
     Attributes:
         technique: The configured technique.
-        changed: Tuple of `ReportEntry`, the layers made sparse.
-        skipped: Tuple of `ReportEntry`, layers with weights that stay dense, with the reason.
+        changed: Tuple of `ReportEntry`s for the layers made sparse.
+        skipped: Tuple of `ReportEntry`s for layers with weights that stay dense, with the reason.
         notes: Tuple of further remarks.
 
     Example:
@@ -206,17 +209,17 @@ class SparsifyReport:
 
 
 def plan(model, technique, where):
-    """Decides for every layer what `sparsify` would do, and changes nothing.
+    """Decides which layers `sparsify` would change. The model stays as it is.
 
     Args:
-        model, where: As in `sparsify`.
+        model, where: See `sparsify`.
         technique: Configured `Technique`.
 
     Returns:
-        Tuple: list of layers to change; list of pairs, a layer to skip and the reason.
+        Tuple: the list of the layers to change, and the list of the layers to skip, as pairs of a layer and the reason.
 
     Raises:
-        ValueError: As `sparsify`.
+        ValueError: See `sparsify`.
     """
     matches, patterns = matcher(where)
     selected, skipped, used = [], [], set()
@@ -239,7 +242,7 @@ def plan(model, technique, where):
             hint = f"; its sublayers are matched by '{path_of(layer)}/.*'" if sublayers(layer) else ""
             raise ValueError(f"`where` names the layer {path_of(layer)!r}, which can't be made sparse: {reason}{hint}.")
         elif isinstance(layer, keras.layers.SpectralNormalization):
-            continue  # Its own variable is a statistic; the layer inside has an entry of its own.
+            continue  # The wrapper's own variable is a statistic. The layer inside has an entry of its own.
         elif any(own_variables(one) for one in (layer, *parts[id(layer)])):
             skipped.append((layer, reason or NOT_SELECTED))
         elif _creates_sublayers_when_built(layer):
@@ -261,7 +264,7 @@ def _ties_layers(technique):
 
 
 def _plan_tied(model, technique, where):
-    """`_plan` for a structure that ties layers: all layers of the families that can be pruned."""
+    """`plan` for a structure that ties layers: selects all layers of the families that can be pruned."""
     matches, patterns = matcher(where)
     chosen, used = {}, set()
     for layer in flatten_layers(model):
@@ -273,7 +276,7 @@ def _plan_tied(model, technique, where):
     if missing:
         raise ValueError(no_match(model, missing))
     selected, reasons = {}, {}
-    # Late: the analysis of graphs lies above this floor.
+    # Imported here and not at the top: `deploy`, which analyses graphs, lies above this module.
     from sparsity_tf.deploy.channel_families import channel_families
 
     for family in channel_families(model, technique.structure):
@@ -300,12 +303,12 @@ def _plan_tied(model, technique, where):
 
 
 def _layers_of(part):
-    """The layer to make sparse for the part of a family: the recurrent layer and not its cell."""
+    """The layer to make sparse for a part of a family. For a recurrent layer it is the layer, not its cell."""
     return [part.layer if isinstance(part.layer, keras.layers.RNN) else part.owner]
 
 
 def _reason_to_tie(layer, technique, chosen):
-    """Why a layer can't be pruned together with others, or `None`."""
+    """The reason why a layer can't be pruned together with others, or `None`."""
     if isinstance(layer, SparseLayer) and layer.technique.name == technique.name:
         if layer.technique.structure == technique.structure:
             return None
@@ -315,13 +318,13 @@ def _reason_to_tie(layer, technique, chosen):
 
 
 def _parts(layer, technique):
-    """The layers that become sparse with this one: the cell of a recurrent layer."""
+    """The layers that become sparse together with a layer: the cell of a recurrent layer."""
     sparse_class = LAYER_CLASSES.get((technique.name, type(layer)))
     return [getattr(layer, name) for name in sparse_class.sparse_part_names] if sparse_class else []
 
 
 def reason_to_skip(layer, technique):
-    """Why a `Technique` can't make a layer sparse, a text, or `None` if it can."""
+    """The reason why a `Technique` can't make a layer sparse, a text, or `None` if it can."""
     if isinstance(layer, SparseLayer):
         return f"already sparse ({layer.technique.name})"
     sparse_class = LAYER_CLASSES.get((technique.name, type(layer)))
@@ -341,7 +344,7 @@ def reason_to_skip(layer, technique):
 
 
 def _has_kernels(sparse_class):
-    """Whether a sparse layer has more than a bias, gamma or beta under masks."""
+    """Whether a sparse layer has a sparse kernel, and not only a bias, gamma or beta."""
     return bool(sparse_class.sparse_weight_names or sparse_class.sparse_part_names)
 
 
@@ -356,19 +359,19 @@ def _kind(layer):
 
 
 def _structure_notes(layers):
-    """A note for each weight that can't be as sparse as the structure says."""
+    """The notes on weights that can't be as sparse as the structure says, one for each such weight."""
     weights = [weight for layer in layers for weight in get_sparse_weights(layer)]
     return tuple(f"{weight.path}: {text}" for weight in weights if (text := structures.problem(weight)) is not None)
 
 
 def _forget_compiled_functions(model, has_new_variables):
-    """Drops functions traced with the dense layers; returns notes for the report."""
+    """Drops the functions that were traced with the dense layers. Returns notes for the report."""
     models = [layer for layer in flatten_layers(model) if isinstance(layer, keras.Model)]
     notes = ()
     for part in models:
         part.train_function = part.test_function = part.predict_function = None
         if has_new_variables and part.compiled and part.optimizer is not None and part.optimizer.built:
-            # The optimizer holds slots for the variables that the model had.
+            # The optimizer has slots only for the earlier variables of the model.
             part.compiled = False
             notes += (f"Model {part.name!r} had been trained: compile it again, with a new optimizer.",)
     return notes

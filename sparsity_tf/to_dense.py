@@ -1,4 +1,4 @@
-"""Sparse model -> plain dense Keras model, the zeros baked in."""
+"""Converts a sparse model to a plain dense Keras model whose weights hold the zeros."""
 
 import contextlib
 import inspect
@@ -15,17 +15,17 @@ from sparsity_tf.layers import SparseLayer, composite, flatten_layers, make_plai
 def to_dense(model: keras.layers.Layer) -> keras.layers.Layer:
     """Converts a model to stock Keras layers that hold the weights of inference, exact zeros included.
 
-    The model itself is left as it is. The result predicts the same, is not compiled, and can be
-    exported at once. It has no sparse layer in its
-    config and loads where only Keras is installed, but for layers that Keras lacks: `FastGRNN` (from `STRFastGRNN`),
-    `SparseActivation`, `SparseBatchNormalization` and those of the Transformer stay layers of this package.
+    The model itself stays as it is. The result makes the same predictions, is not compiled, and can be exported at
+    once. Its config has no sparse layer, so it loads where only Keras is installed. There are exceptions, because Keras
+    lacks these layers: `FastGRNN` (from `STRFastGRNN`), `SparseActivation`, `SparseBatchNormalization` and the layers
+    of the Transformer stay layers of this package.
 
-    (A subclassed model whose own code creates sparse layers gives a dense model in memory; its config is that code, so
-    save its weights rather than the model.)
+    (If the code of a subclassed model itself creates sparse layers, the result is a dense model in memory only. Its
+    file would run the same code, so save its weights rather than the model.)
 
     Args:
-        model: Built Keras model or layer, with or without sparse layers. Of a subclassed model the whole must have been
-            passed to `sparsify`, with `where` for the part.
+        model: Built Keras model or layer, with or without sparse layers. If it is a subclassed model, the whole model
+            must have been passed to `sparsify`, with `where` for a part.
 
     Returns:
         A new model (or layer).
@@ -48,7 +48,7 @@ def to_dense(model: keras.layers.Layer) -> keras.layers.Layer:
             make_plain(layer)
     composite.forget_sparse_sublayers(dense)
     if isinstance(dense, keras.Model):
-        # Keras exports to ONNX only what has been called. A model whose code needs data has to be called by the user.
+        # Keras exports a model to ONNX only after a call. If the model's code needs real data, the user must call it.
         with contextlib.suppress(Exception):
             call_symbolically(dense)
     return dense
@@ -60,8 +60,8 @@ def _copy(model):
             config = keras.saving.serialize_keras_object(model)
             config.pop("compile_config", None)
             copy = keras.saving.deserialize_keras_object(config, custom_objects=functions)
-    except Exception as error:  # The model's own code runs here.
-        # Keras's message repeats the whole config, for each layer around the one that failed.
+    except Exception as error:  # The model's own code runs here and may raise anything.
+        # Keras's message repeats the whole config, once for each layer around the layer that failed.
         cause = str(error).rpartition("Exception encountered: ")[2].partition("Full object config")[0].strip()
         raise ValueError(_refusal(model, cause)) from error
     if not copy.built:
@@ -72,9 +72,10 @@ def _copy(model):
 
 @contextlib.contextmanager
 def _named_lambdas(model):
-    """Gives the lambdas of layers names for a while, by which the copy finds them.
+    """Gives the lambdas of layers temporary names, by which the copy finds them.
 
-    Keras would write their bytecode into the config and refuse to read it; read, it finds none of the names it uses.
+    Otherwise Keras would write the bytecode of a lambda into the config and refuse to read it back. Even if it were
+    read, the code would not find the global names that it uses.
     """
     layers = flatten_layers(model)
     holders = [*layers, *(layer.technique for layer in layers if isinstance(layer, SparseLayer))]
@@ -101,7 +102,7 @@ def _refusal(model, cause):
 
 
 def _copy_state(model, copy):
-    """Gives the copy of a model its weights and what else Keras would save: vocabularies, statistics."""
+    """Copies a model's weights to its copy, and everything else that Keras would save: vocabularies, statistics."""
     layers, copies = flatten_layers(model), flatten_layers(copy)
     for one, other in zip(layers, copies, strict=False):
         if isinstance(one, SparseLayer) and type(other) is one.keras_class:
@@ -114,13 +115,13 @@ def _copy_state(model, copy):
     for one, other in zip(layers, copies, strict=True):
         state = {}
         one.save_own_variables(state)
-        # As arrays, which a file would give.
+        # Pass arrays, as a file would give.
         other.load_own_variables({name: keras.ops.convert_to_numpy(value) for name, value in state.items()})
         if hasattr(one, "save_assets"):
             with tempfile.TemporaryDirectory() as folder:
                 one.save_assets(folder)
                 other.load_assets(folder)
-    # LoRA's factors, which Keras saves merged into the kernel.
+    # This also copies the factors of LoRA, which Keras's files hold merged into the kernel.
     copy.set_weights(model.get_weights())
 
 

@@ -1,7 +1,7 @@
 """Names for types that many public signatures share.
 
-They say what an argument may be, in the words of the documentation. The checks are in `checks.py`: nothing looks at
-annotations while a program runs.
+The names say which values an argument may have, in the words of the documentation. `checks.py` checks the values:
+nothing reads annotations while a program runs.
 """
 
 import os
@@ -20,17 +20,18 @@ else:
 
 PathLike = str | os.PathLike
 Shape = tuple[int, ...]
-# A tensor of the backend that runs. The backends have no common class.
+# A tensor of the present backend. The backends have no common class of tensors.
 Tensor = Any
 # Batches that a model is trained, measured or calibrated on: an array, a tuple `(x, y)`, or an iterable of batches.
 Data = np.ndarray | tuple | list | Iterable
-# What is trained on or evaluated: an endless or finite iterable of tuples (a `tf.data.Dataset` on TensorFlow).
+# Data for training or evaluation: an endless or finite iterable of tuples (a `tf.data.Dataset` on TensorFlow).
 Dataset = Iterable[tuple]
-# Which layers: all, names and regular expressions, or a predicate.
+# A selection of layers: all, names and regular expressions, or a predicate.
 Where = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
-# Which weights stay dense: none, "first", names and regular expressions, or a predicate of a weight.
+# The weights that stay dense: none, "first", names and regular expressions, or a predicate of a weight.
 DenseWeights = str | Sequence[str] | Callable[[Any], bool] | None
-# What `distributions.get` takes: a name, a dict by name, the path of a CSV file, or a function of (tensors, sparsity).
+# An argument of `distributions.get`: a name, a dict by name, the path of a CSV file, or a function of
+# (tensors, sparsity).
 DistributionLike = str | os.PathLike | Mapping[str, float] | Callable[[Sequence[Any], float | None], Sequence[float]]
 # A number, or a schedule or other function of the step.
 NumberOrSchedule = float | Callable[[int], float]

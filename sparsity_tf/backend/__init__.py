@@ -1,9 +1,10 @@
-"""All that depends on the backend of Keras that runs, and every private name of Keras: one function a purpose.
+"""All code that depends on the Keras backend, and every private name of Keras: one function for each purpose.
 
 `tensors.py` is about tensors and compiled functions, `layers.py` about layers and the graphs of their calls,
 `layouts.py` about variables on several devices, `training.py` about optimizers and `fit`. No other module of the
-package asks which backend runs, imports JAX or torch, or names what is private in Keras (`tests/test_house.py`). A
-private name may vanish in any release of Keras: `tests/test_backend.py` lists them all and fails when one does.
+package asks which backend runs, imports JAX or torch, or uses a private name of Keras (`tests/test_house.py` checks
+this). A private name may vanish in any release of Keras: `tests/test_backend.py` lists the private names and fails when
+one vanishes.
 """
 
 from sparsity_tf.backend.layers import (

@@ -1,6 +1,7 @@
-"""Layers and the graphs of their calls: what Keras has no public name for.
+"""Layers and the graphs of their calls: functions for which Keras has no public name.
 
-A private name of Keras may vanish in any release. `tests/test_backend.py` names all of them and fails when one does.
+A private name of Keras may vanish in any release. `tests/test_backend.py` lists the private names and fails when one
+vanishes.
 """
 
 import contextlib
@@ -11,28 +12,28 @@ from keras.src.backend import get_stateless_scope
 from keras.src.layers.rnn import conv_lstm
 from keras.src.models.functional import Functional
 
-# The cell of `keras.layers.ConvLSTM2D` and its likes, for which Keras has no public name.
+# The cell of `keras.layers.ConvLSTM1D`, `ConvLSTM2D` and `ConvLSTM3D`. Keras has no public name for it.
 ConvLSTMCell = conv_lstm.ConvLSTMCell
 
 
 class LayerHooks:
-    """Moments of a layer's life at which Keras calls a private method: a mixin, placed before the Keras layer.
+    """A mixin, placed before the Keras layer, that turns Keras's calls of private methods into hooks.
 
-    A subclass defines what happens in the methods that are named here first.
+    A subclass defines the hooks. They are the first four methods here.
     """
 
     def _own_losses(self, losses):
-        """The losses of a forward pass that belong to this layer, given those that Keras counts; a list."""
+        """Returns the list of a forward pass's losses that belong to this layer, given the list that Keras counts."""
         return losses
 
     def _forget_own_losses(self):
         """Called when Keras forgets the losses of the last forward pass."""
 
     def _check_quantization(self, mode):
-        """Called before the layer is quantized; raises if it can't be."""
+        """Called before the layer is quantized. It raises if the layer can't be quantized."""
 
     def _check_export(self):
-        """Called before the layer is exported by TensorFlow, whatever the format; raises if it can't be."""
+        """Called before TensorFlow exports the layer, in any format. It raises if the layer can't be exported."""
 
     def _get_own_losses(self):
         return self._own_losses(super()._get_own_losses())
@@ -41,23 +42,24 @@ class LayerHooks:
         super()._clear_losses()
         self._forget_own_losses()
 
-    # Not `quantize`: Keras binds that to the instance, so a layer whose class was swapped still has the plain one.
+    # Do not override `quantize` instead: Keras binds `quantize` to the instance, so a layer whose class was swapped
+    # still has the method of its former class.
     def _check_quantize_args(self, mode, compute_dtype):
         self._check_quantization(mode)
         super()._check_quantize_args(mode, compute_dtype)
 
     def _trackable_children(self, save_type="checkpoint", **kwargs):
-        # TensorFlow lists the parts of all that is exported: the one place through which every format goes.
+        # TensorFlow lists the parts of every object that it exports. Every format of export goes through this method.
         if save_type == "savedmodel":
             self._check_export()
         return super()._trackable_children(save_type, **kwargs)
 
 
 class MomentsHook:
-    """A mixin, placed before `keras.layers.BatchNormalization`, whose subclass computes mean and variance itself."""
+    """A mixin, placed before `keras.layers.BatchNormalization`. A subclass computes mean and variance itself."""
 
     def _own_moments(self, inputs, mask):
-        """Mean and variance of a batch by channel, two tensors; here those of the Keras layer."""
+        """Mean and variance of a batch by channel, two tensors. The default is the computation of the Keras layer."""
         return super()._moments(inputs, mask)
 
     def _moments(self, inputs, mask):
@@ -65,7 +67,7 @@ class MomentsHook:
 
 
 def axes_of_moments(layer):
-    """The axes over which a batch normalisation takes mean and variance, a list."""
+    """The list of the axes over which a batch normalisation takes mean and variance."""
     return layer._reduction_axes
 
 
@@ -73,17 +75,17 @@ def axes_of_moments(layer):
 
 
 def own_variables(layer):
-    """The variables that belong to a layer itself, not to layers below it: the trainable ones first; a new list."""
+    """The variables that belong to a layer itself and not to its sublayers, trainable variables first; a new list."""
     return _not_below(layer, [*layer._trainable_variables, *layer._non_trainable_variables])
 
 
 def own_trainable_variables(layer):
-    """The variables of a layer itself that were made trainable, whether or not the layer is frozen; a new list."""
+    """The variables of a layer itself that were created as trainable, also if the layer is frozen; a new list."""
     return _not_below(layer, list(layer._trainable_variables))
 
 
 def _not_below(layer, variables):
-    """Leaves out the variables of sublayers: `SpectralNormalization` has the kernel of its layer as an attribute."""
+    """Leaves out the variables of sublayers. (`SpectralNormalization` has its layer's kernel as an attribute.)"""
     if not (variables and layer._layers):
         return variables
     below = {id(variable) for sublayer in layer._layers for variable in sublayer.variables}
@@ -98,34 +100,34 @@ def stored_variable(layer, name):
         name: Name of the weight, "kernel".
 
     Returns:
-        `keras.Variable`. Keras layers keep it under `_kernel` where `kernel` is a property that may add LoRA or
-        quantisation.
+        `keras.Variable`. In some Keras layers `kernel` is a property that may add LoRA or quantisation; these layers
+        keep the variable in `_kernel`.
     """
     private = getattr(layer, f"_{name}", None)
     return getattr(layer, name) if private is None else private
 
 
 def set_autocast(variable, casts):
-    """Says whether layers read a variable in their compute dtype (Keras's default) or in its own."""
+    """Sets whether layers read a variable in their compute dtype (Keras's default) or in the variable's own dtype."""
     variable._autocast = casts
 
 
 def sublayers(layer):
-    """The layers that are attributes of a layer, in the order of their creation; Keras's own list."""
+    """The layers that are attributes of a layer, in the order of their creation. The result is Keras's own list."""
     return layer._layers
 
 
 def sublayers_below(layer):
-    """All layers below a layer, in Keras's order: files name them by their position in this list."""
+    """All layers below a layer, in Keras's order. Files name these layers by their position in the list."""
     return layer._flatten_layers(include_self=False)
 
 
-# Changing what a layer is, after it was made.
+# Changing a layer after it was made.
 
 
 @contextlib.contextmanager
 def unlocked(layer):
-    """A context in which a built layer takes new variables and sublayers."""
+    """A context in which a built layer accepts new variables and sublayers."""
     layer._tracker.unlock()
     try:
         yield
@@ -134,12 +136,15 @@ def unlocked(layer):
 
 
 def untrack(layer, value):
-    """Takes a sublayer or seed generator off the lists that a layer keeps; the attribute stays."""
+    """Removes a sublayer or seed generator from the lists that a layer keeps. The attribute stays."""
     layer._tracker.untrack(value)
 
 
 def delete_attribute(layer, name):
-    """`delattr` without the collection of all garbage that Keras adds for a variable: most of a large model's time."""
+    """Deletes an attribute without a garbage collection.
+
+    For a variable Keras's `delattr` collects all garbage, which would take most of the time of changing a large model.
+    """
     variable = getattr(layer, name)
     if isinstance(variable, keras.Variable):
         layer._untrack_variable(variable)
@@ -149,7 +154,10 @@ def delete_attribute(layer, name):
 
 
 def refresh_call_signature(layer):
-    """To be called when the class of a layer was changed: Keras read the signature of its `call` at its creation."""
+    """Reads the signature of a layer's `call` again. Call this after a change of the layer's class.
+
+    Keras itself reads the signature only when the layer is made.
+    """
     layer._call_signature = inspect.signature(layer.call)
     layer.call_signature_parameters = list(layer._call_signature.parameters)
     layer._call_has_training_arg = "training" in layer.call_signature_parameters
@@ -160,10 +168,11 @@ def refresh_call_signature(layer):
 
 
 def forward_pass():
-    """An object that is the same throughout one forward pass of a model, and another in the next one.
+    """An object that identifies a forward pass of a model: it is the same throughout one pass, and differs in the next.
 
-    All of Keras's calls without side effects have a scope. (`keras.StatelessScope` is public; asking for the one that
-    is open is not.) Outside of them layers keep their losses until the next call.
+    Every call of Keras without side effects opens a scope, and the object belongs to the scope. (`keras.StatelessScope`
+    is public, but the function that returns the open scope is not.) Outside of such calls layers keep their losses
+    until the next call.
     """
     scope = get_stateless_scope()
     return "layers keep their losses" if scope is None else vars(scope).setdefault("sparsity_tf_pass", object())
@@ -176,8 +185,8 @@ def model_of_call(layer):
         layer: Keras layer, while it is called.
 
     Returns:
-        The outermost layer of the call that runs. On JAX a training step calls `Model.stateless_call`, which Keras does
-        not note down, so there it is the outermost model on Python's stack that runs this method.
+        The outermost layer of the call that runs. On JAX a training step calls `Model.stateless_call`, and Keras does
+        not record this call. So on JAX the result is the outermost model on Python's stack that runs `stateless_call`.
     """
     found = layer._get_call_context().entry_layer
     frame = inspect.currentframe() if keras.backend.backend() == "jax" else None
@@ -189,34 +198,34 @@ def model_of_call(layer):
 
 
 def is_training_call(layer):
-    """Whether the outermost call that runs is one of training, for code of a layer that is not told."""
+    """Whether the outermost call that runs is a call in training. For layer code that gets no `training` argument."""
     training = bool(getattr(layer._get_call_context(), "training", None))
     layer._maybe_reset_call_context()
     return training
 
 
 def set_mask(outputs, mask):
-    """Gives a tensor the mask of its time steps, which the next layer reads: for a layer without `compute_mask`."""
+    """Gives a tensor the mask of its time steps. The next layer reads the mask. For a layer without `compute_mask`."""
     outputs._keras_mask = mask
 
 
 def causal_padding(layer):
-    """The widths by which a one-dimensional convolution with `padding="causal"` pads its inputs, for `ops.pad`."""
+    """The padding of a one-dimensional convolution with `padding="causal"`, as an argument of `ops.pad`."""
     return layer._compute_causal_padding()
 
 
-# The graph that Keras draws of calls on symbolic tensors.
+# The graph in which Keras records the calls on symbolic tensors.
 
 
 def runs_by_graph(model):
-    """Whether the calls of a model are known: it is functional or sequential, and runs by its graph alone."""
+    """Whether the calls of a model are known: the model is functional or sequential, and runs by its graph alone."""
     if isinstance(model, keras.Sequential):
         return type(model).call is keras.Sequential.call and getattr(model, "_functional", None) is not None
     return isinstance(model, Functional) and type(model).call is Functional.call
 
 
 def functional_inside(model):
-    """The functional model that a built sequential one consists of; a functional model itself."""
+    """The functional model inside a built sequential model. A functional model is returned unchanged."""
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
@@ -241,11 +250,11 @@ def tensors_read(operation, number):
 
 
 def forget_calls(operation):
-    """Drops an operation's place in every graph. The nodes hold the graph, and with it all its weights, in memory."""
+    """Removes an operation from every graph. Its nodes would keep the graph, and with it all weights, in memory."""
     operation._inbound_nodes.clear()
     operation._outbound_nodes.clear()
 
 
 def is_keras_operation(operation):
-    """Whether an operation of a graph is one of `keras.ops`: no layer, and none of the user's own."""
+    """Whether an operation of a graph comes from `keras.ops`, and is neither a layer nor an operation of the user."""
     return type(operation).__module__.startswith("keras.src.ops")

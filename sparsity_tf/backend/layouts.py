@@ -1,18 +1,18 @@
-"""Where the variables of a layer lie on several devices: `keras.distribution`, which JAX alone has."""
+"""The layout of a layer's variables over several devices: `keras.distribution`, which only JAX has."""
 
 import keras
 
 
 def follow_layout(variable, reference):
-    """Lays a variable out over the devices as another one is, axis by axis, and moves its value there.
+    """Gives a variable the layout of a reference variable, axis by axis, and moves its value to the right devices.
 
-    A layout map names kernels. Its patterns do not find the variables that a technique adds to a kernel, and each
-    device would hold all of them. An axis that is shorter than the reference's (one threshold for a whole filter, say)
-    is not divided.
+    A layout map names kernels. Its patterns do not match the variables that a technique adds to a kernel, so each
+    device would hold these variables in full. An axis that is shorter than the same axis of the reference (one
+    threshold for a whole filter, for example) is not divided.
 
     Args:
-        variable: `keras.Variable`. It stays where it is if the layout map has an entry for its own path.
-        reference: `keras.Variable` whose layout it takes; without a layout nothing happens.
+        variable: `keras.Variable`. Its layout stays if the layout map has an entry for the variable's own path.
+        reference: `keras.Variable` that has the layout. If it has none, nothing happens.
     """
     layout = _layout_of(reference)
     if layout is None or _named_in_layout_map(variable):
@@ -23,14 +23,14 @@ def follow_layout(variable, reference):
             return
     variable._layout = layout
     if variable._value is not None:
-        # `assign` brings a value to the variable's layout.
+        # `assign` moves the value to the variable's new layout.
         variable.assign(variable.value)
 
 
 def _layout_of(variable):
     layout, distribution = getattr(variable, "_layout", None), keras.distribution.distribution()
     if layout is None and variable._value is None and distribution is not None:
-        # Made in a scope without side effects: Keras decides when it gives the variable a value.
+        # The variable was made in a scope without side effects. Keras sets its layout only when it sets its value.
         return distribution.get_variable_layout(variable)
     return layout
 
@@ -41,7 +41,7 @@ def _named_in_layout_map(variable):
 
 
 def _layout_of_common_axes(layout, shape, of_shape):
-    """The layout of the axes that have the same size; `None` if there is no axis to compare."""
+    """The layout that divides only axes of equal sizes in both shapes; `None` if the shapes can't be compared."""
     if len(shape) != len(of_shape) or not isinstance(layout, keras.distribution.TensorLayout):
         return None
     axes = [axis if size == other else None for axis, size, other in zip(layout.axes, shape, of_shape, strict=True)]

@@ -1,4 +1,4 @@
-"""Tensors, variables and compiled functions: whatever differs between TensorFlow, JAX and torch."""
+"""Tensors, variables and compiled functions, where TensorFlow, JAX and torch differ."""
 
 import contextlib
 import functools
@@ -9,24 +9,24 @@ from keras import ops
 
 
 def backend_name():
-    """The name of the backend that Keras runs on, for messages. (Ask no question with it: write a function here.)"""
+    """The name of the Keras backend, for messages only. (Code that depends on the backend belongs in this package.)"""
     return keras.backend.backend()
 
 
 def tensor_of(variable):
-    """A variable's value as a tensor that keeps its content when the variable changes, outside any gradient.
+    """A variable's value as a tensor, outside any gradient. The tensor keeps its content when the variable changes.
 
     Args:
         variable: `keras.Variable`, or a tensor.
 
     Returns:
-        Tensor. A copy on torch, which writes variables in place; elsewhere the variable's own memory.
+        Tensor. On torch, which writes variables in place, a copy; elsewhere the tensor shares the variable's memory.
     """
     value = getattr(variable, "value", variable)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        # numpy would have a TensorFlow variable copy itself.
+        # Without this conversion, numpy would make a TensorFlow variable copy itself.
         return tf.convert_to_tensor(value)
     if keras.backend.backend() == "torch":
         return value.detach().clone()
@@ -34,13 +34,13 @@ def tensor_of(variable):
 
 
 def plain_tensors(inputs):
-    """The arguments of a function with a gradient of its own: `tf.custom_gradient` takes tensors, but no variables.
+    """The arguments for a function with a custom gradient: `tf.custom_gradient` takes tensors but no variables.
 
     Args:
         inputs: Sequence of tensors and variables.
 
     Returns:
-        List of tensors on TensorFlow; elsewhere the inputs.
+        List of tensors on TensorFlow; elsewhere the inputs themselves.
     """
     if keras.backend.backend() != "tensorflow":
         return inputs
@@ -50,13 +50,13 @@ def plain_tensors(inputs):
 
 
 def as_array(tensor):
-    """A tensor as a numpy array, to be read only: without a copy where the backend has it in memory.
+    """A tensor as a numpy array for reading only. There is no copy where the backend holds the tensor in main memory.
 
     Args:
-        tensor: Tensor of the backend, or array. A later write into a torch tensor shows in the array.
+        tensor: Tensor of the backend, or array. A later write into a torch tensor also changes the array.
 
     Returns:
-        Numpy array; float32 for bfloat16 on torch, of which torch makes no array.
+        Numpy array. A bfloat16 tensor of torch becomes float32, because torch makes no bfloat16 array.
     """
     if keras.backend.backend() == "torch":
         import torch
@@ -68,7 +68,7 @@ def as_array(tensor):
 
 
 def is_on_accelerator(tensor):
-    """Whether numpy would have to fetch a tensor from a device of its own."""
+    """Whether a tensor lies on an accelerator, so that numpy would have to fetch it."""
     if keras.backend.backend() == "tensorflow":
         return "CPU" not in tensor.device
     if keras.backend.backend() == "jax":
@@ -79,20 +79,20 @@ def is_on_accelerator(tensor):
 
 
 def zero_outside(mask, tensor, foldable=False):
-    """The tensor where the mask is, exactly zero elsewhere, also in the place of what is not finite.
+    """The tensor where the mask is True, and exactly zero elsewhere, also in the place of NaN and infinity.
 
     Args:
         mask: Bool tensor.
         tensor: Float tensor of the same shape.
-        foldable: Whether LiteRT's converter is to compute the result once, where both are constants, and store it.
+        foldable: Whether LiteRT's converter shall compute the result once and store it, if both tensors are constants.
     """
     if keras.backend.backend() == "tensorflow" and not foldable:
         import tensorflow as tf
 
-        # Where XLA does not compile it, a selection takes half as long again.
+        # In code that XLA does not compile, `tf.where` takes half as long again.
         return tf.math.multiply_no_nan(tensor, tf.cast(mask, tensor.dtype))
     if keras.backend.backend() == "torch":
-        # A clone keeps the order of the tensor in memory, on which the last bit of a product depends. (The orthogonal
+        # A clone keeps the tensor's order in memory. The last bit of a product depends on this order. (The orthogonal
         # initializer makes transposed kernels.)
         return tensor.clone().masked_fill_(~mask, 0)
     return ops.where(mask, tensor, ops.zeros((), tensor.dtype))
@@ -117,20 +117,17 @@ def float_bits(x):
 
 
 def sum_dtype():
-    """The widest float in which sums over a data set can be taken: JAX has no float64 unless it is asked for."""
+    """The widest float type for sums over a data set. (By default JAX has no float64.)"""
     return "float64" if keras.backend.backend() == "tensorflow" else "float32"
 
 
 def no_gradients():
-    """A context for inference: torch, which records every operation on a variable, records none."""
+    """A context for inference. In it torch does not record operations on variables for a gradient."""
     if keras.backend.backend() == "torch":
         import torch
 
         return torch.no_grad()
     return contextlib.nullcontext()
-
-
-# Random numbers.
 
 
 def gradient(function, tensor):
@@ -161,8 +158,11 @@ def gradient(function, tensor):
         return as_array(torch.autograd.grad(function(tensor), tensor)[0])
 
 
+# Random numbers.
+
+
 def noise_is_hashed():
-    """Whether `ops/noise.py` computes its random numbers as hashes, since TensorFlow's generators are slow on a CPU."""
+    """Whether `ops/noise.py` computes random numbers as hashes: on TensorFlow, whose generators are slow on a CPU."""
     return keras.backend.backend() == "tensorflow"
 
 
@@ -173,13 +173,13 @@ def seed_of_draw(seed_generator):
         seed_generator: `keras.random.SeedGenerator`.
 
     Returns:
-        The generator itself; on torch an integer. There Keras adds seed and counter up: a generator would repeat the
-        numbers of the one with the next seed, a draw later, and layers have neighbouring seeds.
+        The generator itself; on torch an integer. On torch Keras adds seed and counter. So a generator would repeat,
+        one draw later, the numbers of the generator with the next seed; and layers have neighbouring seeds.
     """
     if keras.backend.backend() != "torch":
         return seed_generator
     state = seed_generator.next()
-    # Where only shapes are asked for, tensors hold nothing.
+    # While Keras infers shapes, tensors hold no numbers.
     return 0 if state.is_meta else int(np.random.SeedSequence(state.tolist()).generate_state(1)[0])
 
 
@@ -187,15 +187,15 @@ def seed_of_draw(seed_generator):
 
 
 def compiled(function):
-    """A function of tensors, compiled (by XLA) for each combination of shapes that it is called with.
+    """Compiles a function of tensors (by XLA) for each combination of shapes that it is called with.
 
-    Construct it once, not once a call: what is compiled lives as long as the result.
+    Construct the compiled function once, not once a call: the compiled code lives as long as the result.
 
     Args:
         function: Function of tensors.
 
     Returns:
-        Function of the same arguments; on torch the given one, since `torch.compile` takes up to a minute.
+        Function of the same arguments. On torch it is the given function, because `torch.compile` takes up to a minute.
     """
     if keras.backend.backend() == "jax":
         import jax
@@ -211,26 +211,26 @@ def compiled(function):
         return tf.function(function, jit_compile=True, autograph=False)
 
     def call(*tensors):
-        # One `tf.function` for each signature: it would warn of the many shapes that a model's layers have.
+        # One `tf.function` for each signature. A single one would warn of the many shapes of a model's layers.
         return of_signature(tuple((t.dtype, tuple(t.shape)) for t in tensors))(*tensors)
 
     return call
 
 
 def compiled_part(function):
-    """A part of a training step, compiled by itself where the step as a whole may not be: on TensorFlow.
+    """Compiles a part of a training step by itself on TensorFlow, where the step as a whole may not be compiled.
 
     Args:
         function: Function of tensors.
 
     Returns:
-        Function of the same arguments, as `compiled` makes it; on other backends the given function.
+        Function of the same arguments. On TensorFlow it is the result of `compiled`; elsewhere the given function.
     """
     return compiled(function) if keras.backend.backend() == "tensorflow" else function
 
 
 def compiled_inference(function):
-    """A function of nested tensors that needs no gradient, compiled as a whole (by XLA, on TensorFlow and JAX).
+    """Compiles, as a whole, a function of nested tensors that needs no gradient (by XLA, on TensorFlow and JAX).
 
     Args:
         function: Function of nested structures of tensors.
@@ -249,11 +249,11 @@ def compiled_inference(function):
     return no_gradients()(function)
 
 
-# Variables written in place, many at once.
+# Writing many variables in place at once.
 
 
 def can_write_in_place(variables):
-    """Whether one compiled function may write variables: on TensorFlow, outside `tf.distribute`.
+    """Whether one compiled function may write these variables: on TensorFlow, outside `tf.distribute`.
 
     Args:
         variables: List of `keras.Variable`.
@@ -266,21 +266,21 @@ def can_write_in_place(variables):
 
 
 def constant(array):
-    """A numpy array as a TensorFlow tensor, in a quarter of the time that `ops.convert_to_tensor` takes."""
+    """Makes a numpy array a TensorFlow tensor, in a quarter of the time of `ops.convert_to_tensor`."""
     import tensorflow as tf
 
     return tf.constant(array)
 
 
 def compiled_write(function, tensors):
-    """A function that writes variables by `write_in_place`, traced and compiled once, for tensors of these shapes.
+    """Traces and compiles once a function that writes variables by `write_in_place`.
 
     Args:
         function: Function of tensors.
-        tensors: List of tensors, an example.
+        tensors: List of example tensors.
 
     Returns:
-        Function of such tensors.
+        Function of tensors with the shapes and dtypes of the example.
     """
     import tensorflow as tf
 
@@ -288,5 +288,5 @@ def compiled_write(function, tensors):
 
 
 def write_in_place(variable, tensor):
-    """Writes into a variable's own memory, in a `compiled_write`: `assign` would read the new value back, too."""
+    """Writes into a variable's own memory, inside a `compiled_write`. (`assign` would also read the value back.)"""
     variable.value.assign(tensor, read_value=False)

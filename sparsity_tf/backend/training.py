@@ -1,4 +1,4 @@
-"""Training: optimizers and their slots, gradients, and what the train function of a model works on."""
+"""Training: optimizers and their slots, gradients, and the state that a model's train function works on."""
 
 import contextlib
 
@@ -8,10 +8,10 @@ from keras import ops
 
 from sparsity_tf.backend.tensors import as_array
 
-# Which attribute of a Keras optimizer holds the slots of a kind: a list in the order of the trained variables. The
-# first name that is there counts.
+# The attribute of a Keras optimizer that holds the slots of a kind: a list in the order of the trained variables. Of
+# several names, the first that the optimizer has counts.
 _KINDS = {
-    # SGD; Adam, AdamW, Lamb, Nadam, Lion and RMSprop; Adamax.
+    # The names in SGD; in Adam, AdamW, Lamb, Nadam, Lion and RMSprop; in Adamax.
     "momentum": ("momentums", "_momentums", "_m"),
     "variance": ("_velocities", "velocities"),
     # Averages of the weights, with `use_ema=True`.
@@ -20,22 +20,22 @@ _KINDS = {
 
 
 def inner_optimizer(optimizer):
-    """The optimizer that updates the weights: what a `LossScaleOptimizer` wraps, or the optimizer itself."""
+    """The optimizer that updates the weights: the one inside a `LossScaleOptimizer`, or the optimizer itself."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def trained_variables(optimizer):
-    """The variables that a built optimizer updates; a new list."""
+    """The variables that a built optimizer updates: a new list."""
     return list(inner_optimizer(optimizer)._trainable_variables)
 
 
 def variable_index(optimizer, variable):
-    """The number of a variable among those that a built optimizer trains."""
+    """The position of a variable in the list of variables that a built optimizer trains."""
     return inner_optimizer(optimizer)._get_variable_index(variable)
 
 
 def call_counter(optimizer):
-    """The variable that counts the calls of an optimizer. (`iterations` counts updates: fewer, with accumulation.)"""
+    """The variable that counts an optimizer's calls. (`iterations` counts updates: fewer, with accumulation.)"""
     return inner_optimizer(optimizer)._iterations
 
 
@@ -46,33 +46,33 @@ def decays(optimizer, variable):
 
 
 def optimizer_update(optimizer):
-    """Where a Keras optimizer receives the gradients of a step, once they are summed, accumulated and clipped.
+    """The method in which a Keras optimizer receives a step's gradients, after summation, accumulation and clipping.
 
     Args:
         optimizer: Keras optimizer, without a `LossScaleOptimizer` around it.
 
     Returns:
-        Name of the method, and whether it takes lists (all gradients at once) rather than one gradient a call. Its
-        arguments are the gradients, the variables and the learning rate.
+        Name of the method, and a bool: whether the method takes lists (all gradients at once) rather than one gradient
+        a call. The method's arguments are the gradients, the variables and the learning rate.
     """
     # On torch Keras's optimizers update all variables together and never call `update_step`.
     batched = keras.backend.backend() == "torch"
     return ("_backend_update_step" if batched else "update_step"), batched
 
 
-# Slots: what an optimizer remembers of each weight. They are found by their form, a list of variables in the order of
-# the trained ones, so that optimizers of the user's own are served, too.
+# Slots are the variables in which an optimizer remembers something of each weight. They are found by their form: a list
+# of variables in the order of the trained variables. So the slots of a user's own optimizer are found, too.
 
 
 def _slots(optimizer):
-    """Dict name -> list of slot variables (or None), one for each trained variable of a built optimizer."""
+    """Dict: name -> list with a slot variable, or `None`, for each trained variable of a built optimizer."""
     optimizer = inner_optimizer(optimizer)
     own = {id(variable) for variable in optimizer.variables}
     count = len(optimizer._trainable_variables)
     slots = {}
     for name, value in vars(optimizer).items():
         if name == "_variables":
-            continue  # All of them, the count of steps included: of that length by chance.
+            continue  # The list of all variables, the count of steps included. It may have the same length by chance.
         if isinstance(value, list) and len(value) == count:
             if any(entry is not None for entry in value) and all(e is None or id(e) in own for e in value):
                 slots[name] = value
@@ -80,7 +80,7 @@ def _slots(optimizer):
 
 
 def _initial(optimizer, name):
-    """The number that a slot begins with; Ftrl divides by its accumulator, which must not be zero."""
+    """The initial value of a slot: 0, except for Ftrl, which divides by its accumulator."""
     return getattr(inner_optimizer(optimizer), "initial_accumulator_value", 0.0) if name == "_accumulators" else 0.0
 
 
@@ -92,21 +92,21 @@ def slots_of_kind(optimizer, kind):
         kind: "momentum", "variance" or "average" (of the weights, with `use_ema=True`).
 
     Returns:
-        List of a variable or `None` for each trained variable, or `None` if the optimizer keeps none.
+        List with a variable, or `None`, for each trained variable; `None` if the optimizer keeps no slots of the kind.
     """
     slots = _slots(optimizer)
     return next((slots[name] for name in _KINDS[kind] if name in slots), None)
 
 
 def slots_of(optimizer, variable):
-    """What an optimizer remembers of each entry of a variable.
+    """The slots in which an optimizer remembers something of each entry of a variable.
 
     Args:
         optimizer: Built Keras optimizer.
-        variable: `keras.Variable` that it trains.
+        variable: `keras.Variable` that the optimizer trains.
 
     Returns:
-        List of pairs: a variable of the same shape, and the number that it begins with.
+        List of pairs: a slot of the same shape, and its initial value (a number).
     """
     index = variable_index(optimizer, variable)
     slots = [(slot[index], _initial(optimizer, name)) for name, slot in _slots(optimizer).items()]
@@ -120,8 +120,8 @@ def all_slots(optimizer):
         optimizer: Built Keras optimizer.
 
     Returns:
-        List of triples: the slot, the trained variable that it belongs to, and the number that it begins with; `None`
-        for averages of the weights, which begin as the weights.
+        List of triples: the slot, the trained variable that it belongs to, and its initial value (a number). For
+        averages of the weights, which start as the weights, the initial value is `None`.
     """
     trained = inner_optimizer(optimizer)._trainable_variables
     return [
@@ -133,15 +133,16 @@ def all_slots(optimizer):
 
 
 def add_slot(optimizer, variable, name):
-    """A variable of the shape of a trained one that the optimizer may write in a step.
+    """Makes a variable of the shape of a trained variable. The optimizer may write the new variable in a step.
 
     Args:
         optimizer: Built Keras optimizer, without a `LossScaleOptimizer` around it.
-        variable: `keras.Variable` that it trains.
+        variable: `keras.Variable` that the optimizer trains.
         name: Name of the new variable.
 
     Returns:
-        `keras.Variable`, zeros. On JAX it is one of the optimizer's own, which are all that a step can change there.
+        `keras.Variable`, zeros. On JAX it belongs to the optimizer, because there an update can change only the
+        optimizer's own variables.
     """
     if keras.backend.backend() == "jax":
         return optimizer.add_variable_from_reference(variable, name=name)
@@ -156,15 +157,15 @@ def remove_slots(optimizer, slots):
 
 
 def saving_without(optimizer, slots):
-    """Methods that save and load an optimizer as it is without the slots of `add_slot`.
+    """Methods that save and load an optimizer without the slots of `add_slot`.
 
     Args:
         optimizer: Built Keras optimizer.
-        slots: Function that returns the slots to leave out, an iterable.
+        slots: Function that returns an iterable of the slots to leave out.
 
     Returns:
-        Dict name of a method of the optimizer -> the function to put in its place; empty where the slots are not the
-        optimizer's own anyway.
+        Dict: name of a method of the optimizer -> the function that replaces it. It is empty on backends where the
+        slots do not belong to the optimizer.
     """
 
     def without_slots(function):
@@ -184,13 +185,15 @@ def saving_without(optimizer, slots):
 
 
 def assign_if(wanted, optimizer, slot, value):
-    """Writes into a slot of `add_slot` in a step, if that is wanted; where possible a step that doesn't costs nothing.
+    """Writes a value into a slot of `add_slot` during a step, if `wanted`.
+
+    On TensorFlow and torch a step that writes nothing costs nothing.
 
     Args:
-        wanted: Scalar bool tensor.
-        optimizer: The optimizer whose step it is.
-        slot: The variable.
-        value: Tensor of its shape; a gradient, which may be sparse.
+        wanted: Scalar bool tensor: whether to write.
+        optimizer: The optimizer that takes the step.
+        slot: The variable to write.
+        value: Tensor of the shape of the slot: a gradient, which may be sparse.
     """
     if keras.backend.backend() == "torch":
         if wanted:
@@ -201,15 +204,15 @@ def assign_if(wanted, optimizer, slot, value):
         return
     import tensorflow as tf
 
-    # A branch: steps that keep nothing write nothing. (The gradient of an embedding may be sparse.)
+    # A branch, so that a step which keeps no gradient writes nothing. (The gradient of an embedding may be sparse.)
     tf.cond(wanted, lambda: optimizer.assign(slot, tf.convert_to_tensor(value)), lambda: None)
 
 
 def masks_in_forward_pass():
     """Whether masked layers mask their kernel in the forward pass, rather than by a constraint after each step.
 
-    On JAX the Keras trainer applies optimizers where a constraint can't read a mask. The kernel's variable itself may
-    then hold something where it is masked.
+    This is so on JAX, where the Keras trainer applies optimizers in a place where a constraint can't read a mask. The
+    kernel's variable may then hold other values than zero at masked entries.
     """
     return keras.backend.backend() == "jax"
 
@@ -218,16 +221,18 @@ def masks_in_forward_pass():
 
 
 def loss_derivatives(loss, variables, scale, hessian):
-    """The gradient g of a loss, or H g: its Hessian over these variables times g.
+    """The gradient g of a loss, or H g: the Hessian of the loss over these variables, times g.
 
     Args:
         loss: Function without arguments that returns a scalar float32 tensor.
         variables: List of `keras.Variable`.
-        scale: Number by which the loss is multiplied on the way, without which float16 loses small derivatives.
-        hessian: Bool; H g rather than g.
+        scale: Number by which the loss is multiplied during the computation, so that float16 keeps small derivatives.
+            The result is divided by it.
+        hessian: Bool: compute H g rather than g.
 
     Returns:
-        List of float32 numpy arrays, of the shapes of the variables; `None` where the loss does not depend on one.
+        List of float32 numpy arrays, of the shapes of the variables; `None` for a variable on which the loss does not
+        depend.
     """
     find = {"tensorflow": _tensorflow_derivatives, "jax": _jax_derivatives, "torch": _torch_derivatives}
     return find[keras.backend.backend()](loss, variables, scale, hessian)
@@ -243,7 +248,7 @@ def _tensorflow_derivatives(loss, variables, scale, hessian):
 
     with tf.GradientTape() as outer:
         with tf.GradientTape() as inner:
-            # Variables that were made frozen are not watched without being told.
+            # The tape does not watch frozen variables by itself.
             inner.watch(values)
             value = loss() * scale
         found = [dense(gradient) for gradient in inner.gradient(value, values)]
@@ -274,7 +279,7 @@ def _torch_derivatives(loss, variables, scale, hessian):
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     def derivatives(value, graph):
-        if not value.requires_grad:  # Of a constant.
+        if not value.requires_grad:  # The value is a constant.
             return [None] * len(values)
         found = torch.autograd.grad(value, values, create_graph=graph, allow_unused=True)
         return [None if gradient is None else gradient.float() / scale for gradient in found]
@@ -298,16 +303,16 @@ _JAX_STATE = ("trainable_variables", "non_trainable_variables", "optimizer_varia
 
 
 def between_steps(model, result, change):
-    """Calls a function that reads and writes a model's variables, right after a call of the model's train function.
+    """Lets a function read and write a model's variables right after a call of the model's train function.
 
     Args:
         model: Keras model, in `fit`.
-        result: What the train function returned.
-        change: Function without arguments.
+        result: The result of the train function.
+        change: Function without arguments, which reads and writes the variables.
 
     Returns:
-        What is to be returned to `fit` in the place of `result`. On JAX the result holds the new state of the model,
-        whose variables are empty meanwhile.
+        The result to return to `fit` instead of `result`. On JAX the result holds the new state of the model, whose
+        variables are empty during `fit`.
     """
     if keras.backend.backend() != "jax":
         change()
@@ -321,60 +326,60 @@ def between_steps(model, result, change):
 
 
 def take_jax_state(model):
-    """What a model's train function on JAX works on; the model's variables are empty until `put_jax_state`."""
+    """Takes the state for the train function (JAX) out of a model. Its variables are empty until `put_jax_state`."""
     return model._get_jax_state(purge_model_variables=True, **dict.fromkeys(_JAX_STATE, True))
 
 
 def put_jax_state(model, state):
-    """Gives a state that the train function on JAX returned back to the model's variables."""
+    """Writes a state that the train function returned (JAX) back into the model's variables."""
     model._jax_state, model._jax_state_synced = dict(zip(_JAX_STATE, state, strict=True)), False
     model.jax_state_sync()
 
 
 def without_model(callback):
-    """The attributes of a Keras callback as they are before its first `fit`, without the model; a new dict."""
+    """The attributes of a Keras callback without the model, as before its first `fit`: a new dict."""
     return {**vars(callback), "_model": None}
 
 
 def fit_builds_models():
-    """Whether `fit` begins with a model that is not built, and builds it with the first batch: on TensorFlow only."""
+    """Whether `fit` may start with an unbuilt model, and build it with the first batch: on TensorFlow only."""
     return keras.backend.backend() == "tensorflow"
 
 
 def build_for_data(model, example):
-    """Builds a compiled model, its optimizer and metrics, as `fit` does with the first batch.
+    """Builds a compiled model, its optimizer and its metrics, as `fit` does with the first batch.
 
     Args:
         model: Compiled Keras model.
-        example: A batch as the model is trained on: arrays, or their `tf.TensorSpec`s.
+        example: An example of a training batch: arrays, or their `tf.TensorSpec`s.
     """
     model._symbolic_build(data_batch=example)
 
 
 def build_in_fit_no_more(model):
-    """Lets `fit` and `evaluate` take it for granted that `build_for_data` was called."""
+    """Stops `fit` and `evaluate` from building a model again that `build_for_data` has built."""
     model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
 
 
 def strategy_scope(model):
-    """A context in which a model's variables are made and set: the scope of its `tf.distribute` strategy."""
+    """The context in which to create and set a model's variables: the scope of its `tf.distribute` strategy."""
     if keras.backend.backend() == "tensorflow":
         return model.distribute_strategy.scope()
     return contextlib.nullcontext()
 
 
 def has_strategies():
-    """Whether Keras trains under a `tf.distribute` strategy: on TensorFlow."""
+    """Whether Keras can train under a `tf.distribute` strategy: on TensorFlow only."""
     return keras.backend.backend() == "tensorflow"
 
 
 def uses_tf_data():
-    """Whether data sets are `tf.data.Dataset`s: on TensorFlow. Elsewhere they are batches drawn by their number."""
+    """Whether data sets are `tf.data.Dataset`s: on TensorFlow. Elsewhere a data set draws each batch by its number."""
     return keras.backend.backend() == "tensorflow"
 
 
 def always_compiles():
-    """Whether XLA compiles whatever is trained: on a GPU, and on backends that know no other way."""
+    """Whether training is always compiled by XLA: on a GPU, and on every backend but TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         return True
     import tensorflow as tf

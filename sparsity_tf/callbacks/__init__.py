@@ -1,4 +1,4 @@
-"""Callbacks that act between training steps: which weights live, and how much sparsity costs."""
+"""Callbacks that act between training steps. They decide which weights live and how large the penalty is."""
 
 from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.base.weight_view import WeightView

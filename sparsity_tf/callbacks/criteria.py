@@ -1,14 +1,14 @@
-"""Which weights to drop, which to grow, and where growth goes: the parts that dynamic sparse training is made of.
+"""The scores of dynamic sparse training: which weights to drop, which to grow, and how growth is shared out.
 
-Each is a function of one `WeightView` (what it sees of a weight: `value`, `mask`, `gradient`, `momentum`, ...):
+Each is a function of one `WeightView`, through which it reads `value`, `mask`, `gradient`, `momentum`, ... of a weight:
 
-* a **drop score**, an array of the weight's shape: the live entries with the lowest scores are dropped;
-* a **grow score**, likewise: the entries that are not alive with the highest scores are grown;
-* a **redistribution statistic**, a number >= 0: weights get a share of the growth in proportion to it.
+* a **drop score** is an array of the weight's shape: the live entries with the lowest scores are dropped;
+* a **grow score** is an array of the same shape: the masked entries with the highest scores are grown;
+* a **redistribution statistic** is a number >= 0: each weight gets a share of the growth in proportion to it.
 
-How many, exact counts, ties and the order of events are the algorithm's business. The user's own functions have the
-same signature; one that reads the gradient, the momentum or the variance says so with `uses`, and one whose scores are
-to be compared across all weights with `overall`.
+The algorithm decides how many entries to drop and grow, breaks ties and fixes the order of events. A user's own
+functions have the same signature. Mark a function with `uses` if it reads the gradient, the momentum or the variance,
+and with `overall` if its scores shall be compared across all weights.
 """
 
 import functools
@@ -24,7 +24,7 @@ SLOTS = ("gradient", "momentum", "variance")
 
 
 def uses(*names: str) -> Callable[[Callable], Callable]:
-    """Decorator: the function reads these of a `WeightView`: "gradient", "momentum", "variance".
+    """Decorator that declares which arrays of a `WeightView` a function reads: "gradient", "momentum", "variance".
 
     Example:
 
@@ -49,7 +49,7 @@ def uses(*names: str) -> Callable[[Callable], Callable]:
 
 
 def overall(function: Callable[[WeightView], np.ndarray]) -> Callable[[WeightView], np.ndarray]:
-    """Decorator: scores of the function are ranked over all weights together, not in each weight alone.
+    """Decorator: the scores of the function are ranked over all weights together, not in each weight alone.
 
     Example:
 
@@ -68,14 +68,14 @@ def overall(function: Callable[[WeightView], np.ndarray]) -> Callable[[WeightVie
 
 
 def mark_of(function, name, default):
-    """What `uses` or `overall` left on a function, or on the function inside a `functools.partial`."""
+    """The mark that `uses` or `overall` left on a function, or on the function inside a `functools.partial`."""
     while isinstance(function, functools.partial) and not hasattr(function, name):
         function = function.func
     return getattr(function, name, default)
 
 
 def absolute(attribute):
-    """Decorator: the scores are the magnitudes of this attribute, which `highest` ranks without writing them out."""
+    """Decorator: the scores are the magnitudes of this attribute. `highest` ranks them without storing all of them."""
 
     def decorate(function):
         function.absolute = attribute
@@ -89,28 +89,28 @@ def absolute(attribute):
 
 @absolute("value")
 def magnitude(weight):
-    """|w|: the smallest go."""
+    """|w|: the smallest weights are dropped."""
     return np.abs(weight.value)
 
 
 @uses("gradient")
 def saliency(weight):
-    """|w dL/dw|: what changes the loss least to first order goes (Molchanov et al. 2019)."""
+    """|w dL/dw|: weights whose removal changes the loss least, to first order, are dropped (Molchanov et al. 2019)."""
     return np.abs(weight.saliency)
 
 
 def signed_magnitude(weight):
-    """|w| in units of the largest |w| that goes of its sign: as in canonical SET (Mocanu et al. 2018).
+    """|w| relative to the largest |w| of the same sign that is dropped, as in canonical SET (Mocanu et al. 2018).
 
-    The same share of the smallest positive and of the negative weights closest to zero goes: those below 1, which is
-    the drop fraction's quantile of either sign. (All three versions of a "SET" mode in the published code of sparse
-    momentum do something else; none is copied.)
+    The same share of the positive weights and of the negative weights is dropped, the weights closest to zero first.
+    Dropped weights have scores below 1: for each sign, 1 is the quantile of |w| at the drop fraction. (The published
+    code of sparse momentum has three versions of a "SET" mode. All three do something else.)
     """
     live = _of_live(weight.value, weight)
     found = np.zeros(weight.value.size, live.dtype)
     negative = int(np.count_nonzero(live < 0))
     positive = live.size - negative
-    # In rising order the negative ones end, and the positive ones begin, with those closest to zero.
+    # In rising order, the negative weights closest to zero come last, and the positive weights closest to zero first.
     last = []
     if negative:
         last.append(negative - 1 - min(int(weight.drop_fraction * negative), negative - 1))
@@ -125,13 +125,16 @@ def signed_magnitude(weight):
 @overall
 @absolute("value")
 def global_magnitude(weight):
-    """|w|, the smallest of all weights together."""
+    """|w|: the smallest weights of the whole model are dropped."""
     return np.abs(weight.value)
 
 
 @uses("variance")
 def magnitude_variance(weight):
-    """|w| / sqrt(v), each scaled by its largest live entry, v Adam's second moment: small and uncertain weights go."""
+    """|w| / sqrt(v), where v is Adam's second moment: small and uncertain weights are dropped.
+
+    |w| and 1 / sqrt(v) are each scaled by their largest live entry.
+    """
     certainty = 1 / np.sqrt(np.maximum(weight.variance, 1e-30))
     live = weight.mask
     if not live.any():
@@ -144,7 +147,7 @@ def magnitude_variance(weight):
 
 
 def random(weight):
-    """Uniform random numbers."""
+    """Uniform random numbers: every entry is equally likely to grow."""
     return weight.rng.random(weight.value.shape, dtype=np.float32)
 
 
@@ -157,7 +160,7 @@ def gradient(weight):
 
 @uses("gradient")
 def inverted_gradient(weight):
-    """-|gradient|: the control experiment of RigL."""
+    """-|gradient|: the control experiment of the RigL paper."""
     return -np.abs(weight.gradient)
 
 
@@ -172,16 +175,16 @@ def momentum(weight):
 @uses("momentum")
 @absolute("momentum")
 def global_momentum(weight):
-    """|momentum|, the largest of all weights together."""
+    """|momentum|: the largest of the whole model are grown."""
     return np.abs(weight.momentum)
 
 
 @uses("momentum")
 def momentum_neuron(weight):
-    """|momentum|, spread over output units: each grows about in proportion to its mean |momentum|.
+    """|momentum|, spread over output units: each unit grows about in proportion to its mean |momentum|.
 
-    An entry's score falls with its rank in its unit, divided by the unit's share. (The published mode grows one too few
-    a unit and skips units that get fewer than ten: not copied.)
+    The score of an entry is minus its rank in its unit, divided by the unit's share. (The published mode grows one
+    entry too few in each unit, and skips units that would get fewer than ten. This function does neither.)
     """
     scores = np.abs(weight.momentum).astype(np.float64)
     axes = tuple(axis % scores.ndim for axis in weight.filter_axes)
@@ -206,28 +209,28 @@ def _units(scores, axes):
 
 @uses("momentum")
 def mean_momentum(weight):
-    """Mean |momentum| of the live entries, as in sparse momentum."""
+    """The mean |momentum| of the live entries, as in sparse momentum."""
     return _mean(np.abs(_of_live(weight.momentum, weight)))
 
 
 def mean_magnitude(weight):
-    """Mean |w| of the live entries."""
+    """The mean |w| of the live entries."""
     return _mean(np.abs(_of_live(weight.value, weight)))
 
 
 @uses("variance")
 def mean_variance(weight):
-    """Mean sqrt(v) of the live entries, v Adam's second moment."""
+    """The mean sqrt(v) of the live entries, where v is Adam's second moment."""
     return _mean(np.sqrt(_of_live(weight.variance, weight)))
 
 
 def nonzeros(weight):
-    """Number of entries that are not zero."""
+    """The number of entries that are not zero."""
     return np.count_nonzero(weight.value)
 
 
 def size(weight):
-    """Number of entries, live or not: densities drift towards the same one everywhere."""
+    """The number of entries, live or not: with it all densities drift towards a common value."""
     return weight.value.size
 
 
@@ -236,11 +239,11 @@ def _of_live(array, weight):
 
 
 def _mean(values):
-    # A weight without live entries gets nothing rather than NaN.
+    # A weight without live entries gets the statistic 0 instead of NaN.
     return float(np.mean(values, dtype=np.float64)) if values.size else 0.0
 
 
-# By name. The last ones of each are spellings of the published programs.
+# The functions by name. The last names in each table are spellings of the published programs.
 
 DROP = {
     "magnitude": magnitude,
@@ -271,7 +274,7 @@ REDISTRIBUTION = {
 
 
 def get(argument, identifier, table):
-    """Looks a function up by name; the user's own passes through.
+    """Looks a function up by name. A user's own function is returned unchanged.
 
     Args:
         argument: Name of the argument, for the message.
@@ -293,12 +296,12 @@ def get(argument, identifier, table):
 
 
 def used_by(*functions):
-    """What the functions read beside weights and masks, a set."""
+    """The set of the names that these functions read beside weights and masks."""
     return set().union(*(mark_of(function, "uses", ()) for function in functions))
 
 
 def scores(function, view):
-    """The scores that a drop or grow function gives a weight, checked."""
+    """Computes the scores of a drop or grow function for a weight, and checks their shape."""
     found = np.asarray(function(view))
     if found.shape != view.value.shape:
         raise ValueError(
@@ -309,15 +312,15 @@ def scores(function, view):
 
 
 def lowest_live(function, views, counts):
-    """What remains alive when the live entries with the lowest scores are dropped.
+    """Drops the live entries with the lowest scores.
 
     Args:
-        function: Drop score; its scores are ranked in each weight, or over all weights if it is marked `overall`.
-        views: List of `WeightView`.
-        counts: How many entries of each weight to drop; if ranked over all, their sum counts.
+        function: Drop score. Scores are ranked in each weight, or over all weights if the function is marked `overall`.
+        views: List of `WeightView`s.
+        counts: Number of entries to drop for each weight. If scores are ranked over all weights, only the sum counts.
 
     Returns:
-        List of bool arrays.
+        List of bool arrays: the entries that remain alive.
     """
     if mark_of(function, "overall", False):
         return highest(function, views, sum(view.active for view in views) - sum(counts))
@@ -326,10 +329,10 @@ def lowest_live(function, views, counts):
 
 
 def highest_free(function, views, kept, counts):
-    """The entries outside the masks `kept` with the highest scores; the other arguments as for `lowest_live`.
+    """Finds the entries with the highest scores outside the masks `kept`. The other arguments are as in `lowest_live`.
 
     Returns:
-        List of bool arrays: what grows.
+        List of bool arrays: the entries to grow.
     """
     free = [~mask for mask in kept]
     if mark_of(function, "overall", False):
@@ -337,7 +340,7 @@ def highest_free(function, views, kept, counts):
 
     def grow(view, candidates, count):
         if function is random:
-            # The same distribution without a score for every entry.
+            # This draws from the same distribution, without a score for every entry.
             return masks.random_mask(candidates.shape, count, view.rng, candidates)
         return highest(function, [view], count, [candidates])[0]
 
@@ -347,13 +350,13 @@ def highest_free(function, views, kept, counts):
 def highest(function, views, count, among=None):
     """Marks the entries with the highest scores of several weights together, exactly.
 
-    Magnitudes of weights on a GPU are ranked there.
+    Magnitudes of weights on a GPU are ranked on the GPU.
 
     Args:
         function: Score, a function of a `WeightView`.
-        views: List of `WeightView`.
-        count: How many entries of all weights together.
-        among: List of bool arrays, the candidates. Default: the live entries.
+        views: List of `WeightView`s.
+        count: Number of entries to mark in all weights together.
+        among: List of bool arrays: the candidates. Default: the live entries.
 
     Returns:
         List of bool arrays.

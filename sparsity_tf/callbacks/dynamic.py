@@ -1,8 +1,8 @@
-"""Dynamic sparse training: a fixed number of weights, some of which are dropped and others grown from time to time.
+"""Dynamic sparse training: the number of live weights is fixed. Now and then some are dropped, and others are grown.
 
-* `DropAndGrow`, the algorithm: an initial random mask, how many to drop, which drop score, which grow score, and how
-  counts move between layers;
-* `StaticSparsity`, `SET` and `RigL`: nothing but their choices of these.
+* `DropAndGrow` is the algorithm. Its arguments set the initial random mask, how many weights to drop, the drop score,
+  the grow score, and how counts move between layers;
+* `StaticSparsity`, `SET` and `RigL` are choices of these arguments.
 
 Sources: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
 network science" (arXiv 1707.04780: SET); Evci et al., "Rigging the Lottery" (arXiv 1911.11134: RigL).
@@ -29,10 +29,10 @@ DECAYS = ("cosine", "linear", "constant")
 
 
 class SparseFromTheStart(MaskAlgorithm):
-    """Base class of the algorithms that train with a mask from the first step on: the initial random masks.
+    """Base class of the algorithms that train with a mask from the first step on. It makes the initial random masks.
 
-    A model whose masks are all full gets masks drawn at random: of n entries floor(s n) are zero, s the weight's share
-    of `sparsity` under `distribution`. Masks that are there already (a resumed run, `load_masks`, one-shot pruning)
+    If all masks of the model are full, masks are drawn at random: of n entries floor(s n) are zero, where s is the
+    weight's own sparsity under `distribution`. Earlier masks (from a resumed run, `load_masks` or one-shot pruning)
     stay as they are, and so do their counts.
     """
 
@@ -54,7 +54,7 @@ class SparseFromTheStart(MaskAlgorithm):
         dense = dense_selection(self.model, self.weights, self.where, self.dense, self.distribution)
         targets = distributions.allocate(self.weights, self.target_sparsity, self.distribution, dense=dense)
         kept = distributions.select_dense(self.weights, dense)
-        # Numbers of the weights whose masks move.
+        # The indices of the weights whose masks change.
         self.moving = [index for index, weight in enumerate(self.weights) if weight.path not in kept]
         views = self.views(step=0)
         if not all(view.mask.all() for view in views):
@@ -63,20 +63,20 @@ class SparseFromTheStart(MaskAlgorithm):
         self.check_not_over()
         pairs = [(w, view) for w, view in zip(self.weights, views, strict=True) if targets[w.path]]
         chosen = [self.initial_mask(view, targets[w.path], w.technique.structure) for w, view in pairs]
-        # An optimizer of a model trained before may remember something of what is zero now.
+        # If the model was trained before, the optimizer's slots may hold values of entries that are zero now.
         self.assign([view for _, view in pairs], chosen, cleared=[~mask for mask in chosen])
-        self.dropped = dict.fromkeys(self.dropped, 0)  # That was the beginning, not an update.
+        self.dropped = dict.fromkeys(self.dropped, 0)  # The initial masks are not an update.
 
     def _compare_masks(self, views, targets):
         size = sum(view.mask.size for view in views)
         wanted = sum(masks.number_of_zeros(targets[view.path], view.mask.size) for view in views) / size
         found = 1 - sum(view.active for view in views) / size
-        # Counts of other algorithms are rounded otherwise, and sparse momentum's move.
+        # Other algorithms round their counts differently, and the counts of sparse momentum vary.
         if found < wanted - 0.01:
             shortfall.warn_of_other_masks(self, found, wanted)
 
     def initial_mask(self, view: WeightView, sparsity: float, structure: structures.Elements) -> np.ndarray:
-        """The random mask that a weight begins with."""
+        """Draws the random mask with which a weight starts."""
         if structure is not None:
             return structures.get(structure).keep_random(view.rng, view.mask.shape, sparsity, None, view.filter_axes)
         count = view.mask.size - masks.number_of_zeros(sparsity, view.mask.size)
@@ -87,13 +87,13 @@ class StaticSparsity(SparseFromTheStart):
     """A random mask that never changes: the control experiment of dynamic sparse training.
 
     Args:
-        sparsity: Fraction of zeros, in [0, 1), over the weights together. Default: 0.9, unless there is a target.
-        distribution: What that means for each weight: "uniform", "erk", a dict, a CSV file, ...
+        sparsity: Fraction of zeros, in [0, 1), over all weights together. Default: 0.9, unless a target is given.
+        distribution: How the sparsity is distributed over the weights: "uniform", "erk", a dict, a CSV file, ...
             (`sparsity_tf.distributions.allocate`).
         dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`). With structure
-            "filter" the output layers by default, see `MagnitudePruning`.
+            "filter" the default is the output layers, see `MagnitudePruning`.
         where, structure, seed: See `MaskAlgorithm`.
-        target_flops, target_parameters: See `MagnitudePruning`; in the place of `sparsity`.
+        target_flops, target_parameters: Instead of `sparsity`. See `MagnitudePruning`.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
@@ -133,18 +133,19 @@ class StaticSparsity(SparseFromTheStart):
 
 
 class DropAndGrow(SparseFromTheStart):
-    """Drops some live weights and grows as many others, on a schedule: any rule for which.
+    """Drops some live weights and grows as many others, on a schedule. Any score decides which.
 
-    At an update, of each weight's n live entries the floor(n f) with the lowest drop scores are dropped, f the drop
-    fraction of the step, and as many of those not alive (just dropped ones included) with the highest grow scores are
-    grown. So the count of each weight never changes. Grown weights start at zero, with the optimizer's slots at zero;
-    an entry dropped and grown in the same update keeps its value and slots. Scores are functions of a `WeightView`
-    (see `sparsity_tf.callbacks.criteria`, and docs/extending.md for writing one). With a `redistribution`, what was
-    dropped everywhere is shared out in proportion to its statistic, as far as there is room.
+    At an update, each weight with n live entries loses the floor(n f) entries with the lowest drop scores, where f is
+    the drop fraction of the step. Then as many masked entries, with the highest grow scores, are grown. (The entries
+    that were just dropped take part.) So the count of each weight never changes. Grown entries start at zero, and so do
+    their optimizer slots. An entry that is dropped and grown in the same update keeps its value and slots. Scores are
+    functions of a `WeightView` (see `sparsity_tf.callbacks.criteria`; docs/extending.md says how to write one). With a
+    `redistribution`, the number of all dropped entries is shared out over the weights in proportion to the statistic,
+    as far as there is room.
 
     Args:
-        sparsity: Fraction of zeros, in [0, 1), over the weights together.
-        distribution: What that means for each weight: "uniform", "erk", a dict, a CSV file, ...
+        sparsity: Fraction of zeros, in [0, 1), over all weights together.
+        distribution: How the sparsity is distributed over the weights: "uniform", "erk", a dict, a CSV file, ...
             (`sparsity_tf.distributions.allocate`).
         drop: Drop score: "magnitude", "signed_magnitude" (canonical SET), "global_magnitude", "magnitude_variance"
             (Adam), or a function.
@@ -152,20 +153,20 @@ class DropAndGrow(SparseFromTheStart):
             or a function.
         redistribution: `None` for no movement between weights, or "momentum", "magnitude", "variance" (Adam),
             "nonzeros", "size", or a function.
-        drop_fraction: Share of live weights to drop: a number in [0, 1], where `decay` begins, or a schedule or other
-            function of the step, which stands for itself.
+        drop_fraction: Share of live weights to drop. A number in [0, 1] is the value at which `decay` starts. A
+            schedule or other function of the step is used as it is, without `decay`.
         decay: "cosine" (half a wave down to 0 at `end_step`), "linear" or "constant".
         dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`).
-        begin_step, end_step, frequency, where, seed: See `MaskAlgorithm`. Default end: three quarters of training. With
-            `frequency="epoch"` masks change one step into the next epoch, so that what callbacks measure and save at
-            the end of an epoch is not a network that has just lost weights. If one call of `steps_per_execution` steps
-            is more than half an epoch, they change before the first step of the next epoch, by the gradient of the
-            last step of the epoch before, where a score reads gradients.
-        structure: Must be `None`: single weights move.
+        begin_step, end_step, frequency, where, seed: See `MaskAlgorithm`. The default end is after three quarters of
+            training. With `frequency="epoch"` masks change one step into the next epoch. So at the end of an epoch
+            callbacks do not measure and save a network that has just lost weights. If one call of
+            `steps_per_execution` steps is more than half an epoch, masks change before the first step of the next
+            epoch. A score that reads gradients then gets the gradient of the last step of the epoch before.
+        structure: Must be `None`: the algorithm moves single weights.
 
     Raises:
-        ValueError: For any other argument; before training begins, if the model has nothing to prune, or the optimizer
-            lacks what a score reads.
+        ValueError: For any other argument; before training begins, if the model has nothing to prune, or if the
+            optimizer lacks slots that a score reads.
 
     Example:
 
@@ -177,14 +178,14 @@ class DropAndGrow(SparseFromTheStart):
     """
 
     grows = True
-    # What the drop fraction falls to at the end.
+    # The value to which the drop fraction decays.
     floor = 0.0
-    # The drop scores that have a name.
+    # The drop scores by name.
     drop_scores = criteria.DROP
-    # Whether the optimizer's slots of grown weights become zero.
+    # Whether the optimizer's slots of grown weights are set to zero.
     clears_grown = True
-    # What is measured and saved at the end of an epoch is a network that has trained with its weights, not one that has
-    # just lost up to half of them.
+    # With a delay of one step, callbacks at the end of an epoch measure and save a network that has trained with its
+    # weights, and not a network that has just lost up to half of them.
     steps_after_epoch = 1
 
     def __init__(
@@ -244,7 +245,7 @@ class DropAndGrow(SparseFromTheStart):
             )
 
     def drop_fraction_at(self, step: int) -> float:
-        """The share of live weights that is dropped after a step: a float in [0, 1]."""
+        """The share of the live weights to drop after a step: a float in [0, 1]."""
         if callable(self.drop_fraction):
             value = float(self.drop_fraction(step))
             check_fraction("drop_fraction", value, closed=True)
@@ -258,7 +259,7 @@ class DropAndGrow(SparseFromTheStart):
 
     @property
     def decay_end(self) -> int:
-        """The step at which the drop fraction has fallen to its floor."""
+        """The step at which the drop fraction reaches its final value."""
         return self.last_step
 
     def change_masks(self, step: int) -> None:
@@ -275,16 +276,17 @@ class DropAndGrow(SparseFromTheStart):
         self.grow_weights(views, kept, grow_counts)
 
     def grow_weights(self, views: list[WeightView], kept: list[np.ndarray], counts: list[int]) -> None:
-        """Grows `counts` entries on top of the masks `kept`, and assigns what results."""
+        """Grows `counts` entries in addition to the masks `kept`, and assigns the resulting masks."""
         grown = criteria.highest_free(self.grow, views, kept, counts)
         cleared = [new > view.mask for new, view in zip(grown, views, strict=True)] if self.clears_grown else None
         self.assign(views, [mask | new for mask, new in zip(kept, grown, strict=True)], cleared=cleared)
 
 
 def share_out(total, statistics, room):
-    """Shares an integer out in proportion to statistics, none above its room, as exactly as whole numbers allow.
+    """Divides an integer into whole shares in proportion to statistics. No share exceeds its room.
 
-    The largest remainders get what rounding down leaves. What finds no room goes to the others in proportion again.
+    The remainder that rounding down leaves goes to the shares with the largest fractions. A share that exceeds its room
+    is cut, and the excess is divided among the others in proportion again.
 
     Args:
         total: Integer >= 0, at most the sum of `room`.
@@ -316,14 +318,15 @@ def share_out(total, statistics, room):
 
 
 class SET(DropAndGrow):
-    """Sparse evolutionary training (Mocanu et al. 2018): drop what is small, grow at random, once an epoch.
+    """Sparse evolutionary training (Mocanu et al. 2018): once an epoch, drop small weights and grow random ones.
 
-    The share `drop_fraction` of the smallest positive and of the negative weights closest to zero goes
-    (`drop="signed_magnitude"`); as many grow at random in the same layer. Layers' densities are Erdos-Renyi's.
+    The share `drop_fraction` of the positive weights and of the negative weights is dropped, the weights closest to
+    zero first (`drop="signed_magnitude"`). As many weights grow at random in the same layer. The densities of the
+    layers follow the Erdos-Renyi distribution.
 
     Args:
         sparsity, distribution, drop, grow, decay, frequency, redistribution, drop_fraction, dense, begin_step,
-            end_step, where, structure, seed: See `DropAndGrow`; the defaults are SET's. By default the last update
+            end_step, where, structure, seed: See `DropAndGrow`. The defaults are SET's. By default the last update
             comes before the last step.
 
     Example:
@@ -373,16 +376,16 @@ class SET(DropAndGrow):
 
 
 class RigL(DropAndGrow):
-    """RigL (Evci et al. 2020): drop what is small, grow where the gradient of the loss is largest.
+    """RigL (Evci et al. 2020): drop small weights, and grow weights where the gradient of the loss is largest.
 
-    The gradient is the dense one of the very step after which masks change, as the optimizer received it: summed over
-    replicas, accumulated, clipped. No data are passed twice and no step is left out. (In the published TensorFlow 1
-    code an update takes the place of a step, and its cosine is measured from step 0: neither is copied.)
+    The gradient is the dense gradient of the very step after which masks change, as the optimizer received it: summed
+    over replicas, accumulated, clipped. No batch is used twice and no step is left out. (In the published TensorFlow 1
+    code an update replaces a step, and the cosine starts at step 0. This class does neither.)
 
     Args:
         sparsity, distribution, drop, grow, redistribution, drop_fraction, decay, dense, begin_step, end_step,
-            frequency, where, structure, seed: See `DropAndGrow`. `grow="inverted_gradient"` is the paper's control.
-            The default end is after three quarters of training (the paper's 25,000 of 32,000).
+            frequency, where, structure, seed: See `DropAndGrow`. `grow="inverted_gradient"` is the paper's control
+            experiment. The default end is after three quarters of training (25,000 of 32,000 steps in the paper).
 
     Example:
 

@@ -1,8 +1,9 @@
 """Dynamic sparse reparameterization (Mostafa and Wang, ICML 2019, arXiv 1902.05967).
 
-One global threshold prunes small weights; as many are grown at random, shared out over the layers in proportion to what
-survived in them; the threshold doubles or halves so that about the wanted number is pruned each time. Two variants: the
-paper's program, and `DSModel` of the authors' `dst` package, which counts relative to the whole model.
+One global threshold prunes small weights. As many weights are grown at random, and each layer gets a share in
+proportion to its surviving weights. The threshold doubles or halves so that about the wanted number is pruned each
+time. There are two variants: the paper's program, and `DSModel` of the authors' `dst` package, which counts relative to
+the whole model.
 """
 
 import math
@@ -19,7 +20,7 @@ from sparsity_tf.type_names import DenseWeights, DistributionLike, Frequency, Wh
 
 VARIANTS = ("paper", "model")
 
-# What growth is shared out in proportion to, as functions of (size, live before pruning, live after).
+# Growth is shared out in proportion to one of these functions of (size, live before pruning, live after pruning).
 
 
 def _survivors(size, before, after):
@@ -56,44 +57,45 @@ _ALIASES = {
 
 
 class DynamicSparseReparameterization(SparseFromTheStart):
-    """Dynamic sparse reparameterization.
+    """Dynamic sparse reparameterization: prunes by one threshold, grows at random, moves weights between layers.
 
-    At an update every live entry with |w| < H is dropped, H one threshold for all weights; K go in all. As many are
-    grown, at random, shared out in proportion to the live entries that are left. H doubles where fewer than 90 % of
-    the wanted number went, and halves above 110 %. Grown weights start at zero; momentum is not reset. The budget is
-    conserved exactly: what finds no room in one weight goes to the others.
+    At an update every live entry with |w| < H is dropped. H is one threshold for all weights. As many entries are grown
+    at random, and each weight gets a share in proportion to its remaining live entries. H doubles if fewer than 90 % of
+    the wanted number were dropped, and halves if more than 110 % were. Grown weights start at zero, and momentum is not
+    reset. The budget is conserved exactly: a share that does not fit into a weight goes to the other weights.
 
-    * `variant="paper"`: `sparsity` is that of the masked weights: of n entries int((1 - s) n + 0.1), but at least one,
-      live at the start. Entries pruned in an update are not grown again in it, unless there is no other room. A weight
-      that would lose all keeps its first live entry.
-    * `variant="model"` (`DSModel`): `sparsity` is that of the whole model, zeros / all trainable parameters, those
-      that no mask covers included; pruned entries may be grown again at once. Of the masked weights the share
-      s * (all parameters) / (masked weights) is zero, which must be possible.
+    * `variant="paper"`: `sparsity` is the sparsity of the masked weights. Of n entries int((1 - s) n + 0.1), but at
+      least one, live at the start. An entry pruned in an update is not grown again in the same update, unless there is
+      no other room. A weight that would lose all entries keeps its first live entry.
+    * `variant="model"` (`DSModel`): `sparsity` is the sparsity of the whole model: zeros / all trainable parameters,
+      with the parameters that no mask covers. A pruned entry may be grown again at once. The masked weights have the
+      sparsity s * (all parameters) / (masked weights), which must be below 1.
 
-    The three steps can be called one by one on a prepared model: `prune_by_threshold`, `adjust_pruning_threshold`,
-    `reallocate_free_parameters`. The corner cases of the published programs are mended: the threshold is not halved
-    once at the start, growth that finds no room ends, and grown entries always start at zero.
+    The three steps of an update can be called one by one on a prepared model: `prune_by_threshold`,
+    `adjust_pruning_threshold`, `reallocate_free_parameters`. Three corner cases differ from the published programs: the
+    threshold is not halved once at the start, growth without room ends, and grown entries always start at zero.
 
     Args:
         sparsity: Fraction of zeros, in [0, 1).
         variant: "paper" or "model".
-        prune_target: How much should be pruned at an update: an integer, a number of weights (the paper's N_p: 600
-            for MNIST, 20,000 for WRN-28-2, 400,000 for ResNet-50), or a fraction in (0, 1) of all trainable parameters
-            (the default 0.01 is that of `DSModel`).
+        prune_target: How many weights an update should prune: an integer, a number of weights (the paper's N_p: 600
+            for MNIST, 20,000 for WRN-28-2, 400,000 for ResNet-50), or a fraction in (0, 1) of all trainable parameters.
+            (The default 0.01 is the default of `DSModel`.)
         initial_threshold: H at the start, > 0.
-        heuristic: What growth is shared out in proportion to: "survivors" (the paper's), "pruned" (no movement between
-            weights), "zeros", "live", "size", or a function of three arrays, entries, live before pruning, live after.
-            (`DSModel`'s names "paper", "within_param", "anti_paper", "R_p_sphere", ... are understood.)
+        heuristic: The quantity in proportion to which growth is shared out: "survivors" (the paper's), "pruned" (no
+            movement between weights), "zeros", "live", "size", or a function of three arrays: the numbers of entries,
+            of live entries before pruning, and of live entries after pruning. (`DSModel`'s names "paper",
+            "within_param", "anti_paper", "R_p_sphere", ... are understood.)
         power: Exponent of the heuristic, > 0.
         frequency: Steps between updates: an integer, or a schedule P of the step, e.g. the paper's
             `schedules.Piecewise((25 * S, 80 * S, 140 * S), (100, 200, 400, 800))` for S steps an epoch.
-        distribution, dense: As for `DropAndGrow`, for the initial masks.
+        distribution, dense: For the initial masks. See `DropAndGrow`.
         begin_step, end_step, where, structure, seed: See `DropAndGrow`. The default end is after nine tenths of
             training.
 
     Raises:
-        ValueError: For any other argument; before training begins, if the model has nothing to prune, or too few
-            masked weights for the sparsity of the whole.
+        ValueError: For any other argument; before training begins, if the model has nothing to prune, or has too few
+            masked weights for the sparsity of the whole model.
 
     Example:
 
@@ -195,15 +197,15 @@ class DynamicSparseReparameterization(SparseFromTheStart):
 
     @property
     def threshold(self) -> float:
-        """The pruning threshold H in force."""
+        """The present pruning threshold H."""
         return self.recall()["threshold"]
 
     def model_sparsity(self) -> float:
-        """Zeros under masks / all trainable parameters, as `DSModel` counts."""
+        """The sparsity as `DSModel` counts it: masked entries / all trainable parameters."""
         return (sum(weight.size for weight in self.weights) - sum(self.active_counts())) / self.total
 
     def change_masks(self, step: int) -> None:
-        # The three steps, with all masks and values written once.
+        # The three steps in one, so that all masks and values are written only once.
         views = self.views(step)
         kept = self._kept(views)
         self.adjust_pruning_threshold()
@@ -222,7 +224,7 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         return {view.path: (view.active, int(np.count_nonzero(mask))) for view, mask in zip(views, kept, strict=True)}
 
     def _kept(self, views):
-        """The masks without the entries that are too small; remembers how many there were, and which go."""
+        """The masks without the entries below the threshold. Stores the earlier counts and the pruned entries."""
         threshold, kept = self.threshold, []
         for view in views:
             mask = view.mask & ~(np.abs(view.value) < threshold)
@@ -234,11 +236,11 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         return kept
 
     def adjust_pruning_threshold(self, tolerance: float = 0.1, gain: float = 2.0) -> float:
-        """Doubles or halves H by what the last pruning took. To be called after it.
+        """Doubles or halves H, depending on how many entries the last pruning took. Call it after a pruning.
 
         Args:
-            tolerance: H stays where the number pruned is within this share of the target.
-            gain: Factor, > 1.
+            tolerance: H stays if the number of pruned entries differs from the target by at most this share of it.
+            gain: Factor by which H grows or shrinks, > 1.
 
         Returns:
             The new threshold.
@@ -251,13 +253,13 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         return self.threshold
 
     def reallocate_free_parameters(self, step: int | None = None) -> dict[str, int]:
-        """Grows at random what the last pruning freed (in the variant "model": up to the target sparsity).
+        """Grows at random as many entries as the last pruning took (in the variant "model": to the target sparsity).
 
         Args:
-            step: Integer that the random numbers depend on. Default: the optimizer's count.
+            step: Integer on which the random numbers depend. Default: the optimizer's count.
 
         Returns:
-            Dict from a weight's path to the number of entries grown.
+            Dict from a weight's path to the number of grown entries.
         """
         views = self.views(step=0)
         old = [view.mask for view in views]
@@ -266,7 +268,7 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         return {view.path: int(np.count_nonzero(new)) for view, new in zip(views, grown, strict=True)}
 
     def _grown(self, old, step):
-        """What grows on top of masks, a list of bool arrays."""
+        """The entries that grow in addition to the masks `old`, a list of bool arrays."""
         sizes = [mask.size for mask in old]
         after = [int(np.count_nonzero(mask)) for mask in old]
         if self.variant == "model":

@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning with rewinding: how lottery tickets are found.
+"""Iterative magnitude pruning with rewinding, the method that finds lottery tickets.
 
 Sources: Frankle and Carbin, "The lottery ticket hypothesis" (ICLR 2019, arXiv 1803.03635); Frankle et al., "Stabilizing
 the lottery ticket hypothesis" (arXiv 1903.01611: rewinding to an early step rather than to the start).
@@ -22,28 +22,28 @@ from sparsity_tf.type_names import PathLike, Where
 
 
 class IterativePruning(MaskAlgorithm):
-    """Trains, prunes by magnitude, rewinds the weights that are left, and trains again, some times over.
+    """Trains, prunes by magnitude, rewinds the remaining weights, and trains again. This is repeated for some rounds.
 
-    When the optimizer's count reaches `steps_per_round`, the weights are pruned, every variable of the model goes back
-    to what it held at `rewind_step`, the optimizer's slots to zero and its count, and with it learning rate schedules,
-    to `rewind_step`. After round r of R the sparsity is 1 - (1 - S)^(r/R), S the final one: each round prunes the same
-    share of what is left; a weight of n entries keeps floor((1 - s) n). After the last round the ticket is trained like
-    the others; `total_steps` says how many steps of `fit` that takes. With `steps_per_execution=k`, let k divide the
-    rounds.
+    A round ends when the optimizer's count reaches `steps_per_round`. Then the weights are pruned, and every variable
+    of the model goes back to its value at `rewind_step`. The optimizer's slots become zero. Its count, and with it
+    every learning rate schedule, goes back to `rewind_step`. After round r of R the sparsity is 1 - (1 - S)^(r/R),
+    where S is the final sparsity: each round prunes the same share of the remaining weights. A weight of n entries
+    keeps floor((1 - s) n). After the last round the ticket is trained like the others. `total_steps` is the number of
+    steps of `fit` for all this. With `steps_per_execution=k`, choose a k that divides the steps of a round.
 
     Args:
-        final_sparsity: Fraction of zeros of the last round, in (0, 1).
-        rounds: Integer >= 1, how often the model is pruned.
-        steps_per_round: Integer > `rewind_step`, the count of optimizer steps at which a round ends.
-        rewind_step: Integer >= 0, the step whose weights each round begins with; 0 for the initial weights.
-        scope: "layer": each weight to the same sparsity; "global": magnitudes of all are compared.
-        snapshot: Path of an `.npz` file for the weights of `rewind_step`. With it a stopped run can be continued; the
-            default keeps them in memory. A run that starts anew writes it anew.
+        final_sparsity: Fraction of zeros after the last round, in (0, 1).
+        rounds: Integer >= 1: the number of prunings.
+        steps_per_round: Integer > `rewind_step`: the count of optimizer steps at which a round ends.
+        rewind_step: Integer >= 0: the step to whose weights each round goes back; 0 for the initial weights.
+        scope: "layer": each weight gets the same sparsity; "global": the magnitudes of all weights are compared.
+        snapshot: Path of an `.npz` file for the weights of `rewind_step`. With it a stopped run can be continued. The
+            default keeps these weights in memory. A new run overwrites the file.
         where: See `MaskAlgorithm`.
         sparsity: Another name of `final_sparsity`.
 
     Raises:
-        ValueError: For any other argument; before training begins, if the model has nothing to prune, or the run to
+        ValueError: For any other argument; before training begins, if the model has nothing to prune, or if the run to
             continue kept no snapshot.
 
     Example:
@@ -58,7 +58,7 @@ class IterativePruning(MaskAlgorithm):
 
     state_name = "iterative_pruning"
     state_fields = ("rounds", "snapshot_taken")
-    # Arguments without which it can't be made. (They have a default, because the first goes by two names.)
+    # Arguments that must be given. (They have defaults only because the first has two names.)
     required = ("final_sparsity", "rounds", "steps_per_round")
 
     def __init__(
@@ -89,7 +89,7 @@ class IterativePruning(MaskAlgorithm):
 
     @property
     def total_steps(self) -> int:
-        """Number of steps that all rounds take, the training of the last ticket included."""
+        """The number of steps of all rounds, the training of the last ticket included."""
         return self.steps_per_round + self.rounds * (self.steps_per_round - self.rewind_step)
 
     def left_undone(self, end: int) -> str | None:
@@ -109,7 +109,7 @@ class IterativePruning(MaskAlgorithm):
         return 1 - sum(masks.number_to_keep(self.final_sparsity, size) for size in sizes) / sum(sizes)
 
     def sparsity_after(self, round_: int) -> float:
-        """Sparsity after a number of rounds, a float."""
+        """The sparsity after round number `round_`, a float."""
         if round_ == self.rounds:
             return self.final_sparsity
         return 1 - (1 - self.final_sparsity) ** (round_ / self.rounds)
@@ -118,7 +118,7 @@ class IterativePruning(MaskAlgorithm):
         return {**super()._forget_model(), "_variables": []}
 
     def start(self) -> None:
-        # The mask variables and the seeds of noise are no part of what is rewound.
+        # Masks and the seeds of noise are not rewound.
         masked = {id(weight.extra_variable("mask")) for weight in self.weights}
         self._variables = [v for v in self.model.weights if id(v) not in masked]
         if not self.recall()["snapshot_taken"]:
@@ -155,12 +155,12 @@ class IterativePruning(MaskAlgorithm):
 
     def update(self, model: keras.Model) -> None:
         super().update(model)
-        # The count may have gone back.
+        # A rewind sets the count of steps back.
         self._seen = self._upper_bound = self.count()
 
     def _prune(self, step, sparsity):
         views = self.views(step)
-        # Masks of before that are sparser already stay as they are.
+        # Masks that were sparser before the run stay as they are.
         if self.scope == "global":
             count = masks.number_to_keep(sparsity, sum(view.mask.size for view in views))
             kept = criteria.highest(criteria.magnitude, views, min(count, sum(view.active for view in views)))
@@ -174,7 +174,7 @@ class IterativePruning(MaskAlgorithm):
         self._saved = [np.array(ops.convert_to_numpy(variable)) for variable in self._variables]
         if self.snapshot:
             unfinished = f"{self.snapshot}.unfinished.npz"
-            # What numpy's files do not know (bfloat16) as float32, which holds it exactly.
+            # numpy's files have no bfloat16. float32 holds its values exactly.
             np.savez(unfinished, *(a.astype("float32") if a.dtype.kind == "V" else a for a in self._saved))
             os.replace(unfinished, self.snapshot)
         self.remember(snapshot_taken=1)

@@ -1,8 +1,8 @@
 """Gradual pruning by a rising threshold, for recurrent nets (Narang et al., ICLR 2017, arXiv 1704.05119).
 
-What the `dst` package calls "compressed": a threshold on magnitudes rises linearly, then half as fast again, until it
-reaches q, the magnitude below which as many weights of a trained dense network lie as shall be pruned. The sparsity
-that results is not set; it is what the threshold leaves.
+The `dst` package calls this method "compressed". A threshold on magnitudes rises linearly, later half as fast again,
+until it reaches q. The user chooses q by a trained dense network: the share of its weights with magnitudes below q is
+the share to prune. The method does not set the sparsity, which depends on how many weights stay above the threshold.
 """
 
 import numpy as np
@@ -15,26 +15,27 @@ from sparsity_tf.type_names import Where
 class NarangPruning(MaskAlgorithm):
     """Prunes weights under a threshold that rises while training runs.
 
-    After the steps `begin_step`, `begin_step + frequency`, ..., every live weight with |w| < eps(t) is pruned, for
-    good, where with s = `begin_step`, r = `ramp_step`, e = `end_step`, f = `frequency`
+    After the steps `begin_step`, `begin_step + frequency`, ..., every live weight with |w| < eps(t) is pruned for good.
+    With s = `begin_step`, r = `ramp_step`, e = `end_step`, f = `frequency` the threshold is
 
         a = 2 q f / (2 (r - s) + 3 (e - r)),   eps(t) = a (t - s) / f                            for s < t <= r
                                                eps(t) = (a (r - s + 1) + 1.5 a (t - r)) / f      for r < t <= e
 
-    (Algorithm 1 of the paper; the same threshold for every layer. eps(e) = q + a / f.) After `end_step` masks stay.
+    (Algorithm 1 of the paper, with the same threshold for every layer. eps(e) = q + a / f.) After `end_step` masks
+    stay.
 
     Args:
-        target_magnitude: q > 0: the p-quantile of the magnitudes of a dense network trained before, for a sparsity of
-            about p (the paper's 90th percentile).
+        target_magnitude: q > 0. For a sparsity of about p, use the p-quantile of the magnitudes of a trained dense
+            network (the paper's 90th percentile).
         begin_step: Integer >= 0, s. Default: the steps of one epoch, but not more than `ramp_step`.
-        ramp_step: Integer, r, between the two. Default: a quarter of training.
+        ramp_step: Integer, r, between `begin_step` and `end_step`. Default: a quarter of training.
         end_step: Integer, e. Default: half of training.
         frequency: Integer >= 1, steps between updates.
         where, seed: See `MaskAlgorithm`.
 
     Raises:
-        ValueError: For any other argument; before training begins, if the model has nothing to prune or the length of
-            training, where it is needed, is not known.
+        ValueError: For any other argument; before training begins, if the model has nothing to prune, or if a default
+            needs the length of training and the length is not known.
 
     Example:
 
@@ -91,7 +92,7 @@ class NarangPruning(MaskAlgorithm):
             )
 
     def threshold_at(self, step: int) -> float:
-        """eps(t): the threshold of the update after a step, 0.0 up to `begin_step`."""
+        """The threshold eps(t) of the update after a step. It is 0.0 up to `begin_step`."""
         start, ramp, end = self._first, self._ramp, self.last_step
         slope = 2 * self.target_magnitude / (2 * (ramp - start) + 3 * (end - ramp))
         if step <= start:

@@ -1,4 +1,4 @@
-"""Pruning at initialisation: SNIP and GraSP, which look at the loss on some data once, before training.
+"""Pruning at initialisation: SNIP and GraSP. They measure the loss on some data once, before training.
 
 Sources: Lee, Ajanthan and Torr, "SNIP: Single-shot network pruning based on connection sensitivity" (ICLR 2019,
 arXiv 1810.02340); Wang, Zhang and Grosse, "Picking winning tickets before training by preserving gradient flow" (ICLR
@@ -17,11 +17,11 @@ from sparsity_tf.type_names import DenseWeights, DistributionLike, Where
 
 
 class OneShotPruning(SparseFromTheStart):
-    """Base class: a subclass gives the scores, the lowest of which are pruned before the first step.
+    """Base class: a subclass computes scores. The entries with the lowest scores are pruned before the first step.
 
-    One other algorithm may follow on the same weights, in the same `fit` if it comes later among the callbacks, and
-    goes on with these masks: `StaticSparsity` leaves them as they are, `RigL` and the like move them at their count,
-    `MagnitudePruning` prunes further.
+    One other algorithm may follow on the same weights and go on with these masks. In the same `fit`, place it later in
+    the list of callbacks. `StaticSparsity` leaves the masks as they are, `RigL` and similar algorithms change them and
+    keep their counts, and `MagnitudePruning` prunes further.
     """
 
     scheduled = False
@@ -56,7 +56,7 @@ class OneShotPruning(SparseFromTheStart):
         views = self.views(step=0)
         if not all(view.mask.all() for view in views):
             self._compare_masks(views, self._targets())
-            return  # Pruned before: a run that goes on.
+            return  # The masks were pruned before: this run continues another one.
         sizes = [view.value.size for view in views]
         scores = self.scores([weight.variable for weight in self.weights])
         targets = self._targets()
@@ -78,7 +78,7 @@ class OneShotPruning(SparseFromTheStart):
         return distributions.allocate(self.weights, self.target_sparsity, self.distribution, dense=self.dense)
 
     def scores(self, variables: list[keras.Variable]) -> list[np.ndarray]:
-        """Scores of the entries of each variable, a list of arrays; the highest are kept."""
+        """The scores of the entries of each variable, a list of arrays. The entries with the highest ones are kept."""
         raise TypeError(f"{type(self).__name__} must define `scores(variables)`.")
 
 
@@ -87,13 +87,14 @@ class SNIP(OneShotPruning):
 
     Args:
         sparsity: Fraction of zeros, in [0, 1).
-        data: The batch to measure on: (x, y) or (x, y, sample_weight) arrays. Some hundreds of examples that hold every
-            class.
-        scope: "global" (the paper's: scores of all weights are compared) or "layer": each weight gets its own target,
-            as in RigL's code.
-        distribution, dense: Targets of the weights for scope "layer", and what stays dense: see `DropAndGrow`.
+        data: The batch on which sensitivity is measured: arrays (x, y) or (x, y, sample_weight), some hundred examples
+            with all classes among them.
+        scope: "global": the scores of all weights are compared, as in the paper; or "layer": each weight gets its own
+            target, as in RigL's code.
+        distribution, dense: The targets of the weights for scope "layer", and the weights that stay dense. See
+            `DropAndGrow`.
         where, seed: See `MaskAlgorithm`.
-        structure: Must be `None`: single weights are pruned.
+        structure: Must be `None`: the algorithm prunes single weights.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
@@ -115,15 +116,15 @@ class SNIP(OneShotPruning):
 class GraSP(OneShotPruning):
     """GraSP: keeps the weights whose removal would weaken the gradient flow most.
 
-    The score of a weight is w (H g), g the gradient of the loss and H its Hessian (the paper's -w (H g) removes the
-    highest): the weights with the lowest w (H g) are removed. It is signed, as in the paper; RigL's deleted version
-    took the absolute value.
+    The score of a weight is w (H g), where g is the gradient of the loss and H its Hessian. The weights with the lowest
+    scores are removed. (The paper's score is -w (H g), and it removes the highest.) The score has a sign, as in the
+    paper. (A version that was deleted from RigL's code uses the absolute value.)
 
     Args:
         sparsity, data, scope, distribution, dense, where, structure, seed: See `SNIP`. The paper measures on ten
-            examples a class.
-        temperature: Number > 0 by which the logits are divided, 200 in the paper. It needs a model whose outputs are
-            logits; 1 leaves the loss as it is compiled.
+            examples of each class.
+        temperature: Number > 0 by which the logits are divided; 200 in the paper. The model's outputs must be logits.
+            With 1 the loss stays as it was compiled.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.

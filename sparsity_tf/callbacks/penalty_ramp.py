@@ -56,43 +56,43 @@ def _find_variables(model):
 
 
 class PenaltyRamp(CallRepr, Copyable, keras.callbacks.Callback):
-    """Moves the `penalty_weight` of every layer of a model that has one.
+    """Changes the `penalty_weight` of all layers that have one, during training.
 
     At optimizer step t every such layer (`VDDense`, `L0Conv2D`, ...) gets
 
     `penalty_weight = weight * factor(t) / num_examples`
 
-    **Unit.** A loss in Keras is a mean over examples, and the penalty of a layer is a sum over its
-    weights that the variational bound counts once for the whole training set; hence the division by
-    the number of training examples. `weight=1` is the bound itself. The coefficients published by
-    Gale et al. are this quotient: theirs of the Transformer, 1/4.5e6, is `weight=1` with
-    `num_examples=4_500_000`.
+    **Unit.** A loss in Keras is a mean over examples. The penalty of a layer is a sum over its
+    weights, and the variational bound counts this sum once for the whole training set. Hence the
+    division by the number of training examples. `weight=1` is the bound itself. The coefficients
+    published by Gale et al. are this quotient: their coefficient for the Transformer, 1/4.5e6, is
+    `weight=1` with `num_examples=4_500_000`.
 
-    The weight is set before the step is taken, from `model.optimizer.iterations` alone, so a
-    resumed run continues exactly. With `steps_per_execution=k` it is set every k steps, to the
-    value of the first of them. The value in force appears as `penalty_weight` in the logs of each
-    epoch (History, CSVLogger, the progress bar). On the JAX backend a step whose weight may change
-    makes Keras bring the model's variables up to date first, which costs some time; once the ramp
-    has ended, steps cost nothing on any backend.
+    The weight is set before each step and depends on `model.optimizer.iterations` alone, so a
+    resumed run continues exactly. With `steps_per_execution=k` the weight is set every k steps, to
+    the value for the first of these steps. The present value appears as `penalty_weight` in the
+    logs of each epoch (History, CSVLogger, the progress bar). On the JAX backend, Keras brings the
+    model's variables up to date before each step of the ramp, which costs some time. After the end
+    of the ramp the callback costs nothing on any backend.
 
     With `train_on_batch` or a loop of your own, call `update(model)` before each step.
 
     Args:
         weight: float >= 0, full weight of the penalty in per-example units: 1 for the bound.
         num_examples: integer >= 1, number of training examples. Required.
-        begin_step: integer >= 0, last step at which the factor is 0.
-        end_step: integer >= `begin_step`, first step at which the factor is 1. If equal to
-            `begin_step`, the factor jumps from 0 to 1 at that step: with the defaults the full
-            weight is on from the start.
-        schedule: `"linear"`; `"cubic"`: 1 - (1 - p)^3 with p the fraction of the ramp passed, then
-            an exponential moving average with decay 0.9 that starts at 0 at step 0; `"none"`: the
-            factor is always 1, `begin_step` and `end_step` have no effect; a number; or a schedule
-            (see `sparsity_tf.schedules`) or other callable that takes the step (an `int`) and
-            returns a factor in [0, 1].
+        begin_step: integer >= 0, the last step at which the factor is 0.
+        end_step: integer >= `begin_step`, the first step at which the factor is 1. If it equals
+            `begin_step`, the factor jumps from 0 to 1 at that step. So with the defaults the full
+            weight applies from the start.
+        schedule: `"linear"`; `"cubic"`: 1 - (1 - p)^3, where p is the fraction of the ramp that has
+            passed, then an exponential moving average with decay 0.9 that starts at 0 at step 0;
+            `"none"`: the factor is always 1, and `begin_step` and `end_step` have no effect; a
+            number; or a schedule (see `sparsity_tf.schedules`) or other callable that takes the
+            step (an `int`) and returns a factor in [0, 1].
 
     Raises:
         ValueError: for any other argument; at the start of training, if no layer of the model has a
-            `penalty_weight`; during training, if `schedule` returns no number in [0, 1].
+            `penalty_weight`; during training, if `schedule` returns anything but a number in [0, 1].
 
     Example:
 
@@ -123,14 +123,14 @@ class PenaltyRamp(CallRepr, Copyable, keras.callbacks.Callback):
         vars(self).update(self._forget_model())
 
     def _forget_model(self):
-        # `_value` is what the variables hold, `None` where that is not known.
+        # `_value` is the present value of the variables, `None` while it is not known.
         return {**super()._forget_model(), "_variables": [], "_value": None, "_settled": False}
 
     def penalty_weight(self, step: int) -> float:
         """The weight at a step: `weight * factor(step) / num_examples`.
 
         Args:
-            step: integer >= 0, number of optimizer updates made before.
+            step: integer >= 0, the number of optimizer updates before this step.
 
         Returns:
             float.
@@ -150,7 +150,7 @@ class PenaltyRamp(CallRepr, Copyable, keras.callbacks.Callback):
             model: compiled Keras model.
 
         Returns:
-            float, the weight set.
+            float, the new weight.
 
         Raises:
             ValueError: if no layer of `model` has a `penalty_weight`.
@@ -160,12 +160,12 @@ class PenaltyRamp(CallRepr, Copyable, keras.callbacks.Callback):
         return self._move(model)
 
     def _move(self, model):
-        # Not `int(...)` itself, which the variables of `tf.distribute` strategies refuse.
+        # Convert to numpy first: the variables of `tf.distribute` strategies refuse `int(...)`.
         step = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
         value = self.penalty_weight(step)
         if value != self._value:
             for variable in self._variables:
-                # A number, not one tensor for all: JAX donates each variable's buffer.
+                # Assign a number, not one tensor to all variables: JAX donates the buffer of each variable.
                 variable.assign(value)
             self._value = value
         settled_from = getattr(self.schedule, "settled_from", None)
@@ -176,11 +176,11 @@ class PenaltyRamp(CallRepr, Copyable, keras.callbacks.Callback):
         self.update(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        # Again in full: another callback may have restored weights and step since.
+        # Start afresh: another callback may have restored the weights and the step in the meantime.
         self.update(self.model)
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        # `self.model` is asked for only when it is needed: on JAX it synchronises the state.
+        # Read `self.model` only when it is needed: on JAX reading it synchronises the state.
         if not self._settled:
             self._move(self.model)
 

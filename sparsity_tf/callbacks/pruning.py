@@ -1,8 +1,8 @@
-"""Gradual pruning: sparsity rises on a schedule, and the smallest, or random, weights go (Zhu and Gupta, 2017).
+"""Gradual pruning: sparsity rises on a schedule, and the smallest or random weights are pruned (Zhu and Gupta, 2017).
 
-Source: Zhu and Gupta, "To prune, or not to prune" (arXiv 1710.01878); Gale, Elsen and Hooker, "The State of Sparsity in
-Deep Neural Networks" (arXiv 1902.09574), whose counts these are: at sparsity s a weight of n entries keeps
-floor((1 - s) n).
+Sources: Zhu and Gupta, "To prune, or not to prune" (arXiv 1710.01878); Gale, Elsen and Hooker, "The State of Sparsity
+in Deep Neural Networks" (arXiv 1902.09574). Counts are rounded as in the second paper: at sparsity s a weight of n
+entries keeps floor((1 - s) n).
 """
 
 import math
@@ -27,7 +27,7 @@ SCHEDULES = ("cubic", "linear", "constant")
 
 
 def the_one_given(final_sparsity, sparsity):
-    """The final sparsity, which may be given under either name."""
+    """Returns the final sparsity, which a user may give by either name."""
     if final_sparsity is not None and sparsity is not None:
         raise ValueError(
             "`sparsity` is another name of `final_sparsity`: give one of them. "
@@ -40,12 +40,12 @@ def the_one_given(final_sparsity, sparsity):
 
 
 class GradualPruning(MaskAlgorithm):
-    """Base class of `MagnitudePruning` and `RandomPruning`: a subclass says with which scores weights are kept."""
+    """Base class of `MagnitudePruning` and `RandomPruning`. A subclass defines the scores: the highest are kept."""
 
     structured = True
     prunes_tied = True
     always_at_end = True
-    # What is pruned stays pruned.
+    # Whether pruned entries stay pruned.
     cumulative = True
 
     def __init__(
@@ -70,7 +70,7 @@ class GradualPruning(MaskAlgorithm):
         final_sparsity = the_one_given(final_sparsity, sparsity)
         check_fraction("initial_sparsity", initial_sparsity)
         if self.cost_target is not None:
-            final_sparsity = math.nextafter(1.0, 0.0)  # Until the model is known.
+            final_sparsity = math.nextafter(1.0, 0.0)  # A placeholder until `start` knows the model.
         if final_sparsity is None and isinstance(structures.get(self.structure), structures.NM):
             final_sparsity = structures.get(self.structure).sparsity
         check_fraction("final_sparsity", final_sparsity)
@@ -103,7 +103,7 @@ class GradualPruning(MaskAlgorithm):
                     f"{self.final_sparsity}. Received: initial_sparsity={self.initial_sparsity}"
                 )
         structures.check("final_sparsity", self.final_sparsity, self.weights)
-        # A distribution is of the final sparsity; on the way there every weight has the same share of its own.
+        # The distribution gives final targets. On the way, every weight has reached the same share of its own target.
         dense = dense_selection(self.model, self.weights, self.where, self.dense, self.distribution)
         targets = distributions.allocate(self.weights, self.final_sparsity, self.distribution, dense=dense)
         self.targets = [targets[weight.path] for weight in self.weights]
@@ -118,7 +118,7 @@ class GradualPruning(MaskAlgorithm):
             self.check_not_over()
 
     def _has_more_to_prune(self):
-        """Whether masks are full, or (of single weights) have more live entries than they shall have in the end."""
+        """Whether masks are full or, without a structure, have more live entries than they shall have in the end."""
         views = [view for view, target in zip(self.views(step=0), self.targets, strict=True) if target]
         if any(weight.technique.structure for weight in self.weights):
             return bool(views) and all(view.mask.all() for view in views)
@@ -139,7 +139,7 @@ class GradualPruning(MaskAlgorithm):
         return 1 - sum(counts) / sum(weight.size for weight in self.weights)
 
     def sparsity_at(self, step: int) -> float:
-        """The sparsity that the schedule asks for after a step, over the weights pruned: a float in [0, 1)."""
+        """The sparsity of the pruned weights that the schedule asks for after a step: a float in [0, 1)."""
         if callable(self.schedule):
             value = float(self.schedule(step))
             check_fraction("schedule", value)
@@ -166,12 +166,12 @@ class GradualPruning(MaskAlgorithm):
         kinds = [structures.get(self.weights[index].technique.structure) for index in chosen]
         targets = [self._target(index, step) for index in chosen]
         found = [self.new_mask(*triple) for triple in zip(views, kinds, targets, strict=True)]
-        # Only what is not cumulative has weights that come back, for the optimizer to forget.
+        # Entries come back only if pruning is not cumulative. The optimizer's slots of these entries are cleared.
         cleared = None if self.cumulative else [mask > view.mask for mask, view in zip(found, views, strict=True)]
         self.assign(views, found, cleared=cleared)
 
     def new_mask(self, view: WeightView, structure: structures.Elements, sparsity: float) -> np.ndarray:
-        """The mask of a weight at a sparsity."""
+        """Computes the new mask of a weight at a sparsity."""
         if structure.spec is None and self.cumulative:
             count = min(masks.number_to_keep(sparsity, view.mask.size), view.active)
             return criteria.highest(self.scores, [view], count)[0]
@@ -179,16 +179,16 @@ class GradualPruning(MaskAlgorithm):
         return structure.keep_highest(self.scores(view), sparsity, among, view.filter_axes)
 
     def scores(self, view: WeightView) -> np.ndarray:
-        """Scores of the entries of a weight, as of `criteria.py`: those with the lowest are pruned."""
+        """The scores of the entries of a weight, as in `criteria.py`. The entries with the lowest scores are pruned."""
         raise TypeError(f"{type(self).__name__} must define `scores(view)`.")
 
 
 def _most_kept(weight, sparsity):
-    """How many entries of a weight may live at a sparsity; of blocks those at an edge are smaller."""
+    """The largest number of entries of a weight that may live at a sparsity. (Blocks at an edge are smaller.)"""
     if not sparsity or weight.technique.structure is None:
         return masks.number_to_keep(sparsity, weight.size)
     structure = structures.get(weight.technique.structure)
-    # Among equal scores the first groups are kept, which are whole.
+    # Among equal scores the first groups are kept. The first groups are whole.
     return int(np.count_nonzero(structure.keep_highest(np.zeros(weight.shape), sparsity, None, weight.filter_axes)))
 
 
@@ -196,42 +196,44 @@ class MagnitudePruning(GradualPruning):
     """Prunes the weights of the smallest magnitude, on a schedule that rises to the final sparsity.
 
     After the steps `begin_step`, `begin_step + frequency`, ..., and after `end_step` itself (so that the final sparsity
-    is always reached), each weight of n entries keeps its floor((1 - s(t)) n) largest; what is pruned stays pruned.
-    With ties the lower index is kept.
+    is always reached), each weight of n entries keeps its floor((1 - s(t)) n) largest entries. Pruned entries stay
+    pruned. Among equal magnitudes the lower index is kept.
 
-    **Per epoch, as STR's GMP** (Kusupati et al. 2020): `frequency="epoch"` with steps S an epoch,
-    `begin_step=e0 * S`, `end_step=(e1 + 1) * S` gives its c(e) = p (1 - (1 - (e - e0) / T)^3) before epoch e; unlike
-    it, p itself is reached, at the end of epoch e1.
+    **Per epoch, as STR's GMP** (Kusupati et al. 2020): with S steps an epoch, `frequency="epoch"`,
+    `begin_step=e0 * S` and `end_step=(e1 + 1) * S` give GMP's c(e) = p (1 - (1 - (e - e0) / T)^3) before epoch e.
+    Unlike GMP, this schedule reaches p itself, at the end of epoch e1.
 
     Args:
         final_sparsity: Fraction of zeros at the end, in [0, 1). With an N:M structure it is 1 - N/M, and may be left
             out if `structure` is given here.
-        begin_step: Integer >= 0, step after which pruning begins.
-        end_step: Integer > `begin_step`, step after which the final sparsity holds; default: half of the training.
-        frequency: Integer >= 1, steps between updates, or "epoch".
+        begin_step: Integer >= 0: the step after which pruning begins.
+        end_step: Integer > `begin_step`: the step after which the final sparsity holds. Default: half of training.
+        frequency: Integer >= 1: steps between updates, or "epoch".
         initial_sparsity: Sparsity at `begin_step`.
         schedule: "cubic" (the paper's), "linear", "constant" (all at once), or a schedule or other function from the
             step to a sparsity.
-        distribution: What the final sparsity means for each weight: "uniform", "erk", a dict, a CSV file, ...
-            (`sparsity_tf.distributions.allocate`). On the way every weight has the same share of its own target.
-        dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`). Default: none;
-            with structure "filter" the output layers, unless `where` (".*" is all) or explicit sparsities say what
-            to prune.
-        scope: "layer", or "global": magnitudes of all weights are compared with each other, and
-            floor((1 - s) n) of all entries live (of channels and the like at least one of each layer). Then there are
-            no targets of single weights.
+        distribution: How the final sparsity is distributed over the weights: "uniform", "erk", a dict, a CSV file, ...
+            (`sparsity_tf.distributions.allocate`). On the way, every weight has reached the same share of its own
+            target.
+        dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`). Default: none.
+            With structure "filter" the default is the output layers, unless `where` (".*" is all) or explicit
+            sparsities say which weights to prune.
+        scope: "layer", or "global": the magnitudes of all weights are compared with each other, and floor((1 - s) n) of
+            all n entries live. (Of channels, heads and units, at least one lives in each layer.) With "global" single
+            weights have no targets.
         where, structure, seed: See `MaskAlgorithm`. With structure "channel", "head" or "unit", of n channels that are
             tied to the same layers max(1, floor((1 - s) n)) live.
         sparsity: Another name of `final_sparsity`.
-        importance: What goes first: "l1", the smallest |w|; "l2", of channels and the like those with the smallest
-            sum of squares (of single weights the same as "l1"); or "taylor", what changes the loss least to first
-            order, |w dL/dw|, with the gradient of the step after which masks change. The "l1" of a channel is the mean
-            of |w| over all weights that make it, its "taylor" |the sum of w dL/dw| (Molchanov et al. 2019).
-        target_flops, target_parameters: In the place of `final_sparsity`, with structure "channel", "head" or "unit":
-            the share of the dense model's multiply-accumulates (as `inspection.count_flops` counts), or of its
-            parameters, that the shrunk model may have. Training begins with a search for the smallest sparsity that
-            meets it under `distribution`, to be read as `final_sparsity` then. The shrunk model has at most the
-            target, and with the next lower counts of channels it would have more.
+        importance: The measure by which the least important entries are pruned. "l1" is |w|; for a channel, head or
+            unit it is the mean of |w| over all weights that make it. "l2" is for channels, heads and units the root of
+            the mean of squares; for single weights it equals "l1". "taylor" is |w dL/dw|, to first order the change of
+            the loss, with the gradient of the step after which masks change; for a channel, head or unit it is
+            |the sum of w dL/dw| (Molchanov et al. 2019).
+        target_flops, target_parameters: Instead of `final_sparsity`, with structure "channel", "head" or "unit": the
+            share of the dense model's multiply-accumulates (as `inspection.count_flops` counts), or of its parameters,
+            that the shrunk model may have. Before training, a search finds the smallest sparsity that meets the target
+            under `distribution`. Then `final_sparsity` holds this sparsity. The shrunk model does not exceed the
+            target, and with the next lower counts of channels it would exceed the target.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune.
@@ -324,7 +326,7 @@ class MagnitudePruning(GradualPruning):
         if self.scope == "layer":
             return super().goal()
         if any(weight.technique.structure for weight in self.weights):
-            return None  # Groups of different weights have different sizes.
+            return None  # Groups in different weights have different sizes.
         pairs = list(zip(self.weights, self.targets, strict=True))
         kept = sum(weight.size for weight, target in pairs if not target)
         size = sum(weight.size for weight, target in pairs if target)
@@ -332,7 +334,7 @@ class MagnitudePruning(GradualPruning):
 
     @property
     def scores(self) -> Callable[[WeightView], np.ndarray]:
-        """Scores of the entries of a weight: a function of its `WeightView`."""
+        """The function that scores the entries of a weight, given its `WeightView`."""
         return criteria.saliency if self.importance == "taylor" else criteria.magnitude
 
     def change_masks(self, step: int) -> None:
@@ -365,16 +367,16 @@ class MagnitudePruning(GradualPruning):
 class RandomPruning(GradualPruning):
     """Prunes random weights, on a schedule: the control experiment of magnitude pruning.
 
-    Counts are those of `MagnitudePruning`. Cumulative: what is pruned stays pruned, and those that go are drawn
-    uniformly from those left. (The published code of *State of Sparsity* names a random method but prunes by magnitude,
-    and a sibling's rule brings pruned weights back: neither is copied.)
+    Counts are the same as in `MagnitudePruning`. By default pruned entries stay pruned, and an update draws the entries
+    to prune uniformly from the live entries. (The published code of *State of Sparsity* has a "random" method that
+    prunes by magnitude, and a related program brings pruned weights back. This class does neither.)
 
     Args:
-        cumulative: Bool; `False` draws a new mask of the same count at every update, over all entries. (Not with the
-            structures that tie layers: nothing wakes what is gone in all of them.)
+        cumulative: Bool. `False` draws a new mask of the scheduled count at every update, over all entries. (Structures
+            that tie layers need `True`: a channel that is pruned in all its layers gets no gradient to come back.)
         final_sparsity, begin_step, end_step, frequency, initial_sparsity, schedule, distribution, dense, where,
-            structure, seed, sparsity, target_flops, target_parameters: See `MagnitudePruning`. N:M structures draw
-            their entries in each group.
+            structure, seed, sparsity, target_flops, target_parameters: See `MagnitudePruning`. With an N:M structure
+            entries are drawn in each group.
 
     Raises:
         ValueError: As `MagnitudePruning`.
@@ -436,6 +438,6 @@ class RandomPruning(GradualPruning):
         among = view.mask if self.cumulative else None
         if structure.spec is not None:
             return structure.keep_random(view.rng, view.mask.shape, sparsity, among, view.filter_axes)
-        # The same distribution without a score for every entry.
+        # This draws from the same distribution, without a score for every entry.
         count = min(masks.number_to_keep(sparsity, view.mask.size), view.active if self.cumulative else view.mask.size)
         return masks.random_mask(view.mask.shape, count, view.rng, among)

@@ -1,8 +1,9 @@
 """Sparse momentum: sparse networks from scratch (Dettmers and Zettlemoyer, 2019, arXiv 1907.04840).
 
-Once an epoch: prune small weights, decide by the mean momentum of its live weights how many each layer may get back,
-and grow the ones whose momentum is largest. The count of live weights is held by a correction term rather than exactly,
-as published; what the public program gets wrong (empty layers, negative quotas, quotas that never settle) is mended.
+Once an epoch the algorithm prunes small weights, decides how many weights each layer may grow by the mean momentum of
+the layer's live weights, and grows the weights with the largest momentum. As published, a correction term keeps the
+count of live weights nearly constant, but not exactly. Three cases that the public program gets wrong are correct here:
+empty layers, negative quotas and quotas that never settle.
 """
 
 import math
@@ -20,30 +21,33 @@ from sparsity_tf.type_names import DenseWeights, DistributionLike, Frequency, Nu
 class SparseMomentum(DropAndGrow):
     """Sparse momentum, with all modes of its public program.
 
-    At an update, with r the drop fraction of the step, N, n and z a weight's entries, live and masked ones, L weights:
+    In an update, r is the drop fraction of the step. A weight has N entries, n live and z masked ones. There are L
+    weights. The update has these steps:
 
-    1. shares v: the redistribution statistic, divided by its sum;
-    2. rate p = r; but min(z / N, r) for a weight less than 20 % sparse whose share is above 1 / L;
-    3. the ceil(p n) live entries with the lowest drop scores go, K in all;
-    4. quotas g = ceil(v (K + a)), at most 0.99 (z + ceil(p n)), what exceeds that going to the others in equal parts;
-    5. each weight grows its floor(g) masked entries with the highest grow scores;
-    6. correction, B the count of live weights at the start and d what is missing to it now:
-       a <- a / 4 + 3 d / 4 + (mean of all d so far).
+    1. shares: v is the redistribution statistic of a weight, divided by the sum over all weights;
+    2. rates: p = r, but p = min(z / N, r) for a weight that is less than 20 % sparse and has a share above 1 / L;
+    3. each weight drops the ceil(p n) live entries with the lowest drop scores; K entries are dropped in total;
+    4. quotas: g = ceil(v (K + a)), but at most 0.99 (z + ceil(p n)). The excess goes to the others in equal parts;
+    5. each weight grows the floor(g) masked entries with the highest grow scores;
+    6. correction: a <- a / 4 + 3 d / 4 + (mean of all d so far), where d = B - (live weights now), and B is the count
+       of live weights at the start.
 
-    Step 6 holds the count near B rather than exactly, as published: the sparsity moves by a few weights a layer. A
-    model that begins dense (`sparsity=0.0`) stays dense.
+    Step 6 keeps the count near B, as published, but not exactly: the sparsity varies by a few weights in each layer. A
+    model that starts dense (`sparsity=0.0`) stays dense.
 
-    An entry that is dropped and grown in one update keeps its value; others start at zero. The optimizer's momentum is
-    never reset: gradients of masked weights are dense, so that a grown weight starts with the momentum it has gathered.
+    An entry that is dropped and grown in one update keeps its value; other grown entries start at zero. The optimizer's
+    momentum is never reset. Masked weights get dense gradients, so a grown weight starts with the momentum that it has
+    gathered.
 
     Args:
-        sparsity: Fraction of zeros, in [0, 1), over the weights together.
-        distribution: Initial masks: "uniform" (the program's "constant") or "by_size" ("linear"), or any other of
-            `sparsity_tf.distributions.allocate`. Counts are exact, not drawn.
-        drop: "magnitude"; "signed_magnitude" or "SET" (canonical; the program's are defective); "global_magnitude"
-            (the exact smallest ceil(r B) of all; the program searches a threshold); "threshold" (|w| at most a common
-            threshold, which starts at 0.001 and doubles or halves when 2 % less or more than ceil(r B) went);
-            "magnitude_variance" (Adam); or a function.
+        sparsity: Fraction of zeros, in [0, 1), over all weights together.
+        distribution: For the initial masks: "uniform" (the program's "constant"), "by_size" (its "linear"), or any
+            other distribution of `sparsity_tf.distributions.allocate`. Counts are exact, not drawn.
+        drop: "magnitude"; "signed_magnitude" or "SET" (canonical SET, unlike the program's modes, which are defective);
+            "global_magnitude" (exactly the smallest ceil(r B) of all entries; the program searches for a threshold);
+            "threshold" (entries with |w| up to a common threshold, which starts at 0.001, doubles if the number dropped
+            was more than 2 % below ceil(r B), and halves if it was more than 2 % above); "magnitude_variance" (Adam);
+            or a function.
         grow: "momentum", "random", "momentum_neuron", "global_momentum", or a function.
         redistribution: "momentum", "magnitude", "nonzeros", "none" (by size), "variance" (Adam), or a function.
         drop_fraction: The paper's prune rate, 0.5; or a schedule or other function of the step.
@@ -53,8 +57,8 @@ class SparseMomentum(DropAndGrow):
             the last step.
 
     Raises:
-        ValueError: For any other argument; before training begins, if the model has nothing to prune or the optimizer
-            has no momentum.
+        ValueError: For any other argument; before training begins, if the model has nothing to prune, or if the
+            optimizer has no momentum.
 
     Example:
 
@@ -67,7 +71,7 @@ class SparseMomentum(DropAndGrow):
     """
 
     state_name = "sparse_momentum"
-    # Under a threshold the weights of least magnitude go as well.
+    # A threshold on magnitudes also drops the weights of the smallest magnitude.
     drop_scores = {**criteria.DROP, "threshold": criteria.magnitude}
     # Momentum is never reset.
     clears_grown = False
@@ -122,7 +126,7 @@ class SparseMomentum(DropAndGrow):
         if not self.has_state():
             baseline = sum(self.active_counts())
             if drawn and not getattr(distributions.get(self.distribution), "explicit", False):
-                # A distribution that leaves some of the budget over gets it back in time.
+                # Some distributions leave a part of the budget unused. The correction regrows it over time.
                 size = sum(self.weights[index].size for index in self.moving)
                 kept = sum(weight.size for weight in self.weights) - size
                 baseline = kept + size - masks.number_of_zeros(self.target_sparsity, size)
@@ -131,7 +135,7 @@ class SparseMomentum(DropAndGrow):
     def change_masks(self, step: int) -> None:
         rate, state = self.drop_fraction_at(step), self.recall()
         if state["baseline"] >= sum(weight.size for weight in self.weights):
-            return  # Nothing is masked: what went would come back, if in time.
+            return  # Nothing is masked: dropped weights could only come back, and perhaps later.
         views = [self.view(index, step, rate) for index in self.moving]
         shares = _normalise([float(statistic) for statistic in map(self.redistribution, views)])
         rates = [_rate(view, share, rate, len(views)) for view, share in zip(views, shares, strict=True)]
@@ -164,18 +168,18 @@ class SparseMomentum(DropAndGrow):
 
 
 def share_quotas(total, shares, limits):
-    """How many weights each layer may grow: ceil(share * total), with what exceeds a limit spread over all equally.
+    """The number of weights that each layer may grow: ceil(share * total). Excess over a limit goes to all equally.
 
     Args:
-        total: Number to grow in all, may be fractional; below zero counts as zero.
+        total: Number of weights to grow in total. It may be fractional. A negative number counts as zero.
         shares: Sequence of numbers >= 0 with the sum 1.
         limits: Sequence of numbers >= 0.
 
     Returns:
-        List of floats, none above its limit: their floors are what grows. Spreading ends when less than one weight is
-        left over, or every layer is full.
+        List of floats, each at most its limit. Each layer grows the floor of its number. Spreading ends when less than
+        one weight is left over, or when every layer is full.
     """
-    # Rounding errors of float32 statistics must not make a whole weight.
+    # The factor keeps `ceil` from making a whole weight out of a rounding error of float32 statistics.
     quotas = np.ceil(np.asarray(shares) * max(total, 0.0) * (1 - 1e-6))
     limits = np.asarray(limits, np.float64)
     while True:
@@ -195,6 +199,6 @@ def _normalise(statistics):
 
 
 def _rate(view, share, rate, count):
-    """A weight that is nearly dense and favoured loses no more than it has room to grow again."""
+    """The drop rate of a weight. A nearly dense weight with a large share loses no more than it has room to regrow."""
     sparsity = 1 - view.active / view.mask.size
     return min(sparsity, rate) if sparsity < 0.2 and share > 1 / count else rate

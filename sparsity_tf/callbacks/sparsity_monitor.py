@@ -1,4 +1,4 @@
-"""Writes down how sparse a model is while it trains: TensorBoard scalars, a CSV file, tables."""
+"""Records how sparse a model is while it trains: TensorBoard scalars, a CSV file, tables."""
 
 import csv
 import errno
@@ -36,21 +36,22 @@ _TOTAL = "total"
 class SparsityMonitor(CallRepr, Copyable, keras.callbacks.Callback):
     """Records the sparsity of every sparse weight, of any technique.
 
-    Each record has one row a weight and one in total: its entries, non-zeros and sparsity; the technique's threshold
-    (the mean, where there are several) or that of the algorithm; the algorithm's drop fraction; how many entries
-    algorithms dropped and grew since the last record; and the share of entries whose mask differs from the last
-    record's. What does not apply stays empty. It may stand anywhere among the callbacks.
+    A record has a row for each weight and a row for the total. A row holds the numbers of entries and non-zeros; the
+    sparsity; the threshold of the technique (the mean of several) or of the algorithm; the algorithm's drop fraction;
+    the numbers of entries that algorithms dropped and grew since the last record; and the share of entries whose mask
+    has changed since the last record. Cells that do not apply stay empty. The monitor may stand anywhere among the
+    callbacks.
 
     Args:
         csv_path: Path of a CSV file with the columns `COLUMNS`. A resumed run (`initial_epoch`, `BackupAndRestore`)
-            is appended to what it holds of earlier steps.
+            keeps the rows of earlier steps and appends to them.
         log_dir: Folder for TensorBoard: `sparsity/<weight>`, `threshold/<weight>`, ... over the optimizer's step.
         every: "epoch", or an integer >= 1: steps between records.
-        verbose: 1 prints `sparsity_table(model)` when training ends, 2 after every record.
+        verbose: 1 prints `sparsity_table(model)` when training ends, 2 prints it after every record.
 
     Raises:
-        ValueError: For any other argument, or at the start of training, if the model has no sparse weights, or if the
-            CSV file that is to be continued is damaged (a last line that was cut off is left out).
+        ValueError: For any other argument; at the start of training, if the model has no sparse weights, or if the CSV
+            file to continue is damaged. (A last line that was cut off is no damage: it is left out.)
         OSError: At the start of training, if the CSV file can't be read or written.
 
     Example:
@@ -77,7 +78,7 @@ class SparsityMonitor(CallRepr, Copyable, keras.callbacks.Callback):
             check_integer("every", every, 1)
         check_choice("verbose", verbose, (0, 1, 2))
         self.csv_path, self.log_dir, self.every, self.verbose = csv_path, log_dir, every, verbose
-        # All records of this run: list of dicts by column.
+        # All rows of this run: a list of dicts from columns to values.
         self.rows = []
         self._writer, self._masks, self._moved, self._epoch = None, {}, {}, 0
         self._steps_seen = self._recorded_at = 0
@@ -93,8 +94,8 @@ class SparsityMonitor(CallRepr, Copyable, keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        # Only now do all algorithms have their first masks, and a model to continue is restored. (A model that
-        # TensorFlow's `fit` builds has them after the first step.)
+        # Start only now, when all algorithms have made their first masks and other callbacks have restored the model.
+        # (If TensorFlow's `fit` builds the model, its first masks exist only after the first step.)
         if not self._started and self.model.built:
             self._start()
 
@@ -107,7 +108,7 @@ class SparsityMonitor(CallRepr, Copyable, keras.callbacks.Callback):
                 "SparsityMonitor needs a model with sparse layers; `sparsity_tf.sparsify` makes them. "
                 f"Received: model={self.model.name!r}"
             )
-        # By layer: paths of nested models need not be distinct.
+        # The keys are layers, because paths in nested models need not be distinct.
         self._masks = {_key(weight): ops.convert_to_numpy(weight.mask()) for weight in weights}
         self._steps_seen = self._recorded_at = self._step()
         if self.csv_path:
@@ -122,7 +123,8 @@ class SparsityMonitor(CallRepr, Copyable, keras.callbacks.Callback):
             self._start()
         if self.every == "epoch":
             return
-        # An upper bound of the optimizer's count, which is asked for only then: reading it waits for the device.
+        # `_steps_seen` is an upper bound of the optimizer's count. Read the count itself only when the bound says that
+        # a record may be due, because reading waits for the device.
         self._steps_seen += self.model.steps_per_execution
         if self._steps_seen - self._recorded_at >= self.every:
             self._steps_seen = self._step()
@@ -145,7 +147,7 @@ class SparsityMonitor(CallRepr, Copyable, keras.callbacks.Callback):
         """Records the model as it is now.
 
         Returns:
-            The rows, a list of dicts by column.
+            The rows: a list of dicts from columns to values.
         """
         step, algorithms = self._step(), train_function.algorithms(self.model)
         self._steps_seen = self._recorded_at = step
@@ -216,7 +218,7 @@ class SparsityMonitor(CallRepr, Copyable, keras.callbacks.Callback):
             kept = self._earlier(self._read_csv(), step)
         if os.path.isdir(self.csv_path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(self.csv_path))
-        # Under another name first: a process that is killed here must not lose the rows of before.
+        # Write under another name first: a process that is killed here must not lose the earlier rows.
         unfinished = f"{self.csv_path}.unfinished"
         with open(unfinished, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
@@ -234,10 +236,10 @@ class SparsityMonitor(CallRepr, Copyable, keras.callbacks.Callback):
         return rows
 
     def _earlier(self, rows, step):
-        """The rows that were recorded before the run was at a step of the epoch that it now is in."""
-        # Rows of earlier epochs whatever their step: a rewound run counts the same steps again.
+        """The rows that were recorded before the present step of the present epoch."""
+        # Keep all rows of earlier epochs, whatever their steps: a rewound run counts the same steps again.
         earlier = [row for row in rows if int(row["epoch"]) < self._epoch]
-        # For the same reason a row of this epoch may have a low step and come later: steps rise until a run is rewound.
+        # For the same reason a row of this epoch with a low step may be a later row. Steps rise only until a rewind.
         last = int(earlier[-1]["step"]) if earlier else -1
         within = [row for row in rows if int(row["epoch"]) == self._epoch or not self._epoch]
         return earlier + [row for row in within if last < int(row["step"]) <= step]
@@ -265,7 +267,7 @@ def _key(weight):
 
 
 def write_scalar(name, value, step):
-    """`tf.summary.scalar`, which needs the package tensorboard only for these few lines."""
+    """Does the work of `tf.summary.scalar`, which would need the package tensorboard for these few lines."""
     tf = import_optional("tensorflow")
 
     metadata = tf.compat.v1.SummaryMetadata()

@@ -1,8 +1,8 @@
-"""From one global target sparsity to one target for each weight tensor.
+"""Distributions turn one global target sparsity into one target for each weight tensor.
 
-A distribution is a small immutable object, called with tensors and a sparsity: `ErdosRenyiKernel()(tensors, 0.9)` is a
-list of floats. `allocate` is the form that algorithms use: it takes distributions by name, keeps chosen tensors dense
-and returns a dict. A tensor is anything with a `path` and a `shape`: a `SparseWeight`, or a `TensorSpec`.
+A distribution is a small immutable object. Called with tensors and a sparsity, it returns a list of floats:
+`ErdosRenyiKernel()(tensors, 0.9)`. Algorithms use `allocate`: it takes distributions by name, keeps chosen tensors
+dense and returns a dict. A tensor is anything with a `path` and a `shape`: a `SparseWeight`, or a `TensorSpec`.
 """
 
 from sparsity_tf.distributions import budgets

@@ -1,4 +1,4 @@
-"""One target sparsity for each weight tensor: the form in which algorithms use distributions."""
+"""`allocate` gives each weight tensor a target sparsity. Algorithms use distributions through it."""
 
 import collections.abc
 import os
@@ -25,12 +25,12 @@ _CLASSES = {
 
 
 def get(identifier: DistributionLike) -> Callable[[Sequence[Any], float | None], Sequence[float]]:
-    """Turns what a user may pass as a distribution into a distribution.
+    """Turns a user's notation for a distribution into a distribution.
 
     Args:
         identifier: A name: "uniform" (or "constant"), "er" ("erdos_renyi"), "erk" ("erdos_renyi_kernel"), "by_size"
             ("linear"); a dict (`PerLayer`); the path of a CSV file with one budget (`budgets.read_csv`); or a
-            distribution or other callable of (tensors, sparsity), which is returned as it is.
+            distribution or another callable of (tensors, sparsity), which is returned unchanged.
 
     Raises:
         ValueError: For an unknown name or anything else.
@@ -64,24 +64,25 @@ def allocate(
     distribution: DistributionLike = "uniform",
     dense: DenseWeights = None,
 ) -> dict[str, float]:
-    """One target sparsity for each tensor, by path.
+    """Gives each tensor a target sparsity, by path.
 
-    Tensors that are kept dense are left out on both sides, as in RigL: the others take the target among themselves, so
-    that the whole is less sparse than `sparsity`. Where numbers are explicit (`PerLayer`, a budget), `dense` overrides
-    them. How many entries of a tensor are zero is `masks.number_of_zeros(s, size)`: rounded down.
+    Tensors that are kept dense do not count, as in RigL: the other tensors meet the target among themselves, so the
+    whole model is less sparse than `sparsity`. Where a distribution names each tensor's number (`PerLayer`, a budget),
+    `dense` overrides it. A tensor gets `masks.number_of_zeros(s, size)` zeros: the product, rounded down.
 
     Args:
         tensors: Non-empty list of tensors with distinct paths: `get_sparse_weights(model)`, or `TensorSpec`s.
         sparsity: Global target in [0, 1); `None` where every tensor has a number of its own.
-        distribution: What `get` takes.
-        dense: Which tensors to keep dense: "first", "last" or "first_and_last" in the order of `tensors`; a name or
-            regular expression, or a list of them, matched as in `PerLayer`; or a predicate of a tensor.
+        distribution: Any argument of `get`.
+        dense: The tensors to keep dense: "first", "last" or "first_and_last" in the order of `tensors`; a name or
+            regular expression, or a list of names and regular expressions, matched as in `PerLayer`; or a predicate of
+            a tensor.
 
     Returns:
-        Dict from path to float in [0, 1), in the order of `tensors`; 0.0 if kept dense, 1.0 only by a budget.
+        Dict from path to float in [0, 1), in the order of `tensors`. Dense tensors have 0.0. Only a budget gives 1.0.
 
     Raises:
-        ValueError: For any other argument; if all tensors are kept dense and `sparsity` is not zero.
+        ValueError: For any other argument, or if all tensors are kept dense and `sparsity` is not zero.
 
     Example:
 
@@ -118,7 +119,7 @@ def allocate(
 
 
 def select_dense(tensors: Sequence[Any], dense: DenseWeights) -> set[str]:
-    """Paths of the tensors to keep dense, a set; `dense` as for `allocate`.
+    """The paths of the tensors to keep dense, a set. `dense` is the argument of `allocate`.
 
     Example:
 

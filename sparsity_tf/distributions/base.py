@@ -1,4 +1,4 @@
-"""What a distribution is, and what it is called with: tensors that have a path and a shape."""
+"""The base class of distributions, and the tensors that a distribution is called with: each has a path and a shape."""
 
 import abc
 import dataclasses
@@ -15,11 +15,12 @@ from sparsity_tf.masks.ranking import number_of_zeros
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """A weight tensor without a model: all that distributions know of one.
+    """A weight tensor without a model: the path and the shape that a distribution needs.
 
     Args:
-        path: Where it stands, layer first: "encoder/dense_1/kernel".
-        shape: Tuple of positive integers, at least one, axes as in Keras: inputs before outputs, both last.
+        path: Path of the weight in the model, the layer first: "encoder/dense_1/kernel".
+        shape: Tuple of at least one positive integer. The axes are as in Keras: the axes of inputs and outputs come
+            last, inputs before outputs.
 
     Example:
 
@@ -44,19 +45,19 @@ class TensorSpec:
 
     @property
     def name(self) -> str:
-        """Last part of the path."""
+        """The last part of the path."""
         return self.path.rpartition("/")[2]
 
     @property
     def size(self) -> int:
-        """Number of entries."""
+        """The number of entries."""
         return math.prod(self.shape)
 
 
 class Distribution(CallRepr, abc.ABC):
-    """Base class: a global sparsity becomes one sparsity a tensor. A subclass implements `targets`.
+    """Base class of distributions, which turn a global sparsity into one for each tensor. A subclass defines `targets`.
 
-    `explicit` says that a tensor's number does not depend on the other tensors.
+    `explicit` is true if the sparsity of a tensor does not depend on the other tensors.
 
     Example:
 
@@ -73,10 +74,10 @@ class Distribution(CallRepr, abc.ABC):
     explicit = False
 
     def __call__(self, tensors: Sequence[Any], sparsity: float | None) -> list[float]:
-        """One target for each tensor.
+        """Returns one target for each tensor.
 
         Args:
-            tensors: Non-empty list of `SparseWeight`, `TensorSpec` or the like.
+            tensors: Non-empty list of `SparseWeight`, `TensorSpec` or similar objects.
             sparsity: Global target in [0, 1): fraction of zeros among all entries of `tensors`. `None` if the
                 distribution is `explicit`.
 
@@ -93,18 +94,18 @@ class Distribution(CallRepr, abc.ABC):
 
     @abc.abstractmethod
     def targets(self, tensors: Sequence[Any], sparsity: float | None) -> list[float]:
-        """What `__call__` returns, for arguments that have been checked."""
+        """Computes the result of `__call__`, which has checked the arguments."""
 
 
 def as_written(number):
-    """The float of a number's decimal notation, which decides how counts are rounded: the float32 0.9 is 0.9."""
+    """The float with the same decimal notation as a number: the float32 0.9 becomes 0.9. Counts are rounded by it."""
     return float(str(number))
 
 
 def exact_sparsity(sparsity: fractions.Fraction, size: int) -> float:
-    """The float next to an exact sparsity (a `Fraction` in [0, 1]) that gives floor(sparsity * size) zeros.
+    """The float near an exact sparsity (a `Fraction` in [0, 1]) that gives floor(sparsity * size) zeros.
 
-    The nearest float may lie on the other side of an integer number of zeros. The result is below 1 if `sparsity` is.
+    The nearest float of all may give one zero more or fewer. The result is below 1 if `sparsity` is below 1.
 
     Example:
 
@@ -123,7 +124,7 @@ def exact_sparsity(sparsity: fractions.Fraction, size: int) -> float:
 
 
 def names_of(tensor: Any) -> tuple[str, ...]:
-    """What a tensor may be called by: its path, its layer's path and its layer's name.
+    """The names by which a user may call a tensor: its path, its layer's path and its layer's name.
 
     Example:
 
@@ -155,7 +156,7 @@ def check_tensors(tensors: Sequence[Any]) -> None:
 
 
 def match(argument, entries, tensors):
-    """For each tensor the list of entries that match it; every entry must match something."""
+    """For each tensor, the list of the entries that match it. Every entry must match at least one tensor."""
     names = [names_of(tensor) for tensor in tensors]
     known = {name for own in names for name in own}
     matches = [[] for _ in tensors]
@@ -178,7 +179,7 @@ def match(argument, entries, tensors):
 
 
 def shorten(names: list, limit: int = 20) -> str:
-    """A list for an error message.
+    """Formats a list for an error message: at most `limit` names.
 
     Example:
 

@@ -1,13 +1,14 @@
-"""Budgets: how sparse each weight of a net came out, to be given to another training run.
+"""Budgets record how sparse each weight of a trained network is, so that another training run can use these numbers.
 
 ```python
 allocate(get_sparse_weights(model), None, inspection.sparsity_budget(trained))
 allocate(get_sparse_weights(model), None, budgets.read_csv("STR_Budgets_ResNet50.csv", column="90.23"))
 ```
 
-A budget is a read-only dict from names to sparsities, and a distribution (`base.py`): called with tensors it
-finds out which number belongs to which. So pruning with the budget that a learned method found ("budget transfer" in
-Kusupati et al., "Soft Threshold Weight Reparameterization for Learnable Sparsity", arXiv 2002.03231) is one argument.
+A budget is a read-only dict from names to sparsities. It is also a distribution (`base.py`): called with tensors, it
+finds the sparsity that belongs to each tensor. So one argument is enough to prune with the budget that a learned method
+found ("budget transfer" in Kusupati et al., "Soft Threshold Weight Reparameterization for Learnable Sparsity", arXiv
+2002.03231).
 """
 
 import collections.abc
@@ -25,11 +26,11 @@ from sparsity_tf.type_names import PathLike
 
 
 class Budget(collections.abc.Mapping):
-    """Sparsities by name, in the order of the net.
+    """Sparsities by name, in the order of the network.
 
     Args:
         sparsities: Dict from names to numbers in [0, 1].
-        sizes: Dict from the same names to numbers of entries, at least 1, or `None` where they aren't known.
+        sizes: Dict from the same names to numbers of entries, at least 1; `None` if the sizes are not known.
 
     Raises:
         ValueError: For any other argument.
@@ -82,11 +83,12 @@ class Budget(collections.abc.Mapping):
     def match(self, tensors: Sequence[Any]) -> dict[str, float]:
         """Finds the entry of each tensor.
 
-        * By name, if each entry is the path, the layer's path or the layer's name of one tensor of its size;
-        * else by order, if there are as many entries as tensors, all sizes agree, and no entry has the name of another
-          tensor that it would fit. (So a budget from PyTorch's ResNet-50 fits a model that creates its layers in the
-          same order, and is refused by one that doesn't.) A budget without sizes is matched by order only if its names
-          are the positions 1, 2, 3, ...
+        * By name, if each entry is named by the path, the layer's path or the layer's name of one tensor, and has the
+          size of this tensor;
+        * otherwise by order, if there are as many entries as tensors, all sizes agree, and no entry has the name of
+          another tensor that it would fit. (So a budget from PyTorch's ResNet-50 fits a model that creates its layers
+          in the same order. A model with another order is refused.) A budget without sizes is matched by order only if
+          its names are the positions 1, 2, 3, ...
 
         Args:
             tensors: List of tensors: `get_sparse_weights(model)` or `TensorSpec`s.
@@ -95,12 +97,12 @@ class Budget(collections.abc.Mapping):
             Dict from path to sparsity, in the order of `tensors`.
 
         Raises:
-            ValueError: If neither fits; says what does not.
+            ValueError: If neither rule fits. The message lists the entries and tensors that do not fit.
         """
         return {tensor.path: self[name] for tensor, name in zip(tensors, self.entries(tensors), strict=True)}
 
     def entries(self, tensors: Sequence[Any]) -> list[str]:
-        """The name of each tensor's entry, a list in the order of `tensors`; see `match`."""
+        """The name of the entry for each tensor, a list in the order of `tensors`. See `match`."""
         check_tensors(tensors)
         named = [[name for name in self if name in names_of(tensor) and self._fits(name, tensor)] for tensor in tensors]
         flat = [name for found in named for name in found]
@@ -138,11 +140,11 @@ def write_csv(path: PathLike, budget: Mapping[str, float]) -> None:
     """Writes a budget, one line a weight: `name,size,sparsity`, fractions in full precision, no total.
 
     Args:
-        path: Where to write.
-        budget: `Budget`, or dict from names to sparsities such as `allocate` returns (the sizes are left empty then).
+        path: Path of the file.
+        budget: `Budget`, or a dict from names to sparsities such as `allocate` returns. The sizes of a dict stay empty.
 
     Raises:
-        ValueError: If `budget` is no budget.
+        ValueError: If `budget` is not a budget.
 
     Example:
 
@@ -168,17 +170,17 @@ def write_str_csv(
 ) -> None:
     """Writes a budget in the layout of STR's `STR_Budgets_ResNet50.csv`.
 
-    Percents have two decimals, as there, and more where the number of zeros would not come out right in every
-    algorithm: `masks.number_of_zeros` and `masks.number_to_keep` of `read_csv(path)[name]` give the counts of before.
+    Percentages have two decimals, as in STR's file. They have more decimals where two would change a count: after
+    reading, `masks.number_of_zeros` and `masks.number_to_keep` of `read_csv(path)[name]` give the counts of `budget`.
 
     Args:
-        path: Where to write.
-        budget: `Budget` with sizes; the last entry is the classifier, which the line "Backbone" leaves out.
-        flops: Dict from the names of the budget to dense multiply-accumulates, or `None`: the column is left empty.
+        path: Path of the file.
+        budget: `Budget` with sizes. The last entry is the classifier; the line "Backbone" leaves it out.
+        flops: Dict from the names of the budget to dense multiply-accumulates; `None` leaves the column empty.
         pooling: Dict from names of pooling layers to their additions, or `None`.
 
     Raises:
-        ValueError: If `budget` is no budget with sizes, or `flops` lacks one of its names.
+        ValueError: If `budget` is not a budget with sizes, or `flops` lacks one of its names.
 
     Example:
 
@@ -222,38 +224,39 @@ def write_str_csv(
 
 
 def _percent(sparsity, size):
-    """The shortest percent of two decimals or more that stands for this number of zeros, and of entries that live."""
+    """The shortest percentage, of two decimals or more, that gives the same number of zeros and of live entries."""
     zeros = number_of_zeros(sparsity, size)
     for decimals in range(2, 18):
         whole, rest = divmod(round(fractions.Fraction(100 * zeros, size) * 10**decimals), 10**decimals)
         text = f"{whole}.{rest:0{decimals}d}"
         read = _fraction(f"{text}%")
-        # Rounded down by one rule and up by the other, so that every algorithm arrives at the same count.
+        # `number_of_zeros` rounds the zeros down, and `number_to_keep` rounds them up. The percentage must give the
+        # right count with both, so that every algorithm arrives at the same count.
         if number_of_zeros(read, size) == zeros and number_to_keep(read, size) == size - zeros:
             return text
     raise AssertionError(f"{zeros} of {size} entries are no percentage")
 
 
 def read_csv(path: PathLike, column: str | int | float | None = None) -> Budget:
-    """Reads a budget. Three layouts are known, by their header:
+    """Reads a budget from a file in one of three layouts. The header tells which:
 
-    * columns `name`, `sparsity` (fractions) and perhaps `size`: what `write_csv` and `SparsityTable.to_csv` write;
+    * columns `name`, `sparsity` (fractions) and perhaps `size`: the files of `write_csv` and `SparsityTable.to_csv`;
     * `Metric,Params,FLOPs,Sparsity (%),,,...`: STR's budgets. A column is named by its overall sparsity ("90.23"). Rows
-      other than layers (overall, backbone, pooling) are left out; names are PyTorch's ("layer1.0.conv1");
+      other than layers (overall, backbone, pooling) are left out. Names are PyTorch's ("layer1.0.conv1");
     * `Layer,<method>,<method>,...`: STR's comparison of methods, in percent. Names are positions, "1" to "54".
 
-    Percents become the fraction that is meant: 59.8 is 0.598.
+    Percentages become the exact fraction: 59.8 is 0.598.
 
     Args:
         path: Path of the file.
-        column: Which budget of a file that holds several, a string or number; `None` if there is only one.
+        column: String or number that selects one of several budgets in the file; `None` if the file holds one budget.
 
     Returns:
         A `Budget`, with sizes if the file has them.
 
     Raises:
-        ValueError: For a file in another layout, a name that comes twice, or an unknown or missing `column`; lists
-            those that there are.
+        ValueError: For a file in another layout, a name that comes twice, or an unknown or missing `column`. The
+            message lists the columns that the file has.
 
     Example:
 
@@ -287,7 +290,7 @@ def read_csv(path: PathLike, column: str | int | float | None = None) -> Budget:
 
 
 def _parse(rows, path):
-    """Returns (names of the columns, [(name, size or "", [value, ...]), ...]); `_sparsity` makes numbers of values."""
+    """Returns (names of columns, [(name, size or "", [value, ...]), ...]). `_sparsity` turns values into numbers."""
     header = rows[0] if rows else []
     if "name" in header and "sparsity" in header:
         cells = [dict(zip(header, row, strict=False)) for row in rows[1:]]
@@ -305,12 +308,12 @@ def _parse(rows, path):
 
 
 def _sparsity(value):
-    """The number of a text, or of a row with its cells by their columns."""
+    """The number that a value stands for. A value is a text, or a row as a dict from columns to cells."""
     return _fraction(value if isinstance(value, str) else _from_counts(value))
 
 
 def _from_counts(row):
-    """The sparsity as it is written, or as the counts of a `SparsityTable` give it, without a rounding error."""
+    """The sparsity of a row. The counts of a `SparsityTable`, if there are any, give it without a rounding error."""
     if not row.get("nonzeros") or row["sparsity"] == "nan":
         return row["sparsity"]
     size, nonzeros = int(row.get("size") or 0), int(row["nonzeros"])
@@ -320,10 +323,10 @@ def _from_counts(row):
 
 
 def _fraction(text):
-    """The number as it is written, exact also for percents."""
+    """The number that a text stands for, exact also for a percentage."""
     if not text.endswith("%"):
         return float(text)
-    # `Fraction` also takes "1/0", and writes 1e999999999 out before anyone could refuse it.
+    # `Fraction` would also take "1/0", and would compute all digits of 1e999999999 before anyone could refuse it.
     if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", text[:-1], re.IGNORECASE):
         raise ValueError(f"{text[:50]!r} is no percentage")
     return float(fractions.Fraction(text[:-1]) / 100)

@@ -1,11 +1,12 @@
-"""The distributions that papers name: uniform, Erdos-Renyi and its kernel form, by size, a number for each tensor.
+"""The distributions of the literature: uniform, Erdos-Renyi and its kernel form, by size, a number for each tensor.
 
-Solutions are computed in exact rational arithmetic: tensors of one shape get one number, the order of the tensors does
-not matter, and `masks.number_of_zeros(s, size)` rounds the exact solution down, not its binary approximation.
+Solutions are computed in exact rational arithmetic. So tensors of equal shapes get equal numbers, the order of the
+tensors does not matter, and `masks.number_of_zeros(s, size)` rounds down the exact solution, not its binary
+approximation.
 
 Sources: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
 network science" (arXiv 1707.04780: Erdos-Renyi); Evci et al., "Rigging the Lottery" (arXiv 1911.11134: kernels, and
-tensors that would be more than dense); Dettmers and Zettlemoyer, "Sparse Networks from Scratch" (arXiv 1907.04840).
+tensors whose density would exceed 1); Dettmers and Zettlemoyer, "Sparse Networks from Scratch" (arXiv 1907.04840).
 """
 
 import abc
@@ -39,10 +40,10 @@ class _Scaled(Distribution):
 
     @abc.abstractmethod
     def factor(self, shape: tuple[int, ...]) -> fractions.Fraction:
-        """Positive `Fraction`."""
+        """The factor of a shape, a positive `Fraction`."""
 
     def epsilon(self, tensors: Sequence[Any], sparsity: float) -> float:
-        """The common factor epsilon as a float; arguments as for a call."""
+        """The common factor epsilon, a float. The arguments are the arguments of a call."""
         check_fraction("sparsity", sparsity)
         check_tensors(tensors)
         return float(self._epsilon(tensors, sparsity))
@@ -58,7 +59,8 @@ class _Scaled(Distribution):
         while True:
             epsilon = ones / sum(factor * size for factor, size in left)
             largest = max(factor for factor, _ in left)
-            # Epsilon only grows from turn to turn, so tensors taken out stay above 1; the last ones can't pass it.
+            # Epsilon only grows from turn to turn, so the densities of the tensors taken out would stay above 1. The
+            # loop ends, because the last tensors can't exceed 1.
             if epsilon * largest <= 1:
                 return epsilon
             ones -= sum(size for factor, size in left if factor == largest)
@@ -67,7 +69,7 @@ class _Scaled(Distribution):
 
 @dataclasses.dataclass(frozen=True)
 class ErdosRenyi(_Scaled):
-    """As `ErdosRenyiKernel`, but in proportion to (n_in + n_out) / (n_in * n_out), the last two dimensions alone.
+    """Density in proportion to (n_in + n_out) / (n_in * n_out): `ErdosRenyiKernel` of the last two dimensions alone.
 
     Example:
 
@@ -84,12 +86,13 @@ class ErdosRenyi(_Scaled):
 class ErdosRenyiKernel(_Scaled):
     """Density in proportion to sum(shape) / prod(shape): small tensors stay denser than large ones ("ERK").
 
-    density_l = epsilon * (sum(shape_l) / prod(shape_l)) ** power, with the epsilon that solves
-    sum_l density_l * N_l = sum_l (N_l - floor(sparsity * N_l)), N_l the number of entries. If the largest density would
-    exceed 1, all tensors that share it become dense, the zeros that they would have had are charged to the others, and
-    epsilon is solved again, until no density exceeds 1.
+    density_l = epsilon * (sum(shape_l) / prod(shape_l)) ** power. N_l is the number of entries, and epsilon solves
+    sum_l density_l * N_l = sum_l (N_l - floor(sparsity * N_l)). If the largest density would exceed 1, all tensors with
+    this density become dense. The other tensors take over the missing zeros: epsilon is solved again, until no density
+    exceeds 1.
 
-    The solution has as many zeros as `Uniform`; rounding down loses fewer than one for each tensor that is not dense.
+    The exact solution has as many zeros as `Uniform`. Rounding down loses less than one zero for each tensor that is
+    not dense.
 
     Args:
         power: Number in [0, 10]. 0 gives all tensors the same density, 1 is the paper's ERK.
@@ -111,18 +114,18 @@ class ErdosRenyiKernel(_Scaled):
 
     def factor(self, shape: tuple[int, ...]) -> fractions.Fraction:
         ratio = fractions.Fraction(sum(shape), math.prod(shape))
-        # An integer power of a Fraction is exact, any other is a float.
+        # An integer power of a `Fraction` is exact. Any other power is a float.
         power = int(self.power) if self.power == int(self.power) else float(self.power)
         return fractions.Fraction(ratio**power)
 
 
 @dataclasses.dataclass(frozen=True)
 class BySize(_Scaled):
-    """Density in proportion to sum(shape) / prod(shape), where what a full tensor can't take is lost.
+    """Density in proportion to sum(shape) / prod(shape), capped at 1. Other tensors do not make up for a capped one.
 
-    epsilon = (1 - sparsity) * sum_l prod(shape_l) / sum_l sum(shape_l), density_l capped at 1: the model is sparser
-    than the target where a tensor is capped. "Sparse Networks from Scratch" starts like this ("linear" in its code) and
-    regrows the difference later; `ErdosRenyiKernel` meets the target at once.
+    epsilon = (1 - sparsity) * sum_l prod(shape_l) / sum_l sum(shape_l). Where a density is capped at 1, the model is
+    sparser than the target. "Sparse Networks from Scratch" starts with this distribution ("linear" in its code) and
+    regrows the difference later. `ErdosRenyiKernel` meets the target at once.
 
     Example:
 
@@ -142,10 +145,10 @@ class BySize(_Scaled):
 
 @dataclasses.dataclass(frozen=True)
 class PerLayer(Distribution):
-    """A sparsity for each tensor, or group of tensors, by name.
+    """Every tensor, or group of tensors, gets a sparsity by its name.
 
-    An entry is a name or a regular expression, matched in full against a tensor's path ("encoder/dense_1/kernel"), its
-    layer's path ("encoder/dense_1") and its layer's name ("dense_1"). An entry that is the name of a tensor is taken
+    An entry is a name or a regular expression. It must match in full a tensor's path ("encoder/dense_1/kernel"), its
+    layer's path ("encoder/dense_1") or its layer's name ("dense_1"). An entry that is the name of a tensor is taken
     literally.
 
     Args:
@@ -153,8 +156,8 @@ class PerLayer(Distribution):
         default: Sparsity in [0, 1) of the tensors that no entry matches; `None` for the global target.
 
     Raises:
-        ValueError: For any other argument. In a call: an entry without a tensor, a tensor with two entries, or with
-            none where there is neither a default nor a global target.
+        ValueError: For any other argument. A call raises it for an entry that matches no tensor, for a tensor that two
+            entries match, and for a tensor without an entry if there is neither a default nor a global target.
 
     Example:
 
@@ -168,7 +171,7 @@ class PerLayer(Distribution):
     explicit = True
 
     def __post_init__(self):
-        # Without a number of its own, the global target would do as well: a mistake.
+        # Without an entry or a default, the distribution says no more than the global target: surely a mistake.
         right = isinstance(self.sparsities, dict) and (self.sparsities or self.default is not None)
         if not right or not all(isinstance(entry, str) for entry in self.sparsities):
             raise ValueError(

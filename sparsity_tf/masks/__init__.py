@@ -1,4 +1,4 @@
-"""Which entries of a weight live: exact counts, ranking, and entries that live and die together."""
+"""Decides which entries of a weight live: exact counts, ranking, and entries that live and die together."""
 
 from sparsity_tf.backend import zero_outside
 from sparsity_tf.masks import structures

@@ -1,9 +1,9 @@
-"""From scores to masks: which entries of a weight tensor live.
+"""Turns scores into masks. A mask says which entries of a weight tensor live.
 
-Counts are exact, also with ties and with all-equal scores. `highest` and its relatives work on numpy arrays, between
-steps: the algorithms of `callbacks/` use them. numpy partitions with vector instructions, in a fraction of a training
-step, and gives the same mask on every backend, device and replica. (`ops/top_k.py` ranks tensors: inside a compiled
-step, and weights that lie on a GPU.)
+Counts are exact, also with ties and with all-equal scores. `highest` and the other functions here work on numpy arrays,
+between steps; the algorithms of `callbacks/` use them. numpy partitions with vector instructions, in a fraction of the
+time of a training step, and gives the same mask on every backend, device and replica. (`ops/top_k.py` ranks tensors:
+inside a compiled step, or on a GPU.)
 """
 
 import fractions
@@ -21,18 +21,18 @@ from sparsity_tf.checks import (
     check_integers,
 )
 
-# About how many entries are sorted to find where a threshold lies.
+# About this many entries are sorted to estimate the threshold.
 _SAMPLE = 10_000
-# How many entries are looked at at a time.
+# Entries are compared with the threshold in pieces of this size.
 _PIECE = 1 << 17
 
 
 def number_of_zeros(sparsity: float, size: int) -> int:
-    """How many of `size` entries are zero at a sparsity: floor(sparsity * size), of the number as it is written.
+    """How many of `size` entries are zero at a sparsity: floor(sparsity * size), with the sparsity as it is written.
 
-    The decimal notation decides, not its binary approximation: 0.7 of 10 entries are 7, and 0.29 of 100 are 29, which
-    the floating-point product would make 28. A float that no shorter notation tells from a whole number of entries is
-    that number: 1 / 3 of 3 entries is 1.
+    The decimal notation of the sparsity counts, not its binary approximation: 0.7 of 10 entries are 7, and 0.29 of 100
+    are 29. (The floating-point product would give 28.) If a float can't come nearer to a whole number of entries, the
+    count is that whole number: 1 / 3 of 3 entries is 1.
 
     Args:
         sparsity: Fraction of zeros, in [0, 1].
@@ -50,10 +50,10 @@ def number_of_zeros(sparsity: float, size: int) -> int:
 
 
 def number_to_keep(sparsity: float, size: int) -> int:
-    """How many of `size` entries live at a sparsity: floor((1 - sparsity) * size), of the number as it is written.
+    """How many of `size` entries live at a sparsity: floor((1 - sparsity) * size), with the sparsity as it is written.
 
-    The rounding of magnitude pruning in *State of Sparsity*: never more than asked for are left. (It differs from
-    `size - number_of_zeros` by one where the product is no whole number.)
+    This is the rounding of magnitude pruning in *State of Sparsity*: never more entries live than were asked for. (The
+    result is one less than `size - number_of_zeros` where the product is no whole number.)
 
     Args:
         sparsity: Fraction of zeros, in [0, 1].
@@ -71,13 +71,14 @@ def number_to_keep(sparsity: float, size: int) -> int:
 
 
 def _share(sparsity, size):
-    """sparsity * size, a `Fraction`: of the decimal notation, or whole if a float can't be nearer to that."""
+    """sparsity * size as a `Fraction`, from the decimal notation; a whole number if no float can come nearer to it."""
     check_fraction("sparsity", sparsity, closed=True)
     check_integer("size", size, 0)
     share = fractions.Fraction(str(sparsity)) * size
     whole = round(share)
-    # Two roundings of a number below 1: a quotient of counts, and perhaps a percentage on the way. (All or none is only
-    # what says so: 0.9999999999999999 leaves an entry.)
+    # The margin allows for two roundings of a number below 1: one of a quotient of counts, one of a percentage that the
+    # number may have been in between. (A sparsity near 0 or 1 is never rounded to "none" or "all": 0.9999999999999999
+    # leaves an entry.)
     rounded = 0 < whole < size and abs(share - whole) <= size * fractions.Fraction(1, 2**51)
     return fractions.Fraction(whole) if rounded else share
 
@@ -88,17 +89,17 @@ def highest(
     among: np.ndarray | None = None,
     by: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Marks the `count` highest scores, exactly. Among equal ones the lower (row-major) indices win.
+    """Marks the `count` highest scores, exactly. Among equal scores the lower (row-major) indices win.
 
     Args:
         scores: Float array of any shape, without NaN.
         count: Integer from 0 to the number of candidates.
         among: Bool array of the shape of `scores`: the candidates. Default: all entries.
-        by: Elementwise function of arrays, such as `np.abs`: its results are what is ranked. (They are computed a piece
-            at a time: an array of full size takes longer to write than to rank.)
+        by: Elementwise function of arrays, such as `np.abs`: its results are ranked instead of the scores. (The results
+            are computed a piece at a time, because a full-size array takes longer to write than to rank.)
 
     Returns:
-        Bool array of the shape of `scores` with exactly `count` entries True.
+        Bool array of the shape of `scores` with exactly `count` True entries.
 
     Raises:
         ValueError: A candidate's score is NaN, or there are fewer than `count` candidates.
@@ -117,16 +118,16 @@ def highest_overall(
     among: list[np.ndarray] | None = None,
     by: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[np.ndarray]:
-    """`highest` over several arrays at once: the `count` highest scores of all together.
+    """Marks the `count` highest scores of several arrays together, as `highest` does in one array.
 
     Args:
         scores: List of float arrays.
         count: Integer from 0 to the number of candidates.
-        among: List of bool arrays, the candidates. Default: all entries.
+        among: List of bool arrays: the candidates. Default: all entries.
         by: As for `highest`.
 
     Returns:
-        List of bool arrays with exactly `count` entries True in all. Among equal scores the earlier array wins.
+        List of bool arrays with exactly `count` True entries in total. Among equal scores the earlier array wins.
 
     Raises:
         ValueError: As `highest`.
@@ -156,7 +157,7 @@ def highest_overall(
     surplus = sum(found for _, _, _, found, _ in marked) - count
     inside = np.concatenate([inside for _, _, inside, _, _ in marked] or [[]])
     if not 0 <= surplus <= inside.size:
-        # The bracket missed, which costs time only.
+        # The bracket missed the threshold. This costs time only: mark again without a bracket.
         marked = [_mark(*pair, -np.inf, np.inf, by) for pair in zip(values, alive, strict=True)]
         surplus, inside = available - count, np.concatenate([inside for _, _, inside, _, _ in marked])
     leaving = _lowest(inside, surplus)
@@ -180,7 +181,7 @@ def _check_arrays(scores, count, among):
 
 
 def _bracket(values, alive, count, available, by):
-    """Two values that are likely to have the `count`-th highest between them: of a sample (Floyd and Rivest, 1975)."""
+    """Two values that are likely to enclose the `count`-th highest, taken from a sample (Floyd and Rivest, 1975)."""
     if count == 0:
         return np.inf, np.inf
     if count == available:
@@ -192,19 +193,20 @@ def _bracket(values, alive, count, available, by):
     position, margin = sample.size * (1 - count / available), 1.5 * np.sqrt(sample.size)
     low = sample[int(position - margin)] if position > margin else -np.inf
     high = sample[int(position + margin)] if position + margin < sample.size else np.inf
-    return (low, high) if low <= high else (-np.inf, np.inf)  # Not of NaN, which sort last.
+    return (low, high) if low <= high else (-np.inf, np.inf)  # `low <= high` is false if one of them is NaN.
 
 
 def _mark(values, alive, low, high, by):
-    """The candidates of at least `low`, and more exactly those of at most `high` among them.
+    """Marks the candidates with a score of at least `low`, and lists the candidates between `low` and `high`.
 
     Returns:
-        Tuple: bool array, the candidates of at least `low`; positions of those from `low` to `high`, rising, and their
-        scores; the number of the former; the number of candidates that are NaN.
+        Tuple of five: bool array that marks the candidates of at least `low`; rising positions of the candidates from
+        `low` to `high`; the scores at these positions; the number of marked candidates; the number of candidates that
+        are NaN.
     """
     chosen = np.empty(values.size, bool)
     positions, inside, bad = [], [], 0
-    # In pieces that stay in the cache.
+    # Pieces of this size stay in the cache.
     for start in range(0, values.size, _PIECE):
         own = slice(start, start + _PIECE)
         scores, found = by(values[own]), chosen[own]
@@ -226,7 +228,7 @@ def _joined(arrays, dtype):
 
 
 def _lowest(values, count):
-    """Marks the `count` lowest values; of equal ones the later."""
+    """Marks the `count` lowest values. Among equal values the later positions are marked."""
     if count in (0, values.size):
         return np.full(values.size, count > 0)
     last = np.partition(values, count)[count]
@@ -240,16 +242,16 @@ def _lowest(values, count):
 def random_mask(
     shape: tuple[int, ...], count: int, rng: np.random.Generator, among: np.ndarray | None = None
 ) -> np.ndarray:
-    """Marks `count` entries, drawn uniformly without replacement.
+    """Marks `count` entries at random: uniform, without replacement.
 
     Args:
         shape: Shape of the mask.
         count: Integer from 0 to the number of candidates.
         rng: `numpy.random.Generator`.
-        among: Bool array of that shape: the candidates. Default: all entries.
+        among: Bool array of the same shape: the candidates. Default: all entries.
 
     Returns:
-        Bool array with exactly `count` entries True.
+        Bool array with exactly `count` True entries.
 
     Raises:
         ValueError: There are fewer than `count` candidates.
@@ -274,7 +276,7 @@ def random_mask(
     if 4 * count > available or 4 * available < alive.size:
         mask[np.flatnonzero(alive)[highest(rng.random(available, dtype=np.float32), count)]] = True
         return mask.reshape(shape)
-    # Few of many: positions are drawn until enough different ones are candidates.
+    # Few of many candidates: draw positions until enough different candidates are marked.
     missing = count
     while missing:
         drawn = rng.integers(0, alive.size, missing)

@@ -1,23 +1,23 @@
-"""Structures: which entries of a weight live and die together.
+"""Structures say which entries of a weight live and die together.
 
 A structure is written as a string, so that it prints, compares and saves with a layer's config:
 
 * `None`: every entry by itself;
 * `"2:4"`: N:M sparsity. Of each M consecutive entries along the input axis at least M - N are zero;
-* `"4x1"`: blocks of that shape over the last axes of the kernel (input x output units);
+* `"4x1"`: blocks of this shape over the last axes of the kernel (input x output units);
 * `"filter"`: whole output units: columns of a dense kernel, filters of a convolution.
 
-Three structures tie layers, so that `sparsity_tf.shrink` removes what is pruned, and the model really gets smaller:
+Three structures tie layers. `sparsity_tf.shrink` can remove their pruned groups, so the model really gets smaller:
 
 * `"channel"`: the same channel in all layers that the graph of the model ties (an addition ties its operands), with
-  bias, gamma and beta: see `sparsity_tf.deploy.channel_groups`. Filters of convolutions, units of dense layers, columns
-  of embeddings, units of recurrent layers;
-* `"unit"`: of these the units of recurrent layers alone: all gates' rows and columns;
+  bias, gamma and beta: see `sparsity_tf.deploy.channel_groups`. A channel is a filter of a convolution, a unit of a
+  dense layer, a column of an embedding or a unit of a recurrent layer;
+* `"unit"`: only the units of recurrent layers. A unit is its rows and columns in all gates;
 * `"head"`: a head of attention, in the projections of query, key, value and output.
 
-A group's score is the mean of the scores of its entries; blocks at an edge may be smaller. Counts are of groups:
-floor((1 - sparsity) * groups) of them live. Of channels, heads and units that are tied to the same layers, which are
-counted together, at least one lives.
+A group's score is the mean of the scores of its entries. Blocks at an edge may be smaller. Sparsities count groups:
+floor((1 - sparsity) * groups) of them live. Channels, heads or units that are tied to the same layers are counted
+together, and at least one of them lives.
 """
 
 import math
@@ -36,7 +36,7 @@ TIED = ("channel", "head", "unit")
 
 
 def get(structure: Any) -> "Elements":
-    """Turns what a user may write into a structure.
+    """Turns a user's notation for a structure into a structure.
 
     Args:
         structure: `None`, "N:M" with 1 <= N < M, "AxB..." with positive sizes, "filter", "channel", "head", "unit", or
@@ -83,23 +83,23 @@ class Elements(CallRepr):
     """
 
     spec = None
-    # Whether what is pruned together lies in several layers, biases and normalisation included.
+    # Whether a group lies in several layers, biases and normalisation included.
     ties_layers = False
 
     def number_to_keep(self, sparsity: float, groups: int) -> int:
-        """How many of a number of groups live at a sparsity."""
+        """How many of `groups` groups live at a sparsity."""
         return ranking.number_to_keep(sparsity, groups)
 
     def reduce(self, scores: np.ndarray, filter_axes: tuple[int, ...] = (-1,)) -> np.ndarray:
-        """Scores of the groups: an array of any shape, one entry a group."""
+        """The scores of the groups: an array of any shape with one entry for each group."""
         return scores
 
     def alive(self, mask: np.ndarray, filter_axes: tuple[int, ...] = (-1,)) -> np.ndarray:
-        """Which groups have a live entry: a bool array of the shape of `reduce`'s."""
+        """Marks the groups that have a live entry: a bool array of the shape that `reduce` returns."""
         return mask if self.spec is None else self.reduce(mask, filter_axes) > 0
 
     def expand(self, groups: np.ndarray, shape: tuple[int, ...], filter_axes: tuple[int, ...] = (-1,)) -> np.ndarray:
-        """The inverse for masks: every entry gets its group's bit."""
+        """Turns a mask of groups into a mask of entries: every entry gets the bit of its group."""
         return np.asarray(groups).reshape(shape)
 
     def keep_highest(
@@ -110,12 +110,12 @@ class Elements(CallRepr):
         Args:
             scores: Float array, the shape of the weight.
             sparsity: Fraction of groups that are zero.
-            among: Bool array of the same shape, the present mask: what is dead in it stays dead.
+            among: Bool array of the same shape, the present mask. Dead entries stay dead.
             filter_axes: Axes of the kernel that index output units.
 
         Returns:
-            Bool array with exactly floor((1 - sparsity) * groups) groups alive, or all of `among` where these are less.
-            (Of a group that was pruned in part before, the rest.)
+            Bool array with exactly floor((1 - sparsity) * groups) live groups, or all live groups of `among` if these
+            are fewer. (If a group was pruned in part before, only the rest of it lives.)
         """
         check_array("scores", scores)
         scores = np.asarray(scores)
@@ -130,7 +130,7 @@ class Elements(CallRepr):
     def random_scores(
         self, rng: np.random.Generator, shape: tuple[int, ...], filter_axes: tuple[int, ...] = (-1,)
     ) -> np.ndarray:
-        """Uniform random numbers, one for each group, as scores of its entries.
+        """Draws one uniform random number for each group, the score of all entries of the group.
 
         Args:
             rng: `numpy.random.Generator`.
@@ -147,12 +147,12 @@ class Elements(CallRepr):
         among: np.ndarray | None = None,
         filter_axes: tuple[int, ...] = (-1,),
     ) -> np.ndarray:
-        """`keep_highest` of random scores: all groups are equally likely to live."""
+        """Applies `keep_highest` to random scores: all groups are equally likely to live."""
         return self.keep_highest(self.random_scores(rng, shape, filter_axes), sparsity, among, filter_axes)
 
 
 class Blocks(Elements):
-    """Blocks of a shape, aligned to the last axes: (4, 1) is four inputs of one output unit.
+    """Every block of a given shape, aligned to the last axes, is a group. (4, 1) is four inputs of one output unit.
 
     Args:
         shape: Tuple of positive integers.
@@ -169,7 +169,7 @@ class Blocks(Elements):
         self.spec = "x".join(str(size) for size in shape)
 
     def axes(self, shape: tuple[int, ...]) -> tuple[list[int], list[int]]:
-        """(block size of every axis, number of blocks of every axis) of a weight's shape."""
+        """The block size along every axis of a weight's shape, and the number of blocks along every axis."""
         if len(self.shape) > len(shape):
             raise ValueError(
                 f"`structure`: a block of {len(self.shape)} axes does not fit a weight of shape {shape}. "
@@ -195,12 +195,13 @@ class Blocks(Elements):
     def random_scores(
         self, rng: np.random.Generator, shape: tuple[int, ...], filter_axes: tuple[int, ...] = (-1,)
     ) -> np.ndarray:
-        # The mean of as many numbers as a block has would favour, or not, the smaller ones at an edge.
+        # One number for each block. A mean of one number for each entry would vary more in the smaller blocks at an
+        # edge, and so treat them differently.
         return self.expand(rng.random(self.axes(shape)[1]), shape)
 
 
 class Filters(Elements):
-    """Whole output units.
+    """Every output unit is a group.
 
     Example:
 
@@ -212,7 +213,7 @@ class Filters(Elements):
 
     def reduce(self, scores: np.ndarray, filter_axes: tuple[int, ...] = (-1,)) -> np.ndarray:
         inputs = self._input_axes(np.ndim(scores), filter_axes)
-        # The mean; 0 of a unit without inputs.
+        # The mean over the inputs; 0 for a unit without inputs.
         count = math.prod(np.shape(scores)[axis] for axis in inputs)
         return np.sum(scores, axis=inputs, dtype="float64") / max(count, 1) if inputs else scores
 
@@ -233,7 +234,7 @@ class Filters(Elements):
 
 
 class TiedUnits(Elements):
-    """Channels, heads or units: an algorithm sees all that are tied to the same layers as one vector.
+    """Channels, heads or units. An algorithm sees all units that are tied to the same layers as one vector.
 
     Args:
         spec: "channel", "head" or "unit".
@@ -251,19 +252,19 @@ class TiedUnits(Elements):
         self.spec = spec
 
     def number_to_keep(self, sparsity: float, groups: int) -> int:
-        # No layer can do with none.
+        # A layer needs at least one unit.
         return max(ranking.number_to_keep(sparsity, groups), min(groups, 1))
 
 
 class NM(Elements):
     """N:M sparsity: of each M consecutive entries along the input axis at most N live.
 
-    The input axis is the last one that does not index output units. While a schedule ramps up, each group keeps
-    max(N, ceil((1 - sparsity) M)) entries. The last group is shorter where M does not divide the axis; it keeps as many
-    as a full one, if it has them.
+    The input axis is the last axis that does not index output units. While a schedule ramps up, each group keeps
+    max(N, ceil((1 - sparsity) M)) entries. Where M does not divide the axis, the last group is shorter. It keeps as
+    many entries as a full group, if it has them.
 
     Args:
-        n: Number of entries that live, >= 1.
+        n: Number of live entries in a group, >= 1.
         m: Size of a group, > n.
 
     Example:
@@ -286,13 +287,13 @@ class NM(Elements):
         return 1 - self.n / self.m
 
     def sparsity_of(self, shape: tuple[int, ...], filter_axes: tuple[int, ...] = (-1,)) -> float:
-        """Fraction of zeros that the pattern has in a weight of a shape: less than 1 - N / M where a group is short."""
+        """The fraction of zeros of the pattern in a weight of this shape: below 1 - N / M if a group is short."""
         length = shape[self._axis(len(shape), filter_axes)]
         groups, rest = divmod(length, self.m)
         return (groups * (self.m - self.n) + max(rest - self.n, 0)) / length if length else 0.0
 
     def problem(self, shape: tuple[int, ...], filter_axes: tuple[int, ...] = (-1,)) -> str | None:
-        """What to say of a weight whose shape can't hold the pattern's ratio; `None` where it can."""
+        """The warning about a weight whose shape can't hold the pattern's ratio; `None` if the shape can hold it."""
         sparsity = self.sparsity_of(shape, filter_axes)
         if abs(sparsity - self.sparsity) < 1e-12:
             return None
@@ -328,15 +329,16 @@ class NM(Elements):
         dead = np.zeros(groups.shape, bool) if among is None else in_groups(~among, True).reshape(groups.shape)
         count = max(self.n, self.m - ranking.number_of_zeros(sparsity, self.m))
         chosen = np.zeros(groups.shape, bool)
-        # Stable: among equal scores the lower index wins.
+        # The sort is stable: among equal scores the lower index wins.
         np.put_along_axis(chosen, np.lexsort((-groups, dead), axis=1)[:, :count], True, axis=1)
         return np.moveaxis((chosen & ~dead).reshape(padded.shape)[..., :length], -1, axis)
 
 
 def check(name: str, sparsity: float, weights: list) -> None:
-    """Raises a ValueError unless the structures of weights fit their shapes, and a sparsity the N:M ones.
+    """Checks that the structures of weights fit their shapes, and that a sparsity fits the N:M structures.
 
-    Warns of weights whose shape can't hold the ratio of an N:M structure.
+    It raises a ValueError if one does not fit. It warns of weights whose shape can't hold the ratio of their N:M
+    structure.
 
     Args:
         name: Name of the argument that holds the sparsity.
@@ -354,7 +356,7 @@ def check(name: str, sparsity: float, weights: list) -> None:
         structure = get(weight.technique.structure)
         if isinstance(structure, Blocks):
             structure.axes(weight.shape)
-        # A share that only comes near to N:M would leave an entry more in every group.
+        # A sparsity slightly below the ratio of N:M would leave one entry more in every group.
         if isinstance(structure, NM) and (
             abs(structure.sparsity - sparsity) > 1e-9
             or ranking.number_of_zeros(sparsity, structure.m) < structure.m - structure.n
@@ -368,7 +370,7 @@ def check(name: str, sparsity: float, weights: list) -> None:
 
 
 def problem(weight: Any) -> str | None:
-    """What to say of a `SparseWeight` whose shape can't hold its N:M structure's ratio; `None` for all others.
+    """The warning about a `SparseWeight` whose shape can't hold the ratio of its N:M structure, or `None`.
 
     Example:
 

@@ -1,8 +1,8 @@
 """Elementwise functions in few passes over memory, with a gradient of their own.
 
 A training step that XLA does not compile as a whole makes one pass over the kernel for every operation, forwards and
-backwards; one that it does compile computes again in the gradient what it finds cheap. Both cost more than the
-arithmetic, so that the layers here state what the gradient needs, and have it saved.
+backwards. A step that XLA does compile recomputes cheap values in the gradient. Both cost more than the arithmetic.
+So the layers here state which tensors the gradient needs, and `fused` saves these tensors.
 """
 
 from keras import ops
@@ -11,14 +11,15 @@ from sparsity_tf.backend import compiled_part, plain_tensors
 
 
 def fused(forward, backward):
-    """A differentiable function of two functions of tensors, each compiled on its own (on TensorFlow, by XLA).
+    """Makes a differentiable function from its forward and its backward pass.
 
-    Construct it once, not once a call: what is compiled lives as long as the result.
+    Each pass is compiled on its own (on TensorFlow, by XLA). Construct the function once, not once a call: the compiled
+    code lives as long as the function.
 
     Args:
-        forward: Function of the inputs, tensors; returns the result, one tensor, and a tuple of tensors to save.
-        backward: Function of the gradient with respect to the result, followed by the saved tensors; returns a tuple of
-            gradients, one for each input, `None` for inputs without one.
+        forward: Function of the inputs (tensors). It returns the result (one tensor) and a tuple of tensors to save.
+        backward: Function of the gradient with respect to the result, followed by the saved tensors. It returns a tuple
+            of gradients, one for each input; `None` for an input without a gradient.
 
     Returns:
         Function of the inputs; returns the result.

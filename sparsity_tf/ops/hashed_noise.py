@@ -1,4 +1,4 @@
-"""Random numbers as hashes of (seed, step, position), for TensorFlow: what `noise.py` draws from there, and why."""
+"""Random numbers as hashes of (seed, step, position): the source of `noise.py` on TensorFlow. `noise.py` says why."""
 
 import functools
 
@@ -6,7 +6,7 @@ from sparsity_tf.ops.fused import fused
 
 
 def next_seed(seed_generator):
-    """(seed, step), the seed moved by the replica: replicas see different examples and draw different noise."""
+    """The pair (seed, step). The seed depends on the replica: replicas see different examples and need other noise."""
     import tensorflow as tf
 
     seed = seed_generator.next()
@@ -17,7 +17,7 @@ def next_seed(seed_generator):
 
 @functools.cache
 def fused_add_normal(epsilon, shared_axes):
-    """The function (mean, variance, seed) of `noise.add_normal` in one pass, with its gradient."""
+    """Returns `noise.add_normal` as a function of (mean, variance, seed): one pass over memory, and its gradient."""
     import tensorflow as tf
 
     def forward(mean, variance, seed):
@@ -33,17 +33,18 @@ def fused_add_normal(epsilon, shared_axes):
     return fused(forward, backward)
 
 
-# The inverse of the normal distribution function is (u - 1/2) P(w) / Q(w), w = -log(4 u (1 - u)), with these
-# coefficients from the constant up: a minimax fit of the relative error, 7.5e-6, over all uniform numbers drawn here.
+# The inverse of the normal distribution function is (u - 1/2) P(w) / Q(w) with w = -log(4 u (1 - u)). These are the
+# coefficients of P and Q, the constant first. They are a minimax fit: the relative error is at most 7.5e-6 over all
+# uniform numbers drawn here.
 _P = (2.5066187, 0.84394697, 0.15127333, 0.0160685)
 _Q = (1.0, 0.074778199, 0.028052526, 0.000420525)
 
 
 def normal(shape, seed, dtype):
-    """Normal numbers by inversion: one logarithm, and the division last, so that XLA computes no number twice."""
+    """Normal numbers by inversion: one logarithm. The division comes last, so that XLA computes no number twice."""
     import tensorflow as tf
 
-    # The middle of each of the 2^23 steps of the uniform numbers, so that the largest number is finite: 5.3.
+    # Move each of the 2^23 uniform numbers to the middle of its step. So the largest normal number is finite: 5.3.
     u = uniform(shape, seed, dtype) + 2.0**-24
     w = -tf.math.log(4.0 * u * (1.0 - u))
     return (u - 0.5) * _polynomial(_P, w) / _polynomial(_Q, w)
@@ -54,12 +55,12 @@ def _polynomial(coefficients, x):
 
 
 def uniform(shape, seed, dtype):
-    """Uniform numbers of 23 bits, each a hash of its position under two keys made of the seed and the step."""
+    """Uniform numbers of 23 bits. Each is a hash of its position under two keys, which are made of seed and step."""
     import tensorflow as tf
 
     words = tf.bitcast(tf.cast(tf.bitwise.bitwise_and(seed, 0xFFFFFFFF), tf.uint32), tf.int32)
-    # Both keys depend on seed and step: where the first keys of two sequences lie so close that the positions overlap,
-    # the second keys still tell them apart.
+    # Both keys depend on seed and step. The first keys of two sequences may lie so close that their positions overlap.
+    # Then the second keys still tell the sequences apart.
     first = _mix(_mix(words[0] + 0x3C6EF372) + words[1])
     second = _mix(first + 0x1B873593)
     positions = tf.range(tf.reduce_prod(tf.convert_to_tensor(shape, tf.int32)), dtype=tf.int32)
@@ -70,7 +71,7 @@ def uniform(shape, seed, dtype):
 
 
 def _mix(x):
-    """A bijection of 32-bit words in which every input bit moves every output bit (C. Wellons, "lowbias32", 2018)."""
+    """A bijection of 32-bit words. Every input bit changes every output bit (C. Wellons, "lowbias32", 2018)."""
     import tensorflow as tf
 
     x = tf.bitwise.bitwise_xor(x, _shift_right(x, 16)) * 0x7FEB352D

@@ -1,13 +1,13 @@
 """Random numbers for the stochastic layers: counter based, seeded, resumable and fast.
 
-`keras.random` lets TensorFlow choose the generator. On a CPU under XLA that choice is 30 to 50 times slower than the
-explicit Philox generator, and Philox itself works in blocks of four that XLA computes anew for every element and every
-use when it fuses them into their consumers. On TensorFlow the numbers here are therefore a hash of (seed, step,
-position), `hashed_noise.py`: elementwise, so that it fuses, and about a millisecond a million uniform numbers. On the
-other backends the generator of `keras.random` is already a fast one.
+`keras.random` lets TensorFlow choose the generator. On a CPU under XLA this generator is 30 to 50 times slower than the
+explicit Philox generator. Philox itself works in blocks of four. When XLA fuses a block into the operations that use
+the numbers, it computes the block anew for every element and every use. On TensorFlow each number here is therefore a
+hash of (seed, step, position), see `hashed_noise.py`. The hash is elementwise, so XLA can fuse it, and a million
+uniform numbers take about a millisecond. On the other backends the generator of `keras.random` is already fast.
 
-The state is a `keras.random.SeedGenerator`: a seed and a counter, which sparse layers save with their variables, so
-that a resumed run draws the numbers that the uninterrupted run would have drawn.
+The state is a `keras.random.SeedGenerator`: a seed and a counter. Sparse layers save it with their variables, so that
+a resumed run draws the same numbers as an uninterrupted run.
 """
 
 import keras
@@ -50,9 +50,12 @@ def uniform(shape, seed_generator, dtype="float32"):
 
 
 def uniform_of_model(shape, seed_generator, dtype="float32"):
-    """As `uniform`, but every replica draws the same numbers: for what belongs to the model, not to an example.
+    """Draws as `uniform` does, but the same numbers on every replica: for noise on the model, not on the examples.
 
-    Args: those of `uniform`.
+    Args:
+        shape: Tuple of integers or scalar tensors (dynamic sizes).
+        seed_generator: `keras.random.SeedGenerator`; its counter advances by one.
+        dtype: "float32" or "float64".
 
     Returns:
         Tensor of the given shape, U[0, 1).
@@ -63,7 +66,7 @@ def uniform_of_model(shape, seed_generator, dtype="float32"):
 
 
 def uniform_source(shape, seed_generator, dtype="float32"):
-    """What `uniform_from` needs, inside a compiled function, to return the numbers of `uniform`.
+    """Prepares a draw: `uniform_from` turns the result, inside a compiled function, into the numbers of `uniform`.
 
     Args:
         shape: Tuple of integers or scalar tensors (dynamic sizes).
@@ -71,8 +74,8 @@ def uniform_source(shape, seed_generator, dtype="float32"):
         dtype: "float32" or "float64".
 
     Returns:
-        Tensor: the seed on TensorFlow, where drawing costs next to nothing in a pass over memory that is made anyway;
-        elsewhere the numbers.
+        Tensor: the seed on TensorFlow, where the compiled function draws the numbers in a pass over memory that it
+        makes anyway, at next to no cost; elsewhere the numbers themselves.
     """
     if noise_is_hashed():
         return hashed_noise.next_seed(seed_generator)
@@ -87,15 +90,16 @@ def uniform_from(source, shape, dtype="float32"):
 def add_normal(mean, variance, seed_generator, epsilon=0.0, shared_axes=()):
     """Samples N(mean, variance + epsilon), elementwise: mean + sqrt(max(variance, 0) + epsilon) n.
 
-    On TensorFlow this is one pass, also in a step that XLA does not compile as a whole, and its gradient a
-    multiplication: a dozen passes otherwise, over outputs that in convolutions are larger than the kernels.
+    On TensorFlow this is one pass over memory, also in a step that XLA does not compile as a whole. Its gradient is one
+    multiplication. Separate operations would take a dozen passes over the outputs, which in convolutions are larger
+    than the kernels.
 
     Args:
         mean: Float tensor.
-        variance: Tensor of the same shape, float32 or float64. Negative values (fast convolutions may round a zero to
-            below it) count as 0.
+        variance: Tensor of the same shape, float32 or float64. A negative value counts as 0. (The rounding of fast
+            convolutions may make a zero slightly negative.)
         seed_generator: `keras.random.SeedGenerator`; its counter advances by one.
-        epsilon: Float added to the variance; keeps the gradient of the root finite.
+        epsilon: Float added to the variance. It keeps the gradient of the square root finite.
         shared_axes: Tuple of axes along which the same number n is used everywhere.
 
     Returns:

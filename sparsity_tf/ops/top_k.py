@@ -1,4 +1,4 @@
-"""The entries of the largest magnitude of tensors, exactly, on any Keras backend.
+"""Finds the entries of the largest magnitude in tensors: exact counts, on any Keras backend.
 
 `top_k_mask` runs inside a compiled step (discovering neural wirings). `largest_on_device` ranks tensors that lie on a
 GPU, between steps. `masks/ranking.py` ranks numpy arrays.
@@ -14,7 +14,7 @@ from sparsity_tf.backend import as_array, compiled, float_bits
 from sparsity_tf.checks import check_array, check_integer
 from sparsity_tf.type_names import Tensor
 
-# Bits of |x| for a float32 x: everything but the sign.
+# The number of bits of |x| for a float32 x: all but the sign bit.
 _MAGNITUDE_BITS = 31
 # The bit pattern of +inf as an integer. Every NaN has a larger one.
 _INFINITY = 0x7F800000
@@ -23,13 +23,14 @@ _INFINITY = 0x7F800000
 def top_k_mask(scores: Tensor, k: int | Tensor) -> Tensor:
     """Marks the `k` entries of the largest magnitude, exactly.
 
-    The k-th largest magnitude is found by bisection over the 31 bits of a float32 magnitude: 31 counting passes, O(n),
-    where a sort costs O(n log n) and is slow under XLA. Among entries equal to it the lower (row-major) indices win.
+    The k-th largest magnitude is found by bisection over the 31 bits of a float32 magnitude. This takes 31 counting
+    passes, O(n); a sort costs O(n log n) and is slow under XLA. Among entries that equal the k-th largest magnitude,
+    the lower (row-major) indices win.
 
     Args:
-        scores: Float tensor of any shape; |scores| is compared, as float32. Must not hold NaN (inside a compiled step
-            this can't be checked; NaN counts as larger than infinity).
-        k: Integer or scalar integer tensor, how many entries to keep; clipped to [0, size].
+        scores: Float tensor of any shape, without NaN. |scores| is compared, as float32. (A compiled step can't check
+            for NaN: there a NaN counts as larger than infinity.)
+        k: Integer or scalar integer tensor: the number of entries to keep, clipped to [0, size].
 
     Returns:
         Bool tensor of the shape of `scores` with exactly `k` entries True.
@@ -54,7 +55,7 @@ def top_k_mask(scores: Tensor, k: int | Tensor) -> Tensor:
     missing = k - _count(above)
 
     def first_ties():
-        # The same search over positions, among the tied entries only: later positions get smaller keys.
+        # The same search over the positions of the tied entries. An earlier position gets a larger key.
         position = ops.where(ties, size - ops.arange(size, dtype="int32"), 0)
         bits = _MAGNITUDE_BITS if not isinstance(size, int) else max(size.bit_length(), 1)
         last = _kth_largest([position], missing, bits)
@@ -70,18 +71,18 @@ def top_k_mask(scores: Tensor, k: int | Tensor) -> Tensor:
 
 
 def largest_on_device(tensors: list[Tensor], count: int, among: list[Tensor | np.ndarray]) -> list[np.ndarray]:
-    """Marks the `count` entries of the largest magnitude, exactly: `highest_overall` of tensors, where they are.
+    """Marks the `count` entries of the largest magnitude, exactly: `highest_overall` for tensors on a device.
 
-    The masks are those of `highest_overall(..., by=np.abs)`. The threshold is found as in `top_k_mask`; a weight's
-    numbers stay on its device, and only masks are fetched.
+    The masks equal the masks of `highest_overall(..., by=np.abs)`. The threshold is found as in `top_k_mask`. The
+    weights stay on their device, and only masks are fetched.
 
     Args:
         tensors: List of float tensors.
         count: Integer from 0 to the number of candidates.
-        among: List of bool tensors or arrays of the same shapes, the candidates.
+        among: List of bool tensors or arrays of the same shapes: the candidates.
 
     Returns:
-        List of bool arrays with exactly `count` entries True in all. Among equal magnitudes the earlier array wins.
+        List of bool arrays with exactly `count` True entries in total. Among equal magnitudes the earlier array wins.
 
     Raises:
         ValueError: A candidate is NaN, or there are fewer than `count` candidates.
@@ -108,10 +109,10 @@ def _compiled_largest():
 
 
 def _largest(count, *tensors_and_masks):
-    """The masks of `largest_on_device`; the number of candidates, and of those that are NaN."""
+    """The masks of `largest_on_device`, and a tensor of two counts: the candidates, and the candidates that are NaN."""
     half = len(tensors_and_masks) // 2
     pairs = list(zip(tensors_and_masks[:half], tensors_and_masks[half:], strict=True))
-    # 0 of no candidate; NaN as infinity, so that one can be added.
+    # An entry that is no candidate has the key 0. NaN counts as infinity, so that adding 1 can't overflow.
     keys = [ops.where(m, ops.minimum(_magnitude_bits(x), _INFINITY) + 1, 0) for x, m in pairs]
     kth = _kth_largest(keys, count, _MAGNITUDE_BITS)
     missing, found = count - sum(_count(key > kth) for key in keys), []
@@ -125,10 +126,13 @@ def _largest(count, *tensors_and_masks):
 
 
 def _kth_largest(keys, k, bits):
-    """The largest T with at least `k` of the non-negative int32 `keys` >= T, a list of tensors; built bit by bit."""
+    """The largest T such that at least `k` entries of `keys` are >= T, found bit by bit.
+
+    `keys` is a list of int32 tensors without negative entries.
+    """
 
     def body(step, state):
-        # Halved and added: LiteRT can neither shift integers to the left nor "or" them.
+        # Halve and add instead of shifting: LiteRT has neither a left shift nor an "or" of integers.
         threshold, power = state
         candidate = threshold + power
         return ops.where(sum(_count(key >= candidate) for key in keys) >= k, candidate, threshold), power // 2
@@ -142,5 +146,5 @@ def _count(mask):
 
 
 def _magnitude_bits(x):
-    """The bits of |x| as int32: for floats of one sign their order is the order of the numbers."""
+    """The bits of |x| as int32. For floats of one sign, the bits sort as the floats do."""
     return float_bits(ops.abs(ops.cast(x, "float32")))

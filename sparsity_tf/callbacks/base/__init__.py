@@ -1,4 +1,4 @@
-"""What the algorithms that change masks have in common."""
+"""The common parts of the algorithms that change masks."""
 
 __all__ = []
 

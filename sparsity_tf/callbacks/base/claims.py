@@ -1,16 +1,16 @@
-"""Which algorithm may change the masks of a layer: one at a time, because two would undo each other's counts."""
+"""Claims: only one algorithm at a time may change the masks of a layer. Two would undo each other's counts."""
 
 import weakref
 
-# Layer -> the algorithm that works on it. Neither is kept alive by its entry.
+# Layer -> weak reference to the algorithm that changes its masks. The dict keeps neither of them alive.
 _OWNERS = weakref.WeakKeyDictionary()
 
 
 def claim(algorithm, weights):
-    """Gives an algorithm the masks of weights, until `release`.
+    """Claims the masks of weights for an algorithm, until `release`.
 
-    Pruning before training (`SNIP`, `GraSP`) acts once, before the first step, and may be followed by an algorithm
-    that goes on with its masks. The order matters: what comes second finds the masks of the first.
+    Pruning before training (`SNIP`, `GraSP`) acts once, before the first step. Another algorithm may follow and go on
+    with these masks. The order matters: the second algorithm must find the masks of the first.
 
     Args:
         algorithm: `MaskAlgorithm`.
@@ -24,7 +24,7 @@ def claim(algorithm, weights):
         if owner in (None, algorithm) or (owner.acts_once and not algorithm.acts_once):
             continue
         if owner.model is algorithm.model and owner._optimizer is not algorithm._optimizer:
-            # Left behind by a loop without `finish`, after which the model was compiled anew.
+            # The claim is a leftover: a loop ended without `finish`, and the model was compiled anew.
             owner.detach()
             continue
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A sparsity given by what shall be left of the model's operations or parameters: `CostTarget`."""
+"""`CostTarget` finds a sparsity from the share of the model's operations or parameters that shall be left."""
 
 from sparsity_tf import distributions
 from sparsity_tf.callbacks.base.tied_weights import TiedWeight
@@ -29,13 +29,14 @@ class CostTarget:
         Args:
             model: Built Keras model.
             weights: The weights of an algorithm.
-            distribution, dense: As of the algorithm.
+            distribution, dense: The arguments of the algorithm.
 
         Returns:
             Float in [0, 1).
 
         Raises:
-            ValueError: Nothing can be shrunk by what the algorithm prunes, or not so far; or shapes are not known.
+            ValueError: The algorithm prunes nothing that can be shrunk, or not enough to meet the target; or shapes are
+                not known.
         """
         if not all(isinstance(weight, TiedWeight) for weight in weights):
             raise ValueError(
@@ -61,7 +62,7 @@ class CostTarget:
             raise ValueError(f"`{self.name}` can't be met: {error} of {whole:,}. Received: {self}") from None
 
     def _network(self, model, weights):
-        """The functional or sequential model whose cost is counted: the student in a `Distiller`."""
+        """The functional or sequential model whose cost is counted. In a `Distiller` it is the student."""
         pruned = {id(part.weight.layer) for weight in weights for part in weight.parts}
         found = [graph for graph in graphs_in(model) if pruned & {id(layer) for layer in flatten_layers(graph)}]
         if len(found) > 1:
@@ -79,14 +80,14 @@ def number_to_keep(weight, sparsity):
 
 
 def the_target(target_flops, target_parameters, **sparsities):
-    """The `CostTarget` of an algorithm's arguments, or `None`.
+    """The `CostTarget` that an algorithm's arguments ask for, or `None`.
 
     Args:
-        target_flops, target_parameters: As given, `None` or a share.
-        **sparsities: The arguments that say the same otherwise, by name.
+        target_flops, target_parameters: The arguments of the algorithm: `None` or a share.
+        **sparsities: The arguments that set the sparsity directly, by name.
 
     Raises:
-        ValueError: More than one of all was given, or a share that is none.
+        ValueError: More than one argument was given, or a share that is not in (0, 1).
     """
     given = {"target_flops": target_flops, "target_parameters": target_parameters}
     given = {name: share for name, share in given.items() if share is not None}

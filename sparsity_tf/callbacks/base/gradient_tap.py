@@ -1,9 +1,9 @@
-"""Keeps the dense gradient of one step, where the optimizer receives it.
+"""Keeps the dense gradient of one step, at the place where the optimizer receives it.
 
-Algorithms that grow weights by their gradient (RigL) need it at the steps at which masks change, masked entries
-included, and without a second pass over the data. The optimizer has it: after the replicas' gradients have been summed,
-after accumulation and clipping. The tap adds one slot variable a weight and writes the gradient there, at the steps
-that ask for it only.
+Algorithms that grow weights by their gradient (RigL) need the gradient at the steps at which masks change, masked
+entries included, and without a second pass over the data. The optimizer receives this gradient after summation over the
+replicas, accumulation and clipping. The tap adds one slot variable for each weight, and writes the gradient there only
+at the steps that need it.
 """
 
 from sparsity_tf.backend import (
@@ -17,18 +17,18 @@ from sparsity_tf.backend import (
     variable_index,
 )
 
-# Name of the attribute of an optimizer under which its taps are.
+# The name of the optimizer's attribute that holds its taps.
 _TAPS = "_gradient_taps"
 
 
 class GradientTap:
-    """The tap on one optimizer. `attach` and `detach` leave it as it was.
+    """The tap of one algorithm on one optimizer. After `attach` and `detach` the optimizer is as before.
 
     Args:
         optimizer: Built Keras optimizer.
         variables: The `keras.Variable`s whose gradients are kept.
-        wanted: Function from the count of the step being taken (1 for the first), a scalar integer tensor, to a scalar
-            bool tensor: whether this step's gradient is kept.
+        wanted: Function from the count of the present step to a scalar bool tensor: whether to keep the gradient of
+            this step. The count is a scalar integer tensor, 1 in the first step.
     """
 
     def __init__(self, optimizer, variables, wanted):
@@ -40,13 +40,13 @@ class GradientTap:
         self.open = True
 
     def attach(self):
-        """Adds the slots and follows the optimizer's updates from now on."""
+        """Adds the slots. From now on the tap follows the optimizer's updates."""
         for variable in self.variables:
             self.buffers[variable_index(self.optimizer, variable)] = add_slot(self.optimizer, variable, "gradient")
         _taps(self.optimizer).append(self)
 
     def detach(self):
-        """Removes the slots and whatever `attach` did to the optimizer."""
+        """Removes the slots and undoes every change that `attach` made to the optimizer."""
         taps = _taps(self.optimizer)
         taps.remove(self)
         if not taps:
@@ -57,11 +57,11 @@ class GradientTap:
         self.buffers = {}
 
     def gradient(self, variable):
-        """The gradient kept last, a tensor of the variable's shape."""
+        """The last gradient that was kept, a tensor of the variable's shape."""
         return tensor_of(self.buffers[variable_index(self.optimizer, variable)])
 
     def keep(self, index, gradient):
-        """Keeps the gradient of the optimizer's variable number `index`, if that is wanted; in a step."""
+        """Called in a step: keeps the gradient of the optimizer's variable number `index`, if it is wanted."""
         buffer = self.buffers.get(index)
         if buffer is None or not self.open:
             return
@@ -85,7 +85,7 @@ def open_taps(optimizer, wanted):
 
 
 def _taps(optimizer):
-    """The taps on an optimizer, a list that its update goes through. (Two algorithms may share a model.)"""
+    """The list of the taps on an optimizer. The optimizer's update calls each. (Two algorithms may share a model.)"""
     if _TAPS in vars(optimizer):
         return vars(optimizer)[_TAPS]
     taps, (method, batched) = [], optimizer_update(optimizer)
@@ -101,8 +101,8 @@ def _taps(optimizer):
     def buffers():
         return [buffer for tap in taps for buffer in tap.buffers.values()]
 
-    # Files hold the optimizer as it is without the taps.
+    # A saved optimizer does not contain the taps.
     added = {_TAPS: taps, method: tapped_update, **saving_without(optimizer, buffers)}
-    # Past Keras's tracking of attributes.
+    # Written through `vars`, so that Keras does not track the new attributes.
     vars(optimizer).update(added)
     return taps

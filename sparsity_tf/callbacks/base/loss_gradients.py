@@ -10,13 +10,13 @@ from sparsity_tf.backend import loss_derivatives
 
 
 def gradients(model, data, variables, loss=None, training=True):
-    """dL/dw of the model's loss on one batch.
+    """The gradient dL/dw of the model's loss on one batch.
 
     Args:
-        model: Keras model; compiled, unless a loss is given.
+        model: Keras model. It must be compiled, unless a loss is given.
         data: Tuple (x, y) or (x, y, sample_weight).
-        variables: List of its `keras.Variable`s, frozen ones too.
-        loss: `None` for the compiled loss (what layers add to it included), or a `keras.losses.Loss`.
+        variables: List of the model's `keras.Variable`s. Frozen variables are allowed.
+        loss: `None` for the compiled loss (with the losses that layers add), or a `keras.losses.Loss`.
         training: Bool, the mode in which the model runs.
 
     Returns:
@@ -27,11 +27,11 @@ def gradients(model, data, variables, loss=None, training=True):
 
 
 def hessian_gradient_products(model, data, variables, temperature=1.0):
-    """H g of the model's loss: its Hessian, over these variables, times its gradient.
+    """The product H g for the model's loss: its Hessian over these variables, times its gradient.
 
     Args:
         model, data, variables: As for `gradients`.
-        temperature: The outputs are divided by this before the loss.
+        temperature: The outputs are divided by this number before the loss is computed.
 
     Returns:
         List of numpy arrays, the shapes of the variables.
@@ -41,7 +41,7 @@ def hessian_gradient_products(model, data, variables, temperature=1.0):
 
 @contextlib.contextmanager
 def _watchable(variables):
-    """Lets the backends see frozen variables as what a loss depends on."""
+    """Makes frozen variables trainable for a while, so that the backends compute gradients for them."""
     frozen = [variable for variable in variables if not variable.trainable]
     for variable in frozen:
         variable.trainable = True
@@ -55,7 +55,7 @@ def _watchable(variables):
 def _evaluate(model, data, variables, temperature, hessian, loss_function=None, training=True):
     x, y, *rest = data
     sample_weight = rest[0] if rest else None
-    # What a forward pass in training mode moves, such as batch normalisation's averages, is put back.
+    # A forward pass in training mode changes variables such as the averages of batch normalisation. Restore them later.
     others = [variable for variable in model.variables if not variable.trainable]
     saved = [np.array(ops.convert_to_numpy(variable)) for variable in others]
 
@@ -75,13 +75,13 @@ def _evaluate(model, data, variables, temperature, hessian, loss_function=None, 
         for variable, value in zip(others, saved, strict=True):
             variable.assign(value)
         if loss_function is None:
-            # Losses of several outputs have metrics that have seen this batch.
+            # A loss of several outputs has metrics, which have seen this batch.
             model.reset_metrics()
     return [np.zeros(v.shape, "float32") if f is None else f for v, f in zip(variables, found, strict=True)]
 
 
 def _scaled(loss, variables, hessian, model):
-    """Derivatives under the loss scale of the model's optimizer, without which float16 loses the small ones."""
+    """Derivatives, computed with the loss scale of the model's optimizer: without it float16 loses small values."""
     scale = float(ops.convert_to_numpy(getattr(getattr(model, "optimizer", None), "dynamic_scale", 1.0)))
     while True:
         found = loss_derivatives(loss, variables, scale, hessian)
@@ -91,5 +91,5 @@ def _scaled(loss, variables, hessian, model):
             return found
         if scale <= 1:
             raise ValueError("The loss of the model on `data` has derivatives that are NaN or infinite.")
-        # As in training, a scale that is too large is made smaller.
+        # The scale was too large. Make it smaller, as in training.
         scale = max(scale / 2, 1.0)

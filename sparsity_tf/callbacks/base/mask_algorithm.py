@@ -1,14 +1,14 @@
-"""What all algorithms that change masks while training runs have in common: which weights, what they remember.
+"""The base class of all algorithms that change masks during training: the weights, the updates and the saved state.
 
-An algorithm is a callback for `fit`. Its masks change right after the optimizer's step whose count is on the schedule
-(`update_schedule.py`, `train_function.py`), so that no other callback, whatever its place, sees or saves weights of
-before the change. With `steps_per_execution=k` they change at the first boundary at or after that step; where that
-would be the last step of all, and the end of the schedule is the default one, not at all. What a run that is too short,
-or that an algorithm does not see, leaves undone is a warning or an error (`shortfall.py`, `standstill.py`).
+An algorithm is a callback for `fit`. Masks change right after the optimizer's step whose count is on the schedule
+(`update_schedule.py`, `train_function.py`). So no other callback, in any order, sees or saves the weights from before
+the change. With `steps_per_execution=k` masks change at the first boundary at or after that step. If this boundary is
+the very last step and `end_step` was not given, this update is left out. If a run is too short for the schedule, or
+takes steps that the algorithm does not see, a warning or an error says so (`shortfall.py`, `standstill.py`).
 
-What decides is a function of the step's count, the weights, the optimizer's slots and a seed, and runs in numpy: it is
-the same on every backend and replica, it never retraces, and a run that was stopped continues exactly. The little that
-an algorithm has to remember beside the masks is saved with the model (`Masked.states`).
+A decision is a function of the step's count, the weights, the optimizer's slots and a seed. It is computed in numpy:
+the result is the same on every backend and replica, nothing is retraced, and a stopped run continues exactly. The few
+numbers that an algorithm remembers beside the masks are saved with the model (`Masked.states`).
 """
 
 import keras
@@ -33,27 +33,29 @@ from sparsity_tf.type_names import Frequency, Where
 class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callbacks.Callback):
     """Base class of the algorithms that change masks. A subclass defines `change_masks`, and often `start`.
 
-    Steps count optimizer updates since the optimizer was made (with gradient accumulation, not batches). The schedule
-    is `begin_step`, `begin_step + frequency`, ... up to and including `end_step`; there is no update at step 0, before
-    the first step. Frozen layers are left alone: of a model that trains a student on a teacher
-    (`keras.distillation.Distiller`) only the student becomes sparse. A weight has one algorithm at a time.
+    The count of steps is the number of the optimizer's updates since the optimizer was made. (With gradient
+    accumulation it is less than the number of batches.) Masks change at `begin_step`, `begin_step + frequency`, ... up
+    to and including `end_step`. They do not change at step 0, before the first step. Frozen layers stay as they are: in
+    a model that trains a student on a teacher (`keras.distillation.Distiller`), only the student becomes sparse. A
+    weight has one algorithm at a time.
 
     In `fit` the model need not be built: `fit` builds it. In a loop of your own, call `prepare(model)` before the first
-    step, `update(model)` after each, and `finish()`. Steps must be taken with `model.optimizer`.
+    step, `update(model)` after each step, and `finish()` at the end. Take the steps with `model.optimizer`.
 
     Args:
-        begin_step: Integer >= 0, first step after which masks may change.
-        end_step: Integer > `begin_step`, the last one; `None` for the end of training.
-        frequency: Integer >= 1, steps between updates; "epoch" for the steps of an epoch of `fit` (rounded down with
+        begin_step: Integer >= 0: the first step after which masks may change.
+        end_step: Integer > `begin_step`: the last step after which masks may change; `None` for the end of training.
+        frequency: Integer >= 1: steps between updates; "epoch" for the steps of an epoch of `fit` (rounded down with
             gradient accumulation); or a schedule or other function P of the step, for updates at the steps t that are
             multiples of P(t).
-        where: Which masked weights: as `where` of `sparsity_tf.sparsify`. Default: all. If it selects no masked layer,
-            the layers that it selects are made masked first.
-        structure: Which entries live and die together (`sparsity_tf.masks.structures`); set on the layers, in whose
-            config it is saved. Default: what the layers say. With "channel", "head" or "unit" all counts, sparsities
-            and distributions are of channels. The channels that are tied to the same layers are one weight then, a
-            vector, under the path of the first layer: `"conv2d/channel"`. (All distributions but a dict are uniform.)
-        seed: Integer seed of everything that is drawn.
+        where: Selects the masked weights, as `where` of `sparsity_tf.sparsify`. Default: all. If none of the selected
+            layers is masked, these layers are made masked first.
+        structure: Says which entries live and die together (`sparsity_tf.masks.structures`). It is set on the layers
+            and saved in their config. Default: the structure of the layers. With "channel", "head" or "unit" all
+            counts, sparsities and distributions count channels. Channels that are tied to the same layers are then one
+            weight, a vector, under the path of the first layer: `"conv2d/channel"`. (Every distribution but a dict is
+            then uniform.)
+        seed: Integer: the seed of all random numbers.
 
     Example:
 
@@ -67,17 +69,17 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
     ```
     """
 
-    # Whether masks of whole blocks, filters or N:M groups are something the algorithm can make.
+    # Whether the algorithm can make masks of whole blocks, filters or N:M groups.
     structured = False
-    # Whether it can prune channels, heads and units, each in all layers that it is tied to.
+    # Whether the algorithm can prune a channel, head or unit in all layers that it ties.
     prunes_tied = False
-    # Whether what was pruned may live again.
+    # Whether pruned entries may live again.
     grows = False
     # How the values of a channel's parts become the value of the channel ("l1", "l2", "taylor").
     importance = "l1"
-    # Whether masks change before the first step and never again, so that another algorithm may go on with them.
+    # Whether masks change only once, before the first step, so that another algorithm may go on with them.
     acts_once = False
-    # Whether a `fit` that is too short for the schedule is a warning. A program that says so itself sets it to False.
+    # Whether to warn of a `fit` that is too short for the schedule. A program with a message of its own sets False.
     warns_at_start = True
 
     def __init__(
@@ -99,7 +101,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
                 raise ValueError(f"`structure` must be None: {problem} Received: structure={structure!r}")
         self.where, self.structure, self.seed = where, structure, seed
         self.sparsity = 0.0
-        # Path -> entries dropped and grown since training began.
+        # Path -> number of entries dropped, and grown, since training began.
         self.dropped, self.grown = {}, {}
         vars(self).update(self._forget_model())
 
@@ -119,31 +121,31 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
             "_writers": {},
         }
 
-    # What subclasses define.
+    # Methods for subclasses to define.
 
     def start(self) -> None:
-        """Called once before the first step, with `self.weights` set: initial masks, further checks.
+        """Called once before the first step, when `self.weights` is set. For initial masks and further checks.
 
-        In `fit` that is when the first epoch begins, so that a model which another callback restores is seen restored.
+        In `fit` it is called when the first epoch begins. By then, other callbacks may have restored the model.
         """
 
     def change_masks(self, step: int) -> None:
-        """Changes the masks: called after the step whose count is on the schedule."""
+        """Changes the masks. Called after each step whose count is on the schedule."""
         raise TypeError(f"{type(self).__name__} must define `change_masks(step)`.")
 
     def uses(self) -> set[str]:
-        """Set of what the algorithm reads beside weights and masks: "gradient", "momentum", "variance"."""
+        """The names of what the algorithm reads beside weights and masks: "gradient", "momentum" or "variance"."""
         return set()
 
     def update(self, model: keras.Model) -> None:
-        """Changes the masks if an update is due. For loops of your own; call it after each optimizer step.
+        """Changes the masks if an update is due. For loops of your own: call it after each optimizer step.
 
         Args:
             model: The model given to `prepare`.
 
         Raises:
-            ValueError: `prepare` was not called, or not for this model; or the count of `model.optimizer` stands still
-                from call to call, because the loop takes its steps with another optimizer or does not write them back.
+            ValueError: `prepare` was not called, or was called for another model; or the count of `model.optimizer`
+                does not move between calls, because the loop uses another optimizer or does not write its state back.
         """
         self._check_prepared(model)
         step = optimizer_slots.count_steps(model)
@@ -159,15 +161,15 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
         self._measure()
 
     def left_undone(self, end: int) -> str | None:
-        """What a training that ends at a step leaves undone: the rest of a sentence, or `None`."""
+        """Says which task a training that ends at step `end` leaves undone: the rest of a sentence, or `None`."""
         return shortfall.of_schedule(self, end)
 
     def aim(self) -> str | None:
-        """What is reached at `end_step` and not before, as it is written in a warning, or `None`."""
+        """The aim that is reached at `end_step` and not before, in the words of a warning, or `None`."""
         return None
 
     def goal(self) -> float | None:
-        """The sparsity of all weights together that the algorithm shall end with, or `None` where it sets none."""
+        """The final sparsity of all weights together, or `None` if the algorithm does not set it."""
         return None
 
     # Keras's events.
@@ -181,7 +183,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
         train_function.install(model, self)
 
     def begin(self) -> None:
-        """Does what waited for the model to be built. Called by the train function, with the first step to come."""
+        """Does the work that needed a built model. The train function calls it right before the first step."""
         self.waits_for_model = False
         self._bind(self.model, *self._length_of_fit())
         self.on_epoch_begin(self._epoch)
@@ -201,7 +203,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
         step = optimizer_slots.count_steps(model)
         if self._at_epoch_begin:
             self._update_before_epoch(step - 1 if is_first else self._seen, step, is_first)
-        # Another callback may have restored the model since then.
+        # Another callback may have restored the model in the meantime, and its count of steps with it.
         self._seen = self._upper_bound = step
         self._measure()
 
@@ -227,12 +229,12 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
     # Preparation.
 
     def prepare(self, model: keras.Model, epochs: int | None = None, steps_per_epoch: int | None = None) -> None:
-        """Makes a model ready: finds its masked weights and calls `start`. For loops of your own.
+        """Prepares a model: finds its masked weights and calls `start`. For loops of your own.
 
         Args:
             model: Compiled, built Keras model.
-            epochs: Number of epochs, where the algorithm needs to know the length of training.
-            steps_per_epoch: Steps in one, in the same case and for `frequency="epoch"`.
+            epochs: Number of epochs, if the algorithm needs to know the length of training.
+            steps_per_epoch: Steps in an epoch, in the same case and for `frequency="epoch"`.
 
         Raises:
             ValueError: The model has nothing to prune, or does not fit the algorithm.
@@ -297,9 +299,9 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
         self._measure()
 
     def finish(self) -> None:
-        """Takes away what `prepare` attached to the model and its optimizer; masks stay.
+        """Removes everything that `prepare` attached to the model and its optimizer. Masks stay.
 
-        It warns if the sparsity is below the one that the algorithm was to end with, or an update was left out.
+        It warns if the sparsity is below the goal of the algorithm, or if an update was left out.
         """
         self._end(in_fit=False)
 
@@ -312,7 +314,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
         self.detach()
 
     def detach(self) -> None:
-        """Takes away what `prepare` attached, without a look at what was reached: for a run that was interrupted."""
+        """Removes everything that `prepare` attached, without warnings: for a run that was interrupted."""
         if self._tap is not None:
             self._tap.detach()
             self._tap = None
@@ -343,7 +345,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
     # For subclasses: reading and writing.
 
     def rng(self, step: int, index: int = 0) -> np.random.Generator:
-        """The random numbers of one weight at one step, a function of the seed and these alone."""
+        """The random numbers for one weight at one step. They depend only on the seed, the step and the weight."""
         return np.random.default_rng([self.seed, step, index])
 
     def view(self, index: int, step: int, drop_fraction: float = 0.0) -> WeightView:
@@ -353,7 +355,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
             return self._tied_view(weight, index, step, drop_fraction)
         variable, optimizer = weight.variable, self._optimizer
         mask = tensor_of(weight.extra_variable("mask"))
-        # Read when asked for: a tensor kept here would be memory that can't be written in place.
+        # Read each tensor only on demand: memory that a tensor kept here holds could not be written in place.
         tensors = {
             "value": lambda: value_tensor(weight),
             "mask": lambda: mask,
@@ -408,12 +410,11 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
         """Sets the masks of weights and counts what changed.
 
         Args:
-            views: List of `WeightView`s, of `views`.
-            masks: List of bool arrays, a mask for each.
-            kept: List of bool arrays, entries that live on with their values; others that are in the mask begin at
-                zero, and count as grown. Default: the masks.
-            cleared: List of bool arrays, where the optimizer forgets what it gathered (its slots become zero). Default:
-                nowhere.
+            views: List of `WeightView`s from `views`.
+            masks: List of bool arrays: the new mask of each weight.
+            kept: List of bool arrays: the entries that live on with their values. Other entries of the mask start at
+                zero and count as grown. Default: the masks.
+            cleared: List of bool arrays: the entries whose optimizer slots become zero. Default: none.
         """
         masks = [bool_mask(view, mask) for view, mask in zip(views, masks, strict=True)]
         kept, changed = masks if kept is None else kept, False
@@ -429,7 +430,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
             self._writer(weights, cleared is not None)(masks, kept, cleared or [])
 
     def _writer(self, weights, clears):
-        # One for each set of variables that an algorithm writes, of which it has one or two.
+        # One writer for each set of variables that the algorithm writes. An algorithm has one or two sets.
         key = (clears, *(id(weight.variable) for weight in weights))
         if key not in self._writers:
             slots = [slots_of(self._optimizer, weight.variable) for weight in weights if clears]
@@ -441,7 +442,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
         return optimizer_slots.count_steps(self.model)
 
     def active_counts(self) -> list[int]:
-        """Number of live entries of each weight, a list."""
+        """The list of the numbers of live entries, one for each weight."""
         masks = (weight.mask() if isinstance(weight, TiedWeight) else read_mask(weight) for weight in self.weights)
         return [int(np.count_nonzero(mask)) for mask in masks]
 

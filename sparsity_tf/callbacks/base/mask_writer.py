@@ -7,15 +7,15 @@ from sparsity_tf.backend import can_write_in_place, compiled_write, constant, wr
 
 
 class MaskWriter:
-    """Sets the masks of some weights, again and again: what `SparseWeight.assign_mask` does of one, in less time.
+    """Sets the masks of the same weights again and again, faster than `SparseWeight.assign_mask` for each weight.
 
-    On TensorFlow, outside `tf.distribute`, one compiled function writes all variables in place (where nobody else holds
-    their memory). It is traced at the first call.
+    On TensorFlow, outside `tf.distribute`, one compiled function writes all variables in place (if nothing else holds
+    their memory). The function is traced at the first call.
 
     Args:
         weights: List of `SparseWeight`s of the technique "masked".
-        others: List of lists, one for each weight, of pairs of a `keras.Variable` and a number: what it becomes where
-            `cleared` says.
+        others: List with a list for each weight: pairs of a `keras.Variable` and the number that its cleared entries
+            become.
     """
 
     def __init__(self, weights, others):
@@ -23,12 +23,12 @@ class MaskWriter:
         self._compiled = None
 
     def __call__(self, masks, kept, cleared):
-        """Writes.
+        """Writes masks, weights and the other variables.
 
         Args:
             masks: List of bool arrays of the weights' shapes.
-            kept: List of bool arrays: weights become zero outside, although they may live.
-            cleared: List of bool arrays.
+            kept: List of bool arrays: outside `kept` a weight becomes zero, even where its mask is True.
+            cleared: List of bool arrays: the entries of the other variables that become their number.
         """
         if self._writes_in_place():
             self._write_in_place(masks, kept, [~clear for clear in cleared])
@@ -45,7 +45,7 @@ class MaskWriter:
         return can_write_in_place([weight.variable for weight in self.weights])
 
     def _write_in_place(self, masks, kept, remembered):
-        # One tensor for an array that is passed twice.
+        # An array that is passed twice becomes one tensor.
         arrays = [*masks, *kept, *remembered]
         tensors = {key: constant(array) for key, array in {id(array): array for array in arrays}.items()}
         tensors = [tensors[id(array)] for array in arrays]
@@ -69,7 +69,7 @@ def _filled(keep, tensor, number):
 
 
 def bool_mask(view, mask):
-    """A mask for the weight of a `WeightView` as a bool array, checked."""
+    """Checks a mask for the weight of a `WeightView`, and returns it as a bool array."""
     mask = np.asarray(mask, bool)
     if mask.shape != view.mask.shape:
         raise ValueError(

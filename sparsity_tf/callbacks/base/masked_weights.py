@@ -1,4 +1,4 @@
-"""The weights that an algorithm works on: those under masks that training changes."""
+"""Finds the weights that an algorithm works on: weights that have a mask and are trained."""
 
 from sparsity_tf.callbacks.base import tied_weights, train_function
 from sparsity_tf.layers import Masked
@@ -10,19 +10,19 @@ from sparsity_tf.sparsify import reason_to_skip, sparsify
 def find(model, where, algorithm):
     """The masked weights of a model that `where` selects and that are trained.
 
-    If `where` selects no masked layer, the layers that it selects are made masked first. Frozen layers stay as they
-    are: the teacher in a `keras.distillation.Distiller`, for example.
+    If none of the layers that `where` selects is masked, these layers are made masked first. Frozen layers stay as they
+    are, for example the teacher in a `keras.distillation.Distiller`.
 
     Args:
         model: Built Keras model.
-        where: As in `sparsity_tf.sparsify`.
-        algorithm: The `MaskAlgorithm`: its `structure`, and which structures it can keep.
+        where: The argument of `sparsity_tf.sparsify`.
+        algorithm: The `MaskAlgorithm`. Its class says which structures it can keep.
 
     Returns:
-        List of `SparseWeight`s, at least one; or of `TiedWeight`s, where the structure ties layers.
+        Non-empty list of `SparseWeight`s; of `TiedWeight`s if the structure ties layers.
 
     Raises:
-        ValueError: There is none, or one has a structure that the algorithm can't keep.
+        ValueError: There is no such weight, or a weight has a structure that the algorithm can't keep.
     """
     who, tied = type(algorithm).__name__, structures.get(algorithm.structure).ties_layers
     masked = match_masked_weights(model, where)
@@ -49,7 +49,7 @@ def find(model, where, algorithm):
 
 
 def problem_with(algorithm, structure):
-    """Why an algorithm can't keep a structure, a sentence, or `None`."""
+    """The reason why an algorithm can't keep a structure: a sentence, or `None`."""
     who, tied = type(algorithm).__name__, structures.get(structure).ties_layers
     if tied and algorithm.grows:
         return (
@@ -63,7 +63,7 @@ def problem_with(algorithm, structure):
 
 
 def _tied(model, masked, who):
-    """The weights, or what they are tied to where their structure says so."""
+    """The weights themselves, or the `TiedWeight`s that they form if their structure ties layers."""
     ties = [weight for weight in masked if structures.get(weight.technique.structure).ties_layers]
     if not ties:
         return masked
@@ -95,7 +95,7 @@ def _sparsify(model, where, **options):
 
 
 class _Among:
-    """A predicate of layers, of which `sparsify` can print something in a message."""
+    """A predicate of layers with a `repr` that a message of `sparsify` can show."""
 
     def __init__(self, ids):
         self.ids = ids

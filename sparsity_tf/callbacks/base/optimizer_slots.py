@@ -1,6 +1,6 @@
-"""What an optimizer remembers of each weight: momentum, second moments; and how to forget it.
+"""Reads and resets an optimizer's slots: the momentum and the second moment of each weight.
 
-(Where Keras's optimizers keep it is said in `backend/training.py`.)
+(`backend/training.py` knows where Keras's optimizers keep them.)
 """
 
 import keras
@@ -11,7 +11,7 @@ from sparsity_tf.backend import all_slots, inner_optimizer, slots_of_kind, tenso
 
 def count_steps(model):
     """The number of optimizer steps that a compiled model has taken, an integer."""
-    # Not `int(...)` itself, which the variables of `tf.distribute` strategies refuse.
+    # Convert to numpy first: the variables of `tf.distribute` strategies refuse `int(...)`.
     return int(ops.convert_to_numpy(model.optimizer.iterations))
 
 
@@ -21,11 +21,11 @@ def _slot(optimizer, kind, variable):
 
 
 def check(optimizer, used, who):
-    """Raises a ValueError if a built optimizer does not keep what an algorithm reads.
+    """Raises a ValueError if a built optimizer lacks slots that an algorithm reads.
 
     Args:
         optimizer: Built Keras optimizer.
-        used: Set of names, of which "momentum" and "variance" are looked at.
+        used: Set of names. Only "momentum" and "variance" are checked.
         who: Name of the algorithm.
     """
     for name, hint in (("momentum", "SGD needs `momentum=0.9` or so"), ("variance", "Adam keeps one")):
@@ -37,13 +37,14 @@ def check(optimizer, used, who):
 
 
 def momentum(optimizer, variable):
-    """The momentum of a variable: the buffer of SGD, m / (sqrt(v) + 1e-8) of Adam.
+    """The momentum of a variable: for SGD its buffer, for Adam m / (sqrt(v) + 1e-8).
 
-    Keras's SGD buffer is the published one times minus the learning rate: the order and the shares are the same.
+    Keras's SGD buffer is the published buffer times minus the learning rate. Ranks and shares by magnitude are the
+    same.
 
     Args:
         optimizer: Built Keras optimizer with a momentum.
-        variable: `keras.Variable` that it trains.
+        variable: `keras.Variable` that the optimizer trains.
 
     Returns:
         Float tensor of the shape of the variable.
@@ -55,14 +56,15 @@ def momentum(optimizer, variable):
 
 
 def variance(optimizer, variable):
-    """Adam's running mean of squared gradients, a tensor."""
+    """Adam's running mean of the squared gradients of a variable, a tensor."""
     return tensor_of(_slot(optimizer, "variance", variable))
 
 
 def mask_averages(optimizer, weights):
-    """Sets masked weights, and their averages in an optimizer with `use_ema`, to zero where masks are.
+    """Sets masked entries of weights, and of their averages in an optimizer with `use_ema=True`, to zero.
 
-    Such an optimizer averages what weights hold before constraints, and writes averages back without asking them.
+    Such an optimizer averages the weights before their constraints are applied, and later writes the averages back
+    without applying constraints.
     """
     averages = slots_of_kind(optimizer, "average")
     if averages is None:
@@ -76,9 +78,9 @@ def mask_averages(optimizer, weights):
 
 
 def reset_all(optimizer):
-    """Gives every slot of every variable its first value, as in an optimizer that has not taken a step.
+    """Gives every slot its initial value, as in an optimizer that has not taken a step.
 
-    Averages of the weights (`use_ema`) become the weights. The count of steps stays.
+    Averages of the weights (`use_ema`) are set to the weights. The count of steps stays.
     """
     for slot, weight, initial in all_slots(optimizer):
         slot.assign(weight if initial is None else ops.full(slot.shape, initial, slot.dtype))

@@ -1,4 +1,4 @@
-"""The layers that give a network's outputs: their units are classes, so `structure="filter"` leaves them dense."""
+"""Finds the layers that give a network's outputs. Their units are classes, so `structure="filter"` keeps them dense."""
 
 import warnings
 
@@ -12,16 +12,16 @@ from sparsity_tf.layers import flatten_layers
 def output_layers(model):
     """Finds the layers with kernels whose units are the outputs of a model.
 
-    In a functional or sequential model these are the last layers with kernels on the way to each output: activations,
-    pooling, normalisation and other layers between them and the output are passed through, and nested models are
-    entered. Of a subclassed model, or a layer with layers inside (wrappers, attention, recurrent layers), it is the
-    last layer with a kernel in the order of creation.
+    In a functional or sequential model these are the last layers with kernels on the way to each output. The search
+    passes through activations, pooling, normalisation and other layers without kernels, and enters nested models. In a
+    subclassed model, or a layer with layers inside (wrapper, attention, recurrent layer), the result is the layer with
+    a kernel that was created last.
 
     Args:
         model: Built Keras model or layer.
 
     Returns:
-        List of layers; empty if there is no kernel.
+        List of layers. It is empty if there is no kernel.
     """
     outputs = getattr(model, "outputs", None) if isinstance(model, keras.Model) else None
     if not outputs:
@@ -44,11 +44,11 @@ def _has_kernel(layer):
 
 
 def dense_selection(model, weights, where, dense, distribution):
-    """What an algorithm keeps dense, for `distributions.allocate`: also output layers that would lose whole units.
+    """The `dense` argument for `distributions.allocate`: it adds output layers that would lose whole units.
 
-    With `structure="filter"` the output layers stay dense, since whole classes would go, unless the user says which
-    layers to prune: by `where` (`".*"` is all) or `dense`, by a distribution that gives each weight its number, or
-    because there is nothing but output layers to prune.
+    With `structure="filter"` the output layers stay dense, because pruning would remove whole classes. They are pruned
+    if the user says which layers to prune: by `where` (`".*"` is all), by `dense`, or by a distribution that gives each
+    weight its own number. They are also pruned if there are no other layers to prune.
 
     Args:
         model: The model that is trained.
@@ -56,7 +56,7 @@ def dense_selection(model, weights, where, dense, distribution):
         where, dense, distribution: The algorithm's arguments.
 
     Returns:
-        `dense`, or a list of the paths of the weights to keep.
+        `dense` itself, or a list of the paths of the weights to keep dense.
     """
     if dense is not None or where is not None or getattr(distributions.get(distribution), "explicit", False):
         return dense

@@ -1,4 +1,4 @@
-"""What an algorithm remembers: numbers that are saved with the model, so that a run resumes exactly."""
+"""The numbers that an algorithm remembers. They are saved with the model, so that a run resumes exactly."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ import numpy as np
 class SavedState:
     """The part of `MaskAlgorithm` that saves numbers with the model."""
 
-    # Name under which files hold what the algorithm remembers, and the names of these numbers.
+    # The name of the saved state in files, and the names of its numbers.
     state_name = None
     state_fields = ()
 
@@ -17,12 +17,12 @@ class SavedState:
         self.weights[0].technique.states[self.state_name] = array
 
     def recall(self) -> dict[str, float]:
-        """The numbers that `remember` saved, a dict; zeros before."""
+        """The numbers that `remember` saved, a dict. Before the first `remember` they are zeros."""
         array = self.weights[0].technique.states.get(self.state_name)
         if array is None or len(array) != 1 + len(self.state_fields):
             return dict.fromkeys(self.state_fields, 0.0)
         return dict(zip(self.state_fields, (float(value) for value in array[1:]), strict=True))
 
     def has_state(self) -> bool:
-        """Whether `remember` was called, in this run or the one that it continues."""
+        """Whether `remember` was called, in this run or in the run that this run continues."""
         return self.state_name in self.weights[0].technique.states

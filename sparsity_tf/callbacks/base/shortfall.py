@@ -1,20 +1,20 @@
-"""Warnings of runs that leave undone what an algorithm was told to do."""
+"""Warnings of runs that can't, or did not, do everything that an algorithm was told to do."""
 
 import warnings
 
 from sparsity_tf.backend import inner_optimizer
 
-# Sparsities are quotients of counts: half a weight of a billion is no difference.
+# Sparsities are quotients of counts. A difference of less than one weight in a billion is no difference.
 _TOLERANCE = 1e-9
 
 
 def warn_at_start(algorithm, epoch, params):
-    """Warns if the `fit` that begins is too short for the schedule; its length must be known.
+    """Warns if the `fit` that begins is too short for the schedule. Without a known length there is no warning.
 
     Args:
         algorithm: `MaskAlgorithm`, started.
         epoch: Number of the epoch that begins.
-        params: What `fit` tells callbacks, a dict.
+        params: The `params` that `fit` gives to callbacks, a dict.
     """
     epochs, steps_per_epoch = params.get("epochs"), params.get("steps")
     if not algorithm.scheduled or not epochs or not steps_per_epoch:
@@ -26,13 +26,13 @@ def warn_at_start(algorithm, epoch, params):
 
 
 def of_schedule(algorithm, end):
-    """What an algorithm on a schedule leaves undone in a training that ends at a step: a sentence, or `None`."""
+    """Says which part of its schedule an algorithm leaves undone if training ends at `end`: a sentence or `None`."""
     count, last, aim = algorithm.count(), algorithm._last, algorithm.aim()
     if last is not None and count >= last:
         return None
-    # An update before an epoch belongs to the step before, and none follows the last epoch.
+    # An update before an epoch belongs to the step before it, and no update follows the last epoch.
     shift = int(algorithm._at_epoch_begin)
-    # A run that is continued may have its last update behind it.
+    # In a continued run the last update may already have happened.
     continued = algorithm._epoch > 0 and algorithm.due(0, count - shift) is not None
     if algorithm.due(count - shift, end - shift) is None and not continued:
         return (
@@ -49,11 +49,11 @@ def of_schedule(algorithm, end):
 
 
 def warn_at_end(algorithm, in_fit):
-    """Warns if the sparsity is below the goal, or an update is due that the loop did not ask for.
+    """Warns if the sparsity is below the goal, or if the loop missed an update that was due.
 
     Args:
         algorithm: `MaskAlgorithm`, started and measured.
-        in_fit: Whether `fit` called for the updates.
+        in_fit: Whether training ran in `fit`, which calls the updates itself.
     """
     name, goal, step = type(algorithm).__name__, algorithm.goal(), algorithm.count()
     due = None if in_fit else algorithm.due(algorithm._seen, step)
@@ -74,13 +74,13 @@ def warn_at_end(algorithm, in_fit):
 
 
 def _never_stepped(algorithm, step):
-    """Whether epochs went by without a step of the optimizer. (Rewinding sets its count back, after masks changed.)"""
+    """Whether an epoch passed without a step of the optimizer. (Rewinding sets the count back, but changes masks.)"""
     moved = sum(algorithm.dropped.values()) + sum(algorithm.grown.values())
     return algorithm.scheduled and algorithm._epoch_ended and not moved and step == algorithm._began_at
 
 
 def warn_without_gradient(algorithm, step):
-    """Warns that a run which was continued leaves an update out."""
+    """Warns that a continued run leaves out an update."""
     _warn(
         f"{type(algorithm).__name__} leaves out the update that belongs to step {step}: the gradient of that step is "
         "not in the file that the run continues from. With fewer `steps_per_execution` masks change inside the epoch."
@@ -88,7 +88,7 @@ def warn_without_gradient(algorithm, step):
 
 
 def warn_of_other_masks(algorithm, found, wanted):
-    """Warns that masks which the model had before stay, although they are less sparse than asked for."""
+    """Warns that the model keeps its earlier masks, although they are less sparse than the algorithm asks for."""
     _warn(
         f"{type(algorithm).__name__}(sparsity={algorithm.target_sparsity}) keeps the masks that the model has: their "
         f"sparsity is {found:.4f}, not {wanted:.4f}. Only a model whose masks are all full gets new ones."

@@ -1,7 +1,7 @@
-"""Notices a training loop whose steps an algorithm does not see: the count of the model's optimizer stands still.
+"""Detects a training loop whose steps an algorithm does not see: the step count of the model's optimizer stands still.
 
-Masks change at steps that `model.optimizer` has counted. A loop with another optimizer, or a loop on JAX that does not
-write the new state back to the model, would train without ever pruning.
+Masks change at steps that `model.optimizer` counts. A loop with another optimizer, or a loop on JAX that does not write
+the new state back to the model, would train without ever pruning.
 """
 
 import numpy as np
@@ -9,17 +9,17 @@ from keras import ops
 
 from sparsity_tf.backend import call_counter
 
-# Calls of `update` in a row without a call of the optimizer, after which the loop is refused. Loops that add up
-# gradients themselves, and call `update` after each batch, are far below the first number. The second number holds if
-# weights change meanwhile: then something other than the optimizer changes them.
+# After this many calls of `update` in a row without a call of the optimizer, the loop is refused. A loop that adds up
+# gradients itself, and calls `update` after each batch, stays far below the first number. The second number holds if
+# weights change between the calls: then something other than the optimizer changes them.
 PATIENCE, PATIENCE_WITH_CHANGES = 30, 3
 
 
 class Standstill:
-    """Counts the calls of `update` between which the optimizer was not called.
+    """Counts the calls of `update` since the last call of the optimizer.
 
-    A call that only accumulates gradients, or whose step loss scaling skips, is a call: the optimizer counts the first
-    in its `call_counter`, and halves its scale in the second.
+    A call of the optimizer counts here even if it takes no step. If a call only accumulates gradients, it moves the
+    optimizer's `call_counter`. If loss scaling skips the step of a call, it halves the optimizer's scale.
 
     Args:
         optimizer: Built Keras optimizer.
@@ -29,19 +29,19 @@ class Standstill:
 
     def __init__(self, optimizer, weights, who):
         self.optimizer, self.who = optimizer, who
-        # One weight is enough, and the smallest is read fastest.
+        # Watching one weight is enough. The smallest weight is read fastest.
         self.weight = min(weights, key=lambda weight: weight.size)
         self.calls, self.changes = 0, 0
         self._state, self._value = self._read_state(), self._read_value()
 
     def watch(self, moved):
-        """To be called by each `update`.
+        """Checks for a standstill. Each `update` calls it.
 
         Args:
-            moved: Whether the optimizer's count has moved since the last call.
+            moved: Whether the optimizer's step count has moved since the last call.
 
         Raises:
-            ValueError: It has not, too often.
+            ValueError: The count has stood still for too many calls.
         """
         if moved:
             self.calls, self.changes = 0, 0

@@ -1,8 +1,9 @@
-"""Channels, heads and units as algorithms see them: all that are tied to the same layers are one weight, a vector.
+"""Channels, heads and units as algorithms see them. All channels that are tied to the same layers form one weight.
 
-`TiedWeight` has what an algorithm asks of a weight (path, shape, technique), and one entry for each channel. Its value
-is the importance of the channels, so that scores of weights rank channels as they are. What is decided about the vector
-is spread over the parts again: columns of kernels, biases, gammas, betas.
+This weight is a `TiedWeight`: a vector with one entry for each channel, and with the attributes that an algorithm needs
+(path, shape, technique). The value of an entry is the importance of the channel, so the scores for single weights also
+rank channels. A decision about an entry is then spread over the parts of the channel: columns of kernels, biases,
+gammas, betas. (Here "channel" also stands for a head or a unit.)
 """
 
 import numpy as np
@@ -17,7 +18,7 @@ from sparsity_tf.masks import structures
 from sparsity_tf.matching import match_masked_weights
 from sparsity_tf.sparsify import sparsify
 
-# How the importance of a channel follows from the weights that make it.
+# The ways in which the importance of a channel follows from the weights that make it.
 IMPORTANCES = ("l1", "l2", "taylor")
 
 
@@ -26,8 +27,8 @@ class Part:
 
     Args:
         weight: `SparseWeight`.
-        axis: axis of the weight.
-        indices: int array `(channels, indices of each)` along the axis.
+        axis: integer, the axis of the weight that holds the channels.
+        indices: int array of shape `(channels, indices of each channel)`: positions along the axis.
     """
 
     def __init__(self, weight, axis, indices):
@@ -35,26 +36,26 @@ class Part:
 
     @property
     def key(self):
-        """What tells the variable from others."""
+        """The key that identifies the variable: its layer and its name."""
         return id(self.weight.layer), self.weight.name
 
     def rows(self, array):
-        """The entries of each channel: `(channels, entries)`."""
+        """The entries of each channel: an array of shape `(channels, entries)`."""
         found = np.moveaxis(array, self.axis, 0)[self.indices.reshape(-1)]
         return found.reshape(len(self.indices), -1)
 
     def zero(self, mask, dead):
-        """Sets the entries of the channels `dead` in a mask to False."""
+        """Sets all entries of the channels `dead` to False in a mask."""
         np.moveaxis(mask, self.axis, 0)[self.indices[dead].reshape(-1)] = False
 
 
 class TiedWeight:
-    """A family of channels as one weight: a vector with an entry for each.
+    """A family of channels as one weight: a vector with an entry for each channel.
 
     Args:
         family: `ChannelFamily` whose layers are masked.
-        parts: list of `Part`, of its members.
-        path: string, the weight's name among the others.
+        parts: list of the `Part`s of the family's members.
+        path: string, the path that identifies this weight.
     """
 
     filter_axes = (0,)
@@ -66,23 +67,23 @@ class TiedWeight:
 
     @property
     def layer(self):
-        """The first of the layers: what an algorithm remembers is saved with it."""
+        """The first of the layers. The numbers that an algorithm remembers are saved with this layer."""
         return self.parts[0].weight.layer
 
     @property
     def technique(self):
-        """Of the same layer."""
+        """The technique of the first layer."""
         return self.layer.technique
 
     def mask(self):
-        """Bool array: which channels have a live entry."""
+        """Marks the channels that have a live entry: a bool array."""
         return np.any([part.rows(read_mask(part.weight)).any(axis=1) for part in self.parts], axis=0)
 
     def norms(self, arrays, importance="l1"):
-        """The importance of each channel by the size of what makes it.
+        """The importance of each channel, measured by the size of its entries in all parts.
 
         Args:
-            arrays: list of arrays, one for each part, of the shapes of the weights.
+            arrays: list of arrays, one for each part, in the shapes of the weights.
             importance: "l1" for the mean of magnitudes, "l2" for the root of the mean of squares.
 
         Returns:
@@ -96,17 +97,17 @@ class TiedWeight:
         return ((total / count) ** (1 / power)).astype("float32")
 
     def sums(self, arrays):
-        """The sum of all entries of each channel, of arrays as in `norms`."""
+        """The sum of all entries of each channel. `arrays` is a list as in `norms`."""
         return sum(
             part.rows(array.astype("float64")).sum(axis=1) for part, array in zip(self.parts, arrays, strict=True)
         )
 
     def values(self):
-        """The values of the parts, a list of arrays."""
+        """The list of the values of the parts, as arrays."""
         return [np.asarray(as_array(value_tensor(part.weight)), "float32") for part in self.parts]
 
     def clear_means(self, dead):
-        """Sets the moving means of channels to 0 where no gamma would: a channel of zeros has no mean."""
+        """Sets the moving means of dead channels to 0 in layers without gamma: a channel of zeros has the mean 0."""
         for part in self.family.followers:
             if part.name == "moving_mean" and getattr(part.layer, "gamma", None) is None:
                 variable = part.layer.moving_mean
@@ -119,14 +120,14 @@ class TiedWeight:
 
 
 def find(model, weights):
-    """Puts masked weights whose structure ties layers together.
+    """Combines masked weights, whose structure ties layers, into tied weights.
 
     Args:
         model: Keras model.
-        weights: List of masked `SparseWeight`, the kernels that an algorithm works on.
+        weights: List of masked `SparseWeight`s: the kernels that an algorithm works on.
 
     Returns:
-        List of `TiedWeight`. A family is left out if one of its kernels is not among `weights`, or is frozen.
+        List of `TiedWeight`s. A family is left out if one of its kernels is not among `weights`, or is frozen.
 
     Raises:
         ValueError: the model is neither functional nor sequential.
@@ -147,7 +148,7 @@ def find(model, weights):
 
 
 def _part(part, structure, known):
-    """The `Part` of a member of a family, or `None` if it can't be pruned."""
+    """The `Part` for a member of a family, or `None` if the member can't be pruned."""
     layer, name = part.owner, part.name
     technique = getattr(layer, "technique", None)
     if technique is None or technique.name != "masked" or technique.structure != structure:
@@ -165,13 +166,14 @@ def of_model(model, structure="channel", where=None):
     Args:
         model: Built Keras model.
         structure: "channel", "head" or "unit".
-        where: As in `sparsify`.
+        where: The argument of `sparsify`.
 
     Returns:
-        List of `TiedWeight`, at least one.
+        Non-empty list of `TiedWeight`s.
 
     Raises:
-        ValueError: as `sparsify`; or the masked layers have another structure.
+        ValueError: as `sparsify`; or no channel, head or unit can be pruned, for example because the masked layers have
+            another structure.
     """
     check_choice("structure", structure, structures.TIED)
     if not match_masked_weights(model):
@@ -188,16 +190,16 @@ def of_model(model, structure="channel", where=None):
 
 
 def choose(weights, scores, targets, scope="layer"):
-    """Which channels live: those with the highest scores among the ones that are alive.
+    """Marks the channels that shall live: the channels with the highest scores among the live channels.
 
     Args:
-        weights: List of `TiedWeight`.
-        scores: List of vectors, a number for each channel.
-        targets: Dict: path of a weight -> the sparsity that it shall have. With scope "global" all are equal.
+        weights: List of `TiedWeight`s.
+        scores: List of vectors with a number for each channel.
+        targets: Dict: path of a weight -> its target sparsity. With scope "global" all targets are equal.
         scope: "layer", or "global": the scores of all channels are compared.
 
     Returns:
-        List of bool vectors. Of n channels max(1, floor((1 - s) n)) live, as many as lived before at most.
+        List of bool vectors. Of n channels max(1, floor((1 - s) n)) live, but never more than lived before.
     """
     alive = [weight.mask() for weight in weights]
     if scope == "global":
@@ -208,29 +210,30 @@ def choose(weights, scores, targets, scope="layer"):
 
 
 def highest_overall(scores, sparsity, alive):
-    """Marks the channels with the highest scores of all layers together, and the best of each layer.
+    """Marks the channels with the highest scores of all layers together, and at least the best channel of each layer.
 
     Args:
         scores: List of vectors.
-        sparsity: Fraction of all channels that go.
-        alive: List of bool vectors, the candidates.
+        sparsity: Fraction of all channels to prune.
+        alive: List of bool vectors: the candidates.
 
     Returns:
-        List of bool vectors: in all max(number of vectors, floor((1 - sparsity) n)) channels, if as many are alive.
+        List of bool vectors. In total they mark max(number of vectors, floor((1 - sparsity) n)) channels, or all live
+        channels if these are fewer.
     """
     count = max(masks.number_to_keep(sparsity, sum(mask.size for mask in alive)), len(alive))
     count = min(count, sum(int(np.count_nonzero(mask)) for mask in alive))
     spared = []
     for score, mask in zip(scores, alive, strict=True):
         score = np.array(score, "float64")
-        # No layer can do with none.
+        # Every layer keeps at least its best channel.
         score[np.argmax(np.where(mask, score, -np.inf))] = np.inf
         spared.append(score)
     return masks.highest_overall(spared, count, alive)
 
 
 def parts_of(weights):
-    """The `SparseWeight`s behind the weights of an algorithm, each once, a list."""
+    """The list of the `SparseWeight`s behind the weights of an algorithm, each once."""
     found = {}
     for weight in weights:
         for one in [part.weight for part in weight.parts] if isinstance(weight, TiedWeight) else [weight]:
@@ -239,15 +242,15 @@ def parts_of(weights):
 
 
 def spread(weights, chosen, kept, cleared):
-    """From decisions about the weights of an algorithm to those about the `SparseWeight`s behind them.
+    """Turns decisions about the weights of an algorithm into decisions about the `SparseWeight`s behind them.
 
     Args:
-        weights: List of weights, `TiedWeight`s among them.
+        weights: List of weights, which may contain `TiedWeight`s.
         chosen, kept: Lists of bool arrays, one for each weight.
         cleared: List of bool arrays, or `None`.
 
     Returns:
-        `(weights, chosen, kept, cleared)`, of `SparseWeight`s.
+        `(weights, chosen, kept, cleared)` for the `SparseWeight`s.
     """
     if not any(isinstance(weight, TiedWeight) for weight in weights):
         return weights, chosen, kept, cleared

@@ -1,8 +1,8 @@
 """Runs algorithms right after the optimizer's step, before any callback sees the step.
 
-Masks that changed in `on_train_batch_end` would depend on the order of the callbacks: a `ModelCheckpoint` that stands
-before the algorithm would write the weights of before the change. So algorithms are called by the model's train
-function itself, for which `fit` asks anew at every step.
+If masks changed in `on_train_batch_end`, the result would depend on the order of the callbacks: a `ModelCheckpoint`
+before the algorithm would save the weights from before the change. So the model's train function itself calls the
+algorithms. `fit` looks the train function up anew at every step.
 """
 
 from sparsity_tf.backend import between_steps, build_for_data
@@ -14,7 +14,7 @@ class TrainFunction:
 
     Args:
         model: The Keras model.
-        function: Its train function.
+        function: The model's own train function.
     """
 
     def __init__(self, model, function):
@@ -25,9 +25,9 @@ class TrainFunction:
         self.untapped = None
 
     def start_anew(self, force=False):
-        """In the place of the model's `make_train_function`, which a `fit` or `train_on_batch` begins with.
+        """Replaces the model's `make_train_function`, which `fit` and `train_on_batch` call first.
 
-        One that finds the algorithms still here follows a `fit` that was interrupted: they end now.
+        If algorithms are still installed at this call, an earlier `fit` was interrupted. These algorithms end now.
         """
         for algorithm in list(self.algorithms):
             remove(self.model, algorithm)
@@ -37,7 +37,7 @@ class TrainFunction:
     def __call__(self, *args):
         waiting = [algorithm for algorithm in self.algorithms if algorithm.waits_for_model]
         if waiting:
-            # Only TensorFlow's `fit` begins with a model that is not built. It passes an iterator over the data.
+            # Only TensorFlow's `fit` starts with an unbuilt model. Its train function gets an iterator over the data.
             build_for_data(self.model, args[0].element_spec)
             for algorithm in waiting:
                 algorithm.begin()
@@ -97,18 +97,18 @@ def remove(model, algorithm):
 
 def _installed(model):
     """The `TrainFunction` of a model, or `None`."""
-    # Found by the method rather than by the train function, which `compile` and `sparsify` drop.
+    # Look at `make_train_function`, not at `train_function`: `compile` and `sparsify` drop the latter.
     return getattr(vars(model).get("make_train_function"), "__self__", None)
 
 
 def algorithms(model):
-    """The algorithms that follow the model's train function now, a list."""
+    """The list of the algorithms that follow the model's train function now."""
     function = model.train_function
     return list(function.algorithms) if isinstance(function, TrainFunction) else []
 
 
 def retrace(model):
-    """Makes the model's train function anew, for what is decided when it is traced."""
+    """Makes the model's train function anew. Decisions that are made while it is traced are then made again."""
     function = _installed(model)
     type(model).make_train_function(model, force=True)
     if function is not None:

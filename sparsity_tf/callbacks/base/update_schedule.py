@@ -1,4 +1,4 @@
-"""When masks change: the steps of an algorithm's schedule."""
+"""Decides when masks change: the steps of an algorithm's schedule."""
 
 from keras import ops
 
@@ -9,18 +9,18 @@ from sparsity_tf.checks import check_callable, check_integer
 class UpdateSchedule:
     """The part of `MaskAlgorithm` that decides when masks change.
 
-    A subclass has `uses()` and `count()`, and may set what follows.
+    A subclass has `uses()` and `count()`, and may set the attributes that follow.
     """
 
-    # Whether masks change on a schedule, or in `start` only.
+    # True: masks change on a schedule. False: masks change in `start` only.
     scheduled = True
-    # Whether there is an update at `end_step` although the frequency does not lead there.
+    # Whether there is an update at `end_step` even if the frequency does not lead there.
     always_at_end = False
     # Steps between the end of an epoch and the update that `frequency="epoch"` puts there.
     steps_after_epoch = 0
 
     def _set_schedule(self, begin_step, end_step, frequency):
-        """Takes the arguments of the constructor, checked."""
+        """Checks and stores the arguments of the constructor."""
         check_integer("begin_step", begin_step, 0)
         if end_step is not None:
             check_integer("end_step", end_step, 0)
@@ -36,15 +36,15 @@ class UpdateSchedule:
         self.begin_step, self.end_step, self.frequency = begin_step, end_step, frequency
         self._first, self._last, self._interval, self._total_steps = begin_step, end_step, frequency, None
         self._seen = self._upper_bound = 0
-        # Whether the update of an epoch comes before its first step, rather than `steps_after_epoch` steps later.
+        # Whether the update after an epoch comes before the next epoch's first step, not `steps_after_epoch` later.
         self._at_epoch_begin = False
 
     def default_end_step(self, total_steps: int) -> int:
-        """The last step if `end_step` was not given."""
+        """The last step of the schedule if `end_step` was not given."""
         return total_steps
 
     def due(self, after: int, step: int) -> int | None:
-        """The last step on the schedule in (after, step], or `None`."""
+        """The last step of the schedule in the interval (after, step], or `None`."""
         delay = self._delay
         found = self._on_schedule(after - delay, step - delay)
         return None if found is None else found + delay
@@ -71,25 +71,25 @@ class UpdateSchedule:
         return self._at_epoch_begin or self.due(self._seen, self._upper_bound + steps) is not None
 
     def may_be_due(self, steps: int) -> bool:
-        """Whether an update may be due after `steps` more steps; called after each call of the train function.
+        """Whether an update may be due after `steps` more steps. Called after each call of the train function.
 
-        The optimizer's own count is asked for only then: reading it waits for the device.
+        The algorithm reads the optimizer's own count only if the answer is yes, because reading waits for the device.
         """
         self._upper_bound += steps
         return not self._at_epoch_begin and self.due(self._seen, self._upper_bound) is not None
 
     def _too_late(self, due, step):
-        """Whether `steps_per_execution` moves an update, of the default schedule, to after the last step of all."""
+        """Whether `steps_per_execution` would move an update of the default schedule to the end of training."""
         by_default = self.end_step is None and not self.always_at_end
         return by_default and self._total_steps is not None and due < self._total_steps <= step
 
     def _resolve_schedule(self, epochs, steps_per_epoch, steps_per_call=None):
-        """Fixes the schedule for a training of a length.
+        """Fixes the schedule, given the length of training.
 
         Args:
-            epochs, steps_per_epoch: Integers, or `None` where they are not known; steps are batches.
-            steps_per_call: Batches between two moments at which `fit` lets masks change; `None` in other loops, where
-                the update of an epoch never comes before it.
+            epochs, steps_per_epoch: Integers, or `None` if they are not known. Here steps are batches.
+            steps_per_call: Number of batches between two moments at which `fit` lets masks change. `None` in other
+                loops, where the update after an epoch never comes before the first step of the next epoch.
         """
         self._first, self._last, self._interval = self.begin_step, self.end_step, self.frequency
         if "gradient" in self.uses() and callable(self.frequency):
@@ -106,7 +106,7 @@ class UpdateSchedule:
         self.steps_per_epoch = max(steps_per_epoch // batches, 1) if steps_per_epoch else None
         if self.frequency == "epoch":
             self._interval = self.steps_per_epoch
-            # Inside the epoch, the update would leave less than half of it to the new weights.
+            # An update inside the epoch would leave less than half of the epoch to train the new weights.
             late = steps_per_call and (2 * steps_per_call > steps_per_epoch or batches >= steps_per_epoch)
             self._at_epoch_begin = bool(self.steps_after_epoch and late)
         self._total_steps = epochs * steps_per_epoch // batches if epochs and steps_per_epoch else None
@@ -123,7 +123,8 @@ class UpdateSchedule:
         """The last step of the schedule, once it is known.
 
         Raises:
-            ValueError: It is not: `end_step` was not given and the data does not tell the steps of an epoch.
+            ValueError: The last step is not known: `end_step` was not given, and the data does not tell the steps of an
+                epoch.
         """
         if self._last is None:
             raise ValueError(
@@ -150,7 +151,7 @@ class UpdateSchedule:
             )
 
     def _is_due(self, step):
-        """`due` of one step, inside a compiled step."""
+        """Whether one step is on the schedule, as a tensor inside a compiled step."""
         first, interval = max(self._first, 1), self._interval
         step = step - self._delay
         wanted = ops.logical_and(step >= first, ops.equal((step - self._first) % interval, 0))

@@ -1,4 +1,4 @@
-"""What an algorithm sees of one weight at one update: numpy arrays, and on a GPU the tensors behind them."""
+"""The view that an algorithm has of one weight at one update: numpy arrays, and on a GPU the tensors behind them."""
 
 import functools
 from typing import Any
@@ -10,18 +10,19 @@ from sparsity_tf.type_names import Tensor
 
 
 class WeightView:
-    """What an algorithm, or a function of the user's, sees of one sparse weight at one update. Arrays are numpy's.
+    """The view of one sparse weight at one update, for an algorithm or a user's function. Arrays are numpy arrays.
 
-    Beside the mask they are read when they are first asked for, before the algorithm assigns a mask.
+    All arrays but the mask are read when they are first used. Use them before the algorithm assigns a mask.
 
     Attributes:
         path: The weight's path in the model, e.g. `"encoder/dense_1/kernel"`.
-        value: Float array, the weight; exactly zero where masked.
-        mask: Bool array of the same shape, which entries live.
+        value: Float array: the weight. It is exactly zero where it is masked.
+        mask: Bool array of the same shape: True for live entries.
         step: Count of the optimizer step that the update belongs to.
-        rng: `numpy.random.Generator`, seeded by the algorithm's seed, the step and the weight: draw from nothing else.
+        rng: `numpy.random.Generator`, seeded by the algorithm's seed, the step and the weight. Draw all random numbers
+            from it.
         filter_axes: Axes of the array that index output units.
-        drop_fraction: Share of the live entries that is to be dropped now.
+        drop_fraction: Share of the live entries to drop now.
 
     Example:
 
@@ -49,12 +50,12 @@ class WeightView:
     ) -> None:
         self.path, self.mask, self.step, self._rng = path, mask, step, rng
         self.filter_axes, self.drop_fraction = filter_axes, drop_fraction
-        # The handle that an algorithm assigns a mask to.
+        # The `SparseWeight` or `TiedWeight` whose mask the algorithm sets.
         self._weight = _weight
-        # Name -> array, or function that reads it.
+        # Name -> array, or function that reads the array.
         self._readers = {"value": value, **(_slots or {})}
         self._arrays = {}
-        # Name -> function that returns the tensor, of weights on an accelerator.
+        # Name -> function that returns the tensor. It is empty unless the weight lies on an accelerator.
         self._tensors = _tensors or {}
 
     def __repr__(self):
@@ -70,39 +71,42 @@ class WeightView:
 
     @functools.cached_property
     def active(self) -> int:
-        """Number of live entries."""
+        """The number of live entries."""
         return int(np.count_nonzero(self.mask))
 
     @functools.cached_property
     def live(self) -> np.ndarray:
-        """Positions of the live entries in the flattened array, rising."""
+        """The rising positions of the live entries in the flattened array."""
         return np.flatnonzero(self.mask)
 
     @property
     def gradient(self) -> np.ndarray:
-        """The loss's gradient at this step, masked entries included; for functions that use it (`uses("gradient")`)."""
+        """The gradient of the loss at this step, masked entries included. For functions marked `uses("gradient")`."""
         return self._array("gradient")
 
     @property
     def saliency(self) -> np.ndarray:
-        """Value times gradient, the change of the loss to first order if the entry goes; `uses("gradient")`.
+        """Value times gradient: to first order the change of the loss if the entry is pruned, up to its sign.
 
-        Of a channel the sum over all weights that make it.
+        For a channel it is the sum over all weights that make the channel. For functions marked `uses("gradient")`.
         """
         return self._array("saliency") if "saliency" in self._readers else self.value * self.gradient
 
     @property
     def momentum(self) -> np.ndarray:
-        """The optimizer's momentum (m / (sqrt(v) + 1e-8) of Adam), masked entries included; `uses("momentum")`."""
+        """The optimizer's momentum, masked entries included. For Adam it is m / (sqrt(v) + 1e-8).
+
+        For functions marked `uses("momentum")`.
+        """
         return self._array("momentum")
 
     @property
     def variance(self) -> np.ndarray:
-        """Adam's running mean of squared gradients; `uses("variance")`."""
+        """Adam's running mean of squared gradients. For functions marked `uses("variance")`."""
         return self._array("variance")
 
     def tensor(self, name: str) -> Tensor | None:
-        """The tensor behind "value", "mask", "gradient" or "momentum", if it lies on a GPU or the like; else `None`."""
+        """The tensor behind "value", "mask", "gradient" or "momentum" if it lies on an accelerator, else `None`."""
         return self._tensors[name]() if name in self._tensors else None
 
     def _array(self, name):
@@ -117,7 +121,7 @@ class WeightView:
         return self._arrays[name]
 
     def _release(self):
-        """Lets go of the arrays, which may be the variables' own memory: it can't be written in place meanwhile."""
+        """Drops the arrays. They may be the variables' own memory, which can't be written in place while they exist."""
         self._arrays.clear()
 
 
@@ -127,5 +131,5 @@ def read_mask(weight):
 
 
 def value_tensor(weight):
-    """The value of a masked weight as a tensor, which keeps its content when the variable changes."""
+    """The value of a masked weight as a tensor that keeps its content when the variable changes."""
     return weight.value() if masks_in_forward_pass() else tensor_of(weight.variable)
