@@ -1,16 +1,17 @@
 """Sparse recurrent layers: each technique on Keras's `SimpleRNN`, `LSTM`, `GRU` and `ConvLSTM`, and on their cells.
 
-Each cell has two sparse weights, `kernel` and `recurrent_kernel`; how they are applied, and when noise is drawn, is in
-`recurrent_kinds.py`. A layer's `sparse_weights` are those of its `cell`:
-`get_sparse_weights(layer)`, or `layer.cell.sparse_weights`.
+Each cell has two sparse weights, `kernel` and `recurrent_kernel`. `recurrent_kinds.py` says how they are applied and
+when noise is drawn. The cell, not the layer, holds the sparse weights: read them by `get_sparse_weights(layer)` or
+`layer.cell.sparse_weights`.
 
-Options beside the stock arguments are the technique's. Where both have a `seed`, one number is for the noise and for
-dropout. Variational dropout is that of Gale et al. (2019), whose cells do not clip log alpha in the forward pass
-(`clip_log_alpha=None`); with Keras's dropout one mask serves all gates. It has no `ConvLSTM`: its noise belongs to
-pre-activations, and no paper says which positions and time steps of a recurrent convolution share it.
+A layer takes the stock arguments and the technique's options. If both have a `seed`, one number seeds the noise and the
+dropout. Variational dropout follows Gale et al. (2019), whose cells do not clip log alpha in the forward pass
+(`clip_log_alpha=None`). If Keras's dropout is used with it, one dropout mask serves all gates. There is no `ConvLSTM`
+with variational dropout: its noise belongs to pre-activations, and no paper says which positions and time steps of a
+recurrent convolution share it.
 
-A recurrent cell of one's own can hold sparse layers, too. But on JAX none that draws noise (`VD...`, `L0...`), as it
-can't hold Keras's `Dropout`: a generator's state can't leave the loop over time.
+A recurrent cell that you write can hold sparse layers, too. On JAX it can't hold a layer that draws noise (`VD...`,
+`L0...`), just as it can't hold Keras's `Dropout`: the state of a random generator can't leave the loop over time.
 """
 
 from sparsity_tf.layers import recurrent_kinds as kinds
@@ -52,7 +53,7 @@ class MaskedGRU(kinds.SparseGRU):
 
 
 class MaskedConvLSTMCell(MaskedLayer, kinds.SparseConvLSTMCell):
-    """The cell of `MaskedConvLSTM2D` and its likes. Arguments: also those of `Masked`."""
+    """The cell of `MaskedConvLSTM1D`, `2D` and `3D`. Arguments: also those of `Masked`."""
 
 
 class MaskedConvLSTM1D(kinds.SparseConvLSTM1D):
@@ -146,7 +147,7 @@ class L0GRU(kinds.SparseGRU):
 
 
 class L0ConvLSTMCell(kinds.SparseConvLSTMCell):
-    """The cell of `L0ConvLSTM2D` and its likes. Arguments: also those of `L0`."""
+    """The cell of `L0ConvLSTM1D`, `2D` and `3D`. Arguments: also those of `L0`."""
 
     technique_class = L0
 
@@ -206,7 +207,7 @@ class STRGRU(kinds.SparseGRU):
 
 
 class STRConvLSTMCell(kinds.SparseConvLSTMCell):
-    """The cell of `STRConvLSTM2D` and its likes. Arguments: also those of `SoftThreshold`."""
+    """The cell of `STRConvLSTM1D`, `2D` and `3D`. Arguments: also those of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
@@ -266,7 +267,7 @@ class DNWGRU(kinds.SparseGRU):
 
 
 class DNWConvLSTMCell(kinds.SparseConvLSTMCell):
-    """The cell of `DNWConvLSTM2D` and its likes. Arguments: also those of `DiscoveringWirings`."""
+    """The cell of `DNWConvLSTM1D`, `2D` and `3D`. Arguments: also those of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
