@@ -36,7 +36,7 @@ def plot_input_mask(
 
     Returns:
         `matplotlib.figure.Figure`: for each pixel the number of units with a non-zero weight on it. Pixels without such
-            a unit are grey.
+        a unit are grey.
 
     Raises:
         ValueError: if there is no dense layer, or its inputs are not the pixels of `image_shape`.
