@@ -95,8 +95,8 @@ def save_compact(
             training can go on. The file then needs this package to load.
         optimizer: Whether to keep the optimizer of a compiled model, with its slots, and the arguments of `compile`.
             For a sparse model this needs `masks=True`.
-        compression: `"bzip2"` gives the smallest file (it reads about 20 MB of weights a second). `"deflate"` is
-            several times as fast, and every zip program can read it.
+        compression: `"bzip2"` gives the smallest file; about 20 MB of weights are read a second. `"deflate"` is several
+            times as fast, and every zip program can read it.
         codebook_bits: `None`, or an integer from 2 to 8: every kernel gets at most `2 ** codebook_bits - 1` distinct
             values besides zero, chosen by k-means (Han et al., "Deep Compression", arXiv 1510.00149). This loses
             precision; zeros stay zeros. It can't be combined with `masks=True`.

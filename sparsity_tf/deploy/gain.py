@@ -1,6 +1,6 @@
 """Says in one sentence, from counts only, how much shipping a network would gain.
 
-The programs print it as their last line but one.
+The programs print this sentence as their last line but one.
 """
 
 import keras

@@ -39,7 +39,7 @@ def shrink(model: keras.Model, select_inputs: bool = False) -> keras.Model:
 
     Args:
         model: Built Keras model: functional, sequential, or subclassed if its `call` runs on symbolic tensors. Its
-            exact zeros decide what is removed, whether `to_dense` made them or anything else.
+            exact zeros decide what is removed. It does not matter whether `to_dense` or something else made the zeros.
         select_inputs: Whether a layer that reads less than three quarters of its inputs may pick them by a gather
             (`keras.ops.take`). An example is a dense layer that reads only some pixels of a picture. This saves
             weights; it saves time only if the layer is large.

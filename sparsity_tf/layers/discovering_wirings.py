@@ -57,73 +57,73 @@ class DiscoveringWirings(Technique):
 
 
 class DNWDense(kinds.SparseDense):
-    """`keras.layers.Dense` with discovered wirings. Arguments: the stock layer's and those of `DiscoveringWirings`."""
+    """`keras.layers.Dense` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWEinsumDense(kinds.SparseEinsumDense):
-    """`keras.layers.EinsumDense` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.EinsumDense` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConv1D(kinds.SparseConv1D):
-    """`keras.layers.Conv1D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.Conv1D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConv2D(kinds.SparseConv2D):
-    """`keras.layers.Conv2D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.Conv2D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConv3D(kinds.SparseConv3D):
-    """`keras.layers.Conv3D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.Conv3D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConv1DTranspose(kinds.SparseConv1DTranspose):
-    """`keras.layers.Conv1DTranspose` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.Conv1DTranspose` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConv2DTranspose(kinds.SparseConv2DTranspose):
-    """`keras.layers.Conv2DTranspose` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.Conv2DTranspose` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConv3DTranspose(kinds.SparseConv3DTranspose):
-    """`keras.layers.Conv3DTranspose` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.Conv3DTranspose` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWDepthwiseConv1D(kinds.SparseDepthwiseConv1D):
-    """`keras.layers.DepthwiseConv1D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.DepthwiseConv1D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWDepthwiseConv2D(kinds.SparseDepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.DepthwiseConv2D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWSeparableConv1D(kinds.SparseSeparableConv1D):
-    """`keras.layers.SeparableConv1D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.SeparableConv1D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWSeparableConv2D(kinds.SparseSeparableConv2D):
-    """`keras.layers.SeparableConv2D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.SeparableConv2D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 

@@ -298,7 +298,7 @@ def _check_gains(gains):
 
 
 class STRFastGRNNCell(SparseFastGRNNCell):
-    """`FastGRNNCell` whose ranks are learned. Arguments: also those of `SoftThreshold`."""
+    """`FastGRNNCell` whose ranks are learned. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 

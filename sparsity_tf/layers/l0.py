@@ -189,67 +189,67 @@ class L0(Technique):
 
 
 class L0Dense(kinds.SparseDense):
-    """`keras.layers.Dense` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.Dense` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0EinsumDense(kinds.SparseEinsumDense):
-    """`keras.layers.EinsumDense` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.EinsumDense` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0Conv1D(kinds.SparseConv1D):
-    """`keras.layers.Conv1D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.Conv1D` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0Conv2D(kinds.SparseConv2D):
-    """`keras.layers.Conv2D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.Conv2D` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0Conv3D(kinds.SparseConv3D):
-    """`keras.layers.Conv3D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.Conv3D` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0Conv1DTranspose(kinds.SparseConv1DTranspose):
-    """`keras.layers.Conv1DTranspose` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.Conv1DTranspose` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0Conv2DTranspose(kinds.SparseConv2DTranspose):
-    """`keras.layers.Conv2DTranspose` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.Conv2DTranspose` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0Conv3DTranspose(kinds.SparseConv3DTranspose):
-    """`keras.layers.Conv3DTranspose` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.Conv3DTranspose` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0SeparableConv1D(kinds.SparseSeparableConv1D):
-    """`keras.layers.SeparableConv1D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.SeparableConv1D` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0SeparableConv2D(kinds.SparseSeparableConv2D):
-    """`keras.layers.SeparableConv2D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.SeparableConv2D` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0Embedding(kinds.SparseEmbedding):
-    """`keras.layers.Embedding` with L0 gates: separate gates at every position. Arguments: also those of `L0`."""
+    """`keras.layers.Embedding` with L0 gates: separate gates at every position. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
@@ -257,6 +257,6 @@ class L0Embedding(kinds.SparseEmbedding):
 if kinds.SparseReversibleEmbedding is not None:
 
     class L0ReversibleEmbedding(kinds.SparseReversibleEmbedding):
-        """`keras.layers.ReversibleEmbedding` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+        """`keras.layers.ReversibleEmbedding` with L0 gates. Also takes the arguments of `L0`."""
 
         technique_class = L0

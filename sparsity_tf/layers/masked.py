@@ -285,66 +285,66 @@ class MaskedLayer:
 
 
 class MaskedDense(MaskedLayer, kinds.SparseDense):
-    """`keras.layers.Dense` with a masked kernel. Arguments: those of `keras.layers.Dense` and of `Masked`."""
+    """`keras.layers.Dense` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedEinsumDense(MaskedLayer, kinds.SparseEinsumDense):
-    """`keras.layers.EinsumDense` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.EinsumDense` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedConv1D(MaskedLayer, kinds.SparseConv1D):
-    """`keras.layers.Conv1D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.Conv1D` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedConv2D(MaskedLayer, kinds.SparseConv2D):
-    """`keras.layers.Conv2D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.Conv2D` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedConv3D(MaskedLayer, kinds.SparseConv3D):
-    """`keras.layers.Conv3D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.Conv3D` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedConv1DTranspose(MaskedLayer, kinds.SparseConv1DTranspose):
-    """`keras.layers.Conv1DTranspose` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.Conv1DTranspose` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedConv2DTranspose(MaskedLayer, kinds.SparseConv2DTranspose):
-    """`keras.layers.Conv2DTranspose` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.Conv2DTranspose` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedConv3DTranspose(MaskedLayer, kinds.SparseConv3DTranspose):
-    """`keras.layers.Conv3DTranspose` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.Conv3DTranspose` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedDepthwiseConv1D(MaskedLayer, kinds.SparseDepthwiseConv1D):
-    """`keras.layers.DepthwiseConv1D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.DepthwiseConv1D` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedDepthwiseConv2D(MaskedLayer, kinds.SparseDepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.DepthwiseConv2D` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedSeparableConv1D(MaskedLayer, kinds.SparseSeparableConv1D):
-    """`keras.layers.SeparableConv1D` with masked kernels. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.SeparableConv1D` with masked kernels. Also takes the arguments of `Masked`."""
 
 
 class MaskedSeparableConv2D(MaskedLayer, kinds.SparseSeparableConv2D):
-    """`keras.layers.SeparableConv2D` with masked kernels. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.SeparableConv2D` with masked kernels. Also takes the arguments of `Masked`."""
 
 
 class MaskedBatchNormalization(MaskedLayer, SparseLayer, keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` with masked gamma and beta, for channels that are pruned in all layers.
 
-    Without them the mean of a filter that is zero would come out as a constant. With a structure that ties no layers
-    nothing is masked. Arguments: the stock layer's and those of `Masked`.
+    Without these masks the layer would turn a filter of zeros into a constant, because it subtracts the mean and adds
+    beta. With a structure that ties no layers nothing is masked. Also takes the arguments of `Masked`.
     """
 
     sparse_weight_names = ()
     _of_units = ("gamma", "beta")
 
     def call(self, inputs, training=None, mask=None):
-        # Keras's code finds the masked tensors in the place of the variables. Through __dict__: attributes set on a
-        # layer are tracked.
+        # Keras's code then finds the masked tensors in the place of the variables. They are written through `__dict__`,
+        # because Keras tracks attributes that are set on a layer.
         values = {name: self.bound_value(name, bool(training)) for name in self.bound_weight_names}
         before = {name: self.__dict__[name] for name in values}
         try:
@@ -358,10 +358,10 @@ class MaskedBatchNormalization(MaskedLayer, SparseLayer, keras.layers.BatchNorma
 
 
 class MaskedEmbedding(MaskedLayer, kinds.SparseEmbedding):
-    """`keras.layers.Embedding` with a masked table. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.Embedding` with a masked table. Also takes the arguments of `Masked`."""
 
 
 if kinds.SparseReversibleEmbedding is not None:
 
     class MaskedReversibleEmbedding(MaskedLayer, kinds.SparseReversibleEmbedding):
-        """`keras.layers.ReversibleEmbedding` with masked tables. Arguments: the stock layer's and those of `Masked`."""
+        """`keras.layers.ReversibleEmbedding` with masked tables. Also takes the arguments of `Masked`."""

@@ -23,268 +23,268 @@ from sparsity_tf.layers.variational_dropout import VariationalDropout
 
 
 class MaskedSimpleRNNCell(MaskedLayer, kinds.SparseSimpleRNNCell):
-    """`keras.layers.SimpleRNNCell` with masked kernels. Arguments: also those of `Masked`."""
+    """`keras.layers.SimpleRNNCell` with masked kernels. Also takes the arguments of `Masked`."""
 
 
 class MaskedSimpleRNN(kinds.SparseSimpleRNN):
-    """`keras.layers.SimpleRNN` with masked kernels. Arguments: also those of `Masked`."""
+    """`keras.layers.SimpleRNN` with masked kernels. Also takes the arguments of `Masked`."""
 
     technique_class = Masked
 
 
 class MaskedLSTMCell(MaskedLayer, kinds.SparseLSTMCell):
-    """`keras.layers.LSTMCell` with masked kernels. Arguments: also those of `Masked`."""
+    """`keras.layers.LSTMCell` with masked kernels. Also takes the arguments of `Masked`."""
 
 
 class MaskedLSTM(kinds.SparseLSTM):
-    """`keras.layers.LSTM` with masked kernels. Arguments: also those of `Masked`."""
+    """`keras.layers.LSTM` with masked kernels. Also takes the arguments of `Masked`."""
 
     technique_class = Masked
 
 
 class MaskedGRUCell(MaskedLayer, kinds.SparseGRUCell):
-    """`keras.layers.GRUCell` with masked kernels. Arguments: also those of `Masked`."""
+    """`keras.layers.GRUCell` with masked kernels. Also takes the arguments of `Masked`."""
 
 
 class MaskedGRU(kinds.SparseGRU):
-    """`keras.layers.GRU` with masked kernels. Arguments: also those of `Masked`."""
+    """`keras.layers.GRU` with masked kernels. Also takes the arguments of `Masked`."""
 
     technique_class = Masked
 
 
 class MaskedConvLSTMCell(MaskedLayer, kinds.SparseConvLSTMCell):
-    """The cell of `MaskedConvLSTM1D`, `2D` and `3D`. Arguments: also those of `Masked`."""
+    """The cell of `MaskedConvLSTM1D`, `2D` and `3D`. Also takes the arguments of `Masked`."""
 
 
 class MaskedConvLSTM1D(kinds.SparseConvLSTM1D):
-    """`keras.layers.ConvLSTM1D` with masked kernels. Arguments: also those of `Masked`."""
+    """`keras.layers.ConvLSTM1D` with masked kernels. Also takes the arguments of `Masked`."""
 
     technique_class = Masked
 
 
 class MaskedConvLSTM2D(kinds.SparseConvLSTM2D):
-    """`keras.layers.ConvLSTM2D` with masked kernels. Arguments: also those of `Masked`."""
+    """`keras.layers.ConvLSTM2D` with masked kernels. Also takes the arguments of `Masked`."""
 
     technique_class = Masked
 
 
 class MaskedConvLSTM3D(kinds.SparseConvLSTM3D):
-    """`keras.layers.ConvLSTM3D` with masked kernels. Arguments: also those of `Masked`."""
+    """`keras.layers.ConvLSTM3D` with masked kernels. Also takes the arguments of `Masked`."""
 
     technique_class = Masked
 
 
 class VDSimpleRNNCell(kinds.SparseSimpleRNNCell):
-    """`keras.layers.SimpleRNNCell` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.SimpleRNNCell` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDSimpleRNN(kinds.SparseSimpleRNN):
-    """`keras.layers.SimpleRNN` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.SimpleRNN` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDLSTMCell(kinds.SparseLSTMCell):
-    """`keras.layers.LSTMCell` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.LSTMCell` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDLSTM(kinds.SparseLSTM):
-    """`keras.layers.LSTM` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.LSTM` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDGRUCell(kinds.SparseGRUCell):
-    """`keras.layers.GRUCell` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.GRUCell` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDGRU(kinds.SparseGRU):
-    """`keras.layers.GRU` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.GRU` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class L0SimpleRNNCell(kinds.SparseSimpleRNNCell):
-    """`keras.layers.SimpleRNNCell` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+    """`keras.layers.SimpleRNNCell` with L0 gates, drawn once a call. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0SimpleRNN(kinds.SparseSimpleRNN):
-    """`keras.layers.SimpleRNN` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+    """`keras.layers.SimpleRNN` with L0 gates, drawn once a call. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0LSTMCell(kinds.SparseLSTMCell):
-    """`keras.layers.LSTMCell` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+    """`keras.layers.LSTMCell` with L0 gates, drawn once a call. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0LSTM(kinds.SparseLSTM):
-    """`keras.layers.LSTM` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+    """`keras.layers.LSTM` with L0 gates, drawn once a call. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0GRUCell(kinds.SparseGRUCell):
-    """`keras.layers.GRUCell` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+    """`keras.layers.GRUCell` with L0 gates, drawn once a call. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0GRU(kinds.SparseGRU):
-    """`keras.layers.GRU` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+    """`keras.layers.GRU` with L0 gates, drawn once a call. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0ConvLSTMCell(kinds.SparseConvLSTMCell):
-    """The cell of `L0ConvLSTM1D`, `2D` and `3D`. Arguments: also those of `L0`."""
+    """The cell of `L0ConvLSTM1D`, `2D` and `3D`. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0ConvLSTM1D(kinds.SparseConvLSTM1D):
-    """`keras.layers.ConvLSTM1D` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+    """`keras.layers.ConvLSTM1D` with L0 gates, drawn once a call. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0ConvLSTM2D(kinds.SparseConvLSTM2D):
-    """`keras.layers.ConvLSTM2D` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+    """`keras.layers.ConvLSTM2D` with L0 gates, drawn once a call. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0ConvLSTM3D(kinds.SparseConvLSTM3D):
-    """`keras.layers.ConvLSTM3D` with L0 gates, drawn once a call. Arguments: also those of `L0`."""
+    """`keras.layers.ConvLSTM3D` with L0 gates, drawn once a call. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class STRSimpleRNNCell(kinds.SparseSimpleRNNCell):
-    """`keras.layers.SimpleRNNCell` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.SimpleRNNCell` with learned soft thresholds. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRSimpleRNN(kinds.SparseSimpleRNN):
-    """`keras.layers.SimpleRNN` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.SimpleRNN` with learned soft thresholds. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRLSTMCell(kinds.SparseLSTMCell):
-    """`keras.layers.LSTMCell` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.LSTMCell` with learned soft thresholds. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRLSTM(kinds.SparseLSTM):
-    """`keras.layers.LSTM` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.LSTM` with learned soft thresholds. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRGRUCell(kinds.SparseGRUCell):
-    """`keras.layers.GRUCell` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.GRUCell` with learned soft thresholds. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRGRU(kinds.SparseGRU):
-    """`keras.layers.GRU` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.GRU` with learned soft thresholds. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConvLSTMCell(kinds.SparseConvLSTMCell):
-    """The cell of `STRConvLSTM1D`, `2D` and `3D`. Arguments: also those of `SoftThreshold`."""
+    """The cell of `STRConvLSTM1D`, `2D` and `3D`. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConvLSTM1D(kinds.SparseConvLSTM1D):
-    """`keras.layers.ConvLSTM1D` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.ConvLSTM1D` with learned soft thresholds. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConvLSTM2D(kinds.SparseConvLSTM2D):
-    """`keras.layers.ConvLSTM2D` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.ConvLSTM2D` with learned soft thresholds. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConvLSTM3D(kinds.SparseConvLSTM3D):
-    """`keras.layers.ConvLSTM3D` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.ConvLSTM3D` with learned soft thresholds. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class DNWSimpleRNNCell(kinds.SparseSimpleRNNCell):
-    """`keras.layers.SimpleRNNCell` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.SimpleRNNCell` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWSimpleRNN(kinds.SparseSimpleRNN):
-    """`keras.layers.SimpleRNN` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.SimpleRNN` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWLSTMCell(kinds.SparseLSTMCell):
-    """`keras.layers.LSTMCell` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.LSTMCell` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWLSTM(kinds.SparseLSTM):
-    """`keras.layers.LSTM` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.LSTM` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWGRUCell(kinds.SparseGRUCell):
-    """`keras.layers.GRUCell` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.GRUCell` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWGRU(kinds.SparseGRU):
-    """`keras.layers.GRU` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.GRU` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConvLSTMCell(kinds.SparseConvLSTMCell):
-    """The cell of `DNWConvLSTM1D`, `2D` and `3D`. Arguments: also those of `DiscoveringWirings`."""
+    """The cell of `DNWConvLSTM1D`, `2D` and `3D`. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConvLSTM1D(kinds.SparseConvLSTM1D):
-    """`keras.layers.ConvLSTM1D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.ConvLSTM1D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConvLSTM2D(kinds.SparseConvLSTM2D):
-    """`keras.layers.ConvLSTM2D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.ConvLSTM2D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConvLSTM3D(kinds.SparseConvLSTM3D):
-    """`keras.layers.ConvLSTM3D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.ConvLSTM3D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings

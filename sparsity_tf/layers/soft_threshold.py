@@ -165,72 +165,72 @@ def _warn_if_nothing_prunes(weight):
 
 
 class STRDense(kinds.SparseDense):
-    """`keras.layers.Dense` with a learned soft threshold. Arguments: the stock layer's and those of `SoftThreshold`."""
+    """`keras.layers.Dense` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STREinsumDense(kinds.SparseEinsumDense):
-    """`keras.layers.EinsumDense` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.EinsumDense` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConv1D(kinds.SparseConv1D):
-    """`keras.layers.Conv1D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.Conv1D` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConv2D(kinds.SparseConv2D):
-    """`keras.layers.Conv2D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.Conv2D` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConv3D(kinds.SparseConv3D):
-    """`keras.layers.Conv3D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.Conv3D` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConv1DTranspose(kinds.SparseConv1DTranspose):
-    """`keras.layers.Conv1DTranspose` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.Conv1DTranspose` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConv2DTranspose(kinds.SparseConv2DTranspose):
-    """`keras.layers.Conv2DTranspose` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.Conv2DTranspose` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConv3DTranspose(kinds.SparseConv3DTranspose):
-    """`keras.layers.Conv3DTranspose` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.Conv3DTranspose` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRDepthwiseConv1D(kinds.SparseDepthwiseConv1D):
-    """`keras.layers.DepthwiseConv1D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.DepthwiseConv1D` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRDepthwiseConv2D(kinds.SparseDepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.DepthwiseConv2D` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRSeparableConv1D(kinds.SparseSeparableConv1D):
-    """`keras.layers.SeparableConv1D` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.SeparableConv1D` with learned soft thresholds. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRSeparableConv2D(kinds.SparseSeparableConv2D):
-    """`keras.layers.SeparableConv2D` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.SeparableConv2D` with learned soft thresholds. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold

@@ -268,61 +268,61 @@ class VariationalDropout(Technique):
 
 
 class VDDense(kinds.SparseDense):
-    """`keras.layers.Dense` with variational dropout. Arguments: the stock layer's and those of `VariationalDropout`."""
+    """`keras.layers.Dense` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDEinsumDense(kinds.SparseEinsumDense):
-    """`keras.layers.EinsumDense` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.EinsumDense` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDConv1D(kinds.SparseConv1D):
-    """`keras.layers.Conv1D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.Conv1D` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDConv2D(kinds.SparseConv2D):
-    """`keras.layers.Conv2D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.Conv2D` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDConv3D(kinds.SparseConv3D):
-    """`keras.layers.Conv3D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.Conv3D` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDConv1DTranspose(kinds.SparseConv1DTranspose):
-    """`keras.layers.Conv1DTranspose` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.Conv1DTranspose` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDConv2DTranspose(kinds.SparseConv2DTranspose):
-    """`keras.layers.Conv2DTranspose` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.Conv2DTranspose` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDConv3DTranspose(kinds.SparseConv3DTranspose):
-    """`keras.layers.Conv3DTranspose` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.Conv3DTranspose` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDSeparableConv1D(kinds.SparseSeparableConv1D):
-    """`keras.layers.SeparableConv1D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.SeparableConv1D` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDSeparableConv2D(kinds.SparseSeparableConv2D):
-    """`keras.layers.SeparableConv2D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.SeparableConv2D` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
@@ -330,7 +330,7 @@ class VDSeparableConv2D(kinds.SparseSeparableConv2D):
 class VDEmbedding(kinds.SparseEmbedding):
     """`keras.layers.Embedding` with variational dropout: fresh noise at every position.
 
-    Arguments: the stock layer's and those of `VariationalDropout`.
+    Also takes the arguments of `VariationalDropout`.
     """
 
     technique_class = VariationalDropout
@@ -341,7 +341,7 @@ if kinds.SparseReversibleEmbedding is not None:
     class VDReversibleEmbedding(kinds.SparseReversibleEmbedding):
         """`keras.layers.ReversibleEmbedding` with variational dropout in the lookup and in the (tied) projection.
 
-        The penalty of a tied table counts once. Arguments: also those of `VariationalDropout`.
+        The penalty of a tied table counts once. Also takes the arguments of `VariationalDropout`.
         """
 
         technique_class = VariationalDropout
