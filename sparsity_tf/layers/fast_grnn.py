@@ -306,7 +306,7 @@ class STRFastGRNNCell(SparseFastGRNNCell):
 class STRFastGRNN(SparseFastGRNN):
     """`FastGRNN` whose ranks are learned by soft thresholds on the gains. Gains start at 1, ranks at the full rank.
 
-    Weight decay on the thresholds (`threshold_regularizer`) lowers the rank. Arguments: those of `FastGRNN` and of
+    Weight decay on the thresholds (`threshold_regularizer`) lowers the rank. Takes the arguments of `FastGRNN` and of
     `SoftThreshold`.
     """
 
