@@ -336,7 +336,7 @@ def _any_batch(specs):
 
     batch = torch.export.Dim("batch")
     shapes = keras.tree.map_structure(lambda _: {0: batch}, specs)
-    # A Keras model's call takes `*args`, which torch sees as one argument, a tuple.
+    # The call of a Keras model takes `*args`. For torch this is one argument, a tuple.
     return {"dynamic_shapes": [(shapes,)]}
 
 

@@ -4,10 +4,10 @@ The method comes from Dettmers and Zettlemoyer, "Sparse Networks from Scratch" (
 option `--save-features` of their program). They ask whether sparse networks have more general or more specialised
 features than dense networks.
 
-A layer's contribution A[channel, class] is the sum of |activation| over all examples of a class and over all positions.
-The weakest channels, which together contribute 5 % of the layer's sum, are left out. The class specialisation of every
-other channel is the largest A over all classes, divided by the sum of A over all classes. It is 1/classes for a map
-that serves all classes equally, and 1 for a map that serves one class.
+The contribution A[channel, class] of a channel is the sum of |activation| over all examples of a class and over all
+positions. The weakest channels, which together contribute at most 5 % of the layer's sum, are left out. The class
+specialisation of every other channel is the largest A over all classes, divided by the sum of A over all classes. It is
+1/classes for a map that serves all classes equally, and 1 for a map that serves one class.
 """
 
 import math

@@ -157,7 +157,7 @@ class SparseLayer(LayerHooks):
         _check_kind(cls)
         cls.__signature__ = _joint_signature(cls.keras_class, technique)
         registered = LAYER_CLASSES.get((technique.name, cls.keras_class))
-        # A subclass of a public layer does not take its place in `sparsify`.
+        # `sparsify` goes on using a public layer, also if the user has made a subclass of it.
         if registered is None or registered.technique_class is not technique or _defined_again(registered, cls):
             _register(cls, technique)
 

@@ -1,8 +1,8 @@
 """ResNets for ImageNet as three sparsity papers train them, all with the stride on the 3x3 convolution ("v1.5").
 
-He et al., CVPR 2016 (arXiv 1512.03385), in the forms of *State of Sparsity* (Gale et al., arXiv 1902.09574), *STR*
-(Kusupati et al., ICML 2020, arXiv 2002.03231) and *DSR* (Mostafa & Wang, ICML 2019, arXiv 1902.05967). Counts and FLOPs
-equal the numbers that the papers' code gives.
+The networks of He et al., CVPR 2016 (arXiv 1512.03385), come in the forms of *State of Sparsity* (Gale et al., arXiv
+1902.09574), *STR* (Kusupati et al., ICML 2020, arXiv 2002.03231) and *DSR* (Mostafa & Wang, ICML 2019, arXiv
+1902.05967). Counts and FLOPs equal the numbers that the papers' code gives.
 
 Names of layers, for `where`: `stem`; `stage<1-4>_block<n>_conv<1-3>` and `stage<s>_block1_projection`; `classifier`.
 The batch normalisation after a convolution is `<convolution>_bn`. The layers with kernels stand in the model in the

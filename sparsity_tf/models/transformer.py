@@ -1,7 +1,7 @@
 """The Transformer of *State of Sparsity* (Gale et al., 2019, arXiv 1902.09574), the "base" model of tensor2tensor.
 
-A pre-norm encoder-decoder (Vaswani et al., 2017, arXiv 1706.03762) whose source embedding, target embedding and softmax
-share one matrix. `sparsity_tf.decoding` translates with it.
+The model is a pre-norm encoder-decoder (Vaswani et al., 2017, arXiv 1706.03762). Its source embedding, target embedding
+and softmax share one matrix. `sparsity_tf.decoding` translates with the model.
 
 Names of layers, for `where`: `embedding`; `encoder_layer<n>_self_attention_<part>` with `<part>` one of `query`, `key`,
 `value`, `output`; `encoder_layer<n>_ffn_inner` and `..._ffn_outer`; `decoder_layer<n>_...` the same and
@@ -59,13 +59,13 @@ def Transformer(
 ) -> keras.Model:
     """An encoder-decoder for translation. Any of its matrices can be sparse.
 
-    Encoder: shared embedding times sqrt(hidden_size), zero for padding, plus a target-space vector, plus sinusoids;
-    dropout; `num_layers` times [normalise, self-attention, dropout, add] [normalise, feed-forward, dropout, add]; a
-    last normalisation. Decoder: targets shifted right by a zero vector, plus sinusoids; the same with causal
-    self-attention and attention to the encoder. Logits are products with the rows of the shared embedding. Attention
-    projections have no bias. The feed-forward layers have biases, with a ReLU and dropout between the layers. Layer
-    normalisation has epsilon 1e-6. Kernels start Glorot uniform, the embedding normal with standard deviation
-    hidden_size^-0.5.
+    The encoder multiplies the shared embedding by sqrt(hidden_size), with zeros for padding, and adds a target-space
+    vector and sinusoids. Then follow dropout, `num_layers` times [normalise, self-attention, dropout, add] [normalise,
+    feed-forward, dropout, add], and a last normalisation. The decoder shifts the targets right by a zero vector and
+    adds sinusoids. The rest of the decoder is like the encoder, with causal self-attention, and with attention to the
+    encoder in every layer. Logits are products with the rows of the shared embedding. Attention projections have no
+    bias. The feed-forward layers have biases, with a ReLU and dropout between the layers. Layer normalisation has
+    epsilon 1e-6. Kernels start Glorot uniform, the embedding normal with standard deviation hidden_size^-0.5.
 
     Args:
         vocabulary_size: Number of symbols of both languages together. Symbol 0 is padding, 1 the end of a sentence.
@@ -78,7 +78,7 @@ def Transformer(
         dropout: Dropout rate after the inputs and after every attention and feed-forward layer.
         attention_dropout: Dropout rate for attention probabilities.
         relu_dropout: Dropout rate between the two feed-forward layers.
-        num_target_spaces: Rows of the target-space table; 0 for a model without one.
+        num_target_spaces: Rows of the target-space table; 0 for a model without this table.
         target_space: The row of the target-space table that is used.
         split_heads: Whether each head of query, key and value has its own kernel (hidden_size, hidden_size /
             num_heads), so that each head is pruned by itself.
