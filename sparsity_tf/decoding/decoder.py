@@ -1,4 +1,4 @@
-"""Translating batches with a Transformer: the encoder and the whole search in one compiled function."""
+"""Translates batches with a Transformer: one compiled function runs the encoder and the whole search."""
 
 import functools
 
@@ -13,19 +13,19 @@ from sparsity_tf.decoding import network, search
 
 
 class Decoder(CallRepr):
-    """Translates with a model, from ids to ids.
+    """Translates sentences, given as ids, with a model; the results are ids, too.
 
-    The weights of inference, that is what the technique leaves of each sparse weight, are computed when the object is
-    made, once for all that it translates: after more training, make a new one. A compiled function (by XLA, on
-    TensorFlow and JAX) belongs to each shape of the inputs; pad to a few lengths to have few of them.
+    The constructor computes the weights of inference (of each sparse weight, the value with exact zeros), once for all
+    translations. After more training, make a new decoder. Each shape of the inputs has its own compiled function (by
+    XLA, on TensorFlow and JAX), so pad the inputs to a few lengths.
 
     Args:
-        model: Model that `models.Transformer` built, with any technique; loaded or not.
-        cached: `False` calls the model itself on all of the target at every step: the reference that the cache is
-            measured against, as slow as it sounds.
+        model: Model that `models.Transformer` built, with any technique. A loaded model works, too.
+        cached: Whether keys and values of earlier positions are kept. `False` calls the model itself on the whole
+            target at every step. This is slow; it is the reference for testing the cache.
 
     Raises:
-        ValueError: Another kind of model.
+        ValueError: `model` is another kind of model.
 
     Example:
 
@@ -58,15 +58,15 @@ class Decoder(CallRepr):
         num_results: int = 1,
         end_id: int = 1,
     ) -> search.Hypotheses:
-        """Translates by beam search; the rules are those of `search.py`.
+        """Translates by beam search, by the rules in `search.py`.
 
         Args:
             inputs: Integer array (batch, source length) of ids, each row ended by `end_id` and padded with 0.
             beam_size: Number of hypotheses.
-            alpha: Exponent of the length penalty, at least 0; larger prefers longer outputs.
-            extra_length: An output may have as many tokens, the end included, as its input (end included, padding not)
-                plus this.
-            num_results: How many of the hypotheses to return; with more than one the search goes on until none of them
+            alpha: Exponent of the length penalty, at least 0. A larger value prefers longer outputs.
+            extra_length: Largest number of tokens that an output may have more than its input. Both count the end
+                symbol, but no padding.
+            num_results: Number of hypotheses to return. If it is more than one, the search goes on until none of them
                 can be displaced.
             end_id: The end symbol.
 
@@ -74,7 +74,8 @@ class Decoder(CallRepr):
             `search.Hypotheses` of numpy arrays, `(batch, num_results, ...)`, best first.
 
         Raises:
-            ValueError: Ids that aren't a non-empty integer matrix or are outside the vocabulary; a bad number.
+            ValueError: `inputs` is not a non-empty integer matrix, or holds ids outside the vocabulary; a number is not
+                allowed.
         """
         check_integer("beam_size", beam_size, 1)
         check_integer("num_results", num_results, 1, beam_size)
@@ -86,7 +87,7 @@ class Decoder(CallRepr):
     def greedy(self, inputs: np.ndarray, extra_length: int = 100, end_id: int = 1) -> search.Hypotheses:
         """Translates by the most probable token at every position.
 
-        Args: those of `beam_search`.
+        Args: As for `beam_search`.
 
         Returns:
             `search.Hypotheses` of numpy arrays, `(batch, 1, ...)`; scores are log P.
@@ -152,7 +153,8 @@ class Decoder(CallRepr):
         features = {"inputs": inputs, "targets": targets}
         if "inputs_segments" in {tensor.name for tensor in self._model.inputs}:
             for side, ids in (("inputs", inputs), ("targets", targets)):
-                # What the target will hold is padding yet, and causality hides it.
+                # All positions of the target count as its one sentence: later ones are still padding, but causality
+                # hides them.
                 segments = ops.not_equal(ids, 0) if side == "inputs" else ops.ones_like(ids)
                 features[f"{side}_segments"] = ops.cast(segments, "int32")
                 positions = ops.arange(ids.shape[1], dtype="int32")

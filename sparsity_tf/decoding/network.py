@@ -1,12 +1,12 @@
 """The Transformer of `models.Transformer` as pure functions of its inference weights, one target position at a time.
 
-`inference_weights` reads a model once: the effective value of every sparse weight (zeros included), and query, key and
-value kernels side by side. The functions then compute what the model computes, but keep keys and values of the
-positions that are done.
+`inference_weights` reads a model once: the effective value of every sparse weight (zeros included), with the query, key
+and value kernels side by side. The other functions compute the same outputs as the model, but keep keys and values of
+the finished positions.
 
-Hypotheses of a beam change places while they grow. The cache does not move with them: `ancestors` says which slot of
-each position a hypothesis descends from, and attention masks the other slots. Keys lie transposed, so that both
-products of attention are plain matrix products.
+Hypotheses of a beam change places while they grow. The cache does not move with them. Instead, `ancestors` says in
+which slot of each position a hypothesis finds its own past, and attention masks all other slots. Keys are stored
+transposed, so that both products of attention are plain matrix products.
 """
 
 import re
@@ -20,16 +20,16 @@ _EPSILON = 1e-6
 
 
 def inference_weights(model):
-    """Reads the weights of inference.
+    """Reads the weights that inference uses.
 
     Args:
-        model: Model that `models.Transformer` built, with any technique, or its dense form; loaded or not.
+        model: Model that `models.Transformer` built, with any technique, or its dense form. A loaded model works, too.
 
     Returns:
         Nested dict of tensors in the model's compute dtype (normalisation in float32).
 
     Raises:
-        ValueError: Another kind of model.
+        ValueError: `model` is another kind of model.
     """
     layers = {layer.name: layer for layer in model.layers}
     counts = {
@@ -43,7 +43,7 @@ def inference_weights(model):
         )
     read = _Reader(layers)
     weights = {"embedding": read.weight("embedding", "embeddings")}
-    # The softmax is the largest product of a step; its kernel is transposed once.
+    # The softmax is the largest product of a step, so its kernel is transposed once, here.
     weights["softmax"] = ops.transpose(weights["embedding"])
     if "encoder_target_space" in layers:
         weights["target_space"] = layers["encoder_target_space"].row()
@@ -98,7 +98,7 @@ class _Reader:
         return {**attention, "query": query, "key_value": ops.concatenate([key, value], axis=1)}
 
     def _heads(self, name):
-        """A projection's kernel; that of split heads is put together."""
+        """The kernel of a projection. The kernels of split heads are joined."""
         if f"{name}_head1" not in self._layers:
             return self.weight(name)
         names = (other for other in self._layers if re.fullmatch(rf"{name}_head\d+", other))
@@ -110,10 +110,10 @@ class _Reader:
 
 
 def encode(weights, inputs, heads):
-    """The encoder.
+    """Runs the encoder.
 
     Args:
-        weights: What `inference_weights` returned.
+        weights: The result of `inference_weights`.
         inputs: int32 tensor (batch, source length), 0 where padded.
         heads: Number of attention heads.
 
@@ -136,19 +136,19 @@ def encode(weights, inputs, heads):
 
 
 def start_cache(weights, inputs, heads, beams, length):
-    """Runs the encoder and makes the cache of a decoder that has not produced anything yet.
+    """Runs the encoder and makes the cache of a decoder before its first step.
 
     Args:
-        weights: What `inference_weights` returned.
+        weights: The result of `inference_weights`.
         inputs: int32 tensor (batch, source length), 0 where padded.
         heads: Number of attention heads.
-        beams: Hypotheses of each sentence.
+        beams: Number of hypotheses of each sentence.
         length: Largest number of target positions.
 
     Returns:
-        (constant part, changing part): nested structures of tensors; the first holds keys and values of the source,
-        (batch, heads, units / heads, source length) and transposed, the second those of the target, one slot for each
-        position and hypothesis.
+        (constant part, changing part), nested structures of tensors. The constant part holds keys and values of the
+        source: keys (batch, heads, units / heads, source length), values with the last two axes swapped. The changing
+        part holds keys and values of the target, one slot for each position and hypothesis.
     """
     encoded = encode(weights, inputs, heads)
     batch, _, units = encoded.shape
@@ -167,25 +167,25 @@ def start_cache(weights, inputs, heads, beams, length):
 
 
 def next_logits(weights, source, target, tokens, ancestors, step, heads):
-    """One step of the decoder.
+    """Runs one step of the decoder.
 
     Args:
-        weights: What `inference_weights` returned.
+        weights: The result of `inference_weights`.
         source: Constant part of the cache.
         target: Changing part of the cache.
-        tokens: int32 tensor (batch, beams), the tokens at the previous position; 0 at the first.
-        ancestors: int32 tensor (batch, beams, length): in which slot of each position up to this one a hypothesis finds
-            its own past.
+        tokens: int32 tensor (batch, beams), the tokens at the previous position; 0 at the first position.
+        ancestors: int32 tensor (batch, beams, length): for each position up to this one, the slot in which a hypothesis
+            finds its own past.
         step: Scalar int32 tensor, the position to predict, from 0.
         heads: Number of attention heads.
 
     Returns:
-        (float32 logits (batch, beams, vocabulary), the changing part of the cache with this position).
+        (float32 logits (batch, beams, vocabulary), the changing part of the cache including this position).
     """
     beams, length = ancestors.shape[1:]
     x = scale_tokens(ops.take(weights["embedding"], tokens, axis=0), tokens)
     x = ops.add(x, ops.cast(timing_signal(step, x.shape[-1]), x.dtype))
-    # (batch, beams, length, slots of a position): the one slot, of the positions so far.
+    # (batch, beams, length, slots of a position): True at the hypothesis' own slot of every position so far.
     own = ops.equal(ops.expand_dims(ancestors, -1), ops.arange(beams, dtype="int32"))
     own = ops.logical_and(own, (ops.arange(length, dtype="int32") <= step)[:, None])
     mask = ops.reshape(own, (own.shape[0], 1, beams, length * beams))

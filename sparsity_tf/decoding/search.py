@@ -1,17 +1,17 @@
-"""Beam search and greedy decoding over any source of logits, the whole loop in one graph.
+"""Beam search and greedy decoding over any source of logits, with the whole loop in one graph.
 
-The rules are tensor2tensor's, which *State of Sparsity* (Gale et al., 2019, arXiv 1902.09574) decodes with:
+The rules come from tensor2tensor, with which *State of Sparsity* (Gale et al., 2019, arXiv 1902.09574) decodes:
 
-* a hypothesis that ends scores log P / ((5 + length) / 6)^alpha (Wu et al., 2016, arXiv 1609.08144, equation 14 without
-  coverage), its length counted with the end symbol;
-* of the 2 beam best continuations those that end compete with the finished ones and the others go on, so that the beam
-  never runs dry;
-* a sentence is done at its length limit, or when its best live hypothesis, were it to score as if it had the longest
-  length allowed, would be worse than the best finished one;
-* a sentence of which no hypothesis has ended gives the live ones, scored by log P.
+* the score of a hypothesis that ends is log P / ((5 + length) / 6)^alpha (Wu et al., 2016, arXiv 1609.08144, equation
+  14 without coverage), where the length includes the end symbol;
+* each step takes the 2 * beam_size best continuations: a continuation that ends competes with the finished hypotheses,
+  the best of the rest go on. So the beam never runs empty;
+* a sentence is done at its length limit. It is also done when the best live hypothesis, scored with the longest allowed
+  length, is worse than the best finished hypothesis;
+* if no hypothesis of a sentence has ended, the results are its live hypotheses, scored by log P.
 
-What tensor2tensor decides for a batch (the limit, the end of the search) is decided for each sentence here: a
-translation does not depend on the sentences beside it.
+tensor2tensor sets the length limit and the end of the search for a whole batch. Here each sentence has its own, so a
+translation does not depend on the other sentences of its batch.
 """
 
 import collections
@@ -27,7 +27,7 @@ _MINUS_INFINITY = -1e7
 
 
 class Hypotheses(NamedTuple):
-    """What a search found, best first.
+    """The results of a search, best first.
 
     Args:
         sequences: int32 (batch, beams, length), 0 after the end symbol.
@@ -69,15 +69,15 @@ def beam_search(
     Args:
         next_logits: Function of (cache, tokens (batch, beams) at the previous position, ancestors (batch, beams,
             length), sequences (batch, beams, length) so far, step) to (logits (batch, beams, vocabulary), cache).
-            `tokens` are 0 at step 0. `ancestors[..., t]` is the place in the beam at which the hypothesis' own past
-            stood when position t was computed.
+            `tokens` are 0 at step 0. `ancestors[..., t]` is the place in the beam that the hypothesis' own past had
+            when position t was computed.
         cache: Nested structure of tensors.
         limits: int32 tensor (batch,), largest length of each sentence's output, at least 1.
         length: Integer, at least the largest of `limits`.
         beam_size: Number of hypotheses.
         alpha: Exponent of the length penalty, at least 0.
         end_id: The end symbol.
-        stop_early: Whether only the best hypothesis is wanted. If not, a sentence is done when no live hypothesis can
+        stop_early: Whether only the best hypothesis is needed. If not, a sentence is done when no live hypothesis can
             displace the worst finished one.
 
     Returns:
@@ -101,7 +101,7 @@ def beam_search(
     places = ops.broadcast_to(ops.arange(beam_size, dtype="int32"), (batch, beam_size))
     empty = ops.zeros((batch, beam_size, length), "int32")
     worst = ops.full((batch, beam_size), _MINUS_INFINITY, "float32")
-    # One hypothesis to start with: equal ones would never part.
+    # The search starts with one hypothesis: several equal ones would stay equal.
     first = ops.where(places == 0, 0.0, worst)
     alive = _Alive(ops.zeros((batch, beam_size), "int32"), empty, empty, first)
     finished = Hypotheses(empty, worst, ops.zeros((batch, beam_size), "bool"))
@@ -116,10 +116,12 @@ def beam_search(
         logits, cache = next_logits(cache, alive.tokens, ancestors, alive.sequences, step)
         grown = _grow(logits, alive, ancestors, step, positions)
         is_end = grown.tokens == end_id
-        # At first places of the beam stand for nothing: what they grow into is no end, either.
+        # At first only one place of the beam holds a hypothesis. Continuations of the empty places don't count as
+        # ended.
         ends = ops.logical_and(is_end, grown.log_probs > _MINUS_INFINITY / 2)
         scores = grown.log_probs / length_penalty(step + 1, alpha)
-        # The probability, too: where the vocabulary is so small that what has ended must fill a place, it is nothing.
+        # Ended hypotheses also lose their probability. If the vocabulary is so small that one must fill a place, the
+        # place counts as empty.
         going_on = grown._replace(log_probs=ops.where(is_end, _MINUS_INFINITY, grown.log_probs))
         new_alive = _best(going_on, ops.where(is_end, 2 * _MINUS_INFINITY, scores), beam_size)
         pool = Hypotheses(
@@ -153,7 +155,7 @@ def greedy_search(
 ) -> Hypotheses:
     """Takes the most probable token at every position.
 
-    Args: as those of `beam_search`.
+    Args: As for `beam_search`.
 
     Returns:
         `Hypotheses` with one beam; scores are log P.
@@ -204,10 +206,10 @@ def _check(next_logits, limits, length, end_id):
 
 
 def _grow(logits, alive, ancestors, step, positions):
-    """The 2 beam best continuations of the live hypotheses, as `_Alive`."""
+    """The 2 * beam_size best continuations of the live hypotheses, as `_Alive`."""
     beam_size = logits.shape[1]
     wanted = min(2 * beam_size, logits.shape[2])
-    # The best of every beam first: a small table, instead of a pass over all beams' vocabularies with the sums.
+    # Each beam's best tokens are found first. The sums then need only a small table, not the vocabularies of all beams.
     best, tokens = ops.top_k(logits, wanted)
     log_probs = best - ops.logsumexp(logits, axis=-1, keepdims=True) + alive.log_probs[:, :, None]
     flat = (logits.shape[0], beam_size * wanted)
@@ -219,7 +221,7 @@ def _grow(logits, alive, ancestors, step, positions):
 
 
 def _best(pool, scores, beam_size):
-    """The entries of a named tuple with the best scores, in their order."""
+    """The entries of a named tuple that have the best scores, best first."""
     _, chosen = ops.top_k(scores, beam_size)
     return type(pool)(*(_of_parents(x, chosen) for x in pool))
 
@@ -230,7 +232,7 @@ def _of_parents(x, parents):
 
 
 def _keep(done, old, new):
-    """`new` for the sentences that go on."""
+    """Takes `old` for the sentences that are done and `new` for the rest."""
     return type(old)(
         *(ops.where(ops.reshape(done, (-1,) + (1,) * (len(a.shape) - 1)), a, b) for a, b in zip(old, new, strict=True))
     )

@@ -1,8 +1,8 @@
-"""Decoding of many sentences, a batch of about equal lengths at a time."""
+"""Decodes many sentences in batches of about equal lengths."""
 
 import numpy as np
 
-# Sources are padded to one of these, so that few shapes are compiled.
+# Sources are padded to one of these lengths, so that few shapes are compiled.
 _LENGTHS = (8, 16, 32, 48, 64, 96, 128, 192, 256)
 
 
@@ -11,17 +11,18 @@ def translate(search, sentences, extra_length, batch_size, progress=None):
 
     Args:
         search: Function of (int32 array (batch, length), extra_length) to `decoding.Hypotheses`.
-        sentences: List of lists of ids without the end of the sentence; empty ones are not translated.
+        sentences: List of lists of ids without the end symbol. Empty sentences are not translated.
         extra_length: Passed to `search`.
         batch_size: Number of sentences of a batch.
-        progress: Function that is told the number of sentences of each finished batch, or `None`.
+        progress: Function that is called with the number of sentences of each finished batch, or `None`.
 
     Returns:
         List of lists of ids, in the order of `sentences`.
     """
     results = [[] for _ in sentences]
     order = sorted((k for k, ids in enumerate(sentences) if ids), key=lambda k: -len(sentences[k]))
-    # As few shapes as possible: a short last batch, or text, is filled up with copies, which add no steps.
+    # A short last batch, or a short text, is filled up with copies, so that few shapes are compiled. Copies add no
+    # steps.
     rows = min(batch_size, 1 << max(len(order) - 1, 0).bit_length())
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]

@@ -1,7 +1,7 @@
 """From sparse to shipped.
 
-`shrink` removes from a model all that its zeros make superfluous; `save_compact` writes a small `.keras` file, `export`
-a checked file of another runtime, and `deployment_report` measures what all of it gains.
+`shrink` removes the parts of a model that its zeros make superfluous. `save_compact` writes a small `.keras` file.
+`export` writes and checks a file for another runtime. `deployment_report` measures the gain of each of these steps.
 """
 
 from sparsity_tf.deploy.channel_families import ChannelFamily, FamilyPart, channel_families

@@ -1,8 +1,9 @@
-"""Channels, heads and units that training may prune, by the layers that they are tied to: `channel_families`.
+"""Channels, heads and units that training may prune, sorted by the layers that they belong to: `channel_families`.
 
-A group (`channel_groups.py`) is one channel with all that makes it. The groups of the same parts of the same layers
-form a *family*: the 64 channels of a stage of a residual network, say, the heads of one attention, the units of one
-LSTM. A family is what an algorithm ranks and counts: any of its groups may go in the place of any other.
+A group (`channel_groups.py`) is one channel with all weights that make it. Groups that consist of the same parts of the
+same layers form a *family*: for example the 64 channels of a stage of a residual network, the heads of one attention,
+or the units of one LSTM. An algorithm ranks and counts the groups within a family, because any of them can be pruned in
+place of any other.
 """
 
 import operator
@@ -29,7 +30,7 @@ class FamilyPart:
         layer: the Keras layer that the graph calls.
         weight: name of the layer's attribute, e.g. `"kernel"`, `"cell.bias"` or `"query_dense.kernel"`.
         axis: axis of the weight.
-        indices: int array `(groups, indices of each)` along the axis.
+        indices: int array `(groups, indices of each group)` along the axis.
     """
 
     layer: object
@@ -55,11 +56,12 @@ class ChannelFamily:
 
     Args:
         size: number of groups.
-        members: tuple of `FamilyPart`, all that must be zero for a group to be gone.
-        readers: tuple of `FamilyPart`, what goes with it: rows of the kernels that read a channel.
-        followers: tuple of `FamilyPart`, weights that go with it without being zero: moving statistics.
-        unweighted: tuple of `FamilyPart`, what it has in operations without a weight: channels of inputs of global
-            average pooling, heads of the products of queries and keys.
+        members: tuple of `FamilyPart`, the weights that must be zero for a group to be removed.
+        readers: tuple of `FamilyPart`, the weights that are removed with a group: rows of the kernels that read a
+            channel.
+        followers: tuple of `FamilyPart`, weights that are removed with a group and need not be zero: moving statistics.
+        unweighted: tuple of `FamilyPart`, the group's share of operations without a weight: channels of the inputs of
+            global average pooling, heads of the products of queries and keys.
     """
 
     size: int
@@ -78,15 +80,15 @@ def channel_families(model: keras.Model, structure: str = "channel") -> list[Cha
     """Lists the families of channels, heads or units that training may prune.
 
     Args:
-        model: Built functional or sequential Keras model, sparse or not; or one that holds such models.
-        structure: "channel"; "unit", for those of recurrent layers alone; or "head".
+        model: Built functional or sequential Keras model, sparse or not; or a model that holds such models.
+        structure: "channel", "unit" (units of recurrent layers only) or "head".
 
     Returns:
-        List of `ChannelFamily`, in the order of the model's calls. Groups that can't go (outputs of the model) are in
-        none.
+        List of `ChannelFamily`, in the order of the model's calls. Groups that can't be removed (outputs of the model)
+        are in no family.
 
     Raises:
-        ValueError: the model is neither functional nor sequential and holds none, or is not built.
+        ValueError: the model is not built, or is neither functional nor sequential and holds no such model.
 
     Example:
 
@@ -116,9 +118,9 @@ def channel_families(model: keras.Model, structure: str = "channel") -> list[Cha
 
 
 def graphs_in(model):
-    """The model itself if it is functional or sequential, else the largest such models in it; a list.
+    """List of the model itself if it is functional or sequential, else of the largest such models in it.
 
-    A `keras.distillation.Distiller` holds two, a model whose `call` is a user's own any number.
+    A `keras.distillation.Distiller` holds two such models; a model with a `call` of the user's own holds any number.
     """
     if runs_by_graph(model):
         return [model]
@@ -126,7 +128,7 @@ def graphs_in(model):
 
 
 def _families_of(model, structure):
-    """`channel_families` of a functional or sequential model."""
+    """`channel_families` for one functional or sequential model."""
     graph, groups = graph_and_groups(model)
     if structure == "head":
         rules = [call.rule for call in graph.calls if isinstance(call.rule, AttentionRule)]

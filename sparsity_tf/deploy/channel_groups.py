@@ -1,7 +1,7 @@
 """The groups of channels that training may prune together: `channel_groups`.
 
-An addition binds the channels of its operands, so pruning a filter of one of them alone makes nothing smaller (see
-`ties.py`). A group lists all that must be zero: the columns of kernels, with bias, gamma and beta.
+An addition ties the channels of its operands, so pruning a filter of only one operand makes nothing smaller (see
+`ties.py`). A group lists all weights that must be zero together: columns of kernels, with bias, gamma and beta.
 """
 
 from dataclasses import dataclass
@@ -36,15 +36,15 @@ class GroupMember:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that live or go together.
+    """Channels that can only be removed together.
 
     Args:
-        members: tuple of `GroupMember`, all that makes the channels: columns of kernels, biases, gamma and beta.
+        members: tuple of `GroupMember`, all weights that make the channels: columns of kernels, biases, gamma and beta.
         readers: tuple of `GroupMember`, rows of the kernels that read the channels.
-        followers: tuple of `GroupMember`, what else has an entry for each channel and need not be zero: moving
+        followers: tuple of `GroupMember`, other weights with an entry for each channel, which need not be zero: moving
             statistics, slopes.
-        unweighted: tuple of `GroupMember`, the channels of inputs of global average pooling: operations without a
-            weight.
+        unweighted: tuple of `GroupMember`, channels of operations without a weight: the inputs of global average
+            pooling.
         fixed: whether the group can't be removed (an output of the model, a layer that needs all channels).
     """
 
@@ -56,20 +56,20 @@ class ChannelGroup:
 
 
 def channel_groups(model: keras.Model) -> list[ChannelGroup]:
-    """Lists the groups of channels with the weights that make and read them.
+    """Lists the groups of channels, with the weights that make them and the weights that read them.
 
-    Setting all `members` of a group that is not fixed to zero makes its channels constantly 0 (where the activations
-    map 0 to 0), and `shrink` removes them, whatever reads them.
+    If a group is not fixed and all its `members` are set to zero, its channels become constantly 0 (if the activations
+    map 0 to 0). `shrink` then removes the channels, whatever layers read them.
 
     Args:
-        model: Built Keras model, as in `shrink`. Its layers may be sparse ones; the members then name the weights of
-            the Keras layer that each replaces.
+        model: Built Keras model, as in `shrink`. Its layers may be sparse. The members then name the weights of the
+            stock Keras layer that the sparse layer replaces.
 
     Returns:
-        List of `ChannelGroup`, those without weights left out. The layers in them are the model's own.
+        List of `ChannelGroup`, without groups that have no weights. The groups refer to the model's own layers.
 
     Raises:
-        ValueError: as `shrink`.
+        ValueError: as for `shrink`.
 
     Example:
 
@@ -84,7 +84,7 @@ def channel_groups(model: keras.Model) -> list[ChannelGroup]:
 
 
 def graph_and_groups(model):
-    """The `Graph` of a model, and its `ChannelGroup`s; as `channel_groups`."""
+    """The `Graph` of a model, and its `ChannelGroup`s as `channel_groups` lists them."""
     graph = analysed_graph(model)
     ties = tie_channels(graph)
     members, readers, followers, unweighted = ([{} for _ in range(ties.count)] for _ in range(4))

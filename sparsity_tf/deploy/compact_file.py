@@ -1,9 +1,9 @@
 """A small `.keras` file that stock Keras reads: `save_compact`.
 
-A `.keras` file is a zip archive. Keras stores its members as they are, so the zeros of a sparse network fill the disk
-like any other weight. Python's `zipfile`, with which Keras reads, unpacks compressed members just as well, to the same
-bits. (A format of our own would gain next to nothing: bzip2 comes within a twentieth of the entropy of the positions
-and values that are left.)
+A `.keras` file is a zip archive. Keras stores its members uncompressed, so the zeros of a sparse network take as much
+disk as any other weight. Keras reads with Python's `zipfile`, which also unpacks compressed members, to the same bits.
+(A format of our own would gain almost nothing: bzip2 comes within a twentieth of the entropy of the positions and
+values of the weights that are left.)
 """
 
 import json
@@ -27,11 +27,11 @@ from sparsity_tf.type_names import PathLike
 COMPRESSIONS = {"bzip2": zipfile.ZIP_BZIP2, "deflate": zipfile.ZIP_DEFLATED}
 _WEIGHTS = "model.weights.h5"
 _CONFIG = "config.json"
-# A member that compression makes smaller by less than a tenth is stored as it is: it loads faster.
+# A member that compression makes smaller by less than a tenth is stored uncompressed, because it then loads faster.
 _WORTH_IT = 0.9
 _SMALL_BYTES = 1024
-# Readers take a member that unpacks to far more than its size for an attack: Keras beyond 100 times (from 256 MiB on),
-# this package beyond 200 times (from 64 MiB on, `bounded_files.py`).
+# Readers refuse a member that unpacks to far more than its size, as a possible attack: Keras beyond 100 times (from 256
+# MiB on), this package beyond 200 times (from 64 MiB on, `bounded_files.py`).
 _SUSPICIOUS_BYTES = 64 << 20
 _MOST_EXPANSION = 100
 _CHUNK = 1 << 20
@@ -39,7 +39,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class CompactFile:
-    """What `save_compact` wrote.
+    """The result of `save_compact`: the path and sizes of the file.
 
     Args:
         path: str.
@@ -60,7 +60,7 @@ class CompactFile:
 
     @property
     def ratio(self) -> float:
-        """How many times smaller the file is than without compression."""
+        """How many times smaller the file is than the same file without compression."""
         return self.stored_bytes / self.bytes
 
     def __str__(self):
@@ -75,31 +75,31 @@ def save_compact(
     compression: str = "bzip2",
     codebook_bits: int | None = None,
 ) -> CompactFile:
-    """Saves a model as an ordinary `.keras` file whose zeros take next to no place.
+    """Saves a model as an ordinary `.keras` file in which zeros take almost no space.
 
-    `keras.saving.load_model` reads it like any other, to the same bits. By default a sparse model is converted by
-    `to_dense` first, so that the file loads where this package is not installed (`to_dense` names the few layers for
-    which it is still needed).
+    `keras.saving.load_model` reads the file like any other, to the same bits. By default `to_dense` first converts a
+    sparse model, so that the file loads where this package is not installed. (`to_dense` names the few layers for which
+    the package is still needed.)
 
-    How much is gained: the bits of the weights that are left count, and where they are. Of 90 % zeros in float32, 9 to
-    11 times less with `"bzip2"` (10.1 for a net of 1024 units a layer pruned by magnitude) and 7 to 8 times with
-    `"deflate"`; a dense network gains less than a tenth. A member of the archive that would gain less than a tenth is
-    stored as it is.
+    The file size depends on the bits of the weights that are left and on their positions. With 90 % zeros in float32
+    the file is 9 to 11 times smaller with `"bzip2"` (10.1 for a net of 1024 units a layer pruned by magnitude) and 7 to
+    8 times with `"deflate"`. A dense network gains less than a tenth. A member of the archive that would gain less than
+    a tenth is stored uncompressed.
 
-    The file appears under its name when it is complete; a file of that name is replaced.
+    The file appears under its name only when it is complete. It replaces an older file of the same name.
 
     Args:
         model: Built Keras model, sparse or dense. It is left as it is.
         path: Where to write; must end in `.keras`.
-        masks: Whether sparse layers stay sparse layers, with their masks or whatever else the technique keeps, so that
+        masks: Whether sparse layers stay sparse layers, with their masks or other variables of the technique, so that
             training can go on. The file then needs this package to load.
-        optimizer: Whether the optimizer of a compiled model, with its slots, and the arguments of `compile` are kept. A
-            sparse model needs `masks=True` for it.
-        compression: `"bzip2"`, the smallest (about 20 MB of weights are read a second), or `"deflate"`, which is
-            several times as fast and known to every zip program.
+        optimizer: Whether to keep the optimizer of a compiled model, with its slots, and the arguments of `compile`.
+            For a sparse model this needs `masks=True`.
+        compression: `"bzip2"` gives the smallest file; about 20 MB of weights are read a second. `"deflate"` is several
+            times as fast, and every zip program can read it.
         codebook_bits: `None`, or an integer from 2 to 8: every kernel gets at most `2 ** codebook_bits - 1` distinct
             values besides zero, chosen by k-means (Han et al., "Deep Compression", arXiv 1510.00149). This loses
-            precision; zeros stay zeros. Not with `masks=True`.
+            precision; zeros stay zeros. It can't be combined with `masks=True`.
 
     Returns:
         A `CompactFile`: `bytes`, `stored_bytes`, `ratio`.
@@ -152,12 +152,12 @@ def save_compact(
 
 
 def compress_file(path, compression, optimizer=True):
-    """Compresses a `.keras` file in place; a kill meanwhile may leave half of it.
+    """Compresses a `.keras` file in place. If the process is killed meanwhile, the file may be incomplete.
 
     Args:
-        path: str, a file that Keras has written.
+        path: str, path of a file that Keras has written.
         compression: One of `COMPRESSIONS`.
-        optimizer: Whether the optimizer and the arguments of `compile` are kept.
+        optimizer: Whether to keep the optimizer and the arguments of `compile`.
 
     Returns:
         A `CompactFile`.
@@ -194,7 +194,7 @@ def _forget_training(folder, members):
     with h5py.File(weights, "r") as before:
         if "optimizer" not in before:
             return
-        # HDF5 does not give back the place of what is deleted: the rest is copied.
+        # HDF5 does not free the space of deleted data, so all other data are copied to a new file.
         with h5py.File(rest, "w") as after:
             after.attrs.update(before.attrs)
             for name in before:
@@ -215,7 +215,7 @@ def _pack(path, folder, compressions):
 
 
 def _pack_small(path, folder, members, compression):
-    """Writes the archive with all members compressed that are worth it."""
+    """Writes the archive and compresses each member that becomes small enough by it."""
     large = {name: os.path.getsize(os.path.join(folder, name)) >= _SMALL_BYTES for name in members}
     compressions = {name: compression if large[name] else zipfile.ZIP_STORED for name in members}
     _pack(path, folder, compressions)
@@ -234,6 +234,6 @@ def _pack_small(path, folder, members, compression):
 
 
 def _pad(path, size):
-    """Appends bytes that don't compress, so that nobody takes the file for an attack. HDF5 does not read them."""
+    """Appends bytes that don't compress, so that no reader refuses the file as an attack. HDF5 does not read them."""
     with open(path, "ab") as file:
         file.write(np.random.default_rng(0).bytes(size // (_MOST_EXPANSION - 10)))

@@ -1,18 +1,19 @@
-"""Which channels of a model are constant whatever the inputs are: `find_constants`.
+"""Finds the channels of a model that are constant for all inputs: `find_constants`.
 
-A channel is constant if it reads nothing but constants through weights that are not zero, and if its value is the same
-at every position. The rules of the calls (see `rules`) decide the first. The second is found out by running the layer
-itself once on its constant inputs: it catches the border of a padded convolution, say, which sees zeros in the place of
-the constant, without a rule for each kind of border.
+A channel is constant if its non-zero weights read only constants, and if its value is the same at every position. The
+rules of the calls (see `rules`) decide the first condition. For the second, the layer itself runs once on its constant
+inputs. This needs no rule for each kind of border: for example, the border of a padded convolution reads zeros in the
+place of the constant, and the run shows it.
 """
 
 import keras
 import numpy as np
 
-# What an unknown size is taken to be when a layer is run: of an image, which may be halved several times, and of a
-# sequence, whose positions may be limited.
+# Sizes that stand for an unknown size when a layer is run. An image must be large, because it may be halved several
+# times; a sequence must be short, because its positions may be limited.
 _IMAGE_SIZE, _SEQUENCE_SIZE = 32, 8
-# Positions of one channel count as equal within rounding: the sums of a convolution differ in their order.
+# Positions of a channel whose values differ by less than this count as equal: a convolution may sum in different
+# orders.
 _ROUNDING = 1e-5
 
 
@@ -20,24 +21,24 @@ class Constants:
     """The constant channels of every tensor.
 
     Attributes:
-        mask: dict, `Tensor` -> bool array, which channels are constant.
-        value: dict, `Tensor` -> float64 array of their values, 0 for the others.
+        mask: dict, `Tensor` -> bool array, True for constant channels.
+        value: dict, `Tensor` -> float64 array, the values of the constant channels and 0 for all others.
     """
 
     def __init__(self):
         self.mask, self.value, self.shape = {}, {}, {}
 
     def set(self, tensor, mask=None, value=None):
-        """Notes the constants of a tensor, none by default."""
+        """Stores the constant channels of a tensor; by default there are none."""
         self.mask[tensor] = np.zeros(tensor.channels, bool) if mask is None else mask
         self.value[tensor] = np.zeros(tensor.channels) if value is None else np.where(mask, value, 0.0)
 
     def zeros(self, tensor):
-        """Bool array: which channels are constantly 0."""
+        """Bool array, True for channels that are constantly 0."""
         return self.mask[tensor] & (self.value[tensor] == 0)
 
     def example(self, tensor):
-        """A tensor of batch size 1 with these constants; 1 where a channel is not constant."""
+        """An example of a tensor, batch size 1: constant channels have their values, all others are 1."""
         values = np.where(self.mask[tensor], self.value[tensor], 1.0)
         shape = self.shape[tensor]
         if tensor.axis is not None:
@@ -74,7 +75,7 @@ def find_constants(graph):
 
 
 def concrete_shape(shape, batch=1):
-    """A shape without unknown sizes."""
+    """Replaces the unknown sizes of a shape by numbers."""
     assumed = _IMAGE_SIZE if len(shape) > 3 else _SEQUENCE_SIZE
     return (batch, *(assumed if size is None else size for size in shape[1:]))
 
@@ -91,7 +92,7 @@ def _set_shapes(call, constants, dynamic):
 
 
 def _uniform(tensor, mask, output):
-    """Which of the channels in `mask` have one finite value at all positions, and the values."""
+    """Finds the channels in `mask` that have one finite value at all positions, and returns them with their values."""
     output = output.astype("float64")
     flat = output.reshape(-1, 1) if tensor.axis is None else np.moveaxis(output, tensor.axis, -1)
     flat = flat.reshape(-1, tensor.channels)

@@ -1,4 +1,4 @@
-"""Sparse model -> a file of another runtime, checked there: `export`."""
+"""Exports a sparse model to a file of another runtime and checks the file in that runtime: `export`."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ from sparsity_tf.type_names import Data, PathLike
 
 @dataclass(frozen=True)
 class _Format:
-    """Ending of the path ("" for a folder), Keras backends that can write it, and the package that writes it."""
+    """One format: ending of the path ("" for a folder), Keras backends that can write it, package that writes it."""
 
     ending: str
     backends: tuple
@@ -43,7 +43,7 @@ FORMATS = {
 _EXAMPLES = 4
 _TOLERANCES = {"float16": 2e-2, "bfloat16": 8e-2, "mixed": 8e-2}
 _TOLERANCE = 1e-4
-# Post-training quantisation rounds; what is off by more than this fraction of the largest output is wrong.
+# Quantisation after training rounds. A difference of more than this fraction of the largest output is an error.
 _TOLERANCE_OF_INT8 = 0.5
 _BATCH_TOLERANCE = 1e-3
 
@@ -60,39 +60,40 @@ def export(
 ) -> ExportReport:
     """Writes a model as a file of another runtime, runs the file there, and compares the outputs.
 
-    A sparse model is converted by `to_dense` first, since a converter that sees masks and thresholds writes a large,
-    slow or wrong file. The file appears under its name when it has been checked; a file of that name is replaced. The
+    `to_dense` first converts a sparse model, because a converter that sees masks and thresholds writes a large, slow or
+    wrong file. The file appears under its name only after the check. It replaces an older file of the same name. The
     model is left as it is.
 
-    What zeros gain, by format: in LiteRT, a kernel that is mostly zero is stored sparsely (`sparse`), and in dense
-    layers with `structure="4x1"` also computed sparsely. ONNX, OpenVINO, SavedModel and torch store and multiply zeros
-    as any other weight: there `shrink=True` is what gains.
+    The gain from zeros depends on the format. LiteRT stores a kernel that is mostly zero sparsely (`sparse`), and also
+    computes sparsely in dense layers with `structure="4x1"`. ONNX, OpenVINO, SavedModel and torch store and multiply
+    zeros as any other weight: there only `shrink=True` gains.
 
     Args:
-        model: Built Keras model, sparse or dense, of fixed input shapes but for the batch.
-        path: Where to write. The ending says the format: `.tflite`, `.onnx`, `.xml` (OpenVINO, which writes a `.bin`
-            beside it), `.pt2` (torch); a SavedModel is a folder.
+        model: Built Keras model, sparse or dense, whose input shapes are fixed except for the batch.
+        path: Where to write. The ending must fit the format: `.tflite`, `.onnx`, `.xml` (OpenVINO, which writes a
+            `.bin` beside it), `.pt2` (torch); a SavedModel is a folder.
         format: "litert" (default), "onnx", "openvino", "tf_saved_model", or "torch" (`torch.export`). The first four
-            need the TensorFlow backend of Keras, the last the torch backend; the runtimes are packages of their own,
-            and an error says what to install.
-        shrink: Whether units and filters that do nothing are removed (`sparsity_tf.shrink`).
-        quantize: `None`, or "int8" for LiteRT: quantisation of weights and activations after training, inputs and
-            outputs stay float32. It needs `data`. (A model that `quantize("int8")` of Keras made is exported as it is.)
-        data: Representative inputs: an array, or an iterable of batches, as `estimate_speedup` takes them. The check of
-            the outputs takes its first examples; random inputs otherwise.
-        sparse: LiteRT: whether kernels are stored sparsely. `None` (default): where at least one is half zero and the
-            file will load; a note in the report says why not. Not with `quantize`: LiteRT does not load such files.
-        batch_size: Fixed size of the batch, or `None` for any.
+            need the TensorFlow backend of Keras, the last the torch backend. The runtimes are separate packages; if one
+            is missing, the error says what to install.
+        shrink: Whether to remove units and filters that do nothing (`sparsity_tf.shrink`).
+        quantize: `None`, or "int8" for LiteRT: quantisation of weights and activations after training. Inputs and
+            outputs stay float32. It needs `data`. (A model that Keras's `quantize("int8")` made is exported as it is.)
+        data: Representative inputs: an array, or an iterable of batches, as for `estimate_speedup`. The check of the
+            outputs uses the first examples, or random inputs if there are no data.
+        sparse: Whether a LiteRT file stores kernels sparsely. `None` (default): yes if at least one kernel is half zero
+            and the file will load; otherwise a note in the report says why not. It can't be combined with `quantize`:
+            LiteRT does not load such files.
+        batch_size: Fixed batch size, or `None` for any batch size.
 
     Returns:
         An `ExportReport`.
 
     Raises:
-        ValueError: `model` is not built, has inputs of unknown shape, or outputs that depend on the other examples of
-            the batch or on chance; `path` has another ending or no folder; the format can't be written from this
-            backend, or would not load; or the converter refuses the model.
+        ValueError: `model` is not built, has inputs of unknown shape, or has outputs that depend on other examples of
+            the batch or on chance; `path` has another ending, or its folder does not exist; this backend can't write
+            the format, or the file would not load; or the converter refuses the model.
         ImportError: a package is missing.
-        RuntimeError: the file computes otherwise than the model. Nothing is written then.
+        RuntimeError: the outputs of the file differ from the model's. No file is left then.
 
     Example:
 
@@ -182,7 +183,7 @@ def _check_packages(format):
 
 
 def _input_specs(model):
-    """The model's inputs as symbolic tensors of batch 1: the structure that its call takes."""
+    """The model's inputs as symbolic tensors of batch size 1, in the structure that the model's call takes."""
     try:
         args, kwargs = symbolic_inputs(model)
     except ValueError as error:
@@ -202,18 +203,18 @@ def _input_specs(model):
 
 
 def example_inputs(model, data, count):
-    """Inputs to run a model on.
+    """Makes inputs on which to run a model.
 
     Args:
         model: Built Keras model.
-        data: Batches whose first examples are taken, or `None` for random inputs.
+        data: Batches from which the first examples are taken, or `None` for random inputs.
         count: Number of examples.
 
     Returns:
         List of arrays, the flattened inputs.
 
     Raises:
-        ValueError: the model's input shapes are not known, or `data` has others.
+        ValueError: the model's input shapes are not known, or `data` has other shapes.
     """
     specs = _input_specs(model)
     flat = keras.tree.flatten(specs)
@@ -247,7 +248,7 @@ def _batches(data):
 
 
 def packed(model, inputs):
-    """The flattened inputs in the structure that the model's call takes."""
+    """Packs flattened inputs into the structure that the model's call takes."""
     return keras.tree.pack_sequence_as(_input_specs(model), inputs)
 
 
@@ -258,7 +259,7 @@ def _outputs(model, inputs):
 
 
 def _check_outputs(model, inputs, expected):
-    """Refuses outputs that depend on chance or on the other examples: no file could be compared with them."""
+    """Refuses outputs that depend on chance or on other examples: no file could be compared with them."""
     if not all(np.isfinite(x).all() for x in expected):
         raise ValueError(
             f"`model` must have finite outputs on its inputs. Received: model={model.name!r}, which has not"
@@ -301,7 +302,7 @@ def _signature(model, specs, batch_size):
 
 
 def _input_names(model, specs):
-    """Names of the inputs of a functional or sequential model, flat; [] for others."""
+    """Flat list of the input names of a functional or sequential model; [] for other models."""
     inputs = getattr(model, "inputs", None)
     if not inputs or len(inputs) != len(keras.tree.flatten(specs)):
         return []
@@ -309,7 +310,7 @@ def _input_names(model, specs):
 
 
 def _litert_options(model, quantize, data, sparse):
-    """Options of Keras's LiteRT export, and notes on what is left out."""
+    """Options of Keras's LiteRT export, and notes on options that are left out."""
     import tensorflow as tf
 
     if quantize is not None:
@@ -330,12 +331,12 @@ def _litert_options(model, quantize, data, sparse):
 
 
 def _any_batch(specs):
-    """Options of Keras's torch export, which fixes the batch otherwise."""
+    """Options of Keras's torch export for any batch size; without them the export fixes the batch size."""
     import torch
 
     batch = torch.export.Dim("batch")
     shapes = keras.tree.map_structure(lambda _: {0: batch}, specs)
-    # Keras's models take any arguments: a tuple of them is the first argument that torch knows.
+    # The call of a Keras model takes `*args`. For torch this is one argument, a tuple.
     return {"dynamic_shapes": [(shapes,)]}
 
 
@@ -361,7 +362,7 @@ def _write(model, path, format, signature, options):
             model.export(path, format=format, verbose=False, input_signature=signature, **options)
     except ImportError:
         raise
-    except Exception as error:  # Converters fail in many ways.
+    except Exception as error:  # Converters raise many kinds of errors.
         raise ValueError(
             f"`model` can't be written as {format!r}: {type(error).__name__}: {one_line(error)}. "
             f"Received: model={model.name!r}"
@@ -370,7 +371,7 @@ def _write(model, path, format, signature, options):
 
 @contextlib.contextmanager
 def _quiet():
-    """Converters print to the process's own streams; their warnings speak of their own code."""
+    """Silences converters: they print to the process's own streams, and their warnings concern their own code."""
     import logging
     import warnings
 
@@ -418,7 +419,7 @@ def _size(path):
 
 
 def _move_weights(unfinished, path):
-    """OpenVINO's weights lie beside the `.xml`: they appear first. Returns their size."""
+    """Moves OpenVINO's weights, which lie beside the `.xml`, to their final place before it. Returns their size."""
     weights = os.path.splitext(unfinished)[0] + ".bin"
     size = os.path.getsize(weights)
     with appearing(os.path.splitext(path)[0] + ".bin") as target:

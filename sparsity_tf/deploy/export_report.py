@@ -1,22 +1,22 @@
-"""What `export` reports: the file that it wrote, and how near its outputs are to the model's."""
+"""The report of `export`: the file, and how near its outputs are to the model's outputs."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What `export` wrote; `str(report)` is a few readable lines.
+    """Describes the file that `export` wrote; `str(report)` is a few readable lines.
 
     Args:
         path: str.
         format: str.
-        bytes: int, size of all that was written.
+        bytes: int, size of all written files.
         difference: float, largest difference between outputs of the model and of the file in its runtime, divided by
             the largest output.
         parameters: int, parameters of the model that was written.
-        operators: dict, how often each operator occurs in a LiteRT file; empty for other formats.
-        sparse_tensors: int, tensors that a LiteRT file stores sparsely.
-        notes: tuple of strings, what did not go as one may hope and why.
+        operators: dict, the number of times that each operator occurs in a LiteRT file; empty for other formats.
+        sparse_tensors: int, number of tensors that a LiteRT file stores sparsely.
+        notes: tuple of strings, one for each step that did not work as hoped, with the reason.
 
     Example:
 
@@ -37,7 +37,7 @@ class ExportReport:
 
     @property
     def densify(self) -> int:
-        """Number of sparsely stored tensors that LiteRT unpacks when it loads the file: they gain no speed."""
+        """Number of sparsely stored tensors that LiteRT unpacks when it loads the file. They give no speed."""
         return self.operators.get("DENSIFY", 0)
 
     def __str__(self):

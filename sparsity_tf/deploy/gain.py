@@ -1,4 +1,7 @@
-"""What shipping a network would gain, in one sentence from counts alone: the last line but one of the programs."""
+"""Says in one sentence, from counts only, how much shipping a network would gain.
+
+The programs print this sentence as their last line but one.
+"""
 
 import keras
 
@@ -6,14 +9,15 @@ from sparsity_tf.bounded_files import one_line
 from sparsity_tf.checks import check_built, check_model
 from sparsity_tf.deploy.shrink import shrink
 
-# Fewer parameters than this fraction make a network that is worth shrinking.
+# Shrinking is worth it if it leaves fewer parameters than this fraction.
 _WORTH = 0.95
 
 
 def shipping_gain(model: keras.Model) -> str:
-    """Says what shipping a network would gain: how far it shrinks, or why it does not. Nothing is measured.
+    """Says how much shipping a network would gain: how far it shrinks, or why it does not. Nothing is measured.
 
-    `deployment_report` measures; it takes a minute, this a fraction of a second for a small network.
+    `deployment_report` measures the gain and takes a minute. This function takes a fraction of a second for a small
+    network.
 
     Args:
         model: Built Keras model, sparse or with zeros. It is left as it is.
@@ -22,7 +26,7 @@ def shipping_gain(model: keras.Model) -> str:
         String, one line.
 
     Raises:
-        ValueError: `model` is no built Keras model.
+        ValueError: `model` is not a built Keras model.
 
     Example:
 

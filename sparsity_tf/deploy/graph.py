@@ -1,9 +1,9 @@
 """The calls of a model as a graph that can be analysed and rebuilt: `read_graph`.
 
-A functional model is a graph of calls of layers and `keras.ops`. `read_graph` lists the calls in order, gives every
-tensor between them an object of its own, and puts the calls of nested models in the place of the nested model. Layers
-that only call other layers (a Transformer block, a subclassed model) are opened, too: their `call` runs once on
-symbolic tensors, which makes Keras record it as a graph.
+A functional model is a graph of calls of layers and `keras.ops`. `read_graph` lists the calls in order, makes an object
+for every tensor between them, and replaces a nested model by its calls. It also opens layers that only call other
+layers (a Transformer block, a subclassed model): their `call` runs once on symbolic tensors, so that Keras records it
+as a graph.
 """
 
 import inspect
@@ -17,16 +17,16 @@ from sparsity_tf.layers import flatten_layers
 
 @dataclass(eq=False)
 class Tensor:
-    """A tensor that one call puts out and others read.
+    """A tensor that one call puts out and other calls read.
 
-    A *channel* is an entry of the tensor's channel axis: the last one, unless a layer with
+    A *channel* is an entry of the tensor's channel axis. This is the last axis, unless a layer with
     `data_format="channels_first"` or a permutation says otherwise.
 
     Args:
         shape: tuple, the batch first; `None` for unknown sizes.
         dtype: name of the dtype.
-        axis: index of the channel axis, or `None` if the channels can't be told apart (the tensor then counts as one
-            channel).
+        axis: index of the channel axis. `None` if the channels can't be told apart: the tensor then counts as one
+            channel.
     """
 
     shape: tuple
@@ -34,7 +34,7 @@ class Tensor:
     axis: int | None = None
 
     def set_axis(self, axis):
-        """Sets the channel axis; `None` where there is no such axis or its size is unknown."""
+        """Sets the channel axis. It becomes `None` if there is no such axis or its size is unknown."""
         known = axis is not None and 0 < axis < len(self.shape) and self.shape[axis] is not None
         self.axis = axis if known else None
 
@@ -55,10 +55,10 @@ class Call:
 
     Args:
         operation: the layer or operation.
-        arguments: `(args, kwargs)` of the call with a `Tensor` in the place of each tensor.
+        arguments: `(args, kwargs)` of the call, each tensor replaced by a `Tensor`.
         outputs: list of `Tensor`.
         path: path of the layer in the model, e.g. `"encoder/dense_1"`.
-        rule: what the call does with channels, see `rules`.
+        rule: the rule that says how the call treats channels, see `rules`.
     """
 
     operation: object
@@ -74,26 +74,26 @@ class Call:
 
     @property
     def inputs(self):
-        """The tensors that are read, but for the masks."""
+        """The tensors that the call reads, without the masks."""
         args, kwargs = self.arguments
         return _tensors_in((args, {name: x for name, x in kwargs.items() if name != "mask"}))
 
     @property
     def masks(self):
-        """The tensors that say which time steps count: what Keras passes on from `Masking` or `Embedding`."""
+        """The tensors that say which time steps count: the masks that Keras passes on from `Masking` or `Embedding`."""
         return _tensors_in(self.arguments[1].get("mask"))
 
     @property
     def is_layer(self):
-        """Whether a layer is called; otherwise it is an operation of `keras.ops`."""
+        """Whether this is a call of a layer, not of an operation of `keras.ops`."""
         return isinstance(self.operation, keras.layers.Layer)
 
     def run(self, operation, values):
         """Calls `operation` with this call's arguments.
 
         Args:
-            operation: the call's own operation, or the one that takes its place.
-            values: dict or function, `Tensor` -> what to put in its place.
+            operation: the call's own operation, or its replacement.
+            values: dict or function, `Tensor` -> the value to put in its place.
 
         Returns:
             Flat list of outputs.
@@ -125,7 +125,7 @@ class Graph:
         return [tensor for _, tensor in self.inputs] + [tensor for call in self.calls for tensor in call.outputs]
 
     def calls_of(self, operation):
-        """The calls of one operation; a shared layer has several."""
+        """The calls of one operation. A shared layer has several."""
         return [call for call in self.calls if call.operation is operation]
 
     @property
@@ -141,10 +141,10 @@ class Graph:
                 call.arguments = keras.tree.map_structure(lambda x: new if x is old else x, (args, kwargs))
 
     def drop_unread_calls(self):
-        """Leaves out the calls whose outputs no other call and no output of the model needs.
+        """Removes the calls whose outputs no other call and no output of the model needs.
 
         Returns:
-            List of the calls left out.
+            List of the removed calls.
         """
         wanted = set(self.outputs)
         live = []
@@ -161,8 +161,7 @@ def read_graph(model):
     """Reads the graph of a model's calls.
 
     Args:
-        model: a built Keras model. Its layers get further inbound nodes where subclassed layers are opened, so give a
-            copy.
+        model: a built Keras model. Give a copy: opening subclassed layers adds inbound nodes to the model's layers.
 
     Returns:
         A `Graph`, the channel axes of the inputs set.
@@ -198,7 +197,7 @@ def _as_functional(model):
         )
         inputs = keras.tree.flatten((args, kwargs))
         return keras.Model(inputs[0] if len(inputs) == 1 else inputs, _call_symbolically(model, args, kwargs))
-    except Exception as error:  # The model's own code runs here.
+    except Exception as error:  # The model's own code runs here and may raise anything.
         raise ValueError(
             f"The subclassed model {model.name!r} can't be shrunk: its `call` does not run on symbolic tensors "
             f"({type(error).__name__}: {_first_line(error)}). Shrink the functional models inside it one by one."
@@ -208,8 +207,8 @@ def _as_functional(model):
 def _read_calls(functional, tensors, calls, prefix, may_open):
     """Appends the calls of a functional model; returns the `Tensor`s of its outputs.
 
-    `tensors` maps the id of a symbolic tensor of this model to its `Tensor`: a nested model that is called twice is
-    read twice, with other tensors.
+    `tensors` maps the id of a symbolic tensor of this model to its `Tensor`. A nested model that is called twice is
+    read twice, with different tensors.
     """
     for node in calls_of(functional):
         operation = node.operation
@@ -232,7 +231,7 @@ def _read_calls(functional, tensors, calls, prefix, may_open):
 
 
 def _inner_graph(operation, symbolic, arguments, may_open):
-    """The functional model that does what a nested model or a composite layer does, or `None`."""
+    """A functional model that computes the same as a nested model or a composite layer, or `None`."""
     if runs_by_graph(operation):
         inner = functional_inside(operation)
         return inner if len(inner.inputs) == len(symbolic.keras_tensors) else None
@@ -249,15 +248,15 @@ def _inner_graph(operation, symbolic, arguments, may_open):
     args, kwargs = keras.tree.map_structure(placeholder, arguments)
     try:
         return keras.Model(inputs, _call_symbolically(operation, args, kwargs))
-    except Exception:  # The layer's own code runs here. The layer then stays as it is.
+    except Exception:  # The layer's own code failed, so the layer stays closed.
         return None
 
 
 def _only_calls_layers(operation):
-    """Whether a layer of the user has no weights of its own: it can be replaced by the layers that it calls."""
+    """Whether a layer of the user has no weights of its own. It can then be replaced by the layers that it calls."""
     if not isinstance(operation, keras.layers.Layer) or not sublayers(operation):
         return False
-    # A subclass of, say, `MultiHeadAttention` or `RNN` does more than to call its sublayers one after the other.
+    # A subclass of e.g. `MultiHeadAttention` or `RNN` does more than call its sublayers one after the other.
     base = next(cls for cls in type(operation).__mro__ if cls.__module__.partition(".")[0] == "keras")
     takes_mask = "mask" in inspect.signature(operation.call).parameters
     return (

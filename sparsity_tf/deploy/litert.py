@@ -1,6 +1,6 @@
-"""What a LiteRT file holds, and what LiteRT will not run fast, or at all: `read_operators`, `lint`.
+"""Lists the operators of a LiteRT file and finds parts that LiteRT runs slowly or not at all: `read_operators`, `lint`.
 
-The rules are measured on x86 or read in XNNPACK's documentation (`source` of each says which).
+The rules were measured on x86 or read in XNNPACK's documentation. The `source` of each rule says which.
 """
 
 import collections
@@ -27,9 +27,9 @@ def read_operators(content):
         content: bytes of the file.
 
     Returns:
-        `(operators, sparse_tensors)`: dict from the name of an operator to how often it occurs, and the number of
-        tensors that are stored sparsely. A `DENSIFY` operator unpacks such a tensor when the file is loaded: it saves
-        place on disk, and neither memory nor time.
+        `(operators, sparse_tensors)`: dict from the name of an operator to the number of times that it occurs, and the
+        number of tensors that are stored sparsely. If a `DENSIFY` operator unpacks such a tensor when the file is
+        loaded, the tensor saves disk space, but neither memory nor time.
     """
     schema = _schema()
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
@@ -61,8 +61,8 @@ class Finding:
 
     Args:
         layer: path of the layer, or the model's name.
-        rule: what is wrong and what to do, a sentence.
-        blocks: whether the file would not load (or only on some machines) rather than be slow.
+        rule: a sentence that says what is wrong and what to do.
+        blocks: whether the file would not load (or only on some machines). Otherwise it would only be slow.
         source: "measured: ..." or "read: ...".
     """
 
@@ -82,7 +82,7 @@ def lint(model):
         model: Built Keras model of plain layers, with zeros.
 
     Returns:
-        List of `Finding`, those that block first. Empty for a model without a kernel of which half is zero.
+        List of `Finding`, blocking findings first. Empty if no kernel of the model is at least half zero.
     """
     sparse = [layer for layer in flatten_layers(model) if sparsity_of(layer) >= SPARSE_FROM]
     if not sparse:
@@ -121,7 +121,7 @@ def _convolution_after_pooling(layer):
 
 
 def convolutions_after_pooling(model):
-    """Convolutions that run on maps of one pixel, as the head of the original MobileNet; [] if shapes are not known."""
+    """Convolutions on maps of one pixel, as in the head of the original MobileNet; [] if shapes are not known."""
     try:
         calls = trace_calls(model)
     except ValueError:
@@ -136,7 +136,7 @@ def convolutions_after_pooling(model):
 
 
 def _xnnpack_rules(model, sparse):
-    """Rules for whole networks of 1x1 convolutions; for those that have sparse ones."""
+    """Rules for whole networks with 1x1 convolutions, some of which are sparse."""
     if not sparse:
         return []
     convolutions = [layer for layer in flatten_layers(model) if isinstance(layer, kl.Conv2D | kl.DepthwiseConv2D)]
@@ -188,7 +188,7 @@ def sparsity_of(layer):
 def is_blocked(layer, size=4):
     """Whether a dense kernel's zeros lie in blocks of `size` consecutive inputs of one output.
 
-    They do if the blocks that are all zero make up nine tenths of the zeros.
+    This is so if blocks that are all zero hold nine tenths of the zeros.
     """
     kernel = keras.ops.convert_to_numpy(layer.kernel)
     whole = kernel[: len(kernel) // size * size].reshape(-1, size, kernel.shape[1])

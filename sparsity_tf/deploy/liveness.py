@@ -1,4 +1,4 @@
-"""Which channels of a model matter to its outputs, and which stay: `plan_channels`."""
+"""Finds the channels of a model that its outputs need, and decides which channels stay: `plan_channels`."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from sparsity_tf.deploy.ties import tie_channels
 
 
 class Plan:
-    """Which channels of each tensor stay.
+    """Says which channels of each tensor stay.
 
     Attributes:
         constants: `Constants`.
-        needed: dict, `Tensor` -> bool array: some output of the model depends on the channel, and not only by a
-            constant that is folded into a bias.
-        folds: dict, layer -> what it does about constant inputs.
-        select_inputs: bool, whether a layer may pick the channels that it reads.
+        needed: dict, `Tensor` -> bool array, True if some output of the model depends on the channel. A channel whose
+            constant is folded into a bias is not needed.
+        folds: dict, layer -> the way it treats constant inputs.
+        select_inputs: bool, whether a layer may pick the channels that it reads by a gather.
     """
 
     def __init__(self, constants, needed, folds, kept, select_inputs=False):
@@ -34,12 +34,12 @@ class Plan:
 
 
 def plan_channels(graph, constants, select_inputs=False):
-    """Decides which channels stay: those of groups in which one is needed.
+    """Decides which channels stay: all channels of a group stay if one of them is needed.
 
     Args:
         graph: `Graph` whose calls have rules.
         constants: `Constants` of the graph.
-        select_inputs: whether a layer may pick the channels that it reads out of those that stay for others.
+        select_inputs: whether a layer may pick its channels out of a tensor that keeps more channels for other layers.
 
     Returns:
         `Plan`.
@@ -59,7 +59,7 @@ def plan_channels(graph, constants, select_inputs=False):
     for tensor, mask in needed.items():
         alive[ties.groups[tensor][mask]] = True
     for groups in ties.groups.values():
-        # No layer has 0 channels: a tensor of which nothing is needed keeps the first.
+        # A layer can't have 0 channels, so a tensor without a needed channel keeps the first.
         if not alive[groups].any():
             alive[groups[0]] = True
     kept = {tensor: alive[groups] for tensor, groups in ties.groups.items()}
@@ -67,17 +67,17 @@ def plan_channels(graph, constants, select_inputs=False):
 
 
 def drop_zero_operands(graph, constants):
-    """Leaves out the operands of sums that are constantly 0, such as a residual branch whose last kernel is all zeros.
+    """Removes operands of sums that are constantly 0, such as a residual branch whose last kernel is all zeros.
 
     Args:
         graph: `Graph`, changed in place.
         constants: `Constants` of the graph.
 
     Returns:
-        List of the calls that are not made any more.
+        List of the calls that are removed.
     """
     if graph.makes_masks:
-        # The sum's mask comes from its operands.
+        # All operands must stay: the sum's mask of time steps comes from them.
         return []
     for call in graph.calls:
         if type(call.rule).__name__ == "AddRule" and call.outputs[0] not in graph.outputs:

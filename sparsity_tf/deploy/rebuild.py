@@ -1,4 +1,4 @@
-"""From a graph and a plan of its channels to a plain Keras model: `rebuild`."""
+"""Builds a plain Keras model from a graph and a plan of its channels: `rebuild`."""
 
 import math
 import operator
@@ -11,17 +11,17 @@ from sparsity_tf.deploy.shrink_report import ShrinkRow
 
 
 def rebuild(graph, plan):
-    """Builds the model of the channels that stay.
+    """Builds the model that has only the channels that stay.
 
-    Layers that lose channels are made anew from their config; the others are used as they are.
+    Layers that lose channels are made anew from their config. All other layers are used as they are.
 
     Args:
         graph: `Graph` whose calls have rules. Its layers become part of the new model.
         plan: `Plan`.
 
     Returns:
-        `(model, rows)`: a functional model, sequential if the given one is and no operation is called between the
-        layers, and a list of `ShrinkRow`.
+        `(model, rows)`: the new model and a list of `ShrinkRow`. The model is functional; it is sequential if the given
+        model is and no operation is called between the layers.
     """
     before = {id(call.operation): _parameters(call) for call in graph.calls}
     inputs_structure, outputs_structure = _structures(graph.model)
@@ -48,7 +48,7 @@ def rebuild(graph, plan):
 
 
 class _Network:
-    """The new graph while it grows."""
+    """The new graph while it is built."""
 
     def __init__(self, plan):
         self.plan = plan
@@ -56,7 +56,7 @@ class _Network:
         self._made, self._calls = {}, []
 
     def add(self, call):
-        """Adds one call; a shared layer is made once."""
+        """Adds one call. A shared layer is made only once."""
         key = id(call.operation)
         is_new = key not in self._made
         if is_new:
@@ -77,7 +77,7 @@ class _Network:
         return keras.ops.take(value, rows.tolist(), axis=tensor.axis)
 
     def _rename(self, operation, path):
-        """Layers of several nested models may have the same name; in one model they can't."""
+        """Renames layers of nested models that have the same name: in one model names must differ."""
         name, count = path.rpartition("/")[2], 0
         while name in self.names:
             name = path.replace("/", "_") + (f"_{count}" if count else "")

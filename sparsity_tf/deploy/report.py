@@ -1,7 +1,7 @@
-"""What shipping a sparse network gains, runtime by runtime, measured here: `deployment_report`.
+"""Measures on this machine how much shipping a sparse network gains, runtime by runtime: `deployment_report`.
 
-Each runtime runs the network beside a dense one of the same layers, in turns, on this machine. What can't be measured
-here (a GPU with 2:4 sparsity) is read, and says where.
+Each runtime runs the sparse network and a dense network of the same layers, in turns. Some figures can't be measured on
+this machine (a GPU with 2:4 sparsity). They come from publications, and the report names the source.
 """
 
 import os
@@ -33,7 +33,7 @@ _READ_GPU = (
     "read: pytorch/tutorials#3236, NVIDIA/TensorRT#2310 and #3849, NVIDIA/Model-Optimizer#1974 (0 to 15 % end to end, "
     "sometimes slower)"
 )
-# Below this ratio a gain is none: the medians of equal networks differ by as much.
+# A ratio below this one is no gain: the medians of equal networks differ by as much.
 _GAIN = 1.1
 
 
@@ -43,13 +43,13 @@ class DeploymentRow:
 
     Args:
         target: "keras", "litert", "onnx", "openvino" or "gpu_2_4".
-        way: "sparse" (as it is), "shrunk" (without units that do nothing) or "shrunk, int8".
-        bytes: int, size of the file, or `None` where none could be written.
+        way: "sparse" (unchanged), "shrunk" (without units that do nothing) or "shrunk, int8".
+        bytes: int, size of the file, or `None` if no file could be written.
         dense_bytes: int, size of the file of the dense network, or `None`.
         seconds: dict, batch size -> median seconds of processor time of a call.
         speedup: dict, batch size -> how many times faster than the dense network: the median over rounds.
-        why: what the figures come from, or why there is no gain and what to do.
-        source: "measured", or "read: ..." for what others say.
+        why: the reason for the figures, or the reason why there is no gain and what to do about it.
+        source: "measured", or "read: ..." for figures that others published.
     """
 
     target: str
@@ -63,12 +63,12 @@ class DeploymentRow:
 
     @property
     def smaller(self) -> float | None:
-        """How many times smaller than the file of the dense network; `None` where there is no file."""
+        """How many times smaller the file is than the dense network's; `None` if there is no file."""
         return self.dense_bytes / self.bytes if self.bytes and self.dense_bytes else None
 
 
 class DeploymentReport:
-    """What shipping gains, made by `deployment_report`; `str(report)` is a readable table.
+    """The gain from shipping, made by `deployment_report`; `str(report)` is a readable table.
 
     Args:
         rows: sequence of `DeploymentRow`.
@@ -109,7 +109,7 @@ class DeploymentReport:
 
     @property
     def gain(self) -> str:
-        """The best that was measured at the smallest batch, in one sentence."""
+        """The best result that was measured at the smallest batch size, in one sentence."""
         batch = min(self.batch_sizes)
         rows = [row for row in self.rows if row.source == _MEASURED and row.smaller and batch in row.speedup]
         if not rows:
@@ -172,22 +172,23 @@ def deployment_report(
     rounds: int = 9,
     seconds: float = 0.05,
 ) -> DeploymentReport:
-    """Measures what a sparse network gains over a dense one of the same layers, and says why where it gains nothing.
+    """Measures how much a sparse network gains over a dense network of the same layers, and explains missing gains.
 
-    For each runtime the network is written and run as it is, shrunk (`sparsity_tf.shrink`), and with `data` also shrunk
-    and quantised to int8 (LiteRT). The dense network has the same layers and no zeros. The ways run in turns on one
-    thread where the runtime lets itself be told; times are processor time. Nothing is kept on disk, and the model is
-    left as it is.
+    For each runtime the network is written and run in several ways: unchanged, shrunk (`sparsity_tf.shrink`), and with
+    `data` also shrunk and quantised to int8 (LiteRT). The dense network has the same layers and no zeros. The ways run
+    in turns, on one thread if the runtime allows this setting. Times are processor time. Nothing is kept on disk, and
+    the model is left as it is.
 
-    A runtime whose package is missing, or that can't be written from this backend of Keras, has a row that says so.
+    If the package of a runtime is missing, or this backend of Keras can't write its format, a row of the report says
+    so.
 
     Args:
-        model: Built Keras model, sparse or with zeros, of fixed input shapes but for the batch.
-        data: Representative inputs, as `export` takes them; random ones otherwise.
+        model: Built Keras model, sparse or with zeros, whose input shapes are fixed except for the batch.
+        data: Representative inputs, as for `export`. Default: random inputs.
         targets: Some of "keras", "litert", "onnx", "openvino", "gpu_2_4".
         batch_sizes: Tuple of batch sizes.
-        rounds: Number of rounds; each way runs once in each.
-        seconds: How long a way runs in a round, about.
+        rounds: Number of rounds. Each way runs once in every round.
+        seconds: Approximate time for which a way runs in a round.
 
     Returns:
         A `DeploymentReport`; `deploy.plot_deployment` draws it.
@@ -228,7 +229,7 @@ def deployment_report(
 
 
 def _ways(model):
-    """The plain models to compare by name, and notes on those that can't be made."""
+    """The plain models to compare, by name, and notes on models that can't be made."""
     sparse = to_dense(model)
     ways, notes = {"dense": _filled(sparse), "sparse": sparse}, []
     try:
@@ -239,7 +240,7 @@ def _ways(model):
 
 
 def _filled(model):
-    """A copy whose kernels have no zeros: others of their own values in the place, scaled to the same variance."""
+    """A copy in which other values of the same kernel replace its zeros, scaled to the same variance."""
     dense = to_dense(model)
     rng = np.random.default_rng(0)
     for layer in flatten_layers(dense):
@@ -257,7 +258,7 @@ def _filled(model):
 
 
 class _Facts:
-    """What the reasons are made of: which kernels have zeros, in blocks or not, and how much shrinking removes."""
+    """The facts for the reasons: which kernels have zeros, in blocks or not, and how much shrinking removes."""
 
     def __init__(self, ways):
         self.parameters = {name: model.count_params() for name, model in ways.items()}
@@ -353,7 +354,7 @@ def _call(target, model, stored, arrays):
 
 
 def _interleaved(calls, rounds, seconds):
-    """Processor time of a call, by way, one for each round."""
+    """Processor times of a call: for each way a list with one time for each round."""
     repeats = {}
     for way, call in calls.items():
         call()
@@ -371,7 +372,7 @@ def _interleaved(calls, rounds, seconds):
 
 
 def _why(target, way, facts, stored):
-    """What the figures come from, or why there is no gain."""
+    """The reason for the figures, or the reason why there is no gain."""
     if way.startswith("shrunk"):
         if not facts.shrinks:
             return "no unit or filter is dead, so nothing goes: prune with structure='channel'"

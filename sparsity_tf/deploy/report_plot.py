@@ -1,4 +1,4 @@
-"""A picture of a `DeploymentReport`: `plot_deployment`."""
+"""Draws a `DeploymentReport`: `plot_deployment`."""
 
 import numpy as np
 
@@ -11,18 +11,18 @@ _SPEED = ("#3b6ea8", "#7fa3c7", "#24466b", "#a9c3dc")
 
 
 def plot_deployment(report: DeploymentReport, path: PathLike | None = None) -> Figure:
-    """Shows how much smaller and faster than the dense network each way of shipping is, as bars.
+    """Shows as bars how much smaller and faster each way of shipping is than the dense network.
 
     Args:
         report: a `DeploymentReport`.
         path: where to write a PNG file, or `None`.
 
     Returns:
-        `matplotlib.figure.Figure`: on the left sizes, on the right speeds, both against dense (the line at 1), on
-        logarithmic axes. Rows that were not measured are left out.
+        `matplotlib.figure.Figure` with sizes on the left and speeds on the right, both relative to the dense network
+        (the line at 1), on logarithmic axes. Rows that were not measured are left out.
 
     Raises:
-        ValueError: if `report` is no `DeploymentReport`, or nothing was measured.
+        ValueError: if `report` is not a `DeploymentReport`, or nothing was measured.
         ImportError: if matplotlib is missing.
 
     Example:
@@ -57,7 +57,7 @@ def plot_deployment(report: DeploymentReport, path: PathLike | None = None) -> F
 
 
 def _bars(axes, positions, ratios, height, color, label):
-    """Bars that begin at 1, so that a loss points to the left."""
+    """Draws bars that begin at 1, so that a loss points to the left."""
     axes.set_xscale("log")
     axes.barh(positions, np.array(ratios) - 1, height, left=1, color=color, label=label)
     for position, ratio in zip(positions, ratios, strict=True):
@@ -71,7 +71,7 @@ def _bars(axes, positions, ratios, height, color, label):
             va="center",
             fontsize=7,
         )
-    # Room for the figures, and no axis of a single decade without a number on it.
+    # The limits leave room for the figures. They also ensure that the axis shows a number, even within a single decade.
     axes.set_xlim(min(0.5, 0.6 * min(ratios)), max(2.5, 2 * max(ratios)))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     axes.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if str(f"{x:g}").strip("0.")[:1] in ("2", "5") else "")

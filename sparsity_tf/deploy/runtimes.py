@@ -1,6 +1,6 @@
-"""Exported files, run where they will run: `open_runtime`. One place knows each runtime.
+"""Runs exported files in their own runtimes: `open_runtime`. Only this module knows how to run each format.
 
-The packages are optional: whoever asks for a format whose runtime is missing is told what to install.
+The packages are optional. If the runtime of a format is missing, an error says what to install.
 """
 
 import re
@@ -34,13 +34,15 @@ def open_runtime(format, path, input_names=(), threads=None):
     Args:
         format: "litert", "onnx", "openvino", "tf_saved_model" or "torch".
         path: Path of the file or folder.
-        input_names: Names of the model's inputs, in its order. A runtime that sorts them otherwise is told by name.
-        threads: Number of threads, or `None` for the runtime's own choice. (TensorFlow and torch: that of the process.)
+        input_names: Names of the model's inputs, in the model's order. They are needed for runtimes that sort inputs
+            otherwise.
+        threads: Number of threads, or `None` for the runtime's own choice. (TensorFlow and torch use the number of the
+            process.)
 
     Returns:
-        A function of a list of arrays, the inputs in the model's order; it returns the list of outputs. Its method
-        `prepared(inputs)` gives a function without arguments that computes the same once, with as little around it as
-        the runtime allows: the one to time.
+        A function that takes the inputs, a list of arrays in the model's order, and returns the list of outputs. Its
+        method `prepared(inputs)` returns a function without arguments that computes the same once, with as little
+        overhead as the runtime allows. Time this function.
     """
     return _OPEN[format](str(path), list(input_names), threads)
 
@@ -70,7 +72,8 @@ class _LiteRT:
 
     def __call__(self, inputs):
         if self._signature is not None:
-            # Names of outputs in a file are those of its tensors, in any order; a signature keeps the model's.
+            # Outputs of a file have the names of its tensors, in any order. A signature keeps the model's names and
+            # order.
             runner = self._interpreter.get_signature_runner(self._signature)
             names = self._by_signature["inputs"]
             order = _in_order(names, self._names)
@@ -103,7 +106,7 @@ class _ONNX:
 class _OpenVINO:
     def __init__(self, path, names, threads):
         openvino = import_optional(RUNTIMES["openvino"])
-        # Computes in the precision of the file: on some processors the default is bfloat16.
+        # Forces the precision of the file: on some processors the default is bfloat16.
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
@@ -163,7 +166,7 @@ _OPEN = {"litert": _LiteRT, "onnx": _ONNX, "openvino": _OpenVINO, "tf_saved_mode
 
 
 def _litert_interpreter():
-    """The interpreter of LiteRT; TensorFlow's older one where `ai-edge-litert` is missing."""
+    """The interpreter of LiteRT, or TensorFlow's older interpreter if `ai-edge-litert` is missing."""
     try:
         return import_optional("ai_edge_litert.interpreter").Interpreter
     except ImportError as error:
@@ -171,12 +174,12 @@ def _litert_interpreter():
             import tensorflow
         except ImportError:
             raise error from None
-        # `tensorflow.lite` is no module that can be imported from.
+        # `tensorflow.lite` is an attribute, not a module that can be imported.
         return tensorflow.lite.Interpreter
 
 
 def _in_order(held, names):
-    """Positions in `held` of the model's inputs: by name where all are found, else by the numbers in the names."""
+    """Positions of the model's inputs in `held`: by name if all names are found, else by the numbers in the names."""
     found = []
     for name in names:
         exact = [i for i, one in enumerate(held) if one == name]

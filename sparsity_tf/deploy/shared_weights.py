@@ -1,9 +1,10 @@
-"""Few distinct values for each kernel, chosen by k-means: `share_weights`.
+"""Reduces each kernel to few distinct values, chosen by k-means: `share_weights`.
 
-The second station of Deep Compression (Han, Mao, Dally, ICLR 2016, arXiv 1510.00149): the weights that pruning has left
-are clustered layer by layer, from centroids spread evenly between the smallest and the largest ("linear
-initialisation", the best of the paper's three), and each weight becomes its centroid. The paper then trains the
-centroids and stores indices; here the values themselves are written, and compression finds that there are few.
+This is the second stage of Deep Compression (Han, Mao, Dally, ICLR 2016, arXiv 1510.00149). It clusters the weights
+that pruning has left, layer by layer, and replaces each weight by its centroid. The centroids start evenly spread
+between the smallest and the largest weight ("linear initialisation", the best of the paper's three). The paper then
+trains the centroids and stores indices. Here the file holds the values themselves, and compression makes use of their
+small number.
 """
 
 import keras
@@ -16,10 +17,10 @@ _ROUNDS = 50
 
 
 def share_weights(model, bits):
-    """Replaces the weights of every kernel by at most `2 ** bits - 1` values of its own; zeros stay zeros, signs stay.
+    """Replaces the non-zero weights of every kernel by at most `2 ** bits - 1` values. Zeros and signs stay.
 
     Args:
-        model: Built Keras model of plain layers; its kernels and embeddings are written, biases and the rest are not.
+        model: Built Keras model of plain layers. Only its kernels and embeddings change.
         bits: Integer of at least 2.
     """
     for layer in flatten_layers(model):
@@ -32,15 +33,16 @@ def share_weights(model, bits):
 def share_values(values, bits):
     """Clusters the values of an array that are not zero.
 
-    Negative and positive values are clustered apart, with codes in proportion to their number, so that no centroid is
-    zero.
+    Negative and positive values are clustered separately, so that no centroid is zero. Each side gets centroids in
+    proportion to its number of values.
 
     Args:
         values: Float array.
         bits: Integer of at least 2. With zero there are at most `2 ** bits` distinct values.
 
     Returns:
-        Array of the same shape and dtype. Values that are not finite, and arrays of fewer distinct values, stay.
+        Array of the same shape and dtype. Values that are not finite do not change, nor do arrays that have fewer
+        distinct values.
     """
     shared = np.array(values)
     live = np.isfinite(shared) & (shared != 0)

@@ -1,12 +1,13 @@
-"""A model with zeros -> an equal, physically smaller one: `shrink`.
+"""Turns a model with zeros into an equivalent, physically smaller model: `shrink`.
 
-Nothing is pruned here. A filter, unit or input whose weights are all zero does nothing, or adds a constant; a filter
-that no later weight reads does nothing either. All of them are removed from the layers, constants go into the next
-bias, and every runtime is faster by it.
+This module prunes nothing. A filter, unit or input whose weights are all zero does nothing, or adds a constant. A
+filter that no later weight reads does nothing either. `shrink` removes all of them from the layers and adds constants
+to the next bias, so every runtime becomes faster.
 
-The work has five steps, each a file: the graph of calls (`graph.py`), which channels are constant (`constants.py`),
-which matter (`liveness.py`), which can only go together (`ties.py`), the new model (`rebuild.py`). What a kind of layer
-does with channels is said in `rules/`. At the end both models are run on random inputs (`verify.py`).
+The work has five steps, each in its own file: read the graph of calls (`graph.py`), find the constant channels
+(`constants.py`), the channels that matter (`liveness.py`) and the channels that can only be removed together
+(`ties.py`), and build the new model (`rebuild.py`). `rules/` says how each kind of layer treats channels. At the end
+both models run on random inputs (`verify.py`).
 """
 
 import keras
@@ -22,36 +23,36 @@ from sparsity_tf.to_dense import to_dense
 
 
 def shrink(model: keras.Model, select_inputs: bool = False) -> keras.Model:
-    """Removes all units, filters and inputs of layers that do nothing, and constants: an equal, smaller, plain model.
+    """Removes all units, filters and inputs of layers that do nothing or are constant. The result is a plain model.
 
-    The result predicts the same up to rounding, which is checked on random inputs. It is built of stock Keras layers,
-    is not compiled, and its layers keep their names. Nested models are dissolved into it, and so are layers of your own
-    that only call other layers. The given model is left as it is. A sparse model is converted by `to_dense` first.
+    The smaller model predicts the same up to rounding, which is checked on random inputs. It consists of stock Keras
+    layers, which keep their names, and is not compiled. Nested models are replaced by their layers, and so are layers
+    of your own that only call other layers. The given model is left as it is. `to_dense` first converts a sparse model.
 
-    Channels go from dense layers (`Dense`, `EinsumDense`), convolutions of all kinds, embeddings, recurrent layers,
-    the heads of `MultiHeadAttention`, and from all that is between them: batch normalisation, additions, products,
-    concatenations, pooling, reshaping, activations, elementwise `keras.ops`. A layer of another kind keeps all its
-    channels, and so do the tensors that it reads (`LayerNormalization`, a softmax, layers of your own with weights);
-    the report says so.
+    Channels are removed from dense layers (`Dense`, `EinsumDense`), convolutions of all kinds, embeddings, recurrent
+    layers, the heads of `MultiHeadAttention`, and all operations between them: batch normalisation, additions,
+    products, concatenations, pooling, reshaping, activations, elementwise `keras.ops`. A layer of another kind
+    (`LayerNormalization`, a softmax, layers of your own with weights) keeps all its channels, and so do the tensors
+    that it reads. The report says so.
 
-    Trained further, the result is another model than the given one: batch statistics and the shapes differ.
+    If both models are trained further, they become different: batch statistics and shapes differ.
 
     Args:
         model: Built Keras model: functional, sequential, or subclassed if its `call` runs on symbolic tensors. Its
-            weights decide what goes: exact zeros, as `to_dense` makes them, or any others.
+            exact zeros decide what is removed. It does not matter whether `to_dense` or something else made the zeros.
         select_inputs: Whether a layer that reads less than three quarters of its inputs may pick them by a gather
-            (`keras.ops.take`), such as the pixels of a picture that a dense layer still reads. It saves weights, and
-            time only where the layer is large.
+            (`keras.ops.take`). An example is a dense layer that reads only some pixels of a picture. This saves
+            weights; it saves time only if the layer is large.
 
     Returns:
         A new model: functional, or sequential if `model` is and no gather is needed. Its `shrink_report` says for each
-        layer what went, and what stayed and why. (Saving the model does not save the report.)
+        layer what was removed, what stayed, and why. (Saving the model does not save the report.)
 
     Raises:
         ValueError: `model` is not a built Keras model, can't be copied from its config, is subclassed in a way that
             can't be followed, or is called with `training=True` inside.
-        RuntimeError: the smaller model predicts otherwise than the given one. This is a fault of this function: please
-            report it.
+        RuntimeError: the predictions of the smaller model differ from the given model's. This is a bug of this
+            function: please report it.
 
     Example:
 
@@ -90,5 +91,5 @@ def _flops(model, small):
 
     try:
         return tuple(count_flops(one).dense for one in (model, small))
-    except ValueError:  # An unknown shape.
+    except ValueError:  # The shape is not known.
         return None

@@ -1,4 +1,4 @@
-"""What `shrink` did, layer by layer: `ShrinkReport`."""
+"""The report of `shrink`, layer by layer: `ShrinkReport`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ShrinkRow:
-    """One layer in a `ShrinkReport`: it has weights, or it is why others keep all their channels.
+    """One layer in a `ShrinkReport`. The layer has weights, or is the reason why other layers keep all channels.
 
     Args:
         layer: path of the layer in the given model.
         kind: name of its class.
-        before: int, number of output channels that it had (filters, units, columns).
-        after: int, number of those that are left; 0 if the layer is not called any more.
-        parameters_before: int, size of its weights, those that are not trained included.
-        parameters_after: int.
-        why: what went and why, or why nothing did.
+        before: int, number of output channels before (filters, units, columns).
+        after: int, number of output channels left; 0 if the layer is no longer called.
+        parameters_before: int, size of all weights before, non-trainable weights included.
+        parameters_after: int, the same after shrinking.
+        why: what was removed and why, or why nothing was removed.
     """
 
     layer: str
@@ -28,13 +28,12 @@ class ShrinkRow:
 
 
 class ShrinkReport:
-    """What `shrink` did; `str(report)` is a readable table.
+    """The report of `shrink`; `str(report)` is a readable table.
 
     Args:
         rows: sequence of `ShrinkRow`.
         parameters: `(before, after)`, all weights of the models.
-        flops: `(before, after)`, multiply-accumulates of one example, `None` where they can't be counted (unknown
-            shapes).
+        flops: `(before, after)`, multiply-accumulates of one example, `None` if they can't be counted (unknown shapes).
         difference: largest difference between outputs of the two models on random inputs, divided by the largest
             output.
 

@@ -1,8 +1,8 @@
-"""What a model will cost once channels are gone, before they are: `ShrunkCost`.
+"""Computes the cost of a model after channels are removed, without removing them: `ShrunkCost`.
 
-`shrink` removes all members and readers of a group whose members are zero. How many entries each weight then has left
-follows from how many groups of each family stay, so a sparsity that meets a budget can be found without a model being
-built.
+`shrink` removes all members and readers of a group whose members are zero. The number of groups that stay in each
+family determines how many entries each weight has left. So a sparsity that meets a budget can be found without building
+a model.
 """
 
 import math
@@ -17,10 +17,10 @@ from sparsity_tf.layers import SparseLayer, flatten_layers
 
 
 class ShrunkCost:
-    """Parameters and operations of the model that `shrink` leaves, by how many groups of each family stay.
+    """Parameters and operations of the model that `shrink` makes, given how many groups of each family stay.
 
-    It is exact where activations turn 0 into 0 (with a sigmoid, say, `shrink` may have to add biases), and where no
-    other zeros let more go.
+    The result is exact if activations map 0 to 0 (with e.g. a sigmoid `shrink` may have to add biases) and if no other
+    zeros allow more to be removed.
 
     Args:
         model: Built Keras model, sparse or not.
@@ -29,7 +29,7 @@ class ShrunkCost:
 
     def __init__(self, model, families):
         self.model, self.families = model, list(families)
-        # (layer, weight) -> axis -> list of (number of the family, indices of each group)
+        # (layer, weight) -> axis -> list of (number of the family, indices of each group of it)
         self._cuts, self._unweighted = defaultdict(lambda: defaultdict(list)), defaultdict(list)
         for number, family in enumerate(self.families):
             for part in (*family.members, *family.readers, *family.followers):
@@ -41,10 +41,10 @@ class ShrunkCost:
         self._operations = None
 
     def parameters(self, kept=None):
-        """Number of parameters, those that are not trained included.
+        """Number of parameters, non-trainable parameters included.
 
         Args:
-            kept: List of integers, how many groups of each family stay. Default: all.
+            kept: List of integers, the number of groups of each family that stay. Default: all.
         """
         return sum(
             self._entries(layer, name, shape, kept)
@@ -56,7 +56,7 @@ class ShrunkCost:
         """Multiply-accumulates of one example, as `inspection.count_flops` counts them.
 
         Raises:
-            ValueError: shapes are not known.
+            ValueError: the shapes are not known.
         """
         if self._operations is None:
             calls = trace_calls(self.model)
@@ -91,24 +91,24 @@ def _shape(layer, name):
 
 
 def _own_shapes(layer):
-    """`(name, shape)` of the layer's own weights, those that a technique added left out."""
+    """`(name, shape)` of the layer's own weights, without variables that a technique added."""
     added = layer.technique_variables if isinstance(layer, SparseLayer) else ()
     return [(variable.name, tuple(variable.shape)) for variable in own_variables(layer) if variable.name not in added]
 
 
 def sparsity_that_meets(cost, target, counts_at):
-    """The smallest sparsity whose model costs at most a target.
+    """Finds the smallest sparsity at which a model costs at most a target.
 
     Args:
-        cost: Function from a list of counts, as those of `ShrunkCost`, to a number.
-        target: What the model may cost.
-        counts_at: Function from a sparsity in [0, 1) to the counts that stay.
+        cost: Function that takes a list of counts, as `ShrunkCost.parameters` does, and returns a number.
+        target: Largest cost that the model may have.
+        counts_at: Function that takes a sparsity in [0, 1) and returns the number of groups of each family that stay.
 
     Returns:
-        Float of few digits: no smaller sparsity of as few digits meets the target.
+        Float with few digits. No smaller sparsity with as few digits meets the target.
 
     Raises:
-        ValueError: the target is below what is left at the highest sparsity.
+        ValueError: the target is below the cost at the highest sparsity.
     """
     low, high = 0.0, 1 - 2.0**-30
     least = cost(counts_at(high))

@@ -1,10 +1,11 @@
-"""Which channels of a model live or go together: `tie_channels`.
+"""Finds the channels of a model that can only be removed together: `tie_channels`.
 
-An addition binds channel 3 of its operands and of its output: none of the three can be removed alone. So do batch
-normalisation, pooling, activations, depthwise convolutions, concatenation (at an offset) and flattening; a layer that
-is called several times binds its calls. The channels that are bound form a *group*; Torch-Pruning (Fang et al., CVPR
-2023, "DepGraph: towards any structural pruning") uses the same notion. `shrink` removes the groups of which no channel
-is needed. A training algorithm that prunes whole groups, with bias, gamma and beta, makes models that shrink best.
+An addition ties e.g. channel 3 of both operands and of its output: none of the three can be removed alone. Batch
+normalisation, pooling, activations, depthwise convolutions, concatenation (at an offset) and flattening also tie
+channels. A layer that is called several times ties the channels of its calls. Channels that are tied form a *group*;
+Torch-Pruning (Fang et al., CVPR 2023, "DepGraph: towards any structural pruning") uses the same notion. `shrink`
+removes the groups in which no channel is needed. Models shrink best if training prunes whole groups, with bias, gamma
+and beta.
 """
 
 import numpy as np
@@ -16,8 +17,8 @@ class Ties:
     Args:
         groups: dict, `Tensor` -> int array, the number of the group of each of its channels.
         count: number of groups.
-        fixed: bool array, which groups can't be removed: a channel in them is an input or output of the model, or is
-            read by a call that needs all channels.
+        fixed: bool array, True for groups that can't be removed: one of their channels is an input or output of the
+            model, or is read by a call that needs all channels.
     """
 
     def __init__(self, groups, count, fixed):
@@ -25,7 +26,7 @@ class Ties:
 
 
 def tie_channels(graph):
-    """Finds the groups of channels that only live or go together.
+    """Finds the groups of channels that can only be removed together.
 
     Args:
         graph: `Graph` whose calls have rules.
@@ -84,7 +85,7 @@ def components(count, one, two):
         low = np.minimum(at_one, at_two)
         if np.array_equal(at_one, at_two):
             return labels
-        # The roots of both sides take the smaller label, then every node that of its root.
+        # The roots of both ends take the smaller label. Then every node takes the label of its root.
         np.minimum.at(labels, at_one, low)
         np.minimum.at(labels, at_two, low)
         while not np.array_equal(labels, labels[labels]):

@@ -7,21 +7,21 @@ from sparsity_tf.backend import functional_inside
 from sparsity_tf.deploy.constants import concrete_shape
 
 _BATCH = 2
-# Beyond rounding: sums of other length are rounded otherwise.
+# Larger than plain rounding: sums of different lengths are rounded differently.
 _TOLERANCE = {"float16": 2e-2, "bfloat16": 8e-2, "float64": 1e-8}
 
 
 def largest_difference(model, other, graph):
-    """Compares two models on random inputs, in inference.
+    """Compares the inference outputs of two models on random inputs.
 
     Args:
         model: Keras model.
-        other: Keras model of the same inputs and outputs.
-        graph: `Graph` of one of them, for the ranges of integer inputs.
+        other: Keras model with the same inputs and outputs.
+        graph: `Graph` of one of the models, which gives the ranges of integer inputs.
 
     Returns:
-        Float: the largest difference of two outputs, divided by the largest magnitude of an output (or by 1e-6 where it
-        is smaller). NaN equals NaN, infinity itself.
+        Float: the largest difference of two outputs, divided by the largest magnitude of an output (or by 1e-6 if that
+        is larger). NaN counts as equal to NaN, infinity as equal to infinity of the same sign.
 
     Raises:
         ValueError: an input is neither numeric nor boolean, or `model` does not run on random inputs.
@@ -41,7 +41,7 @@ def largest_difference(model, other, graph):
 def _run(model, inputs):
     try:
         return model(inputs, training=False)
-    except Exception as error:  # The model's own code runs here.
+    except Exception as error:  # The model's own code runs here and may raise anything.
         shapes = [tuple(x.shape) for x in keras.tree.flatten(inputs)]
         raise ValueError(
             f"Model {model.name!r} can't be compared with its shrunk form: it does not run on random inputs of the "
@@ -50,7 +50,7 @@ def _run(model, inputs):
 
 
 def tolerance(graph):
-    """How large a difference rounding may make, by the lowest precision in which a layer computes."""
+    """The largest difference that rounding may cause, given the lowest precision in which a layer computes."""
     dtypes = {getattr(call.operation, "compute_dtype", None) for call in graph.calls if call.is_layer}
     dtypes &= {"float16", "bfloat16", "float32", "float64"}
     return max((_TOLERANCE.get(dtype, 1e-4) for dtype in dtypes), default=1e-4)
@@ -79,6 +79,6 @@ def _random_input(tensor, graph, rng):
 
 
 def _bound(graph):
-    """Integers below this number are in every table of the model."""
+    """A bound for integer inputs: every integer below it is a valid row of every table in the model."""
     rows = [getattr(call.operation, "input_dim", None) for call in graph.calls if call.is_layer]
     return min([n for n in rows if isinstance(n, int)], default=2)

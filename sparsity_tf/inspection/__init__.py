@@ -1,4 +1,4 @@
-"""Looking at sparse models: sparsity, operations, times and features layer by layer, pictures of what survived."""
+"""Shows sparse models: sparsity, operations, times and features layer by layer, and pictures of the weights left."""
 
 from sparsity_tf.inspection.animation import MaskAnimation
 from sparsity_tf.inspection.comparison_plots import plot_class_specialization, plot_speedup

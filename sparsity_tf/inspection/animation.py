@@ -1,8 +1,8 @@
 """A film of a kernel that becomes sparse: `MaskAnimation`.
 
-After the animations of the Sparse VD repository (Molchanov, Ashukha and Vetrov, ICML 2017): the
-masked kernels of one layer over training, at most 50 frames of 600 x 600 pixels, colour limits
-fitted anew in every frame, so that one sees the survivors grow while their neighbours vanish.
+It imitates the animations of the Sparse VD repository (Molchanov, Ashukha and Vetrov, ICML 2017): the masked kernels of
+one layer during training, in at most 50 frames of 600 x 600 pixels. The colour limits are fitted anew in every frame,
+so one sees the surviving weights grow while their neighbours vanish.
 """
 
 from collections import namedtuple
@@ -22,13 +22,12 @@ _Frame = namedtuple("_Frame", ["pieces", "title"])
 class MaskAnimation(CallRepr):
     """Collects the masked weights of a layer during training and writes them as an animated GIF.
 
-    However often `capture` is called, memory holds at most `2 * max_frames` frames, evenly spread
-    over the calls.
+    Memory holds at most `2 * max_frames` frames, spread evenly over all calls of `capture`.
 
     Args:
-        layer: a sparse or plain layer with a kernel; what is drawn is as in `plot_filters`.
-        max_filters: how many kernels to show at most.
-        max_frames: how many frames the film has at most, first and last included.
+        layer: a sparse or plain layer with a kernel; the pictures are those of `plot_filters`.
+        max_filters: largest number of kernels to show.
+        max_frames: largest number of frames of the film, first and last included.
 
     Raises:
         ValueError: if `max_frames` is not an integer of at least 2.
@@ -62,10 +61,10 @@ class MaskAnimation(CallRepr):
         """Keeps the weights as they are now.
 
         Args:
-            label: what to write above the frame, e.g. `"epoch 3"`.
+            label: text to write above the frame, e.g. `"epoch 3"`.
         """
         check_instance("label", label, str)
-        # A copy: backends may hand out views of the variables' own memory.
+        # Copied, because a backend may return a view of the variable's own memory.
         pieces = kernel_pieces(self.layer, self.max_filters).copy()
         title = piece_title(self.layer, pieces)
         self._last = _Frame(pieces, f"{label}   {title}" if label else title)
@@ -88,7 +87,7 @@ class MaskAnimation(CallRepr):
         return [frames[i] for i in spread.round().astype(int)]
 
     def save_gif(self, path: PathLike, frames_per_second: float = 8) -> Figure:
-        """Writes the film; the last frame stays for two seconds, then it starts again.
+        """Writes the film. The last frame stays for two seconds, then the film starts again.
 
         Args:
             path: where to write the GIF file.

@@ -1,4 +1,4 @@
-"""Pictures of what `estimate_speedup` and `class_specialization` found.
+"""Pictures of the results of `estimate_speedup` and `class_specialization`.
 
 As in `plots.py`, every function returns a `matplotlib.figure.Figure` that belongs to no window, and writes it as PNG
 when given a path.
@@ -28,7 +28,7 @@ def plot_speedup(table: SpeedupTable, path: PathLike | None = None) -> Figure:
         `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: if `table` is no `SpeedupTable` or has no rows.
+        ValueError: if `table` is not a `SpeedupTable` or has no rows.
         ImportError: if matplotlib is missing.
 
     Example:
@@ -60,7 +60,7 @@ def plot_speedup(table: SpeedupTable, path: PathLike | None = None) -> Figure:
     axes.set_xlabel("milliseconds a call (estimated, but for dense)", fontsize=9)
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    # Below the axes: the longest bar may be that of any layer.
+    # The legend stands below the axes, because the longest bar may be anywhere inside them.
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     title = f"{table.channel_speedup:.2f}x without channels that are 0, {table.sparse_speedup:.2f}x without any 0"
     axes.set_title(title, fontsize=10, loc="left")
@@ -75,12 +75,13 @@ def plot_class_specialization(
 ) -> Figure:
     """Draws histograms of class specialisation back to back, one box a layer.
 
-    The layout is the source's: 49 bins from 0.09 to 0.51 (ten classes), channels of one network to the left and of the
-    other one to the right. What lies above is added to the last bin, and the box says how much that is.
+    The layout follows the source: 49 bins from 0.09 to 0.51 (ten classes), one network's channels to the left, the
+    other network's to the right. Channels with larger values are added to the last bin, and the box says how many there
+    are.
 
     Args:
-        dense: `FeatureTable` of one network, to the left.
-        sparse: `FeatureTable` of the other one, with as many layers, to the right.
+        dense: `FeatureTable` of the network on the left.
+        sparse: `FeatureTable` of the network on the right, with the same number of layers.
         path: where to write a PNG file, or `None`.
         labels: names of the two networks.
 
@@ -88,7 +89,7 @@ def plot_class_specialization(
         `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: if the arguments are no `FeatureTable`s, or the numbers of their layers are 0 or differ.
+        ValueError: if the arguments are not `FeatureTable`s, or their numbers of layers are 0 or differ.
         ImportError: if matplotlib is missing.
 
     Example:

@@ -1,12 +1,13 @@
-"""How much single feature maps belong to single classes: `class_specialization`, its histograms and their comparison.
+"""Measures how much feature maps specialise in single classes: `class_specialization` and `specialization_anova`.
 
-Of Dettmers and Zettlemoyer, "Sparse Networks from Scratch" (arXiv 1907.04840, section 5.2, and their program's option
-`--save-features`), who ask whether sparse networks have more general or more special features than dense ones.
+The method comes from Dettmers and Zettlemoyer, "Sparse Networks from Scratch" (arXiv 1907.04840, section 5.2, and the
+option `--save-features` of their program). They ask whether sparse networks have more general or more specialised
+features than dense networks.
 
-A layer's contribution A[channel, class] is the sum of |activation| over all examples of a class and over all positions.
-The channels that put out least, and together 5 % of the layer's sum, are left out. Of each other one the class
-specialisation is max over classes of A / sum over classes of A: 1/classes for a map that serves all alike, 1 for a map
-of one class.
+The contribution A[channel, class] of a channel is the sum of |activation| over all examples of a class and over all
+positions. The weakest channels, which together contribute at most 5 % of the layer's sum, are left out. The class
+specialisation of every other channel is the largest A over all classes, divided by the sum of A over all classes. It is
+1/classes for a map that serves all classes equally, and 1 for a map that serves one class.
 """
 
 import math
@@ -31,8 +32,8 @@ class FeatureRow:
     Args:
         name: path of the layer.
         contributions: float64 array of shape (channels, classes), the sums of |activation|.
-        density: fraction of the layer's outputs that aren't exactly 0.
-        dropped_share: share of the layer's sum that the channels left out may have together.
+        density: fraction of the layer's outputs that are not exactly 0.
+        dropped_share: largest share of the layer's sum that the omitted channels may have together.
     """
 
     name: str
@@ -42,7 +43,7 @@ class FeatureRow:
 
     @property
     def kept(self) -> np.ndarray:
-        """Indices of the channels that count, those of the least contribution first."""
+        """Indices of the channels that count, in the order of growing contribution."""
         totals = self.contributions.sum(axis=1)
         if not np.isfinite(totals).all() or not totals.any():
             return np.empty(0, int)
@@ -52,7 +53,7 @@ class FeatureRow:
 
     @property
     def specialization(self) -> np.ndarray:
-        """Array with a number in [1 / classes, 1] for each of `kept`; empty if all maps are 0 or some aren't finite."""
+        """Array with a number in [1 / classes, 1] for each of `kept`; empty if all maps are 0 or one is not finite."""
         kept = self.contributions[self.kept]
         return kept.max(axis=1, initial=0) / kept.sum(axis=1)
 
@@ -126,18 +127,19 @@ def class_specialization(
             integers, shape (n,) or (n, 1), or one-hot, shape (n, classes).
         where: which layers' outputs are features, as in `sparsify`: names, regular expressions or a predicate. `None`
             (default): every layer that ends in a ReLU (`ReLU`, `Activation("relu")`, or `activation="relu"`) and puts
-            out maps, that is positions and channels. Of a residual network the source's program takes the two ReLUs of
+            out maps, that is, positions and channels. In a residual network the source's program takes the two ReLUs of
             each block (here `where=r"stage.*_relu\\d"`).
         num_classes: number of classes; `None`: the width of one-hot labels or of the model's last output.
-        dropped_share: share of a layer's sum, 0 to 1, that the weakest channels, which are left out, may have.
+        dropped_share: share of a layer's sum, 0 to 1. The weakest channels with at most this share together are left
+            out.
 
     Returns:
-        A `FeatureTable`, a row a layer in the order of the model; layers that did not run have none. A layer called
-        several times counts all its outputs.
+        A `FeatureTable` with one row for each layer, in the order of the model. Layers that did not run have no row. A
+        layer that is called several times counts all its outputs.
 
     Raises:
-        ValueError: for a `model` that isn't built, data without labels, labels outside of the classes, an unknown
-            number of classes, or if no layer is selected.
+        ValueError: if `model` is not built, the data has no labels, labels are outside the classes, the number of
+            classes is unknown, or no layer is selected.
 
     Example:
 
@@ -198,7 +200,7 @@ def _ends_in_relu(layer):
 def _puts_out_maps(layer):
     try:
         return len(layer.output.shape) > 2
-    except (AttributeError, ValueError):  # Not part of a functional graph: only its kind tells.
+    except (AttributeError, ValueError):  # The layer is not in a functional graph, so its class must decide.
         return not isinstance(layer, keras.layers.Dense)
 
 
@@ -285,20 +287,22 @@ class Anova:
 
 
 def specialization_anova(dense: FeatureTable, sparse: FeatureTable) -> "Anova":
-    """Says how much of the variance of class specialisation is due to the layer, to sparsity, and to both together.
+    """Says how much of the variance of class specialisation is due to the layer, to sparsity, and to their interaction.
 
-    Specialisation ~ layer + network + layer x network over all channels, sums of squares of type 1 (each source after
-    those before it), with effect sizes, as in the source's analysis. Layers are paired by their order.
+    The model is specialisation ~ layer + network + layer x network over all channels, with effect sizes, as in the
+    source's analysis. Sums of squares are of type 1: each source of variance counts only what the sources before it
+    leave. Layers are paired by their order.
 
     Args:
-        dense: `FeatureTable` of one network.
-        sparse: `FeatureTable` of the other one, with as many layers.
+        dense: `FeatureTable` of the dense network.
+        sparse: `FeatureTable` of the sparse network, with the same number of layers.
 
     Returns:
         An `Anova`.
 
     Raises:
-        ValueError: if the numbers of layers differ, or there are fewer than two or one has no channels in a network.
+        ValueError: if the numbers of layers differ, there are fewer than two layers, or a layer has no channels in one
+            of the networks.
 
     Example:
 
@@ -339,13 +343,13 @@ def specialization_anova(dense: FeatureTable, sparse: FeatureTable) -> "Anova":
 
 
 def _residual(values, design):
-    """The sum of squares that a linear model leaves; the design may have dependent columns."""
+    """The residual sum of squares of a linear model. The design matrix may have dependent columns."""
     fitted = design @ np.linalg.lstsq(design, values, rcond=None)[0]
     return float(np.square(values - fitted).sum())
 
 
 def check_pair(dense, sparse):
-    """Raises a ValueError unless two `FeatureTable`s have as many layers."""
+    """Raises a ValueError unless two `FeatureTable`s have the same number of layers."""
     check_instance("dense", dense, FeatureTable)
     check_instance("sparse", sparse, FeatureTable)
     if len(dense) != len(sparse):

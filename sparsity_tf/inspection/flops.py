@@ -1,19 +1,18 @@
-"""How many operations a forward pass costs, dense and sparse: `count_flops`.
+"""Counts the operations of a forward pass, dense and sparse: `count_flops`.
 
-Two conventions, both for one example (batch size 1):
+There are two conventions, both for one example (batch size 1):
 
-* `"mac"`, of soft threshold reparameterisation (Kusupati et al., ICML 2020, and its budget tables):
-  a multiply-accumulate is one operation; the kernels of all layers, plus one addition per input
-  element of a global average pooling. No biases, normalisation or activations.
-* `"rigl"`, of RigL (Evci et al., ICML 2020, appendix "Calculation of FLOPs"): multiplications and
-  additions each count. An output element that combines V weights costs V multiplications and V - 1
-  additions, and every such layer is charged one addition for a bias and one multiplication for a
-  ReLU, whether it has them or not. Pooling counts nothing. The output of a `"same"` convolution is
-  ceil((in - k + 1 + 2 floor(k / 2)) / stride), which is Keras's for odd kernels and one more for
-  some even ones.
+* `"mac"`, from soft threshold reparameterisation (Kusupati et al., ICML 2020, and its budget tables): a
+  multiply-accumulate is one operation. The kernels of all layers count, plus one addition for each input element of a
+  global average pooling. Biases, normalisation and activations do not count.
+* `"rigl"`, from RigL (Evci et al., ICML 2020, appendix "Calculation of FLOPs"): multiplications and additions both
+  count. An output element that combines V weights costs V multiplications and V - 1 additions, plus one addition for a
+  bias and one multiplication for a ReLU, whether the layer has them or not. Pooling costs nothing. The output size of a
+  `"same"` convolution is ceil((in - k + 1 + 2 floor(k / 2)) / stride). This equals Keras's size for odd kernels and is
+  one more for some even kernels.
 
-Sparse operations are those of the non-zero weights, exact: a weight of a convolution is used at
-every output position, so non-zeros x positions is the count, whatever the pattern.
+Sparse operations count the non-zero weights only, and exactly: a weight of a convolution is used at every output
+position, so the count is non-zeros x positions for any pattern of zeros.
 """
 
 import math
@@ -42,15 +41,15 @@ class FlopsRow:
     Args:
         name: path of the layer.
         kind: name of its class.
-        calls: int, how often one forward pass calls it (for the cell of a recurrent layer: calls
-            the layer).
-        output_shape: shape of its last output, batch of 1 included, or `None` if it was not called.
+        calls: int, how often one forward pass calls the layer (for the cell of a recurrent layer: calls the recurrent
+            layer).
+        output_shape: shape of the layer's last output, batch of 1 included, or `None` if the layer was not called.
         dense: int, operations if no weight were zero.
         sparse: operations of the non-zero weights; int, or NaN when the weights are not finite.
         params_dense: int, kernel entries of the layer.
-        params_nonzero: int, those that are not exactly 0.
-        note: string, empty for an ordinary row; begins with "not counted" or "not called" when
-            `dense` is 0 for that reason.
+        params_nonzero: int, kernel entries that are not exactly 0.
+        note: string, empty for an ordinary row. It begins with "not counted" or "not called" if this is why `dense` is
+            0.
     """
 
     name: str
@@ -112,7 +111,7 @@ class FlopsTable:
 
     @property
     def not_counted(self) -> tuple[FlopsRow, ...]:
-        """Rows missing in the totals, because their kind of layer or their shape is not known."""
+        """Rows that the totals leave out, because the kind of layer or its shape is not known."""
         return [row for row in self.rows if row.note.startswith("not counted")]
 
     def __len__(self):
@@ -171,23 +170,23 @@ def count_flops(
 ) -> FlopsTable:
     """Counts the operations of one forward pass of `model` on one example.
 
-    Works on any Keras model: functional, sequential, subclassed, nested. The shapes are those that
-    the layers really see (a symbolic call is recorded); a layer called twice counts twice, its
+    The function works on any Keras model: functional, sequential, subclassed, nested. It records a symbolic call, so
+    the shapes are the ones that the layers really see. If a layer is called twice, its operations count twice, its
     weights once.
 
-    Counted are `Dense`, `EinsumDense`, `Conv1D/2D/3D` (strides, dilation, groups, any padding and
-    data format), their transposes, depthwise and separable convolutions, `ReversibleEmbedding` in
-    reverse, `SimpleRNN`, `LSTM`, `GRU` and our `FastGRNN` (and their cells), `ConvLSTM1D/2D/3D`, the products of
-    queries, keys and values in `MultiHeadAttention`, `GroupQueryAttention` and our `DotProductAttention` (a row
-    without weights, equal in dense and sparse), and under `"mac"` the additions of global average pooling. A lookup in
-    an embedding costs 0. Other layers that hold matrices have a row that says "not counted" and are listed in
-    `table.not_counted`; operations without weights (activations, `Dot`, `Attention`, bare `keras.ops`) are left out.
+    The table counts `Dense`, `EinsumDense`, `Conv1D/2D/3D` (strides, dilation, groups, any padding and data format),
+    their transposes, depthwise and separable convolutions, `ReversibleEmbedding` in reverse, `SimpleRNN`, `LSTM`, `GRU`
+    and our `FastGRNN` (and their cells), `ConvLSTM1D/2D/3D`, the products of queries, keys and values in
+    `MultiHeadAttention`, `GroupQueryAttention` and our `DotProductAttention` (a row without weights, equal in dense and
+    sparse), and under `"mac"` the additions of global average pooling. A lookup in an embedding costs 0. Other layers
+    that hold matrices have a row that says "not counted" and are listed in `table.not_counted`; operations without
+    weights (activations, `Dot`, `Attention`, bare `keras.ops`) are left out.
 
     Args:
         model: a Keras model or layer.
-        convention: `"mac"` or `"rigl"`, see the top of this file.
-        input_shape: shape of the input without the batch dimension, or a list or dict of shapes.
-            `None` (default): the model's own. A model that is not built is built with this shape.
+        convention: `"mac"` or `"rigl"`; see the top of `inspection/flops.py`.
+        input_shape: shape of the input without the batch dimension, or a list or dict of shapes. `None` (default): the
+            shape with which the model was built. A model that is not built is built with the given shape.
 
     Returns:
         A `FlopsTable`.
@@ -215,7 +214,7 @@ def count_flops(
 
 
 def _row(layer, found, convention):
-    """The layer's row from its (call, operations) pairs; `None` without kernels and operations."""
+    """Makes a layer's row from its (call, operations) pairs; `None` if it has neither kernels nor operations."""
     operations = [o for _, f in found for o in f.operations if o.layer is layer]
     problem = next((f.problem for _, f in found if f.problem), None)
     records = {record.name: record for record in weight_records(layer)}
@@ -224,7 +223,7 @@ def _row(layer, found, convention):
     note = ""
     dense = sparse = 0
     if any(o.weight is not None and o.weight not in records for o in operations):
-        # A quantised layer, for instance, whose kernel is packed under another name.
+        # For instance a quantised layer: it packs its kernel under another name.
         problem = "its kernel is held in an unknown form"
     if problem:
         note = f"not counted: {problem}"
@@ -262,7 +261,8 @@ def _cost(operation, records, convention):
 def _in_convention(macs, outputs, convention, activated=True):
     if convention == "mac":
         return macs
-    # An output element: V = macs / outputs multiplications, V - 1 additions; + 1 bias, + 1 ReLU.
+    # An output element costs V = macs / outputs multiplications and V - 1 additions, + 1 for the bias, + 1 for the
+    # ReLU.
     return 2 * macs - outputs + 2 * outputs * activated
 
 

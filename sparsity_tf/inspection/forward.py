@@ -1,7 +1,7 @@
-"""Looking into forward passes on real data: what the layers of a model read and put out.
+"""Watches forward passes on real data: the inputs and outputs of the layers of a model.
 
-Shared by the estimate of speed-ups (`speedup.py`) and the statistics of features (`features.py`). The model runs
-eagerly and for inference; what watches it is removed whatever happens.
+The estimate of speed-ups (`speedup.py`) and the statistics of features (`features.py`) use this module. The model runs
+eagerly and for inference. The functions that watch the layers are removed again, also after an error.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ def batches_of(data):
             an iterable of either, such as a list, a `tf.data.Dataset` or a `keras.utils.PyDataset`. It must end.
 
     Yields:
-        `(inputs, targets)`, targets `None` where there are none.
+        `(inputs, targets)`; `targets` is `None` if the data has none.
 
     Raises:
         ValueError: if there is no batch, or `data` is none of these.
@@ -34,18 +34,18 @@ def batches_of(data):
 
 
 def whole_batches(data, batch_size=None):
-    """`batches_of` with all that a batch holds.
+    """Splits data into batches as `batches_of` does, but keeps everything that a batch holds.
 
     Args:
         data: as for `batches_of`.
-        batch_size: number of examples; one batch that is given as arrays is split into batches of it. `None`: it stays
-            whole.
+        batch_size: number of examples. A single batch of arrays is split into batches of this size. `None`: the batch
+            stays whole.
 
     Yields:
         Tuples `(inputs,)`, `(inputs, targets)` or `(inputs, targets, weights)`.
 
     Raises:
-        ValueError: as `batches_of`.
+        ValueError: as for `batches_of`.
     """
     if is_one_batch(data):
         data = [data] if batch_size is None else _split(data, batch_size)
@@ -64,12 +64,12 @@ def whole_batches(data, batch_size=None):
 
 
 def is_one_batch(data):
-    """Whether data is a batch, not an iterable of them."""
+    """Whether data is one batch, not an iterable of batches."""
     return hasattr(data, "shape") or isinstance(data, tuple | dict)
 
 
 def _split(data, batch_size):
-    """One batch as batches of at most `batch_size` examples."""
+    """Splits one batch into batches of at most `batch_size` examples."""
     _check_inputs(data[0] if isinstance(data, tuple) and data else data)
     lengths = {leaf.shape[0] if getattr(leaf, "shape", ()) else None for leaf in keras.tree.flatten(data)}
     if len(lengths) != 1 or None in lengths:
@@ -90,16 +90,16 @@ def _check_inputs(inputs):
 
 @contextlib.contextmanager
 def unchanged_state(model, also=()):
-    """Puts back, whatever happens, what running a model may change.
+    """A context that restores all state that running a model may change, also after an error.
 
     Args:
         model: built Keras model or layer.
-        also: variables to be put back, too.
+        also: further variables to restore.
     """
     state = [variable for variable in model.variables if not variable.trainable]
     for layer in flatten_layers(model):
         if getattr(layer, "stateful", False):
-            # Keras does not list them among the variables of a layer.
+            # Keras does not list the states of recurrent layers among a layer's variables.
             state += keras.tree.flatten(getattr(layer, "states", None) or [])
     values = [(v, np.array(as_array(tensor_of(v)))) for v in {id(v): v for v in [*state, *also]}.values()]
     try:
@@ -110,7 +110,7 @@ def unchanged_state(model, also=()):
 
 
 def run_and_hear(model, inputs, layers, hear):
-    """Runs `model` once for inference, and tells about the calls of some of its layers.
+    """Runs `model` once for inference and reports the calls of some of its layers to a function.
 
     Args:
         model: built Keras model or layer.
@@ -119,7 +119,7 @@ def run_and_hear(model, inputs, layers, hear):
         hear: function of (layer, inputs, outputs), concrete tensors, called after each call of each of `layers`.
 
     Returns:
-        What the model puts out.
+        The outputs of the model.
     """
 
     def wrap(layer, call):

@@ -1,12 +1,12 @@
-"""How large the inputs are that each entry of a sparse weight is multiplied by, on data.
+"""Measures on data how large the inputs are by which each entry of a sparse weight is multiplied.
 
 Wanda (Sun et al., "A simple and effective pruning approach for large language models", arXiv 2306.11695) ranks weights
 by |w| ||x||_2, and ||x||_2^2 is the diagonal of the Hessian of a layer's squared error.
 
-One rule serves every kind of layer. What a layer computes is linear in its inputs and in its kernel K; so the sum of
-all outputs of linear(x^2, K) has, with respect to one entry of K, the derivative sum of x^2 over all inputs that this
-entry is multiplied by: patches of a convolution, with its padding and strides, the positions of an `EinsumDense`, the
-lookups of an embedding.
+One rule serves every kind of layer. The operation of a layer is linear in its inputs and in its kernel K. So take the
+sum of all outputs of linear(x^2, K). Its derivative with respect to one entry of K is the sum of x^2 over all inputs by
+which this entry is multiplied: patches of a convolution, with its padding and strides, the positions of an
+`EinsumDense`, the lookups of an embedding.
 """
 
 import functools
@@ -24,8 +24,8 @@ from sparsity_tf.layers import flatten_layers
 def input_norms(model, weights, data):
     """Runs a model for inference and measures the inputs of some of its sparse weights.
 
-    Nothing in the model changes. Of recurrent layers the recurrent kernel's inputs are the outputs of the step before
-    (also where a `GRU` with `reset_after=False` multiplies these by a gate first); masked steps don't count.
+    Nothing in the model changes. The inputs of a recurrent kernel are the outputs of the step before. (This also holds
+    for a `GRU` with `reset_after=False`, which multiplies these outputs by a gate first.) Masked steps do not count.
 
     Args:
         model: Built Keras model or layer.
@@ -33,10 +33,11 @@ def input_norms(model, weights, data):
         data: As for `forward.batches_of`.
 
     Returns:
-        List of float64 arrays of the shapes of the weights: for each entry, the 2-norm of what it is multiplied by.
+        List of float64 arrays, each of its weight's shape: for each entry the 2-norm of the inputs that multiply it.
 
     Raises:
-        ValueError: A weight is not used on `data`, or in a way that does not show its inputs; what `batches_of` raises.
+        ValueError: The model does not use a weight on `data`, or uses it in a way that hides its inputs; `batches_of`
+            refuses `data`.
     """
     sums = {(id(weight.layer), weight.name): 0.0 for weight in weights}
     wanted = {id(weight.layer) for weight in weights}
@@ -65,7 +66,7 @@ def _cells(layer):
 
 
 def _listener(sums, layer, apply_weight):
-    """Adds the squared inputs of each use of a layer's weights to `sums`."""
+    """Wraps `apply_weight` so that each use of a layer's weight adds its squared inputs to `sums`."""
     weights = {weight.name: weight for weight in layer.sparse_weights}
 
     @functools.wraps(apply_weight)
@@ -85,7 +86,7 @@ def _listener(sums, layer, apply_weight):
 
 
 def _squares_of_entries(linear, squares, shape, select=None):
-    """For each entry of a kernel the sum of the squared inputs that it is multiplied by: an array of its shape."""
+    """For each entry of a kernel, the sum of the squared inputs that multiply it; an array of the kernel's shape."""
 
     def total(kernel):
         return ops.sum(linear(squares, kernel if select is None else select(kernel)))
@@ -94,7 +95,7 @@ def _squares_of_entries(linear, squares, shape, select=None):
 
 
 def _recurrent_listener(sums, layer, call):
-    """The same for a recurrent layer, whose loop over time may run in one operation of the backend."""
+    """As `_listener`, for a recurrent layer: its loop over time may run in one operation of the backend."""
     [cell] = _cells(layer)
     shapes = {weight.name: weight.shape for weight in cell.sparse_weights}
 
@@ -125,7 +126,7 @@ def _recurrent_listener(sums, layer, call):
         mask = mask[0] if isinstance(mask, list | tuple) else mask
         add("kernel", sequences, mask)
         before = ops.concatenate([first[:, None], outputs[:, :-1]], axis=1)
-        # Outputs stand in the order of the steps.
+        # The outputs are in the order of the steps, so the mask of a layer that goes backwards is reversed.
         add("recurrent_kernel", before, ops.flip(mask, 1) if mask is not None and layer.go_backwards else mask)
         result = outputs if wanted[0] else states[0]
         return (result, *states) if wanted[1] else result

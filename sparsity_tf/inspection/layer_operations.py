@@ -1,8 +1,7 @@
-"""How often a call of a layer uses each of its weights: the arithmetic behind `count_flops`, one
-function a kind.
+"""How often a call of a layer uses each of its weights: the arithmetic of `count_flops`, one function for each kind.
 
-Everything here is shapes; weights and their zeros come later. A layer of a kind that is not listed
-is not guessed at.
+These functions look at shapes only, not at weights and their zeros. A kind of layer that is not listed is not counted
+by guessing.
 """
 
 import math
@@ -73,11 +72,10 @@ def _spatial(layer, shape):
 
 
 def _convolution_positions(layer, input_shape, output_shape, convention):
-    """How many outputs a filter of a convolution has, for all examples."""
+    """Number of outputs of one filter of a convolution, for all examples."""
     positions = _spatial(layer, output_shape)
     if convention == "rigl" and layer.padding == "same":
-        # Depthwise and separable layers keep strides and dilations as tuples too; all are one entry
-        # a dimension.
+        # Strides and dilations are tuples with one entry for each dimension, also in depthwise and separable layers.
         spans = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
         positions = [
             math.ceil((size - span + 1 + 2 * (span // 2)) / stride)
@@ -96,7 +94,7 @@ def _einsum_dense(call, convention):
     left, right = layer.equation.replace(" ", "").split("->")[0].split(",")
     front, _, back = left.partition("...")
     shape = call.input_shape
-    # An ellipsis has no labels: what is before it counts from the front, after it from the back.
+    # An ellipsis has no labels. Labels before it count from the front, labels after it from the back.
     labels = dict(zip(front, shape[: len(front)], strict=True))
     labels |= dict(zip(back, shape[len(shape) - len(back) :], strict=True))
     free = [size for label, size in labels.items() if label not in right]
@@ -127,8 +125,8 @@ def _separable_convolution(call, convention):
 
 
 def _transposed_convolution(call, convention):
-    # Each weight is used once for every *input* position; what falls outside the output is counted,
-    # as zeros of padding are in a convolution.
+    # Each weight is used once for every *input* position. Products that fall outside the output count, as the zeros of
+    # padding do in a convolution.
     uses = call.input_shape[0] * math.prod(_spatial(call.layer, call.input_shape))
     return _counted(Operation(call.layer, "kernel", uses, size_of(call.output_shape)))
 
@@ -152,7 +150,7 @@ _CELLS = (kl.SimpleRNNCell, kl.LSTMCell, kl.GRUCell, FastGRNNCell)
 def _cell_step(cell, steps):
     if isinstance(cell, FastGRNNCell):
         return _matrix_step(cell, "kernel", steps) + _matrix_step(cell, "recurrent", steps)
-    # The recurrent sum joins the input's: V counts both, so its outputs are counted once.
+    # The sum over the state is added to the sum over the inputs. V counts both, so the outputs are counted once.
     return [
         Operation(cell, "kernel", steps, steps * cell.kernel.shape[-1]),
         Operation(cell, "recurrent_kernel", steps, 0),
@@ -160,7 +158,7 @@ def _cell_step(cell, steps):
 
 
 def _matrix_step(cell, prefix, steps):
-    """The products with W ("kernel") or U ("recurrent") of a `FastGRNNCell`: with one matrix, or with two factors."""
+    """The products of a `FastGRNNCell` with W ("kernel") or U ("recurrent"), stored as one matrix or as two factors."""
     outputs = steps * cell.units if prefix == "kernel" else 0
     left = getattr(cell, f"{prefix}_left", None)
     if left is None:
@@ -168,7 +166,7 @@ def _matrix_step(cell, prefix, steps):
     rows, rank = left.shape
     gain = f"{prefix}_gain"
     if gain in {record.name for record in weight_records(cell)}:
-        # A gain that is zero saves its column of the left factor, its row of the right one, and its own product.
+        # A gain of zero saves its column of the left factor, its row of the right factor, and its own product.
         return [Operation(cell, gain, steps * (rows + 1 + cell.units), outputs, "products of each rank")]
     operations = [
         Operation(cell, f"{prefix}_left", steps, steps * rank),
@@ -182,13 +180,13 @@ def _cell(call, convention):
 
 
 def _recurrent_convolution(call, convention):
-    """A `ConvLSTM`: each step convolves its inputs, and the outputs before, with a kernel for all four gates."""
+    """A `ConvLSTM`. Each step convolves its inputs, and the last outputs, with kernels for all four gates."""
     layer, cell, steps = call.layer, call.layer.cell, call.input_shape[1]
-    # The recurrent convolution keeps the positions that the convolution of a step's inputs has left.
+    # The recurrent convolution works on the positions that the convolution of a step's inputs puts out.
     inputs = (call.input_shape[0], *call.input_shape[2:])
     outputs = cell.compute_output_shape(inputs)[0]
     positions = steps * _convolution_positions(cell, inputs, outputs, convention)
-    # The recurrent sum joins the input's: its outputs are counted once.
+    # The recurrent sum is added to the sum over the inputs, so the outputs are counted once.
     return _counted(
         Operation(cell, "kernel", positions, positions * 4 * layer.filters),
         Operation(cell, "recurrent_kernel", positions, 0),
@@ -247,8 +245,7 @@ def _global_average_pooling(call, convention):
     return _counted(Operation(call.layer, None, size_of(call.input_shape), 0, "additions of the average"))
 
 
-# First match wins: a subclass stands before its parent. Older Keras versions lack some of the
-# classes.
+# The first match wins, so a subclass stands before its parent. Older Keras versions lack some of the classes.
 _KINDS = [
     (kl.Dense, _dense),
     (kl.EinsumDense, _einsum_dense),

@@ -1,10 +1,9 @@
 """Pictures of sparse models: surviving inputs, filters, and sparsity layer by layer.
 
-The first two are those of the Sparse VD repository (Molchanov, Ashukha and Vetrov, ICML 2017): the
-border pixels of MNIST that no unit looks at any more, and convolution kernels of which a few
-entries are left. Every function returns a `matplotlib.figure.Figure` that belongs to no window and
-no pyplot state, and writes it as PNG when given a path. matplotlib is needed only here: `pip
-install "sparsity-tf[plot]"`.
+The first two pictures imitate the Sparse VD repository (Molchanov, Ashukha and Vetrov, ICML 2017). They show the border
+pixels of MNIST that no unit reads any more, and convolution kernels with few entries left. Every function returns a
+`matplotlib.figure.Figure` that belongs to no window and no pyplot state, and writes it as PNG when given a path. Only
+the plots need matplotlib: `pip install "sparsity-tf[plot]"`.
 """
 
 import math
@@ -30,15 +29,14 @@ def plot_input_mask(
     """Shows which input pixels a fully connected layer still looks at.
 
     Args:
-        layer_or_model: a dense layer on flattened images, or a model: its first `Dense` layer is
-            taken.
+        layer_or_model: a dense layer on flattened images, or a model, whose first `Dense` layer is taken.
         image_shape: `(height, width)` or `(height, width, channels)` of the images before
             flattening. Channels are added up.
         path: where to write a PNG file, or `None`.
 
     Returns:
-        `matplotlib.figure.Figure`: for each pixel the number of units with a non-zero weight on it;
-        pixels with none are grey.
+        `matplotlib.figure.Figure`: for each pixel the number of units with a non-zero weight on it. Pixels without such
+        a unit are grey.
 
     Raises:
         ValueError: if there is no dense layer, or its inputs are not the pixels of `image_shape`.
@@ -82,12 +80,11 @@ def plot_filters(layer: keras.layers.Layer, path: PathLike | None = None, max_fi
     """Shows the kernels of a convolution with their zeros.
 
     Args:
-        layer: a convolution, sparse or plain. Each box is the kernel from one input channel to one
-            filter (for `Conv1D`: one filter, steps down and channels across), filter by filter. Of
-            a layer whose kernel is a matrix, such as `Dense`, the whole matrix is shown, inputs
-            down and units across.
+        layer: a convolution, sparse or plain. Each box shows the kernel from one input channel to one filter (for
+            `Conv1D`: one filter, steps down and channels across), filter by filter. If the kernel is a matrix, as in
+            `Dense`, one box shows all of it, inputs down and units across.
         path: where to write a PNG file, or `None`.
-        max_filters: how many boxes at most; the first ones are shown.
+        max_filters: largest number of boxes. If there are more, the first ones are shown.
 
     Returns:
         `matplotlib.figure.Figure`: blue negative, red positive, symmetric about 0; exact zeros are
@@ -145,7 +142,7 @@ def plot_layer_sparsity(model_or_table: keras.layers.Layer | SparsityTable, path
         left = f"{row.nonzeros:,} of {row.size:,}" if row.finite else "non-finite weights"
         axes.text(101.5, position, left, va="center", fontsize=8)
         if row.finite:
-            # Inside a long bar, right of a short one.
+            # The text stands inside a long bar, but to the right of a short one.
             inside = row.sparsity > 0.15
             axes.text(
                 100 * row.sparsity + (-1 if inside else 1),
@@ -187,7 +184,7 @@ def kernel_pieces(layer, max_filters):
 
 
 def piece_title(layer, pieces):
-    """Title for `draw_pieces`: the layer, how much of it is shown, and how sparse all of it is."""
+    """Title for `draw_pieces`: the layer, the part of it that is shown, and the sparsity of the whole kernel."""
     kernel = kernel_value(layer)
     shown = "" if pieces.size == kernel.size else f" (first {len(pieces):,} kernels)"
     zeros = f"{kernel.size - np.count_nonzero(kernel):,} of {kernel.size:,} weights are 0"
@@ -215,8 +212,8 @@ def draw_pieces(pieces, title):
     pixels[~np.isfinite(mosaic)] = 0.0
     pixels[empty] = _LINES
 
-    # Fixed places, by the shape of the grid: the frames of an animation must not move with the tick
-    # labels. The cells of one matrix need not be square.
+    # Axes have fixed places that depend on the shape of the grid only: the frames of an animation must not move when
+    # tick labels change. The cells of a single matrix need not be square.
     wanted = pixels.shape[0] / pixels.shape[1] if len(pieces) > 1 else 0.86 / 0.78
     height = min(0.86, 0.78 * wanted)
     width = height / wanted
@@ -234,7 +231,7 @@ def draw_pieces(pieces, title):
 
 
 def _mosaic(pieces):
-    """The boxes side by side, entries blown up to cells of pixels; and where there is no box."""
+    """Puts the boxes side by side, each entry as a cell of pixels. Also returns where there is no box."""
     count, height, width = pieces.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -276,7 +273,7 @@ def _colormap(name):
 
 def require_matplotlib():
     """Raises an `ImportError` that says what to install when matplotlib is missing."""
-    # One of the submodules that are used: the package alone may be there in name only.
+    # A submodule is imported: the package alone may exist in name only.
     import_optional("matplotlib.figure")
 
 

@@ -1,7 +1,7 @@
-"""Which layers can be pruned: `sensitivity` prunes each weight alone, measures, and puts it back.
+"""Finds the layers that can be pruned: `sensitivity` prunes each weight alone, measures, and restores it.
 
-The analysis of Han et al., "Learning both weights and connections for efficient neural networks" (arXiv 1506.02626,
-figure 6), and Li et al., "Pruning filters for efficient ConvNets" (arXiv 1608.08710, figure 2).
+The analysis follows Han et al., "Learning both weights and connections for efficient neural networks" (arXiv
+1506.02626, figure 6), and Li et al., "Pruning filters for efficient ConvNets" (arXiv 1608.08710, figure 2).
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class SensitivityRow:
         name: path of the weight.
         size: int, number of its entries.
         zeros: tuple of ints, number of its zeros at each sparsity of the table.
-        values: tuple of floats, the metric at each sparsity, all other weights as they are.
+        values: tuple of floats, the metric at each sparsity. All other weights keep their values.
     """
 
     name: str
@@ -49,8 +49,8 @@ class SensitivityTable:
     Args:
         rows: sequence of `SensitivityRow`.
         sparsities: tuple of floats, fractions of zeros.
-        metric: name of what was measured, such as `"accuracy"` or `"loss"`.
-        baseline: float, the metric of the model as it is.
+        metric: name of the metric, such as `"accuracy"` or `"loss"`.
+        baseline: float, the metric of the unpruned model.
 
     Example:
 
@@ -120,7 +120,7 @@ class SensitivityTable:
                     writer.writerow([row.name, row.size, sparsity, zeros, value, self.baseline])
 
     def plot(self, path: PathLike | None = None) -> Figure:
-        """Shows the table as a map of colours, a line for each weight and a column for each sparsity.
+        """Draws the table as a heat map, with a row for each weight and a column for each sparsity.
 
         Args:
             path: where to write a PNG file, or `None`.
@@ -163,28 +163,29 @@ def sensitivity(
 ) -> SensitivityTable:
     """Measures a model with each of its weights pruned by magnitude, one weight at a time, at each sparsity.
 
-    The model comes back as it was, to the bit, also after an error: its weights, the state of metrics and random
+    Afterwards, also after an error, the model is restored to the bit: its weights, the state of metrics and random
     generators, the classes of its layers. A plain model stays plain.
 
     Args:
-        model: Built Keras model or layer, plain or with masked layers (of which pruned weights stay pruned).
-        data: What to measure on: a tuple `(x, y)` or `(x, y, sample_weight)` of arrays, a list or generator of such
-            batches, or what else `evaluate` takes: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a `DataLoader`.
-        sparsities: Sequence of fractions of zeros, in [0, 1). Of a weight of n entries, or groups of a structure,
-            floor((1 - s) n) live.
-        metric: What to measure: the name of a result of `evaluate` ("loss", "accuracy"), or a Keras metric, its name or
-            a function of (y_true, y_pred). Default: the first metric that the model is compiled with, or its loss.
-        structure: As in `sparsity_tf.masks.structures`. Default: what masked layers say; of plain ones single weights.
-            With an N:M structure no sparsity above 1 - N/M.
-        where: Which layers, as in `sparsify`. Default: all that can be pruned.
-        batch_size: Integer, for data given as arrays.
+        model: Built Keras model or layer, plain or with masked layers. Weights that are already pruned stay pruned.
+        data: Data for the measurement: a tuple `(x, y)` or `(x, y, sample_weight)` of arrays, a list or generator of
+            such batches, or anything else that `evaluate` takes: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
+            `DataLoader`.
+        sparsities: Sequence of fractions of zeros, in [0, 1). At sparsity s, floor((1 - s) n) of a weight's n entries,
+            or n groups of a structure, are live.
+        metric: The name of a result of `evaluate` ("loss", "accuracy"), or a Keras metric, its name or a function of
+            (y_true, y_pred). Default: the first metric of the compiled model, or its loss.
+        structure: As in `sparsity_tf.masks.structures`. Default: the structure of a masked layer; single weights in a
+            plain layer. With an N:M structure no sparsity may be above 1 - N/M.
+        where: Which layers to prune, as in `sparsify`. Default: all layers that can be pruned.
+        batch_size: Integer, the batch size for data given as arrays.
 
     Returns:
-        A `SensitivityTable`, a row a weight in the order of the model.
+        A `SensitivityTable` with one row for each weight, in the order of the model.
 
     Raises:
-        ValueError: For any other argument, and if there is nothing to prune, or layers are sparse by another technique
-            than "masked".
+        ValueError: An argument has a value that is not allowed, there is nothing to prune, or layers are sparse by
+            another technique than "masked".
 
     Example:
 
@@ -210,7 +211,7 @@ def sensitivity(
 
 @dataclass(frozen=True)
 class _Weight:
-    """What is to be known of a weight, without its layer being sparse."""
+    """The facts about a weight that pruning needs, so that the layer itself need not be sparse."""
 
     name: str
     variable: keras.Variable
@@ -260,7 +261,7 @@ def _check_structures(weights, sparsities):
 
 
 def _prunable(model, where, kind):
-    """The weights to prune: those of masked layers, or of a plain model those that `sparsify` would take."""
+    """The weights to prune: those of masked layers, or the weights of a plain model that `sparsify` would take."""
     from sparsity_tf.sparsify import plan
 
     listed = get_sparse_weights(model)
@@ -289,7 +290,7 @@ def _prunable(model, where, kind):
     layers, _ = plan(model, Masked(), where)
     found = []
     for layer in layers:
-        # Only a sparse layer says which weights it has, and which of their axes are output units.
+        # Only a sparse layer can say which of its weights are prunable, and which of their axes index output units.
         try:
             make_sparse(layer, Masked())
             weights = [weight for weight in get_sparse_weights(layer) if weight.size]
@@ -303,7 +304,7 @@ def _prunable(model, where, kind):
 
 
 class _Measured(keras.Model):
-    """A model under a metric of its own: the given model's compiled state stays as it is."""
+    """Wraps a model to give it a separate metric, so that the compiled state of the model does not change."""
 
     def __init__(self, model):
         super().__init__(name="measured")
@@ -317,7 +318,7 @@ class _Measured(keras.Model):
 
 
 def _evaluator(model, metric, data):
-    """Returns (function without arguments that measures, name of what it measures)."""
+    """Returns (function without arguments that measures, name of the metric)."""
     if metric is None and not getattr(model, "compiled", False):
         raise ValueError("`metric` must be given for a model that is not compiled. Received: metric=None")
     if metric is None or isinstance(metric, str) and getattr(model, "compiled", False):
@@ -338,7 +339,7 @@ def _evaluator(model, metric, data):
 
 
 def _own_metric(metric):
-    """The metric, checked; a copy of one that has a state."""
+    """Checks a metric and returns it; a metric with a state is copied."""
     if isinstance(metric, keras.metrics.Metric):
         return type(metric).from_config(metric.get_config())
     if isinstance(metric, keras.losses.Loss):
@@ -361,7 +362,7 @@ def _own_metric(metric):
 
 
 def _evaluation_data(data, batch_size):
-    """Keyword arguments for `evaluate`, which can be used again and again."""
+    """Keyword arguments for `evaluate` that can be used many times."""
     if isinstance(data, tuple):
         _check_batch(data)
         return {**dict(zip(("x", "y", "sample_weight"), data, strict=False)), "batch_size": batch_size}
@@ -389,7 +390,7 @@ def _check_batch(batch):
 
 
 class _Batches(keras.utils.PyDataset):
-    """A list of batches as `evaluate` takes it."""
+    """A list of batches in a form that `evaluate` accepts."""
 
     def __init__(self, batches):
         super().__init__()
@@ -404,14 +405,14 @@ class _Batches(keras.utils.PyDataset):
 
 @contextlib.contextmanager
 def _unchanged(model, variables):
-    """Puts back the weights to be pruned, and whatever state evaluation changes."""
+    """A context that restores the pruned weights and all state that evaluation changes."""
     metrics = list(getattr(model, "metrics_variables", ()))
     with unchanged_state(model, [*variables, *metrics]):
         try:
             yield
         finally:
             if len(getattr(model, "metrics_variables", ())) != len(metrics):
-                # Metrics that evaluation has made.
+                # Evaluation may have created metrics; they are reset.
                 model.reset_metrics()
 
 

@@ -1,4 +1,4 @@
-"""The sparsities of a model as a budget, to be given to another training run."""
+"""Makes a budget from the sparsities of a model, for another training run."""
 
 import fractions
 
@@ -10,18 +10,18 @@ from sparsity_tf.layers import get_sparse_weights
 
 
 def sparsity_budget(model: keras.layers.Layer) -> Budget:
-    """The sparsities that a model has now: exact zeros at inference.
+    """Makes a budget of a model's present sparsities, counted as exact zeros at inference.
 
     Args:
-        model: Built Keras model or layer with sparse layers. Layers without sparse weights have no entries, whatever
-            zeros they hold.
+        model: Built Keras model or layer with sparse layers. Layers without sparse weights get no entry, even if they
+            hold zeros.
 
     Returns:
-        A `Budget` with sizes; names are paths ("encoder/dense_1/kernel"). `masks.number_of_zeros(s, size)` of an entry
-        is the number of zeros counted.
+        A `Budget` with sizes. Names are paths ("encoder/dense_1/kernel"). For each entry `masks.number_of_zeros(s,
+        size)` is the number of zeros counted.
 
     Raises:
-        ValueError: If the model has no sparse weights, or two of one path.
+        ValueError: The model has no sparse weights, or two sparse weights with the same path.
 
     Example:
 

@@ -1,14 +1,14 @@
-"""How much faster a model could be if zeros cost nothing: `estimate_speedup`.
+"""Estimates how much faster a model could be if zeros cost nothing: `estimate_speedup`.
 
-The estimate of Dettmers and Zettlemoyer, "Sparse Networks from Scratch" (arXiv 1907.04840; the option `--bench` of
-their program): each convolution is timed as it runs, dense, and the time scaled by what is not zero,
+The estimate comes from Dettmers and Zettlemoyer, "Sparse Networks from Scratch" (arXiv 1907.04840; the option `--bench`
+of their program). It times each dense convolution and multiplies the time t by the fraction that is not zero:
 
-* channel sparse: t (1 - c_w) (1 - c_x), where c_w is the fraction of input channels of which all weights are 0, and c_x
+* channel sparse: t (1 - c_w) (1 - c_x), where c_w is the fraction of input channels whose weights are all 0, and c_x
   the fraction of input maps, over examples and channels, that are 0 everywhere;
 * fully sparse: t d_w d_x, where d_w and d_x are the fractions of non-zero weights and inputs.
 
-Nothing is computed sparsely: these are what perfect hardware would save, not what yours will (`count_flops` counts the
-same thing without a clock, and without the zeros of the inputs).
+Nothing is computed sparsely: the results are times on perfect hardware, not on yours. (`count_flops` makes the same
+estimate without a clock, and without the zeros of the inputs.)
 """
 
 import math
@@ -145,19 +145,20 @@ class SpeedupTable:
 def estimate_speedup(model: keras.layers.Layer, data: Data, where: Where = None) -> SpeedupTable:
     """Estimates how much faster the convolutions of a model could be, from the zeros in weights and inputs.
 
-    Runs the model for inference (batch normalisation and dropout too), eagerly, on the default device, and times every
-    convolution with its kernel of inference; bias and activation are left out. Zeros in inputs mostly come from ReLU,
-    so `data` should be real.
+    The function runs the model for inference (batch normalisation and dropout too), eagerly, on the default device. It
+    times every convolution with the kernel that inference uses, without bias and activation. Zeros in inputs mostly
+    come from ReLU, so `data` should be real.
 
     Args:
         model: built Keras model, dense or sparse.
-        data: batches of inputs, targets are ignored: an array, a tuple `(inputs, targets)`, or an iterable of either,
-            such as a `tf.data.Dataset`. More batches make the times more exact.
-        where: which layers, as in `sparsify`: names, regular expressions or a predicate. `None` (default): every
-            `Conv1D/2D/3D` and `DepthwiseConv1D/2D`. The source's program leaves out the shortcuts of residual networks.
+        data: batches of inputs: an array, a tuple `(inputs, targets)`, or an iterable of either, such as a
+            `tf.data.Dataset`. Targets are ignored. More batches make the times more exact.
+        where: which layers to time, as in `sparsify`: names, regular expressions or a predicate. `None` (default):
+            every `Conv1D/2D/3D` and `DepthwiseConv1D/2D`. The source's program leaves out the shortcuts of residual
+            networks.
 
     Returns:
-        A `SpeedupTable`, a row a layer in the order of the model; layers that did not run have none.
+        A `SpeedupTable` with one row for each layer, in the order of the model. Layers that did not run have no row.
 
     Raises:
         ValueError: if `model` is not built, `data` is empty or no layer is selected.
@@ -207,12 +208,13 @@ def _select(model, everything, where):
 
 
 def _seconds(layer, inputs, kernel):
-    """Wall time of the layer's dense convolution; a first call, which may compile, isn't counted."""
+    """Wall time of the layer's dense convolution. A first call, which may compile, is not counted."""
     kernel = keras.ops.convert_to_tensor(kernel, dtype=inputs.dtype)
     for _ in range(2):
         start = time.perf_counter()
         outputs = _convolve(layer, inputs, kernel)
-        # One element is enough to wait for all of them; numpy can't take one in bfloat16 from TensorFlow.
+        # Reading one element waits for the whole result. The cast is needed because numpy can't read a bfloat16 scalar
+        # of TensorFlow.
         keras.ops.convert_to_numpy(keras.ops.cast(outputs[(0,) * len(outputs.shape)], "float32"))
         seconds = time.perf_counter() - start
     return seconds
@@ -234,9 +236,10 @@ def _convolve(layer, inputs, kernel):
 
 
 def _dead_channels_of_kernel(layer, kernel):
-    """The fraction of input channels of which all weights are 0."""
+    """The fraction of input channels whose weights are all 0."""
     groups = 1 if isinstance(layer, _DEPTHWISE) else layer.groups
-    # A filter of group g reads the channels of group g alone: (positions, channels a group, groups, filters a group).
+    # A filter of group g reads the channels of group g only. Axes: (positions, channels a group, groups, filters a
+    # group).
     by_group = kernel.reshape(-1, kernel.shape[-2], groups, kernel.shape[-1] // groups)
     return 1 - np.count_nonzero(by_group.any(axis=(0, 3))) / (kernel.shape[-2] * groups)
 

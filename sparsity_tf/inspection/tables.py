@@ -1,11 +1,10 @@
-"""How sparse a model is, weight by weight: `sparsity_table`.
+"""Shows how sparse a model is, weight by weight: `sparsity_table`.
 
-The rows come from the protocol of sparse layers, so one table serves every technique; plain Keras
-layers whose kernels hold zeros (a model converted back with `to_dense`, a model pruned elsewhere)
-are counted as well. Two further layouts, `summary_table` and `stats_table`, are those of the `dst`
-package for dynamic sparse reparameterisation (Mostafa and Wang, 2019, "Parameter efficient training
-of deep convolutional neural networks by dynamic sparse reparameterization"), so that its users find
-their columns.
+The rows come from the protocol of sparse layers, so one table serves every technique; plain Keras layers whose kernels
+hold zeros (a model converted back with `to_dense`, a model pruned elsewhere) are counted as well. Two further layouts,
+`summary_table` and `stats_table`, have the columns of the `dst` package for dynamic sparse reparameterisation (Mostafa
+and Wang, 2019, "Parameter efficient training of deep convolutional neural networks by dynamic sparse
+reparameterization").
 """
 
 import csv
@@ -34,9 +33,10 @@ class SparsityRow:
             log alpha, for soft-threshold reparameterisation the threshold(s) on the magnitude.
         finite: bool, whether all values behind the row are finite.
         sparse: bool, whether the weight belongs to a sparse layer.
-        live: `None`, or int, entries that the weight's mask lets live. It is more than `nonzeros` where live entries
-            are exactly 0, as weights that were just grown are.
-        note: string, empty for an ordinary row: why an N:M pattern gives fewer zeros than its name says.
+        live: `None`, or int, number of live entries in the weight's mask. It is larger than `nonzeros` if live entries
+            are exactly 0, e.g. weights that were just grown.
+        note: string, empty for an ordinary row. Otherwise it says why an N:M pattern gives fewer zeros than its name
+            says.
     """
 
     name: str
@@ -71,8 +71,8 @@ class SparsityTable:
 
     Args:
         rows: sequence of `SparsityRow`.
-        parameters: int, number of parameters of the whole model for `summary_table`: all trainable
-            ones, and the weights in the rows that are frozen.
+        parameters: int, number of parameters of the whole model for `summary_table`: all trainable parameters, and the
+            frozen weights in the rows.
 
     Example:
 
@@ -99,7 +99,7 @@ class SparsityTable:
 
     @property
     def live(self) -> int:
-        """Number of entries that masks let live; the non-zero ones of rows without a mask."""
+        """Number of live entries of the masks; in rows without a mask the number of non-zero entries."""
         return sum(row.nonzeros if row.live is None else row.live for row in self.rows)
 
     @property
@@ -109,12 +109,12 @@ class SparsityTable:
 
     @property
     def sparsity(self) -> float:
-        """Fraction of zeros over all rows; 0.0 without rows, NaN when a row is not finite."""
+        """Fraction of zeros over all rows; 0.0 without rows, NaN if a row is not finite."""
         return _sparsity(self.size, self.nonzeros, self.finite)
 
     @property
     def sparsity_of_sparse_weights(self) -> float | None:
-        """Fraction of zeros over the rows of sparse layers; `None` without any, NaN when one of them is not finite."""
+        """Fraction of zeros over the rows of sparse layers; `None` without such rows, NaN if one is not finite."""
         rows = [row for row in self.rows if row.sparse]
         if not rows:
             return None
@@ -125,7 +125,7 @@ class SparsityTable:
     def compression(self) -> float:
         """All weights / non-zero weights.
 
-        `inf` when none is left, 1.0 without rows, NaN when a row is not finite.
+        `inf` if no weight is left, 1.0 without rows, NaN if a row is not finite.
         """
         if not self.finite:
             return math.nan
@@ -196,12 +196,11 @@ class SparsityTable:
         return {"rows": rows, "total": {field: getattr(self, field) for field in fields}}
 
     def to_csv(self, path: PathLike) -> None:
-        """Writes one line a weight, without a total: `name,shape,size,nonzeros,sparsity,threshold`.
+        """Writes one line for each weight, without a total: `name,shape,size,nonzeros,sparsity,threshold`.
 
         Args:
-            path: where to write. Shapes are written as `784x300`, sparsities as fractions (`nan`
-                when the weight is not finite), several thresholds as `lowest..highest`, a missing
-                threshold as nothing.
+            path: where to write. Shapes are written as `784x300`, sparsities as fractions (`nan` when the weight is not
+                finite), several thresholds as `lowest..highest`, a missing threshold as an empty field.
         """
         check_path("path", path)
         with open(path, "w", newline="", encoding="utf-8") as file:
@@ -223,14 +222,12 @@ class SparsityTable:
     def summary_table(self, free_parameters: bool = True) -> str:
         """The one-line `sum_table` of the `dst` package.
 
-        Sparse parameters are the weights in the rows of this table, dense parameters are all other
-        trainable parameters of the model (a technique's variances or thresholds count here), free =
-        dense + non-zero, and sparsity is the `dst` package's: zeros / **all** trainable parameters,
-        not zeros / sparse parameters.
+        Sparse parameters are the weights in the rows of this table. Dense parameters are all other trainable parameters
+        of the model, a technique's variances or thresholds included. Free parameters = dense + non-zero. Sparsity is
+        defined as in the `dst` package: zeros / **all** trainable parameters, not zeros / sparse parameters.
 
         Args:
-            free_parameters: whether to show the column "# free parameters", which came into the
-                package later.
+            free_parameters: whether to show the column "# free parameters", which early versions of the package lack.
 
         Returns:
             String.
@@ -251,7 +248,7 @@ class SparsityTable:
         return _grid([list(columns.values())], list(columns), ["right"] * len(columns))
 
     def stats_table(self) -> str:
-        """The `stats_table` of the `dst` package: one line a weight, sparsity with four decimals.
+        """The `stats_table` of the `dst` package: one line for each weight, sparsity with four decimals.
 
         Returns:
             String.
@@ -301,9 +298,8 @@ class SparsityTable:
 def sparsity_table(model: keras.layers.Layer, include_dense: bool = False) -> SparsityTable:
     """Counts the zeros in a model, weight by weight.
 
-    Every layer counts once, also when it is shared; nested models, wrappers and the projections
-    inside `MultiHeadAttention` are included. Counts are exact and are those of the value used at
-    inference.
+    Every layer counts once, also if it is shared. Nested models, wrappers and the projections inside
+    `MultiHeadAttention` are included. Counts are exact, and taken from the values that inference uses.
 
     Args:
         model: a built `keras.Model`, or one built layer.
@@ -316,7 +312,7 @@ def sparsity_table(model: keras.layers.Layer, include_dense: bool = False) -> Sp
         sparsity NaN, never 1.0.
 
     Raises:
-        ValueError: if `model` is no Keras layer or is not built.
+        ValueError: if `model` is not a Keras layer or is not built.
 
     Example:
 
@@ -361,7 +357,7 @@ def _percent(sparsity, finite):
     if not finite:
         return "non-finite weights"
     text = f"{100 * sparsity:.2f} %"
-    # A few survivors among millions must not read as none, nor a few zeros as dense.
+    # A few survivors among millions must not look like none, and a few zeros must not look like a dense weight.
     if text == "100.00 %" and sparsity < 1:
         return "> 99.99 %"
     return "< 0.01 %" if text == "0.00 %" and sparsity > 0 else text

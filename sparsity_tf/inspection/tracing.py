@@ -1,9 +1,9 @@
-"""Which layers a model calls, and on which shapes: one symbolic call, recorded.
+"""Finds the layers that a model calls, and the shapes of their inputs, from one recorded symbolic call.
 
-A layer does not know the shapes on which it runs, and a model that is subclassed, nested, or calls
-a layer several times does not list its calls. So the model is called once on symbolic inputs of
-batch size 1, as Keras itself does to infer shapes, while the `call` of every layer in it is
-wrapped. No data flows, no variable changes, and the wraps are removed whatever happens.
+A layer does not know the shapes on which it runs, and a model that is subclassed, nested, or calls a layer several
+times does not list its calls. So this module wraps the `call` of every layer and then calls the model once on symbolic
+inputs of batch size 1, as Keras itself does to infer shapes. No data flows and no variable changes. The wraps are
+removed also after an error.
 """
 
 import contextlib
@@ -31,15 +31,14 @@ Args:
 def trace_calls(model, input_shape=None):
     """Records the calls of all layers during one symbolic inference call of `model`.
 
-    Calls inside a Python loop (`TimeDistributed` over a known number of steps) are recorded each.
-    What runs inside a recurrent layer is not: its loop is traced a number of times that depends on
-    the backend, so only the call of the recurrent layer itself is recorded.
+    Calls inside a Python loop (`TimeDistributed` over a known number of steps) are all recorded. Calls inside a
+    recurrent layer are not: the backend decides how often it traces the loop. So only the call of the recurrent layer
+    itself is recorded.
 
     Args:
         model: a Keras model or layer. If it is not built, it is built with `input_shape`.
-        input_shape: shape of the input without the batch dimension, e.g. `(224, 224, 3)`; a list or
-            dict of shapes for a model of several inputs. `None`: the shape that the model was built
-            with.
+        input_shape: shape of the input without the batch dimension, e.g. `(224, 224, 3)`; a list or dict of shapes for
+            a model with several inputs. `None`: the shape with which the model was built.
 
     Returns:
         List of `LayerCall` in order of call.
@@ -56,7 +55,7 @@ def trace_calls(model, input_shape=None):
     calls = []
 
     def run(*args, **kwargs):
-        # A backend may trace the function more than once; the last trace counts.
+        # A backend may trace the function more than once. Only the last trace counts.
         calls.clear()
         return model(*args, **kwargs)
 
@@ -66,7 +65,7 @@ def trace_calls(model, input_shape=None):
 
 
 def _check_ranks(model, args, input_shape):
-    """Refuses a shape that has other dimensions than the model's input: most often the batch's is among them."""
+    """Refuses a shape whose rank differs from the model's input. Most often the shape wrongly includes the batch."""
     known = _functional_inputs(model)
     if input_shape is None or known is None:
         return
@@ -80,20 +79,22 @@ def _check_ranks(model, args, input_shape):
 
 
 def call_symbolically(model):
-    """Calls a built model once for inference on inputs without data: Keras takes it for called, no variable changes.
+    """Calls a built model once for inference on inputs without data. Keras then treats the model as called.
+
+    No variable changes.
 
     Args:
         model: a built Keras model whose input shapes are known, at least their ranks.
 
     Raises:
-        ValueError: if they are not. Also whatever the model's own code raises.
+        ValueError: if the input shapes are not known. The model's own code may raise other errors.
     """
     args, kwargs = symbolic_inputs(model, sizes_known=False)
     _Symbolic(lambda *args, **kwargs: model(*args, **kwargs)).compute_output_spec(*args, **kwargs)
 
 
 class _Symbolic(keras.Operation):
-    """Gives Keras's shape inference, which runs every `call` below it, a plain function to run."""
+    """Lets Keras's shape inference, which runs every `call` inside, run a plain function."""
 
     def __init__(self, function):
         super().__init__()
@@ -105,11 +106,11 @@ class _Symbolic(keras.Operation):
 
 @contextlib.contextmanager
 def wrapped_calls(layers, wrap, method="call"):
-    """Replaces the `call`, or another method, of layers, and puts it back whatever happens.
+    """A context that replaces the `call`, or another method, of layers. It is restored also after an error.
 
     Args:
         layers: list of Keras layers.
-        wrap: function of (layer, its own bound method) that gives the function to run in its place.
+        wrap: function of (layer, its own bound method) that returns the replacement for the method.
         method: name of the method.
     """
     replaced = []
@@ -118,8 +119,8 @@ def wrapped_calls(layers, wrap, method="call"):
             quantized = method == "call" and getattr(layer, "quantization_mode", None)
             name = "quantized_call" if quantized else method
             replaced.append((layer, name, layer.__dict__.get(name)))
-            # Through __dict__: attributes set on a layer are tracked, and those of a built layer
-            # may be locked.
+            # Written through `__dict__`: Keras tracks attributes that are set on a layer, and may lock them when it is
+            # built.
             layer.__dict__[name] = wrap(layer, getattr(layer, name))
         yield
     finally:
@@ -131,12 +132,12 @@ def wrapped_calls(layers, wrap, method="call"):
 
 
 def _recorder(calls):
-    """What `wrapped_calls` takes: appends a `LayerCall` to `calls` for each call."""
+    """Makes a function for `wrapped_calls` that appends a `LayerCall` to `calls` for each call."""
     depth = [0]
 
     def wrap(layer, call):
         opaque = isinstance(layer, keras.layers.RNN)
-        # `quantized_call` takes `*args`: the names of the arguments are those of `call`.
+        # `quantized_call` takes `*args`, so the argument names come from `call`.
         signature = inspect.signature(layer.call)
 
         @functools.wraps(call)
@@ -164,25 +165,24 @@ def _shapes(structure):
             return x
         try:
             return tuple(x.shape)
-        except ValueError:  # a TensorFlow tensor of unknown rank
+        except ValueError:  # A TensorFlow tensor has an unknown rank.
             return None
 
-    # A tuple that stands for a shape must not be taken for a structure: map over tensors, not over
-    # shapes.
+    # Maps over tensors and not over shapes: a shape is a tuple, which would be taken for a structure.
     return keras.tree.map_structure(shape, structure)
 
 
 def symbolic_inputs(model, input_shape=None, sizes_known=True):
-    """Positional and keyword arguments for a symbolic call of batch size 1, `KerasTensor`s; see `trace_calls`.
+    """Positional and keyword arguments (`KerasTensor`s) for a symbolic call of batch size 1; see `trace_calls`.
 
-    `sizes_known=False` lets the other sizes be `None`.
+    `sizes_known=False` allows all other sizes to be `None`.
     """
     if input_shape is not None:
         dtypes = _input_dtypes(model)
         try:
             shapes = _map_shapes(lambda shape: (1,) + shape, input_shape)
         except RecursionError:
-            shapes = _map_shapes(None, repr(input_shape))  # Refused by name.
+            shapes = _map_shapes(None, repr(input_shape))  # This refuses the shape with a message.
         return (_symbolic(shapes, dtypes, input_shape, sizes_known),), {}
     known = _functional_inputs(model)
     if known is not None:
@@ -233,7 +233,7 @@ def _symbolic(shapes, dtypes, received, sizes_known):
 
 def _tensor(shape, dtype, sizes_known):
     if any(not isinstance(size, int) or size < 1 for size in shape if sizes_known or size is not None):
-        # One open size is the length of a text or another sequence. Other inputs are most often images.
+        # One unknown size is the length of a text or another sequence. All other inputs are most often images.
         sequence = shape.count(None) == 1 and len(shape) <= 3
         example = tuple(128 if size is None else size for size in shape[1:]) if sequence else (224, 224, 3)
         raise ValueError(
@@ -258,7 +258,7 @@ def _map_shapes(function, shapes):
 
 
 def size_of(shape):
-    """Number of elements of a shape, or `None` when it is not a fully known single shape."""
+    """Number of elements of a shape, or `None` if it is not one fully known shape."""
     if not isinstance(shape, tuple) or any(not isinstance(size, int) for size in shape):
         return None
     return math.prod(shape)

@@ -1,10 +1,9 @@
-"""The weights of a model as inspection counts them: one record a kernel, read once.
+"""The weights of a model as inspection counts them: one record for each kernel, read once.
 
-Everything in `sparsity_tf.inspection` (tables, operation counts, plots) starts from the records
-made here. A sparse layer says through its `sparse_weights` which of its weights are sparse and what
-they are at inference; a plain Keras layer says nothing, so its kernels are found by rank and name
-and their exact zeros are counted. No technique is known here: masked layers, variational dropout,
-L0 and soft thresholds all arrive through the same protocol.
+Everything in `sparsity_tf.inspection` (tables, operation counts, plots) starts from these records. A sparse layer says
+through its `sparse_weights` which of its weights are sparse, and gives their values at inference. A plain Keras layer
+does not, so its kernels are found by rank and name, and their exact zeros are counted. This module knows no technique:
+masked layers, variational dropout, L0 and soft thresholds all use the same protocol.
 """
 
 from collections import namedtuple
@@ -16,11 +15,11 @@ from sparsity_tf.backend import own_trainable_variables, own_variables
 from sparsity_tf.checks import check_layer
 from sparsity_tf.masks import structures
 
-# Not kernels, whatever their rank: the bias of a multi-head projection has rank 2.
+# These weights are never kernels, even at rank 2: the bias of a multi-head projection has rank 2.
 _NOT_KERNELS = ("bias", "gamma", "beta", "alpha")
 
-# Attributes under which Keras layers hold a kernel. Read through the attribute, LoRA and quantised
-# layers give the kernel that they really apply.
+# Attributes under which Keras layers hold a kernel. For LoRA and quantised layers the attribute gives the kernel that
+# the layer really applies.
 _KERNEL_NAMES = (
     "kernel",
     "recurrent_kernel",
@@ -62,7 +61,7 @@ def as_numpy(tensor):
 
 
 def own_matrices(layer):
-    """Trainable variables of `layer` itself that have at least two dimensions and are no bias."""
+    """Trainable variables of `layer` itself that have at least two dimensions and are not a bias."""
     return [
         v
         for v in own_trainable_variables(layer)
@@ -76,7 +75,7 @@ def sparse_weights(layer):
 
 
 def weight_records(layer):
-    """Counts the kernels of one layer (not of the layers below it).
+    """Counts the kernels of one layer, but not of the layers inside it.
 
     Args:
         layer: a Keras layer, sparse or plain.
@@ -124,7 +123,7 @@ def weight_records(layer):
 
 
 def _plain_kernels(layer, listed_ids, is_sparse_layer):
-    """Variables and values of the kernels that no sparse weight stands for.
+    """Variables and values of the kernels that are not sparse weights.
 
     In a sparse layer only Keras's own names are kernels: its other matrices belong to the technique
     (variances, gate parameters, thresholds).
@@ -152,7 +151,7 @@ def kernel_value(layer):
     """The kernel that a layer uses at inference, zeros included.
 
     Args:
-        layer: a built sparse or plain layer; of several kernels the first counts.
+        layer: a built sparse or plain layer. If it has several kernels, the first one counts.
 
     Returns:
         NumPy array.

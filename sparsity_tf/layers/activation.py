@@ -1,15 +1,15 @@
-"""Sparse activations: feature maps that live at some of their positions only, and the batch normalisation of them.
+"""Sparse activations: feature maps that are live at some positions only, and batch normalisation for such maps.
 
-From the `dst` package (PyTorch, by the authors of DSR: Mostafa & Wang, ICML 2019, arXiv 1902.05967), where masks
-imitate the spatial bottleneck of Peng et al. (2018, arXiv 1809.02601). They skip no arithmetic: layers compute dense
-maps.
+The layers come from the `dst` package (PyTorch, by the authors of DSR: Mostafa & Wang, ICML 2019, arXiv 1902.05967).
+Its masks imitate the spatial bottleneck of Peng et al. (2018, arXiv 1809.02601). The masks save no arithmetic: layers
+compute dense maps.
 
-What differs from `dst`, whose behaviour here was a defect:
+The behaviour differs from `dst` where `dst` has a defect:
 
 * dynamic masks are drawn in training only; `dst` draws, and overwrites the saved mask, in evaluation too;
-* dead positions are zero in evaluation too: `dst` normalises the masked maps of static and structured masks as a whole,
-  so that a dead position becomes beta - gamma mean / sd, unlike in training;
-* the Lp norm of activations, which its README promises and no version has, exists (`lp_penalty`);
+* dead positions are zero in evaluation too: `dst` normalises whole maps under static and structured masks, so that a
+  dead position becomes beta - gamma mean / sd, unlike in training;
+* the Lp norm of activations exists (`lp_penalty`): the README of `dst` promises it, but no version has it;
 * maps may have any size, not only square ones, and a mask without a live position is refused.
 """
 
@@ -29,7 +29,7 @@ from sparsity_tf.ops import noise
 
 MODES = ("structured", "static", "dynamic")
 
-# (row, column) parities of the 2x2 cell, in the order in which quarters of the positions come alive.
+# (row, column) parities of the 2x2 cell. More quarters of the positions become live in this order.
 _PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
 
 
@@ -39,8 +39,8 @@ def structured_mask(height, width, quarters):
     Args:
         height: Number of rows.
         width: Number of columns.
-        quarters: How many positions of a cell live, 0 to 4; they come in the order (even row, even column), (odd, odd),
-            (even, odd), (odd, even).
+        quarters: Number of live positions in a cell, 0 to 4. They are added in the order (even row, even column), (odd,
+            odd), (even, odd), (odd, even).
 
     Returns:
         Bool array (height, width). Exactly `quarters` quarters of it are True where both sizes are even.
@@ -53,7 +53,7 @@ def structured_mask(height, width, quarters):
 
 @keras.saving.register_keras_serializable("sparsity_tf")
 class SparseActivation(keras.layers.Layer):
-    """Sets feature maps to zero at positions that all examples of the batch and all channels share.
+    """Sets feature maps to zero at some positions, the same for all channels and for all examples of the batch.
 
     | `mode` | live positions | in inference |
     | --- | --- | --- |
@@ -61,17 +61,17 @@ class SparseActivation(keras.layers.Layer):
     | `"static"` | random, drawn when the layer is built | the same |
     | `"dynamic"` | random, drawn in every training step | all, times the density |
 
-    Of `n` positions exactly `floor(density n)` live in the random modes, of the number as it is written. Training does
-    not divide by the density. Random masks are bool variables, saved with the model, and so is the counter of the
-    draws: a resumed run draws what the uninterrupted run would have drawn. (Structured masks follow from the size.) All
-    replicas of a `tf.distribute` strategy draw the same masks.
+    In the random modes exactly `floor(density n)` of `n` positions are live, computed from the decimal digits of the
+    density. Training does not divide by the density. Random masks are bool variables and saved with the model, and so
+    is the counter of the draws. So a resumed run draws the same masks as an uninterrupted one. (Structured masks follow
+    from the size.) All replicas of a `tf.distribute` strategy draw the same masks.
 
     Args:
         mode: `"structured"`, `"static"` or `"dynamic"`.
         density: Fraction of live positions, above 0, at most 1; for structured masks 0.25, 0.5, 0.75 or 1.
-        dense_inference: Whether inference multiplies all positions by the fraction that is live in training, as dropout
-            does, instead of masking. Default: for dynamic masks only. A dynamic mask without it is in inference the one
-            of the last training step.
+        dense_inference: Whether inference applies no mask but multiplies all positions by the fraction that is live in
+            training, as dropout does. Default: for dynamic masks only. If it is `False` for a dynamic mask, inference
+            uses the mask of the last training step.
         lp_penalty: Weight of the activity penalty `lp_norm(outputs)`, added to the loss in training. At least 0.
         p: Exponent of the norm, at least 1.
         data_format: `"channels_last"` or `"channels_first"`; default Keras's image data format.
@@ -83,7 +83,8 @@ class SparseActivation(keras.layers.Layer):
         must be known when the layer is built, and stay.
 
     Raises:
-        ValueError: Any other argument; inputs of another rank or of unknown size; a density that leaves no position.
+        ValueError: An argument has a value that is not allowed; inputs have another rank or an unknown size; the
+            density leaves no position.
 
     Example:
         >>> layer = SparseActivation("static", density=0.25, seed=0)
@@ -144,7 +145,7 @@ class SparseActivation(keras.layers.Layer):
         seed = random.randrange(2**31) if self.seed is None else self.seed
         first = masks.random_mask(self._size, self._count, np.random.default_rng(seed))
         self._mask = self.add_weight(
-            name="live_positions",  # A variable called `mask` would be one of weights: `checkpoints` counts it.
+            name="live_positions",  # Not `mask`: `checkpoints` counts a variable of that name as the mask of a weight.
             shape=self._size,
             initializer=lambda shape, dtype=None: ops.convert_to_tensor(first, dtype=dtype),
             dtype="bool",
@@ -169,7 +170,7 @@ class SparseActivation(keras.layers.Layer):
         return size
 
     def mask(self):
-        """Bool tensor (height, width): the live positions; of a dynamic mask those of the last training step."""
+        """Bool tensor (height, width): the live positions. A dynamic mask is the one of the last training step."""
         return ops.convert_to_tensor(self._pattern if self.mode == "structured" else self._mask)
 
     def count(self):
@@ -196,7 +197,8 @@ class SparseActivation(keras.layers.Layer):
         if self.p == 1:
             return ops.mean(ops.sum(magnitudes, axes))
         powers = ops.sum(ops.power(magnitudes, self.p), axes)
-        # The slope of the root is infinite at 0; both branches of `where` have a gradient.
+        # The root has an infinite slope at 0, and both branches of `where` contribute to the gradient. Hence the second
+        # `where`.
         alive = powers > 0
         return ops.mean(ops.where(alive, ops.power(ops.where(alive, powers, 1), 1 / self.p), 0))
 
@@ -209,13 +211,13 @@ class SparseActivation(keras.layers.Layer):
         return outputs
 
     def call_mask(self, training):
-        """The mask of one call: a dynamic one is drawn anew in training.
+        """The mask of one call. In training a dynamic mask is drawn anew.
 
         Args:
             training: Bool.
 
         Returns:
-            Bool tensor that broadcasts against the inputs, or `None` where inference is dense.
+            Bool tensor that broadcasts against the inputs, or `None` if inference is dense.
         """
         if self.dense_inference and not training:
             return None
@@ -223,15 +225,15 @@ class SparseActivation(keras.layers.Layer):
         return ops.expand_dims(live, (0, -1) if self.data_format == "channels_last" else (0, 1))
 
     def add_penalty(self, outputs, training):
-        """Adds the Lp norm of `outputs` to the loss, in training and where it has a weight."""
+        """Adds the Lp norm of `outputs` to the loss, in training and if `lp_penalty` is not zero."""
         if training and self.lp_penalty:
             self.add_loss(self.lp_penalty * self.lp_norm(outputs))
 
     def _draw(self):
         positions = math.prod(self._size)
-        # Not `noise.uniform`: it draws other numbers in every replica, and the mask belongs to the model.
+        # Not `noise.uniform`: it draws different numbers in every replica, but all replicas must share the mask.
         u = noise.uniform_of_model((positions,), self.seed_generator)
-        # The order of random numbers is a random permutation: any `count` of its values are at random positions.
+        # `argsort` of random numbers is a random permutation, so its values below `count` are at random positions.
         live = ops.reshape(ops.argsort(u) < self._count, self._size)
         self._mask.assign(live)
         return live
@@ -269,30 +271,33 @@ class SparseActivation(keras.layers.Layer):
     def _saved_variables(self):
         if self.mode == "structured" or not self.built:
             return []
-        # Keras does not save the counters of seed generators: a resumed run would draw the same masks again.
+        # Keras does not save the counters of seed generators. Without them a resumed run would draw the same masks
+        # again.
         return [self._mask] + ([self.seed_generator.state] if self.mode == "dynamic" else [])
 
 
 @keras.saving.register_keras_serializable("sparsity_tf")
 class SparseBatchNormalization(MomentsHook, keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` of the live positions of a sparse activation.
+    """`keras.layers.BatchNormalization` over the live positions of a sparse activation.
 
-    Mean and variance of a channel are those of its live positions, and only these are normalised; the others are
-    exactly 0 in the output, in training and in inference. Where inference is dense (dynamic masks) it is the batch
-    normalisation of all positions of the unmasked inputs, times the density.
+    The layer computes mean and variance of a channel over its live positions and normalises only these. All other
+    positions are exactly 0 in the output, in training and in inference. If inference is dense (dynamic masks), the
+    output is the batch normalisation of the unmasked inputs at all positions, times the density.
 
     Args:
-        axis: The axis of the channels: -1 or 3, or 1 for `channels_first`, where there is a `sparse_activation`.
+        axis: The axis of the channels. With a `sparse_activation`: -1 or 3, or 1 for `channels_first`.
         momentum: As in the stock layer. (PyTorch's default 0.1 is 0.9 here.)
         epsilon: As in the stock layer. (PyTorch's default is 1e-5.)
-        sparse_activation: `SparseActivation`, which then is part of this layer; or a mode of it, for the density 0.5;
-            or `None` for the stock layer's behaviour. Its `lp_penalty` counts the outputs of this layer.
+        sparse_activation: A `SparseActivation`, which becomes part of this layer; or one of its modes, for the density
+            0.5; or `None` for the stock layer's behaviour. The `lp_penalty` of the activation applies to the outputs of
+            this layer.
         **kwargs: The other arguments of `keras.layers.BatchNormalization`, with its defaults. `synchronized=True` is
-            for no `sparse_activation` only.
+            allowed only without a `sparse_activation`.
 
     Raises:
-        ValueError: Any other `sparse_activation`, one with another data format than `axis` says, `synchronized=True`
-            with one; inputs as in `SparseActivation`; a `mask` in a call with one.
+        ValueError: `sparse_activation` is none of these values, or has a data format that does not match `axis`; it is
+            given together with `synchronized=True`, or with a `mask` in a call; the inputs are not allowed for
+            `SparseActivation`.
 
     Example:
         >>> layer = SparseBatchNormalization(sparse_activation=SparseActivation("dynamic", density=0.25))
@@ -340,19 +345,19 @@ class SparseBatchNormalization(MomentsHook, keras.layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         if mask is not None:
             raise ValueError(f"{self.name!r} takes no `mask` besides that of its `sparse_activation`.")
-        # A frozen batch normalisation is one in inference mode (Keras).
+        # In Keras a frozen batch normalisation runs in inference mode.
         updating = training and self.trainable
         live = activation.call_mask(updating)
         if live is None:
             return super().call(inputs, training=False) * (1.0 - activation.sparsity())
-        # The stock layer hands this mask on to `_own_moments` and takes one of any shape of the right rank.
+        # The stock layer passes this mask to `_own_moments`. It accepts any shape of the right rank.
         outputs = super().call(inputs, training=updating, mask=ops.squeeze(live, self.axis))
         outputs = ops.where(live, outputs, 0)
         activation.add_penalty(outputs, training)
         return outputs
 
     def _own_moments(self, inputs, mask):
-        """Mean and variance of the live positions. (The stock layer takes no mask of `channels_first` maps.)"""
+        """Mean and variance over the live positions. (The stock layer accepts no mask for `channels_first` maps.)"""
         if self.sparse_activation is None:
             return super()._own_moments(inputs, mask)
         live = ops.expand_dims(mask, self.axis)
@@ -369,6 +374,6 @@ class SparseBatchNormalization(MomentsHook, keras.layers.BatchNormalization):
         serialized = self.sparse_activation
         if serialized is not None:
             serialized = keras.saving.serialize_keras_object(serialized)
-            # It is built with this layer, for the size of this layer's inputs.
+            # Building this layer also builds the activation, for the size of this layer's inputs.
             serialized.pop("build_config", None)
         return {**super().get_config(), "sparse_activation": serialized}

@@ -1,9 +1,9 @@
-"""Layers that create their own sublayers, remembered as sparse when saved.
+"""Saves and loads layers that create their own sublayers, so that the sparse sublayers stay sparse.
 
-A functional model's config lists its layers, so a sparse one among them is saved and loaded as such. The config of
-`keras.layers.MultiHeadAttention`, or of a subclassed model, says nothing about the sublayers that it creates: loaded,
-they would be plain again. Here such a layer gets a subclass, made on the spot, whose config also lists which sublayers
-are sparse and how; loading makes them sparse again before the weights arrive.
+A functional model's config lists its layers, so a sparse layer in it is saved and loaded as a sparse layer. The config
+of `keras.layers.MultiHeadAttention`, or of a subclassed model, says nothing about the sublayers that it creates: after
+loading they would be plain. This module gives such a layer a new subclass whose config also lists which sublayers are
+sparse, with their techniques. Loading makes these sublayers sparse again before it reads the weights.
 """
 
 import functools
@@ -15,7 +15,7 @@ from sparsity_tf.layers import TECHNIQUES, SparseLayer, after_build, flatten_lay
 
 
 def remember_sparse_sublayers(layer):
-    """Gives every layer below (and including) `layer` whose config hides sparse sublayers a config that lists them."""
+    """Makes `layer`, and all layers below it, list their sparse sublayers in the config if it omits them."""
     if isinstance(layer, SparseLayer):
         return
     if _config_lists_sublayers(layer):
@@ -26,7 +26,7 @@ def remember_sparse_sublayers(layer):
 
 
 def forget_sparse_sublayers(layer):
-    """The inverse, once the sublayers are plain again."""
+    """Undoes `remember_sparse_sublayers` once the sublayers are plain again."""
     for sublayer in flatten_layers(layer):
         if isinstance(sublayer, SparseComposite):
             sublayer.__class__ = type(sublayer).plain_class
@@ -34,10 +34,10 @@ def forget_sparse_sublayers(layer):
 
 @keras.saving.register_keras_serializable("sparsity_tf", "SparseComposite")
 class SparseComposite:
-    """Mixin of layers whose config lists the sparse ones among the sublayers that they create.
+    """Mixin for layers whose config lists the sparse sublayers that they create.
 
-    Its subclasses are made by `sparsify`, one for each plain class, and saved under the one registered name, so that
-    they can be loaded in a process where they were never made.
+    `sparsify` makes its subclasses, one for each plain class. All are saved under the same registered name, so a
+    process that has not made them can load them.
     """
 
     plain_class = None
@@ -54,7 +54,7 @@ class SparseComposite:
 
     def build_from_config(self, config):
         super().build_from_config(config)
-        # Models without a `build` of their own are built by a symbolic call.
+        # Keras builds a model without a `build` method by a symbolic call, so the sublayers exist only now.
         self._restore_sparse_sublayers()
 
     @classmethod
@@ -85,10 +85,10 @@ class SparseComposite:
 
 
 def _config_lists_sublayers(layer):
-    """True for Keras's own containers: functional and sequential models, wrappers, RNNs of a given cell."""
+    """Whether a layer is a Keras container: a functional or sequential model, a wrapper, an RNN of a given cell."""
     if type(layer).__module__.partition(".")[0] != "keras":
         return False
-    # `LSTM` and the like are RNNs, too, but make their cell themselves.
+    # `LSTM` and similar layers are RNNs, too, but create their cell themselves.
     containers = (keras.Model, keras.layers.Wrapper, keras.layers.StackedRNNCells)
     return isinstance(layer, containers) or type(layer) is keras.layers.RNN
 
@@ -106,7 +106,7 @@ def _composite_class(plain_class):
 
 
 def _describe_sparse_sublayers(layer):
-    """Sublayers are identified by their position: automatic names differ from process to process."""
+    """Describes the sparse sublayers by their position, because automatic names differ from process to process."""
     return tuple(
         {
             "index": index,

@@ -1,7 +1,7 @@
-"""Discovering neural wirings, DNW (Wortsman et al., 2019, arXiv 1906.00586), as in STR's and RigL's comparisons.
+"""Discovering neural wirings, DNW (Wortsman et al., 2019, arXiv 1906.00586), as the STR and RigL papers compare it.
 
-Every forward pass keeps the weights of the largest magnitude and zeroes the rest; the gradient goes straight through
-to all of them, so that a zeroed weight can grow back.
+Every forward pass keeps the weights of the largest magnitude and sets the rest to zero. The gradient goes straight
+through to all weights, so a zeroed weight can grow back.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,8 @@ class DiscoveringWirings(Technique):
     """Top-k by magnitude in every forward pass, with a straight-through gradient.
 
     Args:
-        sparsity: Fraction of zeros, in [0, 1). floor(sparsity * n) of the n weights are zero: exactly that many, ties
-            broken by position (the lower index is kept).
+        sparsity: Fraction of zeros, in [0, 1). Exactly floor(sparsity * n) of the n weights are zero. Of equal
+            magnitudes the one with the lower index is kept.
 
     Example:
 
@@ -35,7 +35,8 @@ class DiscoveringWirings(Technique):
 
     name = "discovering_wirings"
     aliases = ("dnw",)
-    # LiteRT would run the search in every call, and drop the bias and the activation behind a kernel that is computed.
+    # LiteRT would search for the top k in every call. It also drops the bias and the activation of a layer whose kernel
+    # is computed.
     export_refusal = "its wirings would be chosen anew in every call of the exported model"
 
     def __init__(self, sparsity: float = 0.9) -> None:
@@ -43,7 +44,7 @@ class DiscoveringWirings(Technique):
         self.sparsity = sparsity
 
     def value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        # The mask depends on all weights, whichever a call needs.
+        # The mask depends on all weights, even if the call needs only some of them.
         kernel = ops.where(self.mask(weight), weight.tensor(), 0)
         return kernel if select is None else select(kernel)
 
@@ -56,73 +57,73 @@ class DiscoveringWirings(Technique):
 
 
 class DNWDense(kinds.SparseDense):
-    """`keras.layers.Dense` with discovered wirings. Arguments: the stock layer's and those of `DiscoveringWirings`."""
+    """`keras.layers.Dense` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWEinsumDense(kinds.SparseEinsumDense):
-    """`keras.layers.EinsumDense` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.EinsumDense` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConv1D(kinds.SparseConv1D):
-    """`keras.layers.Conv1D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.Conv1D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConv2D(kinds.SparseConv2D):
-    """`keras.layers.Conv2D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.Conv2D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConv3D(kinds.SparseConv3D):
-    """`keras.layers.Conv3D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.Conv3D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConv1DTranspose(kinds.SparseConv1DTranspose):
-    """`keras.layers.Conv1DTranspose` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.Conv1DTranspose` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConv2DTranspose(kinds.SparseConv2DTranspose):
-    """`keras.layers.Conv2DTranspose` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.Conv2DTranspose` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWConv3DTranspose(kinds.SparseConv3DTranspose):
-    """`keras.layers.Conv3DTranspose` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.Conv3DTranspose` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWDepthwiseConv1D(kinds.SparseDepthwiseConv1D):
-    """`keras.layers.DepthwiseConv1D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.DepthwiseConv1D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWDepthwiseConv2D(kinds.SparseDepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.DepthwiseConv2D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWSeparableConv1D(kinds.SparseSeparableConv1D):
-    """`keras.layers.SeparableConv1D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.SeparableConv1D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
 
 class DNWSeparableConv2D(kinds.SparseSeparableConv2D):
-    """`keras.layers.SeparableConv2D` with discovered wirings. Arguments: also those of `DiscoveringWirings`."""
+    """`keras.layers.SeparableConv2D` with discovered wirings. Also takes the arguments of `DiscoveringWirings`."""
 
     technique_class = DiscoveringWirings
 
@@ -130,9 +131,10 @@ class DNWSeparableConv2D(kinds.SparseSeparableConv2D):
 def set_sparsities(
     model: keras.layers.Layer, distribution: DistributionLike, sparsity: float | None = None
 ) -> dict[str, float]:
-    """Gives every discovered-wirings layer a sparsity of its own: the transfer of a budget to DNW.
+    """Gives every discovered-wirings layer its own sparsity, e.g. from a budget.
 
-    Call it before training; functions that the model has compiled are dropped. The numbers are saved with the layers.
+    Call this function before training: it drops the model's compiled functions. The sparsities are saved with the
+    layers.
 
     Args:
         model: Built Keras model with layers of the technique "discovering_wirings" (`sparsify(model, "dnw")`).
@@ -143,7 +145,8 @@ def set_sparsities(
         Dict from path to sparsity.
 
     Raises:
-        ValueError: If the model has no such layer, the distribution does not fit, or it wants a layer without weights.
+        ValueError: The model has no such layer, the distribution does not fit the model, or it prunes all weights of a
+            layer.
 
     Example:
 

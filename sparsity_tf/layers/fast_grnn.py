@@ -1,13 +1,13 @@
-"""FastGRNN: a gated recurrent layer with a handful of parameters, and its rank learned by soft thresholds.
+"""FastGRNN: a gated recurrent layer with few parameters, whose rank soft thresholds can learn.
 
 Source: Kusupati et al., "FastGRNN: A Fast, Accurate, Stable and Tiny Kilobyte Sized Gated Recurrent Neural Network"
-(arXiv 1901.02358); the initial values are those of the authors' library (EdgeML). With x the input, h the state before:
+(arXiv 1901.02358). The initial values come from the authors' library (EdgeML). With the input x and the old state h:
 
     a = x W + h U,   z = sigmoid(a + b_g),   c = tanh(a + b_h),   h' = z h + (sigmoid(zeta) (1 - z) + sigmoid(nu)) c
 
-A low rank writes W = L R. With gains it is W = L diag(m) R, and `STRFastGRNN` puts a soft threshold on m (Kusupati et
-al. 2020, arXiv 2002.03231, section 4.3): what it zeroes is rank that is not needed. `fold_rank` gives the layer of
-that rank, without m.
+A matrix of low rank is stored as W = L R. With gains m it is W = L diag(m) R. `STRFastGRNN` puts a soft threshold on m
+(Kusupati et al. 2020, arXiv 2002.03231, section 4.3); each gain that becomes zero lowers the rank by one. `fold_rank`
+makes the layer of the lower rank, without m.
 """
 
 import keras
@@ -21,7 +21,7 @@ from sparsity_tf.layers.sparse_layer import SparseLayer
 
 
 class _Prepared:
-    """The gains of one call, and whether the cell's inputs have been multiplied by W already."""
+    """The gains of one call, and whether the cell's inputs have already been multiplied by W."""
 
     def __init__(self, gains, projected=False):
         self.gains, self.projected = gains, projected
@@ -36,16 +36,17 @@ class FastGRNNCell(keras.layers.Layer):
         input_rank: Rank of W, `(features, units)`; `None` for a full matrix `kernel`. Otherwise the variables are
             `kernel_left` `(features, rank)` and `kernel_right` `(rank, units)`.
         recurrent_rank: The same for U, `(units, units)`: `recurrent_kernel`, or `recurrent_left`, `recurrent_right`.
-        gains: Whether there are vectors `kernel_gain` and `recurrent_gain`, one entry a rank, between the two factors.
-            A rank that is not given is then the full one.
-        activation: Of the candidate state.
-        recurrent_activation: Of the gate.
-        kernel_initializer: Of all matrices. Default: normal with standard deviation 0.1.
-        bias_initializer: Of `gate_bias` and `update_bias`.
-        zeta_initializer, nu_initializer: Numbers: zeta and nu at the start, before the sigmoid.
+        gains: Whether there are vectors `kernel_gain` and `recurrent_gain` between the two factors, with one entry for
+            each rank. If so, a rank that is not given is the full rank.
+        activation: Activation of the candidate state.
+        recurrent_activation: Activation of the gate.
+        kernel_initializer: Initializer of all matrices. Default: normal with standard deviation 0.1.
+        bias_initializer: Initializer of `gate_bias` and `update_bias`.
+        zeta_initializer, nu_initializer: Initial values of zeta and nu before the sigmoid, numbers.
 
     Raises:
-        ValueError: For any other argument; when built, for a rank above the full one.
+        ValueError: An argument has a value that is not allowed, or, when the cell is built, a rank is above the full
+            rank.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class FastGRNNCell(keras.layers.Layer):
 
     def _add_kernel(self, name, shape):
         initializer = self.kernel_initializer
-        # An initializer with a seed gives the same numbers again.
+        # Each matrix gets a clone: one initializer object draws the same numbers in every call.
         initializer = initializer.clone() if hasattr(initializer, "clone") else initializer
         setattr(self, name, self.add_weight(name=name, shape=shape, initializer=initializer))
 
@@ -119,12 +120,12 @@ class FastGRNNCell(keras.layers.Layer):
         return ops.convert_to_tensor(getattr(self, name))
 
     def prepare(self, training):
-        """Computes, once a call, what all its steps use."""
+        """Computes the gains once for all steps of a call."""
         names = ("kernel_gain", "recurrent_gain") if self.gains else ()
         return _Prepared({name: self.gain(name, training) for name in names})
 
     def multiply(self, inputs, prefix, prepared):
-        """Inputs times W (prefix "kernel") or U ("recurrent"); the last axis is contracted."""
+        """Multiplies inputs by W (prefix "kernel") or U ("recurrent") along their last axis."""
         left = getattr(self, f"{prefix}_left", None)
         if left is None:
             return ops.matmul(inputs, self.kernel if prefix == "kernel" else self.recurrent_kernel)
@@ -134,15 +135,15 @@ class FastGRNNCell(keras.layers.Layer):
         return ops.matmul(inner, getattr(self, f"{prefix}_right"))
 
     def call(self, inputs, states, training=False):
-        """One step.
+        """Computes one step.
 
         Args:
             inputs: Tensor `(batch, features)`.
-            states: The state before, `(batch, units)`, or a list of it.
+            states: The old state, `(batch, units)`, or a list that holds it.
             training: Bool.
 
         Returns:
-            `(output, states)`, the new state twice.
+            `(output, states)`; both are the new state.
         """
         nested = isinstance(states, (list, tuple))
         h = states[0] if nested else states
@@ -158,7 +159,7 @@ class FastGRNNCell(keras.layers.Layer):
         return [ops.zeros((batch_size, self.units), dtype=self.compute_dtype)]
 
     def matrix(self, prefix):
-        """W (prefix "kernel") or U ("recurrent") of inference as one numpy array `(rows, units)`."""
+        """W (prefix "kernel") or U ("recurrent") at inference, as one numpy array `(rows, units)`."""
         left = getattr(self, f"{prefix}_left", None)
         if left is None:
             return ops.convert_to_numpy(self.kernel if prefix == "kernel" else self.recurrent_kernel)
@@ -166,7 +167,7 @@ class FastGRNNCell(keras.layers.Layer):
         return (left * self._gain_array(prefix)) @ right
 
     def ranks(self):
-        """`(rank of W, rank of U)` at inference: of factors with gains, the gains that are not zero."""
+        """`(rank of W, rank of U)` at inference. With gains, the rank is the number of gains that are not zero."""
         return tuple(self._rank(prefix) for prefix in ("kernel", "recurrent"))
 
     def _rank(self, prefix):
@@ -210,13 +211,14 @@ _CELL_ARGUMENTS = (
 class FastGRNN(keras.layers.RNN):
     """A FastGRNN over a sequence.
 
-    Products with W are made for all time steps at once, before the loop.
+    The layer multiplies the inputs of all time steps by W at once, before the loop.
 
     Args:
         units: Number of units.
         input_rank, recurrent_rank, gains, activation, recurrent_activation, kernel_initializer, bias_initializer,
             zeta_initializer, nu_initializer: Keywords, see `FastGRNNCell`.
-        **kwargs: Those of `keras.layers.RNN`: return_sequences, return_state, go_backwards, stateful, unroll, name...
+        **kwargs: Arguments of `keras.layers.RNN`: return_sequences, return_state, go_backwards, stateful, unroll,
+            name...
 
     Example:
         >>> layer = FastGRNN(100, input_rank=9, recurrent_rank=24)
@@ -296,32 +298,33 @@ def _check_gains(gains):
 
 
 class STRFastGRNNCell(SparseFastGRNNCell):
-    """`FastGRNNCell` whose ranks are learned. Arguments: also those of `SoftThreshold`."""
+    """`FastGRNNCell` whose ranks are learned. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRFastGRNN(SparseFastGRNN):
-    """`FastGRNN` whose ranks are learned: soft thresholds on the gains, which begin at 1 and at full rank.
+    """`FastGRNN` whose ranks are learned by soft thresholds on the gains. Gains start at 1, ranks at the full rank.
 
-    Weight decay on the threshold's variable lowers the rank: `threshold_regularizer`. Arguments: those of `FastGRNN`
-    and of `SoftThreshold`.
+    Weight decay on the thresholds (`threshold_regularizer`) lowers the rank. Takes the arguments of `FastGRNN` and of
+    `SoftThreshold`.
     """
 
     technique_class = SoftThreshold
 
 
 def fold_rank(layer: keras.layers.Layer) -> "FastGRNN":
-    """The `FastGRNN` with the ranks that a layer with gains has come to, and no gains: the same function.
+    """Makes a `FastGRNN` without gains, of the rank that a layer with gains has reached. It computes the same function.
 
     Args:
         layer: Built `FastGRNN` (or `STRFastGRNN`) with gains, or with low rank.
 
     Returns:
-        A new, built `FastGRNN` of the same name. A rank that fell to zero stays one, of zeros.
+        A new, built `FastGRNN` of the same name. If a rank fell to zero, the new layer has rank one with factors of
+        zeros.
 
     Raises:
-        ValueError: `layer` is no built `FastGRNN`.
+        ValueError: `layer` is not a built `FastGRNN`.
 
     Example:
 

@@ -1,8 +1,8 @@
 """The kinds: how each Keras layer applies a given kernel.
 
-A kind supplies the linear operation on (inputs, kernel), the bias and the activation; what the kernel is, in training
-and at inference, is the technique's business (`technique.py`). The constructors, shapes and configs are those of the
-Keras layer that the kind extends.
+A kind supplies the linear operation on (inputs, kernel), the bias and the activation. The technique (`technique.py`)
+supplies the kernel, in training and at inference. A kind has the constructor, shapes and config of the Keras layer that
+it extends.
 """
 
 import keras
@@ -39,7 +39,7 @@ class SparseEinsumDense(SparseLayer, keras.layers.EinsumDense):
 
     def position_axes(self, rank):
         _, kernel, output = self._subscripts()
-        # An ellipsis stands for as many leading axes as the written ones leave.
+        # An ellipsis stands for all axes that have no letter of their own.
         output = output.replace("...", "." * (rank - len(output.replace("...", ""))))
         return tuple(axis for axis, letter in enumerate(output) if axis > 0 and letter not in kernel)
 
@@ -50,7 +50,7 @@ class SparseEinsumDense(SparseLayer, keras.layers.EinsumDense):
 
 
 class _SparseConv(SparseLayer):
-    """What the convolutions share; the operation itself is Keras's `convolution_op`."""
+    """Base of the convolutions. The operation itself is Keras's `convolution_op`."""
 
     def call(self, inputs, training=False):
         outputs = self.apply_weight("kernel", self.convolution_op, inputs, training)
@@ -89,9 +89,10 @@ class SparseConv3D(_SparseConv, keras.layers.Conv3D):
 
 
 class _SparseConvTranspose(SparseLayer):
-    """What the transposed convolutions share.
+    """Base of the transposed convolutions.
 
-    Their kernels are stored as `(*size, output units, input channels)`: a block "4x1" is four output units of an input.
+    Their kernels are stored as `(*size, output units, input channels)`, so a block "4x1" is four output units of one
+    input channel.
     """
 
     def call(self, inputs, training=False):
@@ -129,7 +130,7 @@ class SparseConv3DTranspose(_SparseConvTranspose, keras.layers.Conv3DTranspose):
 
 
 class _SparseDepthwise(SparseLayer):
-    """What the layers with a depthwise kernel share."""
+    """Base of all layers with a depthwise kernel."""
 
     def position_axes(self, rank):
         return _spatial_axes(self)
@@ -146,7 +147,7 @@ class _SparseDepthwise(SparseLayer):
 
 
 class _SparseDepthwiseConv(_SparseDepthwise):
-    """What the depthwise convolutions share."""
+    """Base of the depthwise convolutions."""
 
     def call(self, inputs, training=False):
         outputs = self.apply_weight("kernel", self._convolve_depthwise, inputs, training)
@@ -165,10 +166,10 @@ class SparseDepthwiseConv2D(_SparseDepthwiseConv, keras.layers.DepthwiseConv2D):
 
 
 class _SparseSeparableConv(_SparseDepthwise):
-    """What the separable convolutions share: a depthwise convolution, then one of size 1, each with a sparse kernel.
+    """Base of the separable convolutions: a depthwise convolution, then one of size 1, each with a sparse kernel.
 
-    They are two linear operations one after the other, so a technique that works on pre-activations (variational
-    dropout) does so after each of them.
+    The layer runs two linear operations, one after the other. A technique that works on pre-activations (variational
+    dropout) works on the result of each.
     """
 
     sparse_weight_names = ("depthwise_kernel", "pointwise_kernel")
@@ -201,12 +202,13 @@ class SparseEmbedding(SparseLayer, keras.layers.Embedding):
     def __init__(self, *args, weights=None, **kwargs):
         super().__init__(*args, **kwargs)
         if weights is not None:
-            # Keras's constructor would want values for the technique's variables, too.
+            # The table is assigned in `build_technique`: Keras's constructor would ask for values of the technique's
+            # variables, too.
             (self._given_table,) = weights if isinstance(weights, list) and len(weights) == 1 else [weights]
             self.build()
 
     def build_technique(self):
-        # Before a mask cuts it.
+        # The given table must be in place before a mask is applied to it.
         table = vars(self).pop("_given_table", None)
         if table is not None:
             stored_variable(self, "embeddings").assign(table)
@@ -219,12 +221,13 @@ class SparseEmbedding(SparseLayer, keras.layers.Embedding):
         return super().compute_output_spec(inputs)
 
     def filter_axes(self, name="embeddings"):
-        # A row is a symbol: the output unit of a tied softmax. The untied projection has symbols as columns.
+        # A row of the table is a symbol, which is an output unit of a tied softmax. In an untied projection a column is
+        # one.
         return (0,) if name == "embeddings" else (1,)
 
     def _lookup(self, inputs, training):
         ids = ops.cast(inputs, "int32") if inputs.dtype not in ("int32", "int64") else inputs
-        # Only the rows that the call looks up are worked on, and each position sees its own row.
+        # The technique works only on the rows that the call looks up, one row for each position.
         rows = self.apply_weight(
             "embeddings", lambda _, rows: rows, None, training, select=lambda table: ops.take(table, ids, axis=0)
         )
@@ -261,7 +264,8 @@ if hasattr(keras.layers, "ReversibleEmbedding"):  # Keras >= 3.13
         def call(self, inputs, reverse=False, training=False):
             if not reverse:
                 outputs = self._lookup(inputs, training)
-                # As in the stock layer: a reverse call must not carry a mask, so `compute_mask` can't set it.
+                # The mask is set here and not in `compute_mask`, as in the stock layer: a reverse call must not carry a
+                # mask.
                 if self.mask_zero:
                     set_mask(outputs, ops.not_equal(inputs, 0))
                 return outputs

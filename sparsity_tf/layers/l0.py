@@ -1,10 +1,10 @@
 """L0 regularisation with hard-concrete gates (Louizos et al., 2018, arXiv 1712.01312), as in Gale et al. (2019).
 
 Each weight is multiplied by a gate in [0, 1], a stretched and clipped binary-concrete variable. Training samples the
-gates, one tensor a call, and pays the expected number of open ones; inference uses a deterministic gate, which is
-exactly zero for many weights.
+gates, one tensor a call, and adds the expected number of open gates to the loss. Inference uses a deterministic gate,
+which is exactly zero for many weights.
 
-`DepthwiseConv1D` and `DepthwiseConv2D` have no form: neither paper applies the method to them.
+`DepthwiseConv1D` and `DepthwiseConv2D` have no form with L0 gates: neither paper applies the method to them.
 """
 
 import functools
@@ -38,17 +38,18 @@ def hard_concrete_sample(log_alpha, u, beta=2 / 3, gamma=-0.1, zeta=1.1):
     Returns:
         Gates in [0, 1], the shape of `log_alpha` (equations 10 to 12 of the paper).
     """
-    # log(u + eps) - log(1 - u), with one logarithm.
+    # log(u + eps) - log(1 - u), written with one logarithm.
     logit = ops.log(ops.add(u, EPSILON) / (1 - u))
     gate = ops.sigmoid((logit + log_alpha) / beta)
     return ops.clip(gate * (zeta - gamma) + gamma, 0, 1)
 
 
 def hard_concrete_mean(log_alpha, gamma=-0.1, zeta=1.1):
-    """The deterministic gate of inference: clip(sigmoid(log_alpha) (zeta - gamma) + gamma, 0, 1) (equation 13).
+    """The deterministic gate that inference uses: clip(sigmoid(log_alpha) (zeta - gamma) + gamma, 0, 1) (equation 13).
 
-    Exactly 0 for log_alpha <= log(-gamma / zeta) = -2.398 at the default interval, exactly 1 for >= 2.398. The shape of
-    `log_alpha`. (The name is the field's; it is not the mean of the distribution.)
+    At the default interval the gate is exactly 0 for log_alpha <= log(-gamma / zeta) = -2.398 and exactly 1 for
+    log_alpha >= 2.398. It has the shape of `log_alpha`. (The literature uses the name "mean"; the gate is not the mean
+    of the distribution.)
     """
     return ops.clip(ops.sigmoid(log_alpha) * (zeta - gamma) + gamma, 0, 1)
 
@@ -60,13 +61,13 @@ def expected_l0(log_alpha, beta=2 / 3, gamma=-0.1, zeta=1.1):
 
 @functools.cache
 def _fused_sample(beta, gamma, zeta):
-    """theta times sampled gates, a function of (theta, log_alpha, source of the uniform numbers)."""
+    """A function of (theta, log_alpha, source of the uniform numbers) that returns theta times sampled gates."""
 
     def forward(theta, log_alpha, source):
         u = noise.uniform_from(source, ops.shape(theta), theta.dtype)
-        # exp(-logit u); at u = 0 the bound is what epsilon makes of it, should the compiler have rounded that away.
+        # exp(-logit u). The bound is the value at u = 0; it matters if the compiler rounds epsilon away.
         odds = ops.minimum((1 - u) / (u + EPSILON), 1 / EPSILON)
-        if beta == 2 / 3:  # No logarithm for the usual temperature: odds^(3/2) exp(-3/2 log_alpha).
+        if beta == 2 / 3:  # The usual temperature needs no logarithm: odds^(3/2) exp(-3/2 log_alpha).
             inverse = odds * ops.sqrt(odds) * ops.exp(log_alpha / -beta)
         else:
             inverse = ops.exp((ops.log(odds) - log_alpha) / beta)
@@ -76,7 +77,8 @@ def _fused_sample(beta, gamma, zeta):
 
     def backward(upstream, gate, kernel):
         stretched = gate * (zeta - gamma) + gamma
-        # theta is kernel / stretched. XLA, had it to read theta once more, would copy the variable before updating it.
+        # theta is computed as kernel / stretched. If XLA read theta once more, it would copy the variable before
+        # updating it.
         by_gate = ops.where((stretched > 0) & (stretched < 1), kernel / stretched, 0) * (zeta - gamma)
         return upstream * ops.clip(stretched, 0, 1), upstream * by_gate * gate * (1 - gate) / beta, None
 
@@ -85,7 +87,7 @@ def _fused_sample(beta, gamma, zeta):
 
 @functools.cache
 def _fused_expected_l0(beta, gamma, zeta):
-    """The sum of `expected_l0(log_alpha)`."""
+    """A function of log_alpha that returns the sum of `expected_l0(log_alpha)`."""
 
     def forward(log_alpha):
         p = expected_l0(log_alpha, beta, gamma, zeta)
@@ -103,15 +105,16 @@ class L0(Technique):
     The kernel of the Keras layer is the ungated weight; `log_alpha` is a second trainable variable of its shape.
 
     Args:
-        log_alpha_initializer: Initial log alpha: a Keras initializer or a number. Default N(2.197, 0.01), an initial
-            dropout rate of 0.1; the rate r has log((1 - r) / r). See `initial_dropout_rate`.
-        initial_dropout_rate: Instead of an initializer: a rate in (0, 1), for N(log((1 - r) / r), 0.01).
+        log_alpha_initializer: Initial log alpha: a Keras initializer or a number. Default N(2.197, 0.01), which is an
+            initial dropout rate of 0.1: a rate r means log alpha = log((1 - r) / r). See `initial_dropout_rate`.
+        initial_dropout_rate: A rate r in (0, 1), given instead of an initializer. Log alpha starts as N(log((1 - r) /
+            r), 0.01).
         beta: Temperature of the concrete distribution, > 0.
         gamma: Lower end of the stretched interval, < 0.
         zeta: Upper end of the stretched interval, > 1.
         penalty_weight: Initial value of the layer's `penalty_weight` variable, which multiplies the expected number of
-            non-zero gates in the training loss: weight / (number of training examples). `callbacks.PenaltyRamp` moves
-            it. The default 0 adds no penalty.
+            non-zero gates in the training loss: weight / (number of training examples). `callbacks.PenaltyRamp` changes
+            it during training. The default 0 adds no penalty.
         seed: Integer seed of the gates; `None` draws one from Python's generator (`keras.utils.set_random_seed`).
 
     Example:
@@ -154,7 +157,7 @@ class L0(Technique):
         self.gamma = gamma
         self.zeta = zeta
         self.penalty_weight = penalty_weight
-        self.seed = None if seed is None else int(seed)  # Numpy's integers are not saved in a config.
+        self.seed = None if seed is None else int(seed)  # A config can't hold numpy's integers.
 
     def build(self, weight: SparseWeight) -> None:
         initializer = self.log_alpha_initializer
@@ -175,7 +178,7 @@ class L0(Technique):
         theta = weight.tensor(select)
         log_alpha = ops.cast(weight.extra("log_alpha", select), theta.dtype)
         if select is not None:
-            # Lookups have a new shape for every length of sequences: not worth a compilation each.
+            # A lookup has a new shape for every sequence length. Compiling each would cost more than it saves.
             u = noise.uniform(ops.shape(theta), weight.layer.seed_generator, theta.dtype)
             return ops.multiply(theta, hard_concrete_sample(log_alpha, u, self.beta, self.gamma, self.zeta))
         source = noise.uniform_source(ops.shape(theta), weight.layer.seed_generator, theta.dtype)
@@ -186,67 +189,67 @@ class L0(Technique):
 
 
 class L0Dense(kinds.SparseDense):
-    """`keras.layers.Dense` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.Dense` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0EinsumDense(kinds.SparseEinsumDense):
-    """`keras.layers.EinsumDense` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.EinsumDense` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0Conv1D(kinds.SparseConv1D):
-    """`keras.layers.Conv1D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.Conv1D` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0Conv2D(kinds.SparseConv2D):
-    """`keras.layers.Conv2D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.Conv2D` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0Conv3D(kinds.SparseConv3D):
-    """`keras.layers.Conv3D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.Conv3D` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0Conv1DTranspose(kinds.SparseConv1DTranspose):
-    """`keras.layers.Conv1DTranspose` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.Conv1DTranspose` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0Conv2DTranspose(kinds.SparseConv2DTranspose):
-    """`keras.layers.Conv2DTranspose` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.Conv2DTranspose` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0Conv3DTranspose(kinds.SparseConv3DTranspose):
-    """`keras.layers.Conv3DTranspose` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.Conv3DTranspose` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0SeparableConv1D(kinds.SparseSeparableConv1D):
-    """`keras.layers.SeparableConv1D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.SeparableConv1D` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0SeparableConv2D(kinds.SparseSeparableConv2D):
-    """`keras.layers.SeparableConv2D` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+    """`keras.layers.SeparableConv2D` with L0 gates. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
 
 class L0Embedding(kinds.SparseEmbedding):
-    """`keras.layers.Embedding` with L0 gates: separate gates at every position. Arguments: also those of `L0`."""
+    """`keras.layers.Embedding` with L0 gates: separate gates at every position. Also takes the arguments of `L0`."""
 
     technique_class = L0
 
@@ -254,6 +257,6 @@ class L0Embedding(kinds.SparseEmbedding):
 if kinds.SparseReversibleEmbedding is not None:
 
     class L0ReversibleEmbedding(kinds.SparseReversibleEmbedding):
-        """`keras.layers.ReversibleEmbedding` with L0 gates. Arguments: the stock layer's and those of `L0`."""
+        """`keras.layers.ReversibleEmbedding` with L0 gates. Also takes the arguments of `L0`."""
 
         technique_class = L0

@@ -1,8 +1,8 @@
-"""LoRA adapters under a mask: a masked layer is fine-tuned by `enable_lora`, and the zeros stay when both are merged.
+"""LoRA adapters under a mask: `enable_lora` fine-tunes a masked layer, and merging the adapter keeps the zeros.
 
 Keras's adapter adds the product of two small matrices to a frozen kernel (Hu et al., "LoRA: low-rank adaptation of
-large language models", arXiv 2106.09685). That product is dense: merged into a sparse kernel it fills the zeros. Here
-the mask lies on the sum, mask * (kernel + (alpha / rank) a b), in training and at inference.
+large language models", arXiv 2106.09685). This product is dense, so merging it into a sparse kernel would fill the
+zeros. Here the mask multiplies the sum, mask * (kernel + (alpha / rank) a b), in training and at inference.
 """
 
 from keras import ops
@@ -21,25 +21,25 @@ def adapted(weight, select=None):
     if not enabled(weight):
         return tensor
     a, b = factors(weight.layer)
-    # What selects rows of the weight selects those of its first factor.
+    # The function that selects rows of the weight selects the same rows of the adapter's first factor.
     rows = ops.convert_to_tensor(a) if select is None else select(ops.convert_to_tensor(a))
     return tensor + (weight.layer.lora_alpha / weight.layer.lora_rank) * ops.matmul(rows, b)
 
 
 def factors(layer):
-    """The two variables of a layer's adapter, none if it has no adapter; a list."""
+    """List of the two variables of a layer's adapter; empty if the layer has none."""
     names = [f"lora_{name}_{factor}" for name in ("kernel", "embeddings") for factor in "ab"]
     return [getattr(layer, name) for name in names if getattr(layer, "lora_enabled", False) and hasattr(layer, name)]
 
 
 def clear(layer):
-    """Makes the adapter add nothing: what it added has been merged into the kernel."""
+    """Sets the adapter to zero, after its product has been merged into the kernel."""
     for variable in factors(layer):
         variable.assign(ops.zeros(variable.shape, variable.dtype))
 
 
 def remove(layer):
-    """Takes the adapter off a layer; its kernel is trained again."""
+    """Removes the adapter of a layer and makes the kernel trainable again."""
     for variable in factors(layer):
         delete_attribute(layer, variable.name)
     layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None

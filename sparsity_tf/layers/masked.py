@@ -1,22 +1,24 @@
-"""Layers with a mask: what magnitude pruning, random pruning and dynamic sparse training work on.
+"""Layers with a mask, for magnitude pruning, random pruning and dynamic sparse training.
 
-The mask is a bool variable (one byte a weight). The dense kernel itself is kept exactly zero where masked: a constraint
-on the variable, which every Keras optimizer applies after its update, in `fit`, `train_on_batch` and custom loops
-alike. The forward pass in training then reads the plain kernel, at the speed of the dense layer; the backward pass
-masks the gradient, or lets it through where an algorithm grows weights by their gradient (RigL, sparse momentum).
+The mask is a bool variable (one byte a weight). A constraint on the kernel's variable keeps masked entries exactly
+zero: every Keras optimizer applies it after its update, in `fit`, `train_on_batch` and custom loops alike. So the
+forward pass in training reads the plain kernel, at the speed of the dense layer. The backward pass masks the gradient,
+unless an algorithm that grows weights by their gradient runs (RigL, sparse momentum).
 
-`MaskConstraint` is set on the variable, not on the layer: configs are those of the plain layer, and a constraint of
-the user's own is applied first.
+`MaskConstraint` is set on the variable, not on the layer, so the layer's config keeps the user's constraint only. The
+user's constraint is applied first.
 
-An optimizer with `use_ema=True` overwrites variables with their averages without asking constraints: weights that were
-alive within the memory of the average come back where a mask has closed them meanwhile. What is used at inference,
-`value()`, is exactly sparse all the same, and the next optimizer step cuts the variable again. An algorithm that
-changes masks cuts variables and averages when it ends.
+An optimizer with `use_ema=True` overwrites variables with their averages and applies no constraint. An entry that was
+masked only recently then becomes non-zero again. `value()`, the tensor of inference, is exactly sparse all the same,
+and the next optimizer step sets the entry to zero again. An algorithm that changes masks sets masked entries of
+variables and averages to zero when it ends.
 
-On JAX the Keras trainer applies optimizers where masks can't be read. There the mask is applied in the forward pass and
-before a regularizer; what is exactly zero is the weight's `value()`, in training, at inference and in files.
+On JAX the Keras trainer runs the optimizer where masks can't be read. There the forward pass applies the mask, and a
+regularizer sees masked values. The variable may then be non-zero where masked, but the weight's `value()` is exactly
+zero there, in training, at inference and in files.
 
-A layer with a LoRA adapter (`layer.enable_lora`) has a frozen kernel; the mask lies on kernel plus adapter (`lora.py`).
+A layer with a LoRA adapter (`layer.enable_lora`) has a frozen kernel. The mask applies to kernel plus adapter
+(`lora.py`).
 """
 
 import contextlib
@@ -36,23 +38,22 @@ from sparsity_tf.layers.technique import Technique, initializer_or_number
 from sparsity_tf.masks import structures
 from sparsity_tf.type_names import Initializer, Tensor
 
-# Suffix of the names under which files hold what an algorithm remembers.
+# Suffix of the names under which files store the state of an algorithm.
 _STATE = "_state"
 
 
 class Masked(Technique):
-    """Weights times a mask that something else decides on (a callback, a file, an initializer).
+    """Multiplies weights by a mask that comes from elsewhere: a callback, a file, an initializer.
 
     Args:
-        mask_initializer: Keras initializer of the bool mask, called with `dtype="bool"` or returning numbers whose
-            non-zero entries live. Default all ones: a dense layer.
-        dense_gradient: Bool; let the gradient of masked entries through to the optimizer (they stay exactly zero all
-            the same). Default `False`: masked entries get zero gradient, unless an algorithm that grows by gradient
-            runs.
-        structure: Which entries live and die together when an algorithm prunes: `None` (each by itself), "2:4" (N:M
-            along the input axis), "4x1" (blocks), "filter" (output units), or what `shrink` removes best: "channel",
-            "head", "unit"; see `sparsity_tf.masks.structures`. It is part of the layer's config, so it survives saving
-            and loading. With the last three the biases have masks, too.
+        mask_initializer: Keras initializer of the bool mask. If it returns numbers, the non-zero entries are live.
+            Default all ones: a dense layer.
+        dense_gradient: Bool; whether the optimizer gets the gradient of masked entries, too. (The entries stay exactly
+            zero.) Default `False`: masked entries get zero gradient, unless an algorithm that grows by gradient runs.
+        structure: Which entries an algorithm prunes together: `None` (each by itself), "2:4" (N:M along the input
+            axis), "4x1" (blocks), "filter" (output units), or the structures that `shrink` removes best: "channel",
+            "head", "unit". See `sparsity_tf.masks.structures`. The structure is part of the layer's config, so it
+            survives saving and loading. With "channel", "head" and "unit" the biases have masks, too.
 
     Example:
 
@@ -71,15 +72,15 @@ class Masked(Technique):
         self.mask_initializer = initializer_or_number("mask_initializer", mask_initializer, "ones")
         self.dense_gradient = dense_gradient
         self.structure = structures.get(structure).spec
-        # What the algorithms that move the mask remember: name -> float64 numpy array. No variables: nothing of it is
-        # read in a step, and a model has the same weights with and without an algorithm.
+        # State of the algorithms that change the mask: name -> float64 numpy array. These are no variables: no training
+        # step reads them, and a model must have the same weights with and without an algorithm.
         self.states = {}
-        # The algorithms that want it while they run (their `id`s). No option: a layer's config is the same with and
-        # without them.
+        # `id`s of the algorithms that need the dense gradient while they run. They are no option: a layer's config must
+        # be the same with and without an algorithm.
         self.dense_gradient_users = set()
 
     def build(self, weight: SparseWeight) -> None:
-        # Of this layer alone: `sparsify` copies one technique for many.
+        # Fresh objects for this layer alone: `sparsify` gives each layer a shallow copy of one technique.
         self.states, self.dense_gradient_users = {}, set()
         mask = weight.add_variable(
             "mask",
@@ -116,7 +117,7 @@ class Masked(Technique):
         if masks_in_forward_pass():
             value = self.value(weight, select)
             return kernel + ops.stop_gradient(value - kernel) if dense else value
-        # The variable is zero where masked already; only the gradient needs the mask.
+        # The variable is already zero where masked, so only the gradient needs the mask.
         return kernel if dense else _mask_gradient(kernel, weight.extra("mask", select))
 
     def apply(
@@ -127,7 +128,7 @@ class Masked(Technique):
         training: bool,
         select: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        # A subclassed model whose `call` has no `training` argument trains its layers without telling them.
+        # A subclassed model whose `call` has no `training` argument trains its layers with `training=False`.
         return super().apply(weight, linear, inputs, training or bool(self.dense_gradient_users), select)
 
     def mask(self, weight: SparseWeight) -> Tensor:
@@ -139,7 +140,8 @@ class Masked(Technique):
         if shape != weight.shape:
             raise ValueError(f"`mask` for {weight.path!r} must have the shape {weight.shape}. Received: shape={shape}")
         mask = ops.cast(ops.convert_to_tensor(mask), "bool")
-        # Under the old mask first, where the variable itself may hold something outside it: what opens begins at zero.
+        # A newly opened entry must start at zero. On JAX the variable may be non-zero outside the old mask, so the old
+        # mask is applied first.
         tensor = weight.tensor()
         value = zero_outside(weight.extra("mask"), tensor) if masks_in_forward_pass() else tensor
         weight.extra_variable("mask").assign(mask)
@@ -150,7 +152,7 @@ class MaskConstraint(keras.constraints.Constraint):
     """Sets masked entries to exactly zero, after the user's own constraint.
 
     Args:
-        mask: Bool `keras.Variable` of the shape of the constrained one.
+        mask: Bool `keras.Variable` with the shape of the constrained variable.
         inner: The constraint that the variable had, or `None`.
     """
 
@@ -165,10 +167,10 @@ class MaskConstraint(keras.constraints.Constraint):
 
 
 class MaskedRegularizer(keras.regularizers.Regularizer):
-    """A regularizer of what the mask lets live: on JAX the variable itself may hold something beside it.
+    """A regularizer of the live entries only. On JAX the variable itself may be non-zero where masked.
 
     Args:
-        mask: Bool `keras.Variable` of the shape of the regularized one.
+        mask: Bool `keras.Variable` with the shape of the regularized variable.
         inner: The regularizer that the variable had.
     """
 
@@ -182,18 +184,18 @@ class MaskedRegularizer(keras.regularizers.Regularizer):
 
 @ops.custom_gradient
 def _mask_gradient(kernel, mask):
-    """`kernel` as it is, with a gradient that is zero where the mask is."""
+    """Returns `kernel` unchanged. Its gradient is zero where the mask is zero."""
 
     def gradient(*args, upstream=None):
         upstream = args[0] if upstream is None else upstream
-        # A product: without XLA it is faster than a selection, and the sign of a zero gradient is no matter.
+        # A product rather than `where`: without XLA it is faster, and the sign of a zero gradient does not matter.
         return ops.multiply(upstream, ops.cast(mask, upstream.dtype)), None
 
     return kernel, gradient
 
 
 class MaskedLayer:
-    """What the masked layers add to the protocol: a mixin, placed before the kind in the bases.
+    """Mixin with the methods that masked layers add to the protocol. It stands before the kind in the bases.
 
     Example:
 
@@ -206,7 +208,7 @@ class MaskedLayer:
 
     technique_class = Masked
     takes_lora = True
-    # The weights beside the kernels that have an entry for each output unit.
+    # Names of the weights, other than kernels, that have one entry for each output unit.
     _of_units = ("bias",)
 
     @property
@@ -222,10 +224,10 @@ class MaskedLayer:
         a_initializer: Initializer = "he_uniform",
         b_initializer: Initializer = "zeros",
     ) -> None:
-        """Freezes the kernel and adds a low-rank adapter, as the stock layer does; what is masked stays zero.
+        """Freezes the kernel and adds a low-rank adapter, as the stock layer does. Masked entries stay zero.
 
-        Compile the model again afterwards. A file of the model holds kernel and adapter merged, as Keras's files do,
-        and so does the layer that `sparsity_tf.to_dense` makes. No algorithm prunes the frozen kernel further.
+        Compile the model again afterwards. Saving the model merges adapter and kernel in the file, as Keras does, and
+        `sparsity_tf.to_dense` merges them in the layer. No algorithm prunes the frozen kernel further.
 
         Args:
             rank: Rank of the adapter, a positive integer.
@@ -251,11 +253,11 @@ class MaskedLayer:
         if not hasattr(self.keras_class, "enable_lora"):
             raise ValueError(f"{self.keras_class.__name__} {self.name!r} takes no LoRA adapter. Received: rank={rank}")
         if lora_alpha is None and self.lora_rank == rank:
-            lora_alpha = self.lora_alpha  # of the config
+            lora_alpha = self.lora_alpha  # from the config
         self.keras_class.enable_lora(self, rank, lora_alpha, a_initializer, b_initializer)
 
     def build_technique(self) -> None:
-        # An adapter that the constructor asks for is there already, and Keras has locked the layer behind it.
+        # If the constructor asked for an adapter, it exists already, and Keras has locked the layer after adding it.
         with unlocked(self) if getattr(self, "lora_enabled", False) else contextlib.nullcontext():
             super().build_technique()
 
@@ -264,7 +266,7 @@ class MaskedLayer:
         return [variable for variable in super()._own_variables() if id(variable) not in adapter]
 
     def save_own_variables(self, store: Any) -> None:
-        # On JAX the variable itself may hold something where it is masked; and an adapter is merged.
+        # The value, not the variable: on JAX the variable may be non-zero where masked, and an adapter is merged.
         values = {weight.name: weight.value() for weight in self.sparse_weights + self.bound_weights}
         for variable in self._own_variables():
             store[variable.name] = values.get(variable.name, variable)
@@ -283,66 +285,66 @@ class MaskedLayer:
 
 
 class MaskedDense(MaskedLayer, kinds.SparseDense):
-    """`keras.layers.Dense` with a masked kernel. Arguments: those of `keras.layers.Dense` and of `Masked`."""
+    """`keras.layers.Dense` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedEinsumDense(MaskedLayer, kinds.SparseEinsumDense):
-    """`keras.layers.EinsumDense` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.EinsumDense` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedConv1D(MaskedLayer, kinds.SparseConv1D):
-    """`keras.layers.Conv1D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.Conv1D` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedConv2D(MaskedLayer, kinds.SparseConv2D):
-    """`keras.layers.Conv2D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.Conv2D` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedConv3D(MaskedLayer, kinds.SparseConv3D):
-    """`keras.layers.Conv3D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.Conv3D` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedConv1DTranspose(MaskedLayer, kinds.SparseConv1DTranspose):
-    """`keras.layers.Conv1DTranspose` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.Conv1DTranspose` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedConv2DTranspose(MaskedLayer, kinds.SparseConv2DTranspose):
-    """`keras.layers.Conv2DTranspose` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.Conv2DTranspose` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedConv3DTranspose(MaskedLayer, kinds.SparseConv3DTranspose):
-    """`keras.layers.Conv3DTranspose` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.Conv3DTranspose` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedDepthwiseConv1D(MaskedLayer, kinds.SparseDepthwiseConv1D):
-    """`keras.layers.DepthwiseConv1D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.DepthwiseConv1D` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedDepthwiseConv2D(MaskedLayer, kinds.SparseDepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` with a masked kernel. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.DepthwiseConv2D` with a masked kernel. Also takes the arguments of `Masked`."""
 
 
 class MaskedSeparableConv1D(MaskedLayer, kinds.SparseSeparableConv1D):
-    """`keras.layers.SeparableConv1D` with masked kernels. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.SeparableConv1D` with masked kernels. Also takes the arguments of `Masked`."""
 
 
 class MaskedSeparableConv2D(MaskedLayer, kinds.SparseSeparableConv2D):
-    """`keras.layers.SeparableConv2D` with masked kernels. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.SeparableConv2D` with masked kernels. Also takes the arguments of `Masked`."""
 
 
 class MaskedBatchNormalization(MaskedLayer, SparseLayer, keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` with masked gamma and beta, for channels that are pruned in all layers.
 
-    Without them the mean of a filter that is zero would come out as a constant. With a structure that ties no layers
-    nothing is masked. Arguments: the stock layer's and those of `Masked`.
+    Without these masks the layer would turn a filter of zeros into a constant, because it subtracts the mean and adds
+    beta. With a structure that ties no layers nothing is masked. Also takes the arguments of `Masked`.
     """
 
     sparse_weight_names = ()
     _of_units = ("gamma", "beta")
 
     def call(self, inputs, training=None, mask=None):
-        # Keras's code finds the masked tensors in the place of the variables. Through __dict__: attributes set on a
-        # layer are tracked.
+        # Keras's code then finds the masked tensors in the place of the variables. They are written through `__dict__`,
+        # because Keras tracks attributes that are set on a layer.
         values = {name: self.bound_value(name, bool(training)) for name in self.bound_weight_names}
         before = {name: self.__dict__[name] for name in values}
         try:
@@ -356,10 +358,10 @@ class MaskedBatchNormalization(MaskedLayer, SparseLayer, keras.layers.BatchNorma
 
 
 class MaskedEmbedding(MaskedLayer, kinds.SparseEmbedding):
-    """`keras.layers.Embedding` with a masked table. Arguments: the stock layer's and those of `Masked`."""
+    """`keras.layers.Embedding` with a masked table. Also takes the arguments of `Masked`."""
 
 
 if kinds.SparseReversibleEmbedding is not None:
 
     class MaskedReversibleEmbedding(MaskedLayer, kinds.SparseReversibleEmbedding):
-        """`keras.layers.ReversibleEmbedding` with masked tables. Arguments: the stock layer's and those of `Masked`."""
+        """`keras.layers.ReversibleEmbedding` with masked tables. Also takes the arguments of `Masked`."""

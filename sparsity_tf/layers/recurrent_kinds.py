@@ -1,17 +1,17 @@
-"""The recurrent kinds: Keras's `SimpleRNN`, `LSTM`, `GRU` and `ConvLSTM`, and their cells with two sparse weights.
+"""The recurrent kinds: Keras's `SimpleRNN`, `LSTM`, `GRU` and `ConvLSTM`, whose cells have two sparse weights.
 
-The cell holds them, `kernel` and `recurrent_kernel`, and is what the protocol lists; the layer around it adds nothing
-but the technique's options to its own. What the technique makes of the weights (a mask, gates, a soft threshold) is
-computed once a call of the layer, before the loop over time, and so is all that is drawn at random: a sequence sees one
-draw, as in the cells of Gale et al. (2019). Keras's own code then runs with these tensors in the place of the
-variables, its cuDNN path (TensorFlow, GPU) included.
+The cell holds the two weights, `kernel` and `recurrent_kernel`, and the protocol lists the cell. The layer around it
+adds only the technique's options to its own. The technique computes the values of the weights (with a mask, gates or a
+soft threshold) once for each call of the layer, before the loop over time. It also draws all random numbers there, so a
+sequence sees one draw, as in the cells of Gale et al. (2019). Keras's own code then runs with these tensors in the
+place of the variables; its cuDNN path (TensorFlow, GPU) works, too.
 
-Variational dropout in training is the exception: there the inputs' part of the pre-activations is sampled (local
-reparametrisation, one noise vector a sequence, for all time steps), for all steps at once, and the recurrent kernel as
-it stands, one sample for the whole batch. There is no cuDNN path for it.
+Variational dropout in training is the exception. For the inputs it samples pre-activations (local reparametrisation):
+all time steps at once, with one noise vector for each sequence. For the recurrent state it samples the kernel itself,
+one sample for the whole batch. cuDNN can't run this.
 
-The moment "before the loop" is the one in which Keras asks a cell for its dropout masks, so cells work in a plain
-`keras.layers.RNN` (and `StackedRNNCells`), too. A cell that is called by itself makes a new draw each time.
+"Before the loop" is the moment when Keras asks a cell for its dropout masks. So the cells also work in a plain
+`keras.layers.RNN` and in `StackedRNNCells`. A cell that is called by itself makes a new draw in every call.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from sparsity_tf.layers.swap import make_sparse
 
 
 class _Prepared:
-    """What a cell computed for one call of its layer.
+    """The tensors that a cell computes for one call of its layer.
 
     Attributes:
         training: Bool.
-        kernel: Tensor; `None` where `project` stands for it.
+        kernel: Tensor; `None` if `project` takes its place.
         recurrent_kernel: Tensor.
-        bias: Tensor; `None` where the variable itself is used, or there is none.
-        project: Function from inputs to their part of the pre-activations, or `None`.
-        projected: Bool; whether the cell's inputs have been through `project` already.
+        bias: Tensor; `None` if the cell uses the variable itself, or has no bias.
+        project: Function that computes the inputs' part of the pre-activations, or `None`.
+        projected: Bool; whether `project` has already been applied to the cell's inputs.
     """
 
     def __init__(self, training, kernel, recurrent_kernel, bias, project):
@@ -47,23 +47,24 @@ def _kernel_itself(_, kernel):
 
 
 class _SparseCell(SparseLayer):
-    """What the cells share; a subclass defines `advance`."""
+    """Base of the sparse cells. A subclass defines `advance`."""
 
     sparse_weight_names = ("kernel", "recurrent_kernel")
     prepared = None
 
     def add_seed_generator(self):
-        # Cells have one already, for dropout: noise is drawn from the same.
+        # A Keras cell already has a seed generator for its dropout. The technique draws its noise from the same
+        # generator.
         if self.technique.seed is not None:
             untrack(self, self.seed_generator)
             self.seed_generator = keras.random.SeedGenerator(self.technique.seed)
 
     def remove_seed_generator(self):
-        """Dropout goes on using it."""
+        """Keeps the generator: the cell's dropout still needs it."""
 
     def _own_variables(self):
         variables = super()._own_variables()
-        # Dropout, too, goes on as it would have.
+        # The generator's counter is saved, so the dropout of a resumed run continues where it stopped.
         return variables if self.technique.stochastic else [*variables, self.seed_generator.state]
 
     def filter_axes(self, name="kernel"):
@@ -74,7 +75,7 @@ class _SparseCell(SparseLayer):
         return {"kernel": ops.matmul, "recurrent_kernel": ops.matmul}
 
     def prepare(self, batch_size, training):
-        """Computes the weights of one call, and draws its noise."""
+        """Computes the weights of one call and draws the call's noise."""
         kernel, project = self.sparse_weights[0], None
         if training:
             project = self.technique.over_time(kernel, self.products()["kernel"], batch_size)
@@ -86,7 +87,7 @@ class _SparseCell(SparseLayer):
             project,
         )
 
-    # Keras's RNN calls these two before and after its loop over time.
+    # Keras's RNN calls `get_dropout_mask` before its loop over time, and `reset_dropout_mask` after it.
     def get_dropout_mask(self, step_input):
         self.prepared = self.prepare(ops.shape(step_input)[0], is_training_call(self))
         return super().get_dropout_mask(step_input)
@@ -113,13 +114,14 @@ class _SparseCell(SparseLayer):
     @contextlib.contextmanager
     def using(self, prepared):
         """A context in which Keras's code finds the prepared tensors in the place of the variables."""
-        # Through __dict__: attributes set on a layer are tracked.
+        # Written through `__dict__`: Keras tracks attributes that are set on a layer.
         attributes = self.__dict__
         names = {"kernel": prepared.kernel, "recurrent_kernel": prepared.recurrent_kernel}
         if prepared.bias is not None:
             names["bias"] = prepared.bias
         before = {name: attributes[name] for name in names}
-        # Not drawn or prepared again at every step.
+        # The stock method for the time of the loop: `_SparseCell.get_dropout_mask` would draw and prepare again at
+        # every step.
         before_masks = attributes.get("get_dropout_mask")
         try:
             attributes.update(names)
@@ -133,7 +135,7 @@ class _SparseCell(SparseLayer):
                 attributes["get_dropout_mask"] = before_masks
 
     def drop_inputs(self, inputs):
-        """Inputs of one step, or of all, under Keras's dropout mask, which is the same for all steps (and gates)."""
+        """Applies Keras's dropout mask, the same for all steps and gates, to the inputs of one step or of all steps."""
         if not self.dropout:
             return inputs
         step = inputs if len(inputs.shape) == 2 else inputs[:, 0, :]
@@ -145,18 +147,18 @@ class _SparseCell(SparseLayer):
 
         Args:
             projected: Tensor `(batch, gates * units)`.
-            hidden: The output before, under a dropout mask.
-            states: List of the states before.
+            hidden: The output of the step before, after dropout.
+            states: List of the states after the step before.
             recurrent_kernel: Tensor `(units, gates * units)`.
 
         Returns:
-            `(output, list of the states after)`.
+            `(output, list of the new states)`.
         """
         raise TypeError(f"{type(self).__name__} must define `advance`.")
 
 
 def _first(masks):
-    """Dropout masks may be one for each gate."""
+    """The first dropout mask. Keras may return one mask, or a list with one for each gate."""
     return masks[0] if isinstance(masks, (list, tuple)) else masks
 
 
@@ -212,7 +214,7 @@ class SparseGRUCell(_SparseCell, keras.layers.GRUCell):
 class SparseConvLSTMCell(_SparseCell, ConvLSTMCell):
     """The cell of `keras.layers.ConvLSTM1D`, `ConvLSTM2D` and `ConvLSTM3D`, whose kernels are sparse.
 
-    A technique whose `over_time` samples pre-activations does not fit: Keras's code convolves with a kernel.
+    A technique whose `over_time` samples pre-activations can't be used here: Keras's code convolves with a kernel.
     """
 
     def products(self):
@@ -230,7 +232,7 @@ class SparseConvLSTMCell(_SparseCell, ConvLSTMCell):
 
 
 class SparseRecurrent(SparseLayer):
-    """What recurrent layers share: the cell is sparse, and the layer's config says so."""
+    """Base of the sparse recurrent layers: the cell is sparse, and the layer's config says so."""
 
     sparse_weight_names = ()
     sparse_part_names = ("cell",)
@@ -243,12 +245,12 @@ class SparseRecurrent(SparseLayer):
         keras.layers.RNN.build(self, sequences_shape, initial_state_shape)
 
     def build_technique(self):
-        """The cell's business."""
+        """Does nothing: the cell adds the technique's variables."""
 
     def remove_seed_generator(self):
-        """There is only the cell's."""
+        """Does nothing: the cell has the only generator."""
 
-    # Variables are the cell's.
+    # The cell holds all variables, so the layer saves and loads as a stock layer does.
     def save_own_variables(self, store):
         keras.layers.Layer.save_own_variables(self, store)
 
@@ -257,7 +259,7 @@ class SparseRecurrent(SparseLayer):
 
 
 class _StockRecurrent(SparseRecurrent):
-    """What the recurrent layers of Keras share."""
+    """Base of the sparse forms of Keras's own recurrent layers."""
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         prepared = self.cell.prepared

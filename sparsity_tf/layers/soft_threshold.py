@@ -1,8 +1,8 @@
 """Soft threshold weight reparameterization, STR (Kusupati et al., 2020, arXiv 2002.03231).
 
-The effective weight is sign(w) max(|w| - g(s), 0) with a trainable threshold variable s and g a sigmoid or an
-exponential. Sparsity is not set but learned: weight decay on s raises the threshold, the task's gradient lowers it.
-The gradients are those of the soft threshold as it stands:
+The effective weight is sign(w) max(|w| - g(s), 0), where s is a trainable threshold variable and g a sigmoid or an
+exponential. Sparsity is learned, not set: weight decay on s raises the threshold, the gradient of the task lowers it.
+The gradients are the exact ones of this formula, without a straight-through estimate:
 
     d loss / d w_i = G_i 1[|w_i| > g(s)],    d loss / d s = -g'(s) sum_i G_i sign(w_i) 1[|w_i| > g(s)]
 """
@@ -52,32 +52,32 @@ def _forward(w, threshold):
 
 def _backward(upstream, value, threshold):
     by_w = ops.where(value != 0, upstream, 0)
-    # No product: XLA on CPUs sums products three times as slowly.
+    # A selection rather than a product: XLA on CPUs sums products three times as slowly.
     by_threshold = ops.where(value > 0, -upstream, by_w)
     if len(threshold.shape) == 0:
         return by_w, ops.sum(by_threshold)
-    # Sizes of 1 where it broadcasts.
+    # The threshold broadcasts along its axes of size 1.
     axes = [axis for axis, size in enumerate(threshold.shape) if size == 1]
     return by_w, ops.sum(by_threshold, axes, keepdims=True) if axes else by_threshold
 
 
-# `soft_threshold`, faster.
+# The same as `soft_threshold`, but faster in training.
 _fused_soft_threshold = fused(_forward, _backward)
 
 
 class SoftThreshold(Technique):
     """A learned soft threshold on a weight.
 
-    The kernel of the Keras layer is the raw weight; `raw_threshold` is the trainable variable s. Note that decoupled
-    weight decay (AdamW) with an exclusion of the thresholds, or an optimizer without decay, never sparsifies: give
-    `threshold_regularizer=keras.regularizers.L2(c)`, whose gradient 2 c s pushes a negative s up. (SGD with L2 decay
-    lambda as in the paper is `L2(lambda / 2)` on kernel and threshold.)
+    The kernel of the Keras layer is the raw weight; `raw_threshold` is the trainable variable s. An optimizer without
+    weight decay never sparsifies, and neither does decoupled weight decay (AdamW) that excludes the thresholds. With
+    such an optimizer, give `threshold_regularizer=keras.regularizers.L2(c)`: its gradient 2 c s pushes a negative s up.
+    (SGD with the paper's L2 decay lambda is `L2(lambda / 2)` on kernel and threshold.)
 
     Args:
-        threshold_function: g, "sigmoid" (the paper's for all convolutional nets) or "exponential".
-        granularity: What one threshold governs: "layer", "filter" (an output unit) or "weight".
-        threshold_initializer: Initial s: a Keras initializer or a number. The paper's -3200 and -12800 are exactly
-            dense in float32 until decay has brought s to about -87; short runs want -5 to -100.
+        threshold_function: The function g, "sigmoid" (as in the paper's convolutional nets) or "exponential".
+        granularity: The part of a layer that shares one threshold: "layer", "filter" (an output unit) or "weight".
+        threshold_initializer: Initial s: a Keras initializer or a number. With the paper's -3200 and -12800 the layer
+            is exactly dense in float32 until decay has brought s to about -87. Short runs need -5 to -100.
         threshold_regularizer: Keras regularizer of s.
 
     Example:
@@ -113,7 +113,7 @@ class SoftThreshold(Technique):
         )
 
     def _threshold_shape(self, weight):
-        """() for "layer"; otherwise the weight's rank, so that it broadcasts."""
+        """The shape of s: () for "layer", otherwise a shape of the weight's rank that broadcasts against the weight."""
         if self.granularity == "layer":
             return ()
         if self.granularity == "weight":
@@ -134,19 +134,19 @@ class SoftThreshold(Technique):
         return _fused_soft_threshold(kernel, ops.cast(self._threshold(weight), kernel.dtype))
 
     def threshold(self, weight: SparseWeight) -> float | np.ndarray:
-        # numpy can't take a scalar in bfloat16 from TensorFlow.
+        # The cast is needed: numpy can't read a bfloat16 scalar of TensorFlow.
         return ops.convert_to_numpy(ops.cast(self._threshold(weight), weight.tensor_dtype))
 
     def _threshold(self, weight):
         return THRESHOLD_FUNCTIONS[self.threshold_function](weight.extra("raw_threshold"))
 
 
-# Optimizers under which thresholds that nothing pushes up have been reported.
+# Optimizers for which the warning below has been given.
 _REPORTED = weakref.WeakSet()
 
 
 def _warn_if_nothing_prunes(weight):
-    """Warns, once an optimizer, where training has neither a regularizer nor weight decay on a trainable threshold."""
+    """Warns, once for each optimizer, if a trainable threshold has neither a regularizer nor weight decay."""
     threshold = weight.extra_variable("raw_threshold")
     if threshold.regularizer is not None or not threshold.trainable:
         return
@@ -165,72 +165,72 @@ def _warn_if_nothing_prunes(weight):
 
 
 class STRDense(kinds.SparseDense):
-    """`keras.layers.Dense` with a learned soft threshold. Arguments: the stock layer's and those of `SoftThreshold`."""
+    """`keras.layers.Dense` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STREinsumDense(kinds.SparseEinsumDense):
-    """`keras.layers.EinsumDense` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.EinsumDense` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConv1D(kinds.SparseConv1D):
-    """`keras.layers.Conv1D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.Conv1D` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConv2D(kinds.SparseConv2D):
-    """`keras.layers.Conv2D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.Conv2D` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConv3D(kinds.SparseConv3D):
-    """`keras.layers.Conv3D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.Conv3D` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConv1DTranspose(kinds.SparseConv1DTranspose):
-    """`keras.layers.Conv1DTranspose` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.Conv1DTranspose` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConv2DTranspose(kinds.SparseConv2DTranspose):
-    """`keras.layers.Conv2DTranspose` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.Conv2DTranspose` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRConv3DTranspose(kinds.SparseConv3DTranspose):
-    """`keras.layers.Conv3DTranspose` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.Conv3DTranspose` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRDepthwiseConv1D(kinds.SparseDepthwiseConv1D):
-    """`keras.layers.DepthwiseConv1D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.DepthwiseConv1D` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRDepthwiseConv2D(kinds.SparseDepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` with a learned soft threshold. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.DepthwiseConv2D` with a learned soft threshold. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRSeparableConv1D(kinds.SparseSeparableConv1D):
-    """`keras.layers.SeparableConv1D` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.SeparableConv1D` with learned soft thresholds. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold
 
 
 class STRSeparableConv2D(kinds.SparseSeparableConv2D):
-    """`keras.layers.SeparableConv2D` with learned soft thresholds. Arguments: also those of `SoftThreshold`."""
+    """`keras.layers.SeparableConv2D` with learned soft thresholds. Also takes the arguments of `SoftThreshold`."""
 
     technique_class = SoftThreshold

@@ -1,6 +1,6 @@
-"""The part that all sparse layers share, and the lists of what is sparse in a model.
+"""The base class of all sparse layers, and functions that list the sparse parts of a model.
 
-* `SparseLayer`: the part that all sparse layers share: options, variables, penalties, saving;
+* `SparseLayer` holds the code that all sparse layers share: options, variables, penalties, saving;
 * functions that list the layers and the sparse weights of a model.
 
 A public layer is a technique (`technique.py`) applied to a kind (`kinds.py`): `VDDense` is `SparseDense` with
@@ -34,7 +34,7 @@ def _register(layer_class, technique):
         if other is not technique and not _defined_again(other, technique):
             raise ValueError(f"There is a technique {name!r} already: {other}. Received: {technique}")
     for key, other in list(LAYER_CLASSES.items()):
-        # Layers of the technique as it was defined before.
+        # These layers belong to an earlier definition of the technique.
         if other.technique_class is not technique and _defined_again(other.technique_class, technique):
             del LAYER_CLASSES[key]
     TECHNIQUES.update(dict.fromkeys(names, technique))
@@ -44,12 +44,12 @@ def _register(layer_class, technique):
 
 
 def _defined_again(old, new):
-    """Whether a class is another's newer version: a notebook's cell was run twice, a module was reloaded."""
+    """Whether `new` is a newer definition of `old`: a notebook cell was run twice, or a module was reloaded."""
     return (old.__module__, old.__qualname__) == (new.__module__, new.__qualname__)
 
 
 def _check_kind(layer_class):
-    """Raises a TypeError unless a class with sparse weights says how it applies them, and what their filters are."""
+    """Raises a TypeError unless a class with sparse weights calls `apply_weight` and defines `filter_axes`."""
     name, names = layer_class.__name__, layer_class.sparse_weight_names
     if layer_class.keras_class is None:
         raise TypeError(
@@ -57,7 +57,7 @@ def _check_kind(layer_class):
             f"`class {name}(SparseLayer, keras.layers.Dense)`. Received: bases {_names(layer_class.__bases__)}"
         )
     if isinstance(names, tuple | list) and not names:
-        return  # Its parts hold the weights, or it has bound ones alone.
+        return  # The layer's parts hold the weights, or it has bound weights only.
     example = names[0] if isinstance(names, tuple | list) else "kernel"
     if layer_class.filter_axes is SparseLayer.filter_axes:
         raise TypeError(
@@ -98,15 +98,14 @@ def _names_apply_weight(value):
 class SparseLayer(LayerHooks):
     """Mixin of all sparse layers, placed before the Keras layer class in the bases.
 
-    A subclass is a kind: it names its sparse weights in `sparse_weight_names`, defines `call`, which asks for each of
-    them through `apply_weight`, and says in `filter_axes` which axes of a weight index output units. A subclass of a
-    kind with a `technique_class` is a layer that can be used, and `sparsify` puts it in the place of the kind's
-    `keras_class`: the first base that is a layer and not sparse, which may be a layer of your own.
+    A subclass is a kind. It names its sparse weights in `sparse_weight_names`, applies each of them in `call` through
+    `apply_weight`, and says in `filter_axes` which axes of a weight index output units. A subclass of a kind that sets
+    `technique_class` is a layer ready for use: `sparsify` puts it in the place of the kind's `keras_class`. The
+    `keras_class` is the first base that is a layer and not sparse; it may be a layer of your own.
 
     Raises:
-        TypeError: When a class with a `technique_class` is made: it lists sparse weights, but does not say what
-            `filter_axes` are, or none of its methods calls `apply_weight`, so that it would compute with the dense
-            weights.
+        TypeError: When a class with a `technique_class` is defined that lists sparse weights but has no `filter_axes`,
+            or has no method that calls `apply_weight`. Such a layer would compute with the dense weights.
 
     Example:
 
@@ -142,9 +141,9 @@ class SparseLayer(LayerHooks):
     technique_variables = ()
     # Whether `enable_lora` works: an adapter needs a mask that lies on the sum of kernel and adapter.
     takes_lora = False
-    # The forward pass in which the layer was called in training; see `forward_pass`.
+    # The last forward pass in which the layer was called in training mode; see `forward_pass`.
     _trained_in = None
-    # Attributes with layers that are made sparse together with this one: the cell of a recurrent layer.
+    # Names of attributes that hold layers to make sparse together with this one, e.g. the cell of a recurrent layer.
     sparse_part_names = ()
 
     def __init_subclass__(cls, **kwargs):
@@ -158,7 +157,7 @@ class SparseLayer(LayerHooks):
         _check_kind(cls)
         cls.__signature__ = _joint_signature(cls.keras_class, technique)
         registered = LAYER_CLASSES.get((technique.name, cls.keras_class))
-        # A subclass of a public layer does not take its place in `sparsify`.
+        # `sparsify` goes on using a public layer, also if the user has made a subclass of it.
         if registered is None or registered.technique_class is not technique or _defined_again(registered, cls):
             _register(cls, technique)
 
@@ -172,7 +171,7 @@ class SparseLayer(LayerHooks):
         self.technique = self.technique_class(**options)
         super().__init__(*args, **kwargs)
         if getattr(self.dtype_policy, "quantization_mode", None) is not None:
-            # Keras would call `quantized_call`, which knows nothing of the technique.
+            # Keras would call `quantized_call`, which ignores the technique.
             raise ValueError(
                 f"{type(self).__name__} computes in floating point: `dtype` must not be a quantized policy. "
                 f"Received: dtype={self.dtype_policy.name!r}"
@@ -213,7 +212,7 @@ class SparseLayer(LayerHooks):
 
     @property
     def sparse_parts(self):
-        """The layers that are sparse together with this one, and hold its sparse weights; a list."""
+        """List of the layers that are made sparse together with this one and hold its sparse weights."""
         return [getattr(self, name) for name in self.sparse_part_names]
 
     def add_seed_generator(self):
@@ -221,9 +220,9 @@ class SparseLayer(LayerHooks):
         self.seed_generator = keras.random.SeedGenerator(self.technique.seed)
 
     def remove_seed_generator(self):
-        """The inverse, when the layer becomes a plain one again."""
+        """Removes the generator when the layer becomes plain again."""
         if not hasattr(self, "seed_generator"):
-            return  # It isn't built.
+            return  # The layer isn't built.
         with unlocked(self):
             untrack(self, self.seed_generator)
         del self.seed_generator
@@ -242,26 +241,26 @@ class SparseLayer(LayerHooks):
     def bound_weights(self):
         """List of `SparseWeight`: a bias, gamma or beta whose entries are zero where a whole output unit is.
 
-        They are no kernels: what counts sparse weights does not count them.
+        They are no kernels, so counts of sparse weights leave them out.
         """
         return [SparseWeight(self, name) for name in self.bound_weight_names] if self.built else []
 
     def apply_weight(self, name, linear, inputs, training, select=None):
-        """Applies sparse weight `name` through the technique; in training the penalty is due."""
+        """Applies sparse weight `name` through the technique. In training the layer's penalty becomes due."""
         outputs = self.technique.apply(SparseWeight(self, name), linear, inputs, training, select)
         if training and self.technique.penalized:
             self._trained_in = forward_pass()
         return outputs
 
     def bound_value(self, name, training):
-        """Weight `name` as it is used: through the technique if that masks it, else the variable itself."""
+        """The tensor that a call uses for weight `name`: masked if the technique masks it, else the variable."""
         if name not in self.bound_weight_names:
             return getattr(self, name)
         return self.apply_weight(name, lambda _, value: value, None, training)
 
-    # The penalty is computed where Keras collects the losses of a forward pass, as regularizers are, and not in the
-    # call: what is computed within a loop over time (on JAX also under rematerialization) can't be used outside. It
-    # counts once, however often a shared layer is called.
+    # The penalty is computed when Keras collects the losses of a forward pass, as regularizers are, and not in the
+    # call. A tensor that is computed inside a loop over time (on JAX also under rematerialization) can't be used
+    # outside it. A shared layer's penalty counts once, however often the layer is called.
     def _own_losses(self, losses):
         if self._trained_in is None or self._trained_in is not forward_pass():
             return losses
@@ -289,16 +288,17 @@ class SparseLayer(LayerHooks):
                 f"{type(self).__name__} {self.name!r} is not exported as it is: {self.technique.export_refusal}. "
                 "Convert the model with `sparsity_tf.to_dense(model)` first, and export the result."
             )
-            # `TFLiteConverter.from_keras_model` swallows errors, and then fails with one of its own.
+            # `TFLiteConverter.from_keras_model` swallows this error and then fails with another, so the text is also a
+            # warning.
             warnings.warn(text, stacklevel=3)
             raise ValueError(text)
 
     def filter_axes(self, name="kernel"):
-        """Axes of weight `name` that index output units: a "filter" is what is left when they are fixed."""
+        """Axes of weight `name` that index output units. Fixing these axes selects one "filter"."""
         raise TypeError(f"{type(self).__name__} has no filters.")
 
     def position_axes(self, rank):
-        """Axes of an output of the given rank that are positions (time, space): neither the batch nor the units."""
+        """Axes of an output of the given rank that index positions (time, space), not the batch or the units."""
         return tuple(range(1, rank - 1))
 
     def get_config(self):
@@ -328,13 +328,14 @@ class SparseLayer(LayerHooks):
     def _own_variables(self):
         variables = own_variables(self)
         if self.technique.stochastic and self.built:
-            # Keras does not save the counters of seed generators: a resumed run would draw the same noise again.
+            # Keras does not save the counters of seed generators. Without them a resumed run would draw the same noise
+            # again.
             variables.append(self.seed_generator.state)
         return variables
 
 
 def _joint_signature(keras_class, technique):
-    """Signature for `help()` and editors: the Keras layer's arguments, then the technique's."""
+    """The signature that `help()` and editors show: the Keras layer's arguments, then the technique's."""
     layer = list(inspect.signature(keras_class).parameters.values())
     options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in inspect.signature(technique).parameters.values()]
     names = {p.name for p in options}
@@ -344,7 +345,7 @@ def _joint_signature(keras_class, technique):
 
 
 def flatten_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """Lists a model and all layers below it, each once, parents before children, in the order of their creation.
+    """Lists a model and all layers inside it, each once, parents before children, in the order of their creation.
 
     Nested models, wrappers, recurrent cells and the projections inside `MultiHeadAttention` are included. (Keras's own
     `_flatten_layers` reverses the order below the first level.)
@@ -396,13 +397,14 @@ def get_sparse_weights(model: keras.layers.Layer) -> list[SparseWeight]:
 
 
 def get_masked_parts(model: keras.layers.Layer) -> list[SparseWeight]:
-    """Lists the sparse weights of a model or layer with the biases, gammas and betas that are masked, too.
+    """Lists the sparse weights of a model or layer together with its masked biases, gammas and betas.
 
     Args:
         model: Keras model or layer.
 
     Returns:
-        List of `SparseWeight`: `get_sparse_weights(model)`, and the `bound_weights` of each layer after its own.
+        List of `SparseWeight`: for each layer its `sparse_weights`, as in `get_sparse_weights(model)`, then its
+        `bound_weights`.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The protocol of sparse layers: which weights of a layer are sparse, and what they are worth.
+"""The protocol of sparse layers: which weights of a layer are sparse, and which values they have at inference.
 
 A `SparseWeight` is a handle on one sparse weight of a layer. Everything outside `layers/` (inspection, FLOPs, export,
 monitoring) reads models through `layer.sparse_weights` and needs nothing else.
@@ -19,7 +19,7 @@ from sparsity_tf.type_names import Tensor
 class SparseWeight:
     """A handle on one sparse weight of a layer: its name, its variables, and its value with exact zeros.
 
-    Handles are cheap and hold no state; ask the layer for them again (`layer.sparse_weights`) rather than keep them.
+    Handles are cheap and hold no state. Ask the layer for new ones (`layer.sparse_weights`) rather than keep them.
 
     Example:
 
@@ -77,11 +77,14 @@ class SparseWeight:
         return self.technique.mask(self)
 
     def threshold(self) -> float | np.ndarray | None:
-        """The threshold that decides what is zero (log alpha for variational dropout, magnitude for STR), or `None`."""
+        """The threshold that decides which entries are zero; `None` if the technique has none.
+
+        It is a log alpha for variational dropout and a magnitude for STR.
+        """
         return self.technique.threshold(self)
 
     def assign_mask(self, mask: Tensor) -> None:
-        """Sets the live entries (technique "masked" only); entries outside become exactly zero at once."""
+        """Sets the live entries (technique "masked" only). All other entries become exactly zero at once."""
         self.technique.assign_mask(self, mask)
 
     def count(self) -> int:
@@ -103,19 +106,19 @@ class SparseWeight:
         return "float32" if dtype in ("float16", "bfloat16") else dtype
 
     def extra(self, name: str, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """The technique's own variable `name` of this weight, or the selected part of it."""
+        """The tensor of the variable `name` that the technique added for this weight, or the selected part of it."""
         return self._select(self.extra_variable(name), select)
 
     def extra_variable(self, name: str) -> keras.Variable:
-        """The technique's own `keras.Variable` `name` of this weight."""
+        """The `keras.Variable` `name` that the technique added for this weight."""
         return getattr(self.layer, self._attribute(name))
 
     def add_variable(self, name: str, **kwargs: Any) -> keras.Variable:
-        """Adds a variable of the technique for this weight; stored on the layer under `name`.
+        """Adds a variable of the technique for this weight.
 
-        (Under `<weight>_<name>` for weights after the layer's first.) Float variables are kept out of autocasting:
-        logs, exponentials and roots of them are taken in float32 under mixed precision. On several devices it lies as
-        the weight does.
+        The layer stores the variable as the attribute `name`; for weights after its first, as `<weight>_<name>`. Float
+        variables are not autocast, so under mixed precision their logs, exponentials and roots are computed in float32.
+        On several devices the variable has the same layout as the weight.
         """
         attribute = self._attribute(name)
         kwargs.setdefault("autocast", False)

@@ -1,7 +1,7 @@
 """Turns a plain Keras layer into a sparse one and back, in place: the object, its name and its weights stay.
 
-The class of the layer is swapped for the sparse class of its kind and the technique's variables are added, as Keras's
-own `enable_lora` does with its adapters.
+The layer gets the sparse class of its kind, and the technique's variables are added to it, as Keras's own `enable_lora`
+adds its adapters.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from sparsity_tf.layers.technique import Technique
 
 
 def make_sparse(layer: keras.layers.Layer, technique: Technique) -> None:
-    """Makes one layer sparse, now or, if it isn't built yet, when it is built.
+    """Makes one layer sparse: now if it is built, otherwise as soon as it is built.
 
     Args:
         layer: Layer of a stock Keras class that has a sparse form for the technique.
@@ -58,10 +58,10 @@ def after_build(layer: keras.layers.Layer, function: Callable[[], None]) -> None
     if layer.built:
         function()
         return
-    # Keras wraps `build` on the instance when the layer is created: that one builds the plain layer.
+    # This `build` builds the plain layer: Keras put it on the instance when the layer was created.
     build_plain_layer = layer.build
 
-    # `wraps` keeps the signature, which Keras reads to name the shapes that it passes.
+    # `wraps` keeps the signature. Keras reads it to find the names of the shapes that it passes.
     @functools.wraps(build_plain_layer)
     def build(*args, **kwargs):
         build_plain_layer(*args, **kwargs)
@@ -72,7 +72,7 @@ def after_build(layer: keras.layers.Layer, function: Callable[[], None]) -> None
 
 
 def make_plain(layer: keras.layers.Layer) -> None:
-    """Turns one built sparse layer into the stock Keras layer, with the values of inference in its weights.
+    """Turns one built sparse layer into the stock Keras layer. Its weights get their values at inference.
 
     Example:
 
@@ -92,7 +92,7 @@ def make_plain(layer: keras.layers.Layer) -> None:
 def unmake_sparse(layer: keras.layers.Layer) -> None:
     """Turns a layer that `make_sparse` changed, in part or in whole, back into the stock Keras layer.
 
-    Its weights keep the values they have. A layer that `make_sparse` did not come to is left as it is.
+    Its weights keep their values. A layer that `make_sparse` did not change is left as it is.
 
     Example:
 
@@ -128,8 +128,8 @@ def _remove_technique(layer):
 
 def _add_variables(layer):
     with unlocked(layer), contextlib.ExitStack() as scopes:
-        # Variables are named after their place in the model, like those of the plain layer; `add_weight` opens the
-        # scope of the layer itself.
+        # The variables get names after their place in the model, as the plain layer's variables do. `add_weight` itself
+        # opens the scope of the layer.
         for name in layer.path.split("/")[:-1]:
             scopes.enter_context(keras.name_scope(name))
         layer.build_technique()

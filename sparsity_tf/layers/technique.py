@@ -1,7 +1,7 @@
-"""What a sparsification method is: the base class of all techniques.
+"""The base class of all techniques: a technique is one sparsification method.
 
-A technique adds variables, a value in training, a value at inference and perhaps a penalty to a weight; it never looks
-at how a layer applies its kernel (`kinds.py`).
+A technique gives a weight extra variables, a value in training, a value at inference and, if it needs one, a penalty.
+It never looks at how a layer applies its kernel: that is the work of the kinds (`kinds.py`).
 """
 
 import inspect
@@ -17,11 +17,11 @@ from sparsity_tf.type_names import Tensor
 
 
 class Technique:
-    """What a sparsification method adds to a weight tensor.
+    """Base class: the variables, values and penalty that a sparsification method adds to a weight tensor.
 
     A technique is a configured value: its constructor takes keyword options only, checks them, and stores them under
-    their names. It holds no tensors; the variables it asks for live on the layer. To add a technique, subclass this,
-    override `value` (and what else the method needs), and compose it with the kinds:
+    their names. It holds no tensors: its variables live on the layer. To add a technique, subclass this class, override
+    `value` and any other method that needs it, and combine the technique with the kinds:
 
     ```python
     class HardThreshold(Technique):
@@ -46,34 +46,34 @@ class Technique:
 
     name = None
     aliases = ()
-    # Adds a term to the training loss, times the layer's `penalty_weight`.
+    # Whether the technique adds a term to the training loss, multiplied by the layer's `penalty_weight`.
     penalized = False
-    # Draws random numbers in training; the layer gets a `seed_generator`.
+    # Whether the technique draws random numbers in training. If so, the layer gets a `seed_generator`.
     stochastic = False
-    # Why a layer of the technique is not exported as it is; `None` where converters store the plain kernel.
+    # Why a layer of the technique can't be exported as it is. `None` if converters store the plain kernel.
     export_refusal = None
 
     def build(self, weight: SparseWeight) -> None:
         """Creates the technique's variables for `weight` with `weight.add_variable`."""
 
     def release(self, weight: SparseWeight) -> None:
-        """Undoes what `build` changed on the weight's own variable, when the layer becomes a plain one again."""
+        """Undoes the changes of `build` to the weight's own variable, when the layer becomes plain again."""
 
     def value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """The dense tensor that is used at inference, exact zeros included.
+        """The dense tensor that inference uses, exact zeros included.
 
         Args:
             weight: `SparseWeight`.
-            select: Function from a tensor shaped like the weight to the part that this call needs (the rows that an
-                embedding looks up), applied before any arithmetic. `None` for the whole.
+            select: Function that takes a tensor of the weight's shape and returns the part that this call needs, e.g.
+                the rows that an embedding looks up. It is applied before any arithmetic. `None` for the whole tensor.
 
         Returns:
-            Tensor of `select(weight)`'s shape, in float32 or the variable's wider dtype.
+            Tensor of the shape of `select(weight)`, in float32 or, if that is wider, in the variable's dtype.
         """
         raise TypeError(f"{type(self).__name__} must define `value(weight, select)`.")
 
     def training_value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """The tensor that is used in training; the value at inference unless the technique says otherwise."""
+        """The tensor that training uses. By default it equals the value at inference."""
         return self.value(weight, select)
 
     def mask(self, weight: SparseWeight) -> Tensor:
@@ -81,11 +81,11 @@ class Technique:
         return ops.not_equal(self.value(weight), 0)
 
     def threshold(self, weight: SparseWeight) -> float | np.ndarray | None:
-        """The threshold (float or numpy array) that decides what is zero, or `None` if there is none."""
+        """The threshold (float or numpy array) that decides which entries are zero; `None` if there is none."""
         return None
 
     def penalty(self, weight: SparseWeight) -> Tensor:
-        """Scalar tensor, the unweighted penalty of one weight (only if `penalized`)."""
+        """Scalar tensor: the penalty of one weight, not yet times `penalty_weight`. Only if `penalized`."""
         raise TypeError(f"{type(self).__name__} has no penalty.")
 
     def apply(
@@ -101,7 +101,7 @@ class Technique:
         Args:
             weight: `SparseWeight`.
             linear: The kind's linear operation, a function of (inputs, kernel).
-            inputs: The call's inputs; `None` for a lookup, where `linear` returns the kernel that it is given.
+            inputs: The call's inputs. `None` for a lookup, whose `linear` returns the kernel unchanged.
             training: Bool.
             select: As in `value`.
 
@@ -114,9 +114,9 @@ class Technique:
     def over_time(
         self, weight: SparseWeight, linear: Callable[[Tensor | None, Tensor], Tensor], batch_size: int | Tensor
     ) -> Callable[[Tensor], Tensor] | None:
-        """How training applies a recurrent layer's input kernel, where that is no product with one tensor.
+        """The way training applies a recurrent layer's input kernel, if it is not a product with one tensor.
 
-        What is drawn at random is drawn here, once for all steps of the sequences.
+        All random numbers are drawn here, once for all time steps of the sequences.
 
         Args:
             weight: `SparseWeight`.
@@ -124,13 +124,14 @@ class Technique:
             batch_size: Integer or scalar tensor, number of sequences.
 
         Returns:
-            Function of the inputs of one step, `(batch, features)`, or of all, `(batch, time, features)`, that returns
-            the pre-activation without the bias. `None` (the default) where the kernel of `apply` says it all.
+            Function that takes the inputs of one step, `(batch, features)`, or of all steps, `(batch, time, features)`,
+            and returns the pre-activation without the bias. `None` (the default) if the kernel of `apply` is all that
+            training needs.
         """
         return None
 
     def assign_mask(self, weight: SparseWeight, mask: Tensor) -> None:
-        """Sets which entries are live; only techniques whose mask is a variable can."""
+        """Sets which entries are live. Only a technique whose mask is a variable supports this."""
         raise ValueError(
             f"The mask of {weight.path!r} can't be assigned: in technique {self.name!r} it follows from the weights. "
             "Use technique 'masked' for masks that are set from outside."
@@ -169,15 +170,15 @@ def _short_repr(option):
 
 
 def initializer_or_number(name, value, default=None):
-    """A Keras initializer from what Keras takes for one and can save, or from a number (a constant).
+    """Makes a Keras initializer from a number (a constant), or from anything that Keras accepts and can save.
 
     Args:
         name: The argument's name, for the message.
-        value: What was given for it.
-        default: What stands for `None`.
+        value: The value that the user gave for the argument.
+        default: The value to use if `value` is `None`.
 
     Raises:
-        ValueError: Keras knows no such initializer, or couldn't save it: arrays, objects without a `get_config`.
+        ValueError: Keras knows no such initializer, or can't save it (an array, an object without a `get_config`).
     """
     value = default if value is None else value
     if is_number(value):
@@ -193,7 +194,7 @@ def initializer_or_number(name, value, default=None):
 
 
 def deserialize_option(option):
-    """The inverse of what `get_config` does to one option."""
+    """Rebuilds one option from the form in which `get_config` stores it."""
     if isinstance(option, dict) and "class_name" in option:
         return keras.saving.deserialize_keras_object(option)
     return option

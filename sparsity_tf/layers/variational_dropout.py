@@ -1,11 +1,11 @@
 """Sparse variational dropout (Molchanov et al., 2017, arXiv 1701.05369), as in Gale et al. (2019, arXiv 1902.09574).
 
 Each weight has a mean theta and a variance sigma^2 = alpha theta^2 with a log-uniform prior. Training samples the
-pre-activations (local reparametrisation) and pays the KL divergence; weights whose noise swamps them, log alpha at the
-threshold or above, are exact zeros at inference.
+pre-activations (local reparametrisation) and adds the KL divergence to the loss. Weights whose noise drowns their mean
+(log alpha at the threshold or above) are exact zeros at inference.
 
 A separable convolution samples after each of its two kernels. `DepthwiseConv1D`, `DepthwiseConv2D` and `ConvLSTM` have
-no form: neither paper applies the method to such layers.
+no form with variational dropout: neither paper applies the method to such layers.
 
 The formulas are pure functions on tensors (`compute_log_alpha`, `compute_log_sigma2`, `kl_divergence`).
 """
@@ -24,17 +24,18 @@ from sparsity_tf.ops import noise
 from sparsity_tf.ops.fused import fused
 from sparsity_tf.type_names import Initializer, Tensor
 
-# Inside logarithms and square roots.
+# Added inside logarithms and square roots.
 EPSILON = 1e-8
 # Molchanov et al. (2017), equation 14.
 K1, K2, K3 = 0.63576, 1.8732, 1.48695
-# Squares of inputs are cut here, so that their products and sums stay finite in float32.
+# Squares of inputs are clipped at this value, so that their products and sums stay finite in float32.
 _LARGEST_SQUARE = 1e30
 # Largest exponent: exp(80) and its products with weights are finite in float32, so their gradients are no NaN.
 _LARGEST_EXPONENT = 80.0
-# With log alpha in this range all products of the KL divergence's derivative are finite in float32.
+# If log alpha is clipped to at most plus and minus this value, all products of the KL divergence's derivative are
+# finite in float32.
 _LARGEST_FUSED_CLIP = 15.0
-# exp(700) is finite in Python; a clip of that size clips nothing in float32.
+# exp(700) is finite in Python. A clip of that size has no effect in float32.
 _LARGEST_CLIP = 700.0
 
 
@@ -69,14 +70,20 @@ def _theta2(theta):
 
 
 def _clipped_sigma2(theta, log_sigma2, clip):
-    """sigma^2. Clipping log alpha to +-c is clipping sigma^2 to e^(+-c) (theta^2 + eps), without the logarithm."""
+    """sigma^2 after the clip.
+
+    Clipping log alpha to +-c equals clipping sigma^2 to e^(+-c) (theta^2 + eps), which needs no logarithm.
+    """
     theta2 = _theta2(theta)
     sigma2 = ops.exp(ops.minimum(log_sigma2, _LARGEST_EXPONENT))
     return ops.minimum(ops.maximum(sigma2, theta2 * math.exp(-clip)), theta2 * math.exp(clip))
 
 
 def _is_clipped(theta, sigma2, clip):
-    """Read off the clipped sigma^2; compilers may round the same product in two ways."""
+    """Whether the clip acted.
+
+    Compares with the clipped sigma^2 itself, because compilers may round the same product in two ways.
+    """
     theta2 = _theta2(theta)
     low, high = math.exp(1e-6 - clip), math.exp(clip - 1e-6)
     return ops.logical_or(sigma2 <= theta2 * low, sigma2 >= theta2 * high)
@@ -106,11 +113,11 @@ def _fused_kl_divergence(clip):
 
     def forward(theta, log_sigma2):
         theta2, sigma2 = _theta2(theta), _clipped_sigma2(theta, log_sigma2, clip)
-        # Neither logarithm waits for the other's exponential. sigma^2 is what the layer has computed already.
+        # In this form neither logarithm waits for the other's exponential. The layer has already computed this sigma^2.
         odds = ops.exp(-K2 - K3 * compute_log_alpha(theta, log_sigma2, clip))
         total = ops.sum(K1 * odds / (1 + odds) + 0.5 * ops.log(1 + theta2 / sigma2))
-        # K1 K3 odds / (1 + odds)^2 + 0.5 / (1 + alpha), over a common denominator: XLA keeps a quotient for both
-        # gradients, where it would compute a sum again for each.
+        # K1 K3 odds / (1 + odds)^2 + 0.5 / (1 + alpha), over a common denominator. XLA keeps a quotient for both
+        # gradients; it would compute a sum anew for each of them.
         square, total2 = ops.square(1 + odds), theta2 + sigma2
         slope = (K1 * K3 * odds * total2 + 0.5 * theta2 * square) / (square * total2)
         return total, (ops.where(_is_clipped(theta, sigma2, clip), 0, -slope), theta)
@@ -123,7 +130,7 @@ def _fused_kl_divergence(clip):
 
 
 def _moments(linear, inputs, theta, sigma2):
-    """Mean and variance of the pre-activation of independent weights."""
+    """Mean and variance of the pre-activation, for independent weights."""
     mean = linear(inputs, theta)
     if inputs is not None:
         inputs = ops.minimum(ops.square(ops.cast(inputs, sigma2.dtype)), _LARGEST_SQUARE)
@@ -138,17 +145,17 @@ class VariationalDropout(Technique):
     Args:
         log_sigma2_initializer: Initial log sigma^2: a Keras initializer or a number. Default -10; -15 for ResNet-50 in
             Gale et al.; about -8 to sparsify a trained network.
-        clip_log_alpha: Log alpha is clipped to plus and minus this, less than 700, in training and in the penalty;
-            `None` for no clip.
-        log_alpha_threshold: Weights with log alpha < threshold (strictly; not clipped) are kept at inference. 3 is a
-            dropout rate of 0.95.
-        mask_in_training: Drop the means above the threshold in training, too (their noise stays). It doubles the
-            compression of the LeNet of the paper at the same error.
-        share_noise: For inputs of rank > 2, one noise vector an example, shared by all positions (time, space), as in
-            Gale et al.'s Transformer. Default: independent noise everywhere.
+        clip_log_alpha: Training and penalty clip log alpha to plus and minus this number, less than 700. `None` for no
+            clip.
+        log_alpha_threshold: Inference keeps the weights with log alpha < threshold (strictly; log alpha is not clipped
+            here). 3 is a dropout rate of 0.95.
+        mask_in_training: Whether training, too, drops the means of weights above the threshold. (Their noise stays.)
+            This doubles the compression of the paper's LeNet at the same error.
+        share_noise: Whether, for inputs of rank > 2, each example has one noise vector for all its positions (time,
+            space), as in Gale et al.'s Transformer. Default: independent noise at every position.
         penalty_weight: Initial value of the layer's `penalty_weight` variable, which multiplies the KL in the training
-            loss. With a loss that is a mean over examples the evidence lower bound asks for 1 / (number of training
-            examples): set that, or let `callbacks.PenaltyRamp` move it. The default 0 adds no penalty.
+            loss. If the loss is a mean over examples, the evidence lower bound asks for 1 / (number of training
+            examples). Set this value, or let `callbacks.PenaltyRamp` change the weight. The default 0 adds no penalty.
         seed: Integer seed of the noise; `None` draws one from Python's generator (`keras.utils.set_random_seed`).
 
     Example:
@@ -186,7 +193,7 @@ class VariationalDropout(Technique):
         self.mask_in_training = mask_in_training
         self.share_noise = share_noise
         self.penalty_weight = penalty_weight
-        self.seed = None if seed is None else int(seed)  # Numpy's integers are not saved in a config.
+        self.seed = None if seed is None else int(seed)  # A config can't hold numpy's integers.
 
     def build(self, weight: SparseWeight) -> None:
         weight.add_variable("log_sigma2", shape=weight.shape, initializer=self.log_sigma2_initializer)
@@ -249,73 +256,73 @@ class VariationalDropout(Technique):
         return ops.cast(kept_theta, layer.compute_dtype), ops.cast(sigma2, dtype)
 
     def _kept(self, theta, log_sigma2):
-        # Written so that a weight that is not a number is kept, and seen, rather than counted as pruned.
+        # This form keeps a weight that is NaN. `log_alpha < threshold` would drop it, and so hide it.
         return ops.logical_not(compute_log_alpha(theta, log_sigma2) >= self.log_alpha_threshold)
 
     def _sigma2(self, theta, log_sigma2, select=None):
         if self.clip_log_alpha is None:
             return ops.exp(ops.minimum(log_sigma2, _LARGEST_EXPONENT))
-        # Lookups have a new shape for every length of sequences: not worth a compilation each.
+        # A lookup has a new shape for every sequence length. Compiling each would cost more than it saves.
         clipped = _clipped_sigma2 if select else _fused_sigma2
         return clipped(theta, ops.cast(log_sigma2, theta.dtype), self.clip_log_alpha)
 
 
 class VDDense(kinds.SparseDense):
-    """`keras.layers.Dense` with variational dropout. Arguments: the stock layer's and those of `VariationalDropout`."""
+    """`keras.layers.Dense` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDEinsumDense(kinds.SparseEinsumDense):
-    """`keras.layers.EinsumDense` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.EinsumDense` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDConv1D(kinds.SparseConv1D):
-    """`keras.layers.Conv1D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.Conv1D` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDConv2D(kinds.SparseConv2D):
-    """`keras.layers.Conv2D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.Conv2D` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDConv3D(kinds.SparseConv3D):
-    """`keras.layers.Conv3D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.Conv3D` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDConv1DTranspose(kinds.SparseConv1DTranspose):
-    """`keras.layers.Conv1DTranspose` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.Conv1DTranspose` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDConv2DTranspose(kinds.SparseConv2DTranspose):
-    """`keras.layers.Conv2DTranspose` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.Conv2DTranspose` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDConv3DTranspose(kinds.SparseConv3DTranspose):
-    """`keras.layers.Conv3DTranspose` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.Conv3DTranspose` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDSeparableConv1D(kinds.SparseSeparableConv1D):
-    """`keras.layers.SeparableConv1D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.SeparableConv1D` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
 
 class VDSeparableConv2D(kinds.SparseSeparableConv2D):
-    """`keras.layers.SeparableConv2D` with variational dropout. Arguments: also those of `VariationalDropout`."""
+    """`keras.layers.SeparableConv2D` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
 
@@ -323,7 +330,7 @@ class VDSeparableConv2D(kinds.SparseSeparableConv2D):
 class VDEmbedding(kinds.SparseEmbedding):
     """`keras.layers.Embedding` with variational dropout: fresh noise at every position.
 
-    Arguments: the stock layer's and those of `VariationalDropout`.
+    Also takes the arguments of `VariationalDropout`.
     """
 
     technique_class = VariationalDropout
@@ -334,7 +341,7 @@ if kinds.SparseReversibleEmbedding is not None:
     class VDReversibleEmbedding(kinds.SparseReversibleEmbedding):
         """`keras.layers.ReversibleEmbedding` with variational dropout in the lookup and in the (tied) projection.
 
-        The penalty of a tied table counts once. Arguments: also those of `VariationalDropout`.
+        The penalty of a tied table counts once. Also takes the arguments of `VariationalDropout`.
         """
 
         technique_class = VariationalDropout

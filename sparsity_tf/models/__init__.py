@@ -1,7 +1,8 @@
 """Builders of the networks that the recipes train: plain functional Keras models.
 
 Every builder takes `technique`, `technique_options` and `where`, and makes the finished network sparse through
-`sparsity_tf.sparsify`. `layer_selection.py` says how layers are named and holds what the papers give to `where`.
+`sparsity_tf.sparsify`. `layer_selection.py` says how layers are named and holds the values of `where` that the papers
+use.
 """
 
 from sparsity_tf.models.alexnet import alexnet_b, alexnet_s

@@ -1,8 +1,8 @@
-"""What the builders of the zoo share: layers as the sources define them, and the technique put on at the end.
+"""Code that all builders share: layers as the sources define them, and the technique, which is applied at the end.
 
-Most of the networks were published in PyTorch. Its convolutions pad by the same number of zeros on both sides, Keras's
-"same" by what the input size asks for, the odd zero last: they agree for odd kernels at stride 1, and at stride 2 they
-look at different pixels. So every strided convolution pads explicitly here.
+Most of the networks were published in PyTorch, whose convolutions pad the same number of zeros on both sides. Keras's
+"same" pads as many zeros as the input size needs, and puts an odd zero last. Both agree for odd kernels at stride 1,
+but at stride 2 they look at different pixels. So every strided convolution pads explicitly here.
 """
 
 import math
@@ -21,7 +21,7 @@ from sparsity_tf.checks import (
 
 
 def kernel_arguments(initializer, regularizer):
-    """A function making fresh kernel arguments: a shared seeded initializer repeats its draws."""
+    """A function that makes new kernel arguments for each layer: a shared seeded initializer would repeat its draws."""
 
     def arguments():
         fresh = check_initializer("kernel_initializer", initializer)
@@ -34,7 +34,7 @@ def kernel_arguments(initializer, regularizer):
 
 
 def apply_technique(model, technique, options, where):
-    """Makes the finished model sparse, where a technique is asked for."""
+    """Makes the finished model sparse if a technique is given."""
     if technique is None:
         for argument, value in (("technique_options", options), ("where", where)):
             if value is not None:
@@ -48,7 +48,7 @@ def apply_technique(model, technique, options, where):
 
 
 def variance_scaling(scale, mode="fan_in", distribution="untruncated_normal"):
-    """`VarianceScaling`; `scale=2` is He et al.'s normal, which Keras's own `he_normal` truncates."""
+    """`VarianceScaling`. `scale=2` is the normal distribution of He et al.; Keras's own `he_normal` truncates it."""
     return keras.initializers.VarianceScaling(scale, mode, distribution)
 
 
@@ -58,12 +58,12 @@ def torch_default():
 
 
 def check_width(width):
-    """Raises a ValueError unless a multiplier of numbers of units is above 0 (and below what any machine can hold)."""
+    """Raises a ValueError unless a multiplier of numbers of units is above 0 and at most 10,000."""
     check_number("width", width, above=0, most=10_000)
 
 
 def image_input(input_shape, num_classes, flattened=False):
-    """The input of a classifier, whose arguments are checked.
+    """Checks the arguments of a classifier and makes its input.
 
     Args:
         input_shape: Shape of one image, channels last; height and width may be `None`.
@@ -82,15 +82,15 @@ class Layers:
     """The layers of one network, each applied as soon as it is made. Images have their channels last.
 
     Args:
-        kernel_initializer: Initializer of every kernel that is given none of its own.
+        kernel_initializer: Initializer of every kernel that gets no other one.
         kernel_regularizer: Keras regularizer of every kernel, or `None`.
-        override: The user's initializer for all kernels, or `None`: those of the source.
-        uniform_biases: Whether biases start as PyTorch's do, uniform within 1 / sqrt(fan_in), instead of at 0.
-        epsilon: Of batch normalisation. (Its momentum is 0.9: PyTorch's 0.1 is the same thing.)
+        override: The user's initializer for all kernels, or `None` for the initializers of the source.
+        uniform_biases: Whether biases start uniform within 1 / sqrt(fan_in), as in PyTorch, instead of at 0.
+        epsilon: Epsilon of batch normalisation. (The momentum is 0.9, which PyTorch calls 0.1.)
     """
 
     def __init__(self, kernel_initializer, kernel_regularizer=None, override=None, uniform_biases=False, epsilon=1e-5):
-        # Here rather than at the first layer: before anything is built.
+        # Called once to check the arguments before any layer is built.
         kernel_arguments(override, kernel_regularizer)()
         self._kernel_initializer = kernel_initializer
         self._kernel_regularizer = kernel_regularizer
@@ -116,7 +116,7 @@ class Layers:
     def depthwise_conv(self, x, size, strides=1, name=None):
         """A depthwise convolution, padded as `conv`; its initializer is PyTorch's default unless overridden."""
         x, padding = self._pad(x, size, strides, None, name)
-        # A filter here reads one channel: Keras calls that number of inputs, size * size, the kernel's *fan-out*.
+        # A filter of a depthwise convolution reads size * size inputs. Keras calls this number the kernel's *fan-out*.
         arguments = self._kernel(variance_scaling(1 / 3, "fan_out", "uniform"))
         return layers.DepthwiseConv2D(
             size,
@@ -152,19 +152,19 @@ class Layers:
         return self.relu(self.batch_norm(x, f"{name}_bn"), f"{name}_relu")
 
     def max_pool(self, x, size, strides, padding="valid", name=None):
-        """Max-pooling; `padding` is Keras's word, or the number of zeros on every side of maps that aren't negative."""
+        """Max-pooling. `padding` is a value of Keras, or the number of zeros on every side of non-negative maps."""
         if isinstance(padding, int):
-            # PyTorch pads with -infinity; after a ReLU zeros make no difference.
+            # PyTorch pads with -infinity. After a ReLU zeros have the same effect.
             x = layers.ZeroPadding2D(padding, data_format="channels_last", name=f"{name}_pad")(x)
             padding = "valid"
         return layers.MaxPooling2D(size, strides, padding, data_format="channels_last", name=name)(x)
 
     def global_pool(self, x, keepdims=False):
-        """The average over all positions, `global_pool`."""
+        """The average over all positions, in a layer called `global_pool`."""
         return layers.GlobalAveragePooling2D(data_format="channels_last", keepdims=keepdims, name="global_pool")(x)
 
     def flatten(self, x):
-        """All features of an example in one axis, `flatten`."""
+        """Puts all features of an example in one axis, in a layer called `flatten`."""
         return layers.Flatten(data_format="channels_last", name="flatten")(x)
 
     def classifier(self, x, num_classes, kind, initializer=None):
@@ -175,7 +175,7 @@ class Layers:
         return self.flatten(self.conv(x, num_classes, 1, initializer=initializer, name="classifier"))
 
     def _pad(self, x, size, strides, padding, name):
-        """Pads where Keras's words don't say it: (padded tensor, padding argument of the convolution)."""
+        """Pads if no `padding` of Keras does the same. Returns (padded tensor, padding argument of the convolution)."""
         padding = size // 2 if padding is None else padding
         if padding == 0:
             return x, "valid"

@@ -1,7 +1,7 @@
 """AlexNet for CIFAR, small and big, as in *Sparse Networks from Scratch* (Dettmers & Zettlemoyer, arXiv 1907.04840).
 
-Five strided convolutions without any pooling, each followed by batch normalisation, and three dense layers; all have
-biases.
+The network has five strided convolutions without any pooling, each followed by batch normalisation, and three dense
+layers. All of these layers have biases.
 
 Names of layers, for `where`: `stem` is the first convolution, then `conv2` to `conv5`; `fc1`, `fc2`; `classifier`. The
 batch normalisation after a layer is `<layer>_bn`.
@@ -13,7 +13,7 @@ from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers
 from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
 
-# (filters, size, zeros on every side): maps of 32 x 32 become 13, 7, 4, 2 and 1 wide.
+# (filters, size, zeros on every side). Maps of 32 x 32 shrink to widths of 13, 7, 4, 2 and 1.
 _CONVOLUTIONS = ((96, 11, 2), (256, 5, 2), (384, 3, 1), (384, 3, 1), (256, 3, 1))
 
 
@@ -32,8 +32,8 @@ def alexnet_s(
     Args:
         input_shape: Shape of one image, channels last.
         num_classes: Number of outputs.
-        kernel_initializer: Keras initializer of every kernel. Default as in the source: uniform within
-            1 / sqrt(fan-in), the biases too.
+        kernel_initializer: Keras initializer of every kernel. Default as in the source: kernels and biases are uniform
+            within 1 / sqrt(fan-in).
         kernel_regularizer: Keras regularizer of every kernel, or `None`.
         technique: Name of a technique for `sparsity_tf.sparsify`, or `None` for a dense net.
         technique_options: Dict of keyword arguments of the technique, or `None`.
@@ -41,11 +41,11 @@ def alexnet_s(
         name: Name of the model.
 
     Returns:
-        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the defaults
-        8 kernels of 5,066,784 weights, 5,077,066 trainable parameters.
+        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the defaults it
+        has 8 kernels of 5,066,784 weights, 5,077,066 trainable parameters.
 
     Raises:
-        ValueError: `technique_options` or `where` without `technique`, or arguments that `sparsify` refuses.
+        ValueError: `technique_options` or `where` is given without `technique`, or `sparsify` refuses its arguments.
 
     Example:
         >>> model = alexnet_s(technique="masked")
@@ -77,8 +77,8 @@ def alexnet_b(
         name: Name of the model.
 
     Returns:
-        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the defaults
-        8 kernels of 8,484,896 weights, 8,501,322 trainable parameters.
+        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the defaults it
+        has 8 kernels of 8,484,896 weights, 8,501,322 trainable parameters.
 
     Raises:
         ValueError: As for `alexnet_s`.

@@ -1,9 +1,9 @@
 """The character language model of the `dst` package (Mostafa and Wang, ICML 2019, arXiv 1902.05967).
 
-One-hot characters, a stack of recurrent layers, a softmax layer without bias. The program's LSTM and GRU keep the
-matrix of each gate as a sparse tensor of its own; here the gates of a cell are one tensor, as in Keras. (A threshold
-over all layers sees no difference; shares of growth are those of whole kernels.) PyTorch's two biases a cell, of which
-only the sum matters, are one here, save in the GRU.
+The model reads one-hot characters through a stack of recurrent layers and a softmax layer without bias. The LSTM and
+GRU of `dst` keep the matrix of each gate as a separate sparse tensor. Here the gates of a cell are one tensor, as in
+Keras. (A threshold over all layers is not affected; growth is shared out among whole kernels.) A cell of PyTorch has
+two biases, of which only the sum matters. Here they are one bias, except in the GRU.
 
 Names of layers, for `where`: `rnn1`, `rnn2`, ...; `classifier`.
 """
@@ -33,27 +33,28 @@ def CharRNN(  # noqa: N802  (a builder that reads like a class, as Keras's appli
 ) -> keras.Model:
     """A recurrent network that predicts the next character.
 
-    Every window of text begins with a state of zeros; kernels and biases of the recurrent layers begin uniform within
-    1 / sqrt(hidden_size), the last kernel within that of its inputs.
+    Every window of text begins with a state of zeros. The kernels and biases of the recurrent layers start uniform
+    within 1 / sqrt(hidden_size), the last kernel within 1 / sqrt(number of its inputs).
 
     Args:
         vocabulary_size: Number of characters V, >= 2.
         hidden_size: Units H of each recurrent layer.
         depth: Number of recurrent layers.
         cell: "rnn", "lstm" or "gru".
-        kernel_regularizer: Keras regularizer of all kernels and biases (PyTorch's weight decay is on both), or `None`.
+        kernel_regularizer: Keras regularizer of all kernels and biases (PyTorch's weight decay applies to both), or
+            `None`.
         technique: Name of a technique for `sparsity_tf.sparsify`, or `None` for a dense net.
         technique_options: Dict of keyword arguments of the technique, or `None`.
         where: Which layers to make sparse. Defaults to `None`: all (as in the source).
         name: Name of the model.
 
     Returns:
-        A `keras.Model` from integers `(batch, time)` to logits `(batch, time, V)`. Kernels hold
-        c H (V + H) + (depth - 1) 2 c H^2 + H V weights, c = 1, 4, 3 for "rnn", "lstm", "gru".
+        A `keras.Model` from integers `(batch, time)` to logits `(batch, time, V)`. Its kernels hold c H (V + H) +
+        (depth - 1) 2 c H^2 + H V weights, where c = 1, 4, 3 for "rnn", "lstm", "gru".
 
     Raises:
-        ValueError: For any other argument; `technique_options` or `where` without `technique`, or arguments that
-            `sparsify` refuses.
+        ValueError: An argument has a value that is not allowed; `technique_options` or `where` is given without
+            `technique`, or `sparsify` refuses its arguments.
 
     Example:
         >>> model = CharRNN(50, hidden_size=1024, cell="gru", technique="masked")
@@ -76,7 +77,7 @@ def CharRNN(  # noqa: N802  (a builder that reads like a class, as Keras's appli
 
     inputs = keras.Input((None,), dtype="int32", name="characters")
     x = ops.one_hot(inputs, vocabulary_size, dtype=keras.config.dtype_policy().compute_dtype)
-    # An LSTM whose forget gates begin at 1 is Keras's own idea.
+    # Keras starts the forget gates of an LSTM at 1. PyTorch does not.
     options = {"unit_forget_bias": False} if cell == "lstm" else {}
     for index in range(1, depth + 1):
         x = CELLS[cell](

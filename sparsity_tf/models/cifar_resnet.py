@@ -1,12 +1,12 @@
 """Residual networks for CIFAR (He et al., CVPR 2016, arXiv 1512.03385), with masks that imitate a spatial bottleneck.
 
-As in DSR's `dst` package. The spatial bottleneck (Peng et al., 2018, arXiv 1809.02601) computes the first half of a
-block at fewer positions. Here a mask says at which (`layers.SparseActivation`); the convolutions stay dense, so that
-accuracy can be studied but no arithmetic is saved.
+The networks follow DSR's `dst` package. The spatial bottleneck (Peng et al., 2018, arXiv 1809.02601) computes the first
+half of a block at some positions only. Here a mask (`layers.SparseActivation`) selects these positions. The
+convolutions stay dense, so the masks show the effect on accuracy but save no arithmetic.
 
 Names of layers, for `where`: `stem`; `stage<1-3>_block<n>_conv<1-2>`, `stage2_block1_projection` and
-`stage3_block1_projection`; `classifier`. The batch normalisation after a convolution is `<convolution>_bn`; that of the
-first convolution of a block, `stage<s>_block<n>_conv1_bn`, has the mask (`.sparse_activation`).
+`stage3_block1_projection`; `classifier`. The batch normalisation after a convolution is `<convolution>_bn`. The one
+after the first convolution of a block, `stage<s>_block<n>_conv1_bn`, has the mask (`.sparse_activation`).
 """
 
 import keras
@@ -42,20 +42,20 @@ def cifar_resnet(
     the shortcut is a 1x1 convolution with batch normalisation. No convolution has a bias. Strided convolutions pad
     symmetrically.
 
-    With a `spatial_mask` the first batch normalisation of every block is a `layers.SparseBatchNormalization` with a
-    mask of its own, of the size of the block's output: 9, 15, 21, 27 and 54 masks for the usual depths. Masks add no
+    With a `spatial_mask` the first batch normalisation of every block is a `layers.SparseBatchNormalization`. Each has
+    its own mask, of the size of the block's output: 9, 15, 21, 27 and 54 masks for the usual depths. Masks add no
     trainable parameters.
 
-    Kernels start as PyTorch's do by default, uniform within 1 / sqrt(fan-in), and the classifier's bias too.
+    Kernels and the classifier's bias start uniform within 1 / sqrt(fan-in), the default of PyTorch.
 
     Args:
         depth: Number of layers, 6 n + 2 for n blocks a stage: 20, 32, 44, 56, 110, ...
         input_shape: Shape of one image, channels last. With a mask its height and width must be known.
         num_classes: Number of outputs.
         spatial_mask: `"none"` (or `None`), `"structured"`, `"static"` or `"dynamic"`: the mode of `SparseActivation`.
-        quarters: How many quarters of the positions live, 1, 2 or 3; without effect without a mask.
-        seed: Integer seed of random masks, of which each block derives its own; `None` draws them.
-        kernel_initializer: Keras initializer of every kernel; default see above.
+        quarters: Number of quarters of the positions that are live, 1, 2 or 3. It has no effect without a mask.
+        seed: Integer seed of the random masks, from which each block derives its own seed. `None` draws the seeds.
+        kernel_initializer: Keras initializer of every kernel. For the default see above.
         kernel_regularizer: Keras regularizer of every kernel, or `None`.
         technique: Name of a technique for `sparsity_tf.sparsify`, or `None` for dense weights.
         technique_options: Dict of keyword arguments of the technique, or `None`.
@@ -65,11 +65,12 @@ def cifar_resnet(
 
     Returns:
         A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). Trainable parameters
-        for 10 classes: 272,474 (20), 466,906 (32), 661,338 (44), 855,770 (56), 1,730,714 (110); 5,850 more for 100.
+        by depth for 10 classes: 272,474 (20), 466,906 (32), 661,338 (44), 855,770 (56), 1,730,714 (110). For 100
+        classes there are 5,850 more.
 
     Raises:
-        ValueError: A `depth` that isn't 6 n + 2, unknown `spatial_mask` or `quarters`; `technique_options` or `where`
-            without `technique`, or arguments that `sparsify` refuses.
+        ValueError: `depth` is not 6 n + 2; `spatial_mask` or `quarters` is unknown; `technique_options` or `where` is
+            given without `technique`, or `sparsify` refuses its arguments.
 
     Example:
         >>> model = cifar_resnet(20, spatial_mask="structured", quarters=2)

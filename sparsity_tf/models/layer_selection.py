@@ -1,10 +1,10 @@
 """Which layers the papers make sparse, as values of `where=`.
 
-In every network of the zoo but the LeNets the first layer with weights is called `stem` and the last `classifier`;
-what is between has the stage, the block and its place in the name: `stage2_block1_conv2`, `stage2_block1_projection`,
-`block7_depthwise`, `fc1`. (The exact names stand at the top of each family's file.) So a regular expression says which
-layers to make sparse; those here are strings and tuples of strings, which also fit into a recipe or a flag. Sparse
-momentum and STR make all kernels sparse: `where=None`.
+In every network here but the LeNets the first layer with weights is called `stem` and the last `classifier`. The names
+of the layers between them hold the stage, the block and the place in the block: `stage2_block1_conv2`,
+`stage2_block1_projection`, `block7_depthwise`, `fc1`. (The exact names stand at the top of each family's file.) So a
+regular expression can say which layers to make sparse. The values here are strings and tuples of strings, which also
+fit into a recipe or a flag. Sparse momentum and STR make all kernels sparse: `where=None`.
 """
 
 import re
@@ -13,16 +13,17 @@ from sparsity_tf.checks import check_string
 
 
 def all_but(*patterns: str) -> str:
-    """A regular expression for `where` that selects all layers but some.
+    """Makes a regular expression for `where` that selects all layers but some.
 
     Args:
-        *patterns: Regular expressions, matched in full against the last part of the layer's path, which is its name.
+        *patterns: Regular expressions for the layers to leave out. Each must match the whole name of a layer, which is
+            the last part of the layer's path.
 
     Returns:
-        A string for `where`, matched by a layer if none of `patterns` matches.
+        A string for `where`. It matches a layer if none of `patterns` does.
 
     Raises:
-        ValueError: No pattern, or one that is no valid regular expression.
+        ValueError: No pattern is given, or a pattern is not a valid regular expression.
 
     Example:
         >>> model = cifar_resnet(20, technique="masked", where=all_but("stem", ".*_projection"))
@@ -35,7 +36,7 @@ def all_but(*patterns: str) -> str:
             re.compile(pattern)
         except re.error as error:
             raise ValueError(f"`patterns` holds an invalid regular expression {pattern!r}: {error}") from None
-    # `sparsify` tries names as well as paths: a name that is excluded must not come back in by its path.
+    # `sparsify` tries names and paths. A layer whose name is excluded must not be selected by its path.
     return rf"(?!(.*/)?({'|'.join(patterns)})$).*"
 
 

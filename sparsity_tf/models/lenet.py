@@ -1,8 +1,8 @@
-"""LeNet-300-100 and LeNet-5-Caffe, the two small networks every sparsity paper reports.
+"""LeNet-300-100 and LeNet-5-Caffe, the two small networks that every sparsity paper reports.
 
-Shapes and weight counts are those of the SparseVD experiments (Molchanov, Ashukha, Vetrov,
-ICML 2017, arXiv 1701.05369): 266,200 and 430,500 weights, biases not counted. The builders make
-plain Keras layers; a technique is applied at the end through `sparsity_tf.sparsify`.
+Shapes and weight counts agree with the SparseVD experiments (Molchanov, Ashukha, Vetrov, ICML 2017, arXiv 1701.05369):
+266,200 and 430,500 weights, biases not counted. The builders make plain Keras layers; `sparsity_tf.sparsify` then
+applies a technique.
 """
 
 import keras

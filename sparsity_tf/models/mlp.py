@@ -34,9 +34,9 @@ def mnist_mlp(
         input_shape: Shape of one image; it is flattened.
         num_classes: Number of outputs.
         hidden: Units of the hidden layers.
-        batch_norm: `"all"`, batch normalisation after every layer, the last included (DSR's paper code); `"hidden"`,
-            after the hidden layers (the `dst` package); `"none"`, biases instead. With batch normalisation no layer
-            has a bias.
+        batch_norm: Where batch normalisation is used. `"all"`: after every layer, the last included (the code of DSR's
+            paper). `"hidden"`: after the hidden layers (the `dst` package). `"none"`: nowhere; layers have biases
+            instead. With batch normalisation no layer has a bias.
         kernel_initializer: Keras initializer of every kernel. Default as in the source: uniform within
             1 / sqrt(fan-in).
         kernel_regularizer: Keras regularizer of every kernel, or `None`.
@@ -47,11 +47,11 @@ def mnist_mlp(
 
     Returns:
         A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the default
-        shapes 266,200 weights, and 820 ("all"), 800 ("hidden") or 410 ("none") other trainable parameters.
+        shapes it has 266,200 weights, and 820 ("all"), 800 ("hidden") or 410 ("none") other trainable parameters.
 
     Raises:
-        ValueError: Unknown `batch_norm`, empty `hidden`; `technique_options` or `where` without `technique`, or
-            arguments that `sparsify` refuses.
+        ValueError: `batch_norm` is unknown, or `hidden` is empty; `technique_options` or `where` is given without
+            `technique`, or `sparsify` refuses its arguments.
 
     Example:
         >>> model = mnist_mlp(batch_norm="hidden", technique="masked")

@@ -1,6 +1,6 @@
 """MobileNetV1 (Howard et al., arXiv 1704.04861) as STR trains it: plain ReLU, classifier without bias.
 
-Source: Kusupati et al., ICML 2020, arXiv 2002.03231, with its padding of one pixel on every side.
+Source: Kusupati et al., ICML 2020, arXiv 2002.03231. As there, convolutions pad one pixel on every side.
 
 Names of layers, for `where`: `stem`; `block<1-13>_depthwise` and `block<1-13>_pointwise`; `classifier`. The batch
 normalisation after a convolution is `<convolution>_bn`.
@@ -29,7 +29,7 @@ def mobilenet_v1(
     where: Where = None,
     name: str = "mobilenet_v1",
 ) -> keras.Model:
-    """MobileNetV1: a 3x3 convolution, then thirteen depthwise-separable ones, global average pooling, classifier.
+    """MobileNetV1: a 3x3 convolution, thirteen depthwise-separable convolutions, global average pooling, a classifier.
 
     Args:
         input_shape: Shape of one image, channels last.
@@ -39,20 +39,20 @@ def mobilenet_v1(
         kernel_initializer: Keras initializer of every kernel. Default as in the source: uniform within
             1 / sqrt(inputs of a filter), and He normal in the classifier.
         kernel_regularizer: Keras regularizer of every kernel, or `None`.
-        technique: Name of a technique for `sparsity_tf.sparsify`, or `None` for a dense net. Depthwise convolutions
-            have no form in variational dropout and L0; they stay dense there.
+        technique: Name of a technique for `sparsity_tf.sparsify`, or `None` for a dense net. Variational dropout and L0
+            have no form for depthwise convolutions, which stay dense there.
         technique_options: Dict of keyword arguments of the technique, or `None`.
         where: Which layers to make sparse, passed on to `sparsify`: `None` for all kernels, or e.g.
             `models.FIRST_AND_DEPTHWISE_DENSE`.
         name: Name of the model.
 
     Returns:
-        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the defaults
-        28 kernels of 4,209,088 weights, 4,230,976 trainable parameters and 568,740,352 multiply-accumulates.
+        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the defaults it
+        has 28 kernels of 4,209,088 weights, 4,230,976 trainable parameters and 568,740,352 multiply-accumulates.
 
     Raises:
-        ValueError: Unknown `classifier`, a `width` that isn't positive; `technique_options` or `where` without
-            `technique`, or arguments that `sparsify` refuses.
+        ValueError: An unknown `classifier`, or a `width` that is not positive; `technique_options` or `where` is given
+            without `technique`, or `sparsify` refuses its arguments.
 
     Example:
         >>> model = mobilenet_v1(technique="masked", where=FIRST_AND_DEPTHWISE_DENSE)

@@ -1,12 +1,12 @@
-"""ResNets for ImageNet, as three sparsity papers train them: all have the stride on the 3x3 convolution ("v1.5").
+"""ResNets for ImageNet as three sparsity papers train them, all with the stride on the 3x3 convolution ("v1.5").
 
-He et al., CVPR 2016 (arXiv 1512.03385), in the forms of *State of Sparsity* (Gale et al., arXiv 1902.09574), *STR*
-(Kusupati et al., ICML 2020, arXiv 2002.03231) and *DSR* (Mostafa & Wang, ICML 2019, arXiv 1902.05967). Counts and FLOPs
-equal those that the papers' code gives.
+The networks of He et al., CVPR 2016 (arXiv 1512.03385), come in the forms of *State of Sparsity* (Gale et al., arXiv
+1902.09574), *STR* (Kusupati et al., ICML 2020, arXiv 2002.03231) and *DSR* (Mostafa & Wang, ICML 2019, arXiv
+1902.05967). Counts and FLOPs equal the numbers that the papers' code gives.
 
 Names of layers, for `where`: `stem`; `stage<1-4>_block<n>_conv<1-3>` and `stage<s>_block1_projection`; `classifier`.
-The batch normalisation after a convolution is `<convolution>_bn`. The order of the layers with kernels in the model is
-that of STR's budget tables: a block's projection comes after its last convolution.
+The batch normalisation after a convolution is `<convolution>_bn`. The layers with kernels stand in the model in the
+order of STR's budget tables: a block's projection comes after its last convolution.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
 
 
 def _bottleneck(net, x, filters, strides, last_gamma, name):
-    """1x1, 3x3 with the stride, 1x1 to four times the filters."""
+    """Three convolutions: 1x1, 3x3 with the stride, 1x1 with four times the filters."""
     x = net.conv_bn_relu(x, filters, 1, name=f"{name}_conv1")
     x = net.conv_bn_relu(x, filters, 3, strides, name=f"{name}_conv2")
     x = net.conv(x, 4 * filters, 1, name=f"{name}_conv3")
@@ -29,7 +29,7 @@ def _bottleneck(net, x, filters, strides, last_gamma, name):
 
 
 def _basic(net, x, filters, strides, last_gamma, name):
-    """3x3 with the stride, 3x3."""
+    """Two convolutions: 3x3 with the stride, 3x3."""
     x = net.conv_bn_relu(x, filters, 3, strides, name=f"{name}_conv1")
     x = net.conv(x, filters, 3, name=f"{name}_conv2")
     return net.batch_norm(x, f"{name}_conv2_bn", last_gamma)
@@ -56,7 +56,7 @@ def _doubled(width):
 
 @dataclass(frozen=True)
 class _Variant:
-    """What differs between the sources."""
+    """The properties in which the sources differ."""
 
     classifier: str
     zero_gamma: bool
@@ -115,9 +115,9 @@ def resnet(
 ) -> keras.Model:
     """A ResNet of any of the usual depths.
 
-    Stem 7x7 with stride 2, max-pooling 3x3 with stride 2, four stages of 64, 128, 256 and 512 filters (bottlenecks put
-    out four times as many), global average pooling, classifier. No convolution has a bias. Strided convolutions pad
-    symmetrically, as in all the sources.
+    The network has a 7x7 stem with stride 2, 3x3 max-pooling with stride 2, four stages of 64, 128, 256 and 512 filters
+    (bottlenecks put out four times as many), global average pooling and a classifier. No convolution has a bias.
+    Strided convolutions pad symmetrically, as in all the sources.
 
     | | `"state_of_sparsity"` | `"str"` | `"dsr"` |
     | --- | --- | --- | --- |
@@ -129,7 +129,7 @@ def resnet(
     | classifier's kernel | N(0, 0.01^2) | He normal | uniform within 1/sqrt(fan-in) |
     | width w | int(w * filters) | int(w * filters) | round(64 w), doubled at each stage |
 
-    At width 1 the variants have the same kernels, but for the projection in stage 1 of 18 and 34.
+    At width 1 the variants have the same kernels, except for the projection in stage 1 of depths 18 and 34.
 
     Args:
         depth: 18, 34 (basic blocks), 50, 101, 152 or 200 (bottlenecks).
@@ -137,10 +137,10 @@ def resnet(
         num_classes: Number of outputs.
         width: Multiplier of the number of filters of every layer but the classifier.
         variant: `"state_of_sparsity"`, `"str"` or `"dsr"`, see above.
-        classifier: `"dense"` or `"conv"`; default that of the variant.
+        classifier: `"dense"` or `"conv"`; the default depends on the variant.
         zero_gamma: Whether the last batch normalisation of a block starts at gamma 0, so that the block starts as the
-            identity; default that of the variant.
-        kernel_initializer: Keras initializer of every kernel; default those of the variant.
+            identity; the default depends on the variant.
+        kernel_initializer: Keras initializer of every kernel; the default depends on the variant.
         kernel_regularizer: Keras regularizer of every kernel, or `None`.
         technique: Name of a technique for `sparsity_tf.sparsify`, or `None` for a dense net.
         technique_options: Dict of keyword arguments of the technique, or `None`.
@@ -150,13 +150,13 @@ def resnet(
 
     Returns:
         A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). Weights of all
-        kernels for 1000 classes: 11,678,912 (18), 21,779,648 (34), 25,502,912 (50), 44,442,816 (101), 60,040,384 (152),
-        64,496,832 (200); 18 and 34 have 4,096 more in `"state_of_sparsity"`. ResNet-50 with dense classifier has
-        25,557,032 trainable parameters and costs 4,089,184,256 multiply-accumulates at 224 x 224.
+        kernels by depth for 1000 classes: 11,678,912 (18), 21,779,648 (34), 25,502,912 (50), 44,442,816 (101),
+        60,040,384 (152), 64,496,832 (200). Depths 18 and 34 have 4,096 more in `"state_of_sparsity"`. ResNet-50 with a
+        dense classifier has 25,557,032 trainable parameters and costs 4,089,184,256 multiply-accumulates at 224 x 224.
 
     Raises:
-        ValueError: Unknown `depth`, `variant` or `classifier`, a `width` that isn't positive; `technique_options` or
-            `where` without `technique`, or arguments that `sparsify` refuses.
+        ValueError: An unknown `depth`, `variant` or `classifier`, or a `width` that is not positive;
+            `technique_options` or `where` is given without `technique`, or `sparsify` refuses its arguments.
 
     Example:
         >>> model = resnet(50, variant="str", technique="str", technique_options={"threshold_initializer": -3200.0})
@@ -184,7 +184,8 @@ def resnet(
             if index == 0 and (source.always_projects or strides > 1 or x.shape[-1] != residual.shape[-1]):
                 x = net.conv(x, residual.shape[-1], 1, strides, name=f"{block_name}_projection")
                 x = net.batch_norm(x, f"{block_name}_projection_bn")
-            # Residual first: Keras lists layers by the order of inputs, and STR's tables list the projection last.
+            # The residual is the first operand: Keras lists layers in the order of inputs, and STR's tables list the
+            # projection last.
             x = net.relu(layers.Add(name=f"{block_name}_add")([residual, x]), f"{block_name}_relu")
     outputs = net.classifier(x, num_classes, classifier or source.classifier, source.classifier_initializer())
     model = keras.Model(inputs, outputs, name=name or f"resnet_{depth}")

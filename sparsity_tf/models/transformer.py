@@ -1,12 +1,12 @@
-"""The Transformer of *State of Sparsity* (Gale et al., 2019, arXiv 1902.09574), which is tensor2tensor's base.
+"""The Transformer of *State of Sparsity* (Gale et al., 2019, arXiv 1902.09574), the "base" model of tensor2tensor.
 
-A pre-norm encoder-decoder (Vaswani et al., 2017, arXiv 1706.03762) whose source embedding, target embedding and softmax
-share one matrix. `sparsity_tf.decoding` translates with it.
+The model is a pre-norm encoder-decoder (Vaswani et al., 2017, arXiv 1706.03762). Its source embedding, target embedding
+and softmax share one matrix. `sparsity_tf.decoding` translates with the model.
 
 Names of layers, for `where`: `embedding`; `encoder_layer<n>_self_attention_<part>` with `<part>` one of `query`, `key`,
 `value`, `output`; `encoder_layer<n>_ffn_inner` and `..._ffn_outer`; `decoder_layer<n>_...` the same and
-`decoder_layer<n>_cross_attention_<part>`. With `split_heads` the parts `query`, `key` and `value` are
-`..._query_head<h>` each.
+`decoder_layer<n>_cross_attention_<part>`. With `split_heads` each of the parts `query`, `key` and `value` is one layer
+a head: `..._query_head<h>` and so on.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ TRANSFORMER_SIZES = {
     "base": {"num_layers": 6, "hidden_size": 512, "filter_size": 2048, "num_heads": 8},
     "tiny": {"num_layers": 2, "hidden_size": 128, "filter_size": 512, "num_heads": 4},
 }
-# Everything but the shared embedding and softmax matrix, a value of `where`.
+# A value of `where` that selects all layers but the shared embedding and softmax matrix.
 EMBEDDING_DENSE = r"(en|de)coder_layer\d+_.*"
 
 
@@ -57,50 +57,52 @@ def Transformer(
     name: str = "transformer",
     **technique_options: Any,
 ) -> keras.Model:
-    """An encoder-decoder for translation, with any of its matrices sparse.
+    """An encoder-decoder for translation. Any of its matrices can be sparse.
 
-    Encoder: shared embedding times sqrt(hidden_size), zero for padding, plus a target-space vector, plus sinusoids;
-    dropout; `num_layers` times [normalise, self-attention, dropout, add] [normalise, feed-forward, dropout, add]; a
-    last normalisation. Decoder: targets shifted right by a zero vector, plus sinusoids; the same with causal
-    self-attention and attention to the encoder. Logits are products with the rows of the shared embedding. Attention
-    projections have no bias; the feed-forward layers have, with a ReLU and dropout between. Layer normalisation has
-    epsilon 1e-6. Kernels start Glorot uniform, the embedding normal with deviation hidden_size^-0.5.
+    The encoder multiplies the shared embedding by sqrt(hidden_size), with zeros for padding, and adds a target-space
+    vector and sinusoids. Then follow dropout, `num_layers` times [normalise, self-attention, dropout, add] [normalise,
+    feed-forward, dropout, add], and a last normalisation. The decoder shifts the targets right by a zero vector and
+    adds sinusoids. The rest of the decoder is like the encoder, with causal self-attention, and with attention to the
+    encoder in every layer. Logits are products with the rows of the shared embedding. Attention projections have no
+    bias. The feed-forward layers have biases, with a ReLU and dropout between the layers. Layer normalisation has
+    epsilon 1e-6. Kernels start Glorot uniform, the embedding normal with standard deviation hidden_size^-0.5.
 
     Args:
-        vocabulary_size: Number of symbols of both languages; 0 is padding, 1 the end of a sentence.
-        num_layers: Layers of the encoder, and of the decoder; default that of `size`.
-        hidden_size: Units of a position; default that of `size`.
-        filter_size: Inner units of the feed-forward layers; default that of `size`.
-        num_heads: Attention heads, a divisor of `hidden_size`; default that of `size`.
-        size: "base" (6 layers, 512, 2048, 8 heads) or "tiny" (2, 128, 512, 4): `TRANSFORMER_SIZES`.
-        dropout: Rate after the inputs and after every attention and feed-forward layer.
-        attention_dropout: Rate for attention probabilities.
-        relu_dropout: Rate between the two feed-forward layers.
-        num_target_spaces: Rows of the target-space table; 0 for a model without one.
-        target_space: The row of it that is used.
-        split_heads: One kernel (hidden_size, hidden_size / num_heads) for each head of query, key and value, so that
-            each head is pruned by itself.
-        packed: Whether an example holds several sentences; the model then takes the packed extras below.
+        vocabulary_size: Number of symbols of both languages together. Symbol 0 is padding, 1 the end of a sentence.
+        num_layers: Number of layers of the encoder, and of the decoder. Default as `size` says.
+        hidden_size: Units of a position. Default as `size` says.
+        filter_size: Inner units of the feed-forward layers. Default as `size` says.
+        num_heads: Attention heads, a divisor of `hidden_size`. Default as `size` says.
+        size: "base" (6 layers, hidden size 512, filter size 2048, 8 heads) or "tiny" (2, 128, 512, 4). See
+            `TRANSFORMER_SIZES`.
+        dropout: Dropout rate after the inputs and after every attention and feed-forward layer.
+        attention_dropout: Dropout rate for attention probabilities.
+        relu_dropout: Dropout rate between the two feed-forward layers.
+        num_target_spaces: Rows of the target-space table; 0 for a model without this table.
+        target_space: The row of the target-space table that is used.
+        split_heads: Whether each head of query, key and value has its own kernel (hidden_size, hidden_size /
+            num_heads), so that each head is pruned by itself.
+        packed: Whether an example holds several sentences. The model then takes more inputs, listed under Returns.
         flash_attention: `None` lets the backend choose, see `keras.ops.dot_product_attention`.
         seed: Integer seed of the dropout, or `None`.
         technique: Name or configured object for `sparsity_tf.sparsify`, or `None` for a dense model.
         where: Which layers to make sparse; `None` for all projections and the embedding: for "base" with 33,288 symbols
-            97 tensors of together 61,083,648 weights. `EMBEDDING_DENSE` leaves the embedding out.
+            these are 97 tensors with 61,083,648 weights in all. `EMBEDDING_DENSE` leaves the embedding out.
         name: Name of the model.
-        **technique_options: Options of the technique. (`share_noise` of "vd" does not reach the embedding, whose noise
+        **technique_options: Options of the technique. (`share_noise` of "vd" does not apply to the embedding: its noise
             is independent at every position, as in the paper.)
 
     Returns:
         A functional `keras.Model` from a dict of int32 tensors, `"inputs"` (batch, source length) and `"targets"`
         (batch, target length), 0 where padded, to float32 logits (batch, target length, vocabulary_size). Logits at
-        position i predict target i: the shift happens inside. A packed model also takes `"inputs_segments"`,
-        `"targets_segments"` (which sentence, from 1; 0 where padded), `"inputs_positions"` and `"targets_positions"`
-        (from 0 in every sentence). "base" with 33,288 symbols has 61,163,520 parameters.
+        position i predict target i: the model itself shifts the targets. A packed model also takes `"inputs_segments"`,
+        `"targets_segments"` (number of the sentence, from 1; 0 where padded), `"inputs_positions"` and
+        `"targets_positions"` (from 0 in every sentence). "base" with 33,288 symbols has 61,163,520 parameters.
 
     Raises:
-        ValueError: A size that isn't positive, `num_heads` that doesn't divide `hidden_size`, a rate outside [0, 1);
-            `where` or options without `technique`; what `sparsify` refuses.
-        ImportError: Keras before 3.13, which has no `ReversibleEmbedding`.
+        ValueError: A size is not positive, `num_heads` does not divide `hidden_size`, or a rate is outside [0, 1);
+            `where` or options are given without `technique`; `sparsify` refuses its arguments.
+        ImportError: Keras is older than 3.13 and has no `ReversibleEmbedding`.
 
     Example:
         >>> model = Transformer(8000, size="tiny", technique="masked")
@@ -153,7 +155,7 @@ def Transformer(
     x = TimingSignal(name="decoder_timing")(x, inputs.get("targets_positions"))
     decoded = net.decoder(net.dropout(x, "decoder_dropout"), encoded, inputs)
 
-    # Losses are computed in float32 whatever the model computes in.
+    # Losses are computed in float32, also if the model computes in another precision.
     logits = layers.Activation("linear", dtype="float32", name="logits")(embedding(decoded, reverse=True))
     model = keras.Model(inputs, logits, name=name)
     _building.apply_technique(model, technique, technique_options or None, where)
@@ -191,7 +193,7 @@ class _Network:
         return self._normalize(x, "decoder_norm")
 
     def dropout(self, x, name, rate="dropout"):
-        """Dropout; no layer at rate 0, so that a model without dropout has none."""
+        """Dropout. At rate 0 there is no layer, so a model without dropout has no dropout layers."""
         rate = self.rates[rate]
         return FastDropout(rate, seed=self._next_seed(), name=name)(x) if rate else x
 
@@ -199,7 +201,7 @@ class _Network:
         return [f"{side}_layer{number + 1}" for number in range(self.sizes["num_layers"])]
 
     def _attention(self, x, memory, name, masks, causal=False):
-        """Normalise, attend to `memory` (`None`: to itself), drop, add."""
+        """Normalisation, attention to `memory` (`None` for self-attention), dropout, and the sum with `x`."""
         units, heads = self.sizes["hidden_size"], self.sizes["num_heads"]
         queries = self._normalize(x, f"{name}_norm")
         keys = queries if memory is None else memory

@@ -1,8 +1,8 @@
-"""What a Transformer needs and Keras lacks: layers without weights that can be sparse.
+"""Layers of a Transformer that Keras lacks. None of them has weights that can be sparse.
 
-Attention between tensors that are projected already (each projection is a layer of its own, and can be sparse),
-sinusoidal positions, the shift of the targets, and dropout on the fast generator of `ops/noise.py`. The formulas are
-those of tensor2tensor, on which *State of Sparsity* (Gale et al., 2019, arXiv 1902.09574) is built.
+The layers are attention between projected tensors (each projection is a separate layer, which can be sparse),
+sinusoidal positions, the shift of the targets, and dropout on the fast generator of `ops/noise.py`. The formulas come
+from tensor2tensor, on which *State of Sparsity* (Gale et al., 2019, arXiv 1902.09574) is built.
 """
 
 import functools
@@ -21,13 +21,13 @@ _MAX_TIMESCALE = 1e4
 
 
 def timing_signal(positions, channels):
-    """Sinusoids of geometrically spaced wavelengths, 2 pi to 2 pi 10^4 (Vaswani et al., 2017, section 3.5).
+    """Sinusoids with geometrically spaced wavelengths from 2 pi to 2 pi 10^4 (Vaswani et al., 2017, section 3.5).
 
     The first half of the channels holds sines, the second half cosines, as in tensor2tensor.
 
     Args:
         positions: Integer or float tensor of any shape, counted from 0.
-        channels: Size of the signal; of an odd one the last channel is 0.
+        channels: Number of channels of the signal. If it is odd, the last channel is 0.
 
     Returns:
         float32 tensor `(*positions.shape, channels)`.
@@ -41,12 +41,13 @@ def timing_signal(positions, channels):
 
 
 def attention_mask(causal=False, key_ids=None, query_segments=None, key_segments=None):
-    """Which keys a query may look at, apart from causality, which `ops.dot_product_attention` knows.
+    """Says which keys a query may look at, without causality, which `ops.dot_product_attention` handles.
 
     Args:
-        causal: Bool; with it, padded keys come after all queries that matter, so that `key_ids` isn't asked.
+        causal: Bool; whether attention is causal. If so, `key_ids` is ignored: padded keys come after all queries that
+            matter.
         key_ids: Integer tensor (batch, keys); 0 is padding.
-        query_segments: Integer tensor (batch, queries): numbers of the sentences of a packed example.
+        query_segments: Integer tensor (batch, queries): the number of each query's sentence in a packed example.
         key_segments: Integer tensor (batch, keys).
 
     Returns:
@@ -61,13 +62,13 @@ def attention_mask(causal=False, key_ids=None, query_segments=None, key_segments
 
 @keras.saving.register_keras_serializable("sparsity_tf")
 class DotProductAttention(keras.layers.Layer):
-    """Multi-head scaled dot-product attention of projected queries, keys and values; it has no weights.
+    """Multi-head scaled dot-product attention of projected queries, keys and values. The layer has no weights.
 
-    Without dropout, and at inference, this is `keras.ops.dot_product_attention`, which is flash attention where the
-    backend has it. Scores are scaled by (units / heads)^-0.5.
+    Without dropout, and at inference, the layer calls `keras.ops.dot_product_attention`, which is flash attention if
+    the backend has it. Scores are scaled by (units / heads)^-0.5.
 
     Args:
-        num_heads: Number of heads; divides the last axis of the inputs.
+        num_heads: Number of heads. It must divide the size of the inputs' last axis.
         causal: Whether a query sees only keys up to its own position.
         dropout: Rate at which attention probabilities are dropped in training.
         flash_attention: Passed to `keras.ops.dot_product_attention`: `None` lets the backend choose.
@@ -168,7 +169,7 @@ class DotProductAttention(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("sparsity_tf")
 class ScaledTokens(keras.layers.Layer):
-    """Embeddings times the root of their size, zero where the token is padding (id 0).
+    """Multiplies embeddings by the square root of their size; the result is zero where the token is padding (id 0).
 
     Example:
 
@@ -184,16 +185,16 @@ class ScaledTokens(keras.layers.Layer):
 
 
 def scale_tokens(embeddings, ids):
-    """Embeddings (..., units) of tokens `ids` (...), as they enter the network."""
+    """Scales the embeddings (..., units) of tokens `ids` (...) for the input of the network."""
     scaled = ops.multiply(embeddings, ops.cast(embeddings.shape[-1] ** 0.5, embeddings.dtype))
     return ops.where(ops.expand_dims(ops.not_equal(ids, 0), -1), scaled, ops.zeros((), scaled.dtype))
 
 
 @keras.saving.register_keras_serializable("sparsity_tf")
 class ShiftRight(keras.layers.Layer):
-    """Moves a sequence one position on; the first position, of every packed sentence, is a zero vector.
+    """Moves a sequence forward by one position. The first position of every packed sentence becomes a zero vector.
 
-    (tensor2tensor leaves the end of the previous sentence there, which a sentence by itself never sees.)
+    (In tensor2tensor the first position holds the end of the previous sentence, which a sentence by itself never sees.)
 
     Call arguments:
         inputs: Tensor (batch, length, units).
@@ -239,9 +240,9 @@ class TimingSignal(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("sparsity_tf")
 class TargetSpace(keras.layers.Layer):
-    """Adds one row of a table of target spaces (tensor2tensor's word for the kind of text to produce).
+    """Adds one row of a table of target spaces (tensor2tensor's name for the kinds of text to produce).
 
-    Not an `Embedding`: the table is a bias, which no technique makes sparse.
+    The layer is not an `Embedding`: the table is a bias, which no technique makes sparse.
 
     Args:
         num_spaces: Rows of the table.
@@ -284,7 +285,7 @@ class TargetSpace(keras.layers.Layer):
 
 @functools.cache
 def _dropout_function(rate):
-    """Dropout as a function of (inputs, source of the uniform numbers), whose gradient draws the numbers again."""
+    """Dropout as a function of (inputs, source of the uniform numbers). Its gradient draws the same numbers again."""
 
     def drop(x, source):
         keep = noise.uniform_from(source, ops.shape(x)) >= rate
@@ -299,9 +300,9 @@ def _dropout_function(rate):
 class FastDropout(keras.layers.Dropout):
     """`keras.layers.Dropout` on the generator of `sparsity_tf.ops.noise`.
 
-    Under XLA on a CPU the generator that TensorFlow chooses costs more than a small layer. Nothing is stored for the
-    gradient, and the generator's state is saved with the model, so that a resumed run drops what the uninterrupted one
-    would have. Arguments: those of `keras.layers.Dropout`; `noise_shape` must be `None`.
+    Under XLA on a CPU the generator that TensorFlow chooses costs more than a small layer. This layer stores nothing
+    for the gradient. The generator's state is saved with the model, so a resumed run drops the same entries as an
+    uninterrupted one. Arguments: as for `keras.layers.Dropout`; `noise_shape` must be `None`.
 
     Example:
 

@@ -1,8 +1,8 @@
-"""VGG networks for CIFAR (Simonyan & Zisserman, ICLR 2015, arXiv 1409.1556), cut to one or two small dense layers.
+"""VGG networks for CIFAR (Simonyan & Zisserman, ICLR 2015, arXiv 1409.1556) with only one or two small dense layers.
 
-`vgg_c`, `vgg_d` and `vgg_like` as in *Sparse Networks from Scratch* (Dettmers & Zettlemoyer, arXiv 1907.04840);
-`vgg_like` also as in *SparseVD* (Molchanov et al., ICML 2017, arXiv 1701.05369). The convolutions and dense layers have
-biases.
+`vgg_c`, `vgg_d` and `vgg_like` follow *Sparse Networks from Scratch* (Dettmers & Zettlemoyer, arXiv 1907.04840).
+`vgg_like` can also follow *SparseVD* (Molchanov et al., ICML 2017, arXiv 1701.05369). The convolutions and dense layers
+have biases.
 
 Names of layers, for `where`: `stem` is the first convolution, then `stage1_conv2`, `stage<2-5>_conv<n>`; `fc1`, `fc2`;
 `classifier`. The batch normalisation after a layer is `<layer>_bn`.
@@ -16,11 +16,11 @@ from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers
 from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
 
-# (filters, size of each convolution) of the stages, each of which ends in a max-pooling.
+# (filters, size of each convolution) of every stage. Each stage ends in a max-pooling.
 _STAGES_D = ((64, (3, 3)), (128, (3, 3)), (256, (3, 3, 3)), (512, (3, 3, 3)), (512, (3, 3, 3)))
 _STAGES_C = ((64, (3, 3)), (128, (3, 3)), (256, (3, 3, 1)), (512, (3, 3, 1)), (512, (3, 3, 1)))
 
-# Rates of the binary dropout of SparseVD's baseline, after the convolutions of the stages.
+# Dropout rates of SparseVD's baseline after each convolution of every stage.
 _DROPOUT = ((0.3, 0), (0.4, 0), (0.4, 0.4, 0), (0.4, 0.4, 0), (0.4, 0.4, 0))
 
 
@@ -37,15 +37,15 @@ def vgg_c(
 ) -> keras.Model:
     """VGG-C of the sparse momentum experiments, with two dense layers of 512.
 
-    The third convolution of stages 3, 4 and 5 is 1x1 and yet padded by one pixel, as in the source, so the maps grow:
-    8 to 10, 5 to 7, 3 to 5 for an image of 32 x 32, and 2 x 2 positions are left.
+    The third convolution of stages 3, 4 and 5 is 1x1 and yet padded by one pixel, as in the source. So the maps grow
+    there: for an image of 32 x 32 from 8 to 10, 5 to 7 and 3 to 5. At the end 2 x 2 positions are left.
 
     Args:
         input_shape: Shape of one image, channels last.
         num_classes: Number of outputs.
         width: Multiplier of the number of units of every layer but the classifier, `int(width * units)`.
-        kernel_initializer: Keras initializer of every kernel. Default as in the source: uniform within
-            1 / sqrt(fan-in), the biases too.
+        kernel_initializer: Keras initializer of every kernel. Default as in the source: kernels and biases are uniform
+            within 1 / sqrt(fan-in).
         kernel_regularizer: Keras regularizer of every kernel, or `None`.
         technique: Name of a technique for `sparsity_tf.sparsify`, or `None` for a dense net.
         technique_options: Dict of keyword arguments of the technique, or `None`.
@@ -53,12 +53,12 @@ def vgg_c(
         name: Name of the model.
 
     Returns:
-        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the defaults
-        16 kernels of 11,307,712 weights, 11,323,466 trainable parameters.
+        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the defaults it
+        has 16 kernels of 11,307,712 weights, 11,323,466 trainable parameters.
 
     Raises:
-        ValueError: A `width` that isn't positive; `technique_options` or `where` without `technique`, or arguments
-            that `sparsify` refuses.
+        ValueError: A `width` that isn't positive; `technique_options` or `where` is given without `technique`, or
+            `sparsify` refuses its arguments.
 
     Example:
         >>> model = vgg_c(technique="masked")
@@ -94,8 +94,8 @@ def vgg_d(
         name: Name of the model.
 
     Returns:
-        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the defaults
-        16 kernels of 15,239,872 weights, 15,255,626 trainable parameters.
+        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the defaults it
+        has 16 kernels of 15,239,872 weights, 15,255,626 trainable parameters.
 
     Raises:
         ValueError: As for `vgg_c`.
@@ -129,16 +129,16 @@ def vgg_like(
     | `"sparse_vd"` | BN, ReLU | none | 1e-3 | Glorot uniform; dense N(0, 0.01^2) |
     | `"sparse_vd_baseline"` | ReLU, BN, ReLU | see below | 1e-3 | as `"sparse_vd"` |
 
-    `"sparse_vd"` is the network that SparseVD trains with variational dropout, the baseline the one it starts from. Its
-    dropout rates are 0.3 after the first convolution, 0.4 after every other convolution that isn't the last of its
-    stage, 0.5 before the classifier.
+    `"sparse_vd"` is the network that SparseVD trains with variational dropout; `"sparse_vd_baseline"` is the network
+    from which that training starts. The baseline's dropout rates are 0.3 after the first convolution, 0.4 after every
+    other convolution that is not the last of its stage, and 0.5 before the classifier.
 
     Args:
         input_shape: As for `vgg_c`.
         num_classes: As for `vgg_c`.
-        width: As for `vgg_c`; the scale k of SparseVD.
+        width: As for `vgg_c`. SparseVD calls it the scale k.
         variant: `"sparse_momentum"`, `"sparse_vd"` or `"sparse_vd_baseline"`, see above.
-        kernel_initializer: Keras initializer of every kernel; default those of the variant.
+        kernel_initializer: Keras initializer of every kernel; the default depends on the variant.
         kernel_regularizer: As for `vgg_c`.
         technique: As for `vgg_c`.
         technique_options: As for `vgg_c`.
@@ -146,11 +146,11 @@ def vgg_like(
         name: Name of the model.
 
     Returns:
-        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the defaults
-        15 kernels of 14,977,728 weights, 14,991,946 trainable parameters.
+        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the defaults it
+        has 15 kernels of 14,977,728 weights, 14,991,946 trainable parameters.
 
     Raises:
-        ValueError: Unknown `variant`; and as for `vgg_c`.
+        ValueError: `variant` is unknown; otherwise as for `vgg_c`.
 
     Example:
         >>> model = vgg_like(width=0.5, variant="sparse_vd", technique="vd")
@@ -180,7 +180,10 @@ def _torch_layers(kernel_initializer, kernel_regularizer):
 
 
 def _convolutions(net, input_shape, num_classes, stages, width, dropout=None):
-    """Convolution, BN, ReLU, all padded by one pixel, 1x1 or not: (input of the model, last map)."""
+    """The stages of convolution, BN and ReLU. Returns (input of the model, last map).
+
+    Every convolution is padded by one pixel, also a 1x1 convolution.
+    """
     _building.check_width(width)
     inputs = x = _building.image_input(input_shape, num_classes)
     for stage, (filters, sizes) in enumerate(stages, start=1):

@@ -1,7 +1,7 @@
 """Wide residual networks for CIFAR (Zagoruyko & Komodakis, BMVC 2016, arXiv 1605.07146), in three published forms.
 
-They are those of *Sparse Networks from Scratch* (Dettmers & Zettlemoyer, arXiv 1907.04840), of *DSR* (Mostafa & Wang,
-ICML 2019, arXiv 1902.05967) and of DSR's `dst` package.
+The forms come from *Sparse Networks from Scratch* (Dettmers & Zettlemoyer, arXiv 1907.04840), from *DSR* (Mostafa &
+Wang, ICML 2019, arXiv 1902.05967) and from DSR's `dst` package.
 
 Names of layers, for `where`: `stem`; `stage<1-3>_block<n>_conv<1-2>` and `stage<s>_block1_projection`; `classifier`.
 The batch normalisation before a convolution is `stage<s>_block<n>_bn<1-2>`, the last one `final_bn`.
@@ -20,7 +20,7 @@ from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
 
 @dataclass(frozen=True)
 class _Variant:
-    """What differs between the sources; `projects` is what the 1x1 shortcut of a block reads."""
+    """The properties in which the sources differ. `projects` names the tensor that a block's 1x1 shortcut reads."""
 
     projects: str
     dropout: float
@@ -55,8 +55,8 @@ def wide_resnet(
     """WRN-depth-width: a 3x3 stem, three stages of pre-activation blocks, global average pooling, dense classifier.
 
     A block is BN, ReLU, 3x3 convolution (stride 2 in the first block of stages 2 and 3), BN, ReLU, dropout, 3x3
-    convolution, plus the shortcut. Where the number of channels changes the shortcut is a 1x1 convolution, otherwise
-    the block's input as it came. No convolution has a bias.
+    convolution, plus the shortcut. If the number of channels changes, the shortcut is a 1x1 convolution; otherwise it
+    is the block's unchanged input. No convolution has a bias.
 
     | `variant` | 1x1 shortcut reads | dropout | kernels of convolutions |
     | --- | --- | --- | --- |
@@ -66,13 +66,14 @@ def wide_resnet(
 
     Args:
         depth: Number of layers, 6 n + 4 for n blocks a stage: 16, 22, 28, 40, ...
-        width: Multiplier of the 16, 32 and 64 filters of the stages, rounded to the nearest integer; not of the stem's.
+        width: Multiplier of the 16, 32 and 64 filters of the stages, rounded to the nearest integer. It does not apply
+            to the stem.
         input_shape: Shape of one image, channels last.
         num_classes: Number of outputs.
         variant: `"sparse_momentum"`, `"dsr"` or `"dst"`, see above.
-        dropout: Rate between the convolutions of a block, 0 to 1; default that of the variant.
-        kernel_initializer: Keras initializer of every kernel; default those of the variant, and uniform within
-            1 / sqrt(fan-in) in the classifier.
+        dropout: Dropout rate between the convolutions of a block, 0 to 1; the default depends on the variant.
+        kernel_initializer: Keras initializer of every kernel. The default depends on the variant; in the classifier it
+            is uniform within 1 / sqrt(fan-in).
         kernel_regularizer: Keras regularizer of every kernel, or `None`.
         technique: Name of a technique for `sparsity_tf.sparsify`, or `None` for a dense net.
         technique_options: Dict of keyword arguments of the technique, or `None`.
@@ -85,8 +86,8 @@ def wide_resnet(
         for 10 classes: 1,467,610 (28-2), 17,158,106 (22-8), 10,961,370 (16-8), 17,116,634 (16-10).
 
     Raises:
-        ValueError: A `depth` that isn't 6 n + 4, unknown `variant`, a `width` that isn't positive; `technique_options`
-            or `where` without `technique`, or arguments that `sparsify` refuses.
+        ValueError: A `depth` that is not 6 n + 4, an unknown `variant`, or a `width` that is not positive;
+            `technique_options` or `where` is given without `technique`, or `sparsify` refuses its arguments.
 
     Example:
         >>> model = wide_resnet(28, 2, variant="dsr", technique="masked", where=DSR_WIDE_RESNET)

@@ -36,7 +36,7 @@ class GradientTap:
         self.variables = list(variables)
         self.wanted = wanted
         self.buffers = {}
-        # Whether the step that is traced has the tap at all.
+        # Whether a step that is traced now contains the tap.
         self.open = True
 
     def attach(self):
@@ -69,7 +69,7 @@ class GradientTap:
 
 
 def open_taps(optimizer, wanted):
-    """Says whether the steps that are traced from now on keep gradients where their taps want them.
+    """Says whether a step that is traced from now on contains the taps.
 
     Args:
         optimizer: Keras optimizer.

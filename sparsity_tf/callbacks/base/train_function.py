@@ -21,7 +21,7 @@ class TrainFunction:
         self.model = model
         self.function = function
         self.algorithms = []
-        # Another, traced without the taps on gradients; made when the first step comes that needs none.
+        # The train function traced without taps. It is made at the first step that needs no gradient.
         self.untapped = None
 
     def start_anew(self, force=False):
@@ -49,9 +49,10 @@ class TrainFunction:
         return between_steps(self.model, result, lambda: self._update(due))
 
     def _for_next(self, steps):
-        """The function for the next steps. Where none keeps a gradient, theirs has not the branch that could.
+        """Chooses the train function for the next steps.
 
-        That branch, in every step for every weight, takes a tenth of the step of a small network.
+        If no algorithm needs a gradient in them, it is the function that was traced without the branch which keeps
+        gradients. That branch takes a tenth of the step of a small network.
         """
         wanted = any(algorithm.may_keep_gradient(steps) for algorithm in self.algorithms)
         if not open_taps(self.model.optimizer, wanted) or wanted:

@@ -1,6 +1,7 @@
-"""What each kind of call does with channels: `analysed_graph` gives every call of a model its rule.
+"""Rules that say how each kind of call treats channels. `analysed_graph` gives every call of a model its rule.
 
-A new kind of layer is one line in `_LAYERS`, or one class in a file of this folder. `rule.py` says what a rule answers.
+A new kind of layer needs one line in `_LAYERS`, or one class in a file of this folder. `rule.py` lists the questions
+that a rule answers.
 """
 
 from keras import layers
@@ -55,7 +56,7 @@ _add([channelwise.SpatialRule], "GlobalAveragePooling1D GlobalAveragePooling2D G
 _add([channelwise.SpatialRule], "ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D")
 _add([channelwise.SpatialRule], "UpSampling1D UpSampling2D UpSampling3D")
 
-# By the name of the class in `keras.ops`, which is not public.
+# The keys are the names of classes behind `keras.ops`: the classes themselves are not public.
 _OPERATIONS = {
     "Add": channelwise.AddRule,
     "Multiply": channelwise.MultiplyRule,
@@ -79,14 +80,14 @@ def analysed_graph(model):
     """Reads the graph of a model's calls, gives every call its rule, and every tensor its channel axis.
 
     Args:
-        model: Built Keras model. Its layers may get further inbound nodes, see `read_graph`.
+        model: Built Keras model. This may add inbound nodes to its layers, see `read_graph`.
 
     Returns:
         `Graph`.
 
     Raises:
-        ValueError: the model can't be followed, or a call is told to behave as in training, so that the outputs depend
-            on the batch or on chance.
+        ValueError: the model's calls can't be read, or a call has `training=True`, so that the outputs depend on the
+            batch or on chance.
     """
     graph = read_graph(model)
     for call in graph.calls:
@@ -111,7 +112,7 @@ def _rule_for(call):
 
 
 def _candidates(call):
-    """`(reason, rules)`: the rules that may fit, or why none does."""
+    """`(reason, rules)`: the rules that may fit a call, or the reason why none does."""
     operation = call.operation
     kind = type(operation)
     if not call.is_layer:

@@ -1,4 +1,4 @@
-"""Rule of `MultiHeadAttention`: its streams stay, dead heads go."""
+"""Rule of `MultiHeadAttention`: dead heads are removed; the channels of its inputs and outputs stay."""
 
 import numpy as np
 
@@ -13,9 +13,9 @@ HEAD_AXES = {
 
 
 class AttentionRule(OpaqueRule):
-    """`MultiHeadAttention`. A head is dead if its value projection is all zero, or if the output projection skips it.
+    """`MultiHeadAttention`. A head is dead if its value projection is all zero, or its output projection is.
 
-    What the other two projections of a dead head hold does not matter.
+    The query and key projections of a dead head may hold any values.
     """
 
     def __init__(self, call):

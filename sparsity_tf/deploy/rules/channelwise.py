@@ -1,4 +1,4 @@
-"""Rules of the calls that leave channels apart: activations, merges, pooling, batch normalisation, depthwise."""
+"""Rules of calls that do not mix channels: activations, merges, pooling, batch normalisation, depthwise."""
 
 import numpy as np
 from keras import layers
@@ -45,14 +45,14 @@ class ActivationRule(ElementwiseRule):
 
 
 class MultiplyRule(ElementwiseRule):
-    """A product, which is constantly 0 where one factor is."""
+    """A product. A channel is constantly 0 if it is constantly 0 in one factor."""
 
     def constant_channels(self, constants):
         [constant] = super().constant_channels(constants)
         return [constant | np.any(self._zero_factors(constants), axis=0)]
 
     def needed_channels(self, needed, constants, folds):
-        # Where a factor is 0, the others don't matter.
+        # Where one factor is 0, the other factors don't matter.
         [output] = self.call.outputs
         zero = self._zero_factors(constants)
         matters = ~zero.any(axis=0) | (np.arange(len(zero))[:, None] == zero.argmax(axis=0))
@@ -65,7 +65,7 @@ class MultiplyRule(ElementwiseRule):
         return masks
 
     def _zero_factors(self, constants):
-        """Bool array `(inputs, channels of the output)`: where a factor is constantly 0."""
+        """Bool array `(inputs, channels of the output)`: True where a factor is constantly 0."""
         zero = np.zeros((len(self.call.inputs), self.call.outputs[0].channels), bool)
         for position, tensor in enumerate(self.call.inputs):
             channels, outputs = self._all_pairs(position)
@@ -74,7 +74,7 @@ class MultiplyRule(ElementwiseRule):
 
 
 class AddRule(ElementwiseRule):
-    """A sum, from which an operand that is constantly 0 can be left out."""
+    """A sum. An operand that is constantly 0 can be left out."""
 
 
 class PReLURule(ElementwiseRule):
@@ -88,7 +88,7 @@ class PReLURule(ElementwiseRule):
 
 
 class SoftmaxRule(ElementwiseRule):
-    """A softmax along another axis than the channels'."""
+    """A softmax along an axis that is not the channel axis."""
 
     @classmethod
     def reason_against(cls, call):
@@ -101,9 +101,9 @@ class SoftmaxRule(ElementwiseRule):
 
 
 class SpatialRule(ChannelwiseRule):
-    """A layer of images or sequences that leaves channels apart: pooling, padding, cropping, up-sampling.
+    """A layer of images or sequences that does not mix channels: pooling, padding, cropping, up-sampling.
 
-    Where the output has fewer axes than the input, the channels have an axis to themselves.
+    If the output has fewer axes than the input, the channels are its only axis besides the batch.
     """
 
     @classmethod
@@ -147,7 +147,7 @@ class BatchNormalizationRule(ChannelwiseRule):
 
 
 class DepthwiseConvRule(SpatialRule):
-    """`DepthwiseConv1D` and `DepthwiseConv2D`: `m` kernels a channel."""
+    """`DepthwiseConv1D` and `DepthwiseConv2D`, with `m` kernels for each channel."""
 
     @classmethod
     def reason_against(cls, call):
@@ -181,7 +181,7 @@ class DepthwiseConvRule(SpatialRule):
 
 
 class GroupedChannelsRule(DepthwiseConvRule):
-    """A convolution with one group a channel: a depthwise convolution by another name."""
+    """A convolution in which each channel is a group: a depthwise convolution by another name."""
 
     @classmethod
     def reason_against(cls, call):
@@ -201,7 +201,7 @@ class GroupedChannelsRule(DepthwiseConvRule):
 
 
 class ConcatenateRule(ChannelwiseRule):
-    """A concatenation: along the channels, each operand at its offset, or along another axis."""
+    """A concatenation along the channels, with each operand at its offset, or along another axis."""
 
     @classmethod
     def reason_against(cls, call):

@@ -1,4 +1,4 @@
-"""Rules of the kernels that are not simply `(in, out)`: grouped convolutions and `EinsumDense`."""
+"""Rules of layers whose kernels are not simply `(in, out)`: grouped convolutions and `EinsumDense`."""
 
 import numpy as np
 
@@ -9,10 +9,11 @@ from sparsity_tf.deploy.rules.rule import Slice, weight_value
 class GroupedConvRule(ConvRule):
     """A convolution with several groups of several channels.
 
-    All groups must stay equally large, so the channels at the same place of every group are tied, on either side.
+    All groups must stay equally large. So the channels at the same place of every group are tied, in the input and in
+    the output.
     """
 
-    # A channel of another group has no place for the kernel of this one.
+    # The kernel of one group can't take a channel of another group.
     can_merge = False
 
     @classmethod
@@ -20,7 +21,7 @@ class GroupedConvRule(ConvRule):
         return KernelRule.reason_against.__func__(cls, call)
 
     def kernel(self):
-        """The kernel with the zeros between the groups written out."""
+        """The full kernel, with zeros between channels of different groups."""
         kernel = weight_value(self.call.operation, "kernel")
         groups, (width, filters) = self.call.operation.groups, kernel.shape[-2:]
         full = np.zeros((*kernel.shape[:-2], groups * width, filters), kernel.dtype)
@@ -50,7 +51,7 @@ class GroupedConvRule(ConvRule):
         return [Slice("kernel", -2, reads=True, period=width), Slice("kernel", -1), Slice("bias", -1)]
 
     def _select_inputs(self, plan, rebuilt):
-        """The groups read equally many inputs each, so none are picked."""
+        """Picks no inputs: every group must read the same number."""
 
 
 class EinsumDenseRule(KernelRule):
@@ -70,7 +71,7 @@ class EinsumDenseRule(KernelRule):
 
     @property
     def _free(self):
-        """The letters that a constant input leaves, in the order of the output."""
+        """The output letters that stay after a constant input is summed, in the order of the output."""
         return "".join(letter for letter in self._made if letter in self._kernel)
 
     @property
@@ -108,7 +109,7 @@ class EinsumDenseRule(KernelRule):
 
 
 def _letters(call):
-    """The letters of the input's, the output's and the kernel's axes in the equation."""
+    """The letters of the axes of input, output and kernel in the equation."""
     terms, made = call.operation.equation.replace(" ", "").split("->")
     read, kernel = terms.split(",")
     return read.replace("...", ""), made.replace("...", ""), kernel.replace("...", "")

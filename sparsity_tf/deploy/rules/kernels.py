@@ -8,19 +8,19 @@ from keras import layers
 
 from sparsity_tf.deploy.rules.rule import Rule, Slice, weight_value
 
-# Activations that work on each entry alone. Others (softmax) may look at all channels.
+# Activations that work on each entry alone. Other activations (softmax) may look at all channels.
 _ELEMENTWISE = {
     *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_tanh"),
     *("leaky_relu", "linear", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink"),
     *("softplus", "softsign", "sparse_plus", "sparse_sigmoid", "squareplus", "tanh", "tanh_shrink", "threshold"),
 }
 
-# A layer picks its inputs if it reads less than this part of them: the gather costs time, too.
+# A layer picks its inputs only if it reads less than this fraction of them, because the gather costs time, too.
 _WORTH_A_GATHER = 0.75
 
 
 def is_elementwise(activation):
-    """Whether an activation function works on each entry alone: it is known to, or does so when it is tried."""
+    """Whether an activation function works on each entry alone, by the list above or by a trial run."""
     if isinstance(activation, layers.Layer):
         return isinstance(activation, layers.ReLU | layers.LeakyReLU | layers.ELU)
     name = getattr(activation, "__name__", None)
@@ -30,7 +30,7 @@ def is_elementwise(activation):
 
 @functools.cache
 def _treats_entries_alike(activation):
-    """Whether a function that nobody knows gives the same for entries together as for each alone."""
+    """Whether an unknown function gives the same result for entries together as for each entry alone."""
     entries = np.linspace(-6.0, 6.0, 48, dtype="float32").reshape(3, 16)
     try:
         together, alone = (
@@ -38,16 +38,17 @@ def _treats_entries_alike(activation):
             for x in (entries, entries.reshape(-1, 1))
         )
         return np.allclose(together.reshape(-1), alone.reshape(-1), rtol=1e-4, atol=1e-6, equal_nan=True)
-    except Exception:  # The user's own code runs here.
+    except Exception:  # The user's own code runs here and may raise anything.
         return False
 
 
 class KernelRule(Rule):
-    """A layer with one kernel between input and output channels, and perhaps a bias.
+    """A layer with one kernel between input and output channels, with or without a bias.
 
-    A constant input channel is *folded*: what it adds to the output is constant, too, and goes into the bias. Where the
-    border of a padded convolution sees zeros instead, this is not so; then all constant channels are *merged* into one
-    of them: its kernel takes over theirs, scaled by the ratio of the constants.
+    A constant input channel is *folded*: its contribution to the output is constant, too, and is added to the bias.
+    This fails if the border of a padded convolution reads zeros in the place of the constant. Then all constant
+    channels are *merged* into one of them, whose kernel takes over their kernels, scaled by the ratios of the
+    constants.
     """
 
     kernel_name = "kernel"
@@ -75,20 +76,20 @@ class KernelRule(Rule):
         tensor.set_axis(1 if first else tensor.last_axis)
 
     def kernel(self):
-        """The kernel, a numpy array that may be written to."""
+        """The kernel as a numpy array that the caller may change."""
         return np.array(weight_value(self.call.operation, self.kernel_name))
 
     def reads(self):
-        """Bool array `(in, out)`: between which channels the kernel holds a number that is not 0."""
+        """Bool array `(in, out)`: True if the kernel holds a non-zero number between the two channels."""
         live = np.moveaxis(self.kernel() != 0, (self.in_axis, self.out_axis), (0, 1))
         return live.any(axis=tuple(range(2, live.ndim)))
 
     def sees_border(self):
-        """Whether some outputs read zeros, the border, in the place of an input."""
+        """Whether some outputs read zeros of the border in the place of an input."""
         return False
 
     def can_have_bias(self):
-        """Whether constants can go into a bias."""
+        """Whether constants can be added to a bias."""
         return True
 
     @property
@@ -139,7 +140,8 @@ class KernelRule(Rule):
         for channel, other, ratio in fold.merges:
             rows[other] += ratio * rows[channel]
         rows[fold.gone] = 0
-        # A channel that only stays for its partners is cut off from what it reads, which can go then.
+        # A channel that stays only for the other channels of its group gets a kernel of zeros, so that its inputs can
+        # be removed.
         np.moveaxis(kernel, self.out_axis, 0)[idle] = 0
         bias = self._folded_bias(plan)
         return {self.kernel_name: kernel} if bias is None else {self.kernel_name: kernel, "bias": bias}
@@ -151,7 +153,7 @@ class KernelRule(Rule):
         return rebuilt
 
     def _select_inputs(self, plan, rebuilt):
-        """Leaves out the inputs that stay for other layers alone, where they are enough to pay for a gather."""
+        """Leaves out the inputs that stay only for other layers, if there are enough of them to pay for a gather."""
         kernel = rebuilt.weights.get("kernel")
         if kernel is None:
             kernel = self.kernel()
@@ -166,12 +168,12 @@ class KernelRule(Rule):
             rebuilt.weights["kernel"] = np.take(kernel, rows, self.in_axis)
 
     def _folded_bias(self, plan):
-        """The bias with the constants that go into it, or `None` if none do."""
+        """The bias with the folded constants, or `None` if there are none."""
         fold = plan.folds[self.call.operation]
         if not (fold.into_bias & (fold.value != 0)).any():
             return None
         added = self.contribution(fold.into_bias, fold.value)
-        # No bias is made for the sake of outputs that nothing needs.
+        # Outputs that nothing needs are no reason to add a bias.
         added = np.where(plan.needed_anywhere(self.call), added, 0.0)
         if not added.any():
             return None
@@ -180,10 +182,10 @@ class KernelRule(Rule):
         return (added if bias is None else bias + added).astype("float64" if dtype == "float64" else "float32")
 
     def contribution(self, channels, value):
-        """What constant inputs add to each output.
+        """The contribution of constant inputs to each output.
 
         Args:
-            channels: bool array, which inputs.
+            channels: bool array, True for the constant inputs to add.
             value: float64 array of the values of all inputs.
 
         Returns:
@@ -194,13 +196,13 @@ class KernelRule(Rule):
 
 
 class Fold:
-    """What a layer does about the constants that it reads.
+    """The way in which a layer treats the constants that it reads.
 
     Attributes:
-        into_bias: bool array, the input channels that go into the bias.
-        merges: list of `(channel, other, ratio)`: the kernel of `other` takes over that of `channel`.
+        into_bias: bool array, the input channels that are folded into the bias.
+        merges: list of `(channel, other, ratio)`: the kernel of `other` takes over the kernel of `channel`.
         value: float64 array, the constants.
-        gone: bool array, input channels that are not read any more: both of the above.
+        gone: bool array, input channels that are no longer read, because they are folded or merged.
     """
 
     def __init__(self, into_bias, mergeable, value):
@@ -223,7 +225,7 @@ class Fold:
         return cls(mask if rule.can_have_bias() else zero, np.zeros_like(mask), value)
 
     def choose_merges(self, constant, needed):
-        """Merges the constant channels that the border forbids to fold into one, one that others need if there is any.
+        """Merges the constant channels that can't be folded into one of them; if possible, one that other layers need.
 
         Args:
             constant: bool array, the constant input channels that the layer reads.
@@ -267,13 +269,13 @@ class ConvTransposeRule(KernelRule):
 
 
 class SeparableConvRule(KernelRule):
-    """`SeparableConv1D` and `SeparableConv2D`: `m` depthwise kernels a channel, then a 1x1 kernel."""
+    """`SeparableConv1D` and `SeparableConv2D`: `m` depthwise kernels for each channel, then a 1x1 kernel."""
 
-    # Two channels with different depthwise kernels can't be made one.
+    # Two channels with different depthwise kernels can't be merged.
     can_merge = False
 
     def kernel(self):
-        """The one kernel that both make, `(*size, in, out)`."""
+        """The product of both kernels as one kernel, `(*size, in, out)`."""
         depthwise, pointwise = (weight_value(self.call.operation, name) for name in self._names)
         multiplier, channels = depthwise.shape[-1], depthwise.shape[-2]
         pointwise = pointwise.reshape(channels, multiplier, -1)
@@ -314,7 +316,7 @@ class SeparableConvRule(KernelRule):
 
 
 class EmbeddingRule(Rule):
-    """`Embedding`: a column that is the same for all rows makes a constant channel."""
+    """`Embedding`. A column with the same value in all rows is a constant channel."""
 
     @classmethod
     def reason_against(cls, call):

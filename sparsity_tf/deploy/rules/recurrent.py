@@ -1,4 +1,4 @@
-"""Rule of `SimpleRNN`, `LSTM` and `GRU`: units that are always 0, or that nothing reads."""
+"""Rule of `SimpleRNN`, `LSTM` and `GRU`: removes units that are always 0 or that nothing reads."""
 
 import keras
 import numpy as np
@@ -7,15 +7,15 @@ from keras import layers
 from sparsity_tf.deploy.rules.kernels import Fold, KernelRule, is_elementwise
 from sparsity_tf.deploy.rules.rule import Slice, weight_value
 
-# Number of gates, and which of them makes the unit's value: a unit starts at 0 and stays there if this one is always 0.
+# Number of gates, and index of the candidate gate. A unit starts at 0 and stays there if its candidate is always 0.
 _GATES = {layers.SimpleRNN: (1, 0), layers.LSTM: (4, 2), layers.GRU: (3, 2)}
 
 
 class RecurrentRule(KernelRule):
-    """A recurrent layer, whose units also read each other.
+    """A recurrent layer. Its units also read each other.
 
-    A unit is always 0 if its candidate gate reads nothing but zeros: inputs, other such units, and no bias. A unit is
-    needed if an output is, or if a needed unit reads it.
+    A unit is always 0 if its candidate gate has no bias and reads only inputs and units that are always 0. A unit is
+    needed if its output is needed, or if a needed unit reads it.
     """
 
     kernel_name = "cell.kernel"
@@ -36,7 +36,7 @@ class RecurrentRule(KernelRule):
 
     @classmethod
     def kind(cls, layer):
-        """`(number of gates, gate of the candidate)`."""
+        """`(number of gates, index of the candidate gate)`."""
         return next(gates for kind, gates in _GATES.items() if isinstance(layer, kind))
 
     @property
@@ -48,7 +48,7 @@ class RecurrentRule(KernelRule):
             tensor.set_axis(tensor.last_axis)
 
     def _gates(self, name):
-        """A weight as `(rows, gates, units)`."""
+        """A weight as an array `(rows, gates, units)`."""
         weight = weight_value(self.call.operation, f"cell.{name}")
         return None if weight is None else weight.reshape(-1, self.kind(self.call.operation)[0], self._units)
 
@@ -57,7 +57,7 @@ class RecurrentRule(KernelRule):
         return self.call.operation.units
 
     def _always_zero(self, constants):
-        """Bool array, the units that stay at 0."""
+        """Bool array, True for units that stay at 0."""
         if float(self.call.operation.activation(keras.ops.zeros(()))) != 0:
             return np.zeros(self._units, bool)
         gate = self.kind(self.call.operation)[1]
@@ -78,7 +78,7 @@ class RecurrentRule(KernelRule):
         return [zero.copy() for _ in self.call.outputs]
 
     def _live(self, needed, constants):
-        """Bool array, the units that take part in what is needed and are not always 0."""
+        """Bool array, True for units that are needed and not always 0."""
         zero = self._always_zero(constants)
         live = np.any([needed[tensor] for call in self.calls for tensor in call.outputs], axis=0) & ~zero
         reads = (self._gates("recurrent_kernel") != 0).any(axis=1)
@@ -90,7 +90,7 @@ class RecurrentRule(KernelRule):
 
     def needed_channels(self, needed, constants, folds):
         live = self._live(needed, constants)
-        # A unit that a needed unit reads must be there, whether the outputs show it or not.
+        # A unit that a needed unit reads must stay, even if its output is not needed.
         needed[self.call.outputs[0]] |= live
         fold = folds.setdefault(self.call.operation, Fold.of(self, constants))
         return [(self._gates("kernel")[:, :, live] != 0).any(axis=(1, 2)) & ~fold.gone]
@@ -134,7 +134,7 @@ class RecurrentRule(KernelRule):
         if not added.any():
             return None
         if getattr(self.call.operation, "reset_after", False):
-            # The first of the two biases goes with the inputs, the second with the units.
+            # The first of the two biases belongs to the inputs, the second to the units.
             added = np.stack([added, np.zeros_like(added)])
         bias = weight_value(self.call.operation, "cell.bias")
         return (added if bias is None else bias + added).astype("float32")

@@ -1,4 +1,4 @@
-"""Rules of the calls that move entries about: flatten, reshape, permute, reductions."""
+"""Rules of calls that move entries: flatten, reshape, permute, reductions."""
 
 import math
 
@@ -12,8 +12,8 @@ from sparsity_tf.deploy.ties import components
 class ReshapeRule(ChannelwiseRule):
     """`Flatten` and `Reshape`: an entry keeps its place in the row-major order.
 
-    A channel of the input belongs to the channels of the output that hold some of its entries. Of the output's axes,
-    the one that keeps most channels apart is the channel axis, the last one if there are several.
+    A channel of the input belongs to the channels of the output that hold some of its entries. The channel axis of the
+    output is the axis that keeps the most channels apart, or the last such axis if there are several.
     """
 
     @classmethod
@@ -90,7 +90,7 @@ def _order(call):
 
 
 class ReduceRule(ChannelwiseRule):
-    """`keras.ops.mean`, `max` and the like over other axes than the channels'."""
+    """`keras.ops.mean`, `max` and similar operations over axes that are not the channel axis."""
 
     @classmethod
     def reason_against(cls, call):
@@ -114,7 +114,7 @@ def _reduced(call):
 
 
 class RepeatVectorRule(ChannelwiseRule):
-    """`RepeatVector`: one vector at every step."""
+    """`RepeatVector`: the same vector at every step."""
 
     @classmethod
     def reason_against(cls, call):

@@ -1,15 +1,15 @@
-"""What shrinking must know about one call: the base classes of rules.
+"""The base classes of rules. A rule holds what shrinking must know about one call.
 
 A rule answers four questions about the channels of a call's inputs and outputs:
 
 1. which outputs are constant if their inputs are (`constant_channels`),
 2. which inputs matter to the outputs that are needed (`needed_channels`),
-3. which channels can only go together (`ties`), and which can't go at all (`fixed`),
+3. which channels can only be removed together (`ties`), and which can't be removed at all (`fixed`),
 4. which layer does the same for the channels that stay (`rebuilt`).
 
-There are three kinds of answers. A `ChannelwiseRule` leaves channels apart (addition, pooling, batch normalisation). A
-mixing rule (`kernels.py`) reads all channels through a kernel, whose zeros say what is not read. Everything else is an
-`OpaqueRule`: it needs every channel, and says why.
+There are three kinds of rules. A `ChannelwiseRule` does not mix channels (addition, pooling, batch normalisation). A
+mixing rule (`kernels.py`) reads all channels through a kernel, whose zeros say which channels are not read. All other
+calls have an `OpaqueRule`, which needs every channel and says why.
 """
 
 import inspect
@@ -27,10 +27,11 @@ class Slice:
     Args:
         weight: name of the layer's attribute, e.g. `"kernel"` or `"cell.bias"`.
         axis: axis of the weight.
-        reads: whether the axis follows the channels of the first input; otherwise those of the first output.
-        member: whether the weight makes the channel, so that zeros in it make the channel 0; by default those that
-            follow the output do. A depthwise kernel does, too, and moving statistics don't.
-        tiles: how often the channels repeat along the axis, one after all others: 4 for the gates of an LSTM.
+        reads: whether the axis follows the channels of the first input. Otherwise it follows the channels of the first
+            output.
+        member: whether the weight makes the channel, so that zeros in the weight make the channel 0. Default: True for
+            weights that follow the output. It is also True for a depthwise kernel, and False for moving statistics.
+        tiles: how often the whole sequence of channels repeats along the axis: 4 for the gates of an LSTM.
         block: number of neighbouring indices that belong to one channel.
         period: if set, the channels repeat with this period (the groups of a convolution) and share their indices.
     """
@@ -48,7 +49,7 @@ class Slice:
             object.__setattr__(self, "member", not self.reads)
 
     def indices(self, channels, count):
-        """The indices along the axis that belong to some `channels` out of `count`."""
+        """The indices along the axis that belong to the given `channels` out of `count`."""
         if self.period is not None:
             return np.unique(np.asarray(channels) % self.period)
         within = (np.asarray(channels)[:, None] * self.block + np.arange(self.block)).reshape(-1)
@@ -57,13 +58,13 @@ class Slice:
 
 @dataclass
 class Rebuilt:
-    """The layer or operation that takes the place of another one.
+    """The layer or operation that replaces another one.
 
     Args:
-        operation: what to call with the call's arguments, the narrower tensors in their places.
-        weights: dict, name of an attribute -> array, to be assigned after the first call.
-        rows: which of the channels of its only input it reads, as positions among those that stay; `None` for all.
-        note: why channels went, or why they did not; a few words for the report.
+        operation: layer or operation to call with the call's arguments, in which narrower tensors replace the old ones.
+        weights: dict, name of an attribute -> array to assign after the first call.
+        rows: the channels of its only input that it reads, as positions among the channels that stay; `None` for all.
+        note: a few words for the report: why channels were removed, or why not.
     """
 
     operation: object
@@ -76,13 +77,13 @@ class Rule:
     """The rule of one call; see the top of this file.
 
     Args:
-        call: `Call`, the channel axes of its inputs set.
+        call: `Call` whose inputs have their channel axes set.
 
     Attributes:
         graph: the `Graph` of the call.
     """
 
-    # Why the rule keeps every channel; empty for a rule that doesn't.
+    # Why the rule keeps every channel; empty if it does not.
     reason = ""
 
     def __init__(self, call):
@@ -91,65 +92,65 @@ class Rule:
 
     @property
     def calls(self):
-        """The calls of the same layer: several if it is shared."""
+        """All calls of the same layer. A shared layer has several."""
         return self.graph.calls_of(self.call.operation)
 
     @classmethod
     def reason_against(cls, call):
-        """Why this call can't be treated by the rule, a few words, or `None`."""
+        """A few words that say why the rule does not fit this call, or `None` if it fits."""
         return None
 
     def set_axes(self):
-        """Sets the channel axes of the outputs; by default they are those of the first input."""
+        """Sets the channel axes of the outputs. By default they equal the channel axis of the first input."""
         for tensor in self.call.outputs:
             tensor.set_axis(self.call.inputs[0].axis)
 
     def constant_channels(self, constants):
-        """Which channels of each output read nothing but constants.
+        """Says which channels of each output read only constants.
 
         Args:
             constants: `Constants` of the inputs.
 
         Returns:
-            List of bool arrays, one an output.
+            List of bool arrays, one for each output.
         """
         raise NotImplementedError
 
     def needed_channels(self, needed, constants, folds):
-        """Which channels of each input matter.
+        """Says which channels of each input matter.
 
         Args:
-            needed: dict, `Tensor` -> bool array, for the outputs.
+            needed: dict, `Tensor` -> bool array, the needed channels of the outputs.
             constants: `Constants`.
-            folds: dict, in which a rule may note, under its operation, what it does about constant inputs.
+            folds: dict in which a rule may store, under its operation, how it treats constant inputs.
 
         Returns:
-            List of bool arrays, one an input.
+            List of bool arrays, one for each input.
         """
         raise NotImplementedError
 
     def ties(self):
-        """Yields `(tensor, channels, tensor, channels)`, int arrays of equal length, for channels that go together."""
+        """Yields `(tensor, channels, tensor, channels)` for tied channels, which are int arrays of equal length."""
         return ()
 
     def fixed(self):
-        """The tensors of which every channel must stay."""
+        """The tensors that must keep every channel."""
         return ()
 
     def slices(self):
-        """The axes of the layer's weights that follow channels, a list of `Slice`."""
+        """List of `Slice`: the axes of the layer's weights that follow channels."""
         return []
 
     def config_changes(self, plan):
-        """What to change in the layer's config, a dict."""
+        """Dict of the changes to the layer's config."""
         return {}
 
     def changed_weights(self, plan):
-        """Weights with other values than the layer's own, before they are cut: dict, name of attribute -> array."""
+        """Weights whose values change, before their channels are cut: dict, name of attribute -> array."""
         return {}
 
     def rebuilt(self, plan):
-        """The operation for the channels that stay.
+        """Makes the operation for the channels that stay.
 
         Args:
             plan: `Plan`.
@@ -175,12 +176,12 @@ class Rule:
         return Rebuilt(type(call.operation).from_config(config), weights)
 
     def narrowed_operation(self, plan):
-        """The operation of `keras.ops` for fewer channels; most don't say how many there are."""
+        """The operation of `keras.ops` for fewer channels. Most operations don't depend on the number of channels."""
         return self.call.operation
 
 
 def _config(layer):
-    """A layer's config. Activation functions stay objects: Keras can't read back those that it does not know."""
+    """A layer's config. Activation functions stay objects: Keras can't read back functions that it does not know."""
     functions = {name: getattr(layer, name, None) for name in ("activation", "recurrent_activation")}
     return {**layer.get_config(), **{name: one for name, one in functions.items() if inspect.isfunction(one)}}
 
@@ -190,7 +191,7 @@ class OpaqueRule(Rule):
 
     Args:
         call: `Call`.
-        reason: why, in a few words.
+        reason: a few words that say why.
     """
 
     def __init__(self, call, reason):
@@ -221,13 +222,13 @@ class OpaqueRule(Rule):
 
 
 class ChannelwiseRule(Rule):
-    """A call whose outputs each read their own channel only, the same one of each input by default."""
+    """A call in which each output channel reads one channel of each input, by default the channel of the same index."""
 
     def pairs(self, position):
-        """Which channels of an input belong to which of the output.
+        """Says which channels of an input belong to which channels of the output.
 
         Args:
-            position: which input.
+            position: position of the input.
 
         Returns:
             Two int arrays of equal length: channels of the input, channels of the output.
@@ -236,7 +237,7 @@ class ChannelwiseRule(Rule):
         return every, every
 
     def broadcasts(self, position):
-        """Whether an input has one channel, which every channel of the output reads."""
+        """Whether an input has a single channel, which every channel of the output reads."""
         return False
 
     def constant_channels(self, constants):
@@ -270,7 +271,7 @@ class ChannelwiseRule(Rule):
 
 
 def weight_value(layer, name):
-    """A weight of a layer as a numpy array (half precision as float32), or `None` if there is none of this name."""
+    """A layer's weight as a numpy array (half precision as float32), or `None` if no weight has this name."""
     try:
         variable = operator.attrgetter(name)(layer)
     except AttributeError:
