@@ -355,7 +355,7 @@ CASES = {
     "checkpoints.CheckpointSparsity.to_json": Case(lambda indent: checkpoints.CheckpointSparsity("a", ()).to_json(indent), {"indent": 2}, {"indent": "optional"}),
     "sparsify.sparsify": Case(sparsity_tf.sparsify, {"model": net, "technique": "masked", "where": None}, {"model": "model_or_layer"}),
     "sparsify.get_technique": Case(lambda technique: _module("sparsify").get_technique(technique), {"technique": "masked"}),
-    "matching.match_layers": Case(lambda model, where: _module("matching").match_layers(model, where), {"model": net, "where": None}, {"model": "model_or_layer"}),
+    "deploy.shipping_gain": Case(lambda model: _module("deploy").shipping_gain(model), {"model": net}),
     "deploy.channel_families": Case(sparsity_tf.deploy.channel_families, {"model": net, "structure": "channel"}, {"structure": "nothing"}),
     "masks.structures.TiedUnits": Case(structures.TiedUnits, {"spec": "channel"}, {"spec": "nothing"}),
     "deploy.channel_groups": Case(sparsity_tf.deploy.channel_groups, {"model": net}),
