@@ -5,7 +5,7 @@ written). Each line of the table is one way to prune it, from the same trained w
 Accuracy is that of the test images, in percent. Then `inspection.sensitivity` draws which layers can be pruned.
 
     bash get_cifar10.sh cifar10.npz    # or any .npz with x_train, y_train, x_test, y_test
-    python benchmarks/one_shot.py --data=cifar10.npz [--epochs=5] [--file=trained.keras] [--picture=sensitivity.png]
+    python benchmarks/one_shot.py --data=cifar10.npz [--epochs=5] [--file=trained.keras] [--picture=sensitivity.png] [--plot=accuracy.png]
 """
 
 import os
@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from absl import app, flags
 from keras import layers
+from matplotlib.figure import Figure
 from tabulate import tabulate
 
 import sparsity_tf
@@ -46,6 +47,7 @@ flags.DEFINE_list("arms", list(ARMS), f"Some of {list(ARMS)}.")
 flags.DEFINE_integer("calibration", 2048, "Training images for scores and statistics.", lower_bound=1)
 flags.DEFINE_integer("test", 10000, "Test images.", lower_bound=1)
 flags.DEFINE_string("picture", None, "Where to write the picture of the sensitivity.")
+flags.DEFINE_string("plot", None, "Where to write the picture of accuracy over sparsity.")
 flags.DEFINE_string("csv", None, "Where to write the table of the sensitivity.")
 
 
@@ -115,6 +117,20 @@ def measure(name, model, sparsities, data, test):
     return rows
 
 
+def plot(rows, unpruned, path):
+    """Accuracy over sparsity: of each way to prune one line with refreshed statistics, and a dashed one without."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="zeros, %", ylabel="test accuracy, %")
+    axes.axhline(unpruned, color="0.6", linewidth=1)
+    for number, name in enumerate(dict.fromkeys(row[0] for row in rows)):
+        zeros, before, after = zip(*([float(cell) for cell in row[2:5]] for row in rows if row[0] == name), strict=True)
+        zeros = [100 * fraction for fraction in zeros]
+        axes.plot(zeros, after, marker="o", markersize=3, color=f"C{number}", label=name)
+        axes.plot(zeros, before, linestyle="--", linewidth=1, color=f"C{number}")
+    axes.legend(fontsize="small", title="solid: statistics refreshed", title_fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
 def main(_):
     arrays = np.load(FLAGS.data)
     x, y = arrays["x_train"][: FLAGS.train], arrays["y_train"][: FLAGS.train].reshape(-1)
@@ -123,13 +139,16 @@ def main(_):
     compile_model(model, 1)
     chosen = np.random.default_rng(1).permutation(len(x))[: FLAGS.calibration]
     batches = [(x[part], y[part]) for part in np.array_split(chosen, max(len(chosen) // 128, 1))]
-    print(f"{model.count_params():,} parameters, unpruned: {accuracy(model, x_test, y_test):.2f} %")
+    unpruned = accuracy(model, x_test, y_test)
+    print(f"{model.count_params():,} parameters, unpruned: {unpruned:.2f} %")
     sparsities = [float(sparsity) for sparsity in FLAGS.sparsity]
     rows = []
     for name in FLAGS.arms:
         rows += measure(name, model, sparsities, (x[chosen], batches), (x_test, y_test))
     headers = ["scores", "sparsity", "zeros", "as pruned, %", "refreshed, %", "gain"]
     print(tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 5)), flush=True)
+    if FLAGS.plot:
+        plot(rows, unpruned, FLAGS.plot)
     table = sensitivity(model, (x_test[:2000], y_test[:2000]), sparsities, batch_size=500)
     print(table)
     if FLAGS.picture:
