@@ -5,7 +5,8 @@ written). Each line of the table is one way to prune it, from the same trained w
 Accuracy is that of the test images, in percent. Then `inspection.sensitivity` draws which layers can be pruned.
 
     bash get_cifar10.sh cifar10.npz    # or any .npz with x_train, y_train, x_test, y_test
-    python benchmarks/one_shot.py --data=cifar10.npz [--epochs=5] [--file=trained.keras] [--picture=sensitivity.png] [--plot=accuracy.png]
+    python benchmarks/one_shot.py --data=cifar10.npz [--epochs=5] [--file=trained.keras]
+        [--picture=sensitivity.png] [--plot=accuracy.png]
 """
 
 import os
