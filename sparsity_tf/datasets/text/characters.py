@@ -252,7 +252,7 @@ class CharacterBatches(CallRepr):
         return with_options(numbered_batches(self.batch, [ids, ids], first_step))
 
     def validation(self) -> Dataset:
-        """A finite dataset of (characters, next characters, weights). Places after the end of the text have weight 0."""
+        """A finite dataset of (characters, next characters, weights). Places after the text's end have weight 0."""
         return self._evaluation(self.corpus.validation)
 
     def test(self) -> Dataset:
