@@ -154,7 +154,7 @@ class TranslatorTask(Task):
 
 
 def _make_vocabulary(recipe, corpus, cache_dir):
-    """The recipe's vocabulary: read from the recipe's file, or trained on the training pairs and kept in `cache_dir`."""
+    """The recipe's vocabulary: read from its file, or trained on the training pairs and kept in `cache_dir`."""
     if recipe.vocabulary is not None:
         return subwords.load(recipe.vocabulary)
     settings = recipe.vocabulary_size, recipe.vocabulary_kind, recipe.seed, corpus.train.fingerprint
