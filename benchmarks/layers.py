@@ -129,7 +129,7 @@ def peak_memory(kind, name, jit_compile):
 
 
 def own_peak_memory():
-    """This process's peak memory in KiB, from /proc (Linux): `getrusage` would count the parent's memory at the fork."""
+    """This process's peak memory in KiB, from /proc (Linux): `getrusage` would include the parent's at the fork."""
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
 
