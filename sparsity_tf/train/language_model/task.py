@@ -53,7 +53,7 @@ class LanguageModelTask(Task):
         return recipe.epoch_steps or batches.steps_per_epoch
 
     def penalty_examples(self, recipe, batches):
-        """The number of characters that one epoch of training predicts."""
+        """The number of characters that one pass over the training text predicts."""
         return batches.num_examples * batches.window
 
     def make_model(self, recipe, batches):
