@@ -65,7 +65,7 @@ class HDF5Checkpoint(Checkpoint):
         return [key for key in found if not self._is_optimizer_variable(key, found)]
 
     def _check_sizes(self, datasets):
-        """Refuses datasets that claim more than the file can hold: HDF5 fills in missing bytes in memory."""
+        """Refuses datasets that claim more than the file's size justifies: HDF5 fills in missing bytes in memory."""
         size = 0
         for key, dataset in datasets.items():
             if dataset.external or dataset.is_virtual:

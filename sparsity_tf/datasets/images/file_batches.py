@@ -236,7 +236,7 @@ def file_batches(
 
     Returns:
         `Batches`. Their `test()` gives the images that ImageNet calls validation. With an `InputContext`, each worker
-        reads only its own record shards; if there are fewer shards than workers, it reads only its own records. From
+        reads only its own record shards. If there are fewer shards than workers, the records are divided instead. From
         image folders, each worker gets its part of the global batch that a single worker would see.
 
     Raises:

@@ -209,7 +209,7 @@ def _from_shards(data_dir, num_classes):
 
 
 def _from_tfds(folder, num_classes):
-    """`ImageFiles` from a version folder of TFDS, such as `.../imagenet2012/5.1.0`; it keeps the original JPEGs."""
+    """`ImageFiles` from a version folder of TFDS, such as `.../imagenet2012/5.1.0`. It holds the original images."""
     info_path = os.path.join(folder, "dataset_info.json")
     if not os.path.isfile(info_path):
         return None
