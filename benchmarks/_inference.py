@@ -1,15 +1,15 @@
-"""Inference beside inference: arms that predict one batch, run in turns, and the ratio of their times."""
+"""Compares inference times: arms that each predict one batch run in turns, and the ratio of their times is measured."""
 
 import statistics
 import time
 
 
 class Arm:
-    """A function that predicts one batch; `times` are seconds of processor time a call, one for each round.
+    """A function that predicts one batch. `times` holds, for each round, the seconds of processor time of a call.
 
     Args:
-        call: Function without arguments.
-        seconds: How long the arm runs in a round, about.
+        call: Function without arguments that predicts the batch.
+        seconds: About how long the arm runs in a round.
     """
 
     def __init__(self, call, seconds):
@@ -34,6 +34,6 @@ def run_in_turns(arms, rounds):
 
 
 def speed(dense, arm):
-    """The median time of an arm, and how many times faster than the dense one it is: the median over rounds."""
+    """The median time of an arm, and the median over rounds of its speed relative to the dense arm."""
     ratio = statistics.median(a / b for a, b in zip(dense.times, arm.times, strict=True))
     return f"{1e3 * statistics.median(arm.times):.3f} ms = {ratio:.2f}x"

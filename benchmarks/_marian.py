@@ -1,7 +1,7 @@
 """Beam search of Hugging Face `transformers` on PyTorch: the sub-process of `decoding.py`, in its own environment.
 
-A MarianMT model of the size of our Transformer with random weights translates random sentences; prints one JSON line a
-request that arrives on standard input, so that both sides take turns in one run.
+A MarianMT model with random weights, of the size of our Transformer, translates random sentences. For each request on
+standard input the program translates once and prints one JSON line, so that both sides take turns in one run.
 
     python benchmarks/_marian.py --batch=8 --source=16 --length=64 ...
 """
@@ -50,7 +50,7 @@ def main():
 
     def translate():
         with torch.inference_mode():
-            # All sentences get `length` tokens: the work must not depend on what random weights say.
+            # All sentences get exactly `length` tokens, so that the work does not depend on the random weights.
             return model.generate(
                 inputs,
                 attention_mask=mask,

@@ -1,7 +1,7 @@
-"""The other side of `mask_update.py`: TensorFlow Model Optimization on Keras 2, in an environment of its own.
+"""TensorFlow Model Optimization on Keras 2: the sub-process of `mask_update.py`, in its own environment.
 
-Prints one line of JSON: the time of a mask update, of a step with a frozen mask, and of `fit` with an update every 100
-steps, each relative to the dense model in the same process.
+It prints one line of JSON: the time of a mask update, of a step with a frozen mask, and of `fit` with an update every
+100 steps, each relative to the dense model in the same process.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main():
     x = tf.constant(rng.normal(size=(BATCH, 784)).astype("float32"))
     y = tf.constant(rng.integers(0, 10, BATCH).astype("int32"))
     data = tf.data.Dataset.from_tensors((x, y)).cache().repeat()
-    # An update every step, none within the run, one every 100 steps.
+    # "every" updates masks in every step, "never" in no step of the run, "hundred" every 100 steps.
     arms = {
         "dense": (mlp(jit_compile), STEPS),
         "every": (mlp(jit_compile, 1), STEPS // 10),
@@ -55,7 +55,7 @@ def main():
             added = [] if name == "dense" else [tfmot.sparsity.keras.UpdatePruningStep()]
             start = time.perf_counter()
             model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=added)
-            if round_:  # the first one compiles
+            if round_:  # the first round compiles and is not counted
                 seconds[name].append((time.perf_counter() - start) / steps)
     ratios = {
         name: statistics.median(a / b for a, b in zip(values, seconds["dense"], strict=True))

@@ -1,8 +1,9 @@
-"""The other side of `convnets.py`: the same networks in PyTorch, eager, in an environment of its own.
+"""The networks of `convnets.py` in eager PyTorch: the sub-process of `convnets.py`, in its own environment.
 
-Reads one request a line, `{"arm": ["dense" or "masked", "nchw" or "channels_last"], "steps": n}`, and answers with the
-seconds of a training step, so that the parent can interleave these arms with its own. The first line that it prints
-says which version this is and how many parameters the network has. "masked" is `torch.nn.utils.prune` on every kernel.
+It reads one request a line, `{"arm": ["dense" or "masked", "nchw" or "channels_last"], "steps": n}`, and answers with
+the seconds of a training step, so that the parent process can interleave these arms with its own. The first line of its
+output says the version of PyTorch and the number of parameters of the network. "masked" uses `torch.nn.utils.prune` on
+every kernel.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from torch.nn.utils import prune
 
 
 class WideBlock(nn.Module):
-    """Pre-activation block; where the number of channels changes the 1x1 shortcut reads the activated input."""
+    """Pre-activation block. If the number of channels changes, the 1x1 shortcut reads the activated input."""
 
     def __init__(self, inputs, filters, stride):
         super().__init__()
@@ -44,7 +45,7 @@ def wide_resnet_28_2():
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 with the stride, 1x1 to four times the filters."""
+    """Three convolutions: 1x1, 3x3 with the stride, and 1x1 with four times the filters."""
 
     def __init__(self, inputs, filters, stride):
         super().__init__()
@@ -81,7 +82,7 @@ NETS = {"wrn-28-2": (wide_resnet_28_2, 10), "resnet-50": (resnet_50, 1000)}
 
 
 class Arm:
-    """A network in training on one batch."""
+    """A network that trains on one batch."""
 
     def __init__(self, net, kind, layout, batch, size):
         build, classes = NETS[net]

@@ -1,4 +1,4 @@
-"""Training steps by Keras's own train function, on one batch that is already on the device: TensorFlow and JAX."""
+"""Runs Keras's own train function on one batch that is already on the device, for TensorFlow and JAX."""
 
 import itertools
 import time
@@ -9,7 +9,7 @@ from sparsity_tf.backend import build_for_data, put_jax_state, take_jax_state
 
 
 def repeated(x, y):
-    """One batch for ever, in the device's memory, as an argument of `fit`."""
+    """An endless dataset for `fit` that repeats one batch in the device's memory."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -21,7 +21,7 @@ def repeated(x, y):
 
 
 class TrainingSteps:
-    """The training of a compiled, built model on one batch, a few steps at a time.
+    """Trains a compiled, built model on one batch, a few steps at a time.
 
     Args:
         model: Compiled Keras model.
@@ -37,7 +37,7 @@ class TrainingSteps:
         model.make_train_function()
 
     def run(self, steps):
-        """Trains; returns the seconds until the last step's loss is known. The model's variables are up to date."""
+        """Trains for some steps and updates the model's variables. Returns the seconds until the last loss is known."""
         model = self.model
         if keras.backend.backend() == "tensorflow":
             start = time.perf_counter()

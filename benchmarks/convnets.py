@@ -1,18 +1,19 @@
 """Training steps of convolutional networks, in images a second: techniques, XLA on and off, and PyTorch.
 
-WRN-28-2 at batch 128 (32x32) and ResNet-50 at batch 32 (224x224), each dense, masked (90 % zeros), STR, L0 and
-variational dropout; SGD with momentum through Keras's own `train_function`, on one batch that is already on the
-device. All arms run interleaved, round after round, so that a machine whose speed drifts slows them alike; a ratio is
-the median over rounds of the ratio within a round. The last lines say which setting of `jit_compile` is the faster.
+The networks are WRN-28-2 at batch 128 (32x32) and ResNet-50 at batch 32 (224x224), each dense, masked (90 % zeros),
+STR, L0 and variational dropout. They train with SGD with momentum through Keras's own `train_function`, on one batch
+that is already on the device. All arms run interleaved, round after round, so that a change in the machine's speed
+affects them alike. A ratio is the median over rounds of the ratio within a round. The last lines say which setting of
+`jit_compile` is faster.
 
     python benchmarks/convnets.py [--nets=wrn-28-2,resnet-50] [--techniques=dense,masked,vd,str,l0] \
         [--xla=on|off|both] [--rounds=5] [--steps=2] [--torch=PYTHON]
 
-With `--torch=PYTHON`, the interpreter of a virtual environment with PyTorch (`python -m venv torch_venv;
-torch_venv/bin/pip install torch==2.13.0 numpy`), the same networks train there, too: eager, dense and with
-`torch.nn.utils.prune`, in PyTorch's own layout (NCHW) and in channels-last; a process of its own that takes its turns
-in the same rounds. Goals: 1.3 times PyTorch's dense network and 1.5 times its masked one, each at its better layout;
-masked / dense at least 0.98. Two arms, a short run:
+With `--torch=PYTHON` the same networks also train in PyTorch. PYTHON is the interpreter of a virtual environment with
+PyTorch (`python -m venv torch_venv; torch_venv/bin/pip install torch==2.13.0 numpy`). There the networks are eager,
+dense and with `torch.nn.utils.prune`, in PyTorch's own layout (NCHW) and in channels-last. They run in a process of
+their own that takes its turns in the same rounds. Goals: 1.3 times the speed of PyTorch's dense network and 1.5 times
+the speed of its masked network, each in its better layout; masked / dense at least 0.98. A short run with two arms:
 
     python benchmarks/convnets.py --nets=wrn-28-2 --techniques=dense,masked --xla=off --rounds=3 --steps=1
 
@@ -97,7 +98,7 @@ class KerasArm:
 
 
 class Torch:
-    """The process of `_torch_convnets.py`."""
+    """The sub-process that runs `_torch_convnets.py`."""
 
     def __init__(self, python, net, batch, size):
         script = pathlib.Path(__file__).with_name("_torch_convnets.py")
@@ -134,7 +135,7 @@ class TorchArm:
 
 
 def ratios(arm, others):
-    """Quartiles over rounds of the speed of `arm` relative to `others`; one round gives one number three times."""
+    """Quartiles over rounds of the speed of `arm` relative to `others`. One round gives the same number three times."""
     values = [b / a for a, b in zip(arm.seconds, others.seconds, strict=True)]
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
 
@@ -162,7 +163,7 @@ def measure(net):
         for arm in _TORCH:
             arms[arm] = TorchArm(torch, *arm)
     for arm in arms.values():
-        arm.run(1)  # the first steps after compilation still allocate
+        arm.run(1)  # not timed, because the first steps after compilation still allocate memory
         arm.seconds.clear()
     for done in range(1, FLAGS.rounds + 1):
         for arm in arms.values():
@@ -194,7 +195,7 @@ def _row(key, arm, arms, batch, torch):
 
 
 def _report_best(net, arms, settings):
-    """Says which setting of XLA each technique wants; returns {technique: its faster arm}."""
+    """Prints which setting of XLA is faster for each technique; returns {technique: its faster arm}."""
     best = {}
     for technique in FLAGS.techniques:
         both = {setting: arms[technique, setting] for setting in settings}

@@ -1,17 +1,18 @@
-"""Sentences a second of cached beam search, against searching without a cache and against Hugging Face on PyTorch.
+"""Sentences a second of cached beam search, compared with a search without a cache and with Hugging Face on PyTorch.
 
-The Transformer "base" with random weights, beam 4. The end symbol is out of reach for every arm, so that all sentences
-get the same number of tokens. Arms take turns, round after round; a ratio is the median over rounds of (other / ours),
-of the wall clock and of the processor time of the process, which other work on the machine disturbs less.
+The network is the Transformer "base" with random weights; the beam is 4. No arm can reach the end symbol, so that all
+sentences get the same number of tokens. The arms take turns, round after round. A ratio is the median over rounds of
+(other / ours), both for the wall clock and for the processor time of the process, which other work on the machine
+disturbs less.
 
-Without a cache means: the model is called on all of the target at every step, once as it is ("model"; logits of all
-positions), and once with everything but the last position's logits left out ("last logits"), which is the least that a
-search without a cache can do. Both run in one loop compiled by XLA, as ours does.
+A search without a cache calls the model on the whole target at every step. It is measured in two forms: the model as it
+is ("model"; logits of all positions), and a model that computes only the last position's logits ("last logits"), which
+is the least work that a search without a cache can do. Both run in one loop that XLA compiles, as ours does.
 
     python benchmarks/decoding.py [--rounds=3] [--length=64] [--batch=8] [--marian=ENV/bin/python]
 
 `--marian` is the interpreter of an environment with `torch` and `transformers`, which this package does not need:
-`python -m venv ENV; ENV/bin/pip install torch transformers`. Without it that comparison is left out.
+`python -m venv ENV; ENV/bin/pip install torch transformers`. Without `--marian`, Hugging Face is left out.
 """
 
 import os
@@ -46,11 +47,11 @@ flags.DEFINE_bool("uncached", True, "Compare with searches without a cache.")
 flags.DEFINE_bool("whole_model", False, "Also without leaving out logits: slow, and takes gigabytes.")
 flags.DEFINE_string("marian", None, "Python of an environment with torch and transformers.")
 
-NEVER = -1  # No token has this id.
+NEVER = -1  # An id that no token has.
 
 
 class LastLogits(Decoder):
-    """A search that computes the whole target at every step, but only the logits that it needs."""
+    """A search that runs the model on the whole target at every step, but computes only the logits that it needs."""
 
     def _with_cache(self, weights, inputs, beams, length):
         encoded = network.encode(weights, inputs, self._heads)
@@ -85,7 +86,7 @@ class LastLogits(Decoder):
 
 
 class Ours:
-    """One of our arms."""
+    """An arm that runs this package's search."""
 
     def __init__(self, decoder, inputs):
         self.decoder, self.inputs = decoder, inputs
@@ -94,7 +95,7 @@ class Ours:
         self.first = time.perf_counter() - begin
 
     def run(self):
-        # The end is never found, so the limit is what stops the search.
+        # The search never finds the end symbol, so the limit on the length stops it.
         extra = FLAGS.length - FLAGS.source
         return self.decoder.beam_search(self.inputs, FLAGS.beams, extra_length=extra, end_id=NEVER)
 
@@ -105,7 +106,7 @@ class Ours:
 
 
 class Marian:
-    """Hugging Face, in a process of its own, that waits while others run."""
+    """An arm that runs Hugging Face in a process of its own, which waits while other arms run."""
 
     def __init__(self, threads):
         script = pathlib.Path(__file__).with_name("_marian.py")
@@ -144,7 +145,7 @@ def main(_):
         same = np.mean(arm.found.sequences == arms["cached"].found.sequences)
         print(f"{name}: first call, compilation included, {arm.first:.1f} s; {100 * same:.1f} % of the same tokens")
     if FLAGS.marian:
-        # On a machine with other work on it, one thread can be faster than several that wait for each other.
+        # On a busy machine, one thread can be faster than several threads that wait for each other.
         for threads in sorted({1, os.cpu_count()}):
             name = f"Hugging Face MarianMT, {threads} threads"
             arms[name] = Marian(threads)

@@ -1,14 +1,15 @@
-"""What `shrink` gains: parameters, and latency in Keras and LiteRT, against the dense model in the same run.
+"""Measures the gain of `shrink` over the dense model of the same run: parameters, and latency in Keras and LiteRT.
 
-Part of the filters and units of a network is set to zero at random (random weights, batch normalisation with random
-gamma and beta), and `shrink` removes them. `random` chooses for each layer by itself; `tied` takes whole groups of
-`deploy.channel_groups`, the filters that additions bind, with bias, gamma and beta. `channel` makes the model masked
-with `structure="channel"` and prunes the groups of the smallest weights, as `MagnitudePruning` does at the end of its
-schedule; with `--target_flops` so many that this share of the operations is left. A trained model comes by `--file`.
+The networks have random weights, and batch normalisation with random gamma and beta. The benchmark sets part of the
+filters and units to zero, and `shrink` removes them. `--zeros` says how they are chosen. `random` chooses in each layer
+separately. `tied` takes whole groups of `deploy.channel_groups` (filters that additions bind) with bias, gamma and
+beta. `channel` makes the model masked with `structure="channel"` and prunes the groups with the smallest weights, as
+`MagnitudePruning` does at the end of its schedule; with `--target_flops` it prunes until this share of the operations
+is left. `--file` gives a trained model instead.
 
-The arms of a comparison run in one process, one thread each, interleaved round after round. A ratio is the median over
-rounds of dense / arm of the same round, in processor time. The arm "dense again" shows the noise. Without LiteRT
-(`ai-edge-litert`, or TensorFlow's) its columns stay empty.
+The arms of a comparison run in one process, with one thread each, interleaved round after round. A ratio is the median
+over rounds of dense / arm of the same round, in processor time. The arm "dense again" shows the noise. If LiteRT
+(`ai-edge-litert`, or TensorFlow's) is missing, its columns stay empty.
 
     python benchmarks/deployment.py [--models=vgg_like,mobilenet_v1] [--sparsity=0.5,0.7] [--zeros=random,tied]
         [--target_flops=0.5] [--batch=1,8] [--rounds=15] [--file=model.keras]
@@ -60,7 +61,7 @@ flags.DEFINE_string("file", None, "A trained `.keras` file, measured in the plac
 
 
 def build(name):
-    """A network of random weights; the beta of a fresh batch normalisation would hide what it costs."""
+    """A network with random weights. Batch normalisation is random, too: a fresh beta of 0 would hide its cost."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     model = _NETWORKS[name]()
@@ -70,7 +71,7 @@ def build(name):
                 low, high = (-0.3, 0.3) if variable.name in ("beta", "moving_mean") else (0.5, 1.5)
                 variable.assign(rng.uniform(low, high, variable.shape))
         elif isinstance(layer, layers.Conv2D | layers.Dense | layers.DepthwiseConv2D):
-            # He et al.'s scale, at which the signal reaches the output of every network.
+            # The scale of He et al., with which the signal reaches the output of every network.
             depthwise = isinstance(layer, layers.DepthwiseConv2D)
             fan_in = np.prod(layer.kernel.shape[:-2] if depthwise else layer.kernel.shape[:-1])
             layer.kernel.assign(rng.normal(size=layer.kernel.shape) * np.sqrt(2 / fan_in))
@@ -78,7 +79,7 @@ def build(name):
 
 
 def zero_filters(model, sparsity):
-    """Zeros the columns of random filters and units of every layer but the last, their biases included."""
+    """Sets random filters and units to zero, with their biases, in every layer but the last."""
     rng = np.random.default_rng(1)
     kernels = [x for x in model._flatten_layers() if type(x) in (layers.Conv2D, layers.Dense)]
     for layer in kernels[:-1]:
@@ -88,7 +89,7 @@ def zero_filters(model, sparsity):
 
 
 def zero_groups(model, sparsity):
-    """Zeros random groups of tied channels: the same fraction of the groups of every set of layers."""
+    """Sets random groups of tied channels to zero: the same fraction of the groups in every set of layers."""
     rng = np.random.default_rng(1)
     families = collections.defaultdict(list)
     for group in channel_groups(model):
@@ -105,7 +106,7 @@ def zero_groups(model, sparsity):
 
 
 def prune_channels(model, sparsity):
-    """Prunes the channels of the smallest weights."""
+    """Prunes the channels with the smallest weights."""
     sparsity_tf.prune(model, sparsity, structure="channel")
 
 
@@ -116,13 +117,13 @@ def _zero(variable, axis, indices):
 
 
 def keras_call(model, batch):
-    """`predict_on_batch` of random inputs."""
+    """A function that calls `predict_on_batch` on random inputs."""
     x = np.random.default_rng(0).normal(size=(batch, *model.input_shape[1:])).astype("float32")
     return lambda: model.predict_on_batch(x)
 
 
 def litert_file(model):
-    """The content of a LiteRT file, or `None` where there is no TensorFlow to make it."""
+    """The content of a LiteRT file, or `None` if there is no TensorFlow to make it."""
     try:
         import tensorflow as tf
     except ImportError:
@@ -131,7 +132,7 @@ def litert_file(model):
 
 
 def litert_call(content, model, batch):
-    """The same in LiteRT, on one thread."""
+    """A function that predicts random inputs in LiteRT, on one thread."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
@@ -146,7 +147,7 @@ def litert_call(content, model, batch):
 
 
 def compare(title, dense, arms):
-    """Prints one line for each arm: what it has, and its speed relative to the dense model of the same run."""
+    """Prints one line for each arm: its sizes, and its speed relative to the dense model of the same run."""
     arms = {"dense": dense, "dense again": dense, **arms}
     files = {id(model): litert_file(model) for model in arms.values()}
     measured = {}
@@ -178,7 +179,7 @@ def compare(title, dense, arms):
 
 
 def shrunk(model, **arguments):
-    """`shrink`, and how long it took."""
+    """Calls `shrink`; returns the result and the seconds that it took."""
     start = time.perf_counter()
     small = sparsity_tf.shrink(model, **arguments)
     print(f"{model.name}: shrunk in {time.perf_counter() - start:.1f} s", flush=True)
@@ -186,7 +187,7 @@ def shrunk(model, **arguments):
 
 
 def pruned_mlp(units, depth, structure, sparsity=0.9):
-    """An MLP, pruned by magnitude at once, as a masked model; its weights are those of Keras's initialisation."""
+    """A masked MLP with Keras's initial weights, pruned by magnitude in one shot."""
     keras.utils.set_random_seed(0)
     hidden = [layers.Dense(units, "relu") for _ in range(depth)]
     model = keras.Sequential([keras.Input((units,)), *hidden, layers.Dense(10)])
@@ -198,7 +199,7 @@ def pruned_mlp(units, depth, structure, sparsity=0.9):
 
 
 def measure_files():
-    """Sizes of files of one pruned network, and how long stock Keras takes to load them."""
+    """Measures the files of one pruned network: their sizes, and how long stock Keras takes to load them."""
     model = pruned_mlp(1024, 2, None)
     model.compile("adam", "mse")
     x = np.random.default_rng(0).normal(size=(64, 1024)).astype("float32")
@@ -236,7 +237,7 @@ def measure_files():
 
 
 def measure_blocks():
-    """LiteRT at 90 %: blocks of 4 inputs and scattered zeros, beside the dense network."""
+    """Measures LiteRT at 90 % zeros: in blocks of 4 inputs and scattered, compared with the dense network."""
     for units, depth in ((256, 3), (1024, 3)):
         with tempfile.TemporaryDirectory() as folder:
             arms = {"dense": None, "dense again": None, "4x1": "4x1", "scattered": None}

@@ -1,11 +1,12 @@
-"""Training step of each sparse layer against the dense layer: time and peak memory, with XLA and without.
+"""Compares a training step of each sparse layer with the dense layer: time and peak memory, with XLA and without.
 
-Dense 1024 -> 1024 at batch 256, and Conv2D 64 -> 64, 3x3, on 32x32 images at batch 16; with `--large`, for a GPU,
-4096 -> 4096 at batch 8192, and 256 -> 256 on 28x28 at batch 128. SGD with momentum, Keras's own `train_function`. All
-arms of a comparison run in one process, interleaved round after round, so that a machine whose speed drifts slows
-them alike; a ratio is the median over rounds of (arm / dense of the same round), for the wall clock and for the
-processor time of the process, which other work on the machine disturbs less. A second dense arm shows the noise. Peak
-memory is the largest resident set of a process of its own for each arm, minus that of the dense arm.
+The layers are Dense 1024 -> 1024 at batch 256, and Conv2D 64 -> 64, 3x3, on 32x32 images at batch 16. With `--large`,
+for a GPU, they are 4096 -> 4096 at batch 8192, and 256 -> 256 on 28x28 at batch 128. They train with SGD with momentum
+through Keras's own `train_function`. All arms of a comparison run in one process, interleaved round after round, so
+that a change in the machine's speed affects them alike. A ratio is the median over rounds of (arm / dense of the same
+round), both for the wall clock and for the processor time of the process, which other work on the machine disturbs
+less. A second dense arm shows the noise. For peak memory each arm runs in a process of its own; the figure is its
+largest resident set minus the dense arm's.
 
     python benchmarks/layers.py [--rounds=20] [--steps=10] [--kind=dense|conv|both] [--xla=on|off|both] [--nomemory]
 
@@ -49,7 +50,7 @@ ARMS = {
     "VD": ("vd", {"penalty_weight": 1e-6}),
     "VD, mean masked in training": ("vd", {"penalty_weight": 1e-6, "mask_in_training": True}),
 }
-# Shapes of the inputs, and of the outputs.
+# Shapes of the inputs; the outputs have the same shapes.
 SMALL = {"dense": (256, 1024), "conv": (16, 32, 32, 64)}
 LARGE = {"dense": (8192, 4096), "conv": (128, 28, 28, 256)}
 GOALS = {"masked": {True: 1.02, False: 1.05}, "STR": {True: 1.15, False: 1.15}, "L0": {True: 1.15, False: 1.15}}
@@ -57,7 +58,7 @@ GOALS["VD"] = {True: 2.2, False: 2.2}
 
 
 def build(kind):
-    """A model of the one layer, its inputs and targets."""
+    """A model that consists of one layer, its inputs and its targets."""
     rng = np.random.default_rng(0)
     shape = (LARGE if FLAGS.large else SMALL)[kind]
     units, inputs = shape[-1], keras.Input(shape[1:])
@@ -115,20 +116,20 @@ def compare(kind, jit_compile):
 
 
 def ratios(seconds, dense):
-    """Quartiles of the ratios, round by round."""
+    """Quartiles over rounds of the ratios (arm / dense)."""
     values = [a / d for a, d in zip(seconds, dense, strict=True)]
     return statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
 
 
 def peak_memory(kind, name, jit_compile):
-    """KiB; in a process of its own, since a process never gives its peak back."""
+    """The peak memory of an arm in KiB. The arm runs in a new process, because a process's peak never falls."""
     command = [sys.executable, __file__, f"--kind={kind}", f"--xla={'on' if jit_compile else 'off'}"]
     done = subprocess.run([*command, f"--memory_of={name}"], check=True, capture_output=True, text=True)
     return int(done.stdout.split()[-1])
 
 
 def own_peak_memory():
-    """KiB. From /proc (Linux): `getrusage` would count what the parent process held when it forked."""
+    """This process's peak memory in KiB, from /proc (Linux): `getrusage` would include the parent's at the fork."""
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
 

@@ -1,6 +1,6 @@
-"""One mask update against one training step, and against TensorFlow Model Optimization.
+"""Compares one mask update with one training step, and with TensorFlow Model Optimization.
 
-Three claims, each a ratio measured in this run:
+The benchmark measures three ratios, each within one run:
 
 * an update of each algorithm / one training step of the same model (MLP 784-1024-1024-10, batch 256);
 * `fit` with an update every 100 steps / `fit` of the dense model;
@@ -10,9 +10,10 @@ Three claims, each a ratio measured in this run:
 
 On a GPU, on JAX: `KERAS_BACKEND=jax python benchmarks/mask_update.py --xla=on`.
 
-With `--tfmot=PYTHON`, the interpreter of a virtual environment with `tensorflow-model-optimization` and `tf-keras`
-(`python -m venv tfmot; tfmot/bin/pip install tensorflow-model-optimization tf-keras tensorflow`), the same MLP is
-pruned by TFMOT, too, in a process of its own: an update there is a step with an update less one without.
+With `--tfmot=PYTHON`, TFMOT also prunes the same MLP, in a process of its own. PYTHON is the interpreter of a virtual
+environment with `tensorflow-model-optimization` and `tf-keras` (`python -m venv tfmot; tfmot/bin/pip install
+tensorflow-model-optimization tf-keras tensorflow`). The time of TFMOT's update is the time of a step with an update
+minus the time of a step without one.
 """
 
 import os
@@ -42,7 +43,7 @@ flags.DEFINE_bool("resnet", True, "Measure ResNet-50, too (a few minutes on two 
 flags.DEFINE_string("tfmot", None, "Python interpreter with tensorflow-model-optimization and tf-keras.")
 
 BATCH = 256
-# Pruning at the upper half of its schedule, where most of its updates are: every update prunes some more.
+# Pruning in the upper half of its schedule, where most of its updates are. Every update prunes some more weights.
 RISING = {"final_sparsity": 0.95, "schedule": lambda step: min(0.85 + 0.001 * step, 0.95), "end_step": 10**6}
 ALGORITHMS = {
     "MagnitudePruning, layer": lambda: callbacks.MagnitudePruning(**RISING),
@@ -100,7 +101,7 @@ class Update:
         self.run(keep=False)
 
     def run(self, keep=True):
-        # New weights, gradients and momenta since the last update.
+        # Two steps give new weights, gradients and momenta before each update.
         self.step.run(2, keep=False)
         self.updates += 1
         start = time.perf_counter()
@@ -111,7 +112,7 @@ class Update:
 
 
 def ratio(arms, others):
-    """Median of the ratios round by round, and their quartiles."""
+    """The median and the quartiles of the ratios, which are taken round by round."""
     low, middle, high = statistics.quantiles([a / b for a, b in zip(arms, others, strict=True)], n=4)
     return f"{middle:.3f} ({low:.3f} to {high:.3f})", middle
 
@@ -143,7 +144,7 @@ def updates_against_steps(jit_compile):
 
 
 def fit_against_fit(jit_compile, steps=400):
-    """`fit` with magnitude pruning every 100 steps / dense `fit`, in turn."""
+    """Measures `fit` with magnitude pruning every 100 steps / dense `fit`, in turns."""
     data = repeated(*batch())
     dense = compile_model(mlp(), jit_compile)
     pruned = compile_model(sparsity_tf.sparsify(mlp(), "masked"), jit_compile)
@@ -154,14 +155,14 @@ def fit_against_fit(jit_compile, steps=400):
         for name, model, added in (("dense", dense, []), ("pruned", pruned, [pruning])):
             start = time.perf_counter()
             model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=added)
-            if round_:  # the first one compiles
+            if round_:  # the first round compiles and is not counted
                 seconds[name].append(time.perf_counter() - start)
     text, _ = ratio(seconds["pruned"], seconds["dense"])
     print(f"fit of {steps} steps with an update every 100 / dense fit: {text} (goal 1.02)", flush=True)
 
 
 def resnet():
-    """A global magnitude update of ResNet-50 against its step."""
+    """Compares a global magnitude update of ResNet-50 with a training step."""
     model = keras.applications.ResNet50(weights=None, input_shape=(224, 224, 3), classifier_activation=None)
     jit_compile = keras.backend.backend() == "jax"
     compile_model(sparsity_tf.sparsify(model, "masked"), jit_compile)

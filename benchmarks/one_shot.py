@@ -1,8 +1,9 @@
-"""One-shot pruning of a trained CIFAR-10 network: accuracy over sparsity, with and without `refresh_statistics`.
+"""One-shot pruning of a trained CIFAR-10 network: accuracy at each sparsity, with and without `refresh_statistics`.
 
-A narrow VGG-like network with batch normalisation is trained for a few epochs (or read from `--file`, where it is also
-written). Each line of the table is one way to prune it, from the same trained weights; nothing is trained afterwards.
-Accuracy is that of the test images, in percent. Then `inspection.sensitivity` draws which layers can be pruned.
+The benchmark trains a narrow VGG-like network with batch normalisation for a few epochs and writes it to `--file`, or
+reads it from there. Each line of the table is one way to prune the network, from the same trained weights, without
+training afterwards. Accuracy is on the test images, in percent. Then `inspection.sensitivity` draws which layers can be
+pruned.
 
     bash get_cifar10.sh cifar10.npz    # or any .npz with x_train, y_train, x_test, y_test
     python benchmarks/one_shot.py --data=cifar10.npz [--epochs=5] [--file=trained.keras]
@@ -23,7 +24,7 @@ from tabulate import tabulate
 import sparsity_tf
 from sparsity_tf.inspection import sensitivity
 
-# Name -> arguments of `prune`; `data` is added where scores need it.
+# Name -> arguments of `prune`. `data` is added if the scores need it.
 ARMS = {
     "magnitude": {},
     "magnitude ERK": {"distribution": "erk"},
@@ -74,7 +75,7 @@ def compile_model(model, steps):
 
 
 def trained(x, y):
-    """The trained network: of the file, if there is one."""
+    """The trained network: read from the file if it exists, otherwise trained."""
     if FLAGS.file and os.path.exists(FLAGS.file):
         return keras.saving.load_model(FLAGS.file)
     model = vgg(FLAGS.width)
@@ -95,7 +96,7 @@ def accuracy(model, x, y):
 
 
 def measure(name, model, sparsities, data, test):
-    """The rows of one way to prune; each sparsity begins with the trained weights."""
+    """The rows of the table for one way to prune. Each sparsity begins with the trained weights."""
     arguments = dict(ARMS[name])
     if arguments.get("by") in ("wanda", "taylor"):
         arguments["data"] = data[1]

@@ -2,7 +2,7 @@
 
 For each number of layers (16.8 million weights each) and each algorithm: nanoseconds a weight of one update of the
 masks (ranking, new masks, values, optimizer slots), the median over rounds by the clock, and the memory that the update
-takes at its peak beyond what the process held before it, in bytes a weight. RigL's update needs a gradient: random
+takes at its peak beyond the memory of the process before it, in bytes a weight. RigL's update needs a gradient: random
 numbers. Every update changes masks: each round prunes a twentieth further, or drops and grows 30 %.
 
     python benchmarks/scale.py [--layers=2,8,32] [--rounds=3] [--algorithms=magnitude,global,rigl]
@@ -68,7 +68,7 @@ def status(name):
 def peak_of(function):
     """Bytes that a call takes beyond what the process held before it, at its peak; and its seconds."""
     with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # VmHWM begins anew.
+        file.write("5")  # Resets VmHWM.
     before, start = status("VmRSS"), time.perf_counter()
     function()
     seconds = time.perf_counter() - start
@@ -83,7 +83,7 @@ def measure(name, count):
     rng, found = np.random.default_rng(1), []
     for turn in range(FLAGS.rounds + 1):
         if name == "rigl":
-            # As after training: what has grown is not zero any more.
+            # Grown weights get values, as training would give them.
             for weight in algorithm.weights:
                 weight.variable.assign(numbers(rng) * keras.ops.convert_to_numpy(weight.mask()))
             for buffer in algorithm._tap.buffers.values():

@@ -1,9 +1,9 @@
-"""A network's whole road on real data: dense -> channels pruned -> fine-tuned -> shrunk -> int8.
+"""Follows a network on real data through all stations: dense -> channels pruned -> fine-tuned -> shrunk -> int8.
 
-At each station: accuracy on the test images, parameters, bytes of the `.keras` and LiteRT files, and the latency of one
-image in Keras and LiteRT. All stations of a seed are timed in one process, one thread each, in turns; a ratio is the
-median over rounds of dense / station of the same round, in processor time. Accuracies of the files are those of the
-files: LiteRT runs over the test images.
+Each station is measured: accuracy on the test images, parameters, bytes of the `.keras` and LiteRT files, and the
+latency of one image in Keras and LiteRT. All stations of a seed are timed in one process, with one thread each, in
+turns. A ratio is the median over rounds of dense / station of the same round, in processor time. For the accuracy of
+int8, the LiteRT file itself runs on the test images.
 
     python benchmarks/trained_story.py --data=mnist --folder=MNIST_FOLDER [--seeds=1,2,3]
     python benchmarks/trained_story.py --data=cifar10 --folder=cifar10.npz [--epochs=8] [--target_flops=0.3]
@@ -52,7 +52,7 @@ def load():
 
 
 def network(shape):
-    """A VGG-like network: pairs of convolutions with batch normalisation, the widths doubled twice."""
+    """A VGG-like network: pairs of convolutions with batch normalisation; the width doubles twice."""
     model = keras.Sequential([keras.Input(shape)])
     for number, filters in enumerate([FLAGS.width, FLAGS.width, 2 * FLAGS.width, 2 * FLAGS.width, 4 * FLAGS.width]):
         model.add(layers.Conv2D(filters, 3, padding="same", use_bias=False))
@@ -66,7 +66,7 @@ def network(shape):
 
 
 def train(model, data, epochs, rate, seed, callback=None):
-    """Adam with a rate that falls to zero along a cosine."""
+    """Trains with Adam at a rate that falls to zero along a cosine."""
     steps = -(-len(data[0]) // 128)
     schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -75,13 +75,13 @@ def train(model, data, epochs, rate, seed, callback=None):
 
 
 def accuracy(predict, data):
-    """Percent of the images whose largest logit is the label's."""
+    """The percentage of images whose largest logit belongs to the label."""
     logits = np.concatenate([predict(data[0][start : start + 500]) for start in range(0, len(data[1]), 500)])
     return 100 * np.mean(np.argmax(logits, axis=-1) == data[1])
 
 
 def run(seed, data, test, folder):
-    """The stations of one seed: a list of dicts."""
+    """Runs all stations of one seed: a list of dicts."""
     keras.utils.set_random_seed(seed)
     model = network(data[0].shape[1:])
     train(model, data, FLAGS.epochs, 1e-3, seed)
@@ -104,7 +104,7 @@ def run(seed, data, test, folder):
 
 
 def measured(name, model, quantize, data, test, folder):
-    """Accuracy and bytes of a station, and its arms."""
+    """The accuracy and the bytes of a station, and its arms for timing."""
     path = os.path.join(folder, name.replace(" ", "_"))
     examples = data[0][:200] if quantize else None
     report = sparsity_tf.export(model, f"{path}.tflite", quantize=quantize, data=examples, sparse=False)

@@ -1,9 +1,9 @@
-"""Whole-`fit` throughput of each algorithm, at its paper's settings, relative to the dense model.
+"""Throughput of `fit` with each algorithm, at its paper's settings, relative to the dense model.
 
-LeNet-300-100 on generated digits of MNIST's shape, batch 100, 540 steps an epoch (the training of sparse momentum's
-MNIST experiments), and the MLP 784-1024-1024-10 at batch 256. All arms run in one process, one after the other, some
-turns over; a ratio is the median over epochs of (median seconds of the dense epochs of the same turn / arm's seconds):
-1 is as fast as dense.
+The networks are LeNet-300-100 on generated digits of MNIST's shape, batch 100, 540 steps an epoch (the training of
+sparse momentum's MNIST experiments), and the MLP 784-1024-1024-10 at batch 256. All arms run in one process, one after
+the other, in several turns. A ratio is the median over epochs of (median seconds of the dense epochs of the same turn /
+arm's seconds). A ratio of 1 means as fast as dense.
 
     python benchmarks/training_overhead.py [--epochs=4] [--turns=6] [--xla=on|off|both] [--model=lenet|mlp|both]
 """
@@ -34,7 +34,7 @@ STEPS = 540
 
 
 def algorithms(total):
-    """The arms at their papers' settings: magnitude pruning over half the training, the others to its end."""
+    """The arms at their papers' settings: magnitude pruning runs for half of the training, the others to its end."""
     return {
         "MagnitudePruning": lambda: callbacks.MagnitudePruning(0.95, begin_step=0, end_step=total, frequency=100),
         "RandomPruning": lambda: callbacks.RandomPruning(0.95, begin_step=0, end_step=total, frequency=100),
@@ -59,7 +59,7 @@ def build(name, jit_compile):
 
 
 class Arm:
-    """A model in training; each `run` is one epoch of `fit`, of which all but the first are kept."""
+    """A model in training. The seconds of each epoch of `fit` are kept, except the first epoch's."""
 
     def __init__(self, name, make, jit_compile):
         self.model, batch = build(name, jit_compile)
@@ -89,7 +89,7 @@ class Arm:
 def compare(name, jit_compile):
     epochs = 1 + FLAGS.epochs
     made = {"dense": None, **algorithms(epochs * STEPS)}
-    # In short turns: for minutes at a time a busy machine is not the same one.
+    # The turns are short, because the speed of a busy machine changes within minutes.
     seconds, ratios = {arm: [] for arm in made}, {arm: [] for arm in made}
     for _ in range(FLAGS.turns):
         turn = {}

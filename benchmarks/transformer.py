@@ -1,9 +1,10 @@
-"""Training step of a Transformer with each technique against the dense one: tokens a second, with XLA.
+"""Compares a training step of a Transformer with each technique to the dense one: tokens a second, with XLA.
 
-All matrices sparse (embedding included, where the technique has one), Adam, label smoothing, dropout as published. All
-arms run in one process, interleaved round after round, so that a machine whose speed drifts slows them alike; a ratio
-is the median over rounds of (arm / dense of the same round), for the wall clock and for the processor time of the
-process, which other work on the machine disturbs less. A second dense arm shows the noise.
+All matrices are sparse (also the embedding, if the technique supports it). Training uses Adam, label smoothing and
+dropout as published. All arms run in one process, interleaved round after round, so that a change in the machine's
+speed affects them alike. A ratio is the median over rounds of (arm / dense of the same round), both for the wall clock
+and for the processor time of the process, which other work on the machine disturbs less. A second dense arm shows the
+noise.
 
     python benchmarks/transformer.py [--rounds=5] [--steps=3] [--size=tiny|base] [--vocabulary=8000] [--noxla]
 """
@@ -48,7 +49,7 @@ ARMS = {
 
 
 class Arm:
-    """One compiled training step on fixed data."""
+    """An arm that repeats one compiled training step on fixed data."""
 
     def __init__(self, technique, options, keras_dropout=False):
         import tensorflow as tf

@@ -1,8 +1,8 @@
 """Reading checkpoints, ours and those that other systems wrote, without building their models.
 
-`open_checkpoint` gives access to the tensors of a file by name; `checkpoint_sparsity` counts the
-zeros that its sparse layers produce at inference. The command over both is
-`python -m sparsity_tf.checkpoint_sparsity`.
+`open_checkpoint` gives access to the tensors of a file by name. `checkpoint_sparsity` counts the
+zeros that the sparse layers of the file produce at inference. The command
+`python -m sparsity_tf.checkpoint_sparsity` uses both.
 """
 
 from sparsity_tf.checkpoints.checkpoint import Checkpoint, CheckpointError

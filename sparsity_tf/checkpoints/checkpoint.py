@@ -1,4 +1,4 @@
-"""What a checkpoint is here: named tensors, read one at a time, whatever format they come from."""
+"""`Checkpoint`: the variables of a file as named tensors, read one at a time, the same for every file format."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ from sparsity_tf.type_names import PathLike
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is absent, damaged, or does not hold what was asked of it.
+    """The checkpoint is absent or damaged, or it does not hold the requested tensor.
 
     Example:
 
@@ -27,10 +27,10 @@ class CheckpointError(ValueError):
 class Checkpoint(CallRepr):
     """The variables of one checkpoint, read on demand. Optimizer slots are not among them.
 
-    A variable may be known under several names (an object-based TensorFlow checkpoint has the path
-    of Python attributes and the variable's own name; a Keras file the HDF5 path and the path made
-    of layer names). `names` lists one unique name each; `aliases` gives all of them, and `find`
-    goes the other way.
+    A variable may be known under several names. An object-based TensorFlow checkpoint stores the path
+    of Python attributes and the variable's own name. A Keras file has the HDF5 path and the path made
+    of layer names. `names` lists one unique name for each variable, `aliases` gives all names of a
+    variable, and `find` gives the variables that have a certain alias.
 
     Use it as a context manager, or call `close`. Subclasses define `_shape`, `_is_floating` and
     `_read`, and call `_register` for each variable.
@@ -86,7 +86,7 @@ class Checkpoint(CallRepr):
             name: One of `names()`.
 
         Returns:
-            A numpy array in the stored type, except that bfloat16 and 8-bit floats come as float32.
+            A numpy array of the stored type; bfloat16 and 8-bit floats are converted to float32.
 
         Raises:
             CheckpointError: if there is no such tensor, or its bytes are damaged or cut off.
@@ -94,7 +94,7 @@ class Checkpoint(CallRepr):
         self._known(name)
         try:
             value = np.asarray(self._read(name))
-        except Exception as error:  # each library beneath has exception types of its own
+        except Exception as error:  # h5py, zipfile and TensorFlow each raise exception types of their own
             raise CheckpointError(
                 f"Cannot read tensor '{name}' of checkpoint '{self.path}': {one_line(error)}"
             ) from error
@@ -108,16 +108,16 @@ class Checkpoint(CallRepr):
             option: Name of the argument, e.g. `"log_alpha_threshold"`.
 
         Returns:
-            The value, or None where the file does not say (only `.keras` files hold it).
+            The value, or None if the file does not store it (only `.keras` files store constructor arguments).
 
         Raises:
-            CheckpointError: if several layers of this name disagree and none can be preferred.
+            CheckpointError: if several layers have this name, their values differ, and nothing tells which is meant.
         """
         del name, option
         return None
 
     def close(self) -> None:
-        """Releases files. The object cannot be used afterwards."""
+        """Closes the files. The object cannot be used afterwards."""
 
     def __enter__(self):
         return self
@@ -126,7 +126,7 @@ class Checkpoint(CallRepr):
         self.close()
 
     def _is_quantized(self, name):
-        # Keras quantizes, and writes no TensorFlow checkpoints.
+        # Only Keras files hold quantized matrices, so other formats answer False.
         del name
         return False
 

@@ -1,9 +1,9 @@
-"""Keras files as named tensors: `.keras` archives and HDF5 files, by zip, JSON and h5py alone.
+"""Reads Keras files (`.keras` archives and HDF5 files) as named tensors, with zipfile, json and h5py alone.
 
 A `.keras` file is a zip of `config.json` (how the layers were constructed) and `model.weights.h5`.
-In the HDF5 file every layer is a group with a subgroup `vars`, whose attribute `name` is the name
-of the layer and whose datasets are its variables: "0", "1", ... for layers of Keras, the variables'
-own names for the layers of this package.
+In the HDF5 file every layer is a group with a subgroup `vars`. The attribute `name` of `vars` is the
+name of the layer, and its datasets are the layer's variables. Layers of Keras number their datasets
+"0", "1", ...; layers of this package give them the variables' own names.
 """
 
 import json
@@ -27,7 +27,7 @@ class HDF5Checkpoint(Checkpoint):
     """The variables of a Keras HDF5 file.
 
     Args:
-        path: str, what the user named; used in messages.
+        path: str, the path that the user gave; used in messages.
         file: An open `h5py.File`.
         config: The parsed `config.json`, or None.
         folder: A `tempfile.TemporaryDirectory` to remove with the reader, or None.
@@ -47,7 +47,7 @@ class HDF5Checkpoint(Checkpoint):
             counts[name] = counts.get(name, 0) + 1
         self._keys = {}
         for key, name in readable.items():
-            # Layers that share a name are told apart by their place in the file.
+            # If several variables have the same readable name, their HDF5 path serves as the unique name.
             unique = name if counts[name] == 1 and name not in self._keys else key
             self._keys[unique] = key
             self._register(unique, (key, name))
@@ -65,18 +65,18 @@ class HDF5Checkpoint(Checkpoint):
         return [key for key in found if not self._is_optimizer_variable(key, found)]
 
     def _check_sizes(self, datasets):
-        """A dataset's shape is only a promise: where no bytes are stored, HDF5 makes them up in memory."""
+        """Refuses datasets that claim more than the file's size justifies: HDF5 fills in missing bytes in memory."""
         size = 0
         for key, dataset in datasets.items():
             if dataset.external or dataset.is_virtual:
                 raise CheckpointError(f"'{self.path}' can't be read: its tensor '{key}' is in other files")
-            # A chunk is unpacked whole, and may be larger than the dataset.
+            # HDF5 unpacks a chunk as a whole, and a chunk may be larger than its dataset.
             entries = max(math.prod(dataset.shape), math.prod(dataset.chunks or (0,)))
             size += entries * dataset.dtype.itemsize
         check_unpacked(self._file.filename, size)
 
     def _is_optimizer_variable(self, key, variables):
-        """Optimizers start with their iteration, an integer, and their learning rate."""
+        """Recognises an optimizer's group by its first two variables: an integer iteration, then a learning rate."""
         if key.split("/")[0] in ("optimizer", "optimizer_weights"):
             return True
         first, second = (variables.get(f"{key.rpartition('/')[0]}/{i}") for i in range(2))
@@ -89,7 +89,7 @@ class HDF5Checkpoint(Checkpoint):
         )
 
     def _names_around(self, key):
-        """Layer names, outermost first; None if one of them is not in the file."""
+        """The names of the layers around a variable, outermost first; None if the file lacks one of them."""
         parts = key.split("/")
         if len(parts) < 2 or parts[-2] != "vars":
             return None
@@ -104,7 +104,7 @@ class HDF5Checkpoint(Checkpoint):
         names = self._layer_names[key]
         if not names:
             return key.removesuffix(":0")  # files of Keras 2
-        # The outermost name is the model's own.
+        # The outermost name belongs to the model itself and is left out.
         return "/".join([*(names[1:] or names), key.rpartition("/")[2]])
 
     def _shape(self, name):
@@ -132,8 +132,8 @@ class HDF5Checkpoint(Checkpoint):
         if not around:
             return None
         given = [(names, config[option]) for names, config in self._layers if option in config]
-        # By its place in the model, or else by its name alone. The cell that a recurrent layer of Keras makes has no
-        # config of its own: its options are those of the layer around it.
+        # First look for the layer at its place in the model, then for its name alone. A cell that a Keras recurrent
+        # layer creates has no config of its own: the enclosing layer's config holds the option.
         for wanted, length in ((around, None), (around[:-1], None), (around[-1:], -1), (around[-2:-1], -1)):
             matching = [(names, value) for names, value in given if names[length:] == wanted]
             if matching:
@@ -146,7 +146,7 @@ class HDF5Checkpoint(Checkpoint):
         return matching[0][1] if matching else None
 
     def close(self):
-        """Closes the file and removes what was unpacked."""
+        """Closes the file and removes the unpacked copy."""
         self._file.close()
         if self._folder is not None:
             self._folder.cleanup()
@@ -167,8 +167,8 @@ def open_hdf5(path):
 def open_keras_archive(path):
     """Opens a `.keras` file. See `open_checkpoint`.
 
-    The weights are unpacked to a temporary file rather than read inside the archive: only unpacking
-    verifies their checksum, and it costs disk instead of memory.
+    The weights are unpacked to a temporary file instead of being read inside the archive. Only unpacking
+    verifies their checksum, and it uses disk space instead of memory.
     """
     folder = tempfile.TemporaryDirectory(prefix="sparsity_tf_")
     try:
@@ -187,7 +187,7 @@ def open_keras_archive(path):
     except CheckpointError:
         folder.cleanup()
         raise
-    except Exception as error:  # zipfile, zlib and json have many ways to say "damaged"
+    except Exception as error:  # zipfile, zlib and json raise many kinds of errors for a damaged file
         folder.cleanup()
         raise CheckpointError(
             f"'{path}' is not a readable .keras file (damaged or cut off?): {one_line(error)}"
@@ -201,7 +201,7 @@ def _layer_configs(node, around):
         if "class_name" in node and isinstance(config, dict) and isinstance(config.get("name"), str):
             around = (*around, config["name"])
             yield around, config
-            # Layers that make their own sublayers list the sparse ones among them (`sparsity_tf.layers.composite`).
+            # A layer that creates its own sublayers lists the sparse ones in its config (see `layers.composite`).
             for sublayer in config.get("sparse_sublayers") or ():
                 yield (*around, sublayer["name"]), sublayer["options"]
         for value in node.values():
@@ -216,7 +216,7 @@ def _differ(matching):
 
 
 def _is_bfloat16(dataset):
-    # h5py knows no bfloat16: Keras stores two opaque bytes and notes the type beside them.
+    # h5py has no bfloat16. Keras stores two opaque bytes a number and writes the type into the attribute `dtype`.
     return dataset.dtype == np.dtype("V2") and _text(dataset.attrs.get("dtype")) == "bfloat16"
 
 

@@ -1,8 +1,8 @@
-"""From a path to named tensors: which reader a path gets.
+"""`open_checkpoint`: chooses the reader for a path.
 
-Four families of files are read: `.keras` archives, HDF5 weight files, TensorFlow checkpoints (V1, V2, object-based) and
-SavedModel directories. No code stored in a file runs: Keras archives are read as zip + JSON + HDF5 and SavedModels as
-plain checkpoints.
+There are readers for four families of files: `.keras` archives, HDF5 weight files, TensorFlow checkpoints (V1, V2,
+object-based) and SavedModel directories. No code stored in a file runs: Keras archives are read as zip + JSON + HDF5,
+and SavedModels as plain checkpoints.
 """
 
 import glob
@@ -27,15 +27,15 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
             - a SavedModel directory;
             - the prefix of a TensorFlow checkpoint (`model.ckpt-500000`), one of its files
               (`.index`, `.data-?????-of-?????`, `.meta`), or a TensorFlow 1 file in V1 format;
-            - a directory of TensorFlow checkpoints: the one that its `checkpoint` file names as the
-              latest, otherwise the one with the newest `.index` file (equal times: the highest
-              number in the name).
+            - a directory of TensorFlow checkpoints. The reader opens the checkpoint that the file
+              `checkpoint` names as the latest, otherwise the one with the newest `.index` file (of
+              files with equal times, the one with the highest number in its name).
 
     Returns:
-        A `Checkpoint`. TensorFlow is imported only for TensorFlow formats.
+        A `Checkpoint`. Only the TensorFlow formats import TensorFlow.
 
     Raises:
-        CheckpointError: if there is no such file, or it is damaged, or of an unknown kind.
+        CheckpointError: if the file is missing, damaged, or of an unknown kind.
 
     Example:
 
@@ -79,7 +79,7 @@ def _open_directory(path):
 
 
 def _latest_by_state_file(directory):
-    """The prefix named by the `checkpoint` file, also when the directory was moved since."""
+    """The prefix that the `checkpoint` file names, even if the directory has been moved since it was written."""
     try:
         with open(os.path.join(directory, "checkpoint"), encoding="utf-8") as file:
             match = re.search(r'^model_checkpoint_path: "(.*)"\s*$', file.read(), re.MULTILINE)
@@ -89,7 +89,7 @@ def _latest_by_state_file(directory):
         return None
     stored = match.group(1)
     for prefix in (os.path.join(directory, stored), _in_directory(directory, stored)):
-        # A V1 checkpoint is one file of that very name.
+        # A V1 checkpoint is a single file whose name is the prefix itself.
         if os.path.isfile(prefix + ".index") or os.path.isfile(prefix):
             return prefix
     return None

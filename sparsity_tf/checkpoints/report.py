@@ -1,4 +1,4 @@
-"""What the sparsity of a checkpoint looks like: rows, totals, JSON."""
+"""The report on the sparsity of a checkpoint: one row a tensor, totals, and JSON."""
 
 import dataclasses
 import json
@@ -11,14 +11,15 @@ class TensorSparsity:
     """One row of the report.
 
     Attributes:
-        name: str, the tensor as the checkpoint names it: the mask, gate or variance that decides,
+        name: str, the checkpoint's name of the counted tensor: the mask, gate or variance where there is one;
             the weight itself for `soft_threshold`, `discovering_wirings` and `zeros`.
         technique: str, the naming rule that applied.
-        shape: Tuple of ints, of the weight.
+        shape: Tuple of ints, the shape of the weight.
         size: int, number of entries.
-        nonzeros: int, number of entries that are not zero at inference; by a mask, gate or variance, those it keeps.
-        nonzero_values: int or None, how many of these have a value that is not exactly 0 (weights just grown are 0);
-            None where nothing but the value decides, or the checkpoint does not hold it beside the mask.
+        nonzeros: int, number of entries that are not zero at inference. With a mask, gate or variance: the number of
+            entries that it keeps.
+        nonzero_values: int or None, the number of kept entries whose value is not exactly 0 (a weight that was just
+            grown is 0). None if `nonzeros` already counts values, or if the checkpoint lacks the weight of the mask.
 
     Example:
 
@@ -49,7 +50,7 @@ class CheckpointSparsity:
     Attributes:
         path: str, the checkpoint.
         rows: Tuple of `TensorSparsity`, in the order of the names.
-        notes: Tuple of str: what was assumed because the checkpoint does not say it.
+        notes: Tuple of str: assumptions that were made because the checkpoint does not hold the fact.
 
     Example:
 
@@ -76,12 +77,12 @@ class CheckpointSparsity:
 
     @property
     def nonzero_values(self) -> int:
-        """int, the number of entries in all rows whose value is not exactly 0, where values are known."""
+        """int, as `nonzeros`, but rows whose values are known count only the values that are not exactly 0."""
         return sum(row.nonzeros if row.nonzero_values is None else row.nonzero_values for row in self.rows)
 
     @property
     def sparsity_of_values(self) -> float:
-        """float in [0, 1]: `1 - nonzero_values / size`; what `inspection.sparsity_table` counts."""
+        """float in [0, 1]: `1 - nonzero_values / size`. `inspection.sparsity_table` counts in the same way."""
         return _sparsity(self.nonzero_values, self.size)
 
     @property
@@ -92,7 +93,8 @@ class CheckpointSparsity:
     def to_dict(self) -> dict:
         """Returns: dict with `global_sparsity`, `size`, `nonzeros` and the list `tensors`.
 
-        Where live weights are exactly 0, also `sparsity_of_values` and `nonzero_values`; tensors have the latter, too.
+        If some kept weights are exactly 0, the dict also has `sparsity_of_values` and `nonzero_values`, and the
+        entries of `tensors` have `nonzero_values`.
         """
         of_values = {}
         if self.nonzero_values != self.nonzeros:

@@ -1,8 +1,8 @@
-"""From a checkpoint to its sparsity: which tensors make weights sparse, and how many are zero.
+"""Counts the sparsity of a checkpoint: finds the tensors that make weights sparse, and counts the zeros.
 
-The naming rules and formulas are those of "The State of Sparsity in Deep Neural Networks" (Gale,
+The naming rules and formulas come from "The State of Sparsity in Deep Neural Networks" (Gale,
 Elsen, Hooker, arXiv:1902.09574) and its published checkpoints, extended by the variables of this
-package's layers. By technique: whose name decides, and when an entry is non-zero:
+package's layers. The list says for each technique which names it looks for, and when an entry is non-zero:
 
 - magnitude_pruning, random_pruning: names ending in "mask"; mask != 0.
 - l0_regularization: names ending in "log_alpha" or "_aux"; the deterministic gate
@@ -16,8 +16,9 @@ package's layers. By technique: whose name decides, and when an entry is non-zer
   argument in a `.keras` file; W != 0 and abs(W) among the n - floor(sparsity n) largest.
 - zeros: floating-point tensors with two or more dimensions; value != 0.
 
-Masks, gates and variances count by themselves: a weight that they keep and that happens to be zero, as one just grown
-is, counts as non-zero. How many values are not zero stands beside it, where the weight is in the checkpoint.
+Where there is a mask, gate or variance, it alone decides: a weight that it keeps counts as non-zero even if its value
+is zero, as the value of a weight that was just grown is. The report also says how many values are not zero, if the
+checkpoint holds the weight.
 """
 
 import math
@@ -50,9 +51,10 @@ _ENDINGS = {
     "soft_threshold": ("threshold",),
     "discovering_wirings": ("kernel, with a number called sparsity",),
 }
-# Those of discovering wirings: the second is a recurrent layer's, the last two are a separable convolution's.
+# Weights that discovering wirings may make sparse: the second belongs to recurrent layers, the last two to separable
+# convolutions.
 _KERNELS = ("kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel")
-# The first sparse weight of a layer: the variables of others carry the name of their weight.
+# The first sparse weight of a layer. Only the variables of further weights begin with the name of their weight.
 _FIRST_KERNELS = ("kernel", "depthwise_kernel")
 _LOG_ALPHA_THRESHOLD = 3.0
 _EPSILON = 1e-8
@@ -69,11 +71,11 @@ def checkpoint_sparsity(
 
     Args:
         path: The checkpoint; see `open_checkpoint` for what may be given.
-        technique: str, which naming rule to follow (the table at the top of this module). With
-            `"auto"` every tensor that any sparse technique has left is listed; a checkpoint with
-            none gets the report of `"zeros"`.
-        log_alpha_threshold: float or None. Variational dropout: entries with log alpha below it
-            (strictly) are non-zero. None takes each layer's own from a `.keras` file, otherwise 3.
+        technique: str, the naming rule to follow (the list at the top of this module). `"auto"` lists
+            the tensors of all sparse techniques; if the checkpoint has none, it reports as `"zeros"` does.
+        log_alpha_threshold: float or None. For variational dropout: entries whose log alpha is strictly
+            below this threshold are non-zero. None takes each layer's own threshold from a `.keras` file,
+            and 3 for other files.
 
     Returns:
         A `CheckpointSparsity`.
@@ -81,7 +83,7 @@ def checkpoint_sparsity(
     Raises:
         ValueError: if an argument is not as described.
         CheckpointError: (a ValueError) if the checkpoint is absent or damaged, holds no tensor of
-            the technique, lacks a partner tensor, or a tensor holds NaN.
+            the technique, lacks the weight of a variance, or has a tensor with a NaN.
 
     Example:
 
@@ -133,7 +135,7 @@ class _Counter:
         return [getattr(self, "_" + kind)(name) for name, kind in chosen.items()]
 
     def _technique(self, name):
-        """The technique whose variable `name` is; "_aux" where only the others can tell."""
+        """The technique that the variable `name` belongs to; "_aux" if only the other tensors can tell."""
         aliases = self.checkpoint.aliases(name)
         for ending, technique in (
             ("mask", "magnitude_pruning"),
@@ -151,7 +153,7 @@ class _Counter:
             # Magnitude pruning keeps a threshold beside each mask.
             if self._siblings(name, variable, lambda base: with_leaf(base, ("mask",))):
                 return None
-            # Plain "threshold" is not a rare name: with no weight beside it, it is none of ours.
+            # "threshold" is a common name. A threshold without a weight beside it is not one of this package's.
             if variable == "threshold" and not self._siblings(name, variable, weight_names):
                 self._note(f"'{name}' ignored: no weight beside it")
                 return None
@@ -248,7 +250,7 @@ class _Counter:
         return None
 
     def _technique_of_kernel(self, name, kernel):
-        """Discovering wirings leaves nothing but the kernel: what tells is its layer's argument."""
+        """Recognises discovering wirings by its layer's argument: the technique has no variable beside the kernel."""
         others = ("mask", "log_sigma2", "log_alpha", "raw_threshold", "threshold")
         prefix = "" if kernel in _FIRST_KERNELS else f"{kernel}_"
         if self._siblings(name, kernel, lambda base: [base + prefix + other for other in others]):
@@ -257,7 +259,7 @@ class _Counter:
         if tensors or option is not None:
             return "discovering_wirings"
         if any(alias.endswith(f"/vars/{kernel}") for alias in self.checkpoint.aliases(name)):
-            # Keras numbers its variables, the layers of this package name them.
+            # Files number the variables of Keras's own layers. A variable with a name belongs to this package's layers.
             self._note(
                 f"'{name}' taken for dense: if its layer discovers wirings, only a .keras file says how sparse it is"
             )
@@ -280,16 +282,17 @@ class _Counter:
                 f"The sparsity of '{name}' in '{self.checkpoint.path}' must be a number in [0, 1]. Received: {sparsity}"
             )
         value = self._tensor(name)
-        # The decimal that was meant: 0.29 of 100 is 29, though the float lies below it.
+        # Reads the sparsity as the decimal that was meant: 0.29 of 100 is 29, though the float 0.29 lies just below.
         dropped = masks.number_of_zeros(sparsity, value.size)
-        # The smallest go first and zeros are smallest, so ties do not change the count.
+        # The smallest magnitudes are dropped first, and zeros are the smallest, so ties do not change the count.
         nonzeros = min(value.size - dropped, np.count_nonzero(value))
         return self._row(name, "discovering_wirings", nonzeros)
 
     def _all_zeros(self):
         quantized = [name for name in self.checkpoint.names() if self.checkpoint.is_quantized(name)]
         if quantized:
-            # Two weights of 4 bits share a byte, and a zero may be stored as another number.
+            # The stored integers can't be counted: two 4-bit weights share a byte, and zero may be stored as a non-zero
+            # number.
             raise CheckpointError(
                 f"Checkpoint '{self.checkpoint.path}' holds quantized weights ('{quantized[0]}'), whose zeros its "
                 "bytes don't show: count before `quantize`, or load the model and use `inspection.sparsity_table`"
@@ -306,7 +309,7 @@ class _Counter:
         return TensorSparsity(name, technique, shape, math.prod(shape), int(nonzeros), values)
 
     def _nonzero_values(self, name, variable, live):
-        """How many live entries have values that are not 0; `None` unless one weight of the shape is beside `name`."""
+        """The number of live entries whose value is not 0; `None` unless `name` has exactly one weight of its shape."""
         beside = self._siblings(name, variable, weight_names)
         fitting = [weight for weight in beside if self.checkpoint.shape(weight) == live.shape and weight != name]
         return np.count_nonzero(self._tensor(fitting[0])[live]) if len(fitting) == 1 else None
@@ -327,7 +330,7 @@ class _Counter:
         return float(value)
 
     def _weight(self, name, variable, equal_shape=False):
-        """The one weight beside `name`; several names are possible, none is preferred silently."""
+        """The one weight beside `name`. If several tensors could be the weight, it raises instead of choosing one."""
         tried = self._siblings(name, variable, weight_names, existing=False)
         present = self._siblings(name, variable, weight_names)
         fitting = present
@@ -346,16 +349,16 @@ class _Counter:
         raise CheckpointError(f"'{name}' in '{self.checkpoint.path}' {problem}")
 
     def _siblings(self, name, variable, names_of, existing=True):
-        """Tensors beside `name`, under any of its aliases, whose name `names_of(base)` gives."""
+        """Tensors in the same layer as `name` (under any alias) that have one of the names `names_of(base)`."""
         result = {}
         for alias in self.checkpoint.aliases(name):
             if not alias.endswith((variable, "_aux")):
-                continue  # "variables/6" says nothing about what is beside it
+                continue  # a name such as "variables/6" does not tell the layer
             for sibling in names_of(base(alias, variable)):
                 matches = self.checkpoint.find(sibling)
                 if not existing:
                     result[sibling] = None
-                elif len(matches) == 1:  # a name shared by several layers identifies none
+                elif len(matches) == 1:  # a name that several layers share identifies none of them
                     result[matches[0]] = None
         return list(result)
 
@@ -365,7 +368,7 @@ class _Counter:
 
 
 def _chunks(*tensors):
-    """Equal-shaped tensors in flat float64 pieces: double precision without doubling memory."""
+    """Cuts equal-shaped tensors into flat float64 pieces: double precision without doubling the memory."""
     flat = [np.ravel(tensor) for tensor in tensors]
     for start in range(0, flat[0].size, _CHUNK):
         yield tuple(tensor[start : start + _CHUNK].astype("float64") for tensor in flat)

@@ -1,10 +1,11 @@
-"""Networks out of the TensorFlow checkpoints that *The State of Sparsity* published (Gale et al., arXiv 1902.09574).
+"""Builds networks from the TensorFlow checkpoints of *The State of Sparsity* (Gale et al., arXiv 1902.09574).
 
-Two ideas live here: what the program of that paper (on tensor2tensor, and on the TPU models' ResNet) called each
-variable, and the network that a checkpoint's names and shapes describe: sizes, technique, and which of its layers the
-technique is on. Checkpoints of tensor2tensor's own dense `transformer` have the same names.
+This module knows two things. The first is the name that the paper's program (built on tensor2tensor, and on the ResNet
+of the TPU models) gave each variable. The second is how to read a network from the names and shapes in a checkpoint:
+its sizes, its technique, and the layers that have the technique. Checkpoints of tensor2tensor's own dense `transformer`
+use the same names.
 
-The names are those of the published code; none of the published checkpoints was at hand to try this on.
+The names are taken from the published code. None of the published checkpoints was at hand for a test.
 """
 
 import re
@@ -14,7 +15,7 @@ import numpy as np
 
 from sparsity_tf.checkpoints.checkpoint import CheckpointError
 
-# Technique -> its second variable, in the files (but for the embedding's) and in our layers.
+# Technique -> the name of its second variable, in our layers and in the files (the embedding's has another name there).
 _SECOND = {"vd": "log_sigma2", "l0": "log_alpha", "masked": "mask"}
 _ATTENTION = {"query": "q", "key": "k", "value": "v", "output": "output_transform"}
 _BLOCKS = {  # blocks of each stage -> depth
@@ -24,21 +25,21 @@ _BLOCKS = {  # blocks of each stage -> depth
 
 
 def build_model(checkpoint, num_heads=None, target_space=0, technique_options=None):
-    """Makes the network that a checkpoint holds, with its weights.
+    """Builds the network that a checkpoint describes, and loads its weights.
 
     Args:
         checkpoint: A `Checkpoint` of a sparse or dense Transformer, or of a ResNet.
-        num_heads: Heads of a Transformer, which a checkpoint does not tell unless each has a matrix of its own; default
-            one for every 64 units ("base" has 8; "tiny" needs 4).
+        num_heads: Number of attention heads of a Transformer. A checkpoint only tells it if each head has a matrix of
+            its own. Default: one head for every 64 units ("base" has 8; "tiny" needs 4).
         target_space: Row of the Transformer's target-space table, 0 for tensor2tensor's translation problems.
-        technique_options: Dict of options of the technique, such as `{"log_alpha_threshold": 2.5}`; `None`: the
-            defaults, which are those of the published programs.
+        technique_options: Dict of options of the technique, such as `{"log_alpha_threshold": 2.5}`. `None` takes the
+            defaults, which equal the defaults of the published programs.
 
     Returns:
         A Keras model of `models.Transformer` or `models.resnet`, not compiled.
 
     Raises:
-        CheckpointError: The checkpoint is neither, or lacks a tensor, or one has another shape.
+        CheckpointError: The checkpoint is neither network, lacks a tensor, or has a tensor of a wrong shape.
     """
     names, kind = _names(checkpoint), network_kind(checkpoint)
     if kind == "transformer":
@@ -54,7 +55,7 @@ def build_model(checkpoint, num_heads=None, target_space=0, technique_options=No
 
 
 def network_kind(checkpoint):
-    """Which of the published networks a checkpoint's names are those of: "transformer", "resnet" or `None`.
+    """Tells from the names in a checkpoint which published network it is: "transformer", "resnet" or `None`.
 
     Args:
         checkpoint: A `Checkpoint`.
@@ -66,18 +67,18 @@ def network_kind(checkpoint):
 
 
 def _names(checkpoint):
-    """The names of a checkpoint's tensors, the slots of optimizers left out."""
+    """The names of a checkpoint's tensors, without the slots of optimizers."""
     return [name for name in checkpoint.names() if not name.startswith("training/")]
 
 
 class _Network:
-    """What both networks share: tensors by the end of their names, and layers that get their weights from them."""
+    """The base of both networks: finds tensors by the end of their names, and sets the weights of layers."""
 
     def __init__(self, checkpoint, names, options):
         self.checkpoint, self.names, self.options = checkpoint, names, options
 
     def match(self, pattern):
-        """The matches of a regular expression at the end of names, each after a "/" or at the beginning."""
+        """Matches a regular expression with the end of each name; the match begins after a "/" or at the start."""
         return [found for name in self.names if (found := re.search(rf"(?:^|/)(?:{pattern})$", name))]
 
     def name(self, *endings):
@@ -93,7 +94,7 @@ class _Network:
         """The tensor of `name`.
 
         Raises:
-            CheckpointError: There is none.
+            CheckpointError: There is no such tensor.
         """
         name = self.name(*endings)
         if name is None:
@@ -101,11 +102,11 @@ class _Network:
         return self.checkpoint.tensor(name)
 
     def technique(self, second_of):
-        """(technique or `None`, names of our layers that it is on).
+        """Finds the technique: (technique or `None`, names of our layers that have it).
 
         Args:
-            second_of: Dict of our layers' names to functions from the name of a second variable to its tensor's name
-                in the file, or `None`.
+            second_of: Dict from the names of our layers to functions. A function takes the name of a technique's second
+                variable and returns the name of its tensor in the file, or `None`.
         """
         found = {
             technique: [layer for layer, second in second_of.items() if second(variable) is not None]
@@ -117,7 +118,7 @@ class _Network:
         return (used[0], found[used[0]]) if used else (None, [])
 
     def assign(self, layer, **values):
-        """Sets variables of a layer, by their names in it."""
+        """Sets variables of a layer; `values` maps the names of the variables to numbers."""
         variables = {variable.name: variable for variable in layer.variables}
         mask = values.pop("mask", None)
         for name, value in values.items():
@@ -134,7 +135,7 @@ class _Network:
 
 
 class _Transformer(_Network):
-    """`models.Transformer` from the names of tensor2tensor."""
+    """Builds a `models.Transformer` from tensors with tensor2tensor's names."""
 
     def __init__(self, checkpoint, names, num_heads, target_space, options):
         super().__init__(checkpoint, names, options)
@@ -178,7 +179,7 @@ class _Transformer(_Network):
         return len(found)
 
     def _layers(self, split):
-        """Names of our layers with a kernel; `split`: heads that have matrices of their own, or 0."""
+        """Names of our layers that have a kernel. `split`: the number of heads if each has its own matrices, or 0."""
         names = ["embedding"]
         for side, attentions in (("encoder", ("self",)), ("decoder", ("self", "cross"))):
             for number in range(self._num_layers()):
@@ -192,7 +193,7 @@ class _Transformer(_Network):
         return names
 
     def _scope(self, layer):
-        """The scope of one of our layers that hold a kernel, from `body/` on."""
+        """The TensorFlow scope, from `body/` on, of one of our layers that have a kernel."""
         match = re.fullmatch(r"(encoder|decoder)_layer(\d+)_(self|cross)_attention_(\w+?)(?:_head(\d+))?", layer)
         if match:
             side, number, attention, part, head = match.groups()
@@ -203,7 +204,7 @@ class _Transformer(_Network):
         return f"body/{side}/layer_{int(number) - 1}/ffn/conv{1 if part == 'inner' else 2}"
 
     def _endings(self, layer, *variables):
-        """Where a variable of a layer may be: directly in its scope, or as the pruning library's layers have it."""
+        """Name endings of a layer's variable: directly in its scope, or in the inner scope of the pruning library."""
         scope = self._scope(layer)
         return [f"{scope}/{inner}{variable}" for variable in variables for inner in ("", "fully_connected/")]
 
@@ -220,12 +221,12 @@ class _Transformer(_Network):
             return self.name("shared/mask")
         if not self.match(r"shared/weights_\d+_aux"):
             return None
-        # Both techniques call it so; the layers tell them apart.
+        # Variational dropout and L0 both name this variable "_aux". The variables of the other layers tell them apart.
         others = self.match(rf"body/.*/{variable}")
         return others[0].string if others else None
 
     def _shards(self, suffix):
-        """The embedding, or its second variable (suffix "_aux"), from its shards: `(vocabulary, units)`."""
+        """Joins the shards of the embedding, or of its second variable (suffix "_aux"): `(vocabulary, units)`."""
         found = {int(match[1]): match.string for match in self.match(rf"shared/weights_(\d+){suffix}")}
         if not found or sorted(found) != list(range(len(found))):
             raise CheckpointError(
@@ -264,7 +265,7 @@ class _Transformer(_Network):
 
 
 class _ResNet(_Network):
-    """`models.resnet` from the names of the paper's ResNet."""
+    """Builds a `models.resnet` from tensors with the names of the paper's ResNet."""
 
     def load(self):
         from sparsity_tf import models
@@ -298,7 +299,7 @@ class _ResNet(_Network):
         return model
 
     def _blocks(self):
-        """("bottleneck" or "residual", blocks of each stage)."""
+        """Finds the kind of block, "bottleneck" or "residual", and the number of blocks in each stage."""
         kind = "bottleneck" if self.match(r"bottleneck_1_block_group\w*/.*") else "residual"
         blocks = []
         for group in range(1, 5):
@@ -307,7 +308,7 @@ class _ResNet(_Network):
         return kind, tuple(blocks)
 
     def _scopes(self, kind, blocks):
-        """Names of our layers with a kernel -> their scopes, in the order in which the paper's program makes them."""
+        """Dict from our layers with a kernel to their scopes, in the order in which the paper's program makes them."""
         scopes = {"stem": "initial_conv"}
         for stage, count in enumerate(blocks, 1):
             for block in range(1, count + 1):
@@ -321,7 +322,7 @@ class _ResNet(_Network):
         return scopes
 
     def _endings(self, scope, variable):
-        # Directly in the scope, or the scope once more: as the layers of each technique were named.
+        # The variable sits in its scope, or in a scope of the same name inside it. This depends on the technique.
         top = "resnet_model"
         return [f"{top}/{scope}/{inner}{variable}" for inner in ("", f"{top}/{scope}/", f"{scope}/")]
 

@@ -1,9 +1,9 @@
-"""TensorFlow checkpoints as named tensors: V1 and V2, name-based and object-based, SavedModel.
+"""Reads TensorFlow checkpoints as named tensors: V1 and V2, name-based and object-based, SavedModel.
 
-Needs TensorFlow. In a name-based checkpoint (TensorFlow 1) a tensor has the variable's name. An
-object-based one (`tf.train.Checkpoint`, SavedModel) stores a graph of Python objects: the key is a
-path of attributes that may say nothing ("variables/6"), while the graph knows the variable's own
-name. Both are offered as names, without the suffix "/.ATTRIBUTES/VARIABLE_VALUE".
+This module needs TensorFlow. In a name-based checkpoint (TensorFlow 1) a tensor has the variable's name.
+An object-based one (`tf.train.Checkpoint`, SavedModel) stores a graph of Python objects. There the key of a
+tensor is a path of attributes, which may tell little ("variables/6"), and the graph holds the variable's own
+name. The reader offers both as names, without the suffix "/.ATTRIBUTES/VARIABLE_VALUE".
 """
 
 import collections
@@ -32,7 +32,7 @@ class TensorFlowCheckpoint(Checkpoint):
     """The variables of a TensorFlow checkpoint.
 
     Args:
-        path: str, what the user named; used in messages.
+        path: str, the path that the user gave; used in messages.
         reader: A `tf.train.CheckpointReader`.
     """
 
@@ -71,7 +71,7 @@ class TensorFlowCheckpoint(Checkpoint):
         counts = collections.Counter(own_names.values())
         paths = {key: key.removesuffix(_SUFFIX) for key in own_names}
         for key, own_name in own_names.items():
-            # "Variable" is what TensorFlow calls a variable that was given no name.
+            # TensorFlow names a variable "Variable" if its author gave it no name.
             unique = counts[own_name] == 1 and not re.fullmatch(r"(Variable(_\d+)?)?", own_name)
             name = own_name if unique and own_name not in paths.values() else paths[key]
             self._keys[name] = key
@@ -92,13 +92,13 @@ def open_tensorflow(prefix, path):
 
     Args:
         prefix: str, path without `.index`, or a V1 file.
-        path: str, what the user named; used in messages.
+        path: str, the path that the user gave; used in messages.
 
     Returns:
         A `TensorFlowCheckpoint`.
 
     Raises:
-        CheckpointError: if it cannot be read, or a data file is missing or too short.
+        CheckpointError: if the checkpoint cannot be read, or a data file is missing or too short.
     """
     try:
         reader = tf.train.load_checkpoint(prefix)
@@ -114,10 +114,11 @@ def open_tensorflow(prefix, path):
 
 
 def _check_data_files(prefix, path, reader):
-    """Data files hold the tensors uncompressed, so their least size is known without reading them.
+    """Refuses data files that are too short for the tensors of the index.
 
-    Without this a file cut off inside an optimizer slot would pass, since slots are never read; and a shape that is a
-    lie would be believed until the memory is full.
+    Data files hold the tensors uncompressed, so their smallest possible size is known without reading them. This check
+    finds two faults that reading would not find in time: a file that is cut off inside an optimizer slot (slots are
+    never read), and a false shape, for which TensorFlow would fill the memory.
     """
     files = glob.glob(glob.escape(prefix) + ".data-?????-of-?????")
     for total in {int(file[-5:]) for file in files}:
@@ -126,7 +127,8 @@ def _check_data_files(prefix, path, reader):
     else:
         raise CheckpointError(f"Checkpoint '{path}' lacks data files. Found: {sorted(files)}")
     present = sum(os.path.getsize(file) for file in files)
-    # Strings are read to know their lengths, but not before there is room for one byte of each.
+    # The first round counts one byte for each string. Only if the files are large enough for that, the second round
+    # reads the strings to know their lengths.
     for read_strings in (False, True):
         needed = _stored_bytes(reader, read_strings)
         if present < needed:
@@ -136,7 +138,7 @@ def _check_data_files(prefix, path, reader):
 
 
 def _stored_bytes(reader, read_strings):
-    """The bytes that all tensors take on disk, slots included; of strings at least, unless they are read."""
+    """The bytes that all tensors take on disk, slots included. For strings that are not read, a lower bound."""
     types, total = reader.get_variable_to_dtype_map(), 0
     for key, shape in reader.get_variable_to_shape_map().items():
         if types[key] != tf.string:
@@ -151,7 +153,7 @@ def _stored_bytes(reader, read_strings):
 
 
 def _slots_by_name(names):
-    """Optimizer slots of TensorFlow 1: "<variable>/Adam", "training/<variable>/Adam", ..."""
+    """The names of TensorFlow 1's optimizer slots: "<variable>/Adam", "training/<variable>/Adam", ..."""
     slots = set()
     for name in names:
         parts = name.split("/")
@@ -162,13 +164,13 @@ def _slots_by_name(names):
 
 
 def _slot_nodes(graph):
-    """Nodes of the object graph that belong to optimizers, TensorFlow's and those of Keras 3."""
+    """Nodes of the object graph that belong to optimizers of TensorFlow or of Keras 3."""
     slots = set()
     for node in graph.nodes:
         slots.update(slot.slot_variable_node_id for slot in node.slot_variables)
         children = {child.local_name: child.node_id for child in node.children}
         if {"_iterations", "_variables"} <= set(children):
-            # The optimizer also refers to the model's weights: those are no slots.
+            # The optimizer also refers to the model's weights, which are not slots.
             trained = children.pop("_trainable_variables", None)
             slots |= _descendants(graph, children.values()) - _descendants(graph, [trained])
     return slots
@@ -185,7 +187,7 @@ def _descendants(graph, roots):
 
 
 def _without_second_copy(own_names):
-    """`model.export` of Keras writes every variable twice, the second time in `_all_variables`."""
+    """Removes the second copy of each variable: Keras's `model.export` writes one more into `_all_variables`."""
     copies = {key: name for key, name in own_names.items() if key.startswith("_all_variables/")}
     others = {key: name for key, name in own_names.items() if key not in copies}
     missing = collections.Counter(copies.values()) - collections.Counter(others.values())

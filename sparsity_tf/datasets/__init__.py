@@ -1,8 +1,8 @@
-"""Data sets: one function a data set, each with a local-file form, and the way to batches.
+"""Data sets: one function a data set, which can read local files, and functions that make batches of it.
 
-A data set that fits into memory is an `ImageData` (`mnist`, `fashion_mnist`, `cifar10`, `cifar100`), a larger one an
-`ImageFiles` (`imagenet`): checked, but with no decision about training taken. `array_batches` and `file_batches` make
-`Batches` of them, and whoever trains needs to know nothing else:
+A data set that fits into memory is an `ImageData` (`mnist`, `fashion_mnist`, `cifar10`, `cifar100`). A larger one is an
+`ImageFiles` (`imagenet`). Both are checked when they are read, and neither decides anything about training.
+`array_batches` and `file_batches` turn them into `Batches`, and a training program needs nothing else:
 
     batches = datasets.array_batches(datasets.cifar10(data_dir), 128, "standardize", "crop_flip")
     batches = datasets.file_batches(datasets.imagenet(data_dir), 1024, "state_of_sparsity", dtype="bfloat16")
@@ -12,12 +12,12 @@ A data set that fits into memory is an `ImageData` (`mnist`, `fashion_mnist`, `c
         model.fit(batches.train(first_step=done), steps_per_epoch=batches.steps_per_epoch, ...)
         model.evaluate(batches.test())
 
-Sentence pairs have the same methods (`train(first_step)`, `validation()`, `test()`) with a vocabulary:
+Batches of sentence pairs have the same methods (`train(first_step)`, `validation()`, `test()`) and need a vocabulary:
 
     vocabulary = datasets.subwords.load(path)
     batches = datasets.translation_batches(datasets.parallel_corpus("tsv", data_dir), vocabulary)
 
-`train_batches` and `test_arrays` are the older way for MNIST; `array_batches` gives the same batches.
+`train_batches` and `test_arrays` are simpler functions for MNIST alone; `array_batches` gives the same batches.
 """
 
 from sparsity_tf.datasets.batches import Batches

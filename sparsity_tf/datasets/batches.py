@@ -1,8 +1,9 @@
-"""What training needs of a data set, whichever it is and wherever it lies: `Batches`.
+"""`Batches`: the one interface between a data set and training, for every data set and every place it is read from.
 
-Two ideas live here. A run sees batches by the number of the optimizer step: batch b of epoch e depends on the seed,
-e and b only, and `train(first_step=...)` begins anywhere, so that a resumed run sees what the uninterrupted one would
-have. And a global batch is cut into equal parts for the replicas of a `tf.distribute` strategy (`Slice`).
+Two ideas live here. The first: the number of the optimizer step determines the batch. Batch b of epoch e depends on the
+seed, e and b only, and `train(first_step=...)` may begin at any step, so that a resumed run sees the same batches as an
+uninterrupted one. The second: a global batch is cut into equal parts for the replicas of a `tf.distribute` strategy
+(`Slice`).
 """
 
 import abc
@@ -18,13 +19,13 @@ from sparsity_tf.type_names import Dataset, Shape
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """The part of each global batch that one input pipeline delivers: one batch for each of its replicas.
+    """The part of each global batch that one input pipeline delivers. It delivers one batch to each of its replicas.
 
     Attributes:
         pipelines: Number of input pipelines (workers) that share the global batch.
-        index: Number of this one, from 0.
-        replicas: Replicas that this pipeline feeds; each takes one of its batches a step.
-        batch_size: Examples a replica and step.
+        index: Number of this pipeline, from 0.
+        replicas: Number of replicas that this pipeline feeds. Each replica takes one batch a step.
+        batch_size: Examples that one replica takes a step.
     """
 
     pipelines: int
@@ -34,7 +35,7 @@ class Slice:
 
     @classmethod
     def of(cls, context, batch_size):
-        """From a `tf.distribute.InputContext` (`None`: all of it) and the global batch size."""
+        """Makes a `Slice` from a `tf.distribute.InputContext` (`None`: the whole batch) and the global batch size."""
         check_context(context)
         if context is None:
             return cls(1, 0, 1, batch_size)
@@ -56,7 +57,8 @@ def check_context(context):
 class Batches(CallRepr, abc.ABC):
     """Batches for training and evaluation, with the sizes that a training program asks for.
 
-    Made by `array_batches` (MNIST, CIFAR: in memory) and `file_batches` (ImageNet: read as it goes).
+    `array_batches` makes batches of data in memory (MNIST, CIFAR), and `file_batches` of data that are read while
+    training runs (ImageNet).
 
     Args:
         batch_size: Examples a step, over all replicas.
@@ -69,12 +71,13 @@ class Batches(CallRepr, abc.ABC):
         num_classes: Number of classes.
         image_shape: `(height, width, channels)` of a preprocessed image.
         name: Name of the data set.
-        source: A sentence saying where it came from.
+        source: A sentence that says where the data came from.
 
-    All of them are attributes. Labels are int32, 0 to `num_classes - 1`.
+    Every argument is also an attribute. Labels are int32, 0 to `num_classes - 1`.
 
-    Under a strategy of several workers each reads only its part of
-    `strategy.distribute_datasets_from_function(lambda context: batches.train(first_step, context))`.
+    If a strategy has several workers, pass
+    `strategy.distribute_datasets_from_function(lambda context: batches.train(first_step, context))` to `fit`: then each
+    worker reads only its own part.
 
     Example:
 
@@ -123,22 +126,22 @@ class Batches(CallRepr, abc.ABC):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of whole batches in an epoch; the incomplete last one is dropped."""
+        """Number of whole batches in an epoch; an incomplete last batch is dropped."""
         return self.num_examples // self.batch_size
 
     def train(self, first_step: int = 0, context: Any = None) -> Dataset:
         """An endless dataset of training batches, epoch after epoch.
 
         Args:
-            first_step: Optimizer steps already done: the first batch is the one of that step (from 0).
-            context: `tf.distribute.InputContext` of the worker, as `distribute_datasets_from_function` passes it;
-                the batches are then those of its replicas. Defaults to `None`: whole batches, which `fit` splits
-                among the replicas by itself.
+            first_step: Number of optimizer steps already done. The dataset begins with the batch of the next step.
+            context: `tf.distribute.InputContext` of the worker, as `distribute_datasets_from_function` passes it.
+                The dataset then holds the batches for this worker's replicas. Defaults to `None`: whole batches,
+                which `fit` itself splits among the replicas.
 
         Returns:
-            A `tf.data.Dataset` of `(images, labels)`, `(batch, height, width, channels)` and `(batch,)`. On Keras
-            backends other than TensorFlow data in memory come as a `keras.utils.PyDataset` of the same batches, which
-            needs no TensorFlow.
+            A `tf.data.Dataset` of `(images, labels)`, `(batch, height, width, channels)` and `(batch,)`. For data in
+            memory, Keras backends other than TensorFlow get a `keras.utils.PyDataset` of the same batches, which needs
+            no TensorFlow.
         """
         check_integer("first_step", first_step, 0)
         part = Slice.of(context, self.batch_size)
@@ -148,13 +151,13 @@ class Batches(CallRepr, abc.ABC):
         """A finite dataset that has every test example once, without augmentation; the last batch may be smaller.
 
         Args:
-            context: `tf.distribute.InputContext`: every `num_input_pipelines`-th example is the worker's, and
-                `eval_batch_size` is divided among all replicas.
+            context: `tf.distribute.InputContext` of the worker. The worker gets every `num_input_pipelines`-th example,
+                and all replicas share `eval_batch_size` equally.
         """
         return with_options(self._evaluation("test", Slice.of(context, self.eval_batch_size)))
 
     def validation(self, context: Any = None) -> Dataset:
-        """As `test`, of the held-out training examples. They are not augmented.
+        """As `test`, for the held-out training examples. They are not augmented.
 
         Raises:
             ValueError: No examples are held out.
@@ -165,34 +168,35 @@ class Batches(CallRepr, abc.ABC):
 
     @contextlib.contextmanager
     def naming_errors(self) -> contextlib.AbstractContextManager:
-        """A context for `fit` and `evaluate` in which an error of reading becomes a `ValueError` that names the file.
+        """A context for `fit` and `evaluate` that turns a reading error into a `ValueError` that names the file.
 
-        TensorFlow reports a corrupt record without saying where. Data in memory have been checked already.
+        TensorFlow reports a corrupt record without naming its file. For data in memory, which have been checked before,
+        the context does nothing.
         """
         yield
 
     @abc.abstractmethod
     def _train(self, epoch, step, part):
-        """The batches of a `Slice` from step `step` of epoch `epoch` on."""
+        """The training batches for a `Slice`, from step `step` of epoch `epoch` on."""
 
     @abc.abstractmethod
     def _evaluation(self, split, part):
-        """The examples of `"test"` or `"validation"` that fall to a `Slice`."""
+        """The examples of `"test"` or `"validation"` for a `Slice`."""
 
 
 def with_options(dataset):
-    """The dataset in a fixed order, prefetched, and cut by examples where `fit` splits it among workers."""
+    """Fixes the order of a dataset, prefetches it, and lets `fit` split its batches by examples among workers."""
     if isinstance(dataset, NumberedBatches):
         return dataset
     import tensorflow as tf
 
     options = tf.data.Options()
     options.deterministic = True
-    # Where `fit` splits whole batches among workers, each takes its part of the same batch.
+    # If `fit` splits whole batches among workers, each worker takes its part of the same batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def first_of(dataset):
-    """The first element of a dataset that `Batches` or another of these classes gave, as numpy arrays."""
+    """The first element of a dataset that `Batches` or a similar class made, as numpy arrays."""
     return next(iter(dataset)) if isinstance(dataset, NumberedBatches) else next(dataset.take(1).as_numpy_iterator())

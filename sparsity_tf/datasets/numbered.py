@@ -1,7 +1,7 @@
-"""Batches by their number: every data set in memory can say in numpy what batch t is, from t alone.
+"""Batches by their number: for every data set in memory, a numpy function computes batch t from t alone.
 
-`numbered_batches` makes of such a function what `fit` takes: on TensorFlow a `tf.data.Dataset`, elsewhere
-`NumberedBatches`, a `keras.utils.PyDataset` that needs no TensorFlow at all.
+`numbered_batches` turns such a function into a dataset for `fit`: a `tf.data.Dataset` on TensorFlow, and on other
+backends `NumberedBatches`, a `keras.utils.PyDataset` that needs no TensorFlow.
 """
 
 import itertools
@@ -12,17 +12,18 @@ from sparsity_tf.backend import uses_tf_data
 
 
 def numbered_batches(draw, like, begin=0, end=None, structure=tuple):
-    """Batches `begin`, `begin + 1`, ... of a function from a number to a batch, drawn ahead in numpy.
+    """A dataset of the batches `begin`, `begin + 1`, ..., which a function computes ahead of time in numpy.
 
     Args:
-        draw: Function of a number, called by several threads: a list of arrays, the same for the same number.
-        like: Shape and type of each array, a list of pairs; a size that varies is `None`.
-        begin: First number.
-        end: Number after the last; `None`: there is none.
-        structure: Function from a list of arrays or tensors to what `fit` takes.
+        draw: Function that takes the number of a batch and returns it as a list of arrays. Several threads call it. The
+            same number must give the same arrays.
+        like: List of pairs, the shape and type of each array. A size that varies is `None`.
+        begin: Number of the first batch.
+        end: Number after the last batch; `None` for an endless dataset.
+        structure: Function that turns a list of arrays or tensors into the structure that `fit` takes.
 
     Returns:
-        A `tf.data.Dataset` on TensorFlow, elsewhere `NumberedBatches`.
+        A `tf.data.Dataset` on TensorFlow, `NumberedBatches` on other backends.
     """
     if not uses_tf_data():
         return NumberedBatches(lambda number: structure(draw(number)), begin, end)
@@ -37,13 +38,14 @@ def numbered_batches(draw, like, begin=0, end=None, structure=tuple):
 
 
 class NumberedBatches(keras.utils.PyDataset):
-    """Batches `begin`, `begin + 1`, ... of a function from a number to a batch.
+    """The batches `begin`, `begin + 1`, ..., which a function computes from their numbers.
 
     Args:
-        draw: Function of a number, called by several threads: a tuple of arrays, the same for the same number.
-        begin: First number.
-        end: Number after the last; `None`: there is none.
-        workers: Threads that draw ahead.
+        draw: Function that takes the number of a batch and returns it as a tuple of arrays. Several threads call it.
+            The same number must give the same arrays.
+        begin: Number of the first batch.
+        end: Number after the last batch; `None` for an endless dataset.
+        workers: Number of threads that compute batches ahead of time.
 
     Example:
         >>> squares = NumberedBatches(lambda number: number**2, begin=3, end=6)
@@ -57,7 +59,7 @@ class NumberedBatches(keras.utils.PyDataset):
 
     @property
     def num_batches(self):
-        """Number of batches; `None` where there is no end."""
+        """Number of batches; `None` for an endless dataset."""
         return None if self._end is None else self._end - self._begin
 
     def __getitem__(self, index):

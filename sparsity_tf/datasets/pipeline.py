@@ -1,10 +1,10 @@
-"""From an `ImageData` to batches, with nothing done per image on the way.
+"""Turns an `ImageData` into batches without a loop over images.
 
-Two ideas live here: the preprocessing of the SparseVD experiments (pixels / 255 minus the mean
-image of the training set; Molchanov et al., ICML 2017), and an epoch as a pure function of
-`(seed, epoch)`, so that a resumed run sees exactly the batches the uninterrupted one would have.
-The whole set stays in memory as uint8; an epoch's order (and, with `augment`, its shifted images)
-is drawn once in numpy, and the only work a batch is one gather and one subtraction.
+Two ideas live here. The first is the preprocessing of the SparseVD experiments (pixels / 255 minus
+the mean image of the training set; Molchanov et al., ICML 2017). The second: an epoch is a pure
+function of `(seed, epoch)`, so that a resumed run sees exactly the batches of an uninterrupted one.
+The whole set stays in memory as uint8. numpy draws the order of an epoch (and, with `augment`, shifts
+its images) once, so that a batch takes only one gather and one subtraction.
 """
 
 import numpy as np
@@ -34,8 +34,8 @@ def test_arrays(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
         data: An `ImageData`.
 
     Returns:
-        `(x, y)`: float32 `(n_test, height, width, 1)`, the mean of the *training* images removed,
-        and int32 `(n_test,)`.
+        `(x, y)`: float32 `(n_test, height, width, 1)`, from which the mean of the *training* images is
+        subtracted, and int32 `(n_test,)`.
 
     Example:
 
@@ -47,11 +47,11 @@ def test_arrays(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
     return normalize(data.x_test, mean_image(data.x_train)), data.y_test.astype(np.int32)
 
 
-test_arrays.__test__ = False  # it is no test, whatever pytest makes of the name
+test_arrays.__test__ = False  # tells pytest that this function is not a test, in spite of its name
 
 
 def epoch_order(num_examples, seed, epoch):
-    """The order of the examples in one epoch: an int64 permutation, a function of its arguments.
+    """The order of the examples in one epoch: an int64 permutation that depends on the arguments only.
 
     Example:
         >>> a, b = epoch_order(10, seed=0, epoch=3), epoch_order(10, seed=0, epoch=3)
@@ -81,7 +81,7 @@ def shift_images(images, offsets, limit=2):
     height, width = images.shape[1:]
     padded = np.pad(images, ((0, 0), (limit, limit), (limit, limit)))
     shifted = np.empty_like(images)
-    # One slice for each of the few possible offsets is much faster than an index for each pixel.
+    # Copying one slice for each of the few possible offsets is much faster than indexing each pixel.
     for down in range(-limit, limit + 1):
         for right in range(-limit, limit + 1):
             chosen = np.flatnonzero((offsets[:, 0] == down) & (offsets[:, 1] == right))
@@ -97,8 +97,8 @@ def epoch_images(data, seed, epoch, augment="none", shift_pixels=2):
         data: An `ImageData`.
         seed: Non-negative integer.
         epoch: Epoch, counted from 0.
-        augment: `"none"`, or `"shift"`: each image moved by -`shift_pixels`..`shift_pixels` pixels
-            down and across, both drawn uniformly, anew each epoch.
+        augment: `"none"`, or `"shift"`: each image is moved by -`shift_pixels`..`shift_pixels` pixels
+            down and across. Both numbers are drawn uniformly, anew for each epoch.
         shift_pixels: Positive integer.
 
     Returns:
@@ -111,14 +111,14 @@ def epoch_images(data, seed, epoch, augment="none", shift_pixels=2):
     order = epoch_order(len(data.x_train), seed, epoch)
     images = data.x_train[order]
     if augment == "shift":
-        # A third word in the seed, so that the shifts are independent of the order.
+        # The seed has a third number here, so that the shifts are independent of the order.
         offsets = np.random.default_rng([seed, epoch, 1]).integers(-shift_pixels, shift_pixels + 1, (len(images), 2))
         images = shift_images(images, offsets, shift_pixels)
     return images, data.y_train[order]
 
 
 def steps_per_epoch(data: ImageData, batch_size: int) -> int:
-    """Number of whole batches in an epoch; the incomplete last one is dropped.
+    """Number of whole batches in an epoch; an incomplete last batch is dropped.
 
     Raises:
         ValueError: `batch_size` is not a positive integer, or larger than the training set.
@@ -148,7 +148,7 @@ def train_batches(
         data: An `ImageData`.
         batch_size: Examples a batch; the incomplete last batch of an epoch is dropped.
         seed: Non-negative integer. Batch b of epoch e depends on `(seed, e, b)` only.
-        first_epoch: Epoch (from 0) to begin with: a resumed run passes the number done.
+        first_epoch: Epoch (from 0) to begin with. A resumed run passes the number of epochs already done.
         augment: As for `epoch_images`.
         shift_pixels: As for `epoch_images`.
 

@@ -1,4 +1,4 @@
-"""The small commands: `sparsity-tf convert`, `evaluate`, `budget`, ..."""
+"""The small commands: `sparsity-tf convert`, `sparsity-tf evaluate`, `sparsity-tf budget` and others."""
 
 __all__ = []
 

@@ -1,15 +1,15 @@
-r"""BLEU of translations: sacreBLEU's, and that of *The State of Sparsity* for comparison with its tables.
+r"""Scores translations: sacreBLEU's score, and the BLEU of *The State of Sparsity* for comparison with its tables.
 
 ```
 python -m sparsity_tf.train.bleu --hypotheses=newstest2014.out.de --references=newstest2014.de
 ```
 
-The first line is sacreBLEU (Post, 2018, arXiv 1804.08771) with its signature, the figure to publish. The second is
-made as the published ones were: Moses' punctuation and tokens (through sacremoses), compounds split at hyphens, and the
-BLEU of `multi-bleu.perl`, without smoothing; `--tokenized_references` is for references that are tokenised already, as
-that paper's are. Both are case-sensitive.
+The first line of the output is sacreBLEU (Post, 2018, arXiv 1804.08771) with its signature; this is the figure to
+publish. The second line follows the recipe of the paper's figures: Moses' punctuation and tokens (through sacremoses),
+compounds split at hyphens, and the BLEU of `multi-bleu.perl`, without smoothing. Pass `--tokenized_references` if the
+references are tokenised already, as the paper's are. Both scores are case-sensitive.
 
-Exit status: 0, 1 (something can't be read or compared) or 2 (wrong usage).
+Exit status: 0, 1 (a file can't be read, or the texts can't be compared) or 2 (wrong usage).
 """
 
 import re
@@ -70,31 +70,31 @@ def published_score(hypotheses, references, language="de", tokenized_references=
     Args:
         hypotheses: List of strings.
         references: List of lists of strings, one list a reference.
-        language: Language code of Moses.
-        tokenized_references: Whether the references are Moses' tokens already.
+        language: Language code for Moses' tokenizer.
+        tokenized_references: Whether the references are already tokenised by Moses.
 
     Returns:
-        `sacrebleu.BLEUScore`, as `multi-bleu.perl` computes it.
+        `sacrebleu.BLEUScore`, computed as `multi-bleu.perl` does.
     """
     metrics = import_optional("sacrebleu.metrics")
     tokens = moses_tokens(hypotheses, language)
     if not tokenized_references:
         references = [moses_tokens(reference, language) for reference in references]
     references = [split_compounds(reference) for reference in references]
-    # `force`: tokenised text is what this is for.
+    # Without `force` sacreBLEU would warn that the text is already tokenised, which is intended here.
     metric = metrics.BLEU(tokenize="none", smooth_method="none", force=True)
     return metric.corpus_score(split_compounds(tokens), references)
 
 
 def moses_tokens(lines, language="de"):
-    """Lines after `replace-unicode-punctuation.perl` and `tokenizer.perl`, escapes (`&quot;`) included."""
+    """Processes lines as `replace-unicode-punctuation.perl` and `tokenizer.perl` do, escapes (`&quot;`) included."""
     sacremoses = import_optional("sacremoses")
     punctuation, tokenizer = sacremoses.MosesPunctNormalizer(lang=language), sacremoses.MosesTokenizer(lang=language)
     return [tokenizer.tokenize(punctuation.replace_unicode_punct(line), return_str=True) for line in lines]
 
 
 def split_compounds(lines):
-    """Lines with "a-b" as "a ##AT##-##AT## b"."""
+    """Splits compounds at their hyphens: "a-b" becomes "a ##AT##-##AT## b"."""
     return [_COMPOUND.sub(r"\1 ##AT##-##AT## \2", line) for line in lines]
 
 

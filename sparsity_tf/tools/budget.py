@@ -1,4 +1,4 @@
-r"""Takes the budget of a trained network (how sparse each weight is), or shows one and checks that it fits a network.
+r"""Reads the budget (how sparse each weight is) of a trained network, or shows a budget and checks that it fits.
 
 ```
 python -m sparsity_tf.train.budget --checkpoint=model.keras [--output=budget.csv] [--overwrite] [--input_shape=32,32,3]
@@ -6,15 +6,16 @@ python -m sparsity_tf.train.budget --input=budget.csv [--column=90.23] [--model=
 ```
 
 The file has the layout of STR's budgets (Kusupati et al., ICML 2020, arXiv 2002.03231): `Metric,Params,FLOPs,Sparsity
-(%)`, an overall line, one for the backbone (all but the last layer), a line a layer, and the poolings. FLOPs are
-multiply-accumulates of the dense network. Percents have as many decimals as the exact number of zeros needs. A network
-without sparse layers, such as one converted by `train.convert`, gives the zeros of its kernels.
+(%)`, an overall line, a line for the backbone (all but the last layer), a line for each layer, and the poolings. FLOPs
+are multiply-accumulates of the dense network. Percents have as many decimals as the exact number of zeros needs. If a
+network has no sparse layers (for example after `train.convert`), the budget counts the zeros of its kernels.
 
-Given to another training (`distribution=budget.csv` of the mask algorithms, `layers.set_sparsities` for discovered
-wirings), the budget gives every layer exactly as many zeros: "budget transfer" in the paper.
+A later training can use the budget (`distribution=budget.csv` of the mask algorithms, `layers.set_sparsities` for
+discovered wirings). Every layer then gets exactly as many zeros. The paper calls this "budget transfer".
 
-With `--model`, a `.keras` file or a builder of `sparsity_tf.models`, `--input` says which weight each line belongs to
-and what the network would cost. Exit status 1 if it does not fit, 2 for wrong flags.
+With `--input` and `--model` (a `.keras` file or a builder of `sparsity_tf.models`), the command says which weight each
+line belongs to and how many operations the network would need. Exit status 1 if the budget does not fit, 2 for wrong
+flags.
 """
 
 import fractions
@@ -77,19 +78,19 @@ def _extract(values, shape):
 
 
 def take_budget(model, input_shape=None):
-    """The budget of a trained model, and what it costs.
+    """The budget of a trained model, and the operations of its layers.
 
     Args:
-        model: Built Keras model with sparse layers; or one without any, whose kernels' zeros count then.
+        model: Built Keras model. If it has no sparse layers, the zeros of its kernels are counted.
         input_shape: As in `inspection.count_flops`.
 
     Returns:
-        `(budget, costs, pooling)`: a `budgets.Budget` whose names are paths of layers (of weights, where a layer has
-        several); a dict from these names to dense multiply-accumulates, or `None` where they can't be counted, as a
-        note on standard error says; a dict from names of global poolings to their additions.
+        `(budget, costs, pooling)`. `budget`: a `budgets.Budget` whose names are paths of layers (of weights, if a layer
+        has several). `costs`: a dict from these names to dense multiply-accumulates; `None` if they can't be counted,
+        and a note on standard error says why. `pooling`: a dict from names of global poolings to their additions.
 
     Raises:
-        CommandError: If weights are not finite, or there are none.
+        CommandError: The model has no weights, or some weights are not finite.
     """
     from sparsity_tf import inspection
     from sparsity_tf.distributions import budgets, exact_sparsity
@@ -112,7 +113,7 @@ def take_budget(model, input_shape=None):
 
 
 def _names(paths):
-    """Paths of layers, or of weights where a layer has several of them."""
+    """The names for a budget: the path of each layer, or the paths of its weights if the layer has several."""
     layers = [path.rpartition("/")[0] or path for path in paths]
     names = [path if layers.count(layer) > 1 else layer for path, layer in zip(paths, layers, strict=True)]
     if len(set(names)) < len(names):
@@ -183,7 +184,7 @@ def _named_model(name, options):
 
 
 def _table(rows):
-    """Rows are (entry, weight or `None`, size or `None`, sparsity)."""
+    """Formats rows of (entry, weight or `None`, size or `None`, sparsity) as a table."""
     from tabulate import tabulate
 
     from sparsity_tf.masks import number_of_zeros
@@ -209,7 +210,7 @@ def _print_costs(budget, costs, pooling):
         return
     added = sum(pooling.values())
     dense = sum(costs.values()) + added
-    # Of the sparsity as it is written, as in the paper's tables.
+    # Multiplies by the written sparsity instead of counting exact zeros, as the paper's tables do.
     sparse = sum(costs[name] * (1 - budget[name]) for name in costs) + added
     share = f" ({100 * sparse / dense:.2f} %)" if dense else ""
     print(f"multiply-accumulates of these layers and poolings: {dense:,} dense, {sparse:,.0f} without the zeros{share}")

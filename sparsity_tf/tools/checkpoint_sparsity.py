@@ -7,13 +7,12 @@ sparsity-tf checkpoint-sparsity PATH \
 
 `python -m sparsity_tf.checkpoint_sparsity --checkpoint=PATH` does the same. PATH is a `.keras` or
 `.weights.h5` file, a SavedModel directory, or a TensorFlow checkpoint: its prefix, its `.index`
-file, or a directory (the latest one in it). The rules by which tensors are
-found and counted are those of the State of Sparsity checkpoints (Gale, Elsen, Hooker,
-arXiv:1902.09574); see `sparsity_tf.checkpoints.sparsity`.
+file, or a directory (the command reads the latest checkpoint in it). The command finds and counts
+tensors by the rules of the State of Sparsity checkpoints (Gale, Elsen, Hooker, arXiv:1902.09574);
+see `sparsity_tf.checkpoints.sparsity`.
 
-The report goes to standard output. What had to be assumed, and errors, go to standard error, an
-error as one line. The exit status is 0, 1 (the checkpoint cannot be read or counted) or 2 (wrong
-usage).
+The report goes to standard output. Assumptions and errors go to standard error, an error as one
+line. The exit status is 0, 1 (the checkpoint cannot be read or counted) or 2 (wrong usage).
 """
 
 import csv
@@ -53,7 +52,7 @@ def main(argv=None):
             raise flags.Error("Flag --checkpoint is required")
     except flags.Error as error:
         return _fail(f"{error} (--help shows the flags)", status=2)
-    # TensorFlow's own chatter would hide the one line that matters.
+    # TensorFlow's log messages would hide the one line of an error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     given = values["log_alpha_threshold"].present
     try:
@@ -71,7 +70,7 @@ def main(argv=None):
 
 
 def _define_flags():
-    """Flags of this command alone: other binaries in the process may use the same names."""
+    """Defines flags that only this command sees, because other programs in the process may use the same names."""
     values = flags.FlagValues()
     flags.DEFINE_string("checkpoint", None, "The checkpoint: a file, directory or prefix.", flag_values=values)
     flags.DEFINE_enum(
@@ -109,7 +108,7 @@ def _render(report, form):
         return text.getvalue().rstrip("\n")
     import tabulate
 
-    # disable_numparse: a tensor called "1e5" is a name.
+    # `disable_numparse`, because a tensor may be named "1e5".
     two_figures = report.nonzero_values != report.nonzeros
     rows = [(*row[:4], f"{row[4]:.4f}", *row[5:] * two_figures) for row in rows]
     table = tabulate.tabulate(

@@ -1,4 +1,4 @@
-"""What the small commands of this folder share: flags of their own, one-line errors, models and files on disk."""
+"""Functions that the small commands of this folder share: flags, one-line errors, and reading and writing files."""
 
 import contextlib
 import json
@@ -14,18 +14,18 @@ from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
 
 
 class CommandError(Exception):
-    """What stops a command; its message is shown to the user in one line."""
+    """An error that ends a command. The user sees its message as one line."""
 
 
 def run(name, usage, define_flags, action, argv=None):
     """Parses the flags of a command and runs it.
 
     Args:
-        name: What the command is called in messages.
+        name: Name of the command in messages.
         usage: Text above the list of flags in `--help`.
-        define_flags: Function that defines flags on the `absl.flags.FlagValues` that it is given: other binaries in the
-            process may use the same names.
-        action: Function of the parsed `FlagValues`.
+        define_flags: Function that takes an `absl.flags.FlagValues` and defines the flags on it. (The global flags are
+            not used, because other programs in the process may use the same names.)
+        action: Function that takes the parsed `FlagValues` and does the work.
         argv: List of str, program name first; `sys.argv` by default.
 
     Returns:
@@ -43,7 +43,7 @@ def run(name, usage, define_flags, action, argv=None):
     if values.help:
         print(f"{usage}\nFlags:\n{values.get_help()}")
         return 0
-    # TensorFlow's own chatter would hide the one line that matters.
+    # TensorFlow's log messages would hide the one line of an error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         action(values)
@@ -55,11 +55,11 @@ def run(name, usage, define_flags, action, argv=None):
 
 
 def define_log_alpha_threshold(values, default):
-    """Defines the flag of the threshold of variational dropout.
+    """Defines the flag for the threshold of variational dropout.
 
     Args:
         values: `absl.flags.FlagValues`.
-        default: What happens without it, a sentence for `--help`.
+        default: A sentence for `--help` that says what happens without the flag.
     """
     text = f"Variational dropout: weights with log alpha at it or above are zero. {default}"
     flags.DEFINE_float("log_alpha_threshold", None, text, flag_values=values)
@@ -69,7 +69,7 @@ def define_log_alpha_threshold(values, default):
 
 
 def note(name, message):
-    """Says on standard error what had to be assumed."""
+    """Prints a note on standard error, for example about an assumption."""
     print(f"{name}: note: {message}", file=sys.stderr)
 
 
@@ -82,9 +82,9 @@ def load_model(path):
     """Loads a `.keras` file, sparse or dense, without its optimizer.
 
     Raises:
-        CommandError: The file is missing, damaged, of another kind, or needs classes that aren't known here.
+        CommandError: The file is missing, damaged, of another kind, or needs classes that this process does not know.
     """
-    import sparsity_tf  # noqa: F401  (its layers must be known to Keras)
+    import sparsity_tf  # noqa: F401  (registers the package's layers with Keras)
     from sparsity_tf.train import run_folder as state
 
     if not os.path.exists(path):
@@ -98,10 +98,10 @@ def load_model(path):
 
 
 def parse_shape(text):
-    """A shape from a flag: "32,32,3", or "[16],[8,2]" for a model with several inputs; `None` for `None`.
+    """Parses the shape in a flag: "32,32,3", or "[16],[8,2]" for a model with several inputs; `None` gives `None`.
 
     Raises:
-        absl.flags.Error: Anything else.
+        absl.flags.Error: The text has another form.
     """
     if text is None:
         return None
@@ -117,18 +117,18 @@ def parse_shape(text):
 
 
 def check_output(path, suffix, overwrite, flag="--output", **sources):
-    """Refuses, before any work is done, an output that can't or must not be written.
+    """Refuses an output that can't or must not be written, before any work is done.
 
     Args:
         path: The path of the output.
-        suffix: The ending that it must have.
-        overwrite: Whether a file that is there already may be replaced.
+        suffix: The ending that the path must have.
+        overwrite: Whether an existing file may be replaced.
         flag: The flag that gives the path, for messages.
-        **sources: Paths of files that are read, by the names of their flags; `None` counts for nothing.
+        **sources: Paths of files that the command reads, by the names of their flags. `None` values are ignored.
 
     Raises:
-        CommandError: `path` has another ending, lies in no folder or in one that can't be written, is a source, or is
-            there already and `overwrite` is false.
+        CommandError: `path` has another ending, its folder is missing or not writable, it is one of the sources, or it
+            exists already and `overwrite` is false.
     """
     if not path.endswith(suffix):
         raise CommandError(f"{flag} must end in {suffix}. Received: {path}")
@@ -149,7 +149,7 @@ def check_output(path, suffix, overwrite, flag="--output", **sources):
 
 
 def appearing(path, overwrite=False):
-    """As `atomic_files.appearing`, but a file that appeared meanwhile is replaced only if `overwrite` is true."""
+    """As `atomic_files.appearing`, but replaces a file that has appeared meanwhile only if `overwrite` is true."""
 
     def check():
         if os.path.exists(path) and not overwrite:
@@ -159,7 +159,7 @@ def appearing(path, overwrite=False):
 
 
 def read_lines(path):
-    """The lines of a UTF-8 text file, or of standard input for "-", without their ends.
+    """The lines of a UTF-8 text file, or of standard input for "-", without their line ends.
 
     Raises:
         CommandError: The file is missing, empty, or not UTF-8.
@@ -173,7 +173,7 @@ def read_lines(path):
                 content = file.read()
         except OSError as error:
             raise CommandError(f"{path} can't be read: {error.strerror}") from error
-    # Not `splitlines`: it also splits at symbols that are part of a sentence, such as U+2028.
+    # `splitlines` would not do: it also splits at symbols that can be part of a sentence, such as U+2028.
     lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not lines[-1]:
         lines.pop()

@@ -1,4 +1,4 @@
-r"""Converts a sparse network to a plain dense one, zeros baked in, that loads where only Keras is installed.
+r"""Converts a sparse network to a plain dense one that holds the zeros in its weights and needs only Keras to load.
 
 ```
 python -m sparsity_tf.train.convert --checkpoint=sparse.keras --output=dense.keras \
@@ -6,11 +6,12 @@ python -m sparsity_tf.train.convert --checkpoint=sparse.keras --output=dense.ker
     [--shrink] [--format=keras|litert|onnx|openvino|tf_saved_model|torch]
 ```
 
-Every technique is converted: soft thresholds (STR), variational dropout, L0, masks, discovered wirings; the weights are
-those of inference. Before the file appears under its name it is read back, and both networks must predict the same on
-random inputs. With `--shrink` units and filters that do nothing are removed. Another `--format` writes the file of that
-runtime, runs it there and compares; its output has the ending of the format. An output that is there already is never
-replaced without `--overwrite`. Exit status 1 if anything is wrong, 2 for wrong flags; nothing is left behind then.
+The command converts every technique: soft thresholds (STR), variational dropout, L0, masks, discovered wirings. The
+dense network has the weights of inference. The command first writes the file under another name and reads it back. Only
+if both networks predict the same on random inputs, the file gets its name. `--shrink` removes units and filters that do
+nothing. Another `--format` writes a file for that runtime, runs the file there and compares predictions; the name of
+the output must have the ending of the format. An existing output is replaced only with `--overwrite`. Exit status 1 if
+anything is wrong, 2 for wrong flags; a command that fails leaves no file behind.
 """
 
 import sys
@@ -29,13 +30,13 @@ from sparsity_tf.tools.command import (
 )
 
 _NAME = "convert"
-# Those of `deploy.export`, which is not imported before the flags are known to be right.
+# The endings of `deploy.export`'s files. `deploy` is only imported once the flags are known to be right.
 _ENDINGS = {"litert": ".tflite", "onnx": ".onnx", "openvino": ".xml", "tf_saved_model": "", "torch": ".pt2"}
 _FORMATS = ["keras", *_ENDINGS]
 _EXAMPLES = 4
 _STEPS = 16
-# Largest difference of predictions, relative to the largest prediction. They mostly agree to the bit; where a layer
-# computes in another order (attention) float32 rounds differently.
+# Largest allowed difference of predictions, relative to the largest prediction. Most networks agree to the bit, but
+# float32 rounds differently if a layer computes in another order (attention).
 _TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2}
 _TOLERANCE = 1e-5
 
@@ -83,7 +84,7 @@ def _run(values):
     else:
         check_same_predictions(model, dense, shape, values.seed)
         try:
-            # The file appears when it has been checked.
+            # `export` checks the file before the file appears.
             lines = str(deploy.export(dense, values.output, values.format)).splitlines()[1:]
         except (ImportError, RuntimeError) as error:
             raise CommandError(str(error)) from error
@@ -124,14 +125,14 @@ def _sparse_weights(model, path):
 
 
 def set_log_alpha_threshold(weights, threshold):
-    """Moves the threshold of variational dropout on log alpha.
+    """Sets variational dropout's threshold on log alpha.
 
     Args:
         weights: List of `SparseWeight`.
         threshold: Finite number.
 
     Raises:
-        CommandError: No weight is of variational dropout.
+        CommandError: No weight has variational dropout.
     """
     techniques = [weight.technique for weight in weights if hasattr(weight.technique, "log_alpha_threshold")]
     if not techniques:
@@ -142,22 +143,22 @@ def set_log_alpha_threshold(weights, threshold):
 
 
 def check_same_predictions(sparse, dense, input_shape=None, seed=0):
-    """Compares two models on random inputs of their shape.
+    """Compares the predictions of two models on random inputs.
 
-    Floating-point inputs are standard normal. Integer ones, and all inputs of a model with embeddings, are whole
-    numbers that are rows of the smallest embedding. Sequences of any length get 16 steps.
+    Floating-point inputs are standard normal. Integer inputs, and all inputs of a model with embeddings, are whole
+    numbers below the number of rows of the smallest embedding. If the length of a sequence is open, it gets 16 steps.
 
     Args:
         sparse: Built Keras model.
-        dense: Another one that should predict the same.
-        input_shape: Shape of one input, or a list or dict of shapes; `None` for the model's own.
-        seed: Integer.
+        dense: Built Keras model that should predict the same.
+        input_shape: Shape of one input, or a list or dict of shapes. `None` takes the model's own shapes.
+        seed: Integer seed of the inputs.
 
     Returns:
-        The largest difference between outputs, relative to the largest output of its kind (float).
+        Float: the largest difference between outputs, relative to the largest value of the same output.
 
     Raises:
-        CommandError: If they differ by more than rounding, predictions are not finite, or no random input fits.
+        CommandError: The predictions differ by more than rounding or are not finite, or no random input fits the model.
     """
     import keras
     import numpy as np
@@ -184,7 +185,7 @@ def check_same_predictions(sparse, dense, input_shape=None, seed=0):
     args, kwargs = keras.tree.map_structure(draw, (args, kwargs))
     try:
         pair = [keras.tree.flatten(model(*args, **kwargs, training=False)) for model in (sparse, dense)]
-    except Exception as error:  # Whatever a model may do with inputs that it doesn't expect.
+    except Exception as error:  # a model may raise any error for random inputs that it doesn't expect
         raise CommandError(f"the network does not take random inputs of its shape: {error}") from error
     tolerance = max(_TOLERANCES.get(layer.compute_dtype, _TOLERANCE) for layer in flatten_layers(sparse))
     largest = 0.0
@@ -203,7 +204,7 @@ def check_same_predictions(sparse, dense, input_shape=None, seed=0):
 
 
 def _sequences(model):
-    """Symbolic inputs of a model of sequences (batch, time) or (batch, time, features) of any length, else `None`."""
+    """Symbolic inputs if a model takes sequences of any length, (batch, time) or (batch, time, features); or `None`."""
     import keras
 
     if not getattr(model, "inputs", None):

@@ -3,8 +3,9 @@
     python -m sparsity_tf.train.evaluate --checkpoint=runs/resnet50_vd/model.keras --data_dir=/data/imagenet \\
         [--log_alpha_threshold=0.5,1,2,3]
 
-The checkpoint is a `.keras` file of any technique, or of a dense network that `sparsity_tf.train.convert` made of one.
-Data set and preprocessing are those of the recipe that lies beside it (`recipe.json`), or of the preset `--config`.
+The checkpoint is a `.keras` file with any technique, or the dense network that `sparsity_tf.train.convert` made from
+such a file. The recipe beside the checkpoint (`recipe.json`), or the preset `--config`, determines data set and
+preprocessing.
 """
 
 import contextlib
@@ -38,21 +39,22 @@ def define_flags(values):
 
 
 def evaluate(model, batches, log_alpha_thresholds=None):
-    """Measures a model as it is used at inference, for each threshold.
+    """Measures a model as it is used at inference, once for each threshold.
 
     Args:
         model: Keras classifier with logits as outputs.
         batches: `datasets.Batches`.
-        log_alpha_thresholds: List of numbers, one measurement each, for the layers of variational dropout; `None` for
-            one measurement with those that the model has.
+        log_alpha_thresholds: List of thresholds for the layers of variational dropout; the model is measured once with
+            each. `None` measures once with the model's own thresholds.
 
     Returns:
         List of dicts with the keys `log_alpha_threshold` (`None` for the model's own), `error`, `top5_error` and
         `sparsity` (of all kernels), fractions from 0 to 1, `compression` (all weights / non-zero weights), and `loss`
-        in nats. The model has its own thresholds again afterwards.
+        in nats. Afterwards the model has its own thresholds again.
 
     Raises:
-        ValueError: Thresholds for a model without variational dropout, or images or classes that don't fit the model.
+        ValueError: Thresholds are given for a model without variational dropout, or images or classes don't fit the
+            model.
     """
     from sparsity_tf import inspection, layers
     from sparsity_tf.train.classifier.evaluation import Evaluation
@@ -70,7 +72,7 @@ def evaluate(model, batches, log_alpha_thresholds=None):
         for threshold in log_alpha_thresholds or [None]:
             for technique in techniques if threshold is not None else ():
                 technique.log_alpha_threshold = threshold
-            figures = Evaluation(model, batches).run()  # a new one: thresholds are constants of the compiled step
+            figures = Evaluation(model, batches).run()  # compiles anew: thresholds are constants of the compiled step
             table = inspection.sparsity_table(model, include_dense=True)
             rows.append(
                 {
@@ -116,7 +118,7 @@ def _recipe(values):
         except (TypeError, ValueError) as error:
             path = os.path.join(os.path.dirname(values.checkpoint), state.RECIPE)
             raise command.CommandError(f"{path} is damaged: {error}") from error
-    # One example a step is enough to make batches of any training set.
+    # Batches of one example can be made from a training set of any size.
     return dataclasses.replace(recipe, batch_size=1, data_dir=values.data_dir or recipe.data_dir)
 
 
@@ -146,7 +148,7 @@ def _run(values):
     if batches.name == "mnist_demo" != recipe.dataset:
         command.note(_NAME, f"a stand-in for {recipe.dataset} is measured, for lack of --data_dir: {batches.source}")
     rows = evaluate(model, batches, thresholds)
-    # Figures that are read by programs: what they are of goes with them.
+    # In the formats for programs, each row also says which data it was measured on.
     of_data = [{**row, "data": batches.source, "num_test": batches.num_test} for row in rows]
     if values.format == "json":
         print(json.dumps(of_data, indent=2))
@@ -177,7 +179,7 @@ def _table(rows):
 
 
 def main(argv=None):
-    """Runs the command; arguments and exit status as of `command.run`."""
+    """Runs the command; arguments and exit status as for `command.run`."""
     return command.run(_NAME, __doc__, define_flags, _run, argv)
 
 

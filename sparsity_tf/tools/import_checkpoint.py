@@ -1,14 +1,15 @@
-r"""Makes a `.keras` network of a TensorFlow checkpoint that *The State of Sparsity* published.
+r"""Converts a TensorFlow checkpoint that *The State of Sparsity* published into a `.keras` network.
 
 ```
 python -m sparsity_tf.train.import_checkpoint --checkpoint=model.ckpt-500000 --output=transformer.keras \
     [--num_heads=8] [--target_space=0] [--log_alpha_threshold=2.5] [--overwrite]
 ```
 
-The sparse Transformer (magnitude and random pruning, variational dropout, L0; tensor2tensor's own dense one, too) and
-the sparse ResNets are recognised by the names of their variables, the sizes and the technique with them. The result is
-for `train.translate` (with the vocabulary file of tensor2tensor) or `train.evaluate`, and can be trained on. Exit
-status 1 if anything is wrong, 2 for wrong flags; nothing is left behind then.
+The command recognises the network by the names of its variables: the sparse Transformer (magnitude and random pruning,
+variational dropout, L0), tensor2tensor's own dense Transformer, or a sparse ResNet. The variables also tell its sizes
+and its technique. `train.translate` (with the vocabulary file of tensor2tensor) and `train.evaluate` can use the
+result, and training can go on from it. Exit status 1 if anything is wrong, 2 for wrong flags; a command that fails
+leaves no file behind.
 """
 
 import sys

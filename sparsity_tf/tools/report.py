@@ -1,12 +1,12 @@
-r"""Measures what a saved network gains over a dense one in each runtime: size, latency, and why not.
+r"""Compares a saved network with a dense one in each runtime: size, latency, and why nothing is gained where so.
 
 ```
 python -m sparsity_tf.tools.report --checkpoint=model.keras \
     [--batch_sizes=1,32] [--rounds=9] [--targets=keras,litert] [--plot=report.png] [--format=table|json]
 ```
 
-The report goes to standard output. A runtime that is not installed has a row that says so. Exit status 1 if anything is
-wrong, 2 for wrong flags.
+The report goes to standard output. If a runtime is not installed, its row says so. Exit status 1 if anything is wrong,
+2 for wrong flags.
 """
 
 import json

@@ -1,15 +1,15 @@
-r"""Translates a text with a trained Transformer, a sentence a line.
+r"""Translates a text, which has one sentence on each line, with a trained Transformer.
 
 ```
 python -m sparsity_tf.train.translate --checkpoint=model.keras --vocabulary=vocabulary.model \
     --input=newstest2014.en --output=newstest2014.de [--greedy] [--beam_size=4] [--alpha=0.6]
 ```
 
-`--input=-` reads standard input, `--output=-` writes to standard output. Sentences are translated together with others
-of about their length, the longest first, and come out in the order of the input; an empty line stays empty. The output
-appears under its name when all of it is there. Progress goes to standard error.
+`--input=-` reads standard input, `--output=-` writes to standard output. Sentences of about the same length are
+translated together, the longest first. The output has the order of the input, and an empty line stays empty. The output
+file appears under its name only when it is complete. Progress goes to standard error.
 
-Exit status: 0, 1 (something can't be read, translated or written) or 2 (wrong usage).
+Exit status: 0, 1 (a file can't be read or written, or a text can't be translated) or 2 (wrong usage).
 """
 
 import os
@@ -91,7 +91,7 @@ def _translate_file(values):
     progress = Progress(sum(map(bool, sentences)))
     try:
         ids = translate(search, sentences, values.extra_length, values.batch_size, progress.add)
-    except Exception as error:  # each backend has a class of its own
+    except Exception as error:  # each backend raises errors of its own class
         if "OOM" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
             raise command.CommandError(
                 "there is not enough memory: lower --beam_size or --batch_size. "
@@ -110,16 +110,16 @@ def _translate_file(values):
 
 
 def encode(lines, vocabulary, max_length, truncate=False):
-    """The ids of each line, an empty list for an empty line, without the end of the sentence.
+    """The ids of each line, without the end of the sentence. An empty line gives an empty list.
 
     Args:
         lines: List of strings.
-        vocabulary: What `datasets.subwords.load` returned.
-        max_length: Largest number of ids of a line.
-        truncate: Whether longer lines are cut off, with a note, rather than refused.
+        vocabulary: A vocabulary from `datasets.subwords.load`.
+        max_length: Largest number of ids in a line.
+        truncate: If true, longer lines are cut off, and a note says so. If false, they are refused.
 
     Raises:
-        CommandError: A line that is too long, or that the vocabulary can't express.
+        CommandError: A line is too long, or the vocabulary can't express it.
     """
     sentences, long = [], []
     for number, line in enumerate(lines, 1):
@@ -144,7 +144,7 @@ def set_log_alpha_threshold(model, threshold):
     """Sets the threshold of every variational dropout layer.
 
     Raises:
-        CommandError: The model has none.
+        CommandError: The model has no such layer.
     """
     from sparsity_tf.layers import SparseLayer, VariationalDropout, flatten_layers
 
@@ -164,7 +164,7 @@ def _one_line(text):
 
 
 class Progress:
-    """A bar on standard error; a line every half minute where that is no terminal."""
+    """Shows progress on standard error: a bar on a terminal, otherwise one line every half minute."""
 
     def __init__(self, total):
         self.total = total
@@ -173,7 +173,7 @@ class Progress:
         self._live = sys.stderr.isatty()
 
     def add(self, number):
-        """Counts sentences that are done."""
+        """Adds a number of sentences that are done."""
         self.done += number
         now = time.monotonic()
         if self._live or now - self._shown > 30:
@@ -184,7 +184,7 @@ class Progress:
             print(f"\r{text}" if self._live else text, end="" if self._live else "\n", file=sys.stderr, flush=True)
 
     def end(self):
-        """Says what was done."""
+        """Prints the final line."""
         seconds = time.monotonic() - self._begin
         print(f"{os.linesep if self._live else ''}{self.done} sentences in {seconds:.1f} s", file=sys.stderr)
 

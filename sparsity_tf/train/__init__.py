@@ -1,6 +1,6 @@
-"""Training binaries: thin. Flags -> data set + model + callbacks + fit; no algorithm lives here."""
+"""The training programs. They turn flags into a data set, a model, callbacks and `fit`; algorithms live elsewhere."""
 
-# The programs are modules, run with `python -m` or `sparsity-tf`.
+# Users run the programs as modules, with `python -m` or `sparsity-tf`, so there is nothing to import from here.
 __all__ = []
 
 

@@ -1,19 +1,20 @@
-"""Other programs' spellings of our flags, in one table: the flags take those that mean the same, and name the others.
+"""One table of the flags of other programs and of our flags that correspond to them.
 
-A setting has one name here, that of the argument which it becomes. `flags.py` accepts the spellings below at the edge,
-`run_folder.py` reads files of earlier versions with it, and `docs/migration.md` is `page()`.
+A setting has one name in this package: the name of the argument that it becomes. `flags.py` accepts another program's
+flag if it means the same as ours; otherwise the error message names our flag. `run_folder.py` uses the table to read
+files of earlier versions, and `docs/migration.md` is the output of `page()`.
 """
 
 import typing
 
 
 class Alias(typing.NamedTuple):
-    """A row: how another program spells a flag.
+    """A row of the table: a flag of another program.
 
     Attributes:
-        old: Its name there, without the two hyphens.
-        flag: The flag here; `None` if there is none.
-        note: What to say instead, where the same value would mean something else; "" for a true alias.
+        old: The flag's name in the other program, without the two hyphens.
+        flag: The name of our flag; `None` if there is none.
+        note: Advice for the user if the same value would mean something else here; "" for a true alias.
     """
 
     old: str
@@ -93,21 +94,21 @@ ALIASES = {
     ),
 }
 
-# Settings that had another name in the files of earlier runs: old name -> name.
+# Settings that have another name in the files of earlier runs: old name -> present name.
 RENAMED = {alias.old: alias.flag for alias in ALIASES["Earlier versions of this package"]}
 
 
 def same():
-    """The spellings that mean the same as a flag of ours: pairs (old, flag)."""
+    """The true aliases, flags that mean the same as one of ours: pairs (old, flag)."""
     return [(alias.old, alias.flag) for rows in ALIASES.values() for alias in rows if not alias.note]
 
 
 def advice(old, known):
-    """What to say in the place of a flag of another program: a sentence, or `None` if there is nothing to say.
+    """Advice for a user who passed another program's flag: a sentence, or `None` if the table has no advice.
 
     Args:
-        old: The flag's name there.
-        known: The names of the flags here.
+        old: The flag's name in the other program.
+        known: The names of this program's flags.
     """
     for alias in (alias for rows in ALIASES.values() for alias in rows if alias.old == old):
         if alias.flag is None:
@@ -118,12 +119,12 @@ def advice(old, known):
 
 
 def page():
-    """The page `docs/migration.md`, which shows the table."""
+    """The text of the page `docs/migration.md`, which shows the table."""
     lines = [
         "# Flags of other programs",
         "",
-        "The training programs take the flags of the programs that they replace. A spelling on the left is accepted",
-        "as it is where its row has no note. Where there is one, say the flag in the middle, with the value it gives.",
+        "The training programs take the flags of the programs that they replace. If a row has no note, the flag on the",
+        "left works as it is. If a row has a note, use the flag in the middle with the value in the note.",
         "A setting has one name in flags, recipes and messages: that of the argument which it becomes.",
         "",
         "SparseVD (Molchanov et al., 2017) has scripts without flags: their settings are the presets `lenet300_vd`,",

@@ -1,4 +1,4 @@
-"""How a recipe says what a setting is: default, help text and what is allowed; each becomes a flag of the same name."""
+"""Functions that make a recipe's fields, with default, help text and allowed values. Each field is also a flag."""
 
 import dataclasses
 import math
@@ -6,13 +6,13 @@ import operator
 
 
 def choices(field):
-    """The values that a field of `Recipe` allows; those of `technique` grow with the registry."""
+    """The values that a field of `Recipe` allows. A function gives them if they can grow, as the techniques can."""
     allowed = field.metadata["choices"]
     return allowed() if callable(allowed) else allowed
 
 
 def choice(default, choices, help):
-    """A field with one of some values; `choices` is a tuple, or a function that gives one."""
+    """A field that must have one of several values; `choices` is a tuple, or a function that returns one."""
     return dataclasses.field(default=default, metadata={"choices": choices, "help": help})
 
 
@@ -24,18 +24,18 @@ def number(default, help, least=None, above=None, most=None, below=None):
 
 
 def other(default, help):
-    """A field that the recipe checks itself; `default` is a value, or a function that makes one."""
+    """A field that the recipe itself checks; `default` is a value, or a function that makes one."""
     factory = default if callable(default) else lambda: default
     return dataclasses.field(default_factory=factory, metadata={"help": help})
 
 
 def string(help):
-    """A field with a string, or `None`, which leaves the setting to what it is for."""
+    """A field with a string. `None` leaves the choice to the code that uses the setting."""
     return dataclasses.field(default=None, metadata={"help": help, "string": True})
 
 
 def like(recipe, name, **changes):
-    """The field of that name of another recipe's class: one meaning and one help text for several programs."""
+    """Copies a field from another recipe's class, so that several programs share its meaning and help text."""
     field = next(field for field in dataclasses.fields(recipe) if field.name == name)
     metadata = {**field.metadata, **changes}
     if field.default is not dataclasses.MISSING:
@@ -44,10 +44,10 @@ def like(recipe, name, **changes):
 
 
 def named(presets, name):
-    """Looks a recipe up by its name.
+    """Looks up a recipe by its name.
 
     Raises:
-        ValueError: Unknown name; the message lists the known ones.
+        ValueError: The name is unknown. The message lists the known names.
     """
     if name not in presets:
         raise ValueError(f"`config` must be one of {', '.join(presets)}. Received: config={name}")
@@ -55,7 +55,7 @@ def named(presets, name):
 
 
 def check_field(field, value):
-    """Raises a ValueError that names the field, its value and what is allowed, if the value is not."""
+    """Raises a ValueError if a value is not allowed. The message names the field, its value and the allowed values."""
     if value is None and field.default is None:
         return
     meta, received = field.metadata, f"Received: {field.name}={value}"

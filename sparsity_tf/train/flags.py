@@ -1,4 +1,4 @@
-"""What the training programs of this folder share: flags from the fields of a recipe, and a recipe from flags."""
+"""Functions that the training programs of this folder share: make flags from a recipe, and a recipe from flags."""
 
 import dataclasses
 import errno
@@ -12,18 +12,18 @@ from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
 from sparsity_tf.train import aliases, sparsity_settings
 from sparsity_tf.train.fields import choices
 
-# Flags that are defined here are shown by --help of the program that asks for them.
+# --help lists the flags that are defined here under the program that defines them, not under this module.
 flags.disclaim_key_flags()
 
 
 def define(recipe, presets, default, flag_values):
-    """Defines one flag for each field of a recipe, and those of the run itself.
+    """Defines one flag for each field of a recipe, and the flags of the run itself.
 
     Args:
         recipe: Dataclass of recipes.
         presets: Dict of recipes by name.
-        default: Name of the one that `--config` defaults to.
-        flag_values: The `absl.flags.FlagValues` to define them on.
+        default: Name of the preset that `--config` defaults to.
+        flag_values: The `absl.flags.FlagValues` on which the flags are defined.
     """
     own = {"flag_values": flag_values}
     flags.DEFINE_string("config", default, f"Recipe: {', '.join(presets)}.", **own)
@@ -34,7 +34,7 @@ def define(recipe, presets, default, flag_values):
         help = field.metadata["help"]
         if "choices" in field.metadata:
             help += f" One of {', '.join(choices(field))}."
-        # Not DEFINE_enum: the recipe checks the values, for flags as for callers from Python.
+        # DEFINE_enum is not used: the recipe checks the values, both from flags and from Python.
         define_one = {
             bool: flags.DEFINE_bool,
             int: flags.DEFINE_integer,
@@ -50,15 +50,15 @@ def define(recipe, presets, default, flag_values):
 
 
 def recipe_from(flag_values, recipe, changes=None):
-    """The preset `recipe` with the settings given as flags replaced.
+    """The preset `recipe`, in which given flags replace settings.
 
     Args:
         flag_values: Parsed flags that `define` defined.
         recipe: The recipe that `--config` names.
-        changes: Dict of settings that replace the preset's, and are replaced by flags.
+        changes: Dict of settings that replace the preset's. Flags override these, too.
 
     Raises:
-        ValueError: A value that is not allowed; the message lists what is.
+        ValueError: A value is not allowed. The message lists the allowed values.
     """
     technique = flag_values.technique or recipe.technique
     if sparsity_settings.identity(technique) is not sparsity_settings.identity(recipe.technique):
@@ -90,7 +90,7 @@ def _sparsity_of(density, final_sparsity):
 
 
 def _with_another_technique(recipe, technique):
-    """The preset with another technique: of the settings of its own only the sparsity stays, where it is used."""
+    """The preset with another technique. The old technique's settings are dropped; the sparsity stays if it is used."""
     changes = dict.fromkeys(sparsity_settings.SETTINGS)
     if technique == "none":
         changes["where"] = None
@@ -122,14 +122,15 @@ def run(argv, flag_values, recipe_of, task_of):
     """Runs a program once its flags are parsed.
 
     Args:
-        argv: What is left of the command line, program name first.
+        argv: The command line without its flags, program name first.
         flag_values: Parsed flags.
-        recipe_of: Function of the flags that gives the recipe, or raises for what the user got wrong.
-        task_of: Function of the flags that gives the program's `Task`.
+        recipe_of: Function that takes the flags and returns the recipe, or raises an error for a user's mistake.
+        task_of: Function that takes the flags and returns the program's `Task`.
 
     Returns:
         Exit status: 0, 1 if the network diverged or collapsed, 2 if flags, data or files can't be used, 130 if
-        interrupted. What can't be used is one line, a full disk too; absl's --verbosity=1 shows where it was found.
+        interrupted. For status 2, also after a full disk, one line says what is wrong; absl's --verbosity=1 shows the
+        place in the code.
     """
     if len(argv) > 1:
         return _complain(f"only flags are expected. Received: {' '.join(argv[1:])}")
@@ -139,7 +140,7 @@ def run(argv, flag_values, recipe_of, task_of):
     go_on = f"the same command with --resume{' in the place of --overwrite' if flag_values.overwrite else ''}"
     try:
         recipe = recipe_of(flag_values)
-        from sparsity_tf.train import trainer  # late, so that wrong flags are reported at once
+        from sparsity_tf.train import trainer  # imported only here, so that wrong flags are reported at once
 
         prepared = trainer.prepare(task_of(flag_values), recipe, output_dir, flag_values.resume, flag_values.overwrite)
         result = trainer.train(prepared)
@@ -159,9 +160,9 @@ def run(argv, flag_values, recipe_of, task_of):
 
 
 def _full_disk(error):
-    """The number of the system's error where a file could not become larger, or `None`.
+    """The system's error number if a file could not grow, for example on a full disk; otherwise `None`.
 
-    HDF5 and TensorFlow say it in the text of errors of their own.
+    HDF5 and TensorFlow raise errors of their own, which hold the number only in their text.
     """
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
@@ -170,7 +171,7 @@ def _full_disk(error):
 
 
 def run_main(main):
-    """Entry point of a command line whose flags are defined: an unknown one is one line and exit status 2."""
+    """Runs `main` with the command line. An unknown flag gives one line of error and exit status 2."""
     app.run(main, flags_parser=parse)
 
 

@@ -12,8 +12,8 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = ".lock"
-# How long a run that is continued waits for its predecessor to end: a killed one may still be writing, or its network
-# file system may not have noticed yet.
+# How long a continued run waits for the run before it to end. A killed process may still be writing, or the network
+# file system may not have noticed its death yet.
 WAIT_SECONDS = 120
 _HELD = (errno.EACCES, errno.EAGAIN)
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -22,21 +22,23 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 class FolderLock:
     """Keeps other processes out of the folder of a run until `release`, or until this process ends.
 
-    What it guarantees: of all processes that take this lock on a folder, one at a time holds it. It is the operating
-    system's record lock (`fcntl`) on the file `.lock` in the folder, which ends with the process that holds it, however
-    that ends: a killed holder never blocks its successor, and the file that stays behind means nothing. Processes
-    that a holder started do not inherit it. On NFS the server keeps the lock, for all machines that mount the folder
-    with locking (the default; not `nolock` or `local_lock=all`); of a machine that went down it is free again after the
-    server's lease (NFS 4: 90 seconds by default) or when that machine is back (NFS 3). Within one process it keeps
-    nothing apart. On Windows, and on file systems without locks, there is none, and a warning says so.
+    Of all processes that take this lock on a folder, only one holds it at a time. The lock is the operating system's
+    record lock (`fcntl`) on the file `.lock` in the folder. The lock ends with the process that holds it, also if that
+    process is killed. A killed process therefore never blocks the next one, and the file that stays behind means
+    nothing. Child processes do not inherit the lock. Within one process, the lock does not keep two runs apart.
+
+    On NFS the server keeps the lock, for all machines that mount the folder with locking (the default; not `nolock` or
+    `local_lock=all`). If a machine goes down, its lock becomes free after the server's lease (NFS 4: 90 seconds by
+    default) or when the machine is back (NFS 3). Windows and some file systems have no such locks; there a warning says
+    that the folder is not locked.
 
     Args:
         folder: Path of an existing folder.
-        wait_seconds: How long to wait for another process that holds it.
+        wait_seconds: How long to wait for another process that holds the lock.
 
     Raises:
-        ValueError: Another process still holds it. The message names folder and process.
-        OSError: The file can't be made, for example in a folder that can't be written to.
+        ValueError: Another process still holds the lock. The message names folder and process.
+        OSError: The file `.lock` can't be made, for example because the folder is not writable.
     """
 
     def __init__(self, folder, wait_seconds=0):
@@ -45,7 +47,7 @@ class FolderLock:
             warnings.warn(f"This system has no lock for {folder}: keep other runs out of it.", stacklevel=2)
             return
         path = os.path.join(folder, LOCK)
-        # Opened for writing, which a lock needs on NFS, without emptying what the holder wrote.
+        # A lock on NFS needs a file that is open for writing. This mode keeps the text that the holder wrote.
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8", errors="replace")
         try:
             self._take(folder, wait_seconds)
@@ -89,7 +91,7 @@ class FolderLock:
         return " ".join(self._file.read(200).split()) or "another process"
 
     def release(self):
-        """Lets others into the folder; the empty file stays, because another process may have opened it."""
+        """Frees the folder for other processes. The empty file stays, because another process may have opened it."""
         if self._file is not None:
             if self._taken:
                 self._file.truncate(0)

@@ -1,4 +1,4 @@
-"""Starts a network with the weights of a saved one: lottery tickets, and training on from another network."""
+"""Starts a network with the weights of a saved network, for lottery tickets and to go on from another network."""
 
 import os
 
@@ -8,12 +8,12 @@ from sparsity_tf.train import run_folder
 
 
 def load_weights(model, path):
-    """Sets the variables of a model to those of the same names in a saved model.
+    """Sets the variables of a model to the variables of the same names in a saved model.
 
-    Where a weight has the same technique in both, or is plain in the saved model, the variable behind it is taken as it
-    is. Where the techniques differ, the model gets the value that the saved network has at inference, exact zeros
-    included: thresholded weights of STR, gated ones of L0. Variables that only one of the two has stay as they are: a
-    technique's own, where the other is dense.
+    If a weight has the same technique in both models, or is plain in the saved model, its variable is copied as it is.
+    If the techniques differ, the weight gets the value that the saved network uses at inference, exact zeros included
+    (the thresholded weights of STR, the gated weights of L0). A variable that only one of the models has is left alone,
+    such as a technique's own variable if the other model is dense.
 
     Args:
         model: Built Keras model.
@@ -22,7 +22,8 @@ def load_weights(model, path):
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, of another kind, lacks a kernel or bias, or a shape differs. Nothing is changed then.
+        ValueError: The file is damaged or of another kind, lacks a kernel or bias, or has one of another shape. The
+            model is then not changed at all.
     """
     source = _open(path)
     found = {variable.path: variable for variable in source.weights}
@@ -47,7 +48,7 @@ def load_weights(model, path):
 
 
 def _open(path):
-    """The network in a file, a Keras model."""
+    """Loads the network in a file, a Keras model."""
     if not (os.path.exists(path) or os.path.isfile(f"{path}.index")):
         raise FileNotFoundError(f"`load_weights` does not exist. Received: load_weights={path}")
     if os.path.isfile(path) and str(path).endswith(".keras"):

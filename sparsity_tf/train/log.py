@@ -1,6 +1,6 @@
-"""What a run says while it trains: the same figures in one CSV row, TensorBoard scalars and a printed line an epoch.
+"""The figures of a run: after each epoch, a CSV row, TensorBoard scalars and a printed line show the same figures.
 
-`EpochLog` is the callback that writes them; each task has a subclass, which says what the figures are.
+The callback `EpochLog` writes them. Each task has a subclass that defines the figures.
 """
 
 import csv
@@ -18,17 +18,17 @@ from sparsity_tf.bounded_files import DamagedFileError, read_figures
 from sparsity_tf.callbacks.sparsity_monitor import write_scalar
 from sparsity_tf.train import run_folder
 
-# Columns that a report is made of.
+# Columns that the final report needs.
 _REPORTED = ("step", "seconds", "loss")
 
 
 def warn(message):
-    """Says on standard error what the user may not have meant."""
+    """Warns on standard error of something that the user may not have intended."""
     print(f"warning: {message}", file=sys.stderr)
 
 
 def sparsity_of(row):
-    """A row's sparsities in words: of all kernels, and of the sparse weights where that is another."""
+    """A row's sparsity in words: of all kernels, and also of the sparse weights alone if that differs."""
     text, of_sparse_weights = f"sparsity {100 * row['sparsity']:.2f} %", row.get("sparsity_of_sparse_weights")
     if of_sparse_weights in (None, row["sparsity"]):
         return text
@@ -36,36 +36,37 @@ def sparsity_of(row):
 
 
 def penalty_weight(model):
-    """The largest `penalty_weight` of the model's layers; 0 if there is none."""
+    """The largest `penalty_weight` of the model's layers; 0 if no layer has one."""
     weights = layers.get_penalty_weights(model)
     return max((float(keras.ops.convert_to_numpy(weight)) for weight in weights), default=0.0)
 
 
 class EpochLog(keras.callbacks.Callback):
-    """Writes the figures of an epoch to every place; a subclass says which: `figures`, and `line` of them.
+    """Writes the figures of each epoch to several places. A subclass defines `figures`, and the printed `line`.
 
-    Places: `metrics.csv` (the same columns in every row; fractions, not percent), TensorBoard scalars, the logs that
-    Keras's progress bar shows, and, without a progress bar, one printed line. Training stops at the first epoch whose
-    loss is not finite. `learning_rate` is the schedule's at the row's `step`; `sparsity` counts all kernels,
-    `sparsity_of_sparse_weights`, a column where there are any, those of sparse layers alone.
+    The places are `metrics.csv` (the same columns in every row; fractions, not percent), TensorBoard scalars, the logs
+    that Keras's progress bar shows, and, without a progress bar, one printed line. Training stops at the first epoch
+    whose loss is not finite. `learning_rate` is the schedule's value at the row's `step`. `sparsity` counts all
+    kernels, and `sparsity_of_sparse_weights` the weights of sparse layers alone; the second column exists only if there
+    are such layers.
 
     Args:
         folder: Folder of the run.
         epochs: Number of epochs of the whole run.
-        penalty_examples: The column `penalty_weight` is the layers' variable times this, that is the recipe's weight
-            times the ramp.
-        every: Epochs between rows; the last epoch always has one.
-        first_epoch: Number of epochs done before this process; later rows in `metrics.csv`, from an epoch that was cut
+        penalty_examples: Factor of the column `penalty_weight`. The column is the layers' variable times this number,
+            which is the recipe's weight times the ramp.
+        every: Epochs between rows; the last epoch always has a row.
+        first_epoch: Number of epochs done before this process. Later rows in `metrics.csv`, from an epoch that was cut
             off before its checkpoint, are dropped.
         print_lines: Whether to print a line for each row.
-        writes: Whether to write at all: of several workers one does, but all take part in measuring.
+        writes: Whether to write at all. Of several workers only one writes, but all take part in measuring.
         batches: The run's data, for a subclass that measures on them.
         monitor: A `SparsityMonitor` that stands before this callback, for a subclass that reads it, or `None`.
     """
 
-    # What the steps of TensorBoard are: "epoch" or "step".
+    # The column that TensorBoard uses as its step: "epoch" or "step".
     axis = "step"
-    # Columns that the logs of the epoch get, for callbacks behind this one and the progress bar.
+    # Columns that are added to the epoch's logs, for the progress bar and for callbacks after this one.
     shown = ()
 
     def __init__(
@@ -92,16 +93,16 @@ class EpochLog(keras.callbacks.Callback):
         self.monitor = monitor
         self._seconds = 0.0
         self._writer = None
-        # The columns of the file that rows are added to, if there is one.
+        # The columns of an existing file, to which rows are added; `None` if there is no file.
         self._columns = None
         if writes:
             self._keep(folder, first_epoch)
 
     def _keep(self, folder, first_epoch):
-        """Keeps the rows of the epochs that are done, and says so where they are not all there."""
+        """Keeps the rows of the epochs that are done, and warns if some are missing."""
         last = 0
         if os.path.exists(self.path):
-            # A run that begins anew keeps no row, whatever the file holds.
+            # A run that begins anew keeps no row of the file.
             rows = read_metrics(folder, _REPORTED) if first_epoch else []
             rows = [row for row in rows if int(row["epoch"]) <= first_epoch]
             write_rows(self.path, rows)
@@ -119,11 +120,11 @@ class EpochLog(keras.callbacks.Callback):
         raise TypeError(f"{type(self).__name__} must define `line(row)`.")
 
     def more_scalars(self, row):
-        """Scalars that no column is made of: pairs (name, number)."""
+        """Scalars for TensorBoard that are not columns: pairs (name, number)."""
         return ()
 
     def on_train_begin(self, logs=None):
-        # On another backend TensorFlow need not be installed; metrics.csv has the same figures.
+        # With another backend TensorFlow may be missing. Then only `metrics.csv` has the figures.
         if self.writes and importlib.util.find_spec("tensorflow"):
             import tensorflow as tf
 
@@ -137,7 +138,7 @@ class EpochLog(keras.callbacks.Callback):
         self._begin, self._trained = time.perf_counter(), None
 
     def on_test_begin(self, logs=None):
-        self._trained = time.perf_counter()  # validation is not training
+        self._trained = time.perf_counter()  # the seconds of training must not include validation
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
@@ -203,7 +204,7 @@ class EpochLog(keras.callbacks.Callback):
 def read_metrics(folder, needed=()):
     """The rows of a run's `metrics.csv` as dicts of strings; an empty list if there is no file.
 
-    A last line that a kill or a full disk has cut off is none.
+    A last line that was cut off, by a kill or a full disk, is ignored.
 
     Args:
         folder: Folder of the run.
@@ -211,7 +212,7 @@ def read_metrics(folder, needed=()):
 
     Raises:
         ValueError: The file is damaged. The message names it and the line, and says how to go on.
-        OSError: It can't be read.
+        OSError: The file can't be read.
     """
     path = os.path.join(folder, run_folder.METRICS)
     if not os.path.exists(path):
@@ -227,10 +228,10 @@ def read_metrics(folder, needed=()):
 
 
 def rows_of(prepared):
-    """The rows of a run that has come to its end, for the report; `prepared` is its `trainer.Prepared`.
+    """The rows of a finished run, for the report; `prepared` is its `trainer.Prepared`.
 
     Raises:
-        ValueError, OSError: As of `read_metrics`.
+        ValueError, OSError: As for `read_metrics`.
     """
     rows = read_metrics(prepared.output_dir, _REPORTED)
     last = int(rows[-1]["epoch"]) if rows else 0
@@ -249,20 +250,20 @@ def _warn_of_lost_rows(folder, last, done):
 
 
 def _damaged(error):
-    """An error of `metrics.csv`, with the way out."""
+    """Makes the error for a damaged `metrics.csv`, which also says how to go on."""
     return ValueError(f"{error} Mend it, or remove it: the run then goes on without the figures of the epochs before.")
 
 
 def lowest_error(folder, metric, from_epoch):
-    """The error of a run's `best.keras`: the lowest from that epoch on; infinity if there is no such file.
+    """The error of a run's `best.keras`: the lowest one from `from_epoch` on; infinity if there is no such file.
 
     Args:
         folder: Folder of the run.
         metric: Column of `metrics.csv`.
-        from_epoch: As of `run_folder.Best`.
+        from_epoch: As for `run_folder.Best`.
 
     Raises:
-        ValueError, OSError: As of `read_metrics`.
+        ValueError, OSError: As for `read_metrics`.
     """
     if not os.path.exists(os.path.join(folder, run_folder.BEST)):
         return math.inf
@@ -271,7 +272,7 @@ def lowest_error(folder, metric, from_epoch):
 
 
 def write_rows(path, rows, append=False):
-    """Writes, all at once, or appends dicts as rows of a CSV file; no rows remove it."""
+    """Writes dicts atomically as the rows of a CSV file, or appends them. Writing no rows removes the file."""
     if not rows and not append:
         os.remove(path)
         return

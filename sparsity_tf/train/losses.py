@@ -1,4 +1,4 @@
-"""The loss of the classifiers: cross-entropy of integer labels with label smoothing (Keras has it for one-hot only)."""
+"""A cross-entropy of integer labels with label smoothing (Keras smooths one-hot labels only)."""
 
 import keras
 from keras import ops
@@ -12,7 +12,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
 
     Args:
         smoothing: e, 0 <= e < 1.
-        **kwargs: Those of `keras.losses.Loss`.
+        **kwargs: Arguments of `keras.losses.Loss`.
 
     Labels are integers `(batch, ...)`, predictions logits `(batch, ..., classes)`.
     """
@@ -27,7 +27,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
         nll = ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
         if not self.smoothing:
             return nll
-        # -log p_k = logsumexp(logits) - logit_k, and its mean needs no one-hot array.
+        # -log p_k = logsumexp(logits) - logit_k, so the mean over k needs no one-hot array.
         spread = ops.logsumexp(y_pred, axis=-1) - ops.mean(y_pred, axis=-1)
         return (1.0 - self.smoothing) * nll + self.smoothing * spread
 

@@ -1,4 +1,4 @@
-"""The metrics of the language programs: cross-entropy of the tokens in nats, and of characters in bits."""
+"""Metrics of the language programs: the cross-entropy of tokens in nats, and of characters in bits."""
 
 import math
 
@@ -8,7 +8,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("sparsity_tf")
 class TokenCrossentropy(keras.metrics.MeanMetricWrapper):
-    """Mean cross-entropy of the tokens in nats, without label smoothing; its exponential is the perplexity."""
+    """Mean cross-entropy of the tokens in nats, without label smoothing. The exponential of it is the perplexity."""
 
     def __init__(self, name="cross_entropy", dtype=None):
         super().__init__(_crossentropy, name=name, dtype=dtype)

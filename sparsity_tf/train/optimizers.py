@@ -1,4 +1,4 @@
-"""The learning rates and optimizers of the recipes, with steps counted from the recipe's epochs."""
+"""Makes the learning rate and the optimizer of a recipe, and converts the recipe's epochs into steps."""
 
 import math
 
@@ -10,13 +10,13 @@ from keras import ops
 class HoldThenDecay(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate that is constant for a part of the run and then falls to zero.
 
-    The policy "linear" of the SparseVD experiments is `decay_from=0.5`, "linear to 0" is
-    `decay_from=0`. The decay makes the compression: while the rate is high, useless weights
+    The policy "linear" of the SparseVD experiments is `decay_from=0.5`; "linear to 0" is
+    `decay_from=0`. The decay matters for the compression: while the rate is high, useless weights
     jitter by about the rate and stay just under the threshold.
 
     Args:
         learning_rate: Rate of the constant part, > 0.
-        total_steps: Steps in the whole run; the rate is 0 from there on.
+        total_steps: Steps in the whole run. The rate is 0 from this step on.
         decay_from: Fraction of the run, 0 to 1, after which the rate falls.
         shape: `"linear"`, or `"cosine"` for half a cosine wave.
 
@@ -41,7 +41,7 @@ class HoldThenDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         left = self.total_steps - ops.cast(step, "float32")
-        # At least one step, so that decay_from=1 is a constant rate and no division by zero.
+        # The decay has at least one step, so that decay_from=1 gives a constant rate and no division by zero.
         falling = max(self.total_steps * (1.0 - self.decay_from), 1.0)
         fraction = ops.clip(left / falling, 0.0, 1.0)
         if self.shape == "cosine":
@@ -55,11 +55,11 @@ class HoldThenDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("sparsity_tf")
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """Another learning rate, times a factor that first rises linearly from 0 at step 0 to 1 (Goyal et al., 2017).
+    """Multiplies a learning rate by a factor that rises linearly from 0 at step 0 to 1 (Goyal et al., 2017).
 
     Args:
         schedule: A Keras learning-rate schedule, or a number.
-        warmup_steps: Steps after which the factor is 1, >= 1.
+        warmup_steps: Number of steps after which the factor is 1, >= 1.
 
     Example:
         >>> schedule = WarmUp(0.4, warmup_steps=4)
@@ -100,8 +100,8 @@ class ReciprocalSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         constant: c, > 0; 2 in tensor2tensor's base model.
-        warmup_steps: w, >= 1: steps in which the rate rises linearly from 0.
-        hidden_size: d, the units of a position.
+        warmup_steps: w, >= 1: number of steps in which the rate rises linearly from 0.
+        hidden_size: d, the number of units at each position.
 
     Example:
         >>> schedule = ReciprocalSquareRoot(2.0, warmup_steps=8000, hidden_size=512)
@@ -125,7 +125,7 @@ class ReciprocalSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def learning_rate(recipe, steps):
-    """The recipe's learning rate, a number or a Keras schedule; `steps` is the steps an epoch."""
+    """The recipe's learning rate, a number or a Keras schedule. `steps` is the number of steps in an epoch."""
     if recipe.lr_schedule == "rsqrt":
         return ReciprocalSquareRoot(recipe.learning_rate, recipe.warmup_steps, recipe.hidden_size)
     rate, warmup = _after_warmup(recipe, steps), _warmup_steps(recipe, steps)
@@ -133,7 +133,7 @@ def learning_rate(recipe, steps):
 
 
 def _warmup_steps(recipe, steps):
-    """Steps in which the rate rises, which a recipe gives in steps or in epochs, or not at all."""
+    """The number of steps in which the rate rises. A recipe gives it in steps, in epochs, or not at all."""
     if hasattr(recipe, "warmup_steps"):
         return recipe.warmup_steps
     return getattr(recipe, "lr_warmup_epochs", 0) * steps
@@ -144,7 +144,7 @@ def _after_warmup(recipe, steps):
     if recipe.lr_schedule == "constant":
         return rate
     if recipe.lr_schedule == "piecewise":
-        # Keras keeps a value up to and including its boundary step.
+        # Keras keeps a value up to and including its boundary step, hence the - 1.
         boundaries = [round(epoch * steps) - 1 for epoch in recipe.lr_boundaries]
         values = [rate, *(rate * factor for factor in recipe.lr_factors)]
         return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
@@ -152,7 +152,7 @@ def _after_warmup(recipe, steps):
 
 
 def make_optimizer(recipe, steps):
-    """The recipe's Keras optimizer; `steps` is the steps an epoch."""
+    """Makes the recipe's Keras optimizer. `steps` is the number of steps in an epoch."""
     rate, decay = learning_rate(recipe, steps), recipe.weight_decay
     if recipe.optimizer == "sgd":
         return keras.optimizers.SGD(rate, recipe.momentum, recipe.nesterov, weight_decay=decay or None)

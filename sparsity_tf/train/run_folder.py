@@ -1,9 +1,9 @@
-"""What a run leaves on disk to be continued: the checkpoint, and the recipe and the data it belongs to.
+"""The files in the folder of a run from which it can continue: the checkpoint, and the recipe with its data.
 
-The checkpoint is one `.keras` file with everything the next step depends on: weights, masks and what their algorithm
-remembers, penalty weights, seed generators, optimizer slots, the step counter and the number of epochs. (The weights to
-which lottery tickets are rewound are a file of their own.) It is written under another name and renamed, so that a kill
-at any time leaves a valid file.
+The checkpoint is one `.keras` file. It holds everything on which the next step depends: weights, masks and the state of
+their algorithm, penalty weights, seed generators, optimizer slots, the step counter and the number of epochs. (A
+separate file holds the weights to which lottery tickets are rewound.) The checkpoint is written under another name and
+then renamed, so that a kill at any time leaves a valid file.
 """
 
 import contextlib
@@ -41,22 +41,23 @@ BEST = "best.keras"
 FRAMES = "frames"
 PICTURES = ("sparsity.png", "training.gif", "input_mask.png", "filters_*.png")
 _UNFINISHED = "checkpoint.unfinished.keras"
-# In the checkpoint, which is a zip archive: the number of epochs done, which the step counter of a network that was
-# rewound does not tell.
+# A file in the checkpoint, which is a zip archive: the number of epochs done. The step counter does not tell this
+# number if the network was rewound.
 _EPOCHS = "epochs.json"
-# In the checkpoint: the states of all random draws. Keras does not save those of its own layers, such as `Dropout`.
+# A file in the checkpoint: the states of all random generators. Keras does not save the states of its own layers, such
+# as `Dropout`.
 _DRAWS = "random_draws.json"
-# In the recipe's file, beside the settings: what the data of the run were.
+# The key in the recipe's file that describes the data of the run.
 _DATA = "data"
 
-# Settings that may differ in a continued run: they do not touch the weights.
+# Settings that may differ in a continued run, because they do not influence the weights.
 _FREE = ("data_dir", "log_every", "frame_every", "keep_best", "keep_initial")
 
 
 class Checkpoint(keras.callbacks.Callback):
     """Saves the model after each epoch, atomically, as `checkpoint.keras` in a folder.
 
-    An epoch that ends with a loss that is not finite is not saved: the last good state stays.
+    If the loss of an epoch is not finite, the epoch is not saved, and the file keeps the last good state.
 
     Args:
         folder: Path of an existing folder.
@@ -82,8 +83,8 @@ class Best(keras.callbacks.Callback):
 
     Args:
         folder: Path of an existing folder.
-        metric: Name of the error in the logs of an epoch; a callback that puts it there stands before this one.
-        lowest: Lowest error of the epochs before, in a run that is continued.
+        metric: Name of the error in the logs of an epoch. A callback before this one must put it there.
+        lowest: In a continued run, the lowest error of the epochs before.
         from_epoch: Number of epochs that must be done before a model counts.
     """
 
@@ -102,13 +103,14 @@ class Best(keras.callbacks.Callback):
 
 
 def save_without_optimizer(model, path):
-    """Saves a network without the optimizer that the `.keras` file of a compiled model carries; atomically.
+    """Saves a network, atomically, without the optimizer that the `.keras` file of a compiled model would hold.
 
-    It is compressed where that saves more than a tenth, with the faster method: `best.keras` is written often.
+    The file is compressed if that saves more than a tenth, with the faster method, because `best.keras` is written
+    often.
     """
-    # Under no strategy: the copy is a file's content and trains nothing.
+    # The copy is made outside the strategy's scope, because it is only saved and never trained.
     copy = type(model).from_config(model.get_config())
-    # More than the weights: also the states of random draws, which a new network gets at random.
+    # `variables` also holds the states of random generators, which the new network has drawn at random.
     for ours, others in zip(copy.variables, model.variables, strict=True):
         ours.assign(ops.convert_to_numpy(others))
     unfinished = os.path.join(os.path.dirname(path), "unfinished_" + os.path.basename(path))
@@ -119,7 +121,7 @@ def save_without_optimizer(model, path):
 
 @contextlib.contextmanager
 def writing(path):
-    """Gives a text file that takes the place of `path` when all of it is written."""
+    """A context that opens a text file for writing. The file replaces `path` when it is complete."""
     unfinished = f"{path}.unfinished"
     with open(unfinished, "w", newline="", encoding="utf-8") as file:
         yield file
@@ -127,35 +129,35 @@ def writing(path):
 
 
 def _finish(unfinished, path):
-    # The rename must not reach the disk before the content does.
+    # The content must reach the disk before the new name does.
     with open(unfinished, "rb") as file:
         os.fsync(file.fileno())
     os.replace(unfinished, path)
 
 
 def load(path, compile=True):
-    """Loads a `.keras` file that exists.
+    """Loads an existing `.keras` file.
 
     Raises:
-        ValueError: It is damaged, or needs what is not known here.
+        ValueError: The file is damaged, or it needs classes that this process does not know.
     """
-    # Keras would say that there is no such file.
+    # For a damaged file, Keras would say that the file does not exist.
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} can't be loaded: it is damaged or truncated.")
     try:
-        # Checksums, and that no more is unpacked than the size of the file justifies, which Keras does not ask.
+        # Keras checks neither the checksums nor whether the file unpacks to far more than its size justifies.
         open_keras_archive(path).close()
     except ValueError as error:
         raise ValueError(f"{path} can't be loaded: {error}") from error
     try:
         return keras.saving.load_model(path, compile=compile)
-    except Exception as error:  # Keras, h5py and json have many ways to say so.
+    except Exception as error:  # Keras, h5py and json raise many kinds of errors
         raise ValueError(f"{path} can't be loaded: {_reason(error)}") from error
 
 
 def _reason(error):
-    """Why Keras can't make a network of a file whose parts are sound, in one line."""
-    # Keras prints a layer's whole configuration, then the error that it met: layers within layers.
+    """Says in one line why Keras can't make a network from a file whose parts are sound."""
+    # For nested layers Keras nests its errors, and prints each layer's whole configuration. The innermost error counts.
     while re.search("(Exception|Error) encountered", str(error)) and error.__context__ is not None:
         error = error.__context__
     internal = isinstance(error, KeyError | TypeError | AttributeError | IndexError | RecursionError)
@@ -172,8 +174,8 @@ def restore(folder, steps):
         steps: Steps an epoch.
 
     Returns:
-        `(model, epochs_done)`, the model compiled with its optimizer state; `(None, 0)` if the
-        run was stopped before its first checkpoint.
+        `(model, epochs_done)`, with the model compiled and its optimizer's state loaded; `(None, 0)` if
+        the run was stopped before its first checkpoint.
 
     Raises:
         ValueError: The checkpoint can't be loaded.
@@ -189,12 +191,12 @@ def restore(folder, steps):
             _warn_of_lost_draws(model, path)
         if _EPOCHS in archive.namelist():
             return model, json.loads(archive.read(_EPOCHS))
-    # A checkpoint of an earlier version of this program.
+    # A checkpoint of an earlier version has no file of epochs; its step counter tells them.
     return model, int(ops.convert_to_numpy(model.optimizer.iterations)) // steps
 
 
 def _draws(model):
-    """The states of a model's random draws: of noise, of dropout."""
+    """The states of a model's random generators, for noise and for dropout."""
     return [variable for variable in model.variables if variable.name == "seed_generator_state"]
 
 
@@ -209,7 +211,7 @@ def _restore_draws(model, path, text):
 
 
 def _warn_of_lost_draws(model, path):
-    """Says of the checkpoint of an earlier version that it can't be continued to the bit, where that is so."""
+    """Warns if a checkpoint of an earlier version lacks states of dropout: the run can't continue to the bit then."""
     lost = [layer.name for layer in flatten_layers(model) if not _saves_its_draws(layer)]
     if lost:
         print(
@@ -220,11 +222,11 @@ def _warn_of_lost_draws(model, path):
 
 
 def _saves_its_draws(layer):
-    """Whether a layer's own variables in a file hold the state of its random draws; true of one that draws nothing."""
+    """Whether a layer saves the state of its random generator by itself; true for a layer that draws nothing."""
     generator = getattr(layer, "seed_generator", None)
     if not isinstance(generator, keras.random.SeedGenerator):
         return True
-    # Recurrent cells have a generator without dropout, too.
+    # Recurrent cells have a generator even if they have no dropout.
     rates = [getattr(layer, name) for name in ("rate", "dropout", "recurrent_dropout") if hasattr(layer, name)]
     if rates and not any(rates):
         return True
@@ -239,12 +241,12 @@ def as_plain(recipe):
 
 
 def read_recipe(folder):
-    """What the recipe's file in a folder holds, a dict; `None` if there is no such file.
+    """Reads the recipe's file in a folder, a dict; `None` if there is no such file.
 
-    Settings of earlier versions have their present names.
+    Settings from earlier versions get their present names.
 
     Raises:
-        ValueError: It is damaged.
+        ValueError: The file is damaged.
     """
     path = os.path.join(folder, RECIPE)
     if not os.path.exists(path):
@@ -256,7 +258,7 @@ def read_recipe(folder):
 
 
 def with_data_of_run(folder, recipe):
-    """The recipe; if it does not say where its data lie, with the `data_dir` of the run in the folder."""
+    """The recipe. If it has no `data_dir`, it gets the `data_dir` of the run in the folder."""
     before = read_recipe(folder) or {}
     if recipe.data_dir is None and before.get("data_dir") is not None:
         return dataclasses.replace(recipe, data_dir=before["data_dir"])
@@ -271,11 +273,11 @@ def claim_folder(folder, recipe, resume, overwrite, data=None):
         recipe: The `Recipe` of the run, written to `recipe.json`.
         resume: Whether to continue the run in the folder.
         overwrite: Whether an earlier run in the folder may be removed.
-        data: Dict of plain values by which the run's data are told from others, written beside the settings.
+        data: Dict of plain values that describes the run's data. It is written beside the settings.
 
     Raises:
-        ValueError: The folder holds anything of an earlier run and neither flag is given, or the
-            run to continue had other settings or data. The message names what differs.
+        ValueError: The folder holds files of an earlier run and neither `resume` nor `overwrite` is true,
+            or the run to continue had other settings or data. The message names the differences.
     """
     os.makedirs(folder, exist_ok=True)
     if resume and overwrite:
@@ -289,7 +291,7 @@ def claim_folder(folder, recipe, resume, overwrite, data=None):
             raise ValueError(
                 f"`resume` continues the run in {folder} with its own settings. Received other ones: {changes}"
             )
-        # A run of an earlier version of this program did not write down its data.
+        # Folders of earlier versions have no description of the data.
         changes = _changes(before[_DATA], data) if data and before.get(_DATA) else ""
         if changes:
             raise ValueError(f"`resume` needs the data of the run in {folder}. Received other ones: {changes}")
@@ -314,18 +316,18 @@ def claim_folder(folder, recipe, resume, overwrite, data=None):
 
 
 def _changes(before, after):
-    """The entries of `after` that differ from those of `before`, a text."""
+    """A text of the entries that differ between `before` and `after`."""
     names = [name for name in after if after[name] != before.get(name)]
     return ", ".join(f"{name}: {before.get(name)} -> {after[name]}" for name in names)
 
 
 def _outputs(folder):
-    """Paths of what a run has written into the folder; the recipe alone is no loss."""
+    """Paths of the files that a run has written into the folder, except the recipe, which would be no loss."""
     files = (CHECKPOINT, _UNFINISHED, SNAPSHOT, INITIAL, BEST, MODEL, METRICS, RESULTS, SPARSITY, SPARSITY_BY_STEP)
     names = (*files, TRANSLATIONS, "unfinished_*.keras", TENSORBOARD, FRAMES, *PICTURES)
     return [path for name in names for path in sorted(glob.glob(os.path.join(glob.escape(folder), name)))]
 
 
 def outputs_in(folder):
-    """Names of what lies in the folder of a run, in order, hidden files left out."""
+    """The names of all files in the folder of a run, sorted, without hidden files."""
     return sorted(name for name in os.listdir(folder) if not name.startswith("."))

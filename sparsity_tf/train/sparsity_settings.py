@@ -1,9 +1,9 @@
-"""What a recipe says of sparsity, and the callback that it becomes: fields, checks, and one table of algorithms.
+"""The sparsity settings of a recipe, their checks, and the table from which the mask algorithm's callback is made.
 
-`SparsitySettings` holds the fields that every recipe has. `ALGORITHMS` says which of them each algorithm of
-`sparsity_tf.callbacks` takes, and as which argument; `make` gives the callback. These algorithms all train masked
-layers. A setting that is `None` is not passed on, so that the callback's default holds; a setting that a technique does
-not take is an error. What a callback has beside these goes through `technique_options`.
+`SparsitySettings` holds the fields that every recipe has. The table `ALGORITHMS` says which settings each algorithm of
+`sparsity_tf.callbacks` takes, and which argument each setting becomes. `make` makes the callback. All these algorithms
+train masked layers. A setting that is `None` is not passed on, so that the callback's default holds. A setting that a
+technique does not take is an error. `technique_options` gives a callback its other arguments.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from sparsity_tf.train.fields import check_field, choice, number, other, string
 
 
 class Algorithm(typing.NamedTuple):
-    """A row of the table: the callback, and for each setting of a recipe the name of its argument."""
+    """A row of the table: the callback, and for each setting of a recipe the callback's argument."""
 
     callback: type
     settings: dict
@@ -59,24 +59,24 @@ ALGORITHMS["snfs"] = ALGORITHMS["sparse_momentum"]
 _OF_MASKED = ("load_masks", "reinitialize")
 SETTINGS = tuple(dict.fromkeys([*itertools.chain(*(a.settings for a in ALGORITHMS.values())), *_OF_MASKED]))
 
-# Arguments that the run itself gives, and those that settings give: none is a technique option.
+# Arguments that come from the run itself or from settings. `technique_options` must not hold any of them.
 _GIVEN = {"where", "seed", "data", "steps_per_round", "snapshot"}
 _GIVEN.update(itertools.chain(*(algorithm.settings.values() for algorithm in ALGORITHMS.values())))
 
 
 def identity(technique):
-    """What a technique's name or alias stands for: a callback or a `layers.Technique`, a class; `None` for "none"."""
+    """The class behind a technique's name or alias: a callback or a `layers.Technique`; `None` for "none"."""
     algorithm = ALGORITHMS.get(technique)
     return algorithm.callback if algorithm else layers.TECHNIQUES.get(technique)
 
 
 def has_option(technique, name):
-    """Whether a technique of layers has an option of that name."""
+    """Whether the name is a technique of layers that has an option `name`."""
     return technique in layers.TECHNIQUES and name in layers.TECHNIQUES[technique].option_names()
 
 
 def settings_of(technique):
-    """Those of `SETTINGS` that a technique takes, a tuple."""
+    """The settings in `SETTINGS` that a technique takes, a tuple."""
     if technique in ALGORITHMS:
         return tuple(ALGORITHMS[technique].settings)
     layer_technique = layers.TECHNIQUES.get(technique)
@@ -91,16 +91,16 @@ def _technique_names():
 
 @dataclasses.dataclass(frozen=True)
 class SparsitySettings:
-    """What a recipe says of sparsity, checked when made; the recipes of the programs add data, network and training.
+    """The sparsity settings of a recipe, checked when made. The programs' recipes add data, network and training.
 
-    Every field is documented by its `help` metadata, which is also the help of the flag. Those of an algorithm default
-    to `None`: what the callback has as its own default.
+    The `help` metadata of a field documents it and is also the help text of its flag. An algorithm's settings default
+    to `None`, which means the callback's own default.
 
     Raises:
-        ValueError: A value that is not allowed; the message names it and says what is.
+        ValueError: A value is not allowed. The message names the setting and says which values are.
     """
 
-    # What holds in a program that has no such setting.
+    # Values for programs whose recipes do not have these settings.
     strategy = "none"
     keep_initial = False
     keep_best = False
@@ -199,18 +199,18 @@ def check_settings(recipe):
 
 
 def parse_frequency(text, steps):
-    """The `frequency` of a callback from that of a recipe.
+    """Converts the `frequency` of a recipe into the `frequency` of a callback.
 
     Args:
-        text: An integer >= 1; "epoch"; or pairs EPOCH:FREQUENCY with rising epochs, the first 0, such as
-            "0:100,25:200": from epoch 25 on every 200 steps.
-        steps: Steps an epoch.
+        text: An integer >= 1; "epoch"; or pairs EPOCH:FREQUENCY with rising epochs, of which the first is 0. For
+            example, "0:100,25:200" means every 100 steps, and every 200 steps from epoch 25 on.
+        steps: Number of steps in an epoch.
 
     Returns:
         An integer, "epoch", or a `schedules.Piecewise`.
 
     Raises:
-        ValueError: Anything else.
+        ValueError: The text has another form.
     """
     if text == "epoch":
         return text
@@ -229,17 +229,17 @@ def parse_frequency(text, steps):
 
 
 def parse_distribution(text):
-    """The `distribution` of a callback from that of a recipe.
+    """Converts the `distribution` of a recipe into the `distribution` of a callback.
 
     Args:
-        text: A name, the path of a budget, which ends in .csv, or NAME=SPARSITY pairs separated by commas, such as
-            "stage.*=0.91,classifier=0.8": names of layers or regular expressions.
+        text: A name; the path of a budget, which ends in .csv; or pairs NAME=SPARSITY separated by commas, such as
+            "stage.*=0.91,classifier=0.8", in which NAME is a layer's name or a regular expression.
 
     Returns:
         The text, or a dict.
 
     Raises:
-        ValueError: Pairs that are none.
+        ValueError: A pair is malformed.
     """
     if text.endswith(".csv") or "=" not in text:
         return text
@@ -254,16 +254,16 @@ def parse_distribution(text):
 
 
 def make(recipe, steps, batch, folder=None):
-    """The recipe's algorithm, a callback, or `None`.
+    """Makes the recipe's algorithm, a callback, or returns `None` if the recipe has none.
 
     Args:
         recipe: A `Recipe`.
-        steps: Steps an epoch.
-        batch: Function that gives training arrays (x, y), for pruning at initialisation.
-        folder: Folder of the run, for what has to be kept beside the model; `None` keeps it in memory.
+        steps: Number of steps in an epoch.
+        batch: Function that returns training arrays (x, y), for pruning at initialisation.
+        folder: Folder of the run, in which an algorithm may keep a file beside the model. `None` keeps it in memory.
 
     Raises:
-        ValueError: A setting or an option that the callback refuses; the message uses the recipe's names.
+        ValueError: The callback refuses a setting or an option. The message uses the recipe's names.
     """
     if recipe.technique not in ALGORITHMS:
         return None
@@ -310,7 +310,7 @@ def _check_options(recipe, known):
 
 
 def _option_names(callback):
-    """Names of all arguments of a callback, those that it passes on to its base classes too."""
+    """The names of all arguments of a callback, including arguments that it passes on to its base classes."""
     names = set()
     for base in callback.__mro__:
         parameters = inspect.signature(base.__init__).parameters.values()
@@ -322,7 +322,7 @@ def _option_names(callback):
 
 @contextlib.contextmanager
 def naming_options(recipe, *names):
-    """An option whose type a builder, technique or callback can't take becomes a ValueError that names the setting."""
+    """A context that turns a TypeError of a builder, technique or callback into a ValueError that names the setting."""
     given = {name: getattr(recipe, name) for name in names if getattr(recipe, name)}
     try:
         yield
@@ -337,7 +337,7 @@ def naming_options(recipe, *names):
 
 @contextlib.contextmanager
 def recipe_names(recipe):
-    """Errors of the recipe's callback raised inside name its settings rather than the callback's arguments."""
+    """A context in which errors of the recipe's callback name the recipe's settings, not the callback's arguments."""
     try:
         yield
     except ValueError as error:
@@ -349,7 +349,7 @@ def recipe_names(recipe):
 
 
 def update_grid(recipe, algorithm, steps):
-    """The largest divisor of the steps an epoch that divides every step at which the algorithm may change masks."""
+    """The largest divisor of an epoch's steps that divides every step at which the algorithm may change masks."""
     if algorithm is None or "frequency" not in ALGORITHMS[recipe.technique].settings:
         return steps
     frequency = algorithm.frequency

@@ -1,4 +1,4 @@
-"""The `tf.distribute` strategy of a run, by its name in a recipe."""
+"""Makes the `tf.distribute` strategy of a run from its name in a recipe."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from sparsity_tf.backend import backend_name, build_for_data, build_in_fit_no_mo
 
 
 class SingleDevice:
-    """What stands for TensorFlow's default strategy on other backends: one replica."""
+    """Takes the place of TensorFlow's default strategy on other backends. It has one replica."""
 
     num_replicas_in_sync = 1
     cluster_resolver = None
@@ -18,18 +18,18 @@ class SingleDevice:
 
 
 def get_strategy(name):
-    """Makes a strategy; to be called before any other work of TensorFlow, which several workers demand.
+    """Makes a strategy. Call it before any other work of TensorFlow, because a strategy of several workers needs that.
 
     Args:
-        name: `"none"`; `"mirrored"`, all GPUs of this machine, or all its logical CPUs if it has none; `"multiworker"`,
-            the workers that the environment variable `TF_CONFIG` names, each started with the same command (they must
-            share the file system of `output_dir`); `"tpu"`, the TPU that TensorFlow finds.
+        name: `"none"`: one device. `"mirrored"`: all GPUs of this machine, or all its logical CPUs if it has no GPU.
+            `"multiworker"`: the workers that the environment variable `TF_CONFIG` names. Each is started with the same
+            command, and all must share the file system of `output_dir`. `"tpu"`: the TPU that TensorFlow finds.
 
     Returns:
-        A `tf.distribute.Strategy`; for `"none"` TensorFlow's default one, or `SingleDevice` on another backend.
+        A `tf.distribute.Strategy`. `"none"` gives TensorFlow's default one, or `SingleDevice` on another backend.
 
     Raises:
-        ValueError: `TF_CONFIG` is missing or no cluster, or there is no TPU; the backend is not TensorFlow.
+        ValueError: `TF_CONFIG` is missing or describes no cluster, there is no TPU, or the backend is not TensorFlow.
     """
     if not has_strategies():
         if name != "none":
@@ -74,13 +74,13 @@ def _tpu_strategy(tf):
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
-    except Exception as error:  # the ways to have no TPU are many
+    except Exception as error:  # a missing TPU can raise many kinds of errors
         raise ValueError(f"`strategy=tpu` found no TPU ({error}).") from error
     return tf.distribute.TPUStrategy(resolver)
 
 
 def is_chief(strategy):
-    """Whether this process writes the run's files: the only one, the cluster's chief, or the first of its workers."""
+    """Whether this process writes the run's files: it is the only process, the cluster's chief, or the first worker."""
     resolver = strategy.cluster_resolver
     if resolver is None or not getattr(resolver, "task_type", None):
         return True
@@ -91,14 +91,15 @@ def is_chief(strategy):
 
 
 def prepare_for_workers(model, example):
-    """Makes `fit` work under several workers, for which Keras 3.15 has two faults (tensorflow/tensorflow#72388).
+    """Makes `fit` work under several workers, by avoiding two faults of Keras 3.15 (tensorflow/tensorflow#72388).
 
-    It reduces its first batch over the replicas to build metrics, which a nested batch does not survive: they are built
-    here. And it averages what a step returns over the first axis, which scalars do not have: here they get one.
+    First, Keras reduces its first batch over the replicas to build metrics, which fails for a nested batch. This
+    function therefore builds the metrics beforehand. Second, Keras averages the results of a step over their first
+    axis, but the results are scalars. This function therefore gives them an axis.
 
     Args:
         model: Model compiled in the strategy's scope.
-        example: A batch of arrays, as the model is trained on.
+        example: A batch of arrays of the kind on which the model is trained.
     """
     import tensorflow as tf
 
@@ -112,7 +113,7 @@ def prepare_for_workers(model, example):
 
 
 def distribute(strategy, batches, first_step):
-    """Training batches from a step on, for `fit` under the strategy: each worker reads its own part."""
+    """The training batches from a step on, for `fit` under the strategy. Each worker reads only its own part."""
     if strategy.num_replicas_in_sync == 1:
         return batches.train(first_step)
     return strategy.distribute_datasets_from_function(lambda context: batches.train(first_step, context))

@@ -1,7 +1,7 @@
-"""What a training program must say of itself: `Task`, which `trainer.py` trains.
+"""`Task`: the part of a training program that `trainer.py` needs to know.
 
-A program is a recipe (the settings), presets (recipes with a name) and a task (data, network, loss and figures). All
-else is the trainer's: folder, checkpoints, masks, penalties, `fit` and the report.
+A program is a recipe (the settings), presets (recipes with a name) and a task (data, network, loss and figures). The
+trainer does everything else: folder, checkpoints, masks, penalties, `fit` and the report.
 """
 
 import abc
@@ -14,11 +14,12 @@ from sparsity_tf.train import run_folder
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What a task finds out about a network at the end of its training.
+    """A task's findings about a network at the end of training.
 
     Attributes:
-        collapsed: What is wrong with the network, or `None`: nothing is, and its sparsity may be reported.
-        line: The figures, with which the last line of the output begins; of a collapsed network all of that line.
+        collapsed: A sentence that says what is wrong with the network. `None`: the network is sound, and its sparsity
+            may be reported.
+        line: The figures with which the last line of the output begins. For a collapsed network, the whole last line.
         results: Dict of the task's own entries in `results.json`.
     """
 
@@ -28,18 +29,23 @@ class Findings:
 
 
 class Task(abc.ABC):
-    """A kind of network and its data, as `trainer.py` needs to know them.
+    """A kind of network and its data, described for `trainer.py`.
 
-    A task holds no state of a run: its functions take the recipe, and `batches`, which `open_data` opened. `batches`
-    must have `train(first_step)`, an endless dataset that begins with the batch of an optimizer step (and takes a
-    `tf.distribute.InputContext` second, if the recipe has a strategy), `steps_per_epoch`, `num_examples`, and `source`,
-    a sentence that says where the data came from. A context `naming_errors()`, if it has one, is entered for `fit`.
+    A task holds no state of a run. Its functions take the recipe, and `batches`, which `open_data` opened. `batches`
+    must have:
 
-    A recipe is a frozen dataclass that extends `SparsitySettings` with `data_dir`, `epochs`, `seed`, `jit_compile`,
-    `dtype_policy` and `steps_per_execution`, with the four settings of the penalty that `classifier.Recipe` has (for
-    techniques with a penalty), and with whatever the task itself reads.
+    - `train(first_step)`, an endless dataset that begins with the batch of an optimizer step. If the recipe has a
+      strategy, `train` takes a `tf.distribute.InputContext` as its second argument;
+    - `steps_per_epoch` and `num_examples`;
+    - `source`, a sentence that says where the data came from.
 
-    The attributes below are the defaults of a subclass.
+    If `batches` has a context `naming_errors()`, the trainer enters it for `fit`.
+
+    A recipe is a frozen dataclass that extends `SparsitySettings`. It adds `data_dir`, `epochs`, `seed`, `jit_compile`,
+    `dtype_policy` and `steps_per_execution`, the four settings of the penalty that `classifier.Recipe` has (for
+    techniques with a penalty), and all settings that the task itself reads.
+
+    The attributes below are the defaults for subclasses.
 
     Example:
 
@@ -56,17 +62,17 @@ class Task(abc.ABC):
 
     # The class of the callback that writes the figures of an epoch, a subclass of `log.EpochLog`.
     log = None
-    # By what a run is counted in its messages and results: a column of `metrics.csv`, "epoch" or "step".
+    # The unit in which messages and results count a run: a column of `metrics.csv`, "epoch" or "step".
     unit = "epoch"
-    # The column of `metrics.csv` that is lowest in `best.keras`, for recipes with `keep_best`.
+    # The column of `metrics.csv` by which `best.keras` is chosen (the lowest value), for recipes with `keep_best`.
     error = None
     # Whether `fit` validates on `batches.validation()`.
     validates = False
-    # Steps in one call of the compiled function at most, unless the recipe says how many.
+    # Largest number of steps in one call of the compiled function, unless the recipe sets the number.
     steps_per_call = 20
 
     def check(self, recipe, replicas):  # noqa: B027  (not every task has something to refuse)
-        """Raises a ValueError if settings of the recipe do not suit its number of replicas."""
+        """Raises a ValueError if settings of the recipe do not suit the number of replicas."""
 
     @abc.abstractmethod
     def open_data(self, recipe, folder, resume, replicas):
@@ -79,50 +85,52 @@ class Task(abc.ABC):
             replicas: Number of replicas that share a batch.
 
         Returns:
-            `(batches, identity)`: the run's `batches`, and a dict of plain values by which these data are told from
-            others, wherever they lie.
+            `(batches, identity)`: the run's `batches`, and a dict of plain values that describes the data independently
+            of their folder. A continued run compares it.
 
         Raises:
-            FileNotFoundError, ModuleNotFoundError, ValueError: They are not there, or not sound.
+            FileNotFoundError, ModuleNotFoundError, ValueError: The data are missing or damaged.
         """
 
-    def keep_data(self, batches, folder):  # noqa: B027  (nor to keep)
-        """Copies into the folder of the run what of its data a later use of the network needs."""
+    def keep_data(self, batches, folder):  # noqa: B027  (not every task has data to keep)
+        """Copies data that a later use of the network needs, such as a vocabulary, into the folder of the run."""
 
     def steps_per_epoch(self, recipe, batches):
-        """Steps between two checkpoints: what `fit` calls an epoch."""
+        """The number of steps between two checkpoints. `fit` calls them an epoch."""
         return batches.steps_per_epoch
 
     def first_batch(self, batches):
-        """The run's first batch as arrays (x, y), on which algorithms measure that prune at initialisation."""
+        """The run's first batch as arrays (x, y). Algorithms that prune at initialisation measure on it."""
         return first_of(batches.train())[:2]
 
     def penalty_examples(self, recipe, batches):
-        """By what the recipe's `penalty_weight` is divided: the examples of an epoch."""
+        """The number by which the recipe's `penalty_weight` is divided: the examples in an epoch."""
         return batches.num_examples
 
     @abc.abstractmethod
     def make_model(self, recipe, batches):
-        """The recipe's network with its technique for these data, not compiled.
+        """Makes the recipe's network with its technique for these data, not compiled.
 
         Raises:
-            ValueError: An option that the network or the technique does not have, or a value it refuses; masks or
-                weights that do not fit.
+            ValueError: The network or the technique does not have an option or refuses its value, or masks or weights
+                do not fit.
         """
 
     @abc.abstractmethod
     def objective(self, recipe, batches):
-        """The arguments of `Model.compile` that say what is minimised: a dict of optimizer, loss and metrics."""
+        """A dict of arguments for `Model.compile`: optimizer, loss and metrics."""
 
     def choose_jit_compile(self, recipe, model):
-        """Whether to compile the step with XLA; where the recipe says "auto": where that is always best."""
+        """Whether to compile the step with XLA. If the recipe says "auto": only where XLA is always the best choice."""
         return always_compiles() if recipe.jit_compile == "auto" else recipe.jit_compile == "true"
 
     def choose_steps_per_execution(self, recipe, steps):
-        """The largest divisor of `steps`, the steps an epoch, up to the recipe's number (0: `steps_per_call`).
+        """The number of steps in one call of the compiled function.
 
-        A divisor, because Keras runs the last call of an epoch in full, into the next epoch's data. Several replicas or
-        workers take one: the collective operations of TensorFlow 2.21 fail in the loop over steps. (A TPU needs it.)
+        The number is the largest divisor of `steps`, the steps in an epoch, that is at most the recipe's number (0:
+        `steps_per_call`). It must be a divisor, because Keras runs the last call of an epoch in full, into the next
+        epoch's data. With several replicas or workers the number is 1, because the collective operations of TensorFlow
+        2.21 fail in the loop over steps. (A TPU needs the loop.)
         """
         if recipe.strategy in ("mirrored", "multiworker"):
             return 1
@@ -131,10 +139,10 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def introduction(self, recipe, batches, model):
-        """The sizes of data and network, with which the line begins that a run prints before it trains."""
+        """The sizes of data and network. The line that a run prints before training begins with them."""
 
     def more_callbacks(self, prepared):
-        """Callbacks that write files of the task's own after each epoch: a list; for the chief only."""
+        """A list of callbacks that write the task's own files after each epoch. Only the chief uses them."""
         return []
 
     @abc.abstractmethod
@@ -144,12 +152,12 @@ class Task(abc.ABC):
         Args:
             prepared: The `trainer.Prepared` that was trained.
             table: `SparsityTable` of the network.
-            loss: Training loss of the last epoch; NaN if training broke off, 0.0 if it is not known.
+            loss: Training loss of the last epoch; NaN if training broke off, 0.0 if the loss is not known.
 
         Returns:
             `Findings`.
         """
 
     def finish(self, prepared, findings):
-        """Writes the task's own files once the network is saved, and returns the names of files to point to."""
+        """Writes the task's own files after the network is saved. Returns the names of files to show to the user."""
         return run_folder.outputs_in(prepared.output_dir)

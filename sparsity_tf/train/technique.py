@@ -1,6 +1,7 @@
-"""From the `SparsitySettings` of a recipe to a sparse network, whatever the network: options, weights, penalty.
+"""Turns the `SparsitySettings` of a recipe into a sparse network of any kind: its options, weights and penalty.
 
-Also what its schedule means for the run: from when on a model is final, and what it leaves undone.
+The module also knows the consequences of a schedule for the run: the step from which a model is final, and the parts of
+the schedule for which the run is too short.
 """
 
 import keras
@@ -13,15 +14,15 @@ from sparsity_tf.masks import structures
 from sparsity_tf.train import sparsity_settings
 from sparsity_tf.train.load_weights import load_weights
 
-# Algorithms whose sparsity rises until a last step.
+# Algorithms whose sparsity rises gradually up to a last step.
 _GRADUAL = (MagnitudePruning, RandomPruning, NarangPruning)
 
 
 def arguments(recipe):
-    """What a builder of `sparsity_tf.models` is told: a dict of `technique`, `technique_options` and `where`.
+    """The arguments for a builder of `sparsity_tf.models`: a dict of `technique`, `technique_options` and `where`.
 
     Raises:
-        ValueError: An option that the technique does not have.
+        ValueError: The technique does not have one of the options.
     """
     if recipe.technique == "none":
         return {"technique": None, "technique_options": None, "where": None}
@@ -43,15 +44,15 @@ def arguments(recipe):
 
 
 def _structure_options(recipe):
-    """What the layers must know of a structure when they are made: with channels, heads and units biases have masks."""
+    """The structure, if layers must know it when they are made: with channels, heads or units, biases have masks."""
     return {"structure": recipe.structure} if recipe.structure in structures.TIED else {}
 
 
 def begin_with(model, recipe):
-    """Gives a fresh network the sparsities, weights and masks that its recipe begins with.
+    """Gives a fresh network the sparsities, weights and masks with which its recipe begins.
 
     Raises:
-        FileNotFoundError, ValueError: A file is not there, or does not fit.
+        FileNotFoundError, ValueError: A file is missing or does not fit.
     """
     if recipe.distribution is not None and recipe.technique not in sparsity_settings.ALGORITHMS:
         set_sparsities(model, sparsity_settings.parse_distribution(recipe.distribution), recipe.final_sparsity)
@@ -64,7 +65,7 @@ def begin_with(model, recipe):
 
 
 def check_begin(recipe, algorithm, steps):
-    """Raises a ValueError if the recipe's algorithm would prune nothing; `steps` is the steps an epoch."""
+    """Raises a ValueError if the recipe's algorithm would prune nothing. `steps` is the number of steps in an epoch."""
     total = recipe.epochs * steps
     if isinstance(algorithm, _GRADUAL) and algorithm.end_step is not None and algorithm.begin_step >= total:
         raise ValueError(
@@ -74,36 +75,36 @@ def check_begin(recipe, algorithm, steps):
 
 
 def penalized(recipe):
-    """Whether the recipe's technique has a penalty, which a ramp moves."""
+    """Whether the recipe's technique has a penalty, whose weight follows a ramp."""
     return bool(getattr(layers.TECHNIQUES.get(recipe.technique), "penalized", False))
 
 
 def _length(recipe):
-    """The setting that says how long a run is."""
+    """The setting for the length of the run, as text for a message."""
     name = "train_steps" if hasattr(recipe, "train_steps") else "epochs"
     return f"{name}={getattr(recipe, name)}"
 
 
 def _ramp(recipe, steps):
-    """(first, last step) of the penalty's ramp, which a recipe gives in epochs of `steps` steps, or in steps."""
+    """(first step, last step) of the penalty's ramp. A recipe gives it in epochs of `steps` steps, or in steps."""
     if hasattr(recipe, "penalty_begin_step"):
         return recipe.penalty_begin_step, recipe.penalty_end_step
     return round(recipe.penalty_begin_epoch * steps), round(recipe.penalty_end_epoch * steps)
 
 
 def settled_from(recipe, algorithm, steps):
-    """The step of training from which on neither masks nor the penalty's weight change by plan.
+    """The step from which the schedule changes neither sparsity nor the penalty's weight any more.
 
-    Models before aren't final. Those of fixed sparsity, and dynamic ones of a constant number of weights, are final
-    from the start, and so are learnt thresholds, which have no plan.
+    A model before this step is not final. The step is 0 for a fixed sparsity, for dynamic masks with a constant number
+    of weights, and for learnt thresholds, which follow no schedule.
 
     Args:
         recipe: The recipe.
-        algorithm: Its algorithm, a callback, or `None`.
-        steps: Steps an epoch.
+        algorithm: The recipe's algorithm, a callback, or `None`.
+        steps: Number of steps in an epoch.
     """
     if isinstance(algorithm, IterativePruning):
-        return algorithm.total_steps - (algorithm.steps_per_round - algorithm.rewind_step)  # the last ticket
+        return algorithm.total_steps - (algorithm.steps_per_round - algorithm.rewind_step)  # the last ticket begins
     if isinstance(algorithm, _GRADUAL):
         total_steps = recipe.epochs * steps
         return algorithm.default_end_step(total_steps) if algorithm.end_step is None else algorithm.end_step
@@ -111,12 +112,12 @@ def settled_from(recipe, algorithm, steps):
 
 
 def shortfall(recipe, algorithm, steps):
-    """What the schedule of a run leaves undone because the run is too short: a sentence without a full stop, or `None`.
+    """Says which parts of its schedule a run is too short for: a sentence without a full stop, or `None`.
 
     Args:
         recipe: The recipe.
-        algorithm: Its algorithm, a callback, or `None`.
-        steps: Steps an epoch.
+        algorithm: The recipe's algorithm, a callback, or `None`.
+        steps: Number of steps in an epoch.
     """
     found, total_steps = [], recipe.epochs * steps
     penalty_begin_step, penalty_end_step = _ramp(recipe, steps) if _has_ramp(recipe) else (0, 0)
@@ -143,12 +144,12 @@ def _has_ramp(recipe):
 
 
 def penalty_callbacks(recipe, num_examples, steps):
-    """The callback that moves the penalty weight, in a list; empty for techniques without one.
+    """A list with the callback that moves the penalty weight. The list is empty for techniques without a penalty.
 
     Args:
         recipe: The recipe.
-        num_examples: What its `penalty_weight` is divided by.
-        steps: Steps an epoch.
+        num_examples: Number by which the recipe's `penalty_weight` is divided.
+        steps: Number of steps in an epoch.
     """
     if not penalized(recipe):
         return []

@@ -1,7 +1,7 @@
-"""The one way to train: a recipe and a task become a run in a folder, prepared, fitted and reported on.
+"""The trainer of all programs: makes a run in a folder from a recipe and a task, trains the network and reports on it.
 
-`prepare` checks everything that the user could have got wrong. `train` then calls `fit` (nothing else in the package
-does) and reports. `task.py` says what a program must supply.
+`prepare` checks everything that the user could have got wrong. `train` then calls `fit` and writes the report. No other
+module of the package calls `fit`. `task.py` defines the part that a program must supply.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from sparsity_tf.train.strategy import distribute, get_strategy, is_chief, prepa
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to train: everything that the user could have got wrong is checked.
+    """A run that is ready to train. Everything that the user could have got wrong has been checked.
 
     Attributes:
         task: The `Task`.
@@ -36,8 +36,8 @@ class Prepared:
         algorithm: The callback that moves masks, or `None`.
         epochs: Number of epochs of the whole run.
         done: Number of epochs already done.
-        steps: Steps an epoch.
-        strategy: The `tf.distribute` strategy, or what stands for it on other backends.
+        steps: Number of steps in an epoch.
+        strategy: The `tf.distribute` strategy, or `SingleDevice` on other backends.
         lock: The `FolderLock` on `output_dir`, or `None` for a worker that writes nothing.
     """
 
@@ -60,7 +60,7 @@ class Prepared:
 
     @property
     def bar(self):
-        """Whether Keras's progress bar is shown, in the place of a printed line an epoch."""
+        """Whether Keras's progress bar is shown instead of one printed line an epoch."""
         return sys.stdout.isatty() and self.chief
 
     def validation(self):
@@ -74,12 +74,12 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         line: The last line that the run prints.
-        collapsed: What is wrong with the network, or `None`.
-        results: Dict of what `results.json` holds: the task's figures, and of a sound network its sparsity.
+        collapsed: A sentence that says what is wrong with the network, or `None`.
+        results: The content of `results.json`, a dict: the task's figures and, for a sound network, its sparsity.
     """
 
     line: str
@@ -92,19 +92,19 @@ def prepare(task, recipe, output_dir, resume=False, overwrite=False):
 
     Args:
         task: A `Task`.
-        recipe: A recipe of its program.
-        output_dir: Folder of the run; made if missing.
-        resume: Continue the run in `output_dir` after its last checkpoint, with the `data_dir` of that run if the
-            recipe has none; a run that has no checkpoint yet begins anew.
-        overwrite: Remove the run that `output_dir` holds, finished or not.
+        recipe: A recipe of the task's program.
+        output_dir: Folder of the run; it is made if missing.
+        resume: Whether to continue the run in `output_dir` after its last checkpoint. If the recipe has no `data_dir`,
+            it gets the `data_dir` of that run. A run that has no checkpoint yet begins anew.
+        overwrite: Whether to remove the run that `output_dir` holds, finished or not.
 
     Returns:
         `Prepared`, for `train`.
 
     Raises:
-        ValueError: A setting that can't be used, data with errors, `output_dir` holds a run and neither flag is given,
-            or the run to continue had other settings or data.
-        FileNotFoundError: The data are not there.
+        ValueError: A setting can't be used, the data have errors, `output_dir` holds a run and neither `resume` nor
+            `overwrite` is true, or the run to continue had other settings or data.
+        FileNotFoundError: The data are missing.
         ModuleNotFoundError: A package that the data need is not installed.
     """
     strategy = get_strategy(recipe.strategy)
@@ -121,7 +121,7 @@ def prepare(task, recipe, output_dir, resume=False, overwrite=False):
         keras.utils.set_random_seed(recipe.seed)
         model, done = task.make_model(recipe, batches), 0
         algorithm = make_algorithm(task, recipe, batches, output_dir)
-        # Lottery tickets know how many epochs all rounds take.
+        # For lottery tickets the algorithm knows how many epochs all rounds take together.
         epochs = getattr(algorithm, "total_steps", recipe.epochs * steps) // steps
         if is_chief(strategy):
             lock = claim_folder(output_dir, recipe, resume, overwrite, identity)
@@ -149,7 +149,7 @@ def prepare(task, recipe, output_dir, resume=False, overwrite=False):
 
 @contextlib.contextmanager
 def precision(recipe):
-    """Keras's global precision policy, the recipe's while its network is made."""
+    """A context that sets Keras's global precision policy to the recipe's, for making its network."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.dtype_policy)
     try:
@@ -159,17 +159,17 @@ def precision(recipe):
 
 
 def rehearse(task, recipe, batches):
-    """Prepares the recipe's algorithm on a network of its own: what does not fit is an error now, and not in `fit`.
+    """Tries the recipe's algorithm on a network made for the trial, so that a misfit is an error now and not in `fit`.
 
     Raises:
-        ValueError: The optimizer, the layers or the length of the training do not suit the algorithm.
+        ValueError: The optimizer, the layers or the length of training do not suit the algorithm.
     """
     algorithm = make_algorithm(task, recipe, batches)
     if algorithm is None:
         return
     steps = task.steps_per_epoch(recipe, batches)
     technique.check_begin(recipe, algorithm, steps)
-    # The network that is trained gives the same warnings.
+    # The network of the run gives the same warnings later.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         model = task.make_model(recipe, batches)
@@ -180,7 +180,7 @@ def rehearse(task, recipe, batches):
 
 
 def make_algorithm(task, recipe, batches, folder=None):
-    """The recipe's algorithm that moves masks, a callback, or `None`; `folder` as for `sparsity_settings.make`."""
+    """Makes the recipe's algorithm that moves masks, a callback, or `None`. `folder`: see `sparsity_settings.make`."""
     steps = task.steps_per_epoch(recipe, batches)
     return sparsity_settings.make(recipe, steps, lambda: task.first_batch(batches), folder)
 
@@ -191,10 +191,10 @@ def compile_model(task, recipe, model, batches, grid=None):
     Args:
         task: The `Task`.
         recipe: The recipe.
-        model: Its network.
-        batches: Its data.
-        grid: Divisor of the steps an epoch that the number of steps in one call of the compiled function should divide,
-            unless the recipe says that number.
+        model: The recipe's network.
+        batches: The recipe's data.
+        grid: A divisor of the steps in an epoch. The number of steps in one call of the compiled function will divide
+            it, unless the recipe sets that number.
     """
     steps = task.steps_per_epoch(recipe, batches)
     model.compile(
@@ -209,13 +209,13 @@ def compile_model(task, recipe, model, batches, grid=None):
 def claim_folder(folder, recipe, resume, overwrite, data):
     """Makes the folder of a run ready, as `run_folder.claim_folder` does, and keeps other processes out of it.
 
-    A run that is continued waits for its predecessor, whose process may still be dying.
+    A continued run waits for the process of the run before it, which may not have ended yet.
 
     Returns:
-        `FolderLock`. `report` releases it, or the end of the process.
+        `FolderLock`. `report` releases the lock, and so does the end of the process.
 
     Raises:
-        ValueError: Another process uses the folder, or as of `run_folder.claim_folder`.
+        ValueError: Another process uses the folder, or as for `run_folder.claim_folder`.
     """
     os.makedirs(folder, exist_ok=True)
     lock = folder_lock.FolderLock(folder, folder_lock.WAIT_SECONDS if resume else 0)
@@ -228,7 +228,7 @@ def claim_folder(folder, recipe, resume, overwrite, data):
 
 
 def _warn_of_shortfall(recipe, algorithm, steps):
-    """Says what a run is too short for, and keeps its algorithm from saying so once more."""
+    """Warns if a run is too short for its schedule, and keeps the algorithm from warning a second time."""
     message = technique.shortfall(recipe, algorithm, steps)
     if message:
         log.warn(message)
@@ -239,18 +239,18 @@ def _warn_of_shortfall(recipe, algorithm, steps):
 def train(prepared):
     """Trains a prepared run to its end and reports on it.
 
-    Written into the folder: `recipe.json`, `metrics.csv`, `tensorboard/`, `checkpoint.keras` after every epoch, with an
-    algorithm that moves masks `sparsity_by_step.csv` (what it dropped and grew, a row a weight and epoch), and at the
-    end `results.json`, `sparsity.csv` and `model.keras`, the trained network without the optimizer (`import
-    sparsity_tf` is all that loading it needs); `initial.keras` and `best.keras` if the recipe says so; and the task's
-    own files. Of several workers the first writes. Two runs of a recipe, or one run and its continuation after a kill,
-    give bit-identical weights on a CPU.
+    The run writes these files into its folder: `recipe.json`, `metrics.csv` and `tensorboard/`; after every epoch
+    `checkpoint.keras`; with an algorithm that moves masks `sparsity_by_step.csv` (the numbers of dropped and grown
+    entries, one row for each weight and epoch); at the end `results.json`, `sparsity.csv` and `model.keras`, the
+    trained network without the optimizer (loading it needs only `import sparsity_tf`); `initial.keras` and `best.keras`
+    if the recipe asks for them; and the task's own files. Of several workers only the first writes. On a CPU, two runs
+    of a recipe, or a run and its continuation after a kill, give bit-identical weights.
 
     Args:
-        prepared: What `prepare` returned.
+        prepared: The `Prepared` that `prepare` returned.
 
     Returns:
-        `RunResult`. Its `line` has been printed last.
+        `RunResult`. Its `line` is the last line that was printed.
     """
     if prepared.recipe.strategy == "multiworker":
         prepare_for_workers(prepared.model, first_of(prepared.batches.train()))
@@ -261,11 +261,11 @@ def train(prepared):
 def fit(prepared):
     """Trains a prepared run from its last checkpoint to its end.
 
-    A network whose numbers are not finite makes algorithms fail that rank weights or gradients: training ends there, as
-    it does at the end of an epoch whose loss is not finite, and the report says what happened.
+    If the network's numbers are not finite, algorithms that rank weights or gradients fail. Training then ends, as it
+    does after an epoch whose loss is not finite, and the report says what happened.
 
     Returns:
-        Bool: whether the run diverged in the middle of an epoch, of which no row is written.
+        Bool: whether the run diverged in the middle of an epoch. `metrics.csv` has no row for this epoch.
     """
     model, batches = prepared.model, prepared.batches
     with getattr(batches, "naming_errors", contextlib.nullcontext)():
@@ -278,7 +278,7 @@ def fit(prepared):
                 initial_epoch=prepared.done,
                 steps_per_epoch=prepared.steps,
                 validation_data=prepared.validation(),
-                shuffle=False,  # the pipeline shuffles
+                shuffle=False,  # the data are already shuffled
                 callbacks=callbacks,
                 verbose=1 if prepared.bar else 0,
             )
@@ -321,17 +321,17 @@ def _callbacks(prepared):
 
 
 def _is_finite(model):
-    """Whether all weights, and what the optimizer remembers of them, are finite."""
+    """Whether all weights and all variables of the optimizer are finite."""
     variables = [*model.variables, *model.optimizer.variables]
     arrays = (keras.ops.convert_to_numpy(v) for v in variables if "float" in keras.backend.standardize_dtype(v.dtype))
     return all(np.isfinite(array.astype("float32", copy=False)).all() for array in arrays)
 
 
 def report(prepared, diverged):
-    """Measures the network of a run that has come to its end, prints the last lines and writes the last files.
+    """Measures the network of a finished run, prints the last lines and writes the last files.
 
-    A broken network has no sparsity worth reporting: comparisons with NaN are false, so a diverged SparseVD net would
-    read "100 % sparse".
+    The sparsity of a broken network is not reported. Comparisons with NaN are false, so a diverged SparseVD net would
+    count as "100 % sparse".
 
     Args:
         prepared: The run.
@@ -343,7 +343,7 @@ def report(prepared, diverged):
     task, model, folder = prepared.task, prepared.model, prepared.output_dir
     table = inspection.sparsity_table(model, include_dense=True)
     rows = log.rows_of(prepared)
-    # Without rows (the file was lost) the network's weights and outputs have to do.
+    # If there are no rows (the file was lost), the loss counts as finite, and only weights and outputs are checked.
     loss = math.nan if diverged else float(rows[-1]["loss"]) if rows else 0.0
     findings = task.examine(prepared, table, loss)
     results = {
@@ -383,8 +383,8 @@ def report(prepared, diverged):
 
 
 def _shipping(model):
-    """What shipping the network would gain, a line. The files are written: nothing that fails here may end the run."""
+    """A line about what shipping the network would gain. An error here must not end the run: its files are written."""
     try:
         return deploy.shipping_gain(model)
-    except Exception as error:  # The layers of a network may be anybody's.
+    except Exception as error:  # a network may have layers of a user, which can raise any error
         return f"shipping: not known: {one_line(error)}"

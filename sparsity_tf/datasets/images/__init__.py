@@ -1,4 +1,4 @@
-"""Data sets of images, and the way from images to batches."""
+"""Data sets of images, and functions that make batches of images."""
 
 __all__ = []
 

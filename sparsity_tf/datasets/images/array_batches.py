@@ -1,8 +1,9 @@
-"""From an `ImageData` to `Batches`: preprocessing of the small data sets, vectorised over the batch.
+"""Turns an `ImageData` into `Batches`: preprocessing of the small data sets, vectorised over the batch.
 
-Two ideas live here. All random numbers of an epoch (order, crops, flips) are drawn in numpy from `(seed, epoch)`
-before it begins, so every batch is a pure function of `(seed, epoch, batch)`. And a crop of a padded image, mirrored
-or not, is nothing but a choice of pixels: one gather a batch, with no padded copy and nothing per image.
+Two ideas live here. The first: numpy draws all random numbers of an epoch (order, crops, flips) from `(seed, epoch)`
+before the epoch begins, so every batch is a pure function of `(seed, epoch, batch)`. The second: a crop of a padded
+image, mirrored or not, is a choice of pixels. One gather makes all crops of a batch, without a padded copy and without
+a loop over images.
 
 Sources: the CIFAR recipes of sparse training (Dettmers & Zettlemoyer, arXiv 1907.04840; Mostafa & Wang,
 arXiv 1902.05967; Evci et al., arXiv 1911.11134), SparseVD's mean image and ZCA (Molchanov et al., ICML 2017).
@@ -22,7 +23,7 @@ from sparsity_tf.datasets.numbered import numbered_batches
 AUGMENTATIONS = ("none", "shift", "flip", "crop_flip")
 NORMALIZATIONS = ("none", "mean_image", "standardize", "standardize_dsr", "per_image", "zca")
 
-# Mean and standard deviation of the channels, of pixels / 255.
+# Mean and standard deviation of pixels / 255, by channel.
 _SPARSE_MOMENTUM_CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 _DSR_CIFAR = tuple(np.array([125.3, 123.0, 113.9]) / 255), tuple(np.array([63.0, 62.1, 66.7]) / 255)
 
@@ -31,7 +32,7 @@ def channel_statistics(images):
     """Mean and standard deviation of each channel of pixels / 255: two float64 arrays `(channels,)`."""
     channels = images if images.ndim == 4 else images[..., np.newaxis]
     mean = channels.mean(axis=(0, 1, 2), dtype=np.float64)
-    # The mean of the squares, 1,000 images at a time: a float64 copy of CIFAR would take 1.2 GB.
+    # The squares are summed 1,000 images at a time, because a float64 copy of CIFAR would take 1.2 GB.
     square = sum(
         (channels[k : k + 1000].astype(np.float64) ** 2).sum(axis=(0, 1, 2)) for k in range(0, len(channels), 1000)
     ) / (channels.size / channels.shape[-1])
@@ -39,7 +40,7 @@ def channel_statistics(images):
 
 
 def _split(data, validation_split):
-    """(number of training examples, number held out)."""
+    """Returns (number of training examples, number of held-out examples)."""
     total = len(data.x_train)
     if is_integer(validation_split):
         held = validation_split
@@ -56,7 +57,7 @@ def _split(data, validation_split):
 
 
 def draw_epoch(num_examples, seed, epoch, augment="none", pixels=0):
-    """All random numbers of one epoch.
+    """Draws all random numbers of one epoch.
 
     Args:
         num_examples: Number of training examples.
@@ -66,14 +67,14 @@ def draw_epoch(num_examples, seed, epoch, augment="none", pixels=0):
         pixels: Largest shift (`"shift"`), or width of the border (`"crop_flip"`).
 
     Returns:
-        `(order, offsets, flips)`: int32 `(n,)`, a permutation; int32 `(n, 2)`, what to add to a row and to a column
-        to find the pixel it shows, within +-`pixels`; bool `(n,)`, whether the image is mirrored. All belong to
-        positions in the epoch, not to images.
+        `(order, offsets, flips)`. `order`: int32 `(n,)`, a permutation. `offsets`: int32 `(n, 2)`, within +-`pixels`:
+        output pixel (r, c) shows input pixel (r + first, c + second). `flips`: bool `(n,)`, whether the image is
+        mirrored. `offsets[k]` and `flips[k]` belong to position k in the epoch, not to image k.
     """
     order = pipeline.epoch_order(num_examples, seed, epoch).astype(np.int32)
     offsets, flips = np.zeros((num_examples, 2), np.int32), np.zeros(num_examples, bool)
     if augment in ("shift", "crop_flip"):
-        # A third word in the seed, so that shifts and flips are independent of the order.
+        # The seed has a third number here, so that shifts and flips are independent of the order.
         offsets = np.random.default_rng([seed, epoch, 1]).integers(-pixels, pixels + 1, (num_examples, 2))
         offsets = offsets.astype(np.int32)
         if augment == "shift":
@@ -84,16 +85,16 @@ def draw_epoch(num_examples, seed, epoch, augment="none", pixels=0):
 
 
 def crop_and_flip(images, offsets, flips, border="reflect", chosen=None):
-    """Takes images out of an array, each moved and mirrored, in one gather.
+    """Takes images out of an array and moves and mirrors each of them, all in one gather.
 
-    Equal to padding by a border, cropping at an offset and flipping, without the padded copy.
+    The result equals padding by a border, cropping at an offset and flipping, but no padded copy is made.
 
     Args:
         images: Array `(N, height, width, channels)` of any type.
         offsets: Integer array `(n, 2)`: output row r shows input row r + offset.
-        flips: Bool array `(n,)`: the result is mirrored left to right.
-        border: What lies outside: `"reflect"`, the image mirrored at its outermost pixels, or `"zeros"`.
-        chosen: Integer array `(n,)`, the images to take, in their order; default: all.
+        flips: Bool array `(n,)`: whether the result is mirrored left to right.
+        border: The pixels outside the image: `"reflect"`, the image mirrored at its outermost pixels, or `"zeros"`.
+        chosen: Integer array `(n,)`, the indices of the images to take, in order. Default: all images.
 
     Returns:
         Array `(n, height, width, channels)` of the type of `images`.
@@ -109,7 +110,7 @@ def crop_and_flip(images, offsets, flips, border="reflect", chosen=None):
         rows, columns = (size - 1 - np.abs(size - 1 - np.abs(i)) for i, size in ((rows, height), (columns, width)))
     else:
         rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
-    # One index a pixel is four times as fast as three.
+    # Indexing with one number a pixel is four times as fast as indexing with three.
     pixels = (chosen.astype(np.int64)[:, np.newaxis, np.newaxis] * height + rows[:, :, np.newaxis]) * width
     moved = np.take(images.reshape(-1, channels), pixels + columns[:, np.newaxis], axis=0)
     if border == "zeros":
@@ -118,7 +119,7 @@ def crop_and_flip(images, offsets, flips, border="reflect", chosen=None):
 
 
 def _normalizer(data, num_train, normalize):
-    """A function from a batch of images with channels, float32 from 0 to 255, to what the network sees."""
+    """Makes the function that normalizes a batch of images with channels, float32 from 0 to 255, for the network."""
     train = data.x_train[:num_train]
     if normalize == "mean_image":
         mean = pipeline.mean_image(train).reshape(data.image_shape)
@@ -133,12 +134,12 @@ def _normalizer(data, num_train, normalize):
         mean, stddev = _SPARSE_MOMENTUM_CIFAR10
     else:
         mean, stddev = channel_statistics(train)
-    # A number for each pixel, not each channel: numpy's loop over three channels is slower than all of the arithmetic.
+    # The means are spread over all pixels: numpy's broadcast over three channels is slower than the arithmetic itself.
     mean, stddev = (np.full(data.image_shape, values, np.float32) for values in (mean, stddev))
 
     def standardize(images):
         images = images / 255.0
-        images -= mean  # in the memory at hand
+        images -= mean  # in place, to save memory
         images /= stddev
         return images
 
@@ -146,7 +147,7 @@ def _normalizer(data, num_train, normalize):
 
 
 def _standardize_each(images):
-    """Each image less its mean, divided by its standard deviation, which counts as at least 1 / sqrt(its size)."""
+    """Subtracts each image's mean and divides by its standard deviation, or by 1 / sqrt(its size) if that is larger."""
     mean, deviation = (take(images, axis=(1, 2, 3), keepdims=True) for take in (np.mean, np.std))
     return (images - mean) / np.maximum(deviation, np.float32(1.0 / np.sqrt(np.prod(images.shape[1:]))))
 
@@ -169,7 +170,7 @@ class ArrayBatches(Batches):
         )
         check_choice("augment", augment, AUGMENTATIONS)
         check_choice("normalize", normalize, NORMALIZATIONS)
-        most = min(data.image_shape[:2]) - 1  # a mirror image is no larger than that
+        most = min(data.image_shape[:2]) - 1  # a mirrored border can't be wider than this
         check_integer("pixels", pixels, 1, most)
         if normalize == "standardize_dsr" and data.image_shape[-1] != 3:
             raise ValueError(f"normalize=standardize_dsr is for colour images. Received: {data.name}")
@@ -199,7 +200,7 @@ class ArrayBatches(Batches):
         return draw_epoch(self.num_examples, self.seed, epoch, self.augment, self.pixels)
 
     def _batch(self, number, part):
-        """The training batch of a number, arrays; each optimizer step has one for each of the part's replicas."""
+        """The training batch with a number, as arrays. Each optimizer step has one batch for each replica of `part`."""
         step, replica = divmod(int(number), part.replicas)
         epoch, index = divmod(step, self.steps_per_epoch)
         first = index * self.batch_size + (part.index * part.replicas + replica) * part.batch_size
@@ -245,30 +246,31 @@ def array_batches(
     Args:
         data: An `ImageData`.
         batch_size: Examples a step, over all replicas.
-        normalize: What happens to pixels. Statistics are those of the training images that are not held out.
-            - `"standardize"`: (pixels / 255 - mean) / sd of each channel. For CIFAR-10 the numbers of the sparse
-              momentum code: mean .4914 .4822 .4465, sd .2023 .1994 .2010; otherwise measured.
-            - `"standardize_dsr"`: the same with the numbers of DSR and `dst` for CIFAR-10 and CIFAR-100:
-              mean 125.3 123.0 113.9, sd 63.0 62.1 66.7, of 255.
+        normalize: How pixels are normalized. Statistics are measured on the training images that are not held out.
+            - `"standardize"`: (pixels / 255 - mean) / sd of each channel. For CIFAR-10, mean and sd are taken from the
+              sparse momentum code (mean .4914 .4822 .4465, sd .2023 .1994 .2010); for other data they are measured.
+            - `"standardize_dsr"`: the same with the numbers of DSR and `dst` for CIFAR-10 and CIFAR-100, for pixels
+              from 0 to 255: mean 125.3 123.0 113.9, sd 63.0 62.1 66.7.
             - `"mean_image"`: pixels / 255 less the mean image (SparseVD on MNIST).
             - `"per_image"`: each image less its mean, divided by its standard deviation (RigL on CIFAR).
             - `"zca"`: whitening, see `zca` (SparseVD on CIFAR; 20 seconds on two cores and 1.5 GB).
             - `"none"`: pixels / 255.
-        augment: What happens to training images, drawn anew for each image and epoch.
-            - `"crop_flip"`: a crop from the image with a mirrored border of `pixels`, flipped with probability 1/2
-              (every published CIFAR recipe).
-            - `"shift"`: moved by up to `pixels` down and across, zeros coming in.
-            - `"flip"`: flipped with probability 1/2.
-            - `"none"`.
+        augment: How training images are changed at random, drawn anew for each image and epoch.
+            - `"crop_flip"`: the image gets a mirrored border of `pixels`, is cropped to its old size, and is flipped
+              with probability 1/2 (every published CIFAR recipe).
+            - `"shift"`: the image is moved by up to `pixels` down and across; zeros fill the gap.
+            - `"flip"`: the image is flipped with probability 1/2.
+            - `"none"`: the image stays as it is.
         pixels: Width of the border (`"crop_flip"`) or largest shift (`"shift"`).
-        validation_split: Training images held out, the last ones: a fraction (54,000 of MNIST's train with 0.1), or
-            a number. They are never augmented; in the sparse momentum code, by mistake, they were.
+        validation_split: How many training images to hold out for validation, as a fraction (0.1 of MNIST leaves
+            54,000 for training) or a number. The last images are held out. They are never augmented. (The sparse
+            momentum code augments them, by mistake.)
         eval_batch_size: Examples a batch in evaluation. Defaults to `batch_size`.
         seed: Non-negative integer.
         dtype: Element type of the images: `"float32"`, `"bfloat16"` or `"float16"`.
 
     Returns:
-        `Batches`. With `"mean_image"` and `"none"` or `"shift"` the batches are those of `train_batches`.
+        `Batches`. With `normalize="mean_image"` and `augment="none"` or `"shift"` they equal those of `train_batches`.
 
     Raises:
         ValueError: An argument is not as described.

@@ -1,9 +1,9 @@
-"""CIFAR-10 and CIFAR-100 as arrays in memory, from every form they are published in.
+"""CIFAR-10 and CIFAR-100 as arrays in memory, read from every form in which they are published.
 
-Two ideas live here: the three layouts of the files (A. Krizhevsky, "Learning Multiple Layers of Features from
-Tiny Images", 2009: binary batches, Python pickles; and one `.npz`), and reading pickles without running what
-they say: an unpickler that knows the three numpy names that an array needs, and refuses every other. Labels of
-CIFAR-100 are always the 100 fine ones.
+Two ideas live here. The first is the three layouts of the files: binary batches and Python pickles (A. Krizhevsky,
+"Learning Multiple Layers of Features from Tiny Images", 2009), and one `.npz`. The second is reading a pickle without
+running code that it names: the unpickler knows only the few names that an array needs, and refuses every other name.
+Labels of CIFAR-100 are always the 100 fine ones.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _PIXELS = 3 * 32 * 32
 _TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 
 # For each data set: number of classes, files of the training and the test part (without `.bin`), label bytes in a
-# binary record (the last one is ours), name of the labels in a pickle, names of the folders in the archives.
+# binary record (the last of them is the label that is used), key of the labels in a pickle, folders in the archives.
 _LAYOUTS = {
     "cifar10": (10, _TRAIN, ("test_batch",), 1, "labels", ("cifar-10-batches-bin", "cifar-10-batches-py")),
     "cifar100": (100, ("train",), ("test",), 2, "fine_labels", ("cifar-100-binary", "cifar-100-python")),
@@ -31,20 +31,20 @@ _LAYOUTS = {
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles dicts, lists, strings, numbers and numpy arrays; anything else is refused before it is made."""
+    """Unpickles dicts, lists, strings, numbers and numpy arrays. It refuses any other object before making it."""
 
     _ALLOWED = {
-        # numpy 2 moved its core; the batches were written with the old name.
+        # The published batches use numpy 1's module name; numpy 2 calls the module `_core`.
         ("numpy.core.multiarray", "_reconstruct"): "_empty_array",
         ("numpy._core.multiarray", "_reconstruct"): "_empty_array",
         ("numpy.core.multiarray", "scalar"): "_scalar",
         ("numpy._core.multiarray", "scalar"): "_scalar",
-        # Arrays in protocol 5, the default of Python 3.14.
+        # Pickle protocol 5, the default of Python 3.14, writes arrays with this function.
         ("numpy.core.numeric", "_frombuffer"): "_array_from_buffer",
         ("numpy._core.numeric", "_frombuffer"): "_array_from_buffer",
         ("numpy", "ndarray"): "_Array",
         ("numpy", "dtype"): "dtype",
-        # How Python 3 writes bytes in the old protocols.
+        # In the old protocols Python 3 writes bytes with this function.
         ("_codecs", "encode"): "_encode_latin1",
     }
 
@@ -56,27 +56,27 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 class _Array:
-    """Stands for `numpy.ndarray` in a pickle, which only names it: called, it could be asked for any size."""
+    """Replaces `numpy.ndarray` in a pickle. A sound pickle only names the class; a call could ask for any size."""
 
     def __new__(cls, *args, **kwargs):
         raise pickle.UnpicklingError("it makes an array without its content")
 
 
 def _empty_array(cls, shape, kind):
-    """What numpy's `_reconstruct` is asked for in every pickle of an array; the content follows."""
+    """Replaces numpy's `_reconstruct`, with which every pickled array begins; the content follows later."""
     if cls is not _Array or shape != (0,):
         raise pickle.UnpicklingError("it makes an array without its content")
     return np.empty(0, np.uint8)
 
 
 def _array_from_buffer(content, kind, shape, order, axes=None):
-    """An array as protocol 5 writes it: a view of bytes that the file holds, so it is not larger than the file."""
+    """Makes an array from pickle protocol 5. It is a view of bytes in the file, so it is not larger than the file."""
     array = np.frombuffer(content, kind)
     return array.reshape(shape, order=order) if axes is None else array.reshape(shape).transpose(axes)
 
 
 def _scalar(kind, content):
-    """A number of numpy's, such as a label may be."""
+    """Makes a numpy number; the labels in a pickle may be numpy numbers."""
     if not isinstance(kind, np.dtype) or kind.kind not in "biuf":
         raise pickle.UnpicklingError(f"it makes a scalar of type {kind}")
     return np.frombuffer(content, kind, count=1)[0]
@@ -94,7 +94,7 @@ def _from_planes(pixels):
 
 
 def read_binary_batch(path, label_bytes=1):
-    """Reads a binary batch: records of `label_bytes` bytes, of which the last is the label, and 3,072 pixels.
+    """Reads a binary batch. A record has `label_bytes` bytes, the last of which is the label, and 3,072 pixel bytes.
 
     Args:
         path: Path of the file.
@@ -104,7 +104,7 @@ def read_binary_batch(path, label_bytes=1):
         `(images, labels)`: uint8 `(n, 32, 32, 3)` and `(n,)`.
 
     Raises:
-        ValueError: The file is empty or no whole number of records long.
+        ValueError: The file is empty, or its length is not a whole number of records.
     """
     content = np.fromfile(path, np.uint8)
     size = label_bytes + _PIXELS
@@ -118,7 +118,7 @@ def read_binary_batch(path, label_bytes=1):
 
 
 def read_pickled_batch(path, label_key="labels"):
-    """Reads a batch of the Python version without executing anything that the file asks for.
+    """Reads a batch of the Python version without running any code that the file names.
 
     Args:
         path: Path of the file.
@@ -128,13 +128,13 @@ def read_pickled_batch(path, label_key="labels"):
         `(images, labels)`: uint8 `(n, 32, 32, 3)` and int64 `(n,)`.
 
     Raises:
-        ValueError: The file is no pickle, is truncated, asks for anything but numpy arrays, or lacks data or labels.
+        ValueError: The file is no pickle, is truncated, names objects other than numpy arrays, or lacks data or labels.
     """
     with open(path, "rb") as file:
         content = file.read()
     try:
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a damaged pickle raises nearly anything: KeyError, EOFError, ValueError, ...
+    except Exception as error:  # a damaged pickle may raise KeyError, EOFError, ValueError and many others
         raise ValueError(f"{path} is not a readable pickle of a CIFAR batch ({one_line(error)}).") from error
     if not isinstance(batch, dict):
         raise ValueError(f"{path} must hold a dict. Received: {type(batch).__name__}")
@@ -149,7 +149,7 @@ def read_pickled_batch(path, label_key="labels"):
             f"`data` in {path} must be a uint8 array of shape (n, {_PIXELS}). "
             f"Received: {getattr(pixels, 'dtype', type(pixels).__name__)} of shape {np.shape(pixels)}"
         )
-    # Lists within lists could be the same list many times, and fill the memory as an array.
+    # Nested lists are refused: a pickle can repeat one list many times, and the array of it would fill the memory.
     flat = labels.dtype.kind in "iu" if isinstance(labels, np.ndarray) else isinstance(labels, list)
     if not flat or not all(isinstance(label, int | np.integer) for label in labels):
         raise ValueError(f"`{label_key}` in {path} must be integers, one for each image.")
@@ -160,7 +160,7 @@ def read_pickled_batch(path, label_key="labels"):
 
 
 def _batch_files(folder, name):
-    """The files of the training and the test part in `folder` and their reader; `None` if it holds none of them."""
+    """The files of the training and the test part in `folder`, and their reader; `None` if it has no such file."""
     _, train, test, label_bytes, label_key, _ = _LAYOUTS[name]
     for suffix, read in (
         (".bin", lambda path: read_binary_batch(path, label_bytes)),
@@ -169,7 +169,7 @@ def _batch_files(folder, name):
         paths = [[os.path.join(folder, file + suffix) for file in files] for files in (train, test)]
         every = [*paths[0], *paths[1]]
         missing = [path for path in every if not os.path.isfile(path)]
-        # CIFAR-100's files are called `train` and `test`, as are the folders of many other data sets.
+        # CIFAR-100's files are named `train` and `test`, and many other data sets have folders with these names.
         if missing and len(missing) < len(every):
             raise FileNotFoundError(
                 f"{missing[0]} is missing, although {len(every) - len(missing)} of the {len(every)} files of {name} "
@@ -208,7 +208,7 @@ def _checked(arrays, name, place, origin):
         if arrays[part].shape[1:] == (3, 32, 32):
             arrays[part] = arrays[part].transpose(0, 2, 3, 1)
     for part in ("y_train", "y_test"):
-        if arrays[part].ndim == 2 and arrays[part].shape[1] == 1:  # as `keras.datasets` gives them
+        if arrays[part].ndim == 2 and arrays[part].shape[1] == 1:  # `keras.datasets` gives labels as one column
             arrays[part] = arrays[part][:, 0]
     return checked(arrays, name, f"{name} from {place}.", origin, _LAYOUTS[name][0], (32, 32, 3))
 
@@ -246,7 +246,7 @@ def _load(name, data_dir):
     if arrays is not None:
         return _checked(arrays, name, f"TFDS in {image_data.tfds_root()}", image_data.tfds_root())
     if os.path.isdir(image_data.keras_cache()):
-        # An interrupted download is no reason to stop: the next place may be whole.
+        # An interrupted download may have left a broken file here; then the next place is tried.
         with contextlib.suppress(ValueError, FileNotFoundError):
             return _from_data_dir(image_data.keras_cache(), name)
     arrays = image_data.from_keras(name)
@@ -262,20 +262,20 @@ def cifar10(data_dir: PathLike | None = None) -> ImageData:
     """CIFAR-10, 50,000 + 10,000 colour images of 10 classes (Krizhevsky, 2009).
 
     Args:
-        data_dir: Folder that holds (itself, or in a sub-folder `cifar10`, `cifar-10-batches-bin` or
-            `cifar-10-batches-py`) the binary batches `data_batch_1.bin` ... `test_batch.bin`, the Python batches
-            `data_batch_1` ... `test_batch`, or `cifar10.npz`; or exactly one `.npz`; or the path of an `.npz` file
-            with `x_train y_train x_test y_test`. Defaults to `None`: TFDS and Keras caches on this disk, then a
-            download that gives up after 5 seconds of silence.
+        data_dir: A folder, or the path of an `.npz` file with `x_train y_train x_test y_test`. The folder, or a
+            sub-folder `cifar10`, `cifar-10-batches-bin` or `cifar-10-batches-py` of it, holds the binary batches
+            `data_batch_1.bin` ... `test_batch.bin`, the Python batches `data_batch_1` ... `test_batch`, or
+            `cifar10.npz`; or the folder holds exactly one `.npz`. Defaults to `None`: the TFDS and Keras caches on
+            this disk, then a download that gives up after 5 seconds without an answer.
 
     Returns:
         An `ImageData`. Arrays are uint8, images `(n, 32, 32, 3)`.
 
     Raises:
-        FileNotFoundError: `data_dir` or a file in it is missing, or without `data_dir` the data set is not on this
-            disk and cannot be downloaded.
-        ValueError: A file is corrupt, truncated or of the wrong kind, a pickle asks for more than arrays, or labels
-            are out of range. The message names the file or folder.
+        FileNotFoundError: `data_dir` or a file in it is missing; or `data_dir` is `None`, and the data set is not on
+            this disk and cannot be downloaded.
+        ValueError: A file is corrupt, truncated or of the wrong kind, a pickle names objects other than arrays, or
+            labels are out of range. The message names the file or folder.
 
     Example:
         >>> data = cifar10("/data/cifar-10-batches-bin")  # needs the files

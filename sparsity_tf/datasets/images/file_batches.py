@@ -1,9 +1,9 @@
-"""From `ImageFiles` to `Batches`: read, cropped and decoded as training goes, in parallel and yet in a fixed order.
+"""Turns `ImageFiles` into `Batches`: files are read, cropped and decoded while training runs, in a fixed order.
 
-Two ideas live here. The stream of encoded examples of an epoch is a pure function of `(seed, epoch)`: the order of
-the shards, the interleaving of those that are read together and the shuffle buffer all have seeds of their own. And
-each example carries its number in that stream (from which its crop is drawn) and the name of its file (for errors), so
-that decoding can happen on any number of threads.
+Two ideas live here. The first: the stream of encoded examples of an epoch is a pure function of `(seed, epoch)`. The
+order of the shards, the interleaving of shards that are read together, and the shuffle buffer each have a seed of their
+own. The second: each example carries its number in that stream, from which its crop is drawn, and the name of its file,
+which errors report. Any number of threads can therefore decode in parallel.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from sparsity_tf.datasets.images.imagenet import ImageFiles
 from sparsity_tf.extras import import_optional
 
 RECIPES = ("state_of_sparsity", "str")
-# What TensorFlow's messages say when an image or record can't be read.
+# Words in TensorFlow's messages that tell of an unreadable image or record.
 _READING = ("corrupted record", "truncated record", "JPEG", "PNG", "Decode", "decode", "Parse")
 _MARK = "sparsity_tf input:"
 
@@ -62,7 +62,7 @@ class FileBatches(Batches):
                 self.files.verify()  # raises the error that names the file
             raise
         except (
-            # What a file system answers; UnknownError is TensorFlow's word for answers that it has no class for.
+            # Errors of the file system. TensorFlow raises UnknownError for those that it has no class for.
             *(tf.errors.NotFoundError, tf.errors.FailedPreconditionError, tf.errors.PermissionDeniedError),
             tf.errors.UnknownError,
         ):
@@ -97,7 +97,7 @@ class FileBatches(Batches):
         return self._batches(examples, part, training=False)
 
     def _read_shards(self, paths, part):
-        """Pairs (file, record) of the shards of one pipeline, a few shards at a time."""
+        """Pairs (file, record) from the shards of one pipeline. A few shards are read at a time."""
         tf = import_optional("tensorflow")
 
         dataset = tf.data.Dataset.from_tensor_slices(paths)
@@ -113,27 +113,29 @@ class FileBatches(Batches):
         return dataset if by_file else dataset.shard(part.pipelines, part.index)
 
     def _shard_epoch(self, part, count):
-        """A function from an epoch to its (seed, file, record) for one pipeline: `count` of them."""
+        """A function that maps an epoch to `count` triples (seed, file, record) for one pipeline."""
         tf = import_optional("tensorflow")
 
         paths = tf.constant(self.files.train.files)
 
         def one_epoch(epoch):
-            # Sets the seed of this traced function only: without it the shuffle would depend on the program's. Not 0,
-            # because (0, 0) means "no seed", and TensorFlow can't compare a tensor with it.
+            # This sets the seed of the traced function only. Without it, the shuffle would depend on the program's
+            # global seed. The seed must not be 0: TensorFlow takes (0, 0) for "no seed", and it can't test that for an
+            # epoch that is a tensor.
             tf.random.set_seed(self.seed + 1)
             seed = tf.stack([tf.constant(self.seed, tf.int64), epoch])
             order = tf.random.experimental.stateless_shuffle(paths, seed)
             dataset = self._read_shards(order, part)
             dataset = dataset.shuffle(self._shuffle_buffer, epoch, reshuffle_each_iteration=False)
-            # A worker whose shards hold less than its share begins them again: all must make the same steps.
+            # A worker whose shards hold less than its share reads them again, because all workers must make the same
+            # number of steps.
             dataset = dataset.repeat().take(count).enumerate()
             return dataset.map(lambda number, read: (self._seed(epoch, number * part.pipelines + part.index), *read))
 
         return one_epoch
 
     def _image_epoch(self, part):
-        """A function from an epoch to its (seed, path, label) for one pipeline, in batches' order."""
+        """A function that maps an epoch to triples (seed, path, label) for one pipeline, in the batches' order."""
         tf = import_optional("tensorflow")
 
         steps, replicas = self.steps_per_epoch, part.replicas
@@ -162,7 +164,7 @@ class FileBatches(Batches):
         return tf.random.experimental.stateless_fold_in(seed, number)
 
     def _batches(self, examples, part, training):
-        """Batches of (seed, file, record or label)."""
+        """Decodes and batches the examples, triples (seed, file, record or label)."""
         tf = import_optional("tensorflow")
 
         from sparsity_tf.datasets.images import imagenet_crops as crops
@@ -214,12 +216,12 @@ def file_batches(
     shuffle_buffer: int = 1024,
     parallel_reads: int = 16,
 ) -> Batches:
-    """Batches of a data set that is read as training goes: ImageNet.
+    """Batches of a data set that is read while training runs: ImageNet.
 
-    Pixels are (value / 255 - mean) / sd, mean .485 .456 .406 and sd .229 .224 .225, in both recipes.
+    Both recipes give pixels as (value / 255 - mean) / sd, with mean .485 .456 .406 and sd .229 .224 .225.
 
     Args:
-        files: `ImageFiles`, as `imagenet` gives them.
+        files: `ImageFiles`, as `imagenet` returns them.
         batch_size: Examples a step, over all replicas.
         recipe: `"state_of_sparsity"`: Inception's distorted bounding box, bicubic, flip; evaluation on the central
             224 / 256 of the shorter side. `"str"`: torchvision's random resized crop, bilinear, flip; evaluation on
@@ -228,14 +230,14 @@ def file_batches(
         eval_batch_size: Examples a batch in evaluation. Defaults to `batch_size`.
         seed: Non-negative integer.
         dtype: Element type of the images: `"float32"`, `"bfloat16"` or `"float16"`.
-        shuffle_buffer: Record shards: examples among which the next is drawn, 0.1 MB each. (The order of shards is
-            drawn too. Image folders are shuffled whole.)
-        parallel_reads: Record shards that are read together. It is part of what fixes the order of the examples.
+        shuffle_buffer: For record shards: the number of examples from which the next one is drawn, 0.1 MB each. (The
+            order of the shards is random, too. Image folders need no buffer: all their examples are shuffled.)
+        parallel_reads: Number of record shards that are read together. The order of the examples depends on it.
 
     Returns:
-        `Batches`. Their `test()` is what ImageNet calls validation. With an `InputContext`, record shards are divided
-        among the workers, so that each reads only its own; with fewer shards than workers, records are. Image
-        folders give the workers the parts of the same global batch that one worker would see.
+        `Batches`. Their `test()` gives the images that ImageNet calls validation. With an `InputContext`, each worker
+        reads only its own record shards. If there are fewer shards than workers, the records are divided instead. From
+        image folders, each worker gets its part of the global batch that a single worker would see.
 
     Raises:
         ValueError: An argument is not as described.

@@ -1,10 +1,10 @@
-"""Reading the IDX files that MNIST and its relatives are published in.
+"""Reads IDX files, the format in which MNIST and its relatives are published.
 
 An IDX file is: two zero bytes, one byte for the element type, one byte for the number of
 dimensions, the dimensions as big-endian 32-bit integers, then the elements in C order
-(description: Y. LeCun, "The MNIST database of handwritten digits"). Two ideas live here:
-parsing one file with every way it can be broken turned into a `ValueError` that names the file,
-and finding the four files of a data set under the spellings that are in circulation.
+(description: Y. LeCun, "The MNIST database of handwritten digits"). Two ideas live here. The first
+is to parse one file and to report every fault of it as a `ValueError` that names the file. The second
+is to find the four files of a data set under all the names that are in use.
 """
 
 import math
@@ -40,13 +40,13 @@ def _spellings(stem, ndim):
 
 
 def read_idx(path: PathLike) -> np.ndarray:
-    """Reads one IDX file, gzipped or not (decided by its content, not by its name).
+    """Reads one IDX file, gzipped or not. The content tells which, not the name.
 
     Args:
         path: Path of the file.
 
     Returns:
-        A numpy array of the shape and element type that the file states, in native byte order.
+        A numpy array in native byte order, with the shape and element type from the file's header.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -81,7 +81,7 @@ def read_idx(path: PathLike) -> np.ndarray:
             )
         shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
         expected = math.prod(shape) * dtype.itemsize
-        # One byte more, which must not be there.
+        # Asks for one more byte than the header promises, to notice a file that is too long.
         content = read_at_most(file, expected + 1)
     if len(content) < expected:
         raise ValueError(
@@ -104,8 +104,8 @@ def find_idx_files(folder):
         empty dict if the folder holds none of the four.
 
     Raises:
-        FileNotFoundError: Some of the four are there and some are missing; the message names a
-            missing file and the spellings that are accepted.
+        FileNotFoundError: Some of the four files are there and some are missing. The message names a
+            missing file and the accepted names.
     """
     found, missing = {}, []
     for part, (stem, ndim) in _PARTS.items():

@@ -1,8 +1,8 @@
-"""Labelled images as arrays in memory: what they are once checked, and the places that all such data sets share.
+"""`ImageData`: labelled images as arrays in memory, and the places from which all such data sets are read.
 
-Two ideas live here: a data set that has been checked whole (`ImageData`), so that nothing behind it has to
-ask again; and reading it from an `.npz` file, from TFDS or through `keras.datasets`, with every way in which
-that can fail turned into a `ValueError` that names the file, or into "not here" where other places are left.
+Two ideas live here. The first: an `ImageData` has been checked as a whole, so that later code need not check it again.
+The second: it is read from an `.npz` file, from TFDS or through `keras.datasets`. Every failure becomes a `ValueError`
+that names the file, or `None` if other places are left to try.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import numpy as np
 from sparsity_tf.extras import MissingPackageError, import_optional
 
 PARTS = ("x_train", "y_train", "x_test", "y_test")
-_DOWNLOAD_TIMEOUT = 5.0  # seconds without an answer before a download is given up
+_DOWNLOAD_TIMEOUT = 5.0  # seconds without an answer after which a download is given up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ImageData:
         y_test: uint8 array `(n_test,)`.
         num_classes: Number of classes.
         name: Name of the data set, e.g. `"mnist"`.
-        source: A sentence saying where the arrays came from.
+        source: A sentence that says where the arrays came from.
 
     Example:
 
@@ -57,7 +57,7 @@ class ImageData:
 
 
 def checked(arrays, name, source, origin, num_classes=10, image_shape=(28, 28)):
-    """Makes an `ImageData`, or says what is wrong with `arrays`; `origin` names file or folder."""
+    """Makes an `ImageData`, or raises an error that says what is wrong with `arrays`; `origin` names file or folder."""
     parts = {}
     accepted = [tuple(image_shape)]
     if len(image_shape) == 2:
@@ -106,19 +106,19 @@ def from_tfds(name):
     except MissingPackageError as error:
         warnings.warn(f"{os.path.join(root, name)} is not read. {error}", stacklevel=2)
         return None
-    except Exception:  # half-prepared folders fail in many ways; the next place is tried
+    except Exception:  # a half-prepared folder may raise many kinds of errors; then the next place is tried
         return None
     train, test = (tfds.as_numpy(splits[split]) for split in ("train", "test"))
     return dict(zip(PARTS, (*train, *test), strict=True))
 
 
 def keras_cache():
-    """The folder where Keras keeps what it has downloaded."""
+    """The folder where Keras keeps its downloads."""
     return os.path.join(os.path.expanduser(os.environ.get("KERAS_HOME", os.path.join("~", ".keras"))), "datasets")
 
 
 def from_keras(name):
-    """The four arrays through `keras.datasets`, or `None` within seconds when there is no network."""
+    """Downloads the four arrays through `keras.datasets`; returns `None` within seconds if there is no network."""
     import keras
 
     timeout = socket.getdefaulttimeout()

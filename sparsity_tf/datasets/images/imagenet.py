@@ -1,8 +1,8 @@
-"""ImageNet where it lies: record shards in the original layout, TFDS's own, or folders of images.
+"""ImageNet as files on this disk: record shards in the original layout or in TFDS's, or folders of images.
 
-One idea lives here: a data set that is too large for memory is a list of files that has been looked over
-(`ImageFiles`), and what can be known without reading it whole is known before training begins: that no shard is
-missing, that each begins with a sound example, how many examples there are. `ImageFiles.verify` reads the rest.
+One idea lives here: a data set that is too large for memory is a checked list of files (`ImageFiles`). Before training
+begins, the check makes sure of all that can be known without reading everything: no shard is missing, each shard begins
+with a sound example, and the number of examples is known. `ImageFiles.verify` reads the rest.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ from sparsity_tf.datasets.images import image_data, records
 from sparsity_tf.extras import import_optional
 from sparsity_tf.type_names import PathLike, Tensor
 
-# The original layout: number of shards -> number of examples. Counting 1.3 million records would take minutes.
+# The original layout: (number of shards, number of examples). Counting 1.3 million records would take minutes.
 _ORIGINAL = {"train": (1024, 1_281_167), "validation": (128, 50_000)}
 _IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Files of the training or of the test part.
+    """The files of the training part or of the test part.
 
     Attributes:
         files: Paths of record shards, or of images.
@@ -38,14 +38,14 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class ImageFiles:
-    """A data set of labelled image files, looked over but not read.
+    """A data set of labelled image files. The list of files has been checked, but the files are not read.
 
     Attributes:
         train: `Split` of the training examples.
-        test: `Split` of the 50,000 examples that ImageNet calls validation.
+        test: `Split` of the test examples: the 50,000 images that ImageNet calls validation.
         num_classes: Number of classes.
         name: Name of the data set.
-        source: A sentence saying where it lies.
+        source: A sentence that says where the files lie.
         image_key: Name of the field of a record that holds the encoded image.
         label_key: Name of the field that holds the label.
         first_label: Label of the first class in the records: 1 in the original layout.
@@ -66,7 +66,7 @@ class ImageFiles:
     first_label: int = 1
 
     def parse(self, record: Tensor) -> tuple[Tensor, Tensor]:
-        """(encoded image, label from 0) of a record, a string tensor; a missing image is `b""`, a missing label < 0."""
+        """Splits a record, a string tensor, into (encoded image, label from 0); if missing: `b""`, a label below 0."""
         tf = import_optional("tensorflow")
 
         features = {
@@ -77,7 +77,7 @@ class ImageFiles:
         return example[self.image_key], tf.cast(example[self.label_key] - self.first_label, tf.int32)
 
     def fault(self, encoded: bytes, label: int) -> str | None:
-        """What is wrong with an example of encoded image and label (from 0), Python values; `None` if nothing is."""
+        """Says what is wrong with an example (encoded image and label from 0, Python values); `None` if it is sound."""
         if not encoded:
             return f"no image in the field {self.image_key!r}"
         if not encoded.startswith((b"\xff\xd8\xff", b"\x89PNG")):
@@ -93,17 +93,17 @@ class ImageFiles:
         return None
 
     def open_each(self) -> None:
-        """Opens every file once, and reads nothing.
+        """Opens every file once without reading it.
 
         Raises:
-            OSError: One is not there, or can't be opened.
+            OSError: A file is missing or can't be opened.
         """
         for path in (*self.train.files, *self.test.files):
             with open(path, "rb"):
                 pass
 
     def verify(self) -> None:
-        """Reads and decodes every example once: for ImageNet hours on two cores, minutes on a large machine.
+        """Reads and decodes every example once. ImageNet takes hours on two cores, and minutes on a large machine.
 
         Raises:
             ValueError: A record is corrupt or lacks a field, an image can't be decoded, a label is out of range. The
@@ -161,13 +161,13 @@ class ImageFiles:
 
 def _short(error):
     """TensorFlow's message without the names of its nodes."""
-    if isinstance(error, UnicodeDecodeError):  # a message that quotes the bytes of a broken record
+    if isinstance(error, UnicodeDecodeError):  # the message quotes the bytes of a broken record
         return "could not parse the record"
     return error.message.split("\n")[0].split("}} ")[-1].split(" [[")[0]
 
 
 def _look_at_first(path, files):
-    """Raises `ValueError` if the first record of a shard is not an example as `files` says."""
+    """Raises `ValueError` if the first record of a shard is not an example in the format that `files` describes."""
     tf = import_optional("tensorflow")
 
     record = records.first_record(path)
@@ -209,7 +209,7 @@ def _from_shards(data_dir, num_classes):
 
 
 def _from_tfds(folder, num_classes):
-    """From a version folder of TFDS, as `.../imagenet2012/5.1.0`; its shards hold images as they were."""
+    """`ImageFiles` from a version folder of TFDS, such as `.../imagenet2012/5.1.0`. It holds the original images."""
     info_path = os.path.join(folder, "dataset_info.json")
     if not os.path.isfile(info_path):
         return None
@@ -253,7 +253,7 @@ def _newest_tfds(root):
 
 
 def _scan(folder):
-    """{class folder: sorted paths of its images}."""
+    """Finds the images: a dict from class folder to the sorted paths of its images."""
     found = {}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir():
@@ -298,25 +298,25 @@ def _from_folders(data_dir, num_classes):
 
 
 def imagenet(data_dir: PathLike | None = None, num_classes: int | None = None) -> ImageFiles:
-    """ImageNet (ILSVRC 2012), or another data set in one of its layouts, as files on this disk.
+    """ImageNet (ILSVRC 2012), or another data set in one of the same layouts, as files on this disk.
 
     Args:
-        data_dir: Folder that holds one of:
+        data_dir: Folder that holds one of these:
             - the original record shards `train-00000-of-01024` ... and `validation-00000-of-00128` ..., all in one
               folder or in `train/` and `validation/`, with the fields `image/encoded` and `image/class/label`
-              (1-based). Any number of shards will do, if all are there;
-            - what TFDS made of it: `imagenet2012/5.1.0/imagenet2012-train.tfrecord-*` (labels from 0);
-            - image folders `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG` (also below `imagenet/`); classes are
+              (1-based). The number of shards is free, but all of them must be there;
+            - the files that TFDS prepared: `imagenet2012/5.1.0/imagenet2012-train.tfrecord-*` (labels from 0);
+            - image folders `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG` (also below `imagenet/`). The classes are
               numbered in the order of their names.
             Defaults to `None`: TFDS's folder.
-        num_classes: Number of classes. Defaults to `None`: the number of folders or of TFDS's labels, otherwise
-            1,000.
+        num_classes: Number of classes. Defaults to `None`: the number of folders or of TFDS's labels, or 1,000 if the
+            files don't tell.
 
     Returns:
-        `ImageFiles`, for `file_batches`. Every shard's first record has been looked at.
+        `ImageFiles`, for `file_batches`. The first record of every shard has been checked.
 
     Raises:
-        FileNotFoundError: `data_dir`, or all files of a part, are missing.
+        FileNotFoundError: `data_dir` is missing, or all files of a part are.
         ValueError: A shard is missing, empty, truncated or no TFRecord file, its first record is not an example of
             image and label, or the class folders don't agree. The message names the file.
 

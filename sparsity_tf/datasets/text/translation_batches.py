@@ -1,8 +1,8 @@
-"""From a parallel corpus and a vocabulary to batches for a Transformer: `TranslationBatches`.
+"""`TranslationBatches`: makes batches for a Transformer from a parallel corpus and a vocabulary.
 
-As with the image data sets (`batches`), batches have the number of the optimizer step: what step t sees depends on the
-corpus, the seed and t only, so `train(first_step=...)` begins anywhere. A batch has a budget of tokens; its sentences
-are of similar length, or packed into rows of equal length (see `bucketing`).
+As with the image data sets (`batches`), the number of the optimizer step determines the batch: the batch of step t
+depends on the corpus, the seed and t only, so `train(first_step=...)` can begin at any step. A batch has a budget of
+tokens. Its sentences have similar lengths, or they are packed into rows of equal length (see `bucketing`).
 """
 
 import functools
@@ -30,19 +30,19 @@ class TranslationBatches(CallRepr):
     An element of a dataset is `(features, targets, weights)`:
 
     - `features`, a dict: `"inputs"` int32 `(batch, source length)` and `"targets"` int32 `(batch, target length)`, ids
-      with 0 for padding and 1 at the end of each sentence. With `packed` also `"inputs_segments"` and
+      with 0 for padding and 1 at the end of each sentence. With `packed`, the dict also has `"inputs_segments"` and
       `"targets_segments"` (number of the sentence in its row from 1, 0 for padding), `"inputs_positions"` and
       `"targets_positions"` (place in the sentence from 0), of the same shapes.
-    - `targets` once more, the labels: the model shifts its input itself.
-    - `weights`, float32 of their shape: 0 for padding, 1 elsewhere.
+    - `targets`, the labels: the same array as `features["targets"]`, because the model itself shifts its input.
+    - `weights`, float32 of the shape of `targets`: 0 for padding, 1 elsewhere.
 
     Attributes:
         vocabulary: The `subwords.Vocabulary`.
-        steps_per_epoch: Batches in which each training pair is seen about once.
+        steps_per_epoch: Number of batches that show each training pair about once.
         num_examples: Number of training pairs.
         num_validation, num_test: Numbers of pairs in the other splits.
         packed: Whether rows are packed.
-        source: Sentences saying where the pairs came from and which were left out.
+        source: Sentences that say where the pairs came from and which pairs were left out.
 
     Example:
 
@@ -95,11 +95,11 @@ class TranslationBatches(CallRepr):
     def train(self, first_step: int = 0, context: Any = None) -> Dataset:
         """An endless `tf.data.Dataset` of training batches, epoch after epoch.
 
-        On other backends than TensorFlow, this and the others are a `keras.utils.PyDataset`.
+        On backends other than TensorFlow, `train`, `validation` and `test` return a `keras.utils.PyDataset`.
 
         Args:
-            first_step: Optimizer steps already done: the first batch is the one of that step (from 0).
-            context: `tf.distribute.InputContext` of a worker; the batches are then those of its replicas.
+            first_step: Number of optimizer steps already done. The dataset begins with the batch of the next step.
+            context: `tf.distribute.InputContext` of a worker. The dataset then holds the batches for its replicas.
         """
         check_integer("first_step", first_step, 0)
 
@@ -114,15 +114,15 @@ class TranslationBatches(CallRepr):
         return self._buckets["train"].plan(self.seed, epoch)
 
     def validation(self, context: Any = None) -> Dataset:
-        """A finite dataset that has every validation pair once; rows that fill a batch up have weight 0."""
+        """A finite dataset that has every validation pair once. Rows that only fill up a batch have weight 0."""
         return self._evaluation("validation", context)
 
     def test(self, context: Any = None) -> Dataset:
-        """As `validation`, of the test pairs."""
+        """As `validation`, for the test pairs."""
         return self._evaluation("test", context)
 
     def texts(self, split: str) -> list[tuple[str, str]]:
-        """The pairs of a split as text: a list of `(source, target)`, in the order of the file, as they are used."""
+        """The pairs of a split that the batches use, as text: a list of `(source, target)`, in the file's order."""
         check_choice("split", split, _SPLITS)
         wanted = set(self._encoded[split].numbers.tolist())
         return [pair for number, pair in enumerate(getattr(self.corpus, split)) if number in wanted]
@@ -151,7 +151,7 @@ class TranslationBatches(CallRepr):
         return encoded.take(np.flatnonzero(longest <= limit)) if len(over) else encoded
 
     def _sort(self, split):
-        """The `Buckets` of a split; those of packed training rows have one length."""
+        """The `Buckets` of a split. Packed training rows all go into one bucket."""
         growth, replicas = self._options["bucket_growth"], self._options["replicas"]
         lengths, longest = self._encoded[split].lengths, self._options["max_length"]
         if split != "train":
@@ -198,7 +198,7 @@ class TranslationBatches(CallRepr):
         return with_options(numbered_batches(draw, like, begin * own, end, structure))
 
     def _batch(self, split, chosen, bucket):
-        """The arrays of a batch: those of the features in the order of their keys, then the weights."""
+        """The arrays of a batch: the features in the order of their keys, then the weights."""
         buckets, encoded = self._buckets[split], self._encoded[split]
         length, size = buckets.boundaries[bucket], buckets.sizes[bucket]
         if self.packed and split == "train":
@@ -222,7 +222,7 @@ class TranslationBatches(CallRepr):
 
 
 def _filled_up(rows, size):
-    """`size` rows; those that are missing hold nothing but an end, for a row without any token would attend to none."""
+    """Adds rows up to `size`. An added row holds only an end of sentence: a row without a token can't attend to any."""
     filled = np.full((size, rows.shape[1]), subwords.PADDING, np.int32)
     filled[:, 0] = subwords.END
     filled[: len(rows)] = rows
@@ -230,7 +230,7 @@ def _filled_up(rows, size):
 
 
 def _packed_rows(encoded, rows, side, length):
-    """(ids, segments, positions) of rows of sentences: three int32 arrays `(len(rows), length)`."""
+    """Packs rows of sentences into (ids, segments, positions): three int32 arrays `(len(rows), length)`."""
     ids, segments, positions = (np.zeros((len(rows), length), np.int32) for _ in range(3))
     for row, sentences in enumerate(rows):
         begin = 0
@@ -263,28 +263,30 @@ def translation_batches(
     Args:
         corpus: A `ParallelCorpus`.
         vocabulary: A `subwords.Vocabulary`, for both languages.
-        batch_tokens: Ids in a training batch on each side, padding included, over all replicas; as many sentences of a
-            bucket as fit, a multiple of `replicas`.
-        max_length: Ids in a training sentence at most, its end included. With `packed` also the length of a row.
-        packed: Whether rows hold several sentences each. The sentences of a row are drawn once, from the seed; epochs
+        batch_tokens: Largest number of ids in a training batch on each side, padding included, over all replicas. A
+            batch has as many sentences of a bucket as fit, a multiple of `replicas`.
+        max_length: Largest number of ids in a training sentence, its end included. With `packed` also the length of a
+            row.
+        packed: Whether each row holds several sentences. The seed determines once which sentences share a row; epochs
             differ in the order of the rows.
-        too_long: What to do with longer training pairs: `"drop"` (they are counted in `source`) or `"error"`.
+        too_long: How to treat longer training pairs: `"drop"` leaves them out (`source` says how many), `"error"`
+            raises an error.
         eval_batch_tokens: As `batch_tokens`, in evaluation.
         eval_max_length, eval_too_long: As `max_length` and `too_long`, for validation and test pairs.
-        bucket_growth: Ratio of the lengths of neighbouring buckets, above 1. Fewer buckets are fewer shapes to compile
-            for and more padding.
-        pad_to: Sentences are padded to the length of their `"bucket"` (few shapes, for XLA) or to the `"longest"` of
-            their batch (less to compute).
-        replicas: Replicas of the `tf.distribute` strategy.
-        cache_dir: Folder in which encoded sentences are kept; `None`: they aren't.
+        bucket_growth: Ratio of the lengths of neighbouring buckets, above 1. A larger ratio means fewer buckets, and so
+            fewer shapes to compile for, but more padding.
+        pad_to: Length to which sentences are padded: the length of their `"bucket"` (few shapes, for XLA) or the
+            `"longest"` sentence of their batch (less to compute).
+        replicas: Number of replicas of the `tf.distribute` strategy.
+        cache_dir: Folder in which encoded sentences are kept. `None`: they are not kept.
         seed: Non-negative integer.
 
     Returns:
         `TranslationBatches`.
 
     Raises:
-        ValueError: An argument is not as described; a sentence is too long and that is an error, a file is not as it
-            should be: the message names file and line.
+        ValueError: An argument is not as described; a sentence is too long and `too_long="error"` applies; or a file is
+            malformed. In the last two cases the message names file and line.
 
     Example:
 

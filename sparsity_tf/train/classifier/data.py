@@ -1,4 +1,4 @@
-"""From a `Recipe` to its data: which data set, which preprocessing, and by what the data are told from others."""
+"""The data of a `Recipe`: loads the data set, makes preprocessed batches, and describes the data to recognise them."""
 
 import dataclasses
 import os
@@ -7,15 +7,15 @@ import zlib
 
 from sparsity_tf import datasets
 
-# Images a step of evaluation; what the recipes train on says nothing about it.
+# Images in a step of evaluation. The batch size of training would be a poor guide for it.
 _EVALUATION = {"imagenet": 250}
 
 
 def load_data(recipe):
-    """The recipe's data set, an `ImageData` or `ImageFiles`; where it came from is in its `source`.
+    """Loads the recipe's data set, an `ImageData` or `ImageFiles`. Its `source` says where it came from.
 
     Raises:
-        FileNotFoundError, ModuleNotFoundError, ValueError: It is not there, or not sound.
+        FileNotFoundError, ModuleNotFoundError, ValueError: The data set is missing or damaged.
     """
     if recipe.dataset == "imagenet":
         if recipe.train_examples:
@@ -24,7 +24,7 @@ def load_data(recipe):
             )
         return datasets.imagenet(recipe.data_dir)
     with warnings.catch_warnings():
-        # The run prints `source` itself, so the loader need not warn of a stand-in as well.
+        # The loader warns if it falls back to the small demo set. The run prints `source`, which says the same.
         warnings.simplefilter("ignore")
         data = datasets.mnist_demo() if recipe.dataset == "mnist_demo" else _load(recipe)
     count = recipe.train_examples
@@ -43,9 +43,10 @@ def _load(recipe):
 
 
 def describe(data):
-    """By what a data set is told from others, in any folder: a dict of plain values, for `run_folder.claim_folder`.
+    """Describes a data set, independently of its folder: a dict of plain values, for `run_folder.claim_folder`.
 
-    The checksum is of all arrays; of a data set that is read as training goes, of the names of its files and of labels.
+    The checksum covers all arrays. For a data set that is read while training runs, it covers the names of its files
+    and the labels.
     """
     if isinstance(data, datasets.ImageFiles):
         train, test = data.train, data.test
@@ -62,7 +63,7 @@ def describe(data):
 
 
 def make_batches(recipe, data):
-    """The recipe's `datasets.Batches` of what `load_data` found."""
+    """Makes the recipe's `datasets.Batches` from the data that `load_data` returned."""
     common = {"batch_size": recipe.batch_size, "seed": recipe.seed}
     common["eval_batch_size"] = _EVALUATION.get(recipe.dataset, 1000)
     if isinstance(data, datasets.ImageFiles):

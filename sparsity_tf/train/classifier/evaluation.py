@@ -1,8 +1,8 @@
-"""How good a classifier is as it is used at inference: no noise, masked weights exactly zero.
+"""Measures a classifier as it is used at inference: without noise, and with masked weights exactly zero.
 
-One idea lives here: the test set is measured the same way while training runs, at its end and by
-`sparsity_tf.train.evaluate`, and under any `tf.distribute` strategy, whose replicas share the work. It does not depend
-on how the model was compiled.
+One idea lives here: there is one way to measure on the test set. It is used while training runs, at the end of training
+and by `sparsity_tf.train.evaluate`, and it works under any `tf.distribute` strategy, whose replicas share the work. The
+result does not depend on how the model was compiled.
 """
 
 import dataclasses
@@ -17,13 +17,14 @@ _TOP = 5
 
 @dataclasses.dataclass(frozen=True)
 class TestFigures:
-    """What an `Evaluation` found.
+    """The figures that an `Evaluation` measured.
 
     Attributes:
         loss: Mean cross-entropy in nats; NaN if an output is not finite.
         error: Share of wrong predictions, 0 to 1; NaN if an output is not finite.
-        top5_error: Share of examples whose class is not among the five with the highest outputs; NaN as above.
-        only_class: The class that every prediction is, or `None` if they differ.
+        top5_error: Share of examples whose class is not among the five with the highest outputs; NaN if an output is
+            not finite.
+        only_class: The class that the model predicts for every example, or `None` if predictions differ.
         finite: Whether all outputs are finite.
     """
 
@@ -37,10 +38,10 @@ class TestFigures:
 
 
 class Evaluation:
-    """Measures a model on a test set, as often as `run` is called; compiled once.
+    """Measures a model on a test set. `run` can be called repeatedly; the step is compiled once.
 
     Args:
-        model: Keras model from images to logits `(batch, num_classes)`.
+        model: Keras model that maps images to logits `(batch, num_classes)`.
         batches: `datasets.Batches`.
     """
 
@@ -51,7 +52,7 @@ class Evaluation:
         self._parts, self._step = make(model)
 
     def run(self):
-        """Measures the model as it is now.
+        """Measures the model with its present weights.
 
         Returns:
             `TestFigures`.
@@ -70,12 +71,12 @@ class Evaluation:
 
 
 def _step_of_tensorflow(model):
-    """(how a dataset is split among replicas, compiled function from a batch to `_sums` of all replicas)."""
+    """Two functions: one splits a dataset among replicas; one, compiled, gives `_sums` of a batch over all replicas."""
     import tensorflow as tf
 
     strategy = model.distribute_strategy
 
-    # What Keras decided for this model's inference; a GPU compiles, a CPU leaves convolutions alone.
+    # Takes Keras's own choice for this model: XLA on a GPU, and no XLA for convolutions on a CPU.
     @tf.function(jit_compile=bool(getattr(model, "jit_compile", False)))
     def measure(images, labels):
         return _sums(model(images, training=False), labels)
@@ -89,17 +90,17 @@ def _step_of_tensorflow(model):
 
 
 def _step_elsewhere(model):
-    """As `_step_of_tensorflow`, for the one replica of other backends."""
+    """As `_step_of_tensorflow`, for other backends, which have one replica."""
 
     def step(images, labels):
-        # Keras compiles the prediction; the sums are few and small.
+        # Keras compiles the prediction. The sums need no compilation, because they are few and small.
         return [ops.convert_to_numpy(value) for value in _sums(model.predict_on_batch(images), labels)]
 
     return iter, step
 
 
 def _sums(logits, labels):
-    """Sums over a batch: loss, wrong, not among the first five, outputs not finite, predictions a class."""
+    """Sums over a batch: loss, errors, top-5 errors, outputs that are not finite, and predictions of each class."""
     logits, labels = ops.cast(logits, "float32"), ops.cast(labels, "int32")
     classes = logits.shape[-1]
     loss = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)

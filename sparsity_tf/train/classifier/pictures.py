@@ -1,9 +1,9 @@
 """Pictures of a run: the input mask or the filters, sparsity bars, and a film of the training.
 
-The film is drawn at the end, from the kernels that `Frames` put on disk while training (16-bit
-and compressed, so about nothing once they are sparse): so a resumed run has the whole film, and
-drawing costs no training time. The first layer of a fully connected net is filmed as the images
-that its units see, like the filters of a convolution.
+While training runs, `Frames` writes kernels to disk (16-bit and compressed, so they are tiny once they
+are sparse). The film is drawn from them at the end. A resumed run therefore has the whole film, and
+drawing takes no training time. For a fully connected net, the film shows the weights of each unit of
+the first layer as an image, like the filters of a convolution.
 """
 
 import os
@@ -18,18 +18,19 @@ from sparsity_tf.inspection.plots import kernel_value
 from sparsity_tf.train import run_folder
 
 _MOST_FRAMES = 50
-# Convolutions that are drawn; of deeper networks the first alone, whose filters see the image.
+# Networks with up to this many convolutions have all of them drawn. For a deeper network only the first is drawn,
+# because its filters see the image.
 _FEW = 2
 
 
 def filmed_layer(model):
-    """The layer that the film shows: the last convolution that is drawn, or else the first dense layer."""
+    """The layer that the film shows: the last convolution that is drawn, or the first dense layer if there is none."""
     layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
     return (drawn_convolutions(model) or layers)[-1 if drawn_convolutions(model) else 0]
 
 
 def drawn_convolutions(model):
-    """The convolutions whose filters are drawn: both of a small network, the first of a deep one."""
+    """The convolutions whose filters are drawn: all of a small network, the first of a deep one."""
     convolutions = [layer for layer in model.layers if len(getattr(layer, "kernel", np.empty(0)).shape) == 4]
     return convolutions if len(convolutions) <= _FEW else convolutions[:1]
 
@@ -38,11 +39,11 @@ class Frames(keras.callbacks.Callback):
     """Stores the inference kernel of one layer before training and after every few epochs.
 
     Args:
-        folder: Folder of the run; frames go to `frames/0012.npz` in it, 12 for the epochs done.
+        folder: Folder of the run. The frame after 12 epochs is `frames/0012.npz` in this folder.
         every: Epochs between frames; 0 spreads at most 50 frames over the run. The last epoch
-            always has one.
+            always has a frame.
         epochs: Number of epochs of the run.
-        first_epoch: Number of epochs done before; later frames, of an epoch that was cut off,
+        first_epoch: Number of epochs already done. Later frames, from an epoch that was cut off,
             are removed.
     """
 
@@ -86,9 +87,9 @@ def draw(model, folder):
         folder: Folder of the run.
 
     Returns:
-        Names of the files written: `sparsity.png`, `training.gif`, and `input_mask.png` for a
-        fully connected net or `filters_LAYER.png` for each convolution of a small one (the first of a deep one). An
-        empty list, after a line that says why, if the packages for drawing are not installed.
+        Names of the written files: `sparsity.png`, `training.gif`, and `input_mask.png` for a fully connected net or
+        `filters_LAYER.png` for each convolution of a small network (for the first one of a deep network). If the
+        packages for drawing are not installed, a printed line says so and the list is empty.
     """
     made = []
 
@@ -115,13 +116,13 @@ def _film(model, folder, path):
     shape = tuple(layer.kernel.shape)
     if len(shape) == 2:
         shape = (*model.input_shape[1:], shape[-1])
-    # The film reads a layer; this one holds the stored kernels in turn.
+    # The film is captured from a layer. This layer gets the stored kernels, one after the other.
     screen = keras.layers.Conv2D(shape[-1], shape[:2], use_bias=False, name=layer.name)
     screen.build((None, *shape[:-1]))
     film = inspection.MaskAnimation(screen, max_frames=_MOST_FRAMES)
     for done, frame in _stored_frames(folder):
         kernel = read_npz(frame, ["kernel"])["kernel"]
-        # Stored values below the 16-bit range have become zero; they would draw as white too.
+        # Values too small for 16 bits have become zero. A picture would show them as white in any case.
         screen.kernel.assign(kernel.astype(np.float32).reshape(shape))
         film.capture(f"epoch {done}")
     film.save_gif(path)

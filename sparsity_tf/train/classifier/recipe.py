@@ -1,4 +1,4 @@
-"""`Recipe`: a checked set of settings of one training run. Each field is also a flag of the same name."""
+"""`Recipe`: the checked settings of one training run. Each field is also a flag of the same name."""
 
 import dataclasses
 import itertools
@@ -45,10 +45,10 @@ INITIALIZERS = (
 class Recipe(SparsitySettings):
     """The settings of one training run, checked when made.
 
-    Every field is documented by its `help` metadata, which is also the help of the flag.
+    The `help` metadata of a field documents it and is also the help text of its flag.
 
     Raises:
-        ValueError: A value that is not allowed; the message names it and says what is.
+        ValueError: A value is not allowed. The message names the setting and says which values are.
 
     Example:
         >>> recipe = dataclasses.replace(PRESETS["lenet300_vd"], epochs=5)

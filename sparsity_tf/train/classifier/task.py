@@ -1,4 +1,4 @@
-"""What the image classifiers are to the trainer: images, network, test error, and pictures of what is left of it."""
+"""The task of the image classifiers: tells the trainer their images, network and test error, and draws pictures."""
 
 import inspect
 import math
@@ -15,14 +15,14 @@ from sparsity_tf.train.losses import SmoothedCrossentropy
 from sparsity_tf.train.sparsity_settings import naming_options
 from sparsity_tf.train.task import Findings, Task
 
-# What a `SparsityMonitor` knows beside the sparsities.
+# Columns that a `SparsityMonitor` has beside the sparsities.
 _OF_MASKS = ("threshold", "drop_fraction", "dropped", "grown", "mask_change")
 
 
 class ClassifierLog(log.EpochLog):
     """The `EpochLog` of the classifiers: loss, accuracy and errors on the test set.
 
-    What the CSV file of its `monitor` has beside sparsities becomes TensorBoard scalars, too.
+    The columns that the CSV file of its `monitor` has beside the sparsities become TensorBoard scalars, too.
     """
 
     axis = "epoch"
@@ -111,11 +111,12 @@ class ClassifierTask(Task):
         }
 
     def choose_jit_compile(self, recipe, model):
-        """Whether to compile the step with XLA, where the recipe says "auto".
+        """Whether to compile the step with XLA if the recipe says "auto".
 
-        Always on a GPU and with JAX. On a CPU yes for dense nets (LeNet-300-100: 0.94 against 1.12 s an epoch
-        without technique, two cores) and no with convolutions, whose gradients XLA:CPU computes about
-        three times slower than TensorFlow's own kernels (LeNet-5: 8.2 against 2.6 s for 60 steps).
+        XLA is used always on a GPU and with JAX. On a CPU, it is used for nets of dense layers (LeNet-300-100 without
+        technique: 0.94 s an epoch against 1.12 s, two cores), and not for nets with convolutions, because XLA:CPU
+        computes their gradients about three times slower than TensorFlow's own kernels (LeNet-5: 8.2 s against 2.6 s
+        for 60 steps).
         """
         if recipe.jit_compile != "auto":
             return recipe.jit_compile == "true"
@@ -153,7 +154,7 @@ class ClassifierTask(Task):
 
 
 def _network(recipe):
-    """The builder of the recipe's network, whose own arguments `model_options` may hold."""
+    """The builder of the recipe's network. Checks that `model_options` holds only arguments of this builder."""
     builder = getattr(models, recipe.model)
     given = {"input_shape", "num_classes", "kernel_initializer", "kernel_regularizer"}
     given |= {"technique", "technique_options", "where", "name"}
@@ -174,7 +175,7 @@ def _network(recipe):
 
 
 def _initializer(recipe):
-    """The argument of the builder; none for "default", which leaves each layer what its paper has."""
+    """The initializer as an argument for the builder. "default" gives no argument: each layer keeps its paper's own."""
     name, _, stddev = recipe.kernel_initializer.partition(":")
     if name == "default":
         return {}
@@ -186,7 +187,7 @@ def _initializer(recipe):
 
 
 def _regularize_others(model, factor):
-    """L2 of biases, gammas and betas: of the built variables, and in the config that is saved."""
+    """Sets L2 on biases, gammas and betas, both on the built variables and in the config that is saved."""
     for layer in model.layers:
         for name in ("bias", "gamma", "beta"):
             variable = getattr(layer, name, None)
@@ -203,12 +204,12 @@ def _regularizer(recipe):
 
 
 def verdict(table, test, loss):
-    """Says what is wrong with a network, or `None` if its sparsity may be reported.
+    """Says what is wrong with a network; returns `None` if the network is sound and its sparsity may be reported.
 
     Args:
         table: `SparsityTable` of the network.
         test: `TestFigures` of the network.
-        loss: Training loss of its last epoch.
+        loss: Training loss of the last epoch.
 
     Returns:
         A sentence without a full stop that begins with "diverged:" or "collapsed:", or `None`.

@@ -3,10 +3,10 @@
     python -m sparsity_tf.train.language_model --config=char_rnn_dsr --data_dir=/data/wikitext2
     python -m sparsity_tf.train.language_model --config=small_char_rnn_narang --output_dir=runs/narang --epochs=5
 
-`--config` names a recipe of `presets.py`; every setting of it has a flag of the same name that
-overrides it. The last line of the output is `bits per character 1.7512 (validation), 1.7489 (test), sparsity 90.00 %,
-compression 10.0x`; exit status 1 and another line if the network diverged or collapsed, 2 if flags, text or files
-can't be used.
+`--config` names a recipe of `presets.py`. Every setting of a recipe has a flag of the same name that overrides it. The
+last line of the output is `bits per character 1.7512 (validation), 1.7489 (test), sparsity 90.00 %, compression 10.0x`.
+If the network diverged or collapsed, the last line says so and the exit status is 1. The exit status is 2 if flags,
+text or files can't be used.
 """
 
 from absl import flags
@@ -17,29 +17,29 @@ from sparsity_tf.train.language_model.recipe import LanguageRecipe
 
 
 def define_flags(flag_values=flags.FLAGS):
-    """Defines one flag for each field of `LanguageRecipe`, and those of the run itself."""
+    """Defines one flag for each field of `LanguageRecipe`, and the flags of the run itself."""
     recipe_flags.define(LanguageRecipe, presets.PRESETS, "small_char_rnn_dsr", flag_values)
 
 
 def recipe_from_flags(flag_values):
-    """The recipe that the flags ask for: the preset, with the settings given as flags replaced.
+    """The recipe that the flags ask for: the preset, in which given flags replace settings.
 
     Raises:
-        ValueError: Unknown preset or a value that is not allowed; the message lists what is.
+        ValueError: The preset is unknown or a value is not allowed. The message lists the allowed ones.
     """
     recipe = presets.get_preset(flag_values.config)
     return recipe_flags.recipe_from(flag_values, recipe)
 
 
 def make_task(flag_values):
-    """The program's task; imported late, so that wrong flags are reported at once."""
+    """The program's task. It is imported only here, so that wrong flags are reported at once."""
     from sparsity_tf.train.language_model.task import LanguageModelTask
 
     return LanguageModelTask()
 
 
 def main(argv, flag_values=flags.FLAGS):
-    """Runs the recipe that the flags ask for; exit status as of `recipe_flags.run`."""
+    """Runs the recipe that the flags ask for. The exit status is that of `recipe_flags.run`."""
     return recipe_flags.run(argv, flag_values, recipe_from_flags, make_task)
 
 

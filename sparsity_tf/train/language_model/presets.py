@@ -1,15 +1,16 @@
-"""The recipes of `python -m sparsity_tf.train.language_model` that have a name.
+"""The presets of `python -m sparsity_tf.train.language_model`: recipes with a name.
 
-They are the modes of the `dst` package's character program (Mostafa and Wang, ICML 2019, arXiv 1902.05967), on its
-training: two layers of 1,024 plain recurrent units, 50 epochs of windows of 50 characters, 128 at a time, RMSprop at
-2e-3, weight decay 1e-5 on all parameters, no schedule and no clipping.
+The recipes follow the character program of the `dst` package (Mostafa and Wang, ICML 2019, arXiv 1902.05967), its modes
+and its training: two layers of 1,024 plain recurrent units, 50 epochs of batches of 128 windows of 50 characters,
+RMSprop at 2e-3, weight decay 1e-5 on all parameters, no schedule and no clipping.
 
-* `narang` is its mode "comp" (Narang et al. 2017, arXiv 1704.05119), with q = 0.1;
-* `dsr` its mode "dst", that counts sparsity over the whole model: updates every 100 steps, every 200 from epoch 10,
-  400 from 20, 800 from 30, none from 40 on. Its default target, 0.5, is 0.9 here; the threshold begins at 0.01;
-* `static` is the control: as many weights, at random places, that never move.
+* `narang` is the program's mode "comp" (Narang et al. 2017, arXiv 1704.05119), with q = 0.1;
+* `dsr` is its mode "dst", which counts sparsity over the whole model. Masks are updated every 100 steps, every 200 from
+  epoch 10, every 400 from epoch 20, every 800 from epoch 30, and not at all from epoch 40 on. The target is 0.9 here
+  (0.5 by default in the program), and the threshold begins at 0.01;
+* `static` is the control: the same number of weights at random places that never change.
 
-`small_char_rnn_` are the same on LSTMs of 256 units, for minutes on one processor core.
+The recipes `small_char_rnn_` do the same with LSTMs of 256 units. They take minutes on one processor core.
 """
 
 import dataclasses
@@ -17,7 +18,8 @@ import dataclasses
 from sparsity_tf.train.fields import named
 from sparsity_tf.train.language_model.recipe import LanguageRecipe
 
-# Its loss is the sum over the window, ours the mean: beside the gradient decay weighs the same at a fiftieth.
+# The program's loss is the sum over the 50 characters of a window, and ours is the mean. Our gradient is a fiftieth of
+# the program's, so the weight decay must be a fiftieth, too.
 _DST = {"kernel_l2": 1e-5 / 2 / 50}
 _DSR = {
     "technique": "dsr",
@@ -54,5 +56,5 @@ PRESETS.update(
 
 
 def get_preset(name):
-    """The recipe of that name; an unknown one is a ValueError that lists the known ones."""
+    """The recipe with this name. For an unknown name, a ValueError lists the known names."""
     return named(PRESETS, name)

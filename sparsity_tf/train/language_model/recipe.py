@@ -1,4 +1,4 @@
-"""`LanguageRecipe`: a checked set of settings of one training run of a character model. Each field is also a flag."""
+"""`LanguageRecipe`: the checked settings of one training run of a character model. Each field is also a flag."""
 
 import dataclasses
 
@@ -15,10 +15,10 @@ LR_SCHEDULES = ("constant", "linear", "cosine")
 class LanguageRecipe(SparsitySettings):
     """The settings of one training run of a character model, checked when made.
 
-    Every field is documented by its `help` metadata, which is also the help of the flag.
+    The `help` metadata of a field documents it and is also the help text of its flag.
 
     Raises:
-        ValueError: A value that is not allowed; the message names it and says what is.
+        ValueError: A value is not allowed. The message names the setting and says which values are.
     """
 
     data_dir: str = other(

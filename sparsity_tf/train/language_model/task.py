@@ -1,4 +1,4 @@
-"""What the character models are to the trainer: a text, a recurrent network, and bits per character."""
+"""The task of the character models: tells the trainer their text, recurrent network and bits per character."""
 
 import math
 import zlib
@@ -15,7 +15,7 @@ from sparsity_tf.train.task import Findings, Task
 
 
 class LanguageModelLog(log.EpochLog):
-    """The `EpochLog` of character models: what `fit` found on training and validation text, in bits per character."""
+    """The `EpochLog` of character models: the figures of training and validation text, in bits per character."""
 
     def figures(self, logs):
         return {name: float(logs[name]) for name in ("bits_per_character", "val_bits_per_character")}
@@ -53,7 +53,7 @@ class LanguageModelTask(Task):
         return recipe.epoch_steps or batches.steps_per_epoch
 
     def penalty_examples(self, recipe, batches):
-        """The characters that training once over the text predicts."""
+        """The number of characters that one pass over the training text predicts."""
         return batches.num_examples * batches.window
 
     def make_model(self, recipe, batches):
@@ -107,7 +107,7 @@ class LanguageModelTask(Task):
 
 
 def _describe(corpus):
-    """By what a text is told from others: a dict of plain values."""
+    """Describes a text, so that a continued run recognises it: a dict of plain values."""
     checksum = zlib.crc32("".join(corpus.vocabulary).encode())
     counts = {}
     for split in ("train", "validation", "test"):
@@ -122,11 +122,11 @@ def _optimizer(recipe, steps):
     clip = {"global_clipnorm": recipe.clip_norm} if recipe.clip_norm else {}
     if recipe.optimizer == "adam":
         return keras.optimizers.Adam(rate, **clip)
-    # PyTorch adds its epsilon of 1e-8 to the root, Keras to what is under it.
+    # PyTorch adds its epsilon of 1e-8 to the square root. Keras adds its epsilon under the root, hence 1e-16.
     return keras.optimizers.RMSprop(rate, rho=0.99, epsilon=1e-16, **clip)
 
 
 def _ignores_its_input(model, batches):
-    """Whether the network predicts the same whatever the text: nothing is left in it that could be called a model."""
+    """Whether the network predicts the same for every text. Such a network has collapsed."""
     logits = np.asarray(model.predict_on_batch(batches.batch(0)[0]), np.float32)
     return bool((np.ptp(logits, axis=(0, 1)) < 1e-6).all())

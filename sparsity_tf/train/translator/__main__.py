@@ -3,10 +3,10 @@
     python -m sparsity_tf.train.translator --config=tiny_magnitude --data_dir=/data/ende
     python -m sparsity_tf.train.translator --config=transformer_vd --dataset=wmt14_translate/de-en --strategy=mirrored
 
-`--config` names a recipe of `presets.py`; every setting of it has a flag of the same name that
-overrides it. The last line of the output is `BLEU 21.43 (validation), perplexity 5.81, sparsity 90.00 %, compression
-10.0x`; exit status 1 and another line if the network diverged or collapsed, 2 if flags, data or files can't be
-used.
+`--config` names a recipe of `presets.py`. Every setting of a recipe has a flag of the same name that overrides it. The
+last line of the output is `BLEU 21.43 (validation), perplexity 5.81, sparsity 90.00 %, compression 10.0x`. If the
+network diverged or collapsed, the last line says so and the exit status is 1. The exit status is 2 if flags, data or
+files can't be used.
 """
 
 from absl import flags
@@ -17,7 +17,7 @@ from sparsity_tf.train.translator.recipe import REGULARIZATIONS, TranslationReci
 
 
 def define_flags(flag_values=flags.FLAGS):
-    """Defines one flag for each field of `TranslationRecipe`, and those of the run itself."""
+    """Defines one flag for each field of `TranslationRecipe`, and the flags of the run itself."""
     recipe_flags.define(TranslationRecipe, presets.PRESETS, "tiny_magnitude", flag_values)
     own = {"flag_values": flag_values}
     flags.DEFINE_string(
@@ -29,10 +29,10 @@ def define_flags(flag_values=flags.FLAGS):
 
 
 def recipe_from_flags(flag_values):
-    """The recipe that the flags ask for: the preset, with the settings given as flags replaced.
+    """The recipe that the flags ask for: the preset, in which given flags replace settings.
 
     Raises:
-        ValueError: Unknown preset or a value that is not allowed; the message lists what is.
+        ValueError: The preset is unknown or a value is not allowed. The message lists the allowed ones.
     """
     recipe = presets.get_preset(flag_values.config)
     return recipe_flags.recipe_from(flag_values, recipe, _regularization(flag_values.regularization))
@@ -49,14 +49,14 @@ def _regularization(name):
 
 
 def make_task(flag_values):
-    """The program's task; imported late, so that wrong flags are reported at once."""
+    """The program's task. It is imported only here, so that wrong flags are reported at once."""
     from sparsity_tf.train.translator.task import TranslatorTask
 
     return TranslatorTask(flag_values.cache_dir)
 
 
 def main(argv, flag_values=flags.FLAGS):
-    """Runs the recipe that the flags ask for; exit status as of `recipe_flags.run`."""
+    """Runs the recipe that the flags ask for. The exit status is that of `recipe_flags.run`."""
     return recipe_flags.run(argv, flag_values, recipe_from_flags, make_task)
 
 

@@ -1,9 +1,10 @@
-"""The recipes of `python -m sparsity_tf.train.translator` that have a name: every number of a run, in one place.
+"""The presets of `python -m sparsity_tf.train.translator`: recipes with a name, which hold every number of a run.
 
-The `transformer_` recipes are those of *The State of Sparsity* (Gale, Elsen and Hooker, arXiv 1902.09574): the base
-Transformer of tensor2tensor on WMT English-German, rows of 256 packed subwords, 16,384 a step (8 cores of 2,048),
-500,000 steps, 90 % sparsity. The settings are those of the published checkpoint with the best BLEU at 90 %, whose name
-lists them; a penalty's weight there is divided by the pairs of WMT (`penalty_examples`):
+The `transformer_` recipes come from *The State of Sparsity* (Gale, Elsen and Hooker, arXiv 1902.09574): the base
+Transformer of tensor2tensor on WMT English-German, rows of 256 packed subwords, 16,384 subwords a step (8 cores of
+2,048), 500,000 steps, 90 % sparsity. For each technique the settings are taken from the published checkpoint with the
+best BLEU at 90 %, whose name lists them. The penalty weight in a name is already divided by the number of WMT's pairs
+(`penalty_examples`):
 - `transformer_magnitude`: magnitude_pruning_0.9_0_400000_10000_0.0_0.1 (begin, end, frequency, dropout, label
   smoothing), BLEU 23.26;
 - `transformer_random`: random_pruning_0.9_0_100000_1000_0.0_0.1, BLEU 20.67;
@@ -11,18 +12,18 @@ lists them; a penalty's weight there is divided by the pairs of WMT (`penalty_ex
   weight, dropout, label smoothing, threshold on log alpha), BLEU 21.43;
 - `transformer_l0`: l0_regularization_0.9_cubic_200000_100000_0.000002222_0.1_0.1, BLEU 20.05.
 
-RigL (Evci et al., arXiv 1911.11134) and STR (Kusupati et al., arXiv 2002.03231) have no published Transformer: theirs
-are the papers' settings for other networks on the same training, which no one has measured; STR leaves the embedding
-dense.
+RigL (Evci et al., arXiv 1911.11134) and STR (Kusupati et al., arXiv 2002.03231) have no published Transformer. Their
+recipes combine this training with the papers' settings for other networks; nobody has measured them. STR leaves the
+embedding dense.
 
-The `tiny_` recipes are for two processor cores and a corpus of 100,000 short sentences, the `small_` ones for a GPU and
-150,000 sentences.
+The `tiny_` recipes are for two processor cores and a corpus of 100,000 short sentences, the `small_` recipes for a GPU
+and 150,000 sentences.
 """
 
 from sparsity_tf.train.fields import named
 from sparsity_tf.train.translator.recipe import REGULARIZATIONS, TranslationRecipe
 
-_PAIRS = 4_500_000  # by which the published penalties are divided, about the number of pairs of WMT
+_PAIRS = 4_500_000  # about the number of pairs of WMT; the published penalties are divided by it
 _WMT = {
     "dataset": "wmt14_translate/de-en",
     "batch_tokens": 16_384,
@@ -55,7 +56,7 @@ _TINY = {
     "hidden_size": 128,
     "filter_size": 512,
     "num_heads": 4,
-    "dropout": 0.0,  # fewer than two epochs
+    "dropout": 0.0,  # no dropout, because training is shorter than two epochs
     "attention_dropout": 0.0,
     "relu_dropout": 0.0,
     "lr_schedule": "linear",
@@ -75,10 +76,11 @@ _TINY_PRUNING = {
     "frequency": "50",
 }
 
-# In some thousand steps a parameter moves by a few at most: variances begin near the threshold.
+# In some thousand steps a parameter such as log sigma^2 can move by a few units at most, so the variances begin near
+# the threshold.
 _VD = {"log_sigma2_initializer": -8.0, "log_alpha_threshold": 3.0}
 
-# Minutes on a GPU: 15 epochs of 150,000 pairs.
+# 15 epochs of 150,000 pairs, which take minutes on a GPU.
 _SMALL = {
     **_TINY,
     **REGULARIZATIONS["dropout+label_smoothing"],
@@ -163,7 +165,7 @@ PRESETS = {
         penalty_begin_step=200,
         penalty_end_step=600,
     ),
-    # Gates that begin more open learn, and twice the steps are needed to close them.
+    # The gates begin more open, so that the network learns. Closing them then takes twice the steps.
     "tiny_l0": TranslationRecipe(
         **{**_TINY, "train_steps": 2400},
         technique="l0",
@@ -187,5 +189,5 @@ PRESETS = {
 
 
 def get_preset(name):
-    """The recipe of that name; an unknown one is a ValueError that lists the known ones."""
+    """The recipe with this name. For an unknown name, a ValueError lists the known names."""
     return named(PRESETS, name)

@@ -1,4 +1,4 @@
-"""`TranslationRecipe`: a checked set of settings of one training run of the translator. Each field is also a flag."""
+"""`TranslationRecipe`: the checked settings of one training run of the translator. Each field is also a flag."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from sparsity_tf.train.sparsity_settings import SparsitySettings
 
 LR_SCHEDULES = ("rsqrt", "constant", "linear", "cosine")
 SPLITS = ("none", "validation", "test")
-# Dropout (residual, attention, ReLU) and label smoothing by the names of *State of Sparsity*.
+# Dropout (residual, attention, ReLU) and label smoothing, under the names that *State of Sparsity* uses.
 REGULARIZATIONS = {
     "none": {"dropout": 0.0, "attention_dropout": 0.0, "relu_dropout": 0.0, "label_smoothing": 0.0},
     "label_smoothing": {"dropout": 0.0, "attention_dropout": 0.0, "relu_dropout": 0.0, "label_smoothing": 0.1},
@@ -37,11 +37,11 @@ REGULARIZATIONS = {
 class TranslationRecipe(SparsitySettings):
     """The settings of one training run of a Transformer, checked when made.
 
-    Every field is documented by its `help` metadata, which is also the help of the flag. "Epoch" means `eval_every`
-    steps throughout, for `frequency=epoch` as well.
+    The `help` metadata of a field documents it and is also the help text of its flag. An "epoch" always means
+    `eval_every` steps, also in `frequency=epoch`.
 
     Raises:
-        ValueError: A value that is not allowed; the message names it and says what is.
+        ValueError: A value is not allowed. The message names the setting and says which values are.
     """
 
     dataset: str = other("tsv", "Corpus: tsv, text, or a name of tfds such as wmt14_translate/de-en.")
@@ -146,5 +146,5 @@ class TranslationRecipe(SparsitySettings):
 
     @property
     def epochs(self):
-        """Number of evaluations: what `fit` calls epochs."""
+        """Number of evaluations. `fit` calls the steps between two of them an epoch."""
         return self.train_steps // self.eval_every

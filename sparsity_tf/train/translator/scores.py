@@ -1,4 +1,4 @@
-"""How good translations are: BLEU. Nothing of Keras is imported, which the command `bleu` does without."""
+"""Scores translations with BLEU. This module imports nothing of Keras, so that the command `bleu` starts without it."""
 
 from sparsity_tf.extras import import_optional
 

@@ -1,4 +1,4 @@
-"""What the translators are to the trainer: pairs of sentences, a Transformer, perplexity, translations and BLEU."""
+"""The task of the translators: tells the trainer their sentence pairs, Transformer, perplexity and BLEU."""
 
 import hashlib
 import itertools
@@ -27,9 +27,9 @@ _SAMPLES = 5
 
 
 class TranslatorLog(log.EpochLog):
-    """The `EpochLog` of the translators: what `fit` found on training and validation data.
+    """The `EpochLog` of the translators: the figures of training and validation data.
 
-    Accuracies are fractions, cross-entropies in nats a subword, their exponentials are perplexities.
+    Accuracies are fractions. Cross-entropies are in nats a subword, and their exponentials are perplexities.
     """
 
     def figures(self, logs):
@@ -48,7 +48,7 @@ class TranslatorLog(log.EpochLog):
 
 
 class TranslatorTask(Task):
-    """Translators: `batches` are `TranslationBatches`. "Epoch" means `eval_every` steps throughout.
+    """Translators: `batches` are `TranslationBatches`. An "epoch" always means `eval_every` steps.
 
     Args:
         cache_dir: Folder for trained vocabularies and encoded sentences, which runs may share. Defaults to `cache` in
@@ -87,7 +87,7 @@ class TranslatorTask(Task):
         return batches, _describe(batches)
 
     def keep_data(self, batches, folder):
-        """The vocabulary, without which the network can't be used."""
+        """Copies the vocabulary, without which the network can't be used."""
         own = os.path.join(folder, VOCABULARY)
         if os.path.abspath(batches.vocabulary.path) != os.path.abspath(own):
             shutil.copyfile(batches.vocabulary.path, own)
@@ -116,9 +116,10 @@ class TranslatorTask(Task):
         return model
 
     def objective(self, recipe, batches):
-        """Adam, and the token-mean smoothed cross-entropy, padding weighted out."""
+        """Adam, and the smoothed cross-entropy as a mean over tokens, in which padding has weight 0."""
         rate = optimizers.learning_rate(recipe, recipe.eval_every)
-        # The share is of the other subwords, and that of all, the right one included, is larger.
+        # The recipe's smoothing is the share that goes to the wrong subwords. The loss spreads its share over all
+        # subwords, the right one included, so the loss needs a larger number.
         smoothing = recipe.label_smoothing * batches.vocabulary.size / (batches.vocabulary.size - 1)
         return {
             "optimizer": keras.optimizers.Adam(rate, recipe.beta_1, recipe.beta_2, recipe.epsilon),
@@ -153,7 +154,7 @@ class TranslatorTask(Task):
 
 
 def _make_vocabulary(recipe, corpus, cache_dir):
-    """The recipe's vocabulary: the file that it names, or one trained on the training pairs and kept in `cache_dir`."""
+    """The recipe's vocabulary: read from its file, or trained on the training pairs and kept in `cache_dir`."""
     if recipe.vocabulary is not None:
         return subwords.load(recipe.vocabulary)
     settings = recipe.vocabulary_size, recipe.vocabulary_kind, recipe.seed, corpus.train.fingerprint
@@ -166,9 +167,9 @@ def _make_vocabulary(recipe, corpus, cache_dir):
 
 
 def _describe(batches):
-    """By what a corpus is told from others: a dict of plain values.
+    """Describes a corpus, so that a continued run recognises it: a dict of plain values.
 
-    The checksum is of the vocabulary's file and of the first pairs of each split: reading all takes minutes.
+    The checksum covers the vocabulary's file and the first pairs of each split. Reading all pairs would take minutes.
     """
     with open(batches.vocabulary.path, "rb") as file:
         checksum = zlib.crc32(file.read())
@@ -185,7 +186,7 @@ def _describe(batches):
 
 
 def _translate(prepared):
-    """Translates the split that the recipe names, and scores it: (what is wrong or `None`, figures for the report)."""
+    """Translates the recipe's split and scores it; returns (what is wrong or `None`, figures for the report)."""
     recipe, vocabulary = prepared.recipe, prepared.batches.vocabulary
     sources, references = map(list, zip(*prepared.batches.texts(recipe.bleu), strict=True))
     decoder = Decoder(prepared.model)

@@ -1,6 +1,6 @@
-"""The recipes of `python -m sparsity_tf.train.classifier` that have a name: every number of a run, in one place.
+"""The presets of `python -m sparsity_tf.train.classifier`: recipes with a name, which hold every number of a run.
 
-One file a data set holds them: `mnist.py`, `cifar.py`, `imagenet.py`.
+Each data set has a file: `mnist.py`, `cifar.py`, `imagenet.py`.
 """
 
 from sparsity_tf.train.classifier.presets.cifar import CIFAR
@@ -15,7 +15,7 @@ PRESETS = {**MNIST, **CIFAR, **IMAGENET}
 
 
 def get_preset(name):
-    """The recipe of that name; an unknown one is a ValueError that lists the known ones."""
+    """The recipe with this name. For an unknown name, a ValueError lists the known names."""
     return named(PRESETS, name)
 
 

@@ -2,15 +2,16 @@
 
 Sources of the numbers:
 - `wrn-28-2_*`: DSR (Mostafa & Wang, ICML 2019, arXiv 1902.05967) and its program: 200 epochs of batches of 100.
-- `wrn-16-8_*`, `vgg_*`, `alexnet_*`: sparse momentum (Dettmers & Zettlemoyer, arXiv 1907.04840): 250 epochs of 128, the
-  rate falls every 30,000 steps.
+- `wrn-16-8_*`, `vgg_*`, `alexnet_*`: sparse momentum (Dettmers & Zettlemoyer, arXiv 1907.04840): 250 epochs of batches
+  of 128; the learning rate falls every 30,000 steps.
 - `wrn-22-2_*`: RigL (Evci et al., ICML 2020, arXiv 1911.11134): 97,656 steps of 128 (250 epochs here: 97,500).
 - `vgg_like_vd`: SparseVD (Molchanov et al., ICML 2017, arXiv 1701.05369), from random weights.
-- `cifar_resnet_sb_*`: the spatial bottleneck (Peng et al., arXiv 1809.02601) of the `dst` package, ResNet-110.
-- `smallnet_*`: ours, four epochs of a quarter-width VGG-like net, so that two CPU cores can compare the techniques.
+- `cifar_resnet_sb_*`: the spatial bottleneck (Peng et al., arXiv 1809.02601) of the `dst` package, on ResNet-110.
+- `smallnet_*`: our own recipes, four epochs of a VGG-like net of a quarter of the width, so that two CPU cores can
+  compare the techniques.
 
-All weight decay of these programs is coupled to the gradient (kernel_l2 = decay / 2) and reaches biases and batch
-normalisation, too (other_l2), but for RigL's and dst's.
+The weight decay of these programs is part of the gradient (kernel_l2 = decay / 2). It also acts on biases and batch
+normalisation (other_l2), except in RigL's and dst's programs.
 """
 
 from sparsity_tf.models import DSR_WIDE_RESNET, FIRST_LAYER_DENSE
@@ -42,7 +43,7 @@ _DSR = {
     "epochs": 200,
     "batch_size": 100,
 }
-# Steps between updates, by epoch; those of every algorithm in DSR's program.
+# Steps between mask updates, by epoch. DSR's program uses them for every algorithm.
 _DSR_PERIODS = "0:100,25:200,80:400,140:800"
 _DSR_SPARSE = {**_DSR, "where": "|".join(DSR_WIDE_RESNET), "final_sparsity": 0.9}
 
@@ -51,14 +52,14 @@ _SPARSE_MOMENTUM = {
     "kernel_l2": 2.5e-4,
     "other_l2": 2.5e-4,
     "lr_schedule": "piecewise",
-    # 30,000 and 60,000 and 90,000 steps of 128 in 50,000 images.
+    # The boundaries 30,000, 60,000 and 90,000 in epochs: 50,000 images make 390 steps of 128.
     "lr_boundaries": (30_000 / 390, 60_000 / 390, 90_000 / 390),
     "lr_factors": (0.1, 0.01, 0.001),
     "epochs": 250,
     "batch_size": 128,
 }
 
-# Network -> builder, its options, sparsity at which the paper compares it with the dense one.
+# Network -> (builder, its options, sparsity at which the paper compares the network with the dense one).
 _SPARSE_MOMENTUM_NETS = {
     "alexnet_s": ("alexnet_s", {}, 0.9),
     "alexnet_b": ("alexnet_b", {}, 0.9),
@@ -110,12 +111,12 @@ _SMALL = {
     "kernel_l2": 2.5e-4,
     "lr_schedule": "cosine",
     "lr_decay_from": 0.125,
-    # Four epochs leave no time to recover from a bad first one.
+    # A warm-up, because four epochs leave no time to recover from a bad first epoch.
     "lr_warmup_epochs": 0.5,
     "epochs": 4,
     "batch_size": 128,
 }
-# Masks settle after three quarters of the 1,560 steps.
+# Masks change for the last time after three quarters of the 1,560 steps.
 _SMALL_MASKS = {**_SMALL, "final_sparsity": 0.9, "end_step": 1170, "frequency": "50"}
 
 
@@ -139,7 +140,7 @@ CIFAR = {
         end_step=190 * 500,
         prune_target=20_000,
     ),
-    # The shares of live weights that the program of DSR gives SET at each sparsity; this is the one at 0.9.
+    # DSR's program gives SET, for each sparsity, its share of live weights to drop. This is the share for 0.9.
     "wrn-28-2_set": Recipe(
         **_DSR_SPARSE,
         technique="set",
@@ -149,9 +150,9 @@ CIFAR = {
         decay="constant",
     ),
     "wrn-28-2_static": Recipe(**_DSR_SPARSE, technique="static"),
-    # Compression by gradual pruning in the program of DSR: 20 times, every second epoch.
+    # In DSR's program, compression by gradual pruning prunes 20 times, every second epoch.
     "wrn-28-2_gmp": Recipe(**_DSR_SPARSE, technique="gmp", frequency="1000", end_step=40 * 500),
-    # All kernels are masked in the program of sparse momentum.
+    # Sparse momentum's program masks all kernels.
     "wrn-28-2_snfs": Recipe(
         **{**_SPARSE_MOMENTUM, "model": "wide_resnet", "model_options": {"depth": 28, "width": 2}},
         technique="snfs",
@@ -177,7 +178,7 @@ CIFAR = {
         **{"model": "vgg_like", "model_options": {"variant": "sparse_vd", "width": 0.5}},
         technique="vd",
         technique_options={"log_sigma2_initializer": -10.0, "log_alpha_threshold": 3.0},
-        # The paper's program has 1e-5, with which it goes on from a trained network; 1e-3 is its rate for new ones.
+        # The paper's program uses 1e-5 to go on from a trained network, and 1e-3 for a new network, as here.
         lr_schedule="linear",
         lr_decay_from=0.5,
         penalty_begin_epoch=5,

@@ -2,19 +2,22 @@
 
 Sources of the numbers:
 - `resnet50_{dense,gmp,random,vd,l0,...}`: *State of Sparsity* (Gale et al., arXiv 1902.09574): 128,000 steps of 1,024
-  (102 epochs here), Nesterov, rate 0.4 with five epochs of warm-up, tenths at epochs 30, 60, 80, label smoothing 0.1.
-- `resnet50_gmp_extended`: its best sparse networks: batches of 4,096, 1.5 times as long, first layer dense. (Whether
-  the falls of the rate were stretched as well is not published; here they are.)
+  (102 epochs here), Nesterov, learning rate 0.4 with five epochs of warm-up, divided by ten at epochs 30, 60 and 80,
+  label smoothing 0.1.
+- `resnet50_gmp_extended`: the best sparse networks of the same paper: batches of 4,096, training 1.5 times as long,
+  first layer dense. (The paper does not say whether the epochs at which the rate falls are stretched as well; here they
+  are.)
 - `resnet50_{str,dnw,str_dense,str_gmp}` and `mobilenetv1_*`: STR (Kusupati et al., ICML 2020, arXiv 2002.03231): 100
-  epochs of batches of 256, momentum 0.875, cosine from 0.256 after five epochs of warm-up, label smoothing 0.1. Its
-  program sets the rate once an epoch; here it moves with every step.
+  epochs of batches of 256, momentum 0.875, cosine from 0.256 after five epochs of warm-up, label smoothing 0.1. The
+  paper's program sets the rate once an epoch; here it changes with every step.
 - `resnet50_{rigl,set,static,snip}`: RigL (Evci et al., ICML 2020, arXiv 1911.11134): 32,000 steps of 4,096.
-- `resnet50_snfs`: the "tuned" recipe of sparse momentum (Dettmers & Zettlemoyer, arXiv 1907.04840): its script has rate
-  0.2 for batches of 256, and drops half of the weights at first (`--prune-rate`; 0.2 belongs to the "baseline" recipe).
+- `resnet50_snfs`: the "tuned" recipe of sparse momentum (Dettmers & Zettlemoyer, arXiv 1907.04840). Its script has rate
+  0.2 for batches of 256, and at first drops half of the weights (`--prune-rate`; a prune rate of 0.2 belongs to the
+  "baseline" recipe).
 - `resnet50_dsr`: DSR (Mostafa & Wang, ICML 2019, arXiv 1902.05967).
 
-None has been run to its end: it takes days on one GPU. `tests/train/classifier/test_imagenet.py` trains, resumes,
-converts and evaluates on generated records in the original layout.
+None of these recipes has been run to its end, which takes days on one GPU. `tests/train/classifier/test_imagenet.py`
+trains, resumes, converts and evaluates on generated records in the original layout.
 """
 
 from sparsity_tf.models import DSR_RESNET, FIRST_LAYER_DENSE
@@ -45,7 +48,8 @@ _STATE_OF_SPARSITY = {
     "batch_size": 1024,
     "keep_initial": True,
 }
-# Of the published grids the settings of 90 %: those of its scratch and lottery experiments, and the best at random.
+# Settings for 90 % sparsity from the paper's published grids. `_PRUNED` are the settings of its scratch and lottery
+# experiments, and `_PRUNED_AT_RANDOM` the best settings for random pruning.
 _PRUNED = {"final_sparsity": 0.9, "begin_step": 40_000, "end_step": 76_000, "frequency": "2000"}
 _PRUNED_AT_RANDOM = {"final_sparsity": 0.9, "end_step": 40_000, "frequency": "2000"}
 
@@ -68,12 +72,12 @@ _STR_MOBILENET = {**_STR, "model": "mobilenet_v1"}
 
 
 def _decay(factor, thresholds=False):
-    """PyTorch's weight decay: of kernels, biases, batch normalisation and the thresholds."""
+    """PyTorch's weight decay, on kernels, biases, batch normalisation and, if asked, the thresholds."""
     decay = {"kernel_l2": factor / 2, "other_l2": factor / 2}
     return {**decay, "threshold_l2": factor / 2} if thresholds else decay
 
 
-# Ramp from epoch 20 to 79, once an epoch, both included: T = 60.
+# The masks change once an epoch, from epoch 20 to epoch 79, both included: T = 60.
 _STR_GMP = {
     "technique": "gmp",
     "final_sparsity": 0.9,
@@ -115,8 +119,9 @@ IMAGENET = {
     "resnet50_random": Recipe(
         **{**_STATE_OF_SPARSITY, **_PRUNED_AT_RANDOM, "label_smoothing": 0.0}, technique="random"
     ),
-    # Published with 90.3 % zeros: the penalty from step 20,000 to 68,000; decay reaches the means as in dense nets. The
-    # program begins log sigma^2 at -15, not at the -10 of its layers' default.
+    # The settings of the published network with 90.3 % zeros. The penalty rises from step 20,000 to 68,000, and weight
+    # decay acts on the means as in a dense net. The paper's program begins log sigma^2 at -15, although the default of
+    # its layers is -10.
     "resnet50_vd": Recipe(
         **{**_STATE_OF_SPARSITY, "label_smoothing": 0.0},
         technique="vd",
@@ -125,7 +130,7 @@ IMAGENET = {
         penalty_begin_epoch=20_000 / 1251,
         penalty_end_epoch=68_000 / 1251,
     ),
-    # Initial log alpha 2.197 is a keep probability of 0.9; the published weights for it are 400 to 495.
+    # An initial log alpha of 2.197 is a keep probability of 0.9. The published penalty weights for it are 400 to 495.
     "resnet50_l0": Recipe(
         **{**_STATE_OF_SPARSITY, "kernel_l2": 0.0},
         technique="l0",
