@@ -5,18 +5,14 @@ nothing reads annotations while a program runs.
 """
 
 import os
-import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-if typing.TYPE_CHECKING:
-    from matplotlib.figure import Figure
-else:
-    # Matplotlib need not be installed.
-    Figure = Any
+# A `matplotlib.figure.Figure`. Matplotlib need not be installed.
+Figure = Any
 
 PathLike = str | os.PathLike
 Shape = tuple[int, ...]

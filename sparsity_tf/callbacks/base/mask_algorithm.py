@@ -36,8 +36,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
     The count of steps is the number of the optimizer's updates since the optimizer was made. (With gradient
     accumulation it is less than the number of batches.) Masks change at `begin_step`, `begin_step + frequency`, ... up
     to and including `end_step`. They do not change at step 0, before the first step. Frozen layers stay as they are: in
-    a model that trains a student on a teacher (`keras.distillation.Distiller`), only the student becomes sparse. A
-    weight has one algorithm at a time.
+    a `keras.distillation.Distiller` only the student becomes sparse. A weight has one algorithm at a time.
 
     In `fit` the model need not be built: `fit` builds it. In a loop of your own, call `prepare(model)` before the first
     step, `update(model)` after each step, and `finish()` at the end. Take the steps with `model.optimizer`.
