@@ -61,7 +61,8 @@ def install():
         # A test that compiles a function of the package by itself means it.
         caller = sys._getframe(1).f_globals.get("__name__", "")
         if jit_compile and caller.startswith("sparsity_tf."):
-            return _Part(func, functools.partial(make, jit_compile=True, **options))
+            part = functools.partial(_Part, compile=functools.partial(make, jit_compile=True, **options))
+            return part if func is None else part(func)
         return make(func, *args, jit_compile=jit_compile, **options)
 
     tf.function = function
