@@ -53,9 +53,9 @@ def enable_as(layer, other):
 
 
 def remove(layer):
-    """Removes the adapter of a layer and makes the kernel trainable again."""
+    """Removes the adapter of a layer and makes the kernel trainable again, unless the layer is frozen."""
     for variable in factors(layer):
         delete_attribute(layer, variable.name)
     layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
     for weight in layer.sparse_weights:
-        weight.variable.trainable = True
+        weight.variable.trainable = layer.trainable

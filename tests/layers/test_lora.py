@@ -190,3 +190,11 @@ def test_an_adapter_of_a_reversible_embedding_is_loaded(tie_weights, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(numpy_of(loaded(x)), expected, rtol=1e-5, atol=1e-5)
     assert (loaded.layers[-1].lora_rank, loaded.layers[-1].lora_alpha) == (2, 3)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_frozen_layer_stays_frozen_when_its_adapter_is_merged(trainable):
+    model, weight, *_ = pruned("dense")
+    weight.layer.trainable = trainable
+    layer = sparsity_tf.to_dense(model).get_layer(weight.layer.name)
+    assert layer.kernel.trainable == layer.trainable == trainable
