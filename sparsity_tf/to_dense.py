@@ -9,7 +9,7 @@ import keras
 from sparsity_tf.backend import own_variables
 from sparsity_tf.checks import check_built
 from sparsity_tf.inspection.tracing import call_symbolically
-from sparsity_tf.layers import SparseLayer, composite, flatten_layers, make_plain
+from sparsity_tf.layers import SparseLayer, composite, flatten_layers, lora, make_plain
 
 
 def to_dense(model: keras.layers.Layer) -> keras.layers.Layer:
@@ -110,6 +110,10 @@ def _copy_state(model, copy):
                 f"The config of model {model.name!r} does not say that layer {one.path!r} is sparse: was `sparsify` "
                 "called on a part of it? Call it on the whole, with `where` for the part."
             )
+    for one, other in zip(layers, copies, strict=False):
+        # The config of an attention does not say that its projections have adapters.
+        if type(one) is type(other):
+            lora.enable_as(other, one)
     if [_shapes(layer) for layer in layers] != [_shapes(layer) for layer in copies]:
         raise ValueError(_refusal(model, "the copy has other variables than the model."))
     for one, other in zip(layers, copies, strict=True):

@@ -574,3 +574,29 @@ def test_a_recurrent_layer_is_selected_by_its_own_name_or_its_cells():
         sparsity_tf.sparsify(model, "masked")
         prune(model, 0.5, where=where)
         assert {row.name.split("/")[1] for row in model.prune_report.rows} == {"lstm"}
+
+
+def test_a_target_counts_a_network_that_two_layers_hold_once():
+    class Holder(kl.Layer):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def call(self, inputs):
+            return self.network(inputs)
+
+    class Twice(keras.Model):
+        def __init__(self, network):
+            super().__init__()
+            self.one, self.other = Holder(network), Holder(network)
+
+        def call(self, inputs):
+            return self.one(inputs) + self.other(inputs)
+
+    network = keras.Sequential([keras.Input((6,)), kl.Dense(8, "relu"), kl.Dense(8, "relu"), kl.Dense(2)])
+    before = network.count_params()
+    model = Twice(network)
+    model(np.zeros((1, 6)))
+    prune(model, structure="channel", target_parameters=0.5)
+    left = sparsity_tf.shrink(network).count_params()
+    assert left <= 0.5 * before

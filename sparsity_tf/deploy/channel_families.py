@@ -124,7 +124,9 @@ def graphs_in(model):
     """
     if runs_by_graph(model):
         return [model]
-    return [found for layer in sublayers(model) for found in graphs_in(layer)]
+    # Two layers may hold the same model.
+    found = {id(graph): graph for layer in sublayers(model) for graph in graphs_in(layer)}
+    return list(found.values())
 
 
 def _families_of(model, structure):

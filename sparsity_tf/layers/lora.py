@@ -33,15 +33,29 @@ def factors(layer):
 
 
 def clear(layer):
-    """Sets the adapter to zero, after its product has been merged into the kernel."""
-    for variable in factors(layer):
+    """Makes the product of the factors zero, after it has been merged into the kernel.
+
+    One factor stays as it is. If both were zero, as in Keras's own layers after loading, neither would have a gradient,
+    and the adapter could not be trained any further.
+    """
+    for variable in factors(layer)[1:]:
         variable.assign(ops.zeros(variable.shape, variable.dtype))
 
 
+def enable_as(layer, other):
+    """Gives a layer the adapter that another layer has: its rank and its scale. The factors are new."""
+    if not getattr(other, "lora_enabled", False):
+        return
+    if not layer.lora_enabled:
+        layer.enable_lora(other.lora_rank, lora_alpha=other.lora_alpha)
+    # The config of Keras's own layers forgets the scale.
+    layer.lora_alpha = other.lora_alpha
+
+
 def remove(layer):
-    """Removes the adapter of a layer and makes the kernel trainable again."""
+    """Removes the adapter of a layer and makes the kernel trainable again, unless the layer is frozen."""
     for variable in factors(layer):
         delete_attribute(layer, variable.name)
     layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
     for weight in layer.sparse_weights:
-        weight.variable.trainable = True
+        weight.variable.trainable = layer.trainable

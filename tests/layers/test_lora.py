@@ -139,3 +139,62 @@ def test_bad_arguments_and_layers_without_adapters_are_named():
     layer = MaskedConv2D(4, 2, lora_rank=2)
     layer.build((None, 4, 4, 3))
     assert layer.lora_enabled and not layer.sparse_weights[0].variable.trainable
+
+
+def trained(model, x, y):
+    """The largest change of each trainable variable in two epochs of plain gradient descent."""
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    before = [numpy_of(variable) for variable in model.trainable_variables]
+    model.fit(x, y, epochs=2, verbose=0)
+    changes = zip(model.trainable_variables, before, strict=True)
+    return [np.abs(numpy_of(variable) - start).max() for variable, start in changes]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loaded_adapter_is_trained_further(kind, tmp_path):
+    model, *_ = pruned(kind)
+    x, y = inputs_of(model, 16), RNG.normal(size=(16, 2))
+    model.save(tmp_path / "model.keras")
+    assert all(trained(keras.saving.load_model(tmp_path / "model.keras"), x, y))
+    model.save_weights(tmp_path / "w.weights.h5")
+    model.load_weights(tmp_path / "w.weights.h5")
+    assert all(trained(model, x, y))
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_adapters_in_an_attention_are_merged_or_copied(sparse):
+    inputs = keras.Input((3, 6))
+    attention = kl.MultiHeadAttention(2, 3)
+    model = keras.Model(inputs, attention(inputs, inputs))
+    if sparse:
+        sparsity_tf.prune(model, 0.5)
+    attention.query_dense.enable_lora(2, lora_alpha=5)
+    attention.query_dense.lora_kernel_b.assign(RNG.normal(size=attention.query_dense.lora_kernel_b.shape))
+    x = inputs_of(model)
+    plain = sparsity_tf.to_dense(model)
+    np.testing.assert_allclose(numpy_of(plain(x)), numpy_of(model(x)), rtol=1e-5, atol=1e-5)
+    assert plain.layers[-1].query_dense.lora_enabled != sparse
+
+
+@pytest.mark.skipif(not hasattr(kl, "ReversibleEmbedding"), reason="needs Keras 3.13")
+@pytest.mark.parametrize("tie_weights", [True, False])
+def test_an_adapter_of_a_reversible_embedding_is_loaded(tie_weights, tmp_path):
+    inputs, layer = keras.Input((3,), dtype="int32"), kl.ReversibleEmbedding(7, 4, tie_weights=tie_weights)
+    model = sparsity_tf.prune(keras.Model(inputs, layer(layer(inputs), reverse=True)), 0.5)
+    layer.enable_lora(2, lora_alpha=3)
+    layer.lora_embeddings_b.assign(RNG.normal(size=layer.lora_embeddings_b.shape))
+    x = inputs_of(model)
+    expected = numpy_of(model(x))
+    np.testing.assert_allclose(numpy_of(sparsity_tf.to_dense(model)(x)), expected, rtol=1e-5, atol=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(numpy_of(loaded(x)), expected, rtol=1e-5, atol=1e-5)
+    assert (loaded.layers[-1].lora_rank, loaded.layers[-1].lora_alpha) == (2, 3)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_frozen_layer_stays_frozen_when_its_adapter_is_merged(trainable):
+    model, weight, *_ = pruned("dense")
+    weight.layer.trainable = trainable
+    layer = sparsity_tf.to_dense(model).get_layer(weight.layer.name)
+    assert layer.kernel.trainable == layer.trainable == trainable

@@ -28,7 +28,11 @@ class TrainFunction:
         """Replaces the model's `make_train_function`, which `fit` and `train_on_batch` call first.
 
         If algorithms are still installed at this call, an earlier `fit` was interrupted. These algorithms end now.
+        `fit` and `train_on_batch` never force a new function. If a callback does, in the middle of `fit`, the
+        algorithms go on.
         """
+        if force:
+            return retrace(self.model)
         for algorithm in list(self.algorithms):
             remove(self.model, algorithm)
             algorithm.detach()

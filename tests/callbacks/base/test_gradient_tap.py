@@ -76,3 +76,17 @@ def test_only_calls_in_which_masks_may_change_have_the_branch(monkeypatch, steps
         found.append([ops.convert_to_numpy(variable) for variable in model.variables])
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_algorithm_goes_on_after_a_callback_forces_a_new_train_function():
+    class Force(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.make_train_function(force=True)
+
+    model = checks.make_model(checks.CASES["rigl"])
+    rigl = callbacks.RigL(0.5, frequency=1, end_step=9)
+    dropped = []
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: dropped.append(sum(rigl.dropped.values())))
+    model.fit(checks.X, checks.Y, epochs=2, verbose=0, callbacks=[rigl, Force(), note])
+    assert dropped[1] > dropped[0] > 0
+    assert "make_train_function" not in vars(model)
