@@ -62,7 +62,7 @@ class TrainFunction:
         if not open_taps(self.model.optimizer, wanted) or wanted:
             return self.function
         if self.untapped is None:
-            type(self.model).make_train_function(self.model, force=True)
+            _make_train_function(self.model)
             self.untapped, self.model.train_function = self.model.train_function, self
         return self.untapped
 
@@ -115,7 +115,24 @@ def algorithms(model):
 def retrace(model):
     """Makes the model's train function anew. Decisions that are made while it is traced are then made again."""
     function = _installed(model)
-    type(model).make_train_function(model, force=True)
+    _make_train_function(model)
     if function is not None:
         function.function, function.untapped = model.train_function, None
         model.train_function = function
+
+
+def _make_train_function(model):
+    """Lets Keras make the model's train function, and makes sure that it will be traced.
+
+    `jax.jit` looks traces up by function, and all bound methods `model.train_step` are equal. So a function that Keras
+    makes from the method would run the trace of the function before it. Here it is made from a new function.
+    """
+    attributes = vars(model)
+    of_user, step = attributes.get("train_step"), model.train_step
+    attributes["train_step"] = lambda *args: step(*args)
+    try:
+        type(model).make_train_function(model, force=True)
+    finally:
+        del attributes["train_step"]
+        if of_user is not None:
+            attributes["train_step"] = of_user

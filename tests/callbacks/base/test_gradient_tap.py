@@ -78,6 +78,30 @@ def test_only_calls_in_which_masks_may_change_have_the_branch(monkeypatch, steps
         np.testing.assert_array_equal(one, other)
 
 
+X12, Y12 = np.tile(checks.X, (12, 1))[:12], np.tile(checks.Y, (12, 1))[:12]
+
+
+def test_the_compiled_step_keeps_the_gradient_after_steps_without_it(monkeypatch):
+    gradients = []
+    change_masks = callbacks.RigL.change_masks
+
+    def note(self, step):
+        gradients.append([ops.convert_to_numpy(self._tap.gradient(w.variable)) for w in self.weights])
+        change_masks(self, step)
+
+    monkeypatch.setattr(callbacks.RigL, "change_masks", note)
+    model = checks.make_model(checks.CASES["rigl"])
+    model.compile("sgd", "mse")  # on JAX this means XLA
+    # Twice, because the second `fit` must not use the trace of the first.
+    for end_step in (9, 21):
+        rigl = callbacks.RigL(0.5, frequency=4, end_step=end_step)
+        model.fit(X12, Y12, batch_size=1, shuffle=False, verbose=0, callbacks=[rigl])
+    assert len(gradients) == 4  # after steps 4 and 8, 16 and 20
+    for before, after in zip([[np.zeros(())] * 9, *gradients], gradients, strict=False):
+        for one, other in zip(before, after, strict=False):
+            assert other.any() and (one != other).any()
+
+
 def test_the_algorithm_goes_on_after_a_callback_forces_a_new_train_function():
     class Force(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
