@@ -62,9 +62,14 @@ class TrainFunction:
         if not open_taps(self.model.optimizer, wanted) or wanted:
             return self.function
         if self.untapped is None:
-            _make_train_function(self.model)
-            self.untapped, self.model.train_function = self.model.train_function, self
+            self.make_untapped()
         return self.untapped
+
+    def make_untapped(self):
+        """Makes the function for the steps that keep no gradient; it is traced at its first call."""
+        before = self.model.train_function
+        _make_train_function(self.model)
+        self.untapped, self.model.train_function = self.model.train_function, before
 
     def _update(self, algorithms):
         for algorithm in algorithms:
@@ -86,6 +91,10 @@ def install(model, algorithm):
         function = TrainFunction(model, function)
         model.train_function, model.make_train_function = function, function.start_anew
     function.algorithms.append(algorithm)
+    if open_taps(model.optimizer, True):
+        # Now, before a step runs: on several devices JAX asks for the layouts of variables, whose values `fit` holds
+        # during an epoch.
+        function.make_untapped()
 
 
 def remove(model, algorithm):
@@ -118,6 +127,8 @@ def retrace(model):
     _make_train_function(model)
     if function is not None:
         function.function, function.untapped = model.train_function, None
+        if open_taps(model.optimizer, True):
+            function.make_untapped()
         model.train_function = function
 
 
