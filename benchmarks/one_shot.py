@@ -129,7 +129,7 @@ def plot(rows, unpruned, path):
         zeros = [100 * fraction for fraction in zeros]
         axes.plot(zeros, after, marker="o", markersize=3, color=f"C{number}", label=name)
         axes.plot(zeros, before, linestyle="--", linewidth=1, color=f"C{number}")
-    axes.legend(fontsize="small", title="solid: statistics refreshed", title_fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small", title="solid: refreshed", title_fontsize="small")
     figure.savefig(path, dpi=110)
 
 
