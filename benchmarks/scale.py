@@ -16,6 +16,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import gc
 import statistics
 import time
 
@@ -102,6 +103,8 @@ def main(argv):
             size, seconds, taken = measure(name, count)
             rows.append([name, f"{size / 1e6:,.0f}", f"{1e9 * seconds:.2f}", f"{taken:.2f}"])
             print(*rows[-1], flush=True)
+            keras.backend.clear_session()
+            gc.collect()
     headers = ["algorithm", "million weights", "ns a weight", "extra bytes a weight"]
     print(f"\n{keras.backend.backend()}, {os.cpu_count()} cores")
     print(tabulate(rows, headers=headers, disable_numparse=True))
