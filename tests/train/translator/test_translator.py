@@ -329,6 +329,20 @@ def test_a_resumed_run_ends_bit_identical(finished, corpus, vocabulary, tmp_path
     assert rows == through
 
 
+@pytest.mark.slow
+def test_a_resumed_compiled_run_ends_bit_identical(corpus, vocabulary, tmp_path, capsys, monkeypatch):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    status, through, _ = run(command(corpus, vocabulary, whole, "--dropout=0.1"), capsys)
+    assert status == 0
+    arguments = command(corpus, vocabulary, killed, "--dropout=0.1")
+    with monkeypatch.context() as patch, pytest.raises(stop_after(patch, 1)):
+        run(arguments, capsys)
+    status, lines, _ = run([*arguments, "--resume"], capsys)
+    assert status == 0 and "resuming after step 4" in lines and lines[-1] == through[-1]
+    for a, b in zip(variables_of(killed), variables_of(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.usefixtures("uncompiled")
 def test_an_earlier_run_is_protected(finished, corpus, vocabulary, capsys):
     folder, _, lines = finished
