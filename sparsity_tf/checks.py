@@ -23,7 +23,10 @@ def shown(value):
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and len(shape) and not isinstance(value, type):
         return f"<{type(value).__name__} of shape {shape}, {getattr(value, 'dtype', '?')}>"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # The value may be anything, and the message about it must come.
+        return f"<{type(value).__name__}>"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 

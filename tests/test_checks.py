@@ -171,3 +171,12 @@ def test_long_values_are_shown_in_short():
     assert len(text) == 200 and text.startswith("[0, 1, 2") and text.endswith("...")
     with pytest.raises(ValueError, match=r"Received: x=<ndarray of shape \(1000,\), float64>"):
         checks.check_number("x", np.zeros(1000))
+
+
+def test_a_value_that_can_not_be_shown_does_not_hide_the_message():
+    class Broken:
+        def __repr__(self):
+            raise RuntimeError("no text")
+
+    with pytest.raises(ValueError, match="`x` must be an integer.*Received: x=<Broken>"):
+        checks.check_integer("x", Broken())

@@ -45,7 +45,7 @@ def shipping_gain(model: keras.Model) -> str:
     if after > _WORTH * before:
         return (
             "shipping: hardly any unit or filter is dead, so the file compresses and no runtime gets faster: "
-            "structure='channel' prunes what `shrink` removes"
+            "structure='channel', with magnitude, random or static pruning, makes zeros that `shrink` can remove"
         )
     text = f"shipping: shrunk to {after:,} of {before:,} parameters ({before / after:.2f} times fewer)"
     if report.flops is None:

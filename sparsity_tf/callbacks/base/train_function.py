@@ -21,7 +21,7 @@ class TrainFunction:
         self.model = model
         self.function = function
         self.algorithms = []
-        # The train function traced without taps. It is made at the first step that needs no gradient.
+        # The train function for steps that need no gradient. It is traced without taps, at its first call.
         self.untapped = None
 
     def start_anew(self, force=False):
@@ -55,8 +55,8 @@ class TrainFunction:
     def _for_next(self, steps):
         """Chooses the train function for the next steps.
 
-        If no algorithm needs a gradient in them, it is the function that was traced without the branch which keeps
-        gradients. That branch takes a tenth of the step of a small network.
+        If no algorithm needs a gradient in these steps, the function without the branch that keeps gradients is chosen.
+        In a small network that branch takes a few hundredths of a step.
         """
         wanted = any(algorithm.may_keep_gradient(steps) for algorithm in self.algorithms)
         if not open_taps(self.model.optimizer, wanted) or wanted:
@@ -92,8 +92,8 @@ def install(model, algorithm):
         model.train_function, model.make_train_function = function, function.start_anew
     function.algorithms.append(algorithm)
     if open_taps(model.optimizer, True):
-        # Now, before a step runs: on several devices JAX asks for the layouts of variables, whose values `fit` holds
-        # during an epoch.
+        # The function is made now, before a step runs: on several devices JAX reads the layouts of the variables, and
+        # during an epoch `fit` holds their values itself.
         function.make_untapped()
 
 
