@@ -48,7 +48,6 @@ USES_TENSORFLOW = {
     "sparsity_tf.datasets.images.imagenet": "tf.data",
     "sparsity_tf.datasets.images.imagenet_crops": "tf.data",
     "sparsity_tf.datasets.numbered": "tf.data",
-    "sparsity_tf.datasets.pipeline": "tf.data",
     "sparsity_tf.datasets.images.image_data": "TFDS",
     "sparsity_tf.datasets.text.parallel_corpus": "TFDS",
     "sparsity_tf.deploy.export": "files that TensorFlow writes",

@@ -16,8 +16,6 @@ Batches of sentence pairs have the same methods (`train(first_step)`, `validatio
 
     vocabulary = datasets.subwords.load(path)
     batches = datasets.translation_batches(datasets.parallel_corpus("tsv", data_dir), vocabulary)
-
-`train_batches` and `test_arrays` are simpler functions for MNIST alone; `array_batches` gives the same batches.
 """
 
 from sparsity_tf.datasets.batches import Batches
@@ -28,7 +26,6 @@ from sparsity_tf.datasets.images.idx import read_idx
 from sparsity_tf.datasets.images.image_data import ImageData
 from sparsity_tf.datasets.images.imagenet import ImageFiles, imagenet
 from sparsity_tf.datasets.images.mnist import fashion_mnist, mnist, mnist_demo
-from sparsity_tf.datasets.pipeline import steps_per_epoch, test_arrays, train_batches
 from sparsity_tf.datasets.text import subwords
 from sparsity_tf.datasets.text.characters import CharacterBatches, CharacterCorpus, character_corpus
 from sparsity_tf.datasets.text.parallel_corpus import ParallelCorpus, parallel_corpus
@@ -53,10 +50,7 @@ __all__ = [
     "mnist_demo",
     "parallel_corpus",
     "read_idx",
-    "steps_per_epoch",
     "subwords",
-    "test_arrays",
-    "train_batches",
     "translation_batches",
 ]
 

@@ -11,6 +11,8 @@ import contextlib
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.checks import check_choice, check_integer, is_integer
 from sparsity_tf.datasets.numbered import NumberedBatches
@@ -182,6 +184,17 @@ class Batches(CallRepr, abc.ABC):
     @abc.abstractmethod
     def _evaluation(self, split, part):
         """The examples of `"test"` or `"validation"` for a `Slice`."""
+
+
+def epoch_order(num_examples, seed, epoch):
+    """The order of the examples in one epoch: an int64 permutation that depends on the arguments only.
+
+    Example:
+        >>> a, b = epoch_order(10, seed=0, epoch=3), epoch_order(10, seed=0, epoch=3)
+        >>> bool((a == b).all()), sorted(a.tolist()) == list(range(10))
+        (True, True)
+    """
+    return np.random.default_rng([seed, epoch]).permutation(num_examples)
 
 
 def with_options(dataset):

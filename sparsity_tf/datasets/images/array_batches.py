@@ -1,12 +1,6 @@
-"""Turns an `ImageData` into `Batches`: preprocessing of the small data sets, vectorised over the batch.
+"""Turns an `ImageData` (MNIST, CIFAR) into `Batches`: every batch is normalized and augmented when its step comes.
 
-Two ideas live here. The first: numpy draws all random numbers of an epoch (order, crops, flips) from `(seed, epoch)`
-before the epoch begins, so every batch is a pure function of `(seed, epoch, batch)`. The second: a crop of a padded
-image, mirrored or not, is a choice of pixels. One gather makes all crops of a batch, without a padded copy and without
-a loop over images.
-
-Sources: the CIFAR recipes of sparse training (Dettmers & Zettlemoyer, arXiv 1907.04840; Mostafa & Wang,
-arXiv 1902.05967; Evci et al., arXiv 1911.11134), SparseVD's mean image and ZCA (Molchanov et al., ICML 2017).
+`augmentation` has the crops, shifts and flips, `normalization` the arithmetic on pixels.
 """
 
 import functools
@@ -14,29 +8,12 @@ import functools
 import numpy as np
 
 from sparsity_tf.checks import check_choice, check_instance, check_integer, is_integer, is_number
-from sparsity_tf.datasets import pipeline
 from sparsity_tf.datasets.batches import Batches
 from sparsity_tf.datasets.images import zca
+from sparsity_tf.datasets.images.augmentation import AUGMENTATIONS, crop_and_flip, draw_epoch
 from sparsity_tf.datasets.images.image_data import ImageData
+from sparsity_tf.datasets.images.normalization import NORMALIZATIONS, normalizer
 from sparsity_tf.datasets.numbered import numbered_batches
-
-AUGMENTATIONS = ("none", "shift", "flip", "crop_flip")
-NORMALIZATIONS = ("none", "mean_image", "standardize", "standardize_dsr", "per_image", "zca")
-
-# Mean and standard deviation of pixels / 255, by channel.
-_SPARSE_MOMENTUM_CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-_DSR_CIFAR = tuple(np.array([125.3, 123.0, 113.9]) / 255), tuple(np.array([63.0, 62.1, 66.7]) / 255)
-
-
-def channel_statistics(images):
-    """Mean and standard deviation of each channel of pixels / 255: two float64 arrays `(channels,)`."""
-    channels = images if images.ndim == 4 else images[..., np.newaxis]
-    mean = channels.mean(axis=(0, 1, 2), dtype=np.float64)
-    # The squares are summed 1,000 images at a time, because a float64 copy of CIFAR would take 1.2 GB.
-    square = sum(
-        (channels[k : k + 1000].astype(np.float64) ** 2).sum(axis=(0, 1, 2)) for k in range(0, len(channels), 1000)
-    ) / (channels.size / channels.shape[-1])
-    return mean / 255, np.sqrt(square - mean**2) / 255
 
 
 def _split(data, validation_split):
@@ -54,102 +31,6 @@ def _split(data, validation_split):
             f"Received: validation_split={validation_split!r}"
         )
     return total - held, held
-
-
-def draw_epoch(num_examples, seed, epoch, augment="none", pixels=0):
-    """Draws all random numbers of one epoch.
-
-    Args:
-        num_examples: Number of training examples.
-        seed: Non-negative integer.
-        epoch: Epoch, counted from 0.
-        augment: One of `AUGMENTATIONS`.
-        pixels: Largest shift (`"shift"`), or width of the border (`"crop_flip"`).
-
-    Returns:
-        `(order, offsets, flips)`. `order`: int32 `(n,)`, a permutation. `offsets`: int32 `(n, 2)`, within +-`pixels`:
-        output pixel (r, c) shows input pixel (r + first, c + second). `flips`: bool `(n,)`, whether the image is
-        mirrored. `offsets[k]` and `flips[k]` belong to position k in the epoch, not to image k.
-    """
-    order = pipeline.epoch_order(num_examples, seed, epoch).astype(np.int32)
-    offsets, flips = np.zeros((num_examples, 2), np.int32), np.zeros(num_examples, bool)
-    if augment in ("shift", "crop_flip"):
-        # The seed has a third number here, so that shifts and flips are independent of the order.
-        offsets = np.random.default_rng([seed, epoch, 1]).integers(-pixels, pixels + 1, (num_examples, 2))
-        offsets = offsets.astype(np.int32)
-        if augment == "shift":
-            offsets = -offsets  # `pipeline.shift_images` counts how far an image moves
-    if augment in ("flip", "crop_flip"):
-        flips = np.random.default_rng([seed, epoch, 2]).random(num_examples) < 0.5
-    return order, offsets, flips
-
-
-def crop_and_flip(images, offsets, flips, border="reflect", chosen=None):
-    """Takes images out of an array and moves and mirrors each of them, all in one gather.
-
-    The result equals padding by a border, cropping at an offset and flipping, but no padded copy is made.
-
-    Args:
-        images: Array `(N, height, width, channels)` of any type.
-        offsets: Integer array `(n, 2)`: output row r shows input row r + offset.
-        flips: Bool array `(n,)`: whether the result is mirrored left to right.
-        border: The pixels outside the image: `"reflect"`, the image mirrored at its outermost pixels, or `"zeros"`.
-        chosen: Integer array `(n,)`, the indices of the images to take, in order. Default: all images.
-
-    Returns:
-        Array `(n, height, width, channels)` of the type of `images`.
-    """
-    if chosen is None:
-        chosen = np.arange(len(images))
-    height, width, channels = images.shape[1:]
-    columns = np.arange(width)[np.newaxis]
-    columns = np.where(flips[:, np.newaxis], width - 1 - columns, columns) + offsets[:, 1:]
-    rows = np.arange(height)[np.newaxis] + offsets[:, :1]
-    inside = [(i >= 0) & (i < size) for i, size in ((rows, height), (columns, width))]
-    if border == "reflect":
-        rows, columns = (size - 1 - np.abs(size - 1 - np.abs(i)) for i, size in ((rows, height), (columns, width)))
-    else:
-        rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
-    # Indexing with one number a pixel is four times as fast as indexing with three.
-    pixels = (chosen.astype(np.int64)[:, np.newaxis, np.newaxis] * height + rows[:, :, np.newaxis]) * width
-    moved = np.take(images.reshape(-1, channels), pixels + columns[:, np.newaxis], axis=0)
-    if border == "zeros":
-        moved *= (inside[0][:, :, np.newaxis] & inside[1][:, np.newaxis])[..., np.newaxis]
-    return moved
-
-
-def _normalizer(data, num_train, normalize):
-    """Makes the function that normalizes a batch of images with channels, float32 from 0 to 255, for the network."""
-    train = data.x_train[:num_train]
-    if normalize == "mean_image":
-        mean = pipeline.mean_image(train).reshape(data.image_shape)
-        return lambda images: images / 255.0 - mean
-    if normalize == "per_image":
-        return _standardize_each
-    if normalize == "none":
-        return lambda images: images / 255.0
-    if normalize == "standardize_dsr":
-        mean, stddev = _DSR_CIFAR
-    elif data.name == "cifar10":
-        mean, stddev = _SPARSE_MOMENTUM_CIFAR10
-    else:
-        mean, stddev = channel_statistics(train)
-    # The means are spread over all pixels: numpy's broadcast over three channels is slower than the arithmetic itself.
-    mean, stddev = (np.full(data.image_shape, values, np.float32) for values in (mean, stddev))
-
-    def standardize(images):
-        images = images / 255.0
-        images -= mean  # in place, to save memory
-        images /= stddev
-        return images
-
-    return standardize
-
-
-def _standardize_each(images):
-    """Subtracts each image's mean and divides by its standard deviation, or by 1 / sqrt(its size) if that is larger."""
-    mean, deviation = (take(images, axis=(1, 2, 3), keepdims=True) for take in (np.mean, np.std))
-    return (images - mean) / np.maximum(deviation, np.float32(1.0 / np.sqrt(np.prod(images.shape[1:]))))
 
 
 class ArrayBatches(Batches):
@@ -182,7 +63,7 @@ class ArrayBatches(Batches):
             x_train, x_test = (zca.apply_zca(images, *whitening) for images in (x_train, x_test))
             self._normalizer = lambda images: images
         else:
-            self._normalizer = _normalizer(data, num_train, normalize)
+            self._normalizer = normalizer(data, num_train, normalize)
         shape = (-1, *data.image_shape)
         x_train, x_test = (np.ascontiguousarray(images.reshape(shape)) for images in (x_train, x_test))
         self._arrays = {
@@ -270,7 +151,7 @@ def array_batches(
         dtype: Element type of the images: `"float32"`, `"bfloat16"` or `"float16"`.
 
     Returns:
-        `Batches`. With `normalize="mean_image"` and `augment="none"` or `"shift"` they equal those of `train_batches`.
+        `Batches`.
 
     Raises:
         ValueError: An argument is not as described.

@@ -11,8 +11,7 @@ import contextlib
 import numpy as np
 
 from sparsity_tf.checks import check_choice, check_instance, check_integer
-from sparsity_tf.datasets import pipeline
-from sparsity_tf.datasets.batches import Batches
+from sparsity_tf.datasets.batches import Batches, epoch_order
 from sparsity_tf.datasets.images.imagenet import ImageFiles
 from sparsity_tf.extras import import_optional
 
@@ -143,7 +142,7 @@ class FileBatches(Batches):
         count = steps * replicas * part.batch_size
 
         def draw(epoch):
-            order = pipeline.epoch_order(self.num_examples, self.seed, int(epoch))[: steps * self.batch_size]
+            order = epoch_order(self.num_examples, self.seed, int(epoch))[: steps * self.batch_size]
             numbers = np.stack([np.arange(len(order)), order], axis=1)
             numbers = numbers.reshape(steps, part.pipelines, -1, 2)[:, part.index]
             return numbers.reshape(count, 2)

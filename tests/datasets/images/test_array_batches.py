@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sparsity_tf import datasets
-from sparsity_tf.datasets.images import array_batches, zca
+from sparsity_tf.datasets.batches import epoch_order
+from sparsity_tf.datasets.images import array_batches, augmentation, zca
 
 pytestmark = pytest.mark.tensorflow
 
@@ -69,7 +70,7 @@ def test_images_keep_their_labels(data):
     assert [label_of[np.rint(image * 255).astype(np.uint8).tobytes()] for image in x] == y.tolist()
 
 
-@pytest.mark.parametrize("augment", array_batches.AUGMENTATIONS)
+@pytest.mark.parametrize("augment", augmentation.AUGMENTATIONS)
 def test_run_resumed_at_any_step_sees_the_same_batches(data, augment):
     batches = datasets.array_batches(data, 5, augment=augment, seed=3)
     through = as_numpy(batches.train(), 11)
@@ -83,26 +84,6 @@ def test_epochs_and_seeds_differ(data):
         return as_numpy(datasets.array_batches(data, 20, augment="crop_flip", seed=seed).train(step), 1)[0][0]
 
     assert len({first(seed, epoch).tobytes() for seed in (0, 1) for epoch in (0, 1)}) == 4
-
-
-def test_crop_and_flip_is_pad_crop_flip():
-    random = np.random.default_rng(1)
-    images = random.integers(0, 256, (64, 8, 10, 3), dtype=np.uint8)
-    offsets = random.integers(-4, 5, (64, 2)).astype(np.int32)
-    flips = random.random(64) < 0.5
-    for border, mode in (("reflect", "reflect"), ("zeros", "constant")):
-        padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)), mode=mode)
-        expected = [image[4 + r : 12 + r, 4 + c : 14 + c] for image, (r, c) in zip(padded, offsets, strict=True)]
-        expected = np.array([image[:, ::-1] if flip else image for image, flip in zip(expected, flips, strict=True)])
-        np.testing.assert_array_equal(array_batches.crop_and_flip(images, offsets, flips, border), expected)
-
-
-def test_every_image_has_crop_and_flip_of_its_own():
-    _, offsets, flips = array_batches.draw_epoch(8100, 0, 0, "crop_flip", 4)
-    counts = np.unique(offsets, axis=0, return_counts=True)[1]
-    assert len(counts) == 81 and counts.min() > 60 and counts.max() < 145  # 100 expected, sd 10
-    assert 3850 < flips.sum() < 4250  # 4,050 expected, sd 45
-    assert abs(np.corrcoef(flips, offsets[:, 1])[0, 1]) < 0.05
 
 
 def test_standardize_takes_the_published_numbers(data):
@@ -131,16 +112,16 @@ def test_per_image_standardisation_is_tensorflows(data):
     np.testing.assert_allclose(x, tf.image.per_image_standardization(data.x_test), atol=1e-4)
 
 
-@pytest.mark.parametrize("augment", ["none", "shift"])
-def test_mnist_batches_are_those_of_train_batches(augment):
+def test_mean_image_is_that_of_the_training_images():
     data = make_data((28, 28), name="mnist")
-    batches = datasets.array_batches(data, 5, "mean_image", augment, pixels=2, seed=4)
-    assert_same(
-        as_numpy(batches.train(), 8),
-        as_numpy(datasets.train_batches(data, 5, seed=4, augment=augment), 8),
-    )
+    batches = datasets.array_batches(data, 5, "mean_image", validation_split=3, seed=4)
+    mean = (data.x_train[:20] / 255).mean(axis=0)
     x = np.concatenate([x for x, _ in as_numpy(batches.test())])
-    np.testing.assert_allclose(x, datasets.test_arrays(data)[0], atol=1e-6)
+    np.testing.assert_allclose(x[..., 0], data.x_test / 255 - mean, atol=1e-6)
+    (x, y), *_ = as_numpy(batches.train(), 1)
+    order = epoch_order(20, seed=4, epoch=0)[:5]
+    np.testing.assert_allclose(x[..., 0], data.x_train[order] / 255 - mean, atol=1e-6)
+    assert y.tolist() == data.y_train[order].tolist()
 
 
 @pytest.mark.parametrize(("split", "held"), [(0.1, 3), (3, 3), (0.5, 12), (0.0, 0)])
