@@ -375,5 +375,6 @@ def _highest(function, views, count, among):
         return masks.highest_overall([scores(function, view) for view in views], count, candidates)
     tensors = [view.tensor(attribute) for view in views]
     if any(tensor is None for tensor in tensors):
+        attribute = "live_value" if attribute == "value" and among is None else attribute
         return masks.highest_overall([getattr(view, attribute) for view in views], count, candidates, np.abs)
     return masks.largest_on_device(tensors, count, [view.tensor("mask") for view in views] if among is None else among)

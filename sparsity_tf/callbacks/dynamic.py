@@ -263,8 +263,13 @@ class DropAndGrow(SparseFromTheStart):
         return self.last_step
 
     def change_masks(self, step: int) -> None:
+        together = self.redistribution or any(criteria.mark_of(f, "overall", False) for f in (self.drop, self.grow))
+        for portion in [self.moving] if together else self.portions(self.moving):
+            self._drop_and_grow(portion, step)
+
+    def _drop_and_grow(self, chosen, step):
         rate = self.drop_fraction_at(step)
-        views = [self.view(index, step, rate) for index in self.moving]
+        views = [self.view(index, step, rate) for index in chosen]
         drop_counts = [masks.number_of_zeros(view.drop_fraction, view.active) for view in views]
         if not any(drop_counts):
             return

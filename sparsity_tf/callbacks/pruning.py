@@ -161,7 +161,10 @@ class GradualPruning(MaskAlgorithm):
         return final if sparsity == self.final_sparsity else sparsity * final / self.final_sparsity
 
     def change_masks(self, step: int) -> None:
-        chosen = [index for index, target in enumerate(self.targets) if target]
+        for portion in self.portions([index for index, target in enumerate(self.targets) if target]):
+            self._prune(portion, step)
+
+    def _prune(self, chosen, step):
         views = [self.view(index, step) for index in chosen]
         kinds = [structures.get(self.weights[index].technique.structure) for index in chosen]
         targets = [self._target(index, step) for index in chosen]
@@ -356,12 +359,12 @@ class MagnitudePruning(GradualPruning):
         if any(kind.spec for kind in kinds):
             pairs = zip(kinds, views, strict=True)
             scores = [kind.reduce(self.scores(view), view.filter_axes) for kind, view in pairs]
-            kept = masks.highest_overall(scores, count, alive)
+            triples = zip(kinds, masks.highest_overall(scores, count, alive), views, strict=True)
+            expanded = [kind.expand(groups, view.mask.shape, view.filter_axes) for kind, groups, view in triples]
+            kept = [mask & view.mask for mask, view in zip(expanded, views, strict=True)]
         else:
             kept = criteria.highest(self.scores, views, count)
-        triples = zip(kinds, kept, views, strict=True)
-        expanded = [kind.expand(groups, view.mask.shape, view.filter_axes) for kind, groups, view in triples]
-        self.assign(views, [mask & view.mask for mask, view in zip(expanded, views, strict=True)])
+        self.assign(views, kept)
 
 
 class RandomPruning(GradualPruning):

@@ -19,7 +19,7 @@ from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.callbacks.base import claims, masked_weights, optimizer_slots, shortfall, tied_weights, train_function
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.callbacks.base.gradient_tap import GradientTap
-from sparsity_tf.callbacks.base.mask_writer import MaskWriter, bool_mask
+from sparsity_tf.callbacks.base.mask_writer import MaskWriter, bool_mask, portions
 from sparsity_tf.callbacks.base.saved_state import SavedState
 from sparsity_tf.callbacks.base.standstill import Standstill
 from sparsity_tf.callbacks.base.tied_weights import TiedWeight
@@ -370,6 +370,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
             rng=lambda: self.rng(step, index),
             filter_axes=weight.filter_axes,
             drop_fraction=drop_fraction,
+            _stored=lambda: np.asarray(as_array(tensor_of(variable)), "float32"),
             _slots={name: lambda name=name: as_array(tensors[name]()) for name in self.uses()},
             _tensors=tensors if is_on_accelerator(mask) else None,
             _weight=weight,
@@ -394,6 +395,15 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
             _slots={"saliency": saliency} if "gradient" in self.uses() else {},
             _weight=weight,
         )
+
+    def portions(self, indices: list[int]) -> list[list[int]]:
+        """Splits the indices of weights into lists to be treated one after another, so that memory is bounded.
+
+        An update holds several arrays of the size of each weight that it treats. All weights of a small network are one
+        portion, because each portion takes a call.
+        """
+        sizes = [self.weights[index].size for index in indices]
+        return [[indices[k] for k in portion] for portion in portions(sizes)]
 
     def views(self, step: int, drop_fraction: float = 0.0) -> list[WeightView]:
         """The `WeightView`s of all weights."""
@@ -426,7 +436,9 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
             view._release()
         if changed:
             weights, masks, kept, cleared = tied_weights.spread([v._weight for v in views], masks, kept, cleared)
-            self._writer(weights, cleared is not None)(masks, kept, cleared or [])
+            for portion in portions([weight.size for weight in weights]):
+                chosen, *arrays = ([items[k] for k in portion] for items in (weights, masks, kept, cleared or weights))
+                self._writer(chosen, cleared is not None)(*arrays[:2], arrays[2] if cleared is not None else [])
 
     def _writer(self, weights, clears):
         # One writer for each set of variables that the algorithm writes. An algorithm has one or two sets.

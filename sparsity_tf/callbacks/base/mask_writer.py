@@ -5,6 +5,28 @@ from keras import ops
 
 from sparsity_tf.backend import can_write_in_place, compiled_write, constant, write_in_place, zero_outside
 
+# Weights of this many entries together are ranked and written at once.
+_ENTRIES_AT_ONCE = 1 << 24
+
+
+def portions(sizes):
+    """Splits weights into portions of at most `_ENTRIES_AT_ONCE` entries (or one larger weight), in order.
+
+    Args:
+        sizes: List with the number of entries of each weight.
+
+    Returns:
+        List of lists: the positions of the weights of each portion.
+    """
+    found, size = [], 0
+    for position, more in enumerate(sizes):
+        if not found or size + more > _ENTRIES_AT_ONCE:
+            found.append([])
+            size = 0
+        found[-1].append(position)
+        size += more
+    return found
+
 
 class MaskWriter:
     """Sets the masks of the same weights again and again, faster than `SparseWeight.assign_mask` for each weight.

@@ -1,6 +1,7 @@
 """The view that an algorithm has of one weight at one update: numpy arrays, and on a GPU the tensors behind them."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class WeightView:
         rng: np.random.Generator | None = None,
         filter_axes: tuple[int, ...] = (-1,),
         drop_fraction: float = 0.0,
+        _stored: Callable[[], np.ndarray] | None = None,
         _slots: dict | None = None,
         _tensors: dict | None = None,
         _weight: Any = None,
@@ -53,7 +55,7 @@ class WeightView:
         # The `SparseWeight` or `TiedWeight` whose mask the algorithm sets.
         self._weight = _weight
         # Name -> array, or function that reads the array.
-        self._readers = {"value": value, **(_slots or {})}
+        self._readers = {"value": value, "live_value": _stored or value, **(_slots or {})}
         self._arrays = {}
         # Name -> function that returns the tensor. It is empty unless the weight lies on an accelerator.
         self._tensors = _tensors or {}
@@ -78,6 +80,14 @@ class WeightView:
     def live(self) -> np.ndarray:
         """The rising positions of the live entries in the flattened array."""
         return np.flatnonzero(self.mask)
+
+    @property
+    def live_value(self) -> np.ndarray:
+        """As `value` where the weight lives; elsewhere any number.
+
+        On JAX `value` is computed from the variable and the mask. This array is the variable's own memory.
+        """
+        return self._array("live_value")
 
     @property
     def gradient(self) -> np.ndarray:
