@@ -2,8 +2,9 @@
 
 For each number of layers (16.8 million weights each) and each algorithm: nanoseconds a weight of one update of the
 masks (ranking, new masks, values, optimizer slots), the median over rounds by the clock, and the memory that the update
-takes at its peak beyond the memory of the process before it, in bytes a weight (the most of all rounds). RigL's update needs a gradient: random
-numbers. Every update changes masks: each round prunes a twentieth further, or drops and grows 30 %.
+takes at its peak beyond the memory of the process before it, in bytes a weight (the most of all rounds). RigL's update
+needs a gradient: random numbers. Every update changes masks: each round prunes a twentieth further, or drops and grows
+30 %.
 
     python benchmarks/scale.py [--layers=2,8,32] [--rounds=3] [--algorithms=magnitude,global,rigl]
     KERAS_BACKEND=jax python benchmarks/scale.py
@@ -91,7 +92,7 @@ def measure(name, count):
                 buffer.assign(numbers(rng))
         found.append(peak_of(lambda step=5 * (turn + 1): algorithm.change_masks(step)))
     algorithm.detach()
-    # The first update counts for the memory, because later ones reuse what it took; it is not timed, because it compiles.
+    # Later updates reuse memory that the first one took, so it counts. It is not timed, because it compiles.
     return size, statistics.median(seconds for _, seconds in found[1:]) / size, max(taken for taken, _ in found) / size
 
 

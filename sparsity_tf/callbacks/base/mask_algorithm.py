@@ -350,14 +350,16 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
     def view(self, index: int, step: int, drop_fraction: float = 0.0) -> WeightView:
         """The `WeightView` of weight number `index`."""
         weight = self.weights[index]
+        common = {"step": step, "rng": lambda: self.rng(step, index), "drop_fraction": drop_fraction}
         if isinstance(weight, TiedWeight):
-            return self._tied_view(weight, index, step, drop_fraction)
+            gradient = self._tap.gradient if "gradient" in self.uses() else None
+            return weight.view(self.importance, gradient, **common)
         variable, optimizer = weight.variable, self._optimizer
         mask = tensor_of(weight.extra_variable("mask"))
         # Read each tensor only on demand: memory that a tensor kept here holds could not be written in place.
         tensors = {
             "value": lambda: value_tensor(weight),
-            "mask": lambda: mask,
+            "mask": lambda: tensor_of(weight.extra_variable("mask")),
             "gradient": lambda: self._tap.gradient(variable),
             "momentum": lambda: optimizer_slots.momentum(optimizer, variable),
             "variance": lambda: optimizer_slots.variance(optimizer, variable),
@@ -366,34 +368,12 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
             path=weight.path,
             value=lambda: np.asarray(as_array(value_tensor(weight)), "float32"),
             mask=as_array(mask),
-            step=step,
-            rng=lambda: self.rng(step, index),
             filter_axes=weight.filter_axes,
-            drop_fraction=drop_fraction,
             _stored=lambda: np.asarray(as_array(tensor_of(variable)), "float32"),
             _slots={name: lambda name=name: as_array(tensors[name]()) for name in self.uses()},
             _tensors=tensors if is_on_accelerator(mask) else None,
             _weight=weight,
-        )
-
-    def _tied_view(self, weight, index, step, drop_fraction):
-        def gradients():
-            return [as_array(self._tap.gradient(part.weight.variable)) for part in weight.parts]
-
-        def saliency():
-            pairs = zip(weight.values(), gradients(), strict=True)
-            return weight.sums([value * gradient for value, gradient in pairs])
-
-        return WeightView(
-            path=weight.path,
-            value=lambda: weight.norms(weight.values(), self.importance),
-            mask=weight.mask(),
-            step=step,
-            rng=lambda: self.rng(step, index),
-            filter_axes=weight.filter_axes,
-            drop_fraction=drop_fraction,
-            _slots={"saliency": saliency} if "gradient" in self.uses() else {},
-            _weight=weight,
+            **common,
         )
 
     def portions(self, indices: list[int]) -> list[list[int]]:
@@ -433,7 +413,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
             self.dropped[view.path] += dropped
             self.grown[view.path] += grown
             changed = changed or dropped or grown
-            view._release()
+            view._release(mask)
         if changed:
             weights, masks, kept, cleared = tied_weights.spread([v._weight for v in views], masks, kept, cleared)
             for portion in portions([weight.size for weight in weights]):

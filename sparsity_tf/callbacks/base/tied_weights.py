@@ -10,7 +10,7 @@ import numpy as np
 
 from sparsity_tf import masks
 from sparsity_tf.backend import as_array, tensor_of
-from sparsity_tf.callbacks.base.weight_view import read_mask, value_tensor
+from sparsity_tf.callbacks.base.weight_view import WeightView, read_mask, value_tensor
 from sparsity_tf.checks import check_choice
 from sparsity_tf.deploy.channel_families import channel_families
 from sparsity_tf.layers import SparseWeight
@@ -105,6 +105,29 @@ class TiedWeight:
     def values(self):
         """The list of the values of the parts, as arrays."""
         return [np.asarray(as_array(value_tensor(part.weight)), "float32") for part in self.parts]
+
+    def view(self, importance, gradient=None, **common):
+        """The `WeightView` of the channels at one update.
+
+        Args:
+            importance: As in `norms`; "taylor" measures by `saliency`.
+            gradient: Function that maps a `keras.Variable` to its gradient, a tensor; `None` for no gradients.
+            **common: Arguments of `WeightView` that are the same for all weights.
+        """
+
+        def saliency():
+            gradients = [as_array(gradient(part.weight.variable)) for part in self.parts]
+            return self.sums([value * g for value, g in zip(self.values(), gradients, strict=True)])
+
+        return WeightView(
+            path=self.path,
+            value=lambda: self.norms(self.values(), importance),
+            mask=self.mask(),
+            filter_axes=self.filter_axes,
+            _slots={} if gradient is None else {"saliency": saliency},
+            _weight=self,
+            **common,
+        )
 
     def clear_means(self, dead):
         """Sets the moving means of dead channels to 0 in layers without gamma: a channel of zeros has the mean 0."""

@@ -130,9 +130,10 @@ class WeightView:
             self._arrays[name] = reader() if callable(reader) else reader
         return self._arrays[name]
 
-    def _release(self):
-        """Drops the arrays. They may be the variables' own memory, which can't be written in place while they exist."""
+    def _release(self, mask):
+        """Takes a new mask and drops the arrays, which may be the variables' own memory: it could not be written in place."""
         self._arrays.clear()
+        self.mask = mask
 
 
 def read_mask(weight):
