@@ -131,7 +131,7 @@ class WeightView:
         return self._arrays[name]
 
     def _release(self, mask):
-        """Takes a new mask and drops the arrays, which may be the variables' own memory: it could not be written in place."""
+        """Takes a new mask. Drops the arrays: a variable whose memory one of them is could not be written in place."""
         self._arrays.clear()
         self.mask = mask
 
