@@ -5,7 +5,7 @@ import re
 import keras
 
 from sparsity_tf.backend import sublayers_below
-from sparsity_tf.checks import check_callable, selection_entries
+from sparsity_tf.checks import check_callable, selection_entries, shown
 from sparsity_tf.layers import SparseLayer, flatten_layers, get_sparse_weights
 
 
@@ -72,13 +72,24 @@ def matcher(where):
         return (lambda layer: (None,)), []
     if callable(where) and not isinstance(where, keras.layers.Layer):
         check_callable("where", where, "layer")
-        return (lambda layer: (where,) if where(layer) else ()), []
+        return (lambda layer: (where,) if _says_yes(where, layer) else ()), []
     patterns = selection_entries("where", where)
 
     def matches(layer):
         return tuple(p for p in patterns if re.fullmatch(p, layer.name) or re.fullmatch(p, path_of(layer)))
 
     return matches, patterns
+
+
+def _says_yes(where, layer):
+    """Whether a predicate selects a layer. Its answer may be anything that is true or false, such as a `re.Match`."""
+    answer = where(layer)
+    try:
+        return bool(answer)
+    except Exception as error:
+        raise ValueError(
+            f"`where` must return true or false for a layer. Received: {shown(answer)} for layer {path_of(layer)!r}"
+        ) from error
 
 
 def no_match(model, missing):

@@ -600,3 +600,19 @@ def test_a_target_counts_a_network_that_two_layers_hold_once():
     prune(model, structure="channel", target_parameters=0.5)
     left = sparsity_tf.shrink(network).count_params()
     assert left <= 0.5 * before
+
+
+def test_target_with_everything_dense_is_one_clear_error():
+    with pytest.raises(ValueError, match=r"^`dense` must leave a channel that can be pruned. .*dense=\['\.\*'\]$"):
+        prune(convnet(), target_flops=0.5, structure="channel", dense=[".*"])
+
+
+def test_channels_of_frozen_layers_are_said_to_be_frozen():
+    model = sparsity_tf.sparsify(convnet(), "masked", structure="channel")
+    for layer in model.layers:
+        if isinstance(layer, kl.Conv2D | kl.Dense):
+            layer.enable_lora(2)
+    with pytest.raises(
+        ValueError, match="no channel to prune: the weights of these layers are frozen, as `enable_lora`"
+    ):
+        prune(model, 0.5, structure="channel")

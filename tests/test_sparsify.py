@@ -589,3 +589,11 @@ def test_a_users_own_initializer_need_not_be_registered():
         functional_model(), "masked", where=["hidden", "logits"], mask_initializer=Checkerboard()
     )
     assert [weight.sparsity() for weight in get_sparse_weights(model)] == [0.5, 0.5]
+
+
+def test_predicate_may_return_a_match_but_no_array():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="one"), layers.Dense(3, name="two")])
+    sparsity_tf.sparsify(model, "masked", where=lambda layer: re.match("o", layer.name))
+    assert [weight.layer.name for weight in sparsity_tf.get_sparse_weights(model)] == ["one"]
+    with pytest.raises(ValueError, match=r"`where` must return true or false .* of shape \(2,\).* layer '.*two'"):
+        sparsity_tf.sparsify(model, "masked", where=lambda layer: np.array([True, False]))

@@ -53,6 +53,10 @@ class CostTarget:
             targets = distributions.allocate(weights, sparsity, distribution, dense=dense)
             return [number_to_keep(weight, targets[weight.path]) for weight in weights]
 
+        if len(distributions.select_dense(weights, dense)) == len(weights):
+            raise ValueError(
+                f"`dense` must leave a {weights[0].name} that can be pruned. Received: {self}, dense={dense!r}"
+            )
         cost = ShrunkCost(self._network(model, weights), [weight.family for weight in weights])
         measure = cost.flops if self.name == "target_flops" else cost.parameters
         whole = measure()

@@ -205,6 +205,13 @@ def of_model(model, structure="channel", where=None):
     weights = [w for w in match_masked_weights(model, where) if w.technique.structure == structure]
     found = find(model, weights)
     if not found:
+        frozen = [weight.layer.path for weight in weights if not weight.variable.trainable]
+        if frozen:
+            raise ValueError(
+                f"There is no {structure} to prune: the weights of these layers are frozen, as `enable_lora` or "
+                f"`trainable = False` leaves them: {', '.join(frozen[:6])}{', ...' if len(frozen) > 6 else ''}. Prune "
+                "before you freeze."
+            )
         raise ValueError(
             f"There is no {structure} to prune: `where` selects none, or the masked layers have another structure. "
             f"Received: where={where!r}"
