@@ -82,11 +82,11 @@ class DynamicSparseReparameterization(SparseFromTheStart):
             for MNIST, 20,000 for WRN-28-2, 400,000 for ResNet-50), or a fraction in (0, 1) of all trainable parameters.
             (The default 0.01 is the default of `DSModel`.)
         initial_threshold: H at the start, > 0.
-        heuristic: The quantity in proportion to which growth is shared out: "survivors" (the paper's), "pruned" (no
-            movement between weights), "zeros", "live", "size", or a function of three arrays: the numbers of entries,
-            of live entries before pruning, and of live entries after pruning. (`DSModel`'s names "paper",
-            "within_param", "anti_paper", "R_p_sphere", ... are understood.)
-        power: Exponent of the heuristic, > 0.
+        redistribution: The quantity in proportion to which growth is shared out (`DSModel`'s heuristic): "survivors"
+            (the paper's), "pruned" (no movement between weights), "zeros", "live", "size", or a function of three
+            arrays: the numbers of entries, of live entries before pruning, and of live entries after pruning.
+            (`DSModel`'s names "paper", "within_param", "anti_paper", "R_p_sphere", ... are understood.)
+        power: Exponent of this quantity, > 0.
         frequency: Steps between updates: an integer, or a schedule P of the step, e.g. the paper's
             `schedules.Piecewise((25 * S, 80 * S, 140 * S), (100, 200, 400, 800))` for S steps an epoch.
         distribution, dense: For the initial masks. See `DropAndGrow`.
@@ -116,7 +116,7 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         variant: str = "paper",
         prune_target: int | float = 0.01,
         initial_threshold: float = 1e-3,
-        heuristic: str | Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] = "survivors",
+        redistribution: str | Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] = "survivors",
         power: float = 1.0,
         frequency: Frequency = 100,
         distribution: DistributionLike = "uniform",
@@ -150,17 +150,18 @@ class DynamicSparseReparameterization(SparseFromTheStart):
                 "`prune_target` must be an integer, a number of weights, or a fraction below 1. "
                 f"Received: prune_target={prune_target!r}"
             )
-        if callable(heuristic):
-            check_callable("heuristic", heuristic, "size", "before", "after")
+        if callable(redistribution):
+            check_callable("redistribution", redistribution, "size", "before", "after")
         else:
             known = sorted([*HEURISTICS, *_ALIASES])
-            if not isinstance(heuristic, str) or heuristic not in known:
+            if not isinstance(redistribution, str) or redistribution not in known:
                 raise ValueError(
-                    f"`heuristic` must be one of {known}, or a function. Received: heuristic={heuristic!r}"
+                    f"`redistribution` must be one of {known}, or a function. "
+                    f"Received: redistribution={redistribution!r}"
                 )
-            heuristic = HEURISTICS[_ALIASES.get(heuristic, heuristic)]
+            redistribution = HEURISTICS[_ALIASES.get(redistribution, redistribution)]
         self.variant, self.prune_target, self.initial_threshold = variant, prune_target, initial_threshold
-        self.heuristic, self.power = heuristic, power
+        self.redistribution, self.power = redistribution, power
 
     def default_end_step(self, total_steps: int) -> int:
         return 9 * total_steps // 10
@@ -281,7 +282,7 @@ class DynamicSparseReparameterization(SparseFromTheStart):
             if total > sum(int(np.count_nonzero(mask)) for mask in free):
                 free = [~mask for mask in old]
         room = [int(np.count_nonzero(mask)) for mask in free]
-        shares = np.asarray(self.heuristic(np.array(sizes), np.array(self._before), np.array(after)), np.float64)
+        shares = np.asarray(self.redistribution(np.array(sizes), np.array(self._before), np.array(after)), np.float64)
         counts = share_out(min(total, sum(room)), np.maximum(shares, 0.0) ** self.power, room)
         pairs = enumerate(zip(free, counts, strict=True))
         return [masks.random_mask(mask.shape, n, self.rng(step, index), mask) for index, (mask, n) in pairs]

@@ -45,7 +45,7 @@ ALGORITHMS = {
     "sparse_momentum": Algorithm(callbacks.SparseMomentum, _DROP_AND_GROW),
     "dsr": Algorithm(
         callbacks.DynamicSparseReparameterization,
-        {**_TARGET, **_WHEN, **_same("prune_target"), "redistribution": "heuristic"},
+        {**_TARGET, **_WHEN, **_same("prune_target", "redistribution")},
     ),
     "narang": Algorithm(callbacks.NarangPruning, _WHEN),
     "snip": Algorithm(callbacks.SNIP, {**_TARGET, **_same("scope")}),

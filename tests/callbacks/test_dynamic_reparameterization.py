@@ -105,8 +105,8 @@ def test_what_growth_is_shared_out_by(name, expected):
 
 def test_names_of_the_package_and_functions_are_heuristics():
     for names in (("paper", "R_p_sphere", "survivors"), ("within_param", "K_p_sphere"), ("anti_paper", "Z_p_sphere")):
-        assert len({small(heuristic=name)[1].heuristic for name in names}) == 1
-    _, algorithm = small(heuristic=lambda size, before, after: np.array([0.0, 1.0]))
+        assert len({small(redistribution=name)[1].redistribution for name in names}) == 1
+    _, algorithm = small(redistribution=lambda size, before, after: np.array([0.0, 1.0]))
     algorithm.change_masks(1)
     assert algorithm.active_counts() == [2, 4]
     # A power makes shares more unequal: 4 : 1 of three.

@@ -70,7 +70,7 @@ SPECS = {
         "extra_length num_results end_id length num_target_spaces target_space rounds steps_per_round rewind_step "
         "frequency image_size shuffle_buffer parallel_reads pixels variant technique mode cell kind scope model layer "
         "data files corpus vocabulary dtype normalize augment recipe too_long eval_too_long pad_to size convention "
-        "batch_norm spatial_mask quarters input_shape image_shape shape drop grow heuristic every verbose "
+        "batch_norm spatial_mask quarters input_shape image_shape shape drop grow redistribution every verbose "
         "threshold_function granularity layer_or_model dataset table dense sparse boundaries values tensors "
         "model_or_table n m k max_texts texts split budget labels hidden inputs identifier loss".split(),
         "nothing",
@@ -387,7 +387,7 @@ CASES = {
     "callbacks.DropAndGrow": Case(callbacks.DropAndGrow, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "random", "redistribution": None, "drop_fraction": 0.3, "decay": "cosine", "frequency": 10, **STEPS, "where": None, "structure": None, "seed": 0}),
     "callbacks.RigL": Case(callbacks.RigL, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "gradient", "frequency": 10, **STEPS, "where": None, "seed": 0}),
     "callbacks.StaticSparsity": Case(callbacks.StaticSparsity, {"sparsity": 0.9, "distribution": "erk", "dense": None, "where": None, "structure": None, "seed": 0}),
-    "callbacks.DynamicSparseReparameterization": Case(callbacks.DynamicSparseReparameterization, {"sparsity": 0.9, "variant": "paper", "prune_target": 0.01, "initial_threshold": 0.001, "heuristic": "survivors", "power": 1.0, "frequency": 10, "distribution": "erk", **STEPS, "where": None, "seed": 0}),
+    "callbacks.DynamicSparseReparameterization": Case(callbacks.DynamicSparseReparameterization, {"sparsity": 0.9, "variant": "paper", "prune_target": 0.01, "initial_threshold": 0.001, "redistribution": "survivors", "power": 1.0, "frequency": 10, "distribution": "erk", **STEPS, "where": None, "seed": 0}),
     "callbacks.IterativePruning": Case(callbacks.IterativePruning, {"final_sparsity": 0.9, "rounds": 2, "steps_per_round": 5, "rewind_step": 0, "scope": "layer", "snapshot": None, "where": None}),
     "callbacks.MaskAlgorithm": Case(callbacks.MaskAlgorithm, {**STEPS, "frequency": 1, "where": None, "structure": None, "seed": 0}),
     "callbacks.NarangPruning": Case(callbacks.NarangPruning, {"target_magnitude": 0.1, "begin_step": 0, "ramp_step": 5, "end_step": 10, "frequency": 1, "where": None, "seed": 0}, {"begin_step": "optional", "seed": "nothing"}),

@@ -77,5 +77,5 @@ def test_a_setting_has_the_name_of_its_argument():
     from sparsity_tf.train.sparsity_settings import ALGORITHMS
 
     others = {pair for a in ALGORITHMS.values() for pair in a.settings.items() if pair[0] != pair[1]}
-    assert others == {("final_sparsity", "sparsity"), ("redistribution", "heuristic")}
+    assert others == {("final_sparsity", "sparsity")}
     assert {name for name, _ in others} <= set(SparsitySettings.__dataclass_fields__)
