@@ -7,6 +7,8 @@ int8, the LiteRT file itself runs on the test images.
 
     python benchmarks/trained_story.py --data=mnist --folder=MNIST_FOLDER [--seeds=1,2,3]
     python benchmarks/trained_story.py --data=cifar10 --folder=cifar10.npz [--epochs=8] [--target_flops=0.3]
+
+`--plot=FILE.png` draws the stations: accuracy against the bytes of the LiteRT file, and against its latency.
 """
 
 import os
@@ -36,6 +38,7 @@ flags.DEFINE_float("target_flops", 0.25, "Share of the dense network's FLOPs tha
 flags.DEFINE_integer("width", 32, "Filters of the first layer.", lower_bound=1)
 flags.DEFINE_integer("rounds", 15, "Rounds of timing; every arm runs once in each.", lower_bound=1)
 flags.DEFINE_float("seconds", 0.1, "How long an arm runs in a round, about.", lower_bound=0.001)
+flags.DEFINE_string("plot", None, "Picture to draw, a .png.")
 
 
 def load():
@@ -140,6 +143,34 @@ def main(argv):
             values = [one["accuracy"] for one in stations]
             error = statistics.stdev(values) / len(values) ** 0.5
             print(f"  {stations[0]['station']}: {statistics.mean(values):.2f} +- {error:.2f}")
+    if FLAGS.plot:
+        plot(runs)
+
+
+def plot(runs):
+    """Draws the stations: a line from dense to int8 for each seed, with the names beside the stations of the first."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    sizes = (
+        (left, "LiteRT file, kilobytes", lambda one: one["litert_bytes"] / 1000),
+        (right, "one image in LiteRT, microseconds", lambda one: 1e6 * statistics.median(one["litert"].times)),
+    )
+    for axes, label, cost in sizes:
+        for number, stations in enumerate(runs):
+            line = ([cost(one) for one in stations], [one["accuracy"] for one in stations])
+            axes.plot(*line, "o-", alpha=1 if number == 0 else 0.35, color="tab:blue")
+        for one in runs[0]:
+            axes.annotate(
+                one["station"], (cost(one), one["accuracy"]), xytext=(-6, 6), textcoords="offset points",
+                ha="right" if cost(one) > 0.5 * cost(runs[0][0]) else "center", fontsize=8,
+            )  # fmt: skip
+        axes.set(xlabel=label, xlim=(0, 1.1 * cost(runs[0][0])))
+        axes.margins(y=0.15)
+        axes.grid(alpha=0.3)
+    left.set_ylabel("test accuracy, %")
+    figure.savefig(FLAGS.plot, dpi=110)
 
 
 def table(stations):
