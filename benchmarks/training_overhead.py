@@ -5,7 +5,8 @@ sparse momentum's MNIST experiments), and the MLP 784-1024-1024-10 at batch 256.
 the other, in several turns. A ratio is the median over epochs of (median seconds of the dense epochs of the same turn /
 arm's seconds). A ratio of 1 means as fast as dense.
 
-    python benchmarks/training_overhead.py [--epochs=4] [--turns=6] [--xla=on|off|both] [--model=lenet|mlp|both]
+    python benchmarks/training_overhead.py [--epochs=4] [--turns=6] [--xla=on|off|both] [--model=lenet|mlp|both] \
+        [--algorithms=RigL,StaticSparsity]
 """
 
 import os
@@ -29,6 +30,7 @@ flags.DEFINE_integer("epochs", 4, "Epochs measured in a turn, after one that com
 flags.DEFINE_integer("turns", 6, "How often every arm has its turn.", lower_bound=2)
 flags.DEFINE_enum("xla", "on", ["on", "off", "both"], "Compile the step with XLA.")
 flags.DEFINE_enum("model", "both", ["lenet", "mlp", "both"], "Which model.")
+flags.DEFINE_list("algorithms", [], "Beginnings of the arms' names, such as RigL,StaticSparsity; default all.")
 GOAL = 0.95
 STEPS = 540
 
@@ -88,7 +90,9 @@ class Arm:
 
 def compare(name, jit_compile):
     epochs = 1 + FLAGS.epochs
-    made = {"dense": None, **algorithms(epochs * STEPS)}
+    made = algorithms(epochs * STEPS)
+    chosen = [arm for arm in made if not FLAGS.algorithms or arm.startswith(tuple(FLAGS.algorithms))]
+    made = {"dense": None, **{arm: made[arm] for arm in chosen}}
     # The turns are short, because the speed of a busy machine changes within minutes.
     seconds, ratios = {arm: [] for arm in made}, {arm: [] for arm in made}
     for _ in range(FLAGS.turns):
