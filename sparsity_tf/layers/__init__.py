@@ -151,6 +151,14 @@ from sparsity_tf.layers.sparse_layer import (
     get_sparse_weights,
 )
 from sparsity_tf.layers.sparse_weight import SparseWeight
+from sparsity_tf.layers.structured_bayesian import (
+    LogNormalDropout,
+    SBPConv1D,
+    SBPConv2D,
+    SBPConv3D,
+    SBPDense,
+    SBPEinsumDense,
+)
 from sparsity_tf.layers.swap import after_build, make_plain, make_sparse, unmake_sparse
 from sparsity_tf.layers.technique import Technique
 from sparsity_tf.layers.variational_dropout import (
@@ -217,6 +225,7 @@ __all__ = [
     "L0SimpleRNN",
     "L0SimpleRNNCell",
     "LAYER_CLASSES",
+    "LogNormalDropout",
     "Masked",
     "MaskedBatchNormalization",
     "MaskedConv1D",
@@ -243,6 +252,11 @@ __all__ = [
     "MaskedSeparableConv2D",
     "MaskedSimpleRNN",
     "MaskedSimpleRNNCell",
+    "SBPConv1D",
+    "SBPConv2D",
+    "SBPConv3D",
+    "SBPDense",
+    "SBPEinsumDense",
     "STRConv1D",
     "STRConv1DTranspose",
     "STRConv2D",

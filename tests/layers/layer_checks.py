@@ -96,6 +96,7 @@ PREFIXES = {
     "STR": Prefix(WITHOUT_EMBEDDINGS, trainable=1),
     "Masked": Prefix(tuple(KINDS), masks=1),
     "DNW": Prefix(WITHOUT_EMBEDDINGS),
+    "SBP": Prefix(("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D"), trainable=2, seed_generators=1, losses=1),
 }
 
 CASES = [
@@ -132,6 +133,11 @@ def make_half_sparse(layer, seed=0):
             weight.extra_variable("log_sigma2").assign(np.where(chosen, 20.0, -20.0))
         elif technique == "l0":
             weight.extra_variable("log_alpha").assign(np.where(chosen, -3.0, rng.normal(size=weight.shape)))
+        elif technique == "structured_bayesian":
+            # The noise of every second unit has a signal-to-noise ratio of 1/3.
+            shape = weight.extra_variable("log_sigma").shape
+            every_second = np.arange(int(np.prod(shape))).reshape(shape) % 2 == 0
+            weight.extra_variable("log_sigma").assign(np.where(every_second, 3.0, -3.0))
         elif technique == "soft_threshold":
             magnitude = np.abs(ops.convert_to_numpy(weight.variable))
             t = np.median(magnitude)
