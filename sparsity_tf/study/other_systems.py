@@ -38,7 +38,7 @@ def read_str(folder, source):
             model=model,
             dataset="ImageNet",
             technique=row.text("technique"),
-            sparsity=row.number("sparsity_percent", 0, 100) / 100,
+            sparsity=round(row.number("sparsity_percent", 0, 100) / 100, 6),
             metric="top-1 accuracy",
             score=row.number("top1", 0, 100),
             flops=flops,

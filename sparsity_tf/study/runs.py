@@ -37,11 +37,9 @@ class Run:
 
     Example:
 
-    ```python
-    # needs a finished run
-    run = read_run("runs/lenet300")
-    print(run.technique, run.sparsity, run.score)
-    ```
+    >>> run = Run("runs/a", "lenet_300_100", "rigl", 0.9, "top-1 accuracy", 98.1, None, seed=0, settings={})
+    >>> tradeoff_table(runs=[run]).rows[0].score
+    98.1
     """
 
     folder: str
@@ -74,8 +72,13 @@ def read_run(folder: PathLike, sparsity_of: str = "sparse_weights") -> Run:
     Example:
 
     ```python
-    # needs a finished run
-    print(read_run("runs/lenet300", sparsity_of="kernels").sparsity)
+    import json
+
+    recipe = {"technique": "rigl", "model": "lenet_300_100", "seed": 0}
+    with open("results.json", "w") as file:  # A training program writes more.
+        json.dump({"recipe": recipe, "collapsed": None, "test_error": 0.02, "sparsity": 0.9}, file)
+    run = read_run(".")
+    print(run.technique, run.sparsity, run.score)
     ```
     """
     check_path("folder", folder)
@@ -173,10 +176,9 @@ def read_runs(runs: Sequence[PathLike | Run], sparsity_of: str = "sparse_weights
 
     Example:
 
-    ```python
-    # needs finished runs
-    runs = read_runs(["runs/seed_0", "runs/seed_1"])
-    ```
+    >>> run = Run("runs/a", "lenet_300_100", "rigl", 0.9, "top-1 accuracy", 98.1, None, seed=0, settings={})
+    >>> read_runs([run, run]) == [run]
+    True
     """
     if not isinstance(runs, list | tuple):
         raise ValueError(f"`runs` must be a list of folders of runs. Received: runs={shown(runs)}")

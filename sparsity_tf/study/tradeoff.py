@@ -82,12 +82,12 @@ class TradeoffTable:
 
     >>> table = tradeoff_table(published_results(model="Transformer", technique=["magnitude", "vd"]))
     >>> print(table)
-    technique             system               sparsity    BLEU    +/-  runs
-    --------------------  -----------------  ----------  ------  -----  ------
-    magnitude pruning     State of Sparsity      50.0 %   26.33
-    magnitude pruning     State of Sparsity      60.0 %   25.94
+    technique            system               sparsity    BLEU    +/-    runs
+    -------------------  -----------------  ----------  ------  -----  ------
+    magnitude pruning    State of Sparsity      50.0 %   26.33
+    magnitude pruning    State of Sparsity      60.0 %   25.94
     ...
-    variational dropout   State of Sparsity      98.0 %   14.45
+    variational dropout  State of Sparsity      98.0 %   14.45
     """
 
     def __init__(self, rows: Sequence[TradeoffPoint], metric: str, left_out: Sequence[str] = ()) -> None:
@@ -249,9 +249,7 @@ def _published_rows(results, levels, lower):
             groups.setdefault((result.source, settings, round(result.sparsity, 4)), []).append(result)
         candidates = [_Candidate(group) for group in groups.values()]
         best = {}
-        own = [0.0] if technique == "none" else levels or _levels_of(candidates)
-        for candidate in candidates:
-            level = max((one for one in own if one <= candidate.sparsity + SLACK), default=None)
+        for candidate, level in zip(candidates, _levels_of(candidates, technique, levels), strict=True):
             if level is None:
                 continue
             better = level not in best or (candidate.score < best[level].score) == lower
@@ -261,9 +259,13 @@ def _published_rows(results, levels, lower):
     return rows
 
 
-def _levels_of(candidates):
-    found = sorted({round(candidate.sparsity, 3) for candidate in candidates})
-    return found if len(found) <= _MOST_OWN_LEVELS else LEVELS
+def _levels_of(candidates, technique, levels):
+    """The level of each candidate; `None` for one that reaches no level."""
+    own = [0.0 if technique == "none" else round(candidate.sparsity, 4) for candidate in candidates]
+    if technique == "none" or (levels is None and len(set(own)) <= _MOST_OWN_LEVELS):
+        return own
+    levels = LEVELS if levels is None else levels
+    return [max((one for one in levels if one <= candidate.sparsity + SLACK), default=None) for candidate in candidates]
 
 
 class _Candidate:

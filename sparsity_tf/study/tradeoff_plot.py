@@ -215,9 +215,9 @@ def _x(row, x):
 
 def _scale_sparsity(axes, rows):
     left = [max(1 - row.sparsity, _LEAST_LEFT) for row in rows] or [1.0]
-    axes.set_xscale("log")
     # From few zeros at the left to few weights at the right.
     axes.set_xlim(max(left) * 1.12, min(left) / 1.12)
+    axes.set_xscale("log")
     ticks = [tick for tick in _TICKS if min(left) / 1.12 <= 1 - tick <= max(left) * 1.12]
     if len(ticks) < 2:
         ticks = sorted({round(1 - one, 4) for one in left})[:8]
@@ -229,8 +229,8 @@ def _scale_sparsity(axes, rows):
 def _scale_flops(axes, rows):
     ticker = import_optional("matplotlib.ticker")
     counts = [row.flops for row in rows]
-    axes.set_xscale("log")
     axes.set_xlim(min(counts) / 1.25, max(counts) * 1.25)
+    axes.set_xscale("log")
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda count, _: _short(count))
     axes.minorticks_off()
