@@ -8,7 +8,7 @@ import pytest
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize("page", ["extending.md"])
+@pytest.mark.parametrize("page", ["extending.md", "published.md"])
 def test_the_code_of_a_page_runs(page):
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert blocks

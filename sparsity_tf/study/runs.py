@@ -180,7 +180,7 @@ def read_runs(runs: Sequence[PathLike | Run], sparsity_of: str = "sparse_weights
     >>> read_runs([run, run]) == [run]
     True
     """
-    if not isinstance(runs, list | tuple):
+    if not isinstance(runs, list | tuple) or not all(isinstance(one, str | os.PathLike | Run) and one for one in runs):
         raise ValueError(f"`runs` must be a list of folders of runs. Received: runs={shown(runs)}")
     found = {}
     for one in runs:

@@ -71,7 +71,9 @@ def test_a_clone_takes_the_place_of_the_packaged_tables(run, tmp_path):
     name = f"{COMPARED}transformer_magnitude_pruning.csv"
     tables[name] = [*tables[name], "sparse_transformer_magnitude_pruning,24.5,0.900000691414,0,300000,10000,none,0"]
     clone = write_clone(tmp_path, tables)
-    status, out, _ = run("--model=Transformer", f"--clone={clone}", "--format=csv", "--technique=none,magnitude,scratch")
+    status, out, _ = run(
+        "--model=Transformer", f"--clone={clone}", "--format=csv", "--technique=none,magnitude,scratch"
+    )
     assert status == 0
     rows = {(row["technique"], round(float(row["sparsity"]), 3)): row for row in csv.DictReader(io.StringIO(out))}
     # One dense network of the clone, in place of the five of the package; the packaged checkpoints stay.
