@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Sequence
 
 from sparsity_tf.checks import check_fraction, shown
-from sparsity_tf.study import other_systems, state_of_sparsity
+from sparsity_tf.study import checkpoint_results, other_systems, state_of_sparsity
 from sparsity_tf.study.result import PublishedResult, key
 
 _FOLDER = pathlib.Path(__file__).parent / "data"
@@ -106,7 +106,7 @@ def published_files() -> dict[str, str]:
 
 def _all():
     """All packaged results. They are read anew for each call, because a user may change their settings."""
-    results = state_of_sparsity.read_checkpoints(_FOLDER / _CHECKPOINTS, _CHECKPOINTS)
+    results = checkpoint_results.read_checkpoints(_FOLDER / _CHECKPOINTS, _CHECKPOINTS)
     for source, path in published_files().items():
         if source.startswith(f"{_TABLES}/sparse_"):
             results += state_of_sparsity.read_csv(path, source)

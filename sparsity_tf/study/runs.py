@@ -11,8 +11,9 @@ from sparsity_tf.checks import check_choice, check_path, is_finite_number, shown
 from sparsity_tf.train import aliases, run_folder
 from sparsity_tf.type_names import PathLike
 
-# Settings that may differ between repeats of an experiment: the seed, and what does not influence the weights.
-_NOT_OF_EXPERIMENT = ("seed", "data_dir", "log_every", "frame_every", "keep_best", "keep_initial")
+# Settings that may differ between repeats of an experiment: the seed, and what does not influence the weights. (The
+# folder of the data counts, because another text or corpus is another experiment.)
+_NOT_OF_EXPERIMENT = ("seed", "log_every", "frame_every", "keep_best", "keep_initial")
 # Other names of techniques.
 _TECHNIQUES = {"gmp": "magnitude", "snfs": "sparse_momentum"}
 SPARSITY_OF = ("sparse_weights", "kernels")
@@ -31,7 +32,7 @@ class Run:
         score: The metric's value; `None` if the network collapsed without one.
         flops: Multiply-accumulates of one input without the zeros, or `None`.
         seed: The recipe's `seed`.
-        settings: Dict of the recipe without seed, folders and what is only logged. Runs with equal settings are
+        settings: Dict of the recipe without the seed and what is only logged or kept. Runs with equal settings are
             repeats.
         collapsed: A sentence that says what is wrong with the network, or `None`.
 

@@ -61,12 +61,6 @@ class TradeoffPoint:
     settings: dict = dataclasses.field(hash=False)
     source: str = ""
 
-    @property
-    def label(self) -> str:
-        """Technique and system in words."""
-        technique = TECHNIQUE_LABELS.get(self.technique, self.technique)
-        return f"{technique} ({SYSTEM_LABELS.get(self.system, self.system)})"
-
 
 class TradeoffTable:
     """The best score of each technique at each level of sparsity; made by `tradeoff_table`.

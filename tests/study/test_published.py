@@ -12,6 +12,7 @@ import pytest
 import sparsity_tf
 from sparsity_tf.study import PublishedResult, published_files, published_results
 from sparsity_tf.study import published as module
+from tests import fresh_process
 
 RESNET = "state_of_sparsity/sparse_rn50/"
 COMPARED = f"{RESNET}technique_comparison/rn50_"
@@ -377,6 +378,18 @@ def test_a_result_can_be_changed_by_its_owner_alone():
     with pytest.raises(AttributeError):
         first.score = 100.0
     assert isinstance(first, PublishedResult)
+
+
+def test_the_room_is_imported_when_it_is_used_and_needs_no_matplotlib():
+    code = """
+import sys, sparsity_tf
+assert "sparsity_tf.study" not in sys.modules
+before = set(sys.modules)  # Some releases of Keras import matplotlib themselves.
+assert len(sparsity_tf.study.published_results()) == 1363
+print({"matplotlib", "tabulate", "PIL"} & (set(sys.modules) - before))
+"""
+    finished = fresh_process.run(code)
+    assert finished.returncode == 0 and finished.stdout.split() == ["set()"], finished.stderr
 
 
 def test_the_readme_beside_the_data_names_every_folder():

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import statistics
+import sys
 
 import numpy as np
 import pytest
@@ -107,6 +108,7 @@ def test_a_result_without_a_sparsity_is_left_out_and_said():
 # Own runs.
 
 
+@pytest.mark.tensorflow
 def test_a_run_of_the_classifier_is_read(tmp_path, capsys):
     data = write_digits(tmp_path)
     for seed in (0, 1):
@@ -120,7 +122,7 @@ def test_a_run_of_the_classifier_is_read(tmp_path, capsys):
     assert run.score == pytest.approx(100 * (1 - written["test_error"]))
     assert run.sparsity == written["sparsity_of_sparse_weights"] == pytest.approx(0.8, abs=1e-3)
     assert run.flops == written["macs"]["sparse"] and run.collapsed is None
-    assert run.settings["final_sparsity"] == 0.8 and "seed" not in run.settings and "data_dir" not in run.settings
+    assert run.settings["final_sparsity"] == 0.8 and "seed" not in run.settings and "log_every" not in run.settings
     [row] = tradeoff_table(runs=[tmp_path / "run_0", tmp_path / "run_1"])
     assert (row.system, row.repeats) == ("own runs", 2) and row.standard_error is not None
 
@@ -147,10 +149,12 @@ def test_a_copy_of_a_run_is_no_repeat(folders):
 
 
 def test_what_is_only_logged_does_not_divide_repeats(tmp_path, folders):
-    write_run(tmp_path / "c", test_error=0.022, sparsity=0.9, seed=7, macs=1, log_every=5, data_dir="/elsewhere")
+    write_run(tmp_path / "c", test_error=0.022, sparsity=0.9, seed=7, macs=1, log_every=5, keep_best=True)
     assert tradeoff_table(runs=[*folders, tmp_path / "c"]).rows[0].repeats == 4
     write_run(tmp_path / "d", test_error=0.022, sparsity=0.9, seed=8, macs=1, learning_rate=0.3)
-    assert [row.repeats for row in tradeoff_table(runs=[*folders, tmp_path / "d"])] == [3, 1, 1]
+    write_run(tmp_path / "e", test_error=0.022, sparsity=0.9, seed=9, macs=1, data_dir="/other_text")
+    more = [tmp_path / "d", tmp_path / "e"]
+    assert [row.repeats for row in tradeoff_table(runs=[*folders, *more])] == [3, 1, 1, 1]
 
 
 def test_which_sparsity_counts(tmp_path):
@@ -286,6 +290,15 @@ def test_the_table_is_written_in_full(tmp_path, folders):
 
 
 # The picture.
+
+
+def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    with pytest.raises(
+        ImportError, match=r'The package matplotlib is not installed: pip install "sparsity-tf\[plot\]"'
+    ):
+        plot_tradeoff(published_results("str", "ResNet-50"))
 
 
 @pytest.fixture(scope="module", autouse=True)
