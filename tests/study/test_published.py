@@ -11,6 +11,7 @@ import pytest
 
 import sparsity_tf
 from sparsity_tf.study import PublishedResult, published_files, published_results
+from sparsity_tf.study import other_systems
 from sparsity_tf.study import published as module
 from tests import fresh_process
 
@@ -74,6 +75,15 @@ def test_the_files_are_those_that_the_readme_lists(everything):
     counts = collections.Counter(result.source for result in everything)
     assert {source: counts[source] for source in FILES} == {source: count for source, (count, _) in FILES.items()}
     assert sum(counts.values()) == 1363
+
+
+def test_the_budgets_of_str_are_exact_copies():
+    for source, digest in (
+        ("str/STR_Budgets_ResNet50.csv", "61d003cb"),
+        ("str/SparsityDistributions_90_ResNet50.csv", "6a5c8cbf"),
+    ):
+        with open(published_files()[source], "rb") as file:
+            assert hashlib.md5(file.read()).hexdigest().startswith(digest)
 
 
 @pytest.mark.parametrize("source", [source for source, (_, blob) in FILES.items() if blob])
@@ -241,6 +251,33 @@ def test_results_of_str_are_computed_from_its_budgets():
         0.7528: (1_040_000, 101_000_000, 68.35),
         0.8901: (460_000, 42_000_000, 62.1),
     }
+
+
+# Weights left and multiply-accumulates of STR's 16 networks, computed from the budgets by another program.
+BUDGETS = {
+    "79.55": (5_216_259, 766_636_718),
+    "81.27": (4_775_866, 705_385_411),
+    "87.7": (3_136_008, 401_720_908),
+    "90.23": (2_492_045, 342_704_659),
+    "90.55": (2_409_402, 341_549_313),
+    "94.8": (1_326_562, 181_680_756),
+    "95.03": (1_269_016, 158_668_661),
+    "95.15": (1_237_702, 162_286_322),
+    "96.11": (991_719, 126_989_743),
+    "96.53": (883_922, 117_247_907),
+    "97.78": (565_147, 80_220_958),
+    "98.05": (497_978, 72_942_818),
+    "98.22": (454_278, 68_348_589),
+    "98.79": (307_766, 53_655_554),
+    "98.98": (259_835, 47_420_137),
+    "99.1": (229_602, 43_779_795),
+}
+
+
+def test_all_16_budgets_of_str():
+    budgets = other_systems._str_budgets(published_files()["str/STR_Budgets_ResNet50.csv"])
+    assert budgets.pop("0") == (25_502_912, 4_089_284_608)
+    assert {float(name): budget for name, budget in budgets.items()} == {float(k): v for k, v in BUDGETS.items()}
 
 
 @pytest.mark.parametrize("technique,target,flops", [("magnitude", 0.9, 409_018_778), ("random", 0.8, 817_937_203)])
