@@ -10,8 +10,7 @@ import statistics
 import pytest
 
 import sparsity_tf
-from sparsity_tf.study import PublishedResult, published_files, published_results
-from sparsity_tf.study import other_systems
+from sparsity_tf.study import PublishedResult, other_systems, published_files, published_results
 from sparsity_tf.study import published as module
 from tests import fresh_process
 
