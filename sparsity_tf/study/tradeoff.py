@@ -246,8 +246,8 @@ def _published_rows(results, levels, lower):
         for candidate, level in zip(candidates, _levels_of(candidates, technique, levels), strict=True):
             if level is None:
                 continue
-            better = level not in best or (candidate.score < best[level].score) == lower
-            if better and (level not in best or candidate.score != best[level].score):
+            sign = -1 if lower else 1
+            if level not in best or sign * candidate.score > sign * best[level].score:
                 best[level] = candidate
         rows += [best[level].row(system, technique, level) for level in sorted(best)]
     return rows

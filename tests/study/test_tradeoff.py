@@ -92,6 +92,11 @@ def test_repeats_count_by_their_mean():
     assert (row.repeats, row.standard_error) == (None, 0.25)
 
 
+def test_one_network_in_two_files_is_no_repeat():
+    [row] = tradeoff_table([result(score=70.0), result(score=70.1, source="b.csv")])
+    assert (row.score, row.repeats, row.source) == (70.1, None, "b.csv:2")
+
+
 def test_lower_is_better_for_perplexity():
     results = [result(score=score, metric="perplexity", settings={"lr": score}) for score in (5.0, 4.0, 6.0)]
     assert rows(results) == [(0.9, 0.9, 4.0)]
@@ -146,6 +151,13 @@ def test_runs_that_differ_in_the_seed_are_repeats(folders):
 
 def test_a_copy_of_a_run_is_no_repeat(folders):
     assert [row.repeats for row in tradeoff_table(runs=[*folders, folders[0], folders[3]])] == [3, 1]
+
+
+def test_equal_scores_of_two_seeds_are_repeats(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / f"{seed}", test_error=0.02, sparsity=0.9, seed=seed)
+    [row] = tradeoff_table(runs=[tmp_path / "0", tmp_path / "1"])
+    assert (row.repeats, row.standard_error) == (2, 0.0)
 
 
 def test_what_is_only_logged_does_not_divide_repeats(tmp_path, folders):
@@ -329,6 +341,9 @@ def test_the_picture_shows_the_points(tmp_path, folders):
     }
     np.testing.assert_allclose(points["RigL (own runs)"], [[0.1, 98.0], [0.02, 95.0]])
     assert len(points["SET (Sparse Networks from Scratch)"]) == 6
+    # Upright error bars alone: the sparsities of the repeats are equal.
+    bars = {container.get_label(): len(container[2]) for container in axes.containers}
+    assert bars == {"SET (Sparse Networks from Scratch)": 1, "RigL (own runs)": 1}
     assert axes.get_xscale() == "log" and axes.get_xlim()[0] > axes.get_xlim()[1]
     assert axes.get_title(loc="left") == "LeNet-300-100, MNIST: best top-1 accuracy by technique"
     assert axes.get_ylabel() == "top-1 accuracy (%)"
@@ -380,6 +395,7 @@ def test_extreme_sparsities_can_be_drawn(tmp_path):
     points = [result(sparsity=sparsity, score=50 - sparsity) for sparsity in (0.0, 0.001, 0.9999, 1.0)]
     [axes] = plot_tradeoff(points, path=tmp_path / "a.png").axes
     assert markers(axes)["magnitude pruning"].shape == (4, 2)
+    np.testing.assert_allclose(markers(axes)["magnitude pruning"][:, 0], [1.0, 0.999, 1e-4, 1e-5])
     [axes] = plot_tradeoff([result(sparsity=0.333)], path=tmp_path / "b.png").axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["33.3"]
     [axes] = plot_tradeoff([result("none", 0.0)], path=tmp_path / "c.png").axes
