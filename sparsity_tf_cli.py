@@ -24,6 +24,7 @@ PROGRAMS = {
     "convert": ("sparsity_tf.tools.convert", "a sparse .keras file to a plain one, zeros baked in"),
     "budget": ("sparsity_tf.tools.budget", "sparsities of a network's layers, as a CSV file for another training"),
     "report": ("sparsity_tf.tools.report", "what shipping a network would gain, target by target"),
+    "tradeoff": ("sparsity_tf.tools.tradeoff", "published and own results: quality at each level of sparsity"),
     "translate": ("sparsity_tf.tools.translate", "translate a text with a trained Transformer"),
     "bleu": ("sparsity_tf.tools.bleu", "BLEU of a translation"),
     "import-checkpoint": ("sparsity_tf.tools.import_checkpoint", "a .keras file of a published TensorFlow checkpoint"),

@@ -28,13 +28,13 @@ from sparsity_tf.sparsify import SparsifyReport, sparsify
 from sparsity_tf.to_dense import to_dense
 
 if typing.TYPE_CHECKING:  # For editors, which don't run `__getattr__`.
-    from sparsity_tf import checkpoints, datasets, decoding
+    from sparsity_tf import checkpoints, datasets, decoding, study
     from sparsity_tf.distributions import budgets
     from sparsity_tf.masks import structures
 
 # Name -> module that is imported when it is first used.
 _LAZY = {
-    **{name: f"{__name__}.{name}" for name in ("checkpoints", "datasets", "decoding")},
+    **{name: f"{__name__}.{name}" for name in ("checkpoints", "datasets", "decoding", "study")},
     "budgets": f"{__name__}.distributions.budgets",
     "structures": f"{__name__}.masks.structures",
 }
@@ -65,6 +65,7 @@ __all__ = [
     "shrink",
     "sparsify",
     "structures",
+    "study",
     "to_dense",
 ]
 

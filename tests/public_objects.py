@@ -7,7 +7,7 @@ import inspect
 import re
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-ROOMS = "callbacks checkpoints datasets decoding deploy distributions inspection layers masks models".split()
+ROOMS = "callbacks checkpoints datasets decoding deploy distributions inspection layers masks models study".split()
 # Modules without `__all__`: the names that they define themselves are public.
 MODULES = (
     "sparsity_tf.schedules",

@@ -37,7 +37,7 @@ SLOW = {
     *(f"sparsity_tf.models.resnet_{depth}" for depth in (18, 34, 50, 101, 152, 200)),
 }
 # The rooms whose examples run on any backend of Keras.
-ANY_BACKEND = {"datasets", "decoding", "distributions", "initializers", "masks", "schedules"}
+ANY_BACKEND = {"datasets", "decoding", "distributions", "initializers", "masks", "schedules", "study"}
 
 
 def documented():

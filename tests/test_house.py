@@ -203,6 +203,7 @@ FLOORS = [
     ["load_masks"],
     [""],  # the package itself: `import sparsity_tf`
     ["train"],
+    ["study"],
     ["tools"],
 ]
 # Other spellings of commands: `python -m sparsity_tf.train.bleu` is `python -m sparsity_tf.tools.bleu`.
@@ -219,6 +220,10 @@ COMMANDS = {
 }
 # Module -> (the modules that it may import although they stand above it, the reason).
 UPWARDS = {
+    "sparsity_tf": (
+        {"sparsity_tf.study"},
+        "for editors only; `import sparsity_tf` imports it when it is first used",
+    ),
     "sparsity_tf.sparsify": (
         {"sparsity_tf.deploy.channel_families"},
         "which layers a channel ties is known from the graph, which `deploy` reads",

@@ -24,7 +24,7 @@ PACKAGES = sorted(".".join(path.parent.relative_to(ROOT.parent).parts) for path 
 # Modules that are public: their names are used with a dot.
 MODULES = {
     "sparsity_tf": "budgets callbacks checkpoints datasets decoding deploy distributions initializers inspection "
-    "layers masks models schedules structures".split(),
+    "layers masks models schedules structures study".split(),
     "sparsity_tf.datasets": ["subwords"],
     "sparsity_tf.distributions": ["budgets"],
     "sparsity_tf.masks": ["structures"],
@@ -68,7 +68,7 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_modules_are_imported_when_they_are_first_used():
     code = """
 import sys, sparsity_tf
-assert not {"sparsity_tf.datasets", "sparsity_tf.decoding"} & set(sys.modules)
+assert not {"sparsity_tf.datasets", "sparsity_tf.decoding", "sparsity_tf.study"} & set(sys.modules)
 assert "models" in dir(sparsity_tf)
 for thing in (sparsity_tf.models.lenet_300_100, sparsity_tf.decoding.Decoder, sparsity_tf.budgets.read_csv):
     print(thing.__name__)
@@ -101,6 +101,7 @@ WITHOUT_EXAMPLE = {
     "sparsity_tf.inspection.SensitivityRow": "a row of `SensitivityTable`",
     "sparsity_tf.inspection.SparsityRow": "a row of `SparsityTable`",
     "sparsity_tf.inspection.SpeedupRow": "a row of `SpeedupTable`",
+    "sparsity_tf.study.TradeoffPoint": "a row of `TradeoffTable`",
     "sparsity_tf.schedules.of_argument": "`get`, for arguments of this package",
 }
 

@@ -28,10 +28,12 @@ from sparsity_tf import (
     masks,
     models,
     schedules,
+    study,
 )
 from sparsity_tf.datasets.text import subwords
 from sparsity_tf.distributions import budgets
 from sparsity_tf.masks import structures
+from tests.study.run_folders import write_run
 
 # What each kind of argument may be among the nonsense of `test_arguments.NONSENSE`.
 NUMBERS = {"half", "one_and_half", "huge_float"}
@@ -142,6 +144,26 @@ def net():
 
 def sparse_net(technique="masked"):
     return sparsity_tf.sparsify(net(), technique)
+
+
+_BASELINES = "state_of_sparsity/sparse_transformer/technique_comparison/transformer_baselines.csv"
+_OF_RUNS = {
+    "folder": "path",
+    "runs": "dense_tensors",
+    "published": "dense_tensors",
+    "sparsity_of": "nothing",
+    "x": "nothing",
+    "levels": "optional",
+    "worst_score": "number_or_initializer",
+    "title": "optional_path",
+}
+
+
+def _run_folder():
+    folder = pathlib.Path(os.getcwd()) / "finished_run"
+    if not folder.exists():
+        write_run(folder, test_error=0.02, sparsity=0.9)
+    return str(folder)
 
 
 @functools.cache
@@ -319,6 +341,13 @@ CASES = {
     "inspection.SensitivityTable.to_csv": Case(lambda path: _table("sensitivity").to_csv(path), {"path": "sensitivity.csv"}),
     "inspection.SensitivityTable.plot": Case(lambda path: _table("sensitivity").plot(path), {"path": None}, {"path": "optional_path"}),
     "inspection.sensitivity": Case(inspection.sensitivity, lambda: {"model": net(), "data": (np.ones((2, 6, 6, 1), "float32"), np.array([0, 1])), "sparsities": (0.5,), "metric": "sparse_categorical_accuracy", "structure": None, "where": None, "batch_size": 2}, {"model": "model_or_layer", "metric": "nothing", "sparsities": "nothing"}),
+    "study.published_results": Case(study.published_results, {"system": "str", "model": None, "dataset": None, "technique": None, "sparsity": None, "metric": None}, {**dict.fromkeys("system model dataset technique metric".split(), "optional"), "sparsity": "optional_fraction"}),
+    "study.read_state_of_sparsity": Case(study.read_state_of_sparsity, lambda: {"path": study.published_files()[_BASELINES]}),
+    "study.read_run": Case(study.read_run, lambda: {"folder": _run_folder(), "sparsity_of": "kernels"}, _OF_RUNS),
+    "study.read_runs": Case(study.read_runs, lambda: {"runs": [_run_folder()], "sparsity_of": "kernels"}, _OF_RUNS),
+    "study.tradeoff_table": Case(study.tradeoff_table, lambda: {"published": study.published_results("str", "ResNet-50"), "runs": [_run_folder()], "levels": None, "sparsity_of": "kernels"}, _OF_RUNS),
+    "study.plot_tradeoff": Case(study.plot_tradeoff, lambda: {"published": study.published_results("str", "ResNet-50"), "runs": [_run_folder()], "x": "sparsity", "levels": None, "worst_score": None, "sparsity_of": "kernels", "title": None, "path": None}, {**_OF_RUNS, "path": "optional_path"}),
+    "study.TradeoffTable.to_csv": Case(lambda path: study.tradeoff_table(study.published_results("str", "ResNet-50")).to_csv(path), {"path": "tradeoff.csv"}),
     "prune.prune": Case(sparsity_tf.prune, lambda: {"model": net(), "sparsity": 0.5, "by": "taylor", "data": (np.ones((2, 6, 6, 1), "float32"), np.array([0, 1])), "loss": "sparse_categorical_crossentropy", "scope": "layer", "distribution": "uniform", "structure": None, "where": None, "dense": None, "seed": 0, "target_flops": None, "target_parameters": None}, {"model": "model_or_layer", "by": "nothing", "scope": "optional", "dense": "dense_tensors", "seed": "nothing", "target_flops": "optional", "target_parameters": "optional"}),
     "refresh_statistics.refresh_statistics": Case(sparsity_tf.refresh_statistics, lambda: {"model": _normalised(), "data": np.ones((2, 3), "float32"), "batch_size": 2}, {"data": "numbers"}),
     "inspection.sparsity_table": Case(inspection.sparsity_table, lambda: {"model": net(), "include_dense": False}),
@@ -518,6 +547,7 @@ RECORDS = {
             "sparsify.ReportEntry", "sparsify.SparsifyReport", "decoding.Hypotheses", "callbacks.WeightView",
             "deploy.ChannelGroup", "deploy.GroupMember", "deploy.ChannelFamily", "deploy.FamilyPart", "deploy.ShrinkReport", "deploy.ShrinkRow",
             "deploy.CompactFile", "deploy.DeploymentReport", "deploy.DeploymentRow", "deploy.ExportReport",
+            "study.PublishedResult", "study.Run", "study.TradeoffPoint", "study.TradeoffTable",
             "datasets.ImageData", "datasets.ImageFiles", "datasets.ParallelCorpus", "datasets.CharacterCorpus",
         ],
         RECORD,

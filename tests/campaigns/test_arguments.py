@@ -19,7 +19,7 @@ from tests.campaigns.callables import ALLOWED, CASES, HOOKS, INCIDENTAL, RECORDS
 PACKAGES = (
     "layers callbacks models schedules distributions distributions.budgets masks masks.structures inspection "
     "initializers datasets datasets.text.subwords decoding checkpoints sparsify to_dense load_masks deploy prune "
-    "refresh_statistics"
+    "refresh_statistics study"
 ).split()
 
 
