@@ -1,9 +1,12 @@
 """The code blocks of the documentation run as they are written."""
 
+import importlib
 import pathlib
 import re
+import shlex
 
 import pytest
+from absl import flags
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
@@ -15,3 +18,48 @@ def test_the_code_of_a_page_runs(page):
     names = {"__name__": "docs"}
     for block in blocks:
         exec(compile(block, page, "exec"), names)
+
+
+PROGRAMS = ("sparsity_tf.train.classifier", "sparsity_tf.train.translator", "sparsity_tf.train.language_model")
+COMING_FROM = sorted(f"coming_from/{path.name}" for path in (DOCS / "coming_from").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", COMING_FROM)
+def test_the_code_for_users_of_another_system_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    test_the_code_of_a_page_runs(page)
+
+
+def commands_of(page):
+    """The commands in the bash blocks of a page: pairs of a module and the list of its arguments."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for line in "".join(blocks).replace("\\\n", "").splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            assert words[:2] == ["python", "-m"], line
+            yield words[2], words[3:]
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("page", COMING_FROM)
+def test_the_commands_for_users_of_another_system_can_be_run(page, tmp_path, monkeypatch, capsys):
+    """A training command makes a recipe and its algorithm. Another command gets as far as its file, which is absent."""
+    from sparsity_tf.distributions import budgets
+    from sparsity_tf.train import sparsity_settings, technique
+
+    monkeypatch.chdir(tmp_path)
+    budgets.write_csv("budget.csv", {"stem": 0.5, "classifier": 0.9})
+    for module, arguments in commands_of(page):
+        if module in PROGRAMS:
+            program = importlib.import_module(f"{module}.__main__")
+            flag_values = flags.FlagValues()
+            program.define_flags(flag_values)
+            assert flag_values([module, *arguments]) == [module]
+            recipe = program.recipe_from_flags(flag_values)
+            if recipe.technique != "snip":  # it asks for data
+                sparsity_settings.make(recipe, 500, lambda: None)
+            technique.arguments(recipe)
+        else:
+            status = importlib.import_module(module).main([module, *arguments])
+            error = capsys.readouterr().err
+            assert status == 1 or "no recipe.json lies beside the checkpoint" in error, (module, error)
