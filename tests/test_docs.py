@@ -8,6 +8,8 @@ import shlex
 import pytest
 from absl import flags
 
+import sparsity_tf
+
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 
@@ -63,3 +65,15 @@ def test_the_commands_for_users_of_another_system_can_be_run(page, tmp_path, mon
             status = importlib.import_module(module).main([module, *arguments])
             error = capsys.readouterr().err
             assert status == 1 or "no recipe.json lies beside the checkpoint" in error, (module, error)
+
+
+@pytest.mark.parametrize("page", COMING_FROM)
+def test_the_links_and_names_for_users_of_another_system_exist(page):
+    path = DOCS / page
+    text = path.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text):
+        headings = re.findall(r"^#+ (.*)$", (path.parent / target).read_text(encoding="utf-8"), re.MULTILINE)
+        assert not anchor or anchor in [re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings]
+    rooms = "callbacks|layers|models|inspection|initializers|schedules|deploy|budgets"
+    for room, name in re.findall(rf"(?<![\w./])(?:sparsity_tf\.)?({rooms})\.(\w+)", text):
+        assert name == "py" or hasattr(getattr(sparsity_tf, room), name), f"{room}.{name}"
