@@ -193,6 +193,8 @@ def page():
         "The pages in `coming_from/` say where the other parts of each system are:",
         "[The State of Sparsity](coming_from/state_of_sparsity.md), [sparse_learning](coming_from/sparse_learning.md),",
         "[STR](coming_from/str.md), [dst and DSR](coming_from/dst.md), [SparseVD](coming_from/sparsevd.md).",
+        "There are pages for [tfmot](coming_from/tfmot.md), [torch.nn.utils.prune](coming_from/torch_prune.md) and",
+        "[Torch-Pruning](coming_from/torch_pruning.md), too.",
     ]
     for system, rows in ALIASES.items():
         lines += ["", f"## {system}", "", "| there | here | note |", "|---|---|---|"]
