@@ -40,11 +40,12 @@ HAS_TORCH := $(VENV)/.has-torch
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-all mutants lint bench clean
+.PHONY: help train test test-jax test-torch test-all install-tensorflow install-jax install-torch mutants lint bench clean
 
 help:
 	@echo "make train      train the demo: LeNet-300-100 made sparse by variational dropout, into runs/demo"
 	@echo "make test       the fast tests"
+	@echo "make test-jax   the fast tests of what runs on JAX, there (make test-torch: on torch)"
 	@echo "make test-all   every test, and what runs on JAX and torch again there"
 	@echo "make mutants    one-token edits of the modules that compute: do the tests notice them? (hours)"
 	@echo "make lint       ruff check and ruff format --check"
@@ -57,10 +58,18 @@ train: $(HAS_DEMO)
 test: $(HAS_DEV)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
+test-jax test-torch: test-%: install-%
+	@KERAS_BACKEND=$* $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(BACKEND_TESTS) $(PYTEST_ARGS)
+
 test-all: $(HAS_DEV) $(HAS_JAX) $(HAS_TORCH)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(PYTEST_ARGS)
 	@KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(BACKEND_TESTS) $(PYTEST_ARGS)
 	@KERAS_BACKEND=torch $(BIN)/python -m pytest -q -n $(WORKERS) -m "" $(BACKEND_TESTS) $(PYTEST_ARGS)
+
+# What the tests on a backend need, for whoever changes an installed package before the tests.
+install-tensorflow: $(HAS_DEV)
+install-jax: $(HAS_DEV) $(HAS_JAX)
+install-torch: $(HAS_DEV) $(HAS_TORCH)
 
 mutants: $(HAS_DEV)
 	@$(BIN)/python -m tests.campaigns.mutate --cases=$(CASES) $(or $(MODULES),--all)

@@ -8,7 +8,7 @@ Every name of `__all__` can be used after `import sparsity_tf`. The modules of `
 used.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 import importlib
 import typing

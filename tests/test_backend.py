@@ -428,7 +428,7 @@ def test_variables_read_in_their_own_dtype():
     layer = built(keras.layers.Dense(3, dtype="mixed_float16"), (None, 4))
 
     def dtype_in_call():
-        with keras.src.backend.AutocastScope("float16"):
+        with keras.src.backend.common.variables.AutocastScope("float16"):
             return keras.backend.standardize_dtype(layer.bias.value.dtype)
 
     assert dtype_in_call() == "float16"

@@ -117,6 +117,42 @@ def test_continuous_integration_runs_lint_and_tests():
     assert re.search(r"^exec make .*lint test", script.read_text(), re.MULTILINE)
 
 
+def workflows():
+    """Text of each workflow of GitHub, by the name of its file. (A build folder of Bazel has none.)"""
+    files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    return {path.name: path.read_text() for path in files} or pytest.skip("no workflows here")
+
+
+@pytest.mark.parametrize("name", ["package.yml", "tests.yml"])
+def test_workflows_run_on_every_python_and_backend(name):
+    found = re.findall(r"^        (backend|python): \[(.*)\]$", workflows()[name], re.MULTILINE)
+    matrix = {key: [value.strip(' "') for value in values.split(",")] for key, values in found}
+    python = re.compile(r"Programming Language :: Python :: (\d\.\d+)")
+    assert matrix["python"] == python.findall("\n".join(PYPROJECT["project"]["classifiers"]))
+    assert sorted(matrix["backend"]) == sorted(BACKENDS)
+
+
+def test_workflows_name_targets_of_the_makefile():
+    text = "\n".join(workflows().values())
+    asked = set(re.findall(r"target: ([a-z-]+)", text)) | set(re.findall(r"run: make ([a-z-]+)$", text, re.MULTILINE))
+    [phony] = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"lint", "test", "test-jax", "test-torch"} <= asked <= set(phony.split())
+
+
+def test_actions_are_pinned_by_major_version():
+    used = re.findall(r"uses: (?!\./)(\S+)", "\n".join(workflows().values()))
+    assert used and all(re.fullmatch(r"[\w-]+/[\w-]+@(v\d+|release/v\d+)", one) for one in used), used
+
+
+def test_the_entry_for_the_ecosystem_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # It writes a file.
+    text = (ROOT / "docs" / "ecosystem_entry.md").read_text()
+    [block] = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    names = {"__name__": "docs"}
+    exec(compile(block, "ecosystem_entry.md", "exec"), names)
+    assert names["small"].count_params() < 0.6 * names["sparsity_tf"].to_dense(names["model"]).count_params()
+
+
 def run_python(code, backend):
     """Standard output of `code` in a fresh process with the given backend of Keras."""
     environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
