@@ -30,7 +30,7 @@ def build_network(
         num_heads: As in `state_of_sparsity.build_model`.
         target_space: As in `state_of_sparsity.build_model`.
         form: As in `str_checkpoints.build_model`; networks of *State of Sparsity* have the form of their file.
-        input_shape: As in `str_checkpoints.build_model`; `None` is (224, 224, 3).
+        input_shape: Shape of one image, channels last; `None` is (224, 224, 3). Transformers have none.
 
     Returns:
         A Keras model, not compiled.
@@ -40,8 +40,8 @@ def build_network(
             argument has no meaning for it.
     """
     if state_of_sparsity.network_kind(checkpoint):
-        _refuse("a network of State of Sparsity", form=(form, "auto"), input_shape=(input_shape, None))
-        return state_of_sparsity.build_model(checkpoint, num_heads, target_space)
+        _refuse("a network of State of Sparsity", form=(form, "auto"))
+        return state_of_sparsity.build_model(checkpoint, num_heads, target_space, input_shape=input_shape)
     if str_checkpoints.network_kind(checkpoint):
         _refuse("a network of STR", num_heads=(num_heads, None), target_space=(target_space, 0))
         return str_checkpoints.build_model(checkpoint, form, input_shape or (224, 224, 3))

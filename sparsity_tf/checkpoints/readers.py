@@ -32,7 +32,7 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
             - a directory of TensorFlow checkpoints. The reader opens the checkpoint that the file
               `checkpoint` names as the latest, otherwise the one with the newest `.index` file (of
               files with equal times, the one with the highest number in its name);
-            - a `.tar` file of such a directory, packed or not, as *State of Sparsity* publishes them;
+            - a `.tar` file of such a directory, as *State of Sparsity* publishes them;
             - a file of `torch.save` that holds the tensors of a network (`.pth`, `.pt`, `.pth.tar`), of any
               release of PyTorch since 0.4.
 

@@ -22,9 +22,10 @@ _MOST_MEMBERS = 10_000
 
 
 def is_tar_file(path):
-    """Whether a file is a tar file, packed or not."""
-    with contextlib.suppress(OSError, EOFError, tarfile.TarError):
-        return tarfile.is_tarfile(path)
+    """Whether a file is a tar file. Packed ones, such as `.tar.gz`, are not read."""
+    with contextlib.suppress(Exception):  # tarfile raises many kinds of errors for files of other kinds
+        tarfile.open(path, "r:").close()
+        return True
     return False
 
 
@@ -47,7 +48,7 @@ def open_tar(path, open_directory):
             _unpack(path, folder)
         except CheckpointError:
             raise
-        except Exception as error:  # tarfile and the packings raise many kinds of errors for damage
+        except Exception as error:  # tarfile raises many kinds of errors for damage
             raise CheckpointError(
                 f"'{path}' is not a readable .tar file (damaged or cut off?): {one_line(error)}"
             ) from error
@@ -58,8 +59,7 @@ def open_tar(path, open_directory):
 
 def _unpack(path, folder):
     total, written = 0, set()
-    # "r:*" finds out the packing; members are read one after another.
-    with tarfile.open(path, "r:*") as archive:
+    with tarfile.open(path, "r:") as archive:
         for number, member in enumerate(archive):
             total += member.size
             check_unpacked(path, total)

@@ -13,7 +13,7 @@ from sparsity_tf import atomic_files
 from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
 
 # Endings of files of other systems, whose networks are known by the names of their tensors.
-_PUBLISHED = (".pth", ".pt", ".tar", ".tar.gz", ".tgz", ".index")
+_PUBLISHED = (".pth", ".pt", ".tar", ".index")
 
 
 class CommandError(Exception):

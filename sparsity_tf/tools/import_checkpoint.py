@@ -49,7 +49,7 @@ def _define_flags(values):
     define_log_alpha_threshold(values, "Default 3.")
     text = "STR: what weights with a threshold become; auto keeps raw weights and thresholds, the others take zeros."
     flags.DEFINE_enum("form", "auto", FORMS, text, **own)
-    flags.DEFINE_string("input_shape", None, "STR: shape of one image, default 224,224,3.", **own)
+    flags.DEFINE_string("input_shape", None, "Shape of one image, default 224,224,3.", **own)
 
 
 def _run(values):
