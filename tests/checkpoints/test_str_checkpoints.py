@@ -198,6 +198,9 @@ def test_the_budget_of_a_file_is_transferred(tmp_path, capsys):
     read = budgets.read_csv(output)
     sizes = [tensor.numel() for tensor in network.state_dict().values() if tensor.ndim == 4]
     assert list(read)[0] == "stem" and len(read) == 28
+    options = '--model_options={"width": 0.25, "num_classes": 10}'
+    assert budget.main(["budget", f"--input={output}", "--model=mobilenet_v1", options]) == 0
+    assert "the budget fits mobilenet_v1" in capsys.readouterr().out
     assert [round(size * (1 - float(read[name]))) for name, size in zip(read, sizes, strict=True)] == nonzeros_of(
         network
     )
