@@ -19,7 +19,7 @@ from sparsity_tf.checks import check_choice, check_integers
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.type_names import Shape
 
-# What a layer can become: as the file has it, or one of three.
+# What the layers of a checkpoint can become; see `build_model`.
 FORMS = ("auto", "soft_threshold", "masked", "dense")
 _BATCH_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 # Bottlenecks or not, and the number of blocks of each stage -> depth.

@@ -7,9 +7,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from sparsity_tf import models
+from sparsity_tf import load_masks, models
 from sparsity_tf.checkpoints import CheckpointError, checkpoint_sparsity, open_checkpoint
 from sparsity_tf.checkpoints.published import find_published, published_checkpoints
+from sparsity_tf.layers import get_sparse_weights
+from sparsity_tf.train.load_weights import load_weights
 from tests.checkpoints.test_state_of_sparsity import randomize, resnet_tensors, save, values_of
 
 NAME = "standard_threshold_0.9_40000_76000_2000_0.1"
@@ -92,6 +94,16 @@ def test_a_tar_file_is_read_without_unpacking_it_by_hand(checkpoint, tmp_path, m
         if "seed" not in name:
             np.testing.assert_array_equal(values_of(model)[name], value, err_msg=name)
     assert checkpoint_sparsity(path).size == checkpoint_sparsity(files[0]).size
+
+
+def test_masks_and_weights_are_taken_out_of_a_tar_file(checkpoint, tmp_path):
+    files, source = checkpoint
+    path = tar(tmp_path / "published.tar", *((file, f"published/{file.name}") for file in files))
+    model = load_masks(models.resnet(18, (32, 32, 3), 7, width=0.125, technique="masked"), path)
+    for weight, expected in zip(get_sparse_weights(model), get_sparse_weights(source), strict=True):
+        np.testing.assert_array_equal(weight.mask(), expected.mask(), err_msg=weight.path)
+    load_weights(model, path)
+    np.testing.assert_array_equal(model.get_layer("stem").kernel, source.get_layer("stem").kernel)
 
 
 def test_nothing_lands_outside_and_links_are_refused(checkpoint, tmp_path):
