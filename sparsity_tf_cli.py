@@ -27,7 +27,8 @@ PROGRAMS = {
     "tradeoff": ("sparsity_tf.tools.tradeoff", "published and own results: quality at each level of sparsity"),
     "translate": ("sparsity_tf.tools.translate", "translate a text with a trained Transformer"),
     "bleu": ("sparsity_tf.tools.bleu", "BLEU of a translation"),
-    "import-checkpoint": ("sparsity_tf.tools.import_checkpoint", "a .keras file of a published TensorFlow checkpoint"),
+    "import-checkpoint": ("sparsity_tf.tools.import_checkpoint", "a .keras file of a published checkpoint"),
+    "check-published": ("sparsity_tf.tools.check_published", "does a published checkpoint reach its published score"),
 }
 _WITHOUT_KERAS = ("bleu",)
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.checkpoints import open_checkpoint, state_of_sparsity
+from sparsity_tf.checkpoints import open_checkpoint, state_of_sparsity, str_checkpoints
 from sparsity_tf.checkpoints.checkpoint import natural_order
 from sparsity_tf.checkpoints.keras_files import HDF5Checkpoint
 from sparsity_tf.layers import get_masked_parts
@@ -24,17 +24,18 @@ def load_masks(model: keras.layers.Layer, source: keras.layers.Layer | PathLike)
     Weights outside the new masks become exactly zero. Weights inside stay as they are. (For a lottery ticket, load the
     initial weights first. For a scratch experiment, draw new weights: `sparsity_tf.initializers.reinitialize`.)
 
-    Masks are matched by the paths of the weights, if all paths are found. (For the Transformers and ResNets of *State
-    of Sparsity* these are the paths in `models.Transformer` and `models.resnet`.) Otherwise masks in a Keras file are
-    matched by their places in the model, as in `model.load_weights`. Otherwise they are matched by order, if their
-    number and shapes agree. (A Keras file has another order than the model. So its order is used only if all masks
-    belong to layers of one kind in one container.)
+    Masks are matched by the paths of the weights, if all paths are found. (For the networks of *State of Sparsity* and
+    of STR these are the paths in `models.Transformer`, `models.resnet` and `models.mobilenet_v1`.) Otherwise masks in a
+    Keras file are matched by their places in the model, as in `model.load_weights`. Otherwise they are matched by
+    order, if their number and shapes agree. (A Keras file has another order than the model. So its order is used only
+    if all masks belong to layers of one kind in one container.)
 
     Args:
         model: Built Keras model with masked layers (`sparsify(model, "masked")`).
         source: A Keras model with sparse layers of any technique, whose masks are the entries alive at inference; or
             the path of a checkpoint that holds masks: `.keras`, `.weights.h5`, a SavedModel or a TensorFlow checkpoint,
-            also a checkpoint of *State of Sparsity*.
+            also a checkpoint of *State of Sparsity*; or a PyTorch checkpoint of STR (`.pth`), whose masks are the
+            weights that are not zero at inference.
 
     Returns:
         The model.
@@ -82,6 +83,8 @@ def _of_checkpoint(path):
     with open_checkpoint(path) as checkpoint:
         if state_of_sparsity.network_kind(checkpoint):
             return _of_model(state_of_sparsity.build_model(checkpoint)), places
+        if str_checkpoints.network_kind(checkpoint):
+            return _of_model(str_checkpoints.build_model(checkpoint, "masked")), places
         # Sort by place in the file. The places tell the order of layers of one kind, while names need not.
         for name in sorted(checkpoint.names(), key=lambda name: natural_order(checkpoint.aliases(name)[0])):
             aliases = [alias for alias in checkpoint.aliases(name) if alias.endswith("mask")]

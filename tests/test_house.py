@@ -212,7 +212,7 @@ ALIASES = {
     *(f"sparsity_tf.train.{n}" for n in ("bleu", "budget", "convert", "evaluate", "import_checkpoint", "translate")),
 }
 # Modules of `tools` that are no commands.
-SHARED_BY_COMMANDS = {"sparsity_tf.tools", "sparsity_tf.tools.command"}
+SHARED_BY_COMMANDS = {"sparsity_tf.tools", "sparsity_tf.tools.command", "sparsity_tf.tools.translation"}
 COMMANDS = {
     module
     for module in modules()

@@ -1,5 +1,6 @@
 """`Checkpoint`: the variables of a file as named tensors, read one at a time, the same for every file format."""
 
+import contextlib
 import re
 from typing import Any
 
@@ -49,6 +50,7 @@ class Checkpoint(CallRepr):
         self.path = str(path)
         self._aliases = {}
         self._by_alias = {}
+        self._resources = contextlib.ExitStack()
 
     def _register(self, name, aliases):
         self._aliases[name] = tuple(dict.fromkeys(aliases))
@@ -118,6 +120,11 @@ class Checkpoint(CallRepr):
 
     def close(self) -> None:
         """Closes the files. The object cannot be used afterwards."""
+        self._resources.close()
+
+    def close_also(self, resources: contextlib.ExitStack) -> None:
+        """Hands over files and folders that belong to the checkpoint: `close` closes them, too."""
+        self._resources.push(resources)
 
     def __enter__(self):
         return self

@@ -1,8 +1,8 @@
 """`open_checkpoint`: chooses the reader for a path.
 
-There are readers for four families of files: `.keras` archives, HDF5 weight files, TensorFlow checkpoints (V1, V2,
-object-based) and SavedModel directories. No code stored in a file runs: Keras archives are read as zip + JSON + HDF5,
-and SavedModels as plain checkpoints.
+There are readers for five families of files: `.keras` archives, HDF5 weight files, TensorFlow checkpoints (V1, V2,
+object-based; also in a `.tar`), SavedModel directories, and files of `torch.save`. No code stored in a file runs: Keras
+archives are read as zip + JSON + HDF5, SavedModels as plain checkpoints, and pickles as data.
 """
 
 import glob
@@ -11,11 +11,13 @@ import re
 import zipfile
 
 from sparsity_tf.bounded_files import one_line
-from sparsity_tf.checkpoints import keras_files
+from sparsity_tf.checkpoints import keras_files, tar_files, torch_files
 from sparsity_tf.checkpoints.checkpoint import Checkpoint, CheckpointError, natural_order
 from sparsity_tf.checks import check_path
 from sparsity_tf.extras import MissingPackageError
 from sparsity_tf.type_names import PathLike
+
+_TORCH = (".pth", ".pt", ".pth.tar")
 
 
 def open_checkpoint(path: PathLike) -> Checkpoint:
@@ -29,10 +31,13 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
               (`.index`, `.data-?????-of-?????`, `.meta`), or a TensorFlow 1 file in V1 format;
             - a directory of TensorFlow checkpoints. The reader opens the checkpoint that the file
               `checkpoint` names as the latest, otherwise the one with the newest `.index` file (of
-              files with equal times, the one with the highest number in its name).
+              files with equal times, the one with the highest number in its name);
+            - a `.tar` file of such a directory, as *State of Sparsity* publishes them;
+            - a file of `torch.save` that holds the tensors of a network (`.pth`, `.pt`, `.pth.tar`), of any
+              release of PyTorch since 0.4.
 
     Returns:
-        A `Checkpoint`. Only the TensorFlow formats import TensorFlow.
+        A `Checkpoint`. Only the TensorFlow formats import TensorFlow, and none imports torch.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or of an unknown kind.
@@ -54,6 +59,10 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
             return _open_tensorflow(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", path), path)
         if os.path.basename(path) in ("saved_model.pb", "saved_model.pbtxt"):
             return _open_directory(os.path.dirname(path) or ".")
+        if path.endswith(_TORCH) or torch_files.is_torch_file(path):
+            return torch_files.open_torch(path)
+        if tar_files.is_tar_file(path):
+            return tar_files.open_tar(path, _open_directory)
         if path.endswith(".keras") or zipfile.is_zipfile(path):
             return keras_files.open_keras_archive(path)
         if path.endswith(".weights.json"):
@@ -66,13 +75,15 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
     return _open_tensorflow(path, path)
 
 
-def _open_directory(path):
-    if any(os.path.isfile(os.path.join(path, f"saved_model.{end}")) for end in ("pb", "pbtxt")):
-        return _open_tensorflow(os.path.join(path, "variables", "variables"), path)
-    prefix = _latest_by_state_file(path) or _newest_index(path)
+def _open_directory(directory, path=None):
+    """Opens the checkpoint in a directory. `path`: what the user gave, if that is not the directory."""
+    path, directory_or_file = path or directory, "Directory" if path is None else "File"
+    if any(os.path.isfile(os.path.join(directory, f"saved_model.{end}")) for end in ("pb", "pbtxt")):
+        return _open_tensorflow(os.path.join(directory, "variables", "variables"), path)
+    prefix = _latest_by_state_file(directory) or _newest_index(directory)
     if prefix is None:
         raise CheckpointError(
-            f"Directory '{path}' holds no checkpoint: it has no saved_model.pb, no `checkpoint` "
+            f"{directory_or_file} '{path}' holds no checkpoint: it has no saved_model.pb, no `checkpoint` "
             "file that names an existing checkpoint, and no *.index file"
         )
     return _open_tensorflow(prefix, path)

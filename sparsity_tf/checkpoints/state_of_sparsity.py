@@ -24,7 +24,7 @@ _BLOCKS = {  # blocks of each stage -> depth
 }
 
 
-def build_model(checkpoint, num_heads=None, target_space=0, technique_options=None):
+def build_model(checkpoint, num_heads=None, target_space=0, technique_options=None, input_shape=None):
     """Builds the network that a checkpoint describes, and loads its weights.
 
     Args:
@@ -34,6 +34,8 @@ def build_model(checkpoint, num_heads=None, target_space=0, technique_options=No
         target_space: Row of the Transformer's target-space table, 0 for tensor2tensor's translation problems.
         technique_options: Dict of options of the technique, such as `{"log_alpha_threshold": 2.5}`. `None` takes the
             defaults, which equal the defaults of the published programs.
+        input_shape: Shape of one image of a ResNet, channels last, default (224, 224, 3). (A checkpoint does not tell
+            it.)
 
     Returns:
         A Keras model of `models.Transformer` or `models.resnet`, not compiled.
@@ -43,11 +45,13 @@ def build_model(checkpoint, num_heads=None, target_space=0, technique_options=No
     """
     names, kind = _names(checkpoint), network_kind(checkpoint)
     if kind == "transformer":
+        if input_shape is not None:
+            raise CheckpointError(f"`input_shape` is of ResNets only. Received: input_shape={input_shape}")
         return _Transformer(checkpoint, names, num_heads, target_space, technique_options or {}).load()
     if kind == "resnet":
         if num_heads is not None:
             raise CheckpointError(f"`num_heads` is of Transformers only. Received: num_heads={num_heads} for a ResNet")
-        return _ResNet(checkpoint, names, technique_options or {}).load()
+        return _ResNet(checkpoint, names, technique_options or {}).load(input_shape or (224, 224, 3))
     raise CheckpointError(
         f"Checkpoint '{checkpoint.path}' is neither a Transformer (it has no symbol_modality_*) nor a ResNet of the "
         "State of Sparsity (it has no initial_conv)"
@@ -267,7 +271,7 @@ class _Transformer(_Network):
 class _ResNet(_Network):
     """Builds a `models.resnet` from tensors with the names of the paper's ResNet."""
 
-    def load(self):
+    def load(self, input_shape):
         from sparsity_tf import models
 
         kind, blocks = self._blocks()
@@ -279,6 +283,7 @@ class _ResNet(_Network):
         bias = self._variable("final_dense", "biases")
         model = models.resnet(
             depth,
+            input_shape,
             num_classes=bias.shape[0],
             width=self._variable("initial_conv", "weights").shape[-1] / 64,
             variant="state_of_sparsity",

@@ -8,7 +8,8 @@ python -m sparsity_tf.train.budget --input=budget.csv [--column=90.23] [--model=
 The file has the layout of STR's budgets (Kusupati et al., ICML 2020, arXiv 2002.03231): `Metric,Params,FLOPs,Sparsity
 (%)`, an overall line, a line for the backbone (all but the last layer), a line for each layer, and the poolings. FLOPs
 are multiply-accumulates of the dense network. Percents have as many decimals as the exact number of zeros needs. If a
-network has no sparse layers (for example after `train.convert`), the budget counts the zeros of its kernels.
+network has no sparse layers (for example after `train.convert`), the budget counts the zeros of its kernels. A PyTorch
+checkpoint of STR (`.pth`) and a TensorFlow checkpoint of *State of Sparsity* are networks, too.
 
 A later training can use the budget (`distribution=budget.csv` of the mask algorithms, `layers.set_sparsities` for
 discovered wirings). Every layer then gets exactly as many zeros. The paper calls this "budget transfer".
@@ -37,7 +38,7 @@ def main(argv=None):
 
 def _define_flags(values):
     own = {"flag_values": values}
-    flags.DEFINE_string("checkpoint", None, "Trained network, a .keras file: take its budget.", **own)
+    flags.DEFINE_string("checkpoint", None, "Trained network, a .keras file or STR's .pth: take its budget.", **own)
     flags.DEFINE_string("output", None, "Where to write it, a .csv file; it is only shown by default.", **own)
     flags.DEFINE_boolean("overwrite", False, "Replace the output if it is there.", **own)
     flags.DEFINE_string("input_shape", None, "Shape of one input where the network leaves it open: 32,32,3.", **own)

@@ -12,6 +12,9 @@ from absl import flags
 from sparsity_tf import atomic_files
 from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
 
+# Endings of files of other systems, whose networks are known by the names of their tensors.
+_PUBLISHED = (".pth", ".pt", ".tar", ".index")
+
 
 class CommandError(Exception):
     """An error that ends a command. The user sees its message as one line."""
@@ -79,7 +82,11 @@ def _fail(name, message, status):
 
 
 def load_model(path):
-    """Loads a `.keras` file, sparse or dense, without its optimizer.
+    """Loads a network, sparse or dense, without its optimizer: a `.keras` file, or a checkpoint of another system.
+
+    Args:
+        path: A `.keras` file, or what `checkpoints.networks.build_network` takes: a published TensorFlow checkpoint of
+            *State of Sparsity* (prefix, folder or `.tar`), or a PyTorch checkpoint of STR.
 
     Raises:
         CommandError: The file is missing, damaged, of another kind, or needs classes that this process does not know.
@@ -87,6 +94,14 @@ def load_model(path):
     import sparsity_tf  # noqa: F401  (registers the package's layers with Keras)
     from sparsity_tf.train import run_folder as state
 
+    if path.endswith(_PUBLISHED) or os.path.isfile(f"{path}.index"):
+        from sparsity_tf.checkpoints import networks, open_checkpoint
+
+        try:
+            with open_checkpoint(path) as checkpoint:
+                return networks.build_network(checkpoint)
+        except ValueError as error:
+            raise CommandError(str(error)) from error
     if not os.path.exists(path):
         raise CommandError(f"{path} does not exist")
     if not os.path.isfile(path) or not path.endswith(".keras"):

@@ -1,22 +1,33 @@
-r"""Converts a TensorFlow checkpoint that *The State of Sparsity* published into a `.keras` network.
+r"""Converts a checkpoint that *The State of Sparsity* or *STR* published into a `.keras` network.
 
 ```
 python -m sparsity_tf.train.import_checkpoint --checkpoint=model.ckpt-500000 --output=transformer.keras \
     [--num_heads=8] [--target_space=0] [--log_alpha_threshold=2.5] [--overwrite]
+python -m sparsity_tf.train.import_checkpoint --checkpoint=model_best.pth --output=resnet50.keras \
+    [--form=auto|soft_threshold|masked|dense] [--input_shape=224,224,3] [--overwrite]
 ```
 
-The command recognises the network by the names of its variables: the sparse Transformer (magnitude and random pruning,
-variational dropout, L0), tensor2tensor's own dense Transformer, or a sparse ResNet. The variables also tell its sizes
-and its technique. `train.translate` (with the vocabulary file of tensor2tensor) and `train.evaluate` can use the
-result, and training can go on from it. Exit status 1 if anything is wrong, 2 for wrong flags; a command that fails
-leaves no file behind.
+The command recognises the network by the names of its variables. TensorFlow (also in the published `.tar`): the sparse
+Transformer (magnitude and random pruning, variational dropout, L0), tensor2tensor's own dense Transformer, or a sparse
+ResNet. PyTorch (`.pth`, read without PyTorch): STR's ResNets and MobileNetV1, and dense ResNets with the same names.
+The variables also tell the sizes and the technique. `train.translate` (with the vocabulary file of tensor2tensor) and
+`train.evaluate` can use the result, and training can go on from it. Exit status 1 if anything is wrong, 2 for wrong
+flags; a command that fails leaves no file behind.
 """
 
 import sys
 
 from absl import flags
 
-from sparsity_tf.tools.command import CommandError, appearing, check_output, define_log_alpha_threshold, run
+from sparsity_tf.checkpoints.str_checkpoints import FORMS
+from sparsity_tf.tools.command import (
+    CommandError,
+    appearing,
+    check_output,
+    define_log_alpha_threshold,
+    parse_shape,
+    run,
+)
 
 _NAME = "import_checkpoint"
 
@@ -28,7 +39,7 @@ def main(argv=None):
 
 def _define_flags(values):
     own = {"flag_values": values}
-    flags.DEFINE_string("checkpoint", None, "Prefix or folder of the TensorFlow checkpoint.", **own)
+    flags.DEFINE_string("checkpoint", None, "TensorFlow: prefix, folder or .tar; PyTorch: .pth file.", **own)
     flags.DEFINE_string("output", None, "Where to write the network, a .keras file.", **own)
     flags.DEFINE_boolean("overwrite", False, "Replace the output if it is there.", **own)
     flags.DEFINE_integer(
@@ -36,6 +47,9 @@ def _define_flags(values):
     )
     flags.DEFINE_integer("target_space", 0, "Row of a Transformer's target-space table.", lower_bound=0, **own)
     define_log_alpha_threshold(values, "Default 3.")
+    text = "STR: what weights with a threshold become; auto keeps raw weights and thresholds, the others take zeros."
+    flags.DEFINE_enum("form", "auto", FORMS, text, **own)
+    flags.DEFINE_string("input_shape", None, "Shape of one image, default 224,224,3.", **own)
 
 
 def _run(values):
@@ -45,10 +59,11 @@ def _run(values):
     check_output(values.output, ".keras", values.overwrite)
     from sparsity_tf import inspection
     from sparsity_tf.checkpoints import open_checkpoint
-    from sparsity_tf.checkpoints.state_of_sparsity import build_model
+    from sparsity_tf.checkpoints.networks import build_network
 
+    shape = parse_shape(values.input_shape)
     with open_checkpoint(values.checkpoint) as checkpoint:
-        model = build_model(checkpoint, values.num_heads, values.target_space)
+        model = build_network(checkpoint, values.num_heads, values.target_space, values.form, shape)
     if values.log_alpha_threshold is not None:
         from sparsity_tf.tools.convert import set_log_alpha_threshold
 

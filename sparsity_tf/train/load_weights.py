@@ -2,7 +2,7 @@
 
 import os
 
-from sparsity_tf.checkpoints import open_checkpoint, state_of_sparsity
+from sparsity_tf.checkpoints import networks, open_checkpoint
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.train import run_folder
 
@@ -18,7 +18,8 @@ def load_weights(model, path):
     Args:
         model: Built Keras model.
         path: Path of a network with the same layers: a `.keras` file, e.g. a run's `initial.keras`, or a TensorFlow
-            checkpoint of *State of Sparsity* (its prefix or folder).
+            checkpoint of *State of Sparsity* (its prefix or folder, or the published `.tar`), or a PyTorch checkpoint
+            of STR (`.pth`).
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -55,10 +56,11 @@ def _open(path):
         return run_folder.load(path, compile=False)
     try:
         with open_checkpoint(path) as checkpoint:
-            return state_of_sparsity.build_model(checkpoint)
+            return networks.build_network(checkpoint)
     except ValueError as error:
         raise ValueError(
-            f"`load_weights` must be a .keras file or a TensorFlow checkpoint of State of Sparsity: {error}. "
+            f"`load_weights` must be a .keras file or a TensorFlow checkpoint of State of Sparsity or a "
+            f"PyTorch checkpoint of STR: {error}. "
             f"Received: load_weights={path}"
         ) from error
 

@@ -153,7 +153,8 @@ class SparsitySettings:
     load_weights: str = other(
         None,
         "Network of the same layers whose weights training begins with: a .keras file such as a run's initial.keras, "
-        "or a TensorFlow checkpoint of State of Sparsity. Those of another technique are taken as at inference.",
+        "a TensorFlow checkpoint of State of Sparsity, or a PyTorch checkpoint of STR (.pth). Those of another "
+        "technique are taken as at inference.",
     )
     reinitialize: str = choice(
         None,

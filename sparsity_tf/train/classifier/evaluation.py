@@ -117,3 +117,63 @@ def _sums(logits, labels):
 
 def _count(condition):
     return ops.sum(ops.cast(condition, "int32"))
+
+
+def evaluate(model, batches, log_alpha_thresholds=None):
+    """Measures a model as it is used at inference, once for each threshold.
+
+    Args:
+        model: Keras classifier with logits as outputs.
+        batches: `datasets.Batches`.
+        log_alpha_thresholds: List of thresholds for the layers of variational dropout; the model is measured once with
+            each. `None` measures once with the model's own thresholds.
+
+    Returns:
+        List of dicts with the keys `log_alpha_threshold` (`None` for the model's own), `error`, `top5_error` and
+        `sparsity` (of all kernels), fractions from 0 to 1, `compression` (all weights / non-zero weights), and `loss`
+        in nats. Afterwards the model has its own thresholds again.
+
+    Raises:
+        ValueError: Thresholds are given for a model without variational dropout, or images or classes don't fit the
+            model.
+    """
+    from sparsity_tf import inspection, layers
+
+    _check_fit(model, batches)
+    techniques = [weight.technique for weight in layers.get_sparse_weights(model)]
+    techniques = [technique for technique in techniques if technique.name == "variational_dropout"]
+    if log_alpha_thresholds and not techniques:
+        raise ValueError(
+            "`log_alpha_threshold` needs layers of variational dropout, and the model has none. "
+            f"Received: log_alpha_threshold={log_alpha_thresholds}"
+        )
+    own, rows = [technique.log_alpha_threshold for technique in techniques], []
+    try:
+        for threshold in log_alpha_thresholds or [None]:
+            for technique in techniques if threshold is not None else ():
+                technique.log_alpha_threshold = threshold
+            figures = Evaluation(model, batches).run()  # compiles anew: thresholds are constants of the compiled step
+            table = inspection.sparsity_table(model, include_dense=True)
+            rows.append(
+                {
+                    "log_alpha_threshold": threshold,
+                    "error": figures.error,
+                    "top5_error": figures.top5_error,
+                    "loss": figures.loss,
+                    "sparsity": table.sparsity,
+                    "compression": table.compression,
+                }
+            )
+    finally:
+        for technique, threshold in zip(techniques, own, strict=True):
+            technique.log_alpha_threshold = threshold
+    return rows
+
+
+def _check_fit(model, batches):
+    image, logits = model.input_shape[1:], model.output_shape[1:]
+    if tuple(image) != batches.image_shape or logits != (batches.num_classes,):
+        raise ValueError(
+            f"the model takes images {tuple(image)} and gives {logits}, the data set {batches.name} has images "
+            f"{batches.image_shape} of {batches.num_classes} classes"
+        )
