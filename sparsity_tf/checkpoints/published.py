@@ -1,7 +1,7 @@
 """The catalogue of the 49 checkpoints that *The State of Sparsity* (Gale et al., arXiv 1902.09574) published.
 
 The authors list each with its score. The settings of its training are part of its name. The catalogue is the file
-`data/published_checkpoints.csv`; the checkpoints themselves are large and not part of this package.
+`published_checkpoints.csv` among the published results (`study/data/`); the checkpoints themselves are large and not part of this package.
 """
 
 import csv
@@ -12,7 +12,7 @@ from importlib import resources
 
 from sparsity_tf.type_names import PathLike
 
-_FILE = "data/published_checkpoints.csv"
+_FILE = "study/data/state_of_sparsity/published_checkpoints.csv"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class PublishedCheckpoint:
 def published_checkpoints() -> tuple[PublishedCheckpoint, ...]:
     """Returns: tuple of `PublishedCheckpoint`, the catalogue in the authors' order."""
     types = {field.name: field.type for field in fields(PublishedCheckpoint)}
-    source = resources.files("sparsity_tf.checkpoints") / _FILE
+    source = resources.files("sparsity_tf").joinpath(_FILE)
     with source.open(encoding="utf-8", newline="") as file:
         return tuple(
             PublishedCheckpoint(**{name: _value(text, types[name]) for name, text in row.items()})
