@@ -118,6 +118,11 @@ def _numbers(name, texts):
         raise ValueError(f"`{name}` must be numbers separated by commas. Received: {','.join(texts)}") from error
 
 
+def folder_of(flag_values):
+    """The folder of the run that the flags ask for."""
+    return flag_values.output_dir or os.path.join("runs", flag_values.config)
+
+
 def run(argv, flag_values, recipe_of, task_of):
     """Runs a program once its flags are parsed.
 
@@ -134,7 +139,7 @@ def run(argv, flag_values, recipe_of, task_of):
     """
     if len(argv) > 1:
         return _complain(f"only flags are expected. Received: {' '.join(argv[1:])}")
-    output_dir = flag_values.output_dir or os.path.join("runs", flag_values.config)
+    output_dir = folder_of(flag_values)
     if os.path.exists(output_dir) and not os.path.isdir(output_dir):
         return _complain(f"`output_dir` must be a folder. Received: output_dir={output_dir}")
     go_on = f"the same command with --resume{' in the place of --overwrite' if flag_values.overwrite else ''}"

@@ -66,8 +66,11 @@ def make_batches(recipe, data):
     """Makes the recipe's `datasets.Batches` from the data that `load_data` returned."""
     common = {"batch_size": recipe.batch_size, "seed": recipe.seed}
     common["eval_batch_size"] = _EVALUATION.get(recipe.dataset, 1000)
+    common["validation_split"] = recipe.validation_split
     if isinstance(data, datasets.ImageFiles):
+        common["validation_seed"] = recipe.validation_seed or 0
         return datasets.file_batches(data, recipe=recipe.imagenet_pipeline, image_size=recipe.image_size, **common)
+    common["validation_seed"] = recipe.validation_seed
     return datasets.array_batches(
         data, normalize=recipe.normalize, augment=recipe.augment, pixels=recipe.shift_pixels, **common
     )
