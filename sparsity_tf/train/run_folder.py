@@ -296,13 +296,8 @@ def claim_folder(folder, recipe, resume, overwrite, data=None):
         raise ValueError("`resume` and `overwrite` exclude each other. Received: both")
     path = os.path.join(folder, RECIPE)
     wanted = as_plain(recipe)
-    before = read_recipe(folder) if resume else None
+    before = check_settings(folder, recipe) if resume else None
     if before is not None:
-        changes = _changes({**ADDED, **before}, {name: value for name, value in wanted.items() if name not in FREE})
-        if changes:
-            raise ValueError(
-                f"`resume` continues the run in {folder} with its own settings. Received other ones: {changes}"
-            )
         # Folders of earlier versions have no description of the data.
         changes = _changes(before[_DATA], data) if data and before.get(_DATA) else ""
         if changes:
@@ -325,6 +320,33 @@ def claim_folder(folder, recipe, resume, overwrite, data=None):
         return
     with writing(path) as file:
         json.dump(wanted, file, indent=2)
+
+
+def check_settings(folder, recipe):
+    """Checks that the run in a folder, if there is one, has the settings of a recipe that continues it.
+
+    Returns:
+        The content of the folder's recipe file, a dict; `None` if there is no such file.
+
+    Raises:
+        ValueError: The file is damaged, or settings differ. The message names the differences.
+    """
+    before, wanted = read_recipe(folder), as_plain(recipe)
+    if before is None:
+        return None
+    changes = _changes({**ADDED, **before}, {name: value for name, value in wanted.items() if name not in FREE})
+    if changes:
+        raise ValueError(
+            f"`resume` continues the run in {folder} with its own settings. Received other ones: {changes}"
+        )
+    return before
+
+
+def check_free(folder, advice):
+    """Raises a ValueError, which ends in `advice`, if a folder holds files of a run."""
+    earlier = _outputs(folder)
+    if earlier:
+        raise ValueError(f"{folder} holds an earlier run ({os.path.basename(earlier[0])}): {advice}")
 
 
 def _changes(before, after):

@@ -177,9 +177,9 @@ class ClassifierTask(Task):
 
 
 def _errors(prefix, figures):
-    """The entries of `results.json` for the figures of an `Evaluation`. JSON has no NaN, so it becomes `None`."""
-    errors = {f"{prefix}_error": figures.error, f"{prefix}_top5_error": figures.top5_error}
-    return {name: None if math.isnan(error) else error for name, error in errors.items()}
+    """The entries of `results.json` for the figures of an `Evaluation`. JSON has no NaN, which becomes `None`."""
+    errors = {f"{prefix}_{name}": getattr(figures, name) for name in ("error", "top5_error", "loss")}
+    return {name: error if math.isfinite(error) else None for name, error in errors.items()}
 
 
 def _measure_best(prepared):
