@@ -258,7 +258,8 @@ def array_batches(
         dtype: Element type of the images: `"float32"`, `"bfloat16"` or `"float16"`.
         validation_seed: Which images are held out. `None` (default): the last ones, as in Keras and in the sparse
             momentum code. A non-negative integer: a random choice without replacement, which depends on this number,
-            on n and on the count only, not on `seed`.
+            on n and on the count only, not on `seed`. (Of data that are sorted by class, as `mnist_demo` is, the last
+            images are those of the last class: such data need a seed.)
 
     Returns:
         `Batches`. With `normalize="mean_image"` and `augment="none"` or `"shift"` they equal those of `train_batches`.

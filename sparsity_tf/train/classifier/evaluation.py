@@ -53,15 +53,18 @@ class Evaluation:
         make = _step_of_tensorflow if has_strategies() else _step_elsewhere
         self._parts, self._step = make(model)
 
-    def run(self):
+    def run(self, split=None):
         """Measures the model with its present weights.
+
+        Args:
+            split: `"test"` or `"validation"`; `None` for that of the constructor.
 
         Returns:
             `TestFigures`.
         """
         totals = None
         with self.batches.naming_errors():
-            for images, labels in self._parts(getattr(self.batches, self.split)()):
+            for images, labels in self._parts(getattr(self.batches, split or self.split)()):
                 sums = self._step(images, labels)
                 totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
         loss, wrong, outside, broken, predicted = (np.asarray(ops.convert_to_numpy(total)) for total in totals)

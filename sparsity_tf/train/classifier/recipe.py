@@ -64,16 +64,17 @@ class Recipe(SparsitySettings):
     train_examples: int = number(0, "Use only that many training examples, the first ones; 0: all (not imagenet).", 0)
     validation_split: float = number(
         0.0,
-        "Share of the training examples to hold out, rounded up: best.keras is chosen by their error, metrics.csv has "
-        "it in the place of the test error, and the test set is measured once, at the end. 0: none (the test error is "
-        "logged, and best.keras is the last network). ImageNet: image folders only.",
+        "Share of the training examples to hold out: of n examples that many times n, rounded up. Their error chooses "
+        "best.keras and is in metrics.csv in the place of the test error; the test set is measured once, at the end. "
+        "0: none (the test error is logged, and best.keras is the last network). ImageNet: image folders only.",
         0,
         below=1,
     )
     validation_seed: int = number(
-        None,
-        "Draws which examples are held out, independently of seed; default: the last ones (ImageNet: drawn with 0).",
         0,
+        "Seed that draws which examples are held out, so that runs of several seeds hold out the same ones; -1: the "
+        "last ones, for data that are not sorted by class.",
+        -1,
     )
     normalize: str = choice(
         "mean_image",
@@ -179,7 +180,7 @@ class Recipe(SparsitySettings):
                     f"`kernel_initializer` must be one of {', '.join(INITIALIZERS)}, or "
                     f"normal:STDDEV. Received: kernel_initializer={self.kernel_initializer}"
                 )
-        if self.validation_seed is not None and not self.validation_split:
+        if self.validation_seed and not self.validation_split:
             raise ValueError(
                 "`validation_seed` needs a `validation_split` above 0. "
                 f"Received: validation_seed={self.validation_seed}, validation_split={self.validation_split}"

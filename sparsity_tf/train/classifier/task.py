@@ -143,10 +143,11 @@ class ClassifierTask(Task):
         return [pictures.Frames(prepared.output_dir, prepared.recipe.frame_every, prepared.epochs, prepared.done)]
 
     def examine(self, prepared, table, loss):
-        figures = Evaluation(prepared.model, prepared.batches).run()
+        evaluation = Evaluation(prepared.model, prepared.batches)
+        figures = evaluation.run()
         results = _errors("test", figures)
         if prepared.batches.num_validation:
-            results |= _errors("val", Evaluation(prepared.model, prepared.batches, "validation").run())
+            results |= _errors("val", evaluation.run("validation"))
         collapsed = verdict(table, figures, loss)
         if collapsed:
             return Findings(collapsed, collapsed, results)
@@ -198,13 +199,14 @@ def _measure_best(prepared):
         log.warn(f"{error} It is not measured.")
         return None
     model.jit_compile = prepared.model.jit_compile
-    validation = Evaluation(model, prepared.batches, "validation").run()
+    evaluation = Evaluation(model, prepared.batches, "validation")
+    validation = evaluation.run()
     rows = log.read_metrics(prepared.output_dir, ("val_error",))
     epochs = [int(row["epoch"]) for row in rows if math.isclose(float(row["val_error"]), validation.error)]
     return {
         "epoch": next((epoch for epoch in epochs if epoch >= prepared.settled_epoch), None),
         "val_error": validation.error,
-        **_errors("test", Evaluation(model, prepared.batches).run()),
+        **_errors("test", evaluation.run("test")),
         "sparsity": inspection.sparsity_table(model, include_dense=True).sparsity,
     }
 

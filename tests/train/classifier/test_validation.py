@@ -9,9 +9,10 @@ import keras
 import numpy as np
 import pytest
 
+from sparsity_tf.datasets.batches import first_of
 from sparsity_tf.tools import evaluate
 from sparsity_tf.train import log, run_folder
-from sparsity_tf.train.classifier import pictures, presets
+from sparsity_tf.train.classifier import data, pictures, presets
 from sparsity_tf.train.classifier.evaluation import Evaluation
 from tests.train.runs import classify, recipe_of, weights_of, write_digits
 
@@ -52,7 +53,9 @@ def whole(digits, tmp_path_factory):
     folder, measured, run = tmp_path_factory.mktemp("whole"), [], Evaluation.run
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "draw", lambda model, folder: [])
-        patch.setattr(Evaluation, "run", lambda self: (measured.append(self.split), run(self))[1])
+        patch.setattr(
+            Evaluation, "run", lambda self, *split: (measured.extend(split or [self.split]), run(self, *split))[1]
+        )
         assert classify(command(digits, folder, *SPLIT), Silent())[0] == 0
     return folder, measured
 
@@ -119,6 +122,19 @@ def test_another_split_is_another_run(whole, digits, capsys):
     for change in ("--validation_split=0.5", "--validation_seed=1", "--valid_split=0"):
         status, _, error = classify(command(digits, whole[0], *SPLIT, change, "--resume"), capsys)
         assert status == 2 and f"{change[2:].split('=')[0].replace('valid_', 'validation_')}: " in error
+
+
+def test_the_last_examples_can_be_held_out_as_sparse_momentums_program_does(digits):
+    drawn, last = (recipe_of(*command(digits, "", *SPLIT, f"--validation_seed={seed}")) for seed in (0, -1))
+    first = dataclasses.replace(last, validation_split=0.0, validation_seed=0, train_examples=48)
+    drawn, last, first = (data.make_batches(one, data.load_data(one)) for one in (drawn, last, first))
+    (x_drawn, _), (x_last, y_last), (x_first, y_first) = (first_of(one.train()) for one in (drawn, last, first))
+    np.testing.assert_array_equal(x_last, x_first)
+    np.testing.assert_array_equal(y_last, y_first)
+    assert not np.array_equal(x_drawn, x_first)
+    # The training images lie in the order of their classes, 0 to 9 again and again: number 48 is of class 8.
+    assert first_of(last.validation())[1].tolist() == [number % 10 for number in range(48, 64)]
+    assert len(set(first_of(drawn.validation())[1].tolist())) > 4
 
 
 def test_evaluate_preprocesses_as_the_run_did(whole, capsys):

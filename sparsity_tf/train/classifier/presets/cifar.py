@@ -53,6 +53,7 @@ _DSR_SPARSE = {**_DSR, "where": "|".join(DSR_WIDE_RESNET), "final_sparsity": 0.9
 _SPARSE_MOMENTUM = {
     **_CIFAR,
     "validation_split": 0.1,
+    "validation_seed": -1,
     "keep_best": True,
     "kernel_l2": 2.5e-4,
     "other_l2": 2.5e-4,
