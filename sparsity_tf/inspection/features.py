@@ -148,13 +148,17 @@ class FeatureTable:
         ```
         """
         head = read_npz(path, ["names", "densities", "dropped_shares"])
-        count = len(np.atleast_1d(head["names"]))
+        kinds = [(values.ndim, values.dtype.kind) for values in head.values()]
+        sizes = {values.size for values in head.values()}
+        # An empty list of names is an array of floats.
+        of_names = "f" if sizes == {0} else "U"
+        if len(sizes) > 1 or kinds != [(1, of_names), (1, "f"), (1, "f")]:
+            raise ValueError(f"{path} holds no table of features: names, densities and shares do not fit together.")
+        count = sizes.pop()
         arrays = read_npz(path, [f"contributions_{k}" for k in range(count)])
         contributions = [arrays[f"contributions_{k}"] for k in range(count)]
-        if any(len(np.atleast_1d(values)) != count for values in head.values()) or any(
-            array.ndim != 2 or array.dtype.kind != "f" for array in contributions
-        ):
-            raise ValueError(f"{path} holds no table of features: its arrays do not fit together.")
+        if any(array.ndim != 2 or array.dtype.kind != "f" for array in contributions):
+            raise ValueError(f"{path} holds no table of features: contributions must be channels x classes.")
         rows = zip(head["names"], contributions, head["densities"], head["dropped_shares"], strict=True)
         return cls(FeatureRow(str(name), array, float(density), float(share)) for name, array, density, share in rows)
 
