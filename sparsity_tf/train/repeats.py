@@ -27,9 +27,15 @@ def run(task, recipe, folder, count, overwrite=False):
         A sentence that says how many networks diverged or collapsed, or `None`.
 
     Raises:
-        ValueError: `folder` is that of a run, a run in it has other settings, or as for `trainer.prepare`.
+        ValueError: `folder` is that of a run, a run in it has other settings, several workers train, or as for
+            `trainer.prepare`.
         FileNotFoundError, ModuleNotFoundError: As for `trainer.prepare`.
     """
+    if recipe.strategy == "multiworker":
+        raise ValueError(
+            "`repeats` must not be given with strategy=multiworker, whose workers would have to agree which runs have "
+            f"finished: start one run for each seed. Received: repeats={count}"
+        )
     run_folder.check_free(folder, "`repeats` makes a folder for each run: give another --output_dir.")
     recipes = [dataclasses.replace(recipe, seed=recipe.seed + k) for k in range(count)]
     folders = [os.path.join(folder, f"seed-{one.seed}") for one in recipes]

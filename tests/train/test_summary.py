@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sparsity_tf.tools import summarize as command
-from sparsity_tf.train import log, run_folder, summary
+from sparsity_tf.train import log, repeats, run_folder, summary
 from sparsity_tf.train.classifier import pictures
 from sparsity_tf.train.classifier.recipe import Recipe
 from tests.train.runs import classify, weights_of, write_digits
@@ -191,6 +191,11 @@ def no_pictures(monkeypatch):
 def arguments(digits, folder, *more):
     small = ("--batch_size=32", "--epochs=2", "--jit_compile=false", "--technique=static", "--final_sparsity=0.5")
     return ["--config=lenet300_dense", f"--data_dir={digits}", f"--output_dir={folder}", *small, *more]
+
+
+def test_repeats_of_several_workers_are_refused(digits, tmp_path):
+    with pytest.raises(ValueError, match="`repeats` must not be given with strategy=multiworker"):
+        repeats.run(None, Recipe(strategy="multiworker"), str(tmp_path), 2)
 
 
 @pytest.mark.tensorflow

@@ -44,6 +44,9 @@ def recipe_from_flags(flag_values):
     if flag_values.lr_schedule not in (None, "piecewise"):
         # Likewise, another schedule drops the boundaries and factors of the preset's schedule.
         recipe = dataclasses.replace(recipe, lr_schedule=flag_values.lr_schedule, lr_boundaries=(), lr_factors=())
+    if flag_values.validation_split == 0 and flag_values.validation_seed is None:
+        # Without a split, the preset's seed for drawing it is dropped.
+        recipe = dataclasses.replace(recipe, validation_split=0.0, validation_seed=0)
     return recipe_flags.recipe_from(flag_values, recipe)
 
 

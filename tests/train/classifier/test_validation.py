@@ -228,6 +228,12 @@ def test_what_cannot_be_is_refused_before_training(digits, tmp_path, capsys, arg
     assert status == 2 and error.startswith(f"error: {message}") and error.count("\n") == 1
 
 
+def test_a_preset_with_a_split_takes_none():
+    recipe = recipe_of("--config=wrn-16-8_snfs", "--validation_split=0")
+    assert (recipe.validation_split, recipe.validation_seed) == (0.0, 0)
+    assert recipe_of("--config=wrn-16-8_snfs", "--validation_seed=3").validation_seed == 3
+
+
 def test_the_spelling_of_sparse_momentums_program_is_taken():
     assert recipe_of("--valid_split=0.1").validation_split == 0.1
 
