@@ -23,6 +23,7 @@ PROGRAMS = {
     "evaluate": ("sparsity_tf.tools.evaluate", "error and sparsity of a saved classifier"),
     "convert": ("sparsity_tf.tools.convert", "a sparse .keras file to a plain one, zeros baked in"),
     "budget": ("sparsity_tf.tools.budget", "sparsities of a network's layers, as a CSV file for another training"),
+    "summarize": ("sparsity_tf.tools.summarize", "mean, standard error and 95 % interval of runs over seeds"),
     "report": ("sparsity_tf.tools.report", "what shipping a network would gain, target by target"),
     "tradeoff": ("sparsity_tf.tools.tradeoff", "published and own results: quality at each level of sparsity"),
     "translate": ("sparsity_tf.tools.translate", "translate a text with a trained Transformer"),

@@ -209,7 +209,8 @@ FLOORS = [
 # Other spellings of commands: `python -m sparsity_tf.train.bleu` is `python -m sparsity_tf.tools.bleu`.
 ALIASES = {
     "sparsity_tf.checkpoint_sparsity",
-    *(f"sparsity_tf.train.{n}" for n in ("bleu", "budget", "convert", "evaluate", "import_checkpoint", "translate")),
+    *(f"sparsity_tf.train.{n}" for n in ("bleu", "budget", "convert", "evaluate", "import_checkpoint", "summarize")),
+    "sparsity_tf.train.translate",
 }
 # Modules of `tools` that are no commands.
 SHARED_BY_COMMANDS = {"sparsity_tf.tools", "sparsity_tf.tools.command", "sparsity_tf.tools.translation"}

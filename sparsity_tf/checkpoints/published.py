@@ -1,7 +1,8 @@
 """The catalogue of the 49 checkpoints that *The State of Sparsity* (Gale et al., arXiv 1902.09574) published.
 
 The authors list each with its score. The settings of its training are part of its name. The catalogue is the file
-`published_checkpoints.csv` among the published results (`study/data/`); the checkpoints themselves are large and not part of this package.
+`published_checkpoints.csv` among the published results (`study/data/`). The checkpoints themselves are large and not
+part of this package.
 """
 
 import csv

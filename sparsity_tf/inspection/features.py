@@ -10,13 +10,16 @@ specialisation of every other channel is the largest A over all classes, divided
 1/classes for a map that serves all classes equally, and 1 for a map that serves one class.
 """
 
+import csv
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
+from sparsity_tf.bounded_files import read_npz
 from sparsity_tf.checks import check_built, check_fraction, check_instance, check_integer
 from sparsity_tf.inspection.forward import batches_of, run_and_hear
 from sparsity_tf.inspection.weights import as_numpy
@@ -82,6 +85,82 @@ class FeatureTable:
         """Mean specialisation over the channels of all layers, NaN if there are none."""
         values = np.concatenate([np.empty(0), *[row.specialization for row in self.rows]])
         return float(values.mean()) if values.size else math.nan
+
+    def to_csv(self, path: str | os.PathLike) -> None:
+        """Writes the table as CSV: layer, channels, counted channels, mean and highest specialization, density.
+
+        Args:
+            path: Path of the file; an existing file is replaced.
+
+        Example:
+
+        ```python
+        class_specialization(model, data).to_csv("features.csv")
+        ```
+        """
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["layer", "channels", "counted", "mean_specialization", "highest", "density"])
+            for row in self.rows:
+                found = row.specialization
+                figures = [found.mean(), found.max()] if found.size else ["", ""]
+                writer.writerow([row.name, len(row.contributions), found.size, *figures, row.density])
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes everything in the table as an `.npz` file, from which `load` makes it again.
+
+        Args:
+            path: Path of the file, which ends in `.npz`; an existing file is replaced.
+
+        Example:
+
+        ```python
+        class_specialization(model, data).save("features.npz")
+        ```
+        """
+        arrays = {f"contributions_{k}": row.contributions for k, row in enumerate(self.rows)}
+        np.savez_compressed(
+            path,
+            names=np.array([row.name for row in self.rows]),
+            densities=np.array([row.density for row in self.rows]),
+            dropped_shares=np.array([row.dropped_share for row in self.rows]),
+            **arrays,
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "FeatureTable":
+        """Reads a table that `save` wrote, for example `features.npz` of a training run.
+
+        Args:
+            path: Path of the `.npz` file.
+
+        Returns:
+            A `FeatureTable`.
+
+        Raises:
+            ValueError: The file is damaged or holds something else.
+
+        Example:
+
+        ```python
+        class_specialization(model, data).save("features.npz")
+        print(FeatureTable.load("features.npz"))
+        ```
+        """
+        head = read_npz(path, ["names", "densities", "dropped_shares"])
+        kinds = [(values.ndim, values.dtype.kind) for values in head.values()]
+        sizes = {values.size for values in head.values()}
+        # An empty list of names is an array of floats.
+        of_names = "f" if sizes == {0} else "U"
+        if len(sizes) > 1 or kinds != [(1, of_names), (1, "f"), (1, "f")]:
+            raise ValueError(f"{path} holds no table of features: names, densities and shares do not fit together.")
+        count = sizes.pop()
+        arrays = read_npz(path, [f"contributions_{k}" for k in range(count)])
+        contributions = [arrays[f"contributions_{k}"] for k in range(count)]
+        if any(array.ndim != 2 or array.dtype.kind != "f" for array in contributions):
+            raise ValueError(f"{path} holds no table of features: contributions must be channels x classes.")
+        rows = zip(head["names"], contributions, head["densities"], head["dropped_shares"], strict=True)
+        return cls(FeatureRow(str(name), array, float(density), float(share)) for name, array, density, share in rows)
 
     def __len__(self):
         return len(self.rows)
@@ -150,11 +229,10 @@ def class_specialization(
     ```
     """
     check_built("model", model)
-    everything = flatten_layers(model)
     check_fraction("dropped_share", dropped_share)
     if num_classes is not None:
         check_integer("num_classes", num_classes, 1)
-    selected = _select(model, everything, where)
+    selected = feature_layers(model, where)
     sums, counts = {}, {id(layer): np.zeros(2, "int64") for layer in selected}
     heard = []
 
@@ -181,10 +259,15 @@ def class_specialization(
     )
 
 
-def _select(model, everything, where):
+def feature_layers(model, where=None):
+    """The layers whose outputs `class_specialization` takes for features.
+
+    Raises:
+        ValueError: `where` is `None`, and no layer ends in a ReLU and puts out maps.
+    """
     if where is not None:
         return match_layers(model, where)
-    chosen = [layer for layer in everything if _ends_in_relu(layer) and _puts_out_maps(layer)]
+    chosen = [layer for layer in flatten_layers(model) if _ends_in_relu(layer) and _puts_out_maps(layer)]
     if not chosen:
         raise ValueError(
             "`where` must be given for a model without a layer that ends in a ReLU and puts out maps. "

@@ -20,7 +20,7 @@ class CommandError(Exception):
     """An error that ends a command. The user sees its message as one line."""
 
 
-def run(name, usage, define_flags, action, argv=None):
+def run(name, usage, define_flags, action, argv=None, takes_paths=False):
     """Parses the flags of a command and runs it.
 
     Args:
@@ -30,6 +30,7 @@ def run(name, usage, define_flags, action, argv=None):
             not used, because other programs in the process may use the same names.)
         action: Function that takes the parsed `FlagValues` and does the work.
         argv: List of str, program name first; `sys.argv` by default.
+        takes_paths: Whether arguments without hyphens are allowed. `action` gets the list of them as a second argument.
 
     Returns:
         int, the exit status: 0 success, 1 the command failed, 2 wrong usage. An error is one line on standard error.
@@ -39,7 +40,7 @@ def run(name, usage, define_flags, action, argv=None):
     flags.DEFINE_boolean("help", False, "Show this help.", short_name="?", flag_values=values)
     try:
         rest = values(sys.argv if argv is None else argv)[1:]
-        if rest:
+        if rest and not takes_paths:
             raise flags.Error(f"Unexpected argument: {rest[0]}")
     except flags.Error as error:
         return _fail(name, f"{error} (--help shows the flags)", status=2)
@@ -49,7 +50,7 @@ def run(name, usage, define_flags, action, argv=None):
     # TensorFlow's log messages would hide the one line of an error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        action(values)
+        action(values, *([rest] if takes_paths else []))
     except flags.Error as error:
         return _fail(name, f"{error} (--help shows the flags)", status=2)
     except (CommandError, ValueError, OSError, MemoryError, ImportError) as error:

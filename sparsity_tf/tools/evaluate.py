@@ -42,7 +42,7 @@ def define_flags(values):
 def _recipe(values):
     from sparsity_tf.train import run_folder as state
     from sparsity_tf.train.classifier import presets
-    from sparsity_tf.train.classifier.recipe import Recipe
+    from sparsity_tf.train.classifier.recipe import from_settings
 
     if values.config is not None:
         recipe = presets.get_preset(values.config)
@@ -50,14 +50,7 @@ def _recipe(values):
         saved = state.read_recipe(os.path.dirname(values.checkpoint))
         if saved is None:
             raise flags.Error(f"Flag --config must be given where no {state.RECIPE} lies beside the checkpoint")
-        known = {field.name: field.type for field in dataclasses.fields(Recipe)}
-        try:
-            recipe = Recipe(
-                **{n: tuple(value) if known[n] is tuple else value for n, value in saved.items() if n in known}
-            )
-        except (TypeError, ValueError) as error:
-            path = os.path.join(os.path.dirname(values.checkpoint), state.RECIPE)
-            raise command.CommandError(f"{path} is damaged: {error}") from error
+        recipe = from_settings(saved, os.path.join(os.path.dirname(values.checkpoint), state.RECIPE))
     # Batches of one example can be made from a training set of any size.
     return dataclasses.replace(recipe, batch_size=1, data_dir=values.data_dir or recipe.data_dir)
 

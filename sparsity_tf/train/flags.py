@@ -30,6 +30,14 @@ def define(recipe, presets, default, flag_values):
     flags.DEFINE_string("output_dir", None, "Folder of the run; default runs/CONFIG.", **own)
     flags.DEFINE_bool("resume", False, "Continue the run that output_dir holds, exactly.", **own)
     flags.DEFINE_bool("overwrite", False, "Remove the run that output_dir holds, finished or not.", **own)
+    flags.DEFINE_integer(
+        "repeats",
+        None,
+        "Make that many runs, with the seeds seed, seed + 1, ..., each in output_dir/seed-SEED, and summarize them. A "
+        "second start skips the finished ones and continues the others.",
+        lower_bound=1,
+        **own,
+    )
     for field in dataclasses.fields(recipe):
         help = field.metadata["help"]
         if "choices" in field.metadata:
@@ -43,7 +51,7 @@ def define(recipe, presets, default, flag_values):
         }.get(field.type, flags.DEFINE_string)
         define_one(field.name, None, help, **own)
     flags.DEFINE_float("density", None, "Another way to say final_sparsity: 1 - density.", **own)
-    names = {field.name for field in dataclasses.fields(recipe)}
+    names = {"repeats", *(field.name for field in dataclasses.fields(recipe))}
     for old, name in aliases.same():
         if name in names and old not in names:
             flags.DEFINE_alias(old, name, **own)
@@ -118,6 +126,11 @@ def _numbers(name, texts):
         raise ValueError(f"`{name}` must be numbers separated by commas. Received: {','.join(texts)}") from error
 
 
+def folder_of(flag_values):
+    """The folder of the run that the flags ask for."""
+    return flag_values.output_dir or os.path.join("runs", flag_values.config)
+
+
 def run(argv, flag_values, recipe_of, task_of):
     """Runs a program once its flags are parsed.
 
@@ -128,22 +141,25 @@ def run(argv, flag_values, recipe_of, task_of):
         task_of: Function that takes the flags and returns the program's `Task`.
 
     Returns:
-        Exit status: 0, 1 if the network diverged or collapsed, 2 if flags, data or files can't be used, 130 if
-        interrupted. For status 2, also after a full disk, one line says what is wrong; absl's --verbosity=1 shows the
-        place in the code.
+        Exit status: 0, 1 if the network (with `--repeats`: any network) diverged or collapsed, 2 if flags, data or
+        files can't be used, 130 if interrupted. For status 2, also after a full disk, one line says what is wrong;
+        absl's --verbosity=1 shows the place in the code.
     """
     if len(argv) > 1:
         return _complain(f"only flags are expected. Received: {' '.join(argv[1:])}")
-    output_dir = flag_values.output_dir or os.path.join("runs", flag_values.config)
+    output_dir = folder_of(flag_values)
     if os.path.exists(output_dir) and not os.path.isdir(output_dir):
         return _complain(f"`output_dir` must be a folder. Received: output_dir={output_dir}")
     go_on = f"the same command with --resume{' in the place of --overwrite' if flag_values.overwrite else ''}"
     try:
         recipe = recipe_of(flag_values)
-        from sparsity_tf.train import trainer  # imported only here, so that wrong flags are reported at once
+        from sparsity_tf.train import repeats, trainer  # only here, so that wrong flags are reported at once
 
-        prepared = trainer.prepare(task_of(flag_values), recipe, output_dir, flag_values.resume, flag_values.overwrite)
-        result = trainer.train(prepared)
+        task, resume, overwrite = task_of(flag_values), flag_values.resume, flag_values.overwrite
+        if flag_values.repeats is not None:
+            collapsed = repeats.run(task, recipe, output_dir, flag_values.repeats, overwrite)
+        else:
+            collapsed = trainer.train(trainer.prepare(task, recipe, output_dir, resume, overwrite)).collapsed
     except Exception as error:
         full = _full_disk(error)
         if full is None and not isinstance(error, (ValueError, OSError, ImportError)):
@@ -156,7 +172,7 @@ def run(argv, flag_values, recipe_of, task_of):
     except KeyboardInterrupt:
         print(f"\ninterrupted; {go_on} continues the run in {output_dir}", file=sys.stderr)
         return 130
-    return 1 if result.collapsed else 0
+    return 1 if collapsed else 0
 
 
 def _full_disk(error):

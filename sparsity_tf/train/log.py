@@ -242,7 +242,7 @@ def rows_of(prepared):
 
 def _warn_of_lost_rows(folder, last, done):
     best = os.path.exists(os.path.join(folder, run_folder.BEST))
-    compared = f", and {run_folder.BEST} is compared with those that have one" if best else ""
+    compared = f", and {run_folder.BEST}, if it is chosen, is compared with those that have one" if best else ""
     warn(
         f"{os.path.join(folder, run_folder.METRICS)} has rows up to epoch {last}, and {done} are done: "
         f"{run_folder.RESULTS} leaves out those without a row{compared}"

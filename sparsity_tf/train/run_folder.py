@@ -34,6 +34,9 @@ RESULTS = "results.json"
 SPARSITY = "sparsity.csv"
 SPARSITY_BY_STEP = "sparsity_by_step.csv"
 SNAPSHOT = "snapshot.npz"
+SPEEDUP = "speedup.csv"
+FEATURES = "features.npz"
+FEATURES_TABLE = "features.csv"
 TENSORBOARD = "tensorboard"
 TRANSLATIONS = "translations.txt"
 INITIAL = "initial.keras"
@@ -51,7 +54,9 @@ _DRAWS = "random_draws.json"
 _DATA = "data"
 
 # Settings that may differ in a continued run, because they do not influence the weights.
-_FREE = ("data_dir", "log_every", "frame_every", "keep_best", "keep_initial")
+FREE = ("data_dir", "log_every", "frame_every", "keep_best", "keep_initial", "bench", "features")
+# Settings that the files of earlier versions lack, with the values that mean the behaviour of these versions.
+ADDED = {"validation_split": 0.0, "validation_seed": 0}
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -83,7 +88,8 @@ class Best(keras.callbacks.Callback):
 
     Args:
         folder: Path of an existing folder.
-        metric: Name of the error in the logs of an epoch. A callback before this one must put it there.
+        metric: Name of the error in the logs of an epoch. A callback before this one must put it there. `None` if there
+            is no error to choose by: then `best.keras` is the model of the latest epoch with a finite loss.
         lowest: In a continued run, the lowest error of the epochs before.
         from_epoch: Number of epochs that must be done before a model counts.
     """
@@ -96,9 +102,15 @@ class Best(keras.callbacks.Callback):
         self.from_epoch = from_epoch
 
     def on_epoch_end(self, epoch, logs=None):
-        error = (logs or {}).get(self.metric, float("nan"))
-        if epoch + 1 >= self.from_epoch and error < self.lowest:  # false for NaN
-            self.lowest = error
+        if epoch + 1 < self.from_epoch:
+            return
+        if self.metric is None:
+            better = np.isfinite((logs or {}).get("loss", 0.0))
+        else:
+            error = (logs or {}).get(self.metric, float("nan"))
+            better = error < self.lowest  # false for NaN
+            self.lowest = error if better else self.lowest
+        if better:
             save_without_optimizer(self.model, os.path.join(self.folder, BEST))
 
 
@@ -284,13 +296,8 @@ def claim_folder(folder, recipe, resume, overwrite, data=None):
         raise ValueError("`resume` and `overwrite` exclude each other. Received: both")
     path = os.path.join(folder, RECIPE)
     wanted = as_plain(recipe)
-    before = read_recipe(folder) if resume else None
+    before = check_settings(folder, recipe) if resume else None
     if before is not None:
-        changes = _changes(before, {name: value for name, value in wanted.items() if name not in _FREE})
-        if changes:
-            raise ValueError(
-                f"`resume` continues the run in {folder} with its own settings. Received other ones: {changes}"
-            )
         # Folders of earlier versions have no description of the data.
         changes = _changes(before[_DATA], data) if data and before.get(_DATA) else ""
         if changes:
@@ -315,6 +322,33 @@ def claim_folder(folder, recipe, resume, overwrite, data=None):
         json.dump(wanted, file, indent=2)
 
 
+def check_settings(folder, recipe):
+    """Checks that the run in a folder, if there is one, has the settings of a recipe that continues it.
+
+    Returns:
+        The content of the folder's recipe file, a dict; `None` if there is no such file.
+
+    Raises:
+        ValueError: The file is damaged, or settings differ. The message names the differences.
+    """
+    before, wanted = read_recipe(folder), as_plain(recipe)
+    if before is None:
+        return None
+    changes = _changes({**ADDED, **before}, {name: value for name, value in wanted.items() if name not in FREE})
+    if changes:
+        raise ValueError(
+            f"`resume` continues the run in {folder} with its own settings. Received other ones: {changes}"
+        )
+    return before
+
+
+def check_free(folder, advice):
+    """Raises a ValueError, which ends in `advice`, if a folder holds files of a run."""
+    earlier = _outputs(folder)
+    if earlier:
+        raise ValueError(f"{folder} holds an earlier run ({os.path.basename(earlier[0])}): {advice}")
+
+
 def _changes(before, after):
     """A text of the entries that differ between `before` and `after`."""
     names = [name for name in after if after[name] != before.get(name)]
@@ -324,7 +358,8 @@ def _changes(before, after):
 def _outputs(folder):
     """Paths of the files that a run has written into the folder, except the recipe, which would be no loss."""
     files = (CHECKPOINT, _UNFINISHED, SNAPSHOT, INITIAL, BEST, MODEL, METRICS, RESULTS, SPARSITY, SPARSITY_BY_STEP)
-    names = (*files, TRANSLATIONS, "unfinished_*.keras", TENSORBOARD, FRAMES, *PICTURES)
+    names = (*files, TRANSLATIONS, SPEEDUP, FEATURES, FEATURES_TABLE, "unfinished_*.keras", TENSORBOARD, FRAMES)
+    names += PICTURES
     return [path for name in names for path in sorted(glob.glob(os.path.join(glob.escape(folder), name)))]
 
 

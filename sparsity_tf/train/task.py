@@ -64,7 +64,8 @@ class Task(abc.ABC):
     log = None
     # The unit in which messages and results count a run: a column of `metrics.csv`, "epoch" or "step".
     unit = "epoch"
-    # The column of `metrics.csv` by which `best.keras` is chosen (the lowest value), for recipes with `keep_best`.
+    # The column of `metrics.csv` by which `best.keras` is chosen (the lowest value), for recipes with `keep_best`. It
+    # must be measured on held-out training data, never on the test set.
     error = None
     # Whether `fit` validates on `batches.validation()`.
     validates = False
@@ -94,6 +95,13 @@ class Task(abc.ABC):
 
     def keep_data(self, batches, folder):  # noqa: B027  (not every task has data to keep)
         """Copies data that a later use of the network needs, such as a vocabulary, into the folder of the run."""
+
+    def error_of(self, recipe):
+        """The column by which a recipe's `best.keras` is chosen; `None` if the recipe holds out nothing to choose by.
+
+        With `None`, `best.keras` is the model of the last epoch.
+        """
+        return self.error
 
     def steps_per_epoch(self, recipe, batches):
         """The number of steps between two checkpoints. `fit` calls them an epoch."""

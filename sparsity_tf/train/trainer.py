@@ -63,6 +63,11 @@ class Prepared:
         """Whether Keras's progress bar is shown instead of one printed line an epoch."""
         return sys.stdout.isatty() and self.chief
 
+    @property
+    def settled_epoch(self):
+        """The number of epochs after which a model is final, and may be kept as `best.keras`."""
+        return -(-technique.settled_from(self.recipe, self.algorithm, self.steps) // self.steps)
+
     def validation(self):
         """The held-out data for `fit` and `evaluate`; `None` if the task does not validate."""
         if not self.task.validates:
@@ -128,6 +133,11 @@ def prepare(task, recipe, output_dir, resume=False, overwrite=False):
             task.keep_data(batches, output_dir)
             print(f"data: {batches.source}")
             _warn_of_shortfall(recipe, algorithm, steps)
+            if recipe.keep_best and task.error_of(recipe) is None:
+                print(
+                    f"{run_folder.BEST} will be the network of the last epoch: nothing is held out to choose a better "
+                    "one by (validation_split=0), and the test set must not choose"
+                )
         if resume:
             restored, done = run_folder.restore(output_dir, steps)
             model = restored or model
@@ -314,9 +324,10 @@ def _callbacks(prepared):
     if not prepared.chief:
         return callbacks
     if recipe.keep_best:
-        settled = -(-technique.settled_from(recipe, prepared.algorithm, prepared.steps) // prepared.steps)
-        lowest = log.lowest_error(folder, task.error, settled)
-        callbacks.append(run_folder.Best(folder, task.error, lowest, settled))
+        settled = prepared.settled_epoch
+        error = task.error_of(recipe)
+        lowest = log.lowest_error(folder, error, settled) if error else math.inf
+        callbacks.append(run_folder.Best(folder, error, lowest, settled))
     return [*callbacks, *task.more_callbacks(prepared), run_folder.Checkpoint(folder)]
 
 
@@ -369,6 +380,10 @@ def report(prepared, diverged):
         table.to_csv(os.path.join(folder, run_folder.SPARSITY))
         print(f"\n{table}")
         run_folder.save_without_optimizer(model, os.path.join(folder, run_folder.MODEL))
+        best = os.path.join(folder, run_folder.BEST)
+        if prepared.recipe.keep_best and task.error_of(prepared.recipe) is None and os.path.exists(best):
+            # Earlier versions chose this file by the test error.
+            run_folder.save_without_optimizer(model, best)
     files = task.finish(prepared, findings)
     with run_folder.writing(os.path.join(folder, run_folder.RESULTS)) as file:
         json.dump(results, file, indent=2, ensure_ascii=False)

@@ -196,3 +196,41 @@ def test_the_picture_has_the_sources_bins_back_to_back(tmp_path):
         plot_class_specialization(dense, FeatureTable([]))
     with pytest.raises(ValueError, match="the same number of layers"):
         plot_class_specialization(dense, FeatureTable([row_of([0.3])]))
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path):
+    table = FeatureTable([row_of([0.3, 0.6]), FeatureRow("dead", np.zeros((3, 5)), 0.25)])
+    table.save(tmp_path / "features.npz")
+    loaded = FeatureTable.load(tmp_path / "features.npz")
+    assert str(loaded) == str(table) and loaded.mean == table.mean
+    for one, other in zip(table, loaded, strict=True):
+        assert (one.name, one.density, one.dropped_share) == (other.name, other.density, other.dropped_share)
+        np.testing.assert_array_equal(one.contributions, other.contributions)
+    table.to_csv(tmp_path / "features.csv")
+    lines = (tmp_path / "features.csv").read_text().splitlines()
+    assert lines[0] == "layer,channels,counted,mean_specialization,highest,density"
+    assert lines[1].startswith("relu,2,2,0.4") and lines[2] == "dead,3,0,,,0.25"
+    FeatureTable([]).save(tmp_path / "features.npz")
+    assert len(FeatureTable.load(tmp_path / "features.npz")) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"names": np.array(["relu", "more"])},
+        {"densities": np.zeros(2)},
+        {"contributions_0": np.zeros(3)},
+        {"contributions_0": np.array([["a"]])},
+        {"dropped_shares": np.array([])},
+        {"densities": np.array(["x"])},
+        {"names": np.array(5.0)},
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path, change):
+    arrays = {"names": np.array(["relu"]), "densities": np.ones(1), "dropped_shares": np.zeros(1)}
+    np.savez(tmp_path / "features.npz", **{**arrays, "contributions_0": np.ones((2, 5)), **change})
+    with pytest.raises(ValueError, match="features.npz"):
+        FeatureTable.load(tmp_path / "features.npz")
+    (tmp_path / "features.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="features.npz is not a readable .npz file"):
+        FeatureTable.load(tmp_path / "features.npz")

@@ -176,6 +176,16 @@ def test_the_printed_table_is_readable():
     ]
 
 
+def test_the_file_has_seconds_and_ratios(tmp_path):
+    example_table().to_csv(tmp_path / "speedup.csv")
+    assert (tmp_path / "speedup.csv").read_text().splitlines() == [
+        "layer,calls,dense_seconds,channel_seconds,sparse_seconds,dense/channel,dense/sparse",
+        f"conv1,2,0.004,0.003,0.001,{0.004 / 0.003},4.0",
+        "conv2,2,0.002,0.002,0.0005,1.0,4.0",
+        f"total,4,0.006,0.005,0.0015,{0.006 / 0.005},4.0",
+    ]
+
+
 def test_the_picture_has_three_bars_a_layer(tmp_path):
     pytest.importorskip("matplotlib")
     figure = plot_speedup(example_table(), path=tmp_path / "speedup.png")

@@ -25,15 +25,17 @@ def test_no_spelling_has_two_meanings():
     assert len({alias.old for alias in rows}) == len(rows)
     fields = set(Recipe.__dataclass_fields__)
     for alias in rows:
-        assert alias.flag in fields | {None, "output_dir"}
+        assert alias.flag in fields | {None, "output_dir", "repeats"}
         assert alias.flag or alias.note
         assert alias.old not in fields
 
 
 @pytest.mark.parametrize(("old", "name"), aliases.same())
 def test_spelling_of_another_program_is_accepted(old, name):
-    values = parsed([f"--{old}=0.25"] if Recipe.__dataclass_fields__[name].type is not int else [f"--{old}=25"])
-    assert values[name].value in (0.25, 25, "0.25")
+    types = {"repeats": int, **{name: field.type for name, field in Recipe.__dataclass_fields__.items()}}
+    given = {int: "25", bool: "true"}.get(types[name], "0.25")
+    values = parsed([f"--{old}={given}"])
+    assert values[name].value in (0.25, 25, "0.25", True)
 
 
 def test_flags_of_sparse_momentums_program_make_its_recipe():

@@ -31,6 +31,7 @@ def run(program, *arguments):
     (
         ("--config=lenet300_vd", "--penalty_begin_epoch=0", "--penalty_end_epoch=1"),
         ("--config=lenet300_rigl", "--frequency=2", "--train_examples=0"),
+        ("--config=lenet300_set", "--frequency=2", "--train_examples=0", "--validation_split=0.5", "--keep_best"),
     ),
 )
 def test_classifier_trains_and_its_checkpoint_loads(tmp_path, more):

@@ -7,41 +7,26 @@ import functools
 
 import numpy as np
 
-from sparsity_tf.checks import check_choice, check_instance, check_integer, is_integer, is_number
+from sparsity_tf.checks import check_choice, check_instance, check_integer
 from sparsity_tf.datasets.batches import Batches
 from sparsity_tf.datasets.images import zca
 from sparsity_tf.datasets.images.augmentation import AUGMENTATIONS, crop_and_flip, draw_epoch
+from sparsity_tf.datasets.images.held_out import held_out_count, held_out_numbers
 from sparsity_tf.datasets.images.image_data import ImageData
 from sparsity_tf.datasets.images.normalization import NORMALIZATIONS, normalizer
 from sparsity_tf.datasets.numbered import numbered_batches
 
 
-def _split(data, validation_split):
-    """Returns (number of training examples, number of held-out examples)."""
-    total = len(data.x_train)
-    if is_integer(validation_split):
-        held = validation_split
-    elif is_number(validation_split) and 0 <= validation_split < 1:
-        held = total - int((1 - validation_split) * total + 1e-9)
-    else:
-        held = -1
-    if not 0 <= held < total:
-        raise ValueError(
-            f"`validation_split` must be a fraction below 1 or a number of images below {total}. "
-            f"Received: validation_split={validation_split!r}"
-        )
-    return total - held, held
-
-
 class ArrayBatches(Batches):
     """`Batches` of arrays in memory; `array_batches` makes it and documents the arguments."""
 
-    def __init__(self, data, normalize, augment, pixels, validation_split, **kwargs):
+    def __init__(self, data, normalize, augment, pixels, validation_split, validation_seed, **kwargs):
         check_instance("data", data, ImageData)
-        num_train, num_validation = _split(data, validation_split)
+        total = len(data.x_train)
+        held = held_out_count(total, validation_split)
         super().__init__(
-            num_examples=num_train,
-            num_validation=num_validation,
+            num_examples=total - held,
+            num_validation=held,
             num_test=len(data.x_test),
             num_classes=data.num_classes,
             image_shape=data.image_shape,
@@ -57,20 +42,17 @@ class ArrayBatches(Batches):
             raise ValueError(f"normalize=standardize_dsr is for colour images. Received: {data.name}")
         self.augment, self.pixels = augment, pixels
         self.normalize = normalize
-        x_train, x_test = data.x_train, data.x_test
+        train, validation = held_out_numbers(total, held, validation_seed)
+        images = {"train": data.x_train[train], "validation": data.x_train[validation], "test": data.x_test}
+        labels = {"train": data.y_train[train], "validation": data.y_train[validation], "test": data.y_test}
         if normalize == "zca":
-            whitening = zca.fit_zca(x_train[:num_train])
-            x_train, x_test = (zca.apply_zca(images, *whitening) for images in (x_train, x_test))
+            whitening = zca.fit_zca(images["train"])
+            images = {split: zca.apply_zca(x, *whitening) for split, x in images.items()}
             self._normalizer = lambda images: images
         else:
-            self._normalizer = normalizer(data, num_train, normalize)
+            self._normalizer = normalizer(data, images["train"], normalize)
         shape = (-1, *data.image_shape)
-        x_train, x_test = (np.ascontiguousarray(images.reshape(shape)) for images in (x_train, x_test))
-        self._arrays = {
-            "train": (x_train[:num_train], data.y_train[:num_train]),
-            "validation": (x_train[num_train:], data.y_train[num_train:]),
-            "test": (x_test, data.y_test),
-        }
+        self._arrays = {split: (np.ascontiguousarray(x.reshape(shape)), labels[split]) for split, x in images.items()}
         self._border = "zeros" if augment == "shift" else "reflect"
 
     def _finish(self, images):
@@ -121,6 +103,7 @@ def array_batches(
     eval_batch_size: int | None = None,
     seed: int = 0,
     dtype: str = "float32",
+    validation_seed: int | None = None,
 ) -> Batches:
     """Batches of a data set in memory: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100.
 
@@ -143,12 +126,16 @@ def array_batches(
             - `"flip"`: the image is flipped with probability 1/2.
             - `"none"`: the image stays as it is.
         pixels: Width of the border (`"crop_flip"`) or largest shift (`"shift"`).
-        validation_split: How many training images to hold out for validation, as a fraction (0.1 of MNIST leaves
-            54,000 for training) or a number. The last images are held out. They are never augmented. (The sparse
-            momentum code augments them, by mistake.)
+        validation_split: How many training images to hold out for validation, as a fraction or a number. Of n images
+            a fraction f holds out f n, rounded up (0.1 of MNIST holds out 6,000 and leaves 54,000 for training). They
+            are never augmented. (The sparse momentum code augments them, by mistake.)
         eval_batch_size: Examples a batch in evaluation. Defaults to `batch_size`.
         seed: Non-negative integer.
         dtype: Element type of the images: `"float32"`, `"bfloat16"` or `"float16"`.
+        validation_seed: Which images are held out. `None` (default): the last ones, as in Keras and in the sparse
+            momentum code. A non-negative integer: a random choice without replacement, which depends on this number,
+            on n and on the count only, not on `seed`. (Of data that are sorted by class, as `mnist_demo` is, the last
+            images are those of the last class: such data need a seed.)
 
     Returns:
         `Batches`.
@@ -169,6 +156,7 @@ def array_batches(
         augment,
         pixels,
         validation_split,
+        validation_seed,
         batch_size=batch_size,
         eval_batch_size=batch_size if eval_batch_size is None else eval_batch_size,
         seed=seed,

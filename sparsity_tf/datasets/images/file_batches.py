@@ -12,7 +12,8 @@ import numpy as np
 
 from sparsity_tf.checks import check_choice, check_instance, check_integer
 from sparsity_tf.datasets.batches import Batches, epoch_order
-from sparsity_tf.datasets.images.imagenet import ImageFiles
+from sparsity_tf.datasets.images.held_out import held_out_count, held_out_numbers
+from sparsity_tf.datasets.images.imagenet import ImageFiles, Split
 from sparsity_tf.extras import import_optional
 
 RECIPES = ("state_of_sparsity", "str")
@@ -21,10 +22,26 @@ _READING = ("corrupted record", "truncated record", "JPEG", "PNG", "Decode", "de
 _MARK = "sparsity_tf input:"
 
 
+def _hold_out(split, validation_split, seed):
+    """Splits a `Split` of training examples in two: the examples to train on, and those to hold out."""
+    held = held_out_count(split.num_examples, validation_split)
+    if not held:
+        return split, Split((), None, 0)
+    if split.labels is None:
+        raise ValueError(
+            "`validation_split` must be 0 for record shards, from which single examples can't be held out: unpack them "
+            f"into a folder for each class. Received: validation_split={validation_split!r}"
+        )
+    parts = held_out_numbers(split.num_examples, held, seed)
+    return [Split(tuple(split.files[k] for k in part), split.labels[part], len(part)) for part in parts]
+
+
 class FileBatches(Batches):
     """`Batches` of `ImageFiles`; `file_batches` makes it and documents the arguments."""
 
-    def __init__(self, files, recipe, image_size, shuffle_buffer, parallel_reads, **kwargs):
+    def __init__(
+        self, files, recipe, image_size, shuffle_buffer, parallel_reads, validation_split, validation_seed, **kwargs
+    ):
         check_instance("files", files, ImageFiles)
         check_choice("recipe", recipe, RECIPES)
         for argument, number in (
@@ -33,9 +50,10 @@ class FileBatches(Batches):
             ("parallel_reads", parallel_reads),
         ):
             check_integer(argument, number, 1)
+        train, validation = _hold_out(files.train, validation_split, validation_seed)
         super().__init__(
-            num_examples=files.train.num_examples,
-            num_validation=0,
+            num_examples=train.num_examples,
+            num_validation=validation.num_examples,
             num_test=files.test.num_examples,
             num_classes=files.num_classes,
             image_shape=(image_size, image_size, 3),
@@ -44,6 +62,7 @@ class FileBatches(Batches):
             **kwargs,
         )
         self.files, self.recipe = files, recipe
+        self._splits = {"train": train, "validation": validation, "test": files.test}
         self._size, self._shuffle_buffer, self._parallel_reads = image_size, shuffle_buffer, parallel_reads
 
     @contextlib.contextmanager
@@ -78,22 +97,22 @@ class FileBatches(Batches):
         sharded = self.files.train.labels is None
         stream = self._shard_epoch(part, count) if sharded else self._image_epoch(part)
         examples = tf.data.Dataset.range(epoch, 2**31).flat_map(stream).skip(step * part.replicas * part.batch_size)
-        return self._batches(examples, part, training=True)
+        return self._batches(examples, part, training=True, sharded=sharded)
 
     def _evaluation(self, split, part):
         tf = import_optional("tensorflow")
 
-        test = self.files.test
-        if test.labels is None:
-            examples = self._read_shards(list(test.files), part)
+        measured = self._splits[split]
+        if measured.labels is None:
+            examples = self._read_shards(list(measured.files), part)
             examples = examples.map(lambda file, record: (tf.zeros([2], tf.int64), file, record))
         else:
-            numbers = tf.data.Dataset.range(part.index, len(test.files), part.pipelines)
-            paths, labels = tf.constant(test.files), tf.constant(test.labels)
+            numbers = tf.data.Dataset.range(part.index, len(measured.files), part.pipelines)
+            paths, labels = tf.constant(measured.files), tf.constant(measured.labels)
             examples = numbers.map(
                 lambda number: (tf.zeros([2], tf.int64), tf.gather(paths, number), tf.gather(labels, number))
             )
-        return self._batches(examples, part, training=False)
+        return self._batches(examples, part, training=False, sharded=measured.labels is None)
 
     def _read_shards(self, paths, part):
         """Pairs (file, record) from the shards of one pipeline. A few shards are read at a time."""
@@ -138,7 +157,8 @@ class FileBatches(Batches):
         tf = import_optional("tensorflow")
 
         steps, replicas = self.steps_per_epoch, part.replicas
-        paths, labels = tf.constant(self.files.train.files), tf.constant(self.files.train.labels)
+        train = self._splits["train"]
+        paths, labels = tf.constant(train.files), tf.constant(train.labels)
         count = steps * replicas * part.batch_size
 
         def draw(epoch):
@@ -162,14 +182,13 @@ class FileBatches(Batches):
         seed = tf.stack([tf.constant(self.seed, tf.int64), epoch])
         return tf.random.experimental.stateless_fold_in(seed, number)
 
-    def _batches(self, examples, part, training):
+    def _batches(self, examples, part, training, sharded):
         """Decodes and batches the examples, triples (seed, file, record or label)."""
         tf = import_optional("tensorflow")
 
         from sparsity_tf.datasets.images import imagenet_crops as crops
 
         train, evaluate = crops.RECIPES[self.recipe]
-        sharded = (self.files.train if training else self.files.test).labels is None
 
         def prepare(seed, file, content):
             encoded, label = self.files.parse(content) if sharded else (tf.io.read_file(file), content)
@@ -214,6 +233,8 @@ def file_batches(
     dtype: str = "float32",
     shuffle_buffer: int = 1024,
     parallel_reads: int = 16,
+    validation_split: float | int = 0.0,
+    validation_seed: int = 0,
 ) -> Batches:
     """Batches of a data set that is read while training runs: ImageNet.
 
@@ -232,6 +253,10 @@ def file_batches(
         shuffle_buffer: For record shards: the number of examples from which the next one is drawn, 0.1 MB each. (The
             order of the shards is random, too. Image folders need no buffer: all their examples are shuffled.)
         parallel_reads: Number of record shards that are read together. The order of the examples depends on it.
+        validation_split: How many training images to hold out for validation, as a fraction or a number. Of n images a
+            fraction f holds out f n, rounded up. Image folders only: a record shard is read as a whole.
+        validation_seed: Non-negative integer. The images to hold out are a random choice without replacement that
+            depends on this number, on n and on the count. (The last images would be those of the last classes.)
 
     Returns:
         `Batches`. Their `test()` gives the images that ImageNet calls validation. With an `InputContext`, each worker
@@ -253,6 +278,8 @@ def file_batches(
         image_size,
         shuffle_buffer,
         parallel_reads,
+        validation_split,
+        validation_seed,
         batch_size=batch_size,
         eval_batch_size=batch_size if eval_batch_size is None else eval_batch_size,
         seed=seed,

@@ -30,9 +30,14 @@ def channel_statistics(images):
     return mean / 255, np.sqrt(square - mean**2) / 255
 
 
-def normalizer(data, num_train, normalize):
-    """Makes the function that normalizes a batch of images with channels, float32 from 0 to 255, for the network."""
-    train = data.x_train[:num_train]
+def normalizer(data, train, normalize):
+    """Makes the function that normalizes a batch of images with channels, float32 from 0 to 255, for the network.
+
+    Args:
+        data: The `ImageData`.
+        train: The training images that are not held out, on which statistics are measured.
+        normalize: One of `NORMALIZATIONS` but "zca".
+    """
     if normalize == "mean_image":
         mean = mean_image(train).reshape(data.image_shape)
         return lambda images: images / 255.0 - mean

@@ -36,7 +36,7 @@ def fit_zca(images):
 
 def apply_zca(images, mean, matrix):
     """Returns the whitened images: float32, of the shape of `images`."""
-    rows = images.reshape(len(images), -1)
+    rows = images.reshape(len(images), len(mean))
     white = np.empty(rows.shape, np.float32)
     for start in range(0, len(rows), _ROWS):
         white[start : start + _ROWS] = (rows[start : start + _ROWS] - mean) @ matrix

@@ -8,15 +8,20 @@
 overrides it. The last line of the output is
 `test error 1.92 %, sparsity 98.87 %, compression 88.5x`. If the network diverged or collapsed, the
 last line says so and the exit status is 1. The exit status is 2 if flags, data or files can't be used.
+
+With `--validation_split=0.1` a tenth of the training images is held out. Their error is logged and chooses
+`best.keras`, and the test set is measured once, at the end. `--repeats=5` makes five runs that differ in the seed.
 """
 
 import dataclasses
+import os
 
 from absl import flags
 
 from sparsity_tf.train import flags as recipe_flags
+from sparsity_tf.train import run_folder
 from sparsity_tf.train.classifier import presets
-from sparsity_tf.train.classifier.recipe import Recipe
+from sparsity_tf.train.classifier.recipe import Recipe, from_settings
 
 
 def define_flags(flag_values=flags.FLAGS):
@@ -31,13 +36,33 @@ def recipe_from_flags(flag_values):
         ValueError: The preset is unknown or a value is not allowed. The message lists the allowed ones.
     """
     recipe = presets.get_preset(flag_values.config)
+    if flag_values.resume:
+        recipe = _of_earlier_version(recipe_flags.folder_of(flag_values), recipe)
     if flag_values.model not in (None, recipe.model):
         # The preset's `model_options` are for the builder of its own network, so another network drops them.
         recipe = dataclasses.replace(recipe, model=flag_values.model, model_options={})
     if flag_values.lr_schedule not in (None, "piecewise"):
         # Likewise, another schedule drops the boundaries and factors of the preset's schedule.
         recipe = dataclasses.replace(recipe, lr_schedule=flag_values.lr_schedule, lr_boundaries=(), lr_factors=())
+    if flag_values.validation_split == 0 and flag_values.validation_seed is None:
+        # Without a split, the preset's seed for drawing it is dropped.
+        recipe = dataclasses.replace(recipe, validation_split=0.0, validation_seed=0)
     return recipe_flags.recipe_from(flag_values, recipe)
+
+
+def _of_earlier_version(folder, preset):
+    """The recipe that a run of an earlier version in the folder was made with, if the preset is for such a run.
+
+    A preset may have changed since that run began, for example to hold out a part of the training images. The run is
+    continued with the settings that the preset had then.
+    """
+    settings = run_folder.read_recipe(folder)
+    if settings is None or not run_folder.ADDED.keys().isdisjoint(settings):
+        return preset
+    before = from_settings(settings, os.path.join(folder, run_folder.RECIPE))
+    if any(getattr(before, name) != getattr(preset, name) for name in ("dataset", "model", "technique")):
+        return preset
+    return before
 
 
 def make_task(flag_values):

@@ -63,11 +63,18 @@ def describe(data):
 
 
 def make_batches(recipe, data):
-    """Makes the recipe's `datasets.Batches` from the data that `load_data` returned."""
+    """Makes the recipe's `datasets.Batches` from the data that `load_data` returned.
+
+    With a `validation_split`, the examples to hold out are drawn without replacement. The draw depends on
+    `validation_seed`, the number of training examples (at most `train_examples`) and the number to hold out.
+    """
     common = {"batch_size": recipe.batch_size, "seed": recipe.seed}
     common["eval_batch_size"] = _EVALUATION.get(recipe.dataset, 1000)
+    common |= {"validation_split": recipe.validation_split, "validation_seed": recipe.validation_seed}
     if isinstance(data, datasets.ImageFiles):
         return datasets.file_batches(data, recipe=recipe.imagenet_pipeline, image_size=recipe.image_size, **common)
+    if recipe.validation_seed == -1:
+        common["validation_seed"] = None  # the last examples
     return datasets.array_batches(
         data, normalize=recipe.normalize, augment=recipe.augment, pixels=recipe.shift_pixels, **common
     )

@@ -1,8 +1,8 @@
 """Measures a classifier as it is used at inference: without noise, and with masked weights exactly zero.
 
-One idea lives here: there is one way to measure on the test set. It is used while training runs, at the end of training
-and by `sparsity_tf.train.evaluate`, and it works under any `tf.distribute` strategy, whose replicas share the work. The
-result does not depend on how the model was compiled.
+One idea lives here: there is one way to measure on held-out images, those for validation and those of the test set. It
+is used while training runs, at the end of training and by `sparsity_tf.train.evaluate`, and it works under any
+`tf.distribute` strategy, whose replicas share the work. The result does not depend on how the model was compiled.
 """
 
 import dataclasses
@@ -38,28 +38,33 @@ class TestFigures:
 
 
 class Evaluation:
-    """Measures a model on a test set. `run` can be called repeatedly; the step is compiled once.
+    """Measures a model on held-out images. `run` can be called repeatedly; the step is compiled once.
 
     Args:
         model: Keras model that maps images to logits `(batch, num_classes)`.
         batches: `datasets.Batches`.
+        split: `"test"`, or `"validation"` for the training images that are held out.
     """
 
-    def __init__(self, model, batches):
+    def __init__(self, model, batches, split="test"):
         self.model = model
         self.batches = batches
+        self.split = split
         make = _step_of_tensorflow if has_strategies() else _step_elsewhere
         self._parts, self._step = make(model)
 
-    def run(self):
+    def run(self, split=None):
         """Measures the model with its present weights.
+
+        Args:
+            split: `"test"` or `"validation"`; `None` for that of the constructor.
 
         Returns:
             `TestFigures`.
         """
         totals = None
         with self.batches.naming_errors():
-            for images, labels in self._parts(self.batches.test()):
+            for images, labels in self._parts(getattr(self.batches, split or self.split)()):
                 sums = self._step(images, labels)
                 totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
         loss, wrong, outside, broken, predicted = (np.asarray(ops.convert_to_numpy(total)) for total in totals)

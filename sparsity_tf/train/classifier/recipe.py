@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 
+from sparsity_tf.train import run_folder
 from sparsity_tf.train.fields import check_order, choice, number, other
 from sparsity_tf.train.sparsity_settings import SparsitySettings
 
@@ -61,6 +62,20 @@ class Recipe(SparsitySettings):
         "Python batches or an .npz; ImageNet: record shards train-* and validation-*, or folders of images.",
     )
     train_examples: int = number(0, "Use only that many training examples, the first ones; 0: all (not imagenet).", 0)
+    validation_split: float = number(
+        0.0,
+        "Share of the training examples to hold out: of n examples that many times n, rounded up. Their error chooses "
+        "best.keras and is in metrics.csv in the place of the test error; the test set is measured once, at the end. "
+        "0: none (the test error is logged, and best.keras is the last network). ImageNet: image folders only.",
+        0,
+        below=1,
+    )
+    validation_seed: int = number(
+        0,
+        "Seed that draws which examples are held out, so that runs of several seeds hold out the same ones; -1: the "
+        "last ones, for data that are not sorted by class.",
+        -1,
+    )
     normalize: str = choice(
         "mean_image",
         NORMALIZATIONS,
@@ -138,9 +153,23 @@ class Recipe(SparsitySettings):
         0,
     )
     keep_initial: bool = other(False, "Keep the weights of before training, as initial.keras.")
-    keep_best: bool = other(False, "Keep the model of the lowest test error, as best.keras.")
-    log_every: int = number(1, "Epochs between test evaluations and log rows.", 1)
+    keep_best: bool = other(
+        False,
+        "Keep the model of the lowest validation error once masks and penalties are final, as best.keras; with "
+        "validation_split=0 the last model.",
+    )
+    log_every: int = number(1, "Epochs between evaluations and log rows.", 1)
     frame_every: int = number(0, "Epochs between frames of the film; 0: at most 50 frames.", 0)
+    bench: bool = other(
+        False,
+        "At the end, time the convolutions and estimate how much faster they could be without their zeros: "
+        f"{run_folder.SPEEDUP}. May be given later, with --resume.",
+    )
+    features: bool = other(
+        False,
+        "At the end, measure how much feature maps specialise in classes: "
+        f"{run_folder.FEATURES_TABLE} and {run_folder.FEATURES}. May be given later, with --resume.",
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -151,6 +180,11 @@ class Recipe(SparsitySettings):
                     f"`kernel_initializer` must be one of {', '.join(INITIALIZERS)}, or "
                     f"normal:STDDEV. Received: kernel_initializer={self.kernel_initializer}"
                 )
+        if self.validation_seed and not self.validation_split:
+            raise ValueError(
+                "`validation_seed` needs a `validation_split` above 0. "
+                f"Received: validation_seed={self.validation_seed}, validation_split={self.validation_split}"
+            )
         if self.nesterov and self.optimizer != "sgd":
             raise ValueError(f"`nesterov` needs optimizer=sgd. Received: nesterov=True, optimizer={self.optimizer}")
         boundaries, factors = self.lr_boundaries, self.lr_factors
@@ -167,6 +201,26 @@ class Recipe(SparsitySettings):
                 f"lr_boundaries={boundaries}, lr_factors={factors}, lr_schedule={self.lr_schedule}"
             )
         check_order(self, "penalty_begin_epoch", "penalty_end_epoch")
+
+
+def from_settings(settings, path):
+    """Makes the `Recipe` that a dict of settings describes, such as `run_folder.read_recipe` returns.
+
+    Settings that no recipe has are ignored, and missing ones have their defaults.
+
+    Args:
+        settings: Dict of plain JSON values.
+        path: Name of the file, for the message.
+
+    Raises:
+        ValueError: A value is not allowed.
+    """
+    known = {field.name: field.type for field in dataclasses.fields(Recipe)}
+    given = {name: tuple(value) if known[name] is tuple else value for name, value in settings.items() if name in known}
+    try:
+        return Recipe(**given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _is_positive_number(text):

@@ -2,13 +2,14 @@
 
 import inspect
 import math
+import os
 
 import keras
 
 from sparsity_tf import inspection, models
 from sparsity_tf.backend import always_compiles
 from sparsity_tf.train import log, optimizers, run_folder, technique
-from sparsity_tf.train.classifier import pictures
+from sparsity_tf.train.classifier import analysis, pictures
 from sparsity_tf.train.classifier.data import describe, load_data, make_batches
 from sparsity_tf.train.classifier.evaluation import Evaluation
 from sparsity_tf.train.losses import SmoothedCrossentropy
@@ -20,33 +21,39 @@ _OF_MASKS = ("threshold", "drop_fraction", "dropped", "grown", "mask_change")
 
 
 class ClassifierLog(log.EpochLog):
-    """The `EpochLog` of the classifiers: loss, accuracy and errors on the test set.
+    """The `EpochLog` of the classifiers: loss, accuracy and errors on held-out images.
 
-    The columns that the CSV file of its `monitor` has beside the sparsities become TensorBoard scalars, too.
+    These are the validation images, in columns that begin with `val_`, if the run has some. Otherwise they are the test
+    images, in columns that begin with `test_`. The columns that the CSV file of its `monitor` has beside the sparsities
+    become TensorBoard scalars, too.
     """
 
     axis = "epoch"
-    shown = ("test_error",)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._split, self._prefix = ("validation", "val") if self.batches.num_validation else ("test", "test")
+        self.shown = (f"{self._prefix}_error",)
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        self._evaluation = Evaluation(self.model, self.batches)
+        self._evaluation = Evaluation(self.model, self.batches, self._split)
 
     def figures(self, logs):
-        test = self._evaluation.run()
+        found = self._evaluation.run()
         return {
             "accuracy": float(logs["accuracy"]),
-            "test_loss": test.loss,
-            "test_accuracy": 1.0 - test.error,
-            "test_error": test.error,
-            "test_top5_error": test.top5_error,
+            f"{self._prefix}_loss": found.loss,
+            f"{self._prefix}_accuracy": 1.0 - found.error,
+            f"{self._prefix}_error": found.error,
+            f"{self._prefix}_top5_error": found.top5_error,
         }
 
     def line(self, row):
         return (
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  loss {row['loss']:.4f}"
             f"  accuracy {100 * row['accuracy']:.2f} %"
-            f"  test error {100 * row['test_error']:.2f} %"
+            f"  {self._split} error {100 * row[f'{self._prefix}_error']:.2f} %"
             f"  {log.sparsity_of(row)}  {row['seconds']:.1f} s"
         )
 
@@ -65,7 +72,10 @@ class ClassifierTask(Task):
     """Image classifiers: `batches` are `datasets.Batches`."""
 
     log = ClassifierLog
-    error = "test_error"
+    error = "val_error"
+
+    def error_of(self, recipe):
+        return self.error if recipe.validation_split else None
 
     def check(self, recipe, replicas):
         if recipe.batch_size % replicas:
@@ -101,6 +111,7 @@ class ClassifierTask(Task):
         if recipe.other_l2:
             _regularize_others(model, recipe.other_l2)
         technique.begin_with(model, recipe)
+        analysis.check(recipe, model)
         return model
 
     def objective(self, recipe, batches):
@@ -123,22 +134,28 @@ class ClassifierTask(Task):
         return always_compiles() or all(len(variable.shape) <= 2 for variable in model.trainable_variables)
 
     def introduction(self, recipe, batches, model):
-        return f"{batches.num_examples:,} training and {batches.num_test:,} test images; {model.name}"
+        counts = [f"{batches.num_examples:,} training", f"{batches.num_test:,} test images"]
+        if batches.num_validation:
+            counts.insert(1, f"{batches.num_validation:,} validation")
+        return f"{', '.join(counts[:-1])} and {counts[-1]}; {model.name}"
 
     def more_callbacks(self, prepared):
         return [pictures.Frames(prepared.output_dir, prepared.recipe.frame_every, prepared.epochs, prepared.done)]
 
     def examine(self, prepared, table, loss):
-        figures = Evaluation(prepared.model, prepared.batches).run()
-        results = {
-            "test_error": None if math.isnan(figures.error) else figures.error,
-            "test_top5_error": None if math.isnan(figures.top5_error) else figures.top5_error,
-        }
+        evaluation = Evaluation(prepared.model, prepared.batches)
+        figures = evaluation.run()
+        results = _errors("test", figures)
+        if prepared.batches.num_validation:
+            results |= _errors("val", evaluation.run("validation"))
         collapsed = verdict(table, figures, loss)
         if collapsed:
             return Findings(collapsed, collapsed, results)
         flops = inspection.count_flops(prepared.model)
         results["macs"] = {"dense": flops.dense, "sparse": flops.sparse}
+        best = _measure_best(prepared) if prepared.chief and prepared.recipe.keep_best else None
+        if best:
+            results["best"] = best
         return Findings(None, f"test error {100 * figures.error:.2f} %", results)
 
     def finish(self, prepared, findings):
@@ -149,8 +166,49 @@ class ClassifierTask(Task):
             f"multiply-accumulates an image: {dense:,} dense, {sparse:,} without the zeros "
             f"({100 * (sparse / dense):.2f} %)"
         )
+        best = findings.results.get("best")
+        if best:
+            print(
+                f"{run_folder.BEST}: epoch {best['epoch']}, validation error {100 * best['val_error']:.2f} %, "
+                f"test error {100 * best['test_error']:.2f} %, sparsity {100 * best['sparsity']:.2f} %"
+            )
+        analysed = analysis.write(prepared)
         drawn = pictures.draw(prepared.model, prepared.output_dir)
-        return [run_folder.METRICS, run_folder.RESULTS, run_folder.MODEL, *drawn]
+        return [run_folder.METRICS, run_folder.RESULTS, run_folder.MODEL, *analysed, *drawn]
+
+
+def _errors(prefix, figures):
+    """The entries of `results.json` for the figures of an `Evaluation`. JSON has no NaN, which becomes `None`."""
+    errors = {f"{prefix}_{name}": getattr(figures, name) for name in ("error", "top5_error", "loss")}
+    return {name: error if math.isfinite(error) else None for name, error in errors.items()}
+
+
+def _measure_best(prepared):
+    """Measures `best.keras`, which was chosen by the validation error; `None` if there is no such file or choice.
+
+    Returns:
+        Dict of `epoch` (`None` if the row of that epoch was lost), `val_error`, `test_error`, `test_top5_error` and
+        `sparsity`.
+    """
+    path = os.path.join(prepared.output_dir, run_folder.BEST)
+    if not prepared.batches.num_validation or not os.path.exists(path):
+        return None
+    try:
+        model = run_folder.load(path, compile=False)
+    except ValueError as error:
+        log.warn(f"{error} It is not measured.")
+        return None
+    model.jit_compile = prepared.model.jit_compile
+    evaluation = Evaluation(model, prepared.batches, "validation")
+    validation = evaluation.run()
+    rows = log.read_metrics(prepared.output_dir, ("val_error",))
+    epochs = [int(row["epoch"]) for row in rows if math.isclose(float(row["val_error"]), validation.error)]
+    return {
+        "epoch": next((epoch for epoch in epochs if epoch >= prepared.settled_epoch), None),
+        "val_error": validation.error,
+        **_errors("test", evaluation.run("test")),
+        "sparsity": inspection.sparsity_table(model, include_dense=True).sparsity,
+    }
 
 
 def _network(recipe):

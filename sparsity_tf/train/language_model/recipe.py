@@ -59,6 +59,12 @@ class LanguageRecipe(SparsitySettings):
     jit_compile: str = like(Recipe, "jit_compile", help="XLA; auto: on a GPU.")
     dtype_policy: str = like(Recipe, "dtype_policy")
     steps_per_execution: int = like(Recipe, "steps_per_execution")
+    keep_best: bool = like(
+        Recipe,
+        "keep_best",
+        help="Keep the model of the fewest validation bits per character once masks and penalties are final, as "
+        "best.keras.",
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -34,6 +34,7 @@ class LanguageModelTask(Task):
     """Character models: `batches` are `CharacterBatches`."""
 
     log = LanguageModelLog
+    error = "val_bits_per_character"
     validates = True
     steps_per_call = 10
 

@@ -1,11 +1,13 @@
 """Batches of arrays: preprocessing against plain numpy, and batches that depend on seed, epoch and number only."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from sparsity_tf import datasets
 from sparsity_tf.datasets.batches import epoch_order
-from sparsity_tf.datasets.images import array_batches, augmentation, zca
+from sparsity_tf.datasets.images import array_batches, augmentation, held_out, zca
 
 pytestmark = pytest.mark.tensorflow
 
@@ -139,8 +141,31 @@ def test_last_images_are_held_out_and_never_augmented(data, split, held):
 
 
 def test_held_out_tenth_of_mnist_is_six_thousand():
-    data = datasets.ImageData(*(np.zeros(60000, np.uint8),) * 4, 10, "mnist", "")
-    assert array_batches._split(data, 0.1) == (54000, 6000)
+    assert held_out.held_out_count(60000, 0.1) == 6000
+
+
+@pytest.mark.parametrize("normalize", ["standardize", "zca"])
+def test_a_validation_seed_draws_which_images_are_held_out(data, normalize):
+    options = {"normalize": normalize, "augment": "none", "validation_split": 0.3, "pixels": 1}
+    batches = datasets.array_batches(data, 4, **options, validation_seed=7)
+    assert (batches.num_validation, batches.num_examples) == (7, 16)
+    train, held = held_out.held_out_numbers(23, 7, 7)
+    assert sorted([*train, *held]) == list(range(23)) and list(held) != list(range(16, 23))
+    whole = dataclasses.replace(data, x_train=data.x_train[train], y_train=data.y_train[train])
+    alone = datasets.array_batches(whole, 4, normalize=normalize, augment="none", pixels=1)
+    assert_same(as_numpy(batches.train(), 8), as_numpy(alone.train(), 8))  # statistics are those of these images alone
+    held_images = dataclasses.replace(whole, x_test=data.x_train[held], y_test=data.y_train[held])
+    alone = datasets.array_batches(held_images, 4, normalize=normalize, augment="none", pixels=1)
+    assert_same(as_numpy(batches.validation()), as_numpy(alone.test()))
+    # The choice depends on no other seed.
+    other = datasets.array_batches(data, 4, **options, validation_seed=7, seed=5)
+    assert_same(as_numpy(batches.validation()), as_numpy(other.validation()))
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "last"])
+def test_a_validation_seed_is_an_integer(data, seed):
+    with pytest.raises(ValueError, match="`validation_seed` must be an integer"):
+        datasets.array_batches(data, 5, validation_split=0.5, validation_seed=seed)
 
 
 def test_zca_whitens_and_the_test_set_goes_the_same_way():

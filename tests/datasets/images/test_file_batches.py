@@ -209,6 +209,26 @@ def test_unusable_arguments_are_refused(places, arguments, message):
         make(places, **arguments)
 
 
+def test_images_of_folders_are_held_out_by_a_seed(places):
+    def held_by(**options):
+        batches = make(places, "folders", 5, validation_split=0.25, **options)
+        assert (batches.num_validation, batches.num_examples, batches.num_test) == (5, 15, 8)
+        (x, y), (again, _) = *as_numpy(batches.validation()), *as_numpy(batches.validation())
+        np.testing.assert_array_equal(x, again)
+        assert (numbers(x) % 4 == y).all()
+        trained = np.concatenate([numbers(images) for images, _ in as_numpy(batches.train(), 3)])
+        assert sorted([*numbers(x), *trained]) == list(range(20))
+        return numbers(x).tolist()
+
+    first = held_by()
+    assert held_by(seed=5) == first and held_by(validation_seed=3) != first
+
+
+def test_single_examples_of_record_shards_are_not_held_out(places):
+    with pytest.raises(ValueError, match="`validation_split` must be 0 for record shards"):
+        make(places, validation_split=0.1)
+
+
 def test_nothing_is_held_out(places):
     with pytest.raises(ValueError, match="held out"):
         make(places).validation()

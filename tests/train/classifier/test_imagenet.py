@@ -57,7 +57,7 @@ def test_train_resume_evaluate_convert_evaluate(records, network, tmp_path, caps
     monkeypatch.setattr(pictures, "draw", lambda model, folder: [])
     folder = tmp_path / "through"
     # What the presets set for 100 epochs is nothing in four steps: the rate would stay near 0, the thresholds, too.
-    flags = (*network, "--lr_warmup_epochs=1", '--technique_options={"threshold_initializer": -5}')
+    flags = (*network, "--keep_best", "--lr_warmup_epochs=1", '--technique_options={"threshold_initializer": -5}')
     save = run_folder.Checkpoint.on_epoch_end
 
     def save_and_copy(self, epoch, logs=None):

@@ -96,6 +96,19 @@ def test_bits_are_the_mean_cross_entropy_over_the_text(finished):
     assert results["bits_per_character"]["test"] == pytest.approx(total / 403 / np.log(2), rel=1e-5)
 
 
+def test_repeats_keep_the_best_by_validation_and_are_summarized(tmp_path, capsys):
+    command = ("--config=small_char_rnn_static", f"--output_dir={tmp_path}", *SMALL[:-2], "--eval_characters=103")
+    command = [flag for flag in command if "frequency" not in flag]
+    assert run(*command, "--jit_compile=false", "--epochs=1", "--keep_best", "--repeats=2", "--seed=5") == 0
+    output = capsys.readouterr().out
+    values = [json.loads((tmp_path / f"seed-{s}" / "results.json").read_text())["bits_per_character"] for s in (5, 6)]
+    assert values[0] != values[1] and all((tmp_path / f"seed-{s}" / "best.keras").exists() for s in (5, 6))
+    [line] = [line for line in output.splitlines() if "validation bits per character" in line]
+    assert f" {np.mean([v['validation'] for v in values]):.3f} " in line and " 2 " in line
+    rows = (tmp_path / "summary.csv").read_text().splitlines()
+    assert any(row.startswith("static,bits_per_character.test,2,") for row in rows)
+
+
 def test_a_continued_run_is_the_uninterrupted_one(finished, tmp_path, monkeypatch, capsys):
     command = ("--config=small_char_rnn_dsr", *SMALL, f"--output_dir={tmp_path}")
     save = state.Checkpoint.on_epoch_end

@@ -16,6 +16,10 @@ Sources of the numbers:
   "baseline" recipe).
 - `resnet50_dsr`: DSR (Mostafa & Wang, ICML 2019, arXiv 1902.05967).
 
+Nothing is held out of the training images, because record shards can't be split, so no `best.keras` is kept: it could
+only be chosen on the images that measure the network. With image folders, `--validation_split=0.01 --keep_best` holds
+some out.
+
 None of these recipes has been run to its end, which takes days on one GPU. `tests/train/classifier/test_imagenet.py`
 trains, resumes, converts and evaluates on generated records in the original layout.
 """
@@ -27,7 +31,6 @@ _IMAGENET = {
     "dataset": "imagenet",
     "kernel_initializer": "default",
     "optimizer": "sgd",
-    "keep_best": True,
     "frame_every": 1000,
 }
 _RESNET50 = {**_IMAGENET, "model": "resnet"}

@@ -11,8 +11,10 @@ the algorithm.
 from sparsity_tf.train.classifier.recipe import Recipe
 
 # The training of sparse momentum's MNIST experiments. All mask algorithms use it, so that only the algorithms differ.
-# An epoch has 540 steps, and the learning rate falls after 25,000 and 50,000 steps. The program's weight decay (`--l2`,
-# 5e-4) is PyTorch's, which also acts on biases; the Keras factor of kernels and of biases is half of it.
+# The program trains on the first 54,000 images and validates on the other 6,000. `--train_examples=0
+# --validation_split=0.1 --validation_seed=-1` trains on the same images, and validates, too. An epoch has 540 steps,
+# and the learning rate falls after 25,000 and 50,000 steps. The program's weight decay (`--l2`, 5e-4) is PyTorch's,
+# which also acts on biases; the Keras factor of kernels and of biases is half of it.
 _MASKS = {
     "train_examples": 54_000,
     "normalize": "standardize",
