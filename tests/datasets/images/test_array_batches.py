@@ -7,7 +7,7 @@ import pytest
 
 from sparsity_tf import datasets
 from sparsity_tf.datasets.batches import epoch_order
-from sparsity_tf.datasets.images import array_batches, augmentation, held_out, zca
+from sparsity_tf.datasets.images import augmentation, held_out, zca
 
 pytestmark = pytest.mark.tensorflow
 
