@@ -97,7 +97,6 @@ ALIASES = {
         Alias("test-batch-size", None, "nothing: it changes no figure"),
         Alias("sparse", "technique", "sparse_momentum, set, rigl or another, in the place of none"),
         Alias("max-threads", None, "nothing: the loaders choose"),
-        Alias("bench", None, "the function sparsity_tf.inspection.estimate_speedup"),
     ),
     "STR (Kusupati et al., 2020)": (
         Alias("learning-rate", "learning_rate"),
