@@ -18,15 +18,24 @@ PROGRAMS = {
     "train language-model": ("sparsity_tf.train.language_model", "train a recurrent network to predict characters"),
     "checkpoint-sparsity": (
         "sparsity_tf.tools.checkpoint_sparsity",
-        "how sparse a checkpoint file is, weight by weight",
+        "show how sparse a checkpoint file is, weight by weight",
     ),
-    "evaluate": ("sparsity_tf.tools.evaluate", "error and sparsity of a saved classifier"),
-    "convert": ("sparsity_tf.tools.convert", "a sparse .keras file to a plain one, zeros baked in"),
-    "budget": ("sparsity_tf.tools.budget", "sparsities of a network's layers, as a CSV file for another training"),
-    "report": ("sparsity_tf.tools.report", "what shipping a network would gain, target by target"),
+    "evaluate": ("sparsity_tf.tools.evaluate", "measure error and sparsity of a saved classifier"),
+    "convert": (
+        "sparsity_tf.tools.convert",
+        "convert a sparse .keras file to a plain one that holds the zeros in its weights",
+    ),
+    "budget": (
+        "sparsity_tf.tools.budget",
+        "write the sparsity of each layer of a network to a CSV file, for another training",
+    ),
+    "report": ("sparsity_tf.tools.report", "measure how much smaller and faster a network gets in each runtime"),
     "translate": ("sparsity_tf.tools.translate", "translate a text with a trained Transformer"),
-    "bleu": ("sparsity_tf.tools.bleu", "BLEU of a translation"),
-    "import-checkpoint": ("sparsity_tf.tools.import_checkpoint", "a .keras file of a published TensorFlow checkpoint"),
+    "bleu": ("sparsity_tf.tools.bleu", "score translations with BLEU"),
+    "import-checkpoint": (
+        "sparsity_tf.tools.import_checkpoint",
+        "convert a published TensorFlow checkpoint to a .keras file",
+    ),
 }
 _WITHOUT_KERAS = ("bleu",)
 

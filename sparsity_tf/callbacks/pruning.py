@@ -99,8 +99,8 @@ class GradualPruning(MaskAlgorithm):
             self.final_sparsity = self.cost_target.sparsity(self.model, self.weights, self.distribution, self.dense)
             if self.initial_sparsity > self.final_sparsity:
                 raise ValueError(
-                    f"`initial_sparsity` must not exceed the sparsity that {self.cost_target} asks for, "
-                    f"{self.final_sparsity}. Received: initial_sparsity={self.initial_sparsity}"
+                    f"`initial_sparsity` must not exceed {self.final_sparsity}, the sparsity at which the model meets "
+                    f"{self.cost_target}. Received: initial_sparsity={self.initial_sparsity}"
                 )
         structures.check("final_sparsity", self.final_sparsity, self.weights)
         # The distribution gives final targets. On the way, every weight has reached the same share of its own target.
@@ -129,7 +129,7 @@ class GradualPruning(MaskAlgorithm):
         return any(view.active > masks.number_to_keep(target, view.mask.size) for view, target in pairs)
 
     def aim(self) -> str | None:
-        return f"final sparsity of {self.final_sparsity}"
+        return f"target sparsity of {self.final_sparsity}"
 
     def goal(self) -> float | None:
         pairs = zip(self.weights, self.targets, strict=True)
@@ -290,13 +290,13 @@ class MagnitudePruning(GradualPruning):
         self.importance = importance
         if scope == "global" and self.cost_target is not None:
             raise ValueError(
-                "`scope` must be 'layer' where a target sets the sparsity: with 'global' the scores decide what is "
-                f"left of the model. Received: scope='global', {self.cost_target}"
+                "`scope` must be 'layer' with a target for the cost: with 'global' the scores alone decide how "
+                f"sparse each layer becomes. Received: scope='global', {self.cost_target}"
             )
         if scope == "global" and not (isinstance(distribution, str) and distribution == "uniform"):
             raise ValueError(
-                "`distribution` has no meaning with scope='global', which lets magnitudes decide. "
-                f"Received: distribution={self.distribution!r}"
+                "`distribution` must be 'uniform' (the default) with scope='global': there the scores decide how "
+                f"sparse each weight becomes. Received: distribution={self.distribution!r}"
             )
         self.scope = scope
 
@@ -314,8 +314,9 @@ class MagnitudePruning(GradualPruning):
         for weight in self.weights if self.scope == "global" else ():
             if isinstance(structures.get(weight.technique.structure), structures.NM):
                 raise ValueError(
-                    "`scope` must be 'layer' with an N:M structure, which fixes the count of every group. Received: "
-                    f"scope='global', structure={weight.technique.structure!r} of {weight.path!r}"
+                    "`scope` must be 'layer' with an N:M structure: the structure sets how many weights of each "
+                    f"group live. Received: scope='global', structure={weight.technique.structure!r} of "
+                    f"{weight.path!r}"
                 )
         super().start()
 
@@ -432,8 +433,9 @@ class RandomPruning(GradualPruning):
     def start(self) -> None:
         if not self.cumulative and any(isinstance(weight, TiedWeight) for weight in self.weights):
             raise ValueError(
-                "`cumulative` must be True with a structure that ties layers: nothing wakes what is gone in all of "
-                f"them. Received: cumulative=False, structure={self.weights[0].technique.structure!r}"
+                "`cumulative` must be True with a structure that ties layers: a channel, head or unit that is pruned "
+                "in all its layers can't come back. Received: cumulative=False, "
+                f"structure={self.weights[0].technique.structure!r}"
             )
         super().start()
 

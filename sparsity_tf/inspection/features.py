@@ -187,7 +187,7 @@ def _select(model, everything, where):
     chosen = [layer for layer in everything if _ends_in_relu(layer) and _puts_out_maps(layer)]
     if not chosen:
         raise ValueError(
-            "`where` must be given for a model without a layer that ends in a ReLU and puts out maps. "
+            "`where` must be given, because no layer of this model has feature maps as outputs and ends in a ReLU. "
             f"Received: where=None with model={model.name!r}"
         )
     return chosen
@@ -235,7 +235,7 @@ def _one_hot(labels, num_classes, outputs):
 
 def _width(outputs):
     if not hasattr(outputs, "shape") or len(outputs.shape) != 2 or outputs.shape[1] < 2:
-        raise ValueError("`num_classes` must be given for a model whose output isn't one score a class.")
+        raise ValueError("`num_classes` must be given for a model whose output is not one score for each class.")
     return int(outputs.shape[1])
 
 

@@ -39,18 +39,36 @@ def main(argv=None):
 def _define_flags(values):
     own = {"flag_values": values}
     flags.DEFINE_string("checkpoint", None, "The model, a .keras file.", **own)
-    flags.DEFINE_string("vocabulary", None, "The subwords it was trained with: SentencePiece or tensor2tensor.", **own)
-    flags.DEFINE_string("input", "-", "Text file, UTF-8, a sentence a line; - is standard input.", **own)
+    flags.DEFINE_string(
+        "vocabulary",
+        None,
+        "The vocabulary that the model was trained with: a SentencePiece or tensor2tensor file.",
+        **own,
+    )
+    flags.DEFINE_string("input", "-", "Text file, UTF-8, one sentence on each line; - is standard input.", **own)
     flags.DEFINE_string("output", "-", "File for the translations; - is standard output.", **own)
     flags.DEFINE_bool("overwrite", False, "Replace an output that is there already.", **own)
-    flags.DEFINE_bool("greedy", False, "Take the most probable token each time; so does --beam_size=1.", **own)
-    flags.DEFINE_integer("beam_size", 4, "Hypotheses of a sentence.", lower_bound=1, **own)
+    flags.DEFINE_bool(
+        "greedy", False, "Always take the most probable token, without beam search. The same as --beam_size=1.", **own
+    )
+    flags.DEFINE_integer(
+        "beam_size",
+        4,
+        "Number of partial translations that the beam search keeps for each sentence.",
+        lower_bound=1,
+        **own,
+    )
     flags.DEFINE_float("alpha", 0.6, "Exponent of the length penalty.", lower_bound=0, **own)
-    flags.DEFINE_integer("extra_length", 100, "Tokens that an output may be longer than its input.", 0, **own)
+    flags.DEFINE_integer("extra_length", 100, "How many tokens longer than its input a translation may be.", 0, **own)
     flags.DEFINE_integer("batch_size", 32, "Sentences translated at a time.", lower_bound=1, **own)
     flags.DEFINE_integer("max_length", 256, "Longest sentence, in tokens.", lower_bound=1, **own)
     flags.DEFINE_bool("truncate", False, "Cut sentences off at --max_length, instead of refusing them.", **own)
-    flags.DEFINE_float("log_alpha_threshold", None, "Variational dropout: weights at or above it are zero.", **own)
+    flags.DEFINE_float(
+        "log_alpha_threshold",
+        None,
+        "For variational dropout: weights with a log alpha of this number or more become zero.",
+        **own,
+    )
 
 
 def _translate_file(values):
