@@ -68,16 +68,18 @@ class GradualPruning(MaskAlgorithm):
         super().__init__(begin_step, end_step, frequency, where, structure, seed)
         self.cost_target = the_target(target_flops, target_parameters, final_sparsity=final_sparsity, sparsity=sparsity)
         final_sparsity = the_one_given(final_sparsity, sparsity)
+        # Messages use the name that the user gave.
+        self._sparsity_name = "final_sparsity" if sparsity is None else "sparsity"
         check_fraction("initial_sparsity", initial_sparsity)
         if self.cost_target is not None:
             final_sparsity = math.nextafter(1.0, 0.0)  # A placeholder until `start` knows the model.
         if final_sparsity is None and isinstance(structures.get(self.structure), structures.NM):
             final_sparsity = structures.get(self.structure).sparsity
-        check_fraction("final_sparsity", final_sparsity)
+        check_fraction(self._sparsity_name, final_sparsity)
         if initial_sparsity > final_sparsity:
             raise ValueError(
-                "`initial_sparsity` must not exceed `final_sparsity`. "
-                f"Received: initial_sparsity={initial_sparsity}, final_sparsity={final_sparsity}"
+                f"`initial_sparsity` must not exceed `{self._sparsity_name}`. "
+                f"Received: initial_sparsity={initial_sparsity}, {self._sparsity_name}={final_sparsity}"
             )
         if callable(schedule):
             check_callable("schedule", schedule, "step")
@@ -102,16 +104,16 @@ class GradualPruning(MaskAlgorithm):
                     f"`initial_sparsity` must not exceed {self.final_sparsity}, the sparsity at which the model meets "
                     f"{self.cost_target}. Received: initial_sparsity={self.initial_sparsity}"
                 )
-        structures.check("final_sparsity", self.final_sparsity, self.weights)
+        structures.check(self._sparsity_name, self.final_sparsity, self.weights)
         # The distribution gives final targets. On the way, every weight has reached the same share of its own target.
         dense = dense_selection(self.model, self.weights, self.where, self.dense, self.distribution)
         targets = distributions.allocate(self.weights, self.final_sparsity, self.distribution, dense=dense)
         self.targets = [targets[weight.path] for weight in self.weights]
         if not self.final_sparsity and any(self.targets):
             raise ValueError(
-                "`final_sparsity` must be above 0 where `distribution` asks for zeros: weights come nearer to their "
-                "own targets as the schedule comes nearer to it. Received: final_sparsity=0.0, "
-                f"distribution={self.distribution!r}"
+                f"`{self._sparsity_name}` must be above 0 if `distribution` asks for zeros, because every weight "
+                f"follows the schedule from `initial_sparsity` to `{self._sparsity_name}`. Received: "
+                f"{self._sparsity_name}=0.0, distribution={self.distribution!r}"
             )
         self.sparsity_at(0)
         if self._has_more_to_prune():
@@ -145,8 +147,8 @@ class GradualPruning(MaskAlgorithm):
             check_fraction("schedule", value)
             if value > self.final_sparsity:
                 raise ValueError(
-                    f"`schedule` must not exceed `final_sparsity`. Received: schedule({step}) = {value}, "
-                    f"final_sparsity={self.final_sparsity}"
+                    f"`schedule` must not exceed `{self._sparsity_name}`. Received: schedule({step}) = {value}, "
+                    f"{self._sparsity_name}={self.final_sparsity}"
                 )
             return value
         if self.schedule == "constant":

@@ -1,4 +1,4 @@
-r"""Compares a saved network with a dense one in each runtime: size, latency, and why nothing is gained where so.
+r"""Compares a saved network with a dense one in each runtime: size, latency, and the reason if nothing is gained.
 
 ```
 python -m sparsity_tf.tools.report --checkpoint=model.keras \

@@ -26,6 +26,10 @@ GMP, RIGL, SNFS, DSR = c.MagnitudePruning, c.RigL, c.SparseMomentum, c.DynamicSp
         (lambda: GMP(), "final_sparsity=None"),
         (lambda: GMP(True), "final_sparsity=True"),
         (lambda: GMP(0.5, initial_sparsity=0.6), "initial_sparsity=0.6, final_sparsity=0.5"),
+        (
+            lambda: GMP(sparsity=0.5, initial_sparsity=0.6),
+            "`initial_sparsity` must not exceed `sparsity`. Received: initial_sparsity=0.6, sparsity=0.5",
+        ),
         (lambda: GMP(0.5, 10, 10), "`begin_step` must be smaller than `end_step`.*begin_step=10, end_step=10"),
         (lambda: GMP(0.5, -1, 10), "`begin_step` must be an integer of at least 0.*begin_step=-1"),
         (lambda: GMP(0.5, 0, 1.5), "end_step=1.5"),
@@ -149,6 +153,11 @@ def sgd(momentum=0.0):
             lambda: GMP(0.9, structure="2:4"),
             {},
             "`final_sparsity` must be 0.5 with structure '2:4'.*final_sparsity=0.9",
+        ),
+        (
+            lambda: GMP(sparsity=0.9, structure="2:4"),
+            {},
+            "`sparsity` must be 0.5 with structure '2:4'. Received: sparsity=0.9",
         ),
         (lambda: GMP(0.5, structure="2x2x2"), {}, "a block of 3 axes does not fit .*structure='2x2x2'"),
     ],

@@ -161,7 +161,7 @@ def test_a_convolution_after_the_pooling_is_not_stored_sparsely(tmp_path):
     assert list(tmp_path.iterdir()) == []
     report = export(model, tmp_path / "m.tflite")
     assert report.sparse_tensors == 0
-    assert "stored densely: head" in report.notes[0]
+    assert "a sparse file would not load: head" in report.notes[0]
 
 
 @tensorflow_only

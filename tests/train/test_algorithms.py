@@ -396,7 +396,7 @@ def test_fixed_masks_come_from_a_checkpoint(finished, digits, tmp_path, capsys):
         ("rigl", ["--dense_layers=fc9"], "`dense` must hold entries that match"),
         ("rigl", ["--distribution=even"], "`distribution` must be one of"),
         ("rigl", ["--distribution=/nowhere/budget.csv"], "/nowhere/budget.csv"),
-        ("rigl", ["--frequency=0:2,1:4"], "`frequency` must be a number"),
+        ("rigl", ["--frequency=0:2,1:4"], "`frequency` must be an integer or 'epoch'"),
         ("rigl", ["--distribution=a=b.csv"], "a=b.csv"),
         ("magnitude", ["--sparsity=0.9", "--begin_step=24", "--end_step=30"], "`begin_step` must come before the end"),
         ("magnitude", ["--sparsity=0.9", '--technique_options={"schedule": 3}'], "`schedule` must be"),
