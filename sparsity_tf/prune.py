@@ -234,13 +234,9 @@ def _check_arguments(model, by, data, loss, where, dense, seed):
         batches = "(x, y)" if needs_loss else "x"
         raise ValueError(f"`data` must be given for by={by!r}: a few batches {batches}. Received: data=None")
     if not needs_data and data is not None:
-        raise ValueError(
-            f"`data` must be None unless `by` is 'taylor', 'gradient' or 'wanda'. Received: data with by={by!r}"
-        )
+        raise ValueError(f"`data` can be given only with by='taylor', 'gradient' or 'wanda'. Received: by={by!r}")
     if loss is not None and not needs_loss:
-        raise ValueError(
-            f"`loss` must be None unless `by` is 'taylor' or 'gradient'. Received: loss={loss!r} with by={by!r}"
-        )
+        raise ValueError(f"`loss` can be given only with by='taylor' or 'gradient'. Received: loss={loss!r}, by={by!r}")
     if needs_loss and loss is None and not getattr(model, "compiled", False):
         raise ValueError(
             f"`loss` must be given for by={by!r} and a model that is not compiled, such as "

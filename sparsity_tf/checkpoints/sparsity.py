@@ -123,7 +123,7 @@ class _Counter:
         found = {name: self._technique(name) for name in self.checkpoint.names()}
         found = {name: kind for name, kind in found.items() if kind is not None}
         if technique == "auto" and not found:
-            self._note("no variables of sparse layers found: the count is of weights that are exactly 0")
+            self._note("no variables of sparse layers found: the exact zeros of weights are counted")
             return self._all_zeros()
         chosen = self._choose(found, technique)
         if not chosen:
