@@ -114,7 +114,7 @@ class Budget(collections.abc.Mapping):
             unnamed = [tensor.path for tensor, found in zip(tensors, named, strict=True) if not found]
             raise ValueError(
                 "`tensors` must fit the budget, by name or by order. Received, by name: no tensor for "
-                f"{shorten(lost)}, and no entry for {shorten(unnamed)}; by order: {shorten(problems)}"
+                f"{shorten(lost)} and no entry for {shorten(unnamed)}; by order: {shorten(problems)}"
             )
         return list(self)
 
