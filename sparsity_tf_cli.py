@@ -18,18 +18,30 @@ PROGRAMS = {
     "train language-model": ("sparsity_tf.train.language_model", "train a recurrent network to predict characters"),
     "checkpoint-sparsity": (
         "sparsity_tf.tools.checkpoint_sparsity",
-        "how sparse a checkpoint file is, weight by weight",
+        "show how sparse a checkpoint file is, weight by weight",
     ),
-    "evaluate": ("sparsity_tf.tools.evaluate", "error and sparsity of a saved classifier"),
-    "convert": ("sparsity_tf.tools.convert", "a sparse .keras file to a plain one, zeros baked in"),
-    "budget": ("sparsity_tf.tools.budget", "sparsities of a network's layers, as a CSV file for another training"),
-    "summarize": ("sparsity_tf.tools.summarize", "mean, standard error and 95 % interval of runs over seeds"),
-    "report": ("sparsity_tf.tools.report", "what shipping a network would gain, target by target"),
-    "tradeoff": ("sparsity_tf.tools.tradeoff", "published and own results: quality at each level of sparsity"),
+    "evaluate": ("sparsity_tf.tools.evaluate", "measure error and sparsity of a saved classifier"),
+    "convert": (
+        "sparsity_tf.tools.convert",
+        "convert a sparse .keras file to a plain one that holds the zeros in its weights",
+    ),
+    "budget": (
+        "sparsity_tf.tools.budget",
+        "write the sparsity of each layer of a network to a CSV file, for another training",
+    ),
+    "summarize": ("sparsity_tf.tools.summarize", "show mean, standard error and 95 % interval of runs over seeds"),
+    "report": ("sparsity_tf.tools.report", "measure how much smaller and faster a network gets in each runtime"),
+    "tradeoff": ("sparsity_tf.tools.tradeoff", "show published and own results: quality at each level of sparsity"),
     "translate": ("sparsity_tf.tools.translate", "translate a text with a trained Transformer"),
-    "bleu": ("sparsity_tf.tools.bleu", "BLEU of a translation"),
-    "import-checkpoint": ("sparsity_tf.tools.import_checkpoint", "a .keras file of a published checkpoint"),
-    "check-published": ("sparsity_tf.tools.check_published", "does a published checkpoint reach its published score"),
+    "bleu": ("sparsity_tf.tools.bleu", "score translations with BLEU"),
+    "import-checkpoint": (
+        "sparsity_tf.tools.import_checkpoint",
+        "convert a published checkpoint (TensorFlow, PyTorch) to a .keras file",
+    ),
+    "check-published": (
+        "sparsity_tf.tools.check_published",
+        "measure a published checkpoint and compare the score with its claim",
+    ),
 }
 _WITHOUT_KERAS = ("bleu",)
 

@@ -233,7 +233,9 @@ class PerUnitScaled(keras.initializers.VarianceScaling):
 
     def __call__(self, shape: Shape, dtype: str | None = None) -> Tensor:
         if tuple(shape) != self.mask.shape:
-            raise ValueError(f"`shape` must be that of the mask, {self.mask.shape}. Received: shape={tuple(shape)}")
+            raise ValueError(
+                f"`shape` must be the shape of the mask, {self.mask.shape}. Received: shape={tuple(shape)}"
+            )
         values = _draw(self, shape, self._stddev, dtype)
         return ops.where(self.mask, values, ops.zeros((), values.dtype))
 
@@ -276,7 +278,7 @@ def reinitialize(
     if initializer is not None:
         initializer = _check_family("initializer", check_initializer("initializer", initializer))
         if kind == "augmented":
-            raise ValueError(f"`initializer` must be `None` where kind is 'augmented'. Received: {initializer!r}")
+            raise ValueError(f"`initializer` must be None with kind='augmented'. Received: initializer={initializer!r}")
     weights = [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked"]
     if not weights:
         raise ValueError(

@@ -108,9 +108,9 @@ def _match(model, weights, found, places, source):
         chosen = list(found.values())
     else:
         raise ValueError(
-            f"`source` holds {len(found)} masks ({', '.join(list(found)[:6])}, ...), which fit the model's "
-            f"{len(weights)} masked weights ({', '.join(weight.path for weight in weights[:6])}, ...) neither by name "
-            f"nor by number. Received: source={source!r}"
+            "`source` must hold masks for the model's masked weights, with the same names or in the same number. "
+            f"Received: source={source!r} with {len(found)} masks ({', '.join(list(found)[:6])}, ...) for "
+            f"{len(weights)} weights ({', '.join(weight.path for weight in weights[:6])}, ...)"
         )
     for weight, mask in zip(weights, chosen, strict=True):
         if tuple(np.shape(mask)) != weight.shape:

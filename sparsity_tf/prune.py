@@ -167,8 +167,8 @@ def _prune_tied(model, sparsity, target, by, structure, scope, distribution, whe
     check_choice("scope", scope, ("layer", "global"))
     if target is not None and scope == "global":
         raise ValueError(
-            "`scope` must be 'layer' where a target sets the sparsity: with 'global' the scores decide what is left of "
-            f"the model. Received: scope='global', {target}"
+            "`scope` must be 'layer' with a target for the cost: with 'global' the scores alone decide how sparse "
+            f"each layer becomes. Received: scope='global', {target}"
         )
     with _unchanged_on_failure(model):
         weights = tied_weights.of_model(model, structure, where)
@@ -234,9 +234,9 @@ def _check_arguments(model, by, data, loss, where, dense, seed):
         batches = "(x, y)" if needs_loss else "x"
         raise ValueError(f"`data` must be given for by={by!r}: a few batches {batches}. Received: data=None")
     if not needs_data and data is not None:
-        raise ValueError(f"`data` is only for by='taylor', 'gradient' and 'wanda'. Received: data beside by={by!r}")
+        raise ValueError(f"`data` can be given only with by='taylor', 'gradient' or 'wanda'. Received: by={by!r}")
     if loss is not None and not needs_loss:
-        raise ValueError(f"`loss` is only for by='taylor' and 'gradient'. Received: loss={loss!r} beside by={by!r}")
+        raise ValueError(f"`loss` can be given only with by='taylor' or 'gradient'. Received: loss={loss!r}, by={by!r}")
     if needs_loss and loss is None and not getattr(model, "compiled", False):
         raise ValueError(
             f"`loss` must be given for by={by!r} and a model that is not compiled, such as "
@@ -251,13 +251,13 @@ def _checked_scope(scope, by, kind, distribution):
     check_choice("scope", scope, SCOPES)
     if scope == "global" and not (isinstance(distribution, str) and distribution == "uniform"):
         raise ValueError(
-            "`distribution` has no meaning with scope='global', which lets scores decide. "
-            f"Received: distribution={distribution!r}"
+            "`distribution` must be 'uniform' (the default) with scope='global': there the scores decide how sparse "
+            f"each weight becomes. Received: distribution={distribution!r}"
         )
     if scope == "global" and by == "wanda":
         raise ValueError(
-            "`scope` must be 'output' or 'layer' for by='wanda': its scores have the scale of each layer's inputs. "
-            "Received: scope='global'"
+            "`scope` must be 'output' or 'layer' with by='wanda': the scores of different layers can't be compared, "
+            "because they grow with the inputs of the layer. Received: scope='global'"
         )
     return scope
 
@@ -266,13 +266,13 @@ def _check_kinds(scope, weights, kinds):
     for weight, kind in zip(weights, kinds, strict=True):
         if scope == "global" and isinstance(kind, structures.NM):
             raise ValueError(
-                "`scope` must not be 'global' with an N:M structure, which fixes the count of every group. Received: "
-                f"scope='global', structure={kind.spec!r} of {weight.path!r}"
+                "`scope` must not be 'global' with an N:M structure: the structure sets how many weights of each "
+                f"group live. Received: scope='global', structure={kind.spec!r} of {weight.path!r}"
             )
         if scope == "output" and not (kind.spec is None or isinstance(kind, structures.NM)):
             raise ValueError(
-                "`scope` must not be 'output' with blocks or filters, which are not inputs of one output unit. "
-                f"Received: scope='output', structure={kind.spec!r} of {weight.path!r}"
+                "`scope` must not be 'output' with this structure: only single weights and N:M groups are inputs of "
+                f"one output unit. Received: scope='output', structure={kind.spec!r} of {weight.path!r}"
             )
 
 

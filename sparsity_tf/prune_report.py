@@ -85,6 +85,7 @@ class PruneReport:
         lines = [f"pruned by {self.by}, scope {self.scope}", table]
         if self.has_batch_normalization:
             lines.append(
-                "Batch normalisation has the statistics of before: `refresh_statistics(model, data)` renews them."
+                "The statistics of batch normalisation are not adapted to the pruned model: call "
+                "`refresh_statistics(model, data)`."
             )
         return "\n".join(lines)

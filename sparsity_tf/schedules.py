@@ -387,7 +387,7 @@ def serialize(schedule: Schedule) -> dict:
     """
     if type(schedule) not in _CLASSES.values():
         raise ValueError(
-            "`schedule` must be one of the classes of sparsity_tf.schedules to be serialized. "
+            "`schedule` must be one of the classes of sparsity_tf.schedules, because other functions can't be saved. "
             f"Received: schedule={schedule!r}"
         )
     return {"class_name": type(schedule).__name__, "config": schedule.get_config()}

@@ -36,8 +36,8 @@ from sparsity_tf.type_names import Where
 
 NOT_SELECTED = "not selected by `where`"
 _NORMALIZED = (
-    "SpectralNormalization around it divides the dense kernel by its norm, and not what the technique makes of the "
-    "kernel (technique 'masked' is exact: its kernel is zero where masked)"
+    "SpectralNormalization around it divides the dense kernel by its norm, and not the sparse kernel that the "
+    "technique makes from it (use technique 'masked': it keeps the kernel itself sparse)"
 )
 
 
@@ -140,8 +140,8 @@ def get_technique(technique, **options):
     if isinstance(technique, Technique):
         if options:
             raise ValueError(
-                "Options can't be given beside a configured technique. "
-                f"Received: technique={technique!r} and {sorted(options)}"
+                f"Options must be given to the technique itself if it is an object. Received: technique={technique!r} "
+                f"and {sorted(options)}"
             )
         return technique
     if not isinstance(technique, str) or technique not in TECHNIQUES:
@@ -239,7 +239,7 @@ def plan(model, technique, where):
         if reason is None and hits:
             selected.append(layer)
         elif reason is not None and any(pattern in (layer.name, path_of(layer)) for pattern in hits):
-            hint = f"; its sublayers are matched by '{path_of(layer)}/.*'" if sublayers(layer) else ""
+            hint = f"; select its sublayers with '{path_of(layer)}/.*'" if sublayers(layer) else ""
             raise ValueError(f"`where` names the layer {path_of(layer)!r}, which can't be made sparse: {reason}{hint}.")
         elif isinstance(layer, keras.layers.SpectralNormalization):
             continue  # The wrapper's own variable is a statistic. The layer inside has an entry of its own.
@@ -287,7 +287,7 @@ def _plan_tied(model, technique, where):
             selected.update(layers)
         for key in layers:
             reasons.setdefault(key, reason and ("tied to " + reason if against[key] is None else against[key]))
-    kept = f"structure={technique.structure!r} finds no {technique.structure} in it that can go"
+    kept = f"structure={technique.structure!r} finds no {technique.structure} in it that can be removed"
     skipped = [
         (layer, (reasons.get(id(layer)) or kept) if id(layer) in chosen or id(layer) in reasons else NOT_SELECTED)
         for layer in flatten_layers(model)
@@ -296,7 +296,7 @@ def _plan_tied(model, technique, where):
     if not selected:
         texts = sorted({f"{path_of(layer)}: {reason}" for layer, reason in skipped})
         raise ValueError(
-            f"There is no {technique.structure} that could be pruned in all layers that it is tied to "
+            f"There is no {technique.structure} that can be pruned in all the layers that share it "
             f"({shorten(texts, 8, '; ')})"
         )
     return [layer for layer in selected.values() if not isinstance(layer, SparseLayer)], skipped

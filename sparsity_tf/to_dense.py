@@ -107,8 +107,8 @@ def _copy_state(model, copy):
     for one, other in zip(layers, copies, strict=False):
         if isinstance(one, SparseLayer) and type(other) is one.keras_class:
             raise ValueError(
-                f"The config of model {model.name!r} does not say that layer {one.path!r} is sparse: was `sparsify` "
-                "called on a part of it? Call it on the whole, with `where` for the part."
+                f"The config of model {model.name!r} does not say that layer {one.path!r} is sparse. Was `sparsify` "
+                "called on a part of the model? Call it on the whole model, and select the part with `where`."
             )
     for one, other in zip(layers, copies, strict=False):
         # The config of an attention does not say that its projections have adapters.

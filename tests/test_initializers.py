@@ -170,7 +170,7 @@ def test_axes_say_which_units_an_entry_joins():
 
 
 def test_a_shape_other_than_the_mask_is_refused():
-    with pytest.raises(ValueError, match=r"`shape` must be that of the mask, \(2, 3\). Received: shape=\(3, 2\)"):
+    with pytest.raises(ValueError, match=r"`shape` must be the shape of the mask, \(2, 3\). Received: shape=\(3, 2\)"):
         PerUnitScaled(np.ones((2, 3)))((3, 2))
 
 
@@ -379,7 +379,7 @@ def test_bad_arguments_are_refused():
         reinitialize(model, "per_neuron")
     with pytest.raises(ValueError, match="`initializer` must be a Keras initializer of the VarianceScaling family"):
         reinitialize(model, initializer="ones")
-    with pytest.raises(ValueError, match="`initializer` must be `None`"):
+    with pytest.raises(ValueError, match="`initializer` must be None with kind='augmented'"):
         reinitialize(model, "augmented", "he_normal")
     for other in (keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), keras.Sequential()):
         with pytest.raises(ValueError, match="`model` must have masked layers"):

@@ -527,7 +527,7 @@ def test_the_widths_that_a_target_gives():
         (dict(target_flops=0.5, structure="filter"), "`target_flops` needs a structure .*structure='filter'"),
         (dict(target_flops=0.5, sparsity=0.5, structure="channel"), "Give one of `target_flops`, `sparsity`"),
         (dict(target_flops=1.5, structure="channel"), "`target_flops` must be"),
-        (dict(target_flops=0.5, structure="channel", scope="global"), "`scope` must be 'layer' where a target"),
+        (dict(target_flops=0.5, structure="channel", scope="global"), "`scope` must be 'layer' with a target"),
         (dict(target_parameters=1e-3, structure="channel"), "`target_parameters` can't be met"),
         (dict(sparsity=0.5, structure="channel", by=lambda weight: np.zeros(1)), "`by` must return 6 numbers for"),
         (dict(sparsity=0.5, structure="channel", by=lambda weight: np.full(weight.size, np.nan)), "`by` must return 6"),

@@ -162,7 +162,7 @@ def bad_generator():
         (3, ValueError, "`data`"),
         ("abc", ValueError, "`data`"),
         (np.full((4, 6, 6, 3), np.nan), ValueError, "`data`.*NaN.*norm"),
-        ((X, X[:3]), ValueError, "`data` must hold arrays of one number"),
+        ((X, X[:3]), ValueError, "`data` must hold arrays with the same number"),
         (bad_generator, RuntimeError, "disk"),
     ],
 )

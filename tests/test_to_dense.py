@@ -240,7 +240,7 @@ def test_a_model_of_which_only_a_part_was_sparsified_is_named():
     model(sequences())
     sparsity_tf.sparsify(model.block, "masked", where="dense")
     sparsity_tf.to_dense(model.block)
-    with pytest.raises(ValueError, match="block/dense' is sparse: was `sparsify` called on a part.*`where`"):
+    with pytest.raises(ValueError, match="block/dense' is sparse. Was `sparsify` called on a part.*`where`"):
         sparsity_tf.to_dense(model)
 
 

@@ -239,8 +239,9 @@ class DropAndGrow(SparseFromTheStart):
         self.drop_fraction_at(self.begin_step)
         if self._total_steps and self.count() >= max(self._last, self._total_steps):
             warnings.warn(
-                f"{type(self).__name__} will not change the masks: its schedule ends at step {self._last}, and the "
-                f"optimizer has taken {self.count()}. Give a later `end_step`, or compile the model anew.",
+                f"{type(self).__name__} will not change the masks: its schedule ends at step {self._last}, but the "
+                f"optimizer has already taken {self.count()} steps. Give a later `end_step`, or compile the model "
+                "anew, so that the count begins at 0.",
                 stacklevel=2,
             )
 
@@ -306,9 +307,12 @@ def share_out(total, statistics, room):
     """
     statistics, room = np.asarray(statistics, np.float64), np.asarray(room, np.int64)
     if not np.isfinite(statistics).all() or (statistics < 0).any():
-        raise ValueError(f"A redistribution must return numbers >= 0. Received: {statistics.tolist()}")
+        raise ValueError(f"`redistribution` must return finite numbers >= 0. Received: {statistics.tolist()}")
     if total > room.sum():
-        raise ValueError(f"There is room for {room.sum()} weights. Received: total={total}")
+        raise ValueError(
+            f"`total` must be at most {room.sum()}, the number of entries that there is room for. Received: "
+            f"total={total}"
+        )
     counts, statistics = np.zeros(len(room), np.int64), statistics / max(statistics.max(initial=0.0), 1e-300)
     while left := total - int(counts.sum()):
         open_ = counts < room

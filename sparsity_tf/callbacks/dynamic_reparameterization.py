@@ -147,8 +147,8 @@ class DynamicSparseReparameterization(SparseFromTheStart):
             check_number(name, value, above=0)
         if prune_target >= 1 and prune_target != int(prune_target):
             raise ValueError(
-                "`prune_target` must be an integer, a number of weights, or a fraction below 1. "
-                f"Received: prune_target={prune_target!r}"
+                "`prune_target` must be an integer (a number of weights) or a fraction below 1. Received: "
+                f"prune_target={prune_target!r}"
             )
         if callable(redistribution):
             check_callable("redistribution", redistribution, "size", "before", "after")
@@ -177,8 +177,9 @@ class DynamicSparseReparameterization(SparseFromTheStart):
             self._requested = self.target_sparsity * self.total / masked
             if self._requested >= 1:
                 raise ValueError(
-                    f"`sparsity` must be below {masked / self.total:.4f}, the share of the {self.total:,} parameters "
-                    f"that is under masks ({masked:,}). Received: sparsity={self.target_sparsity}"
+                    f"`sparsity` must be below {masked / self.total:.4f}, because it is a share of all {self.total:,} "
+                    f"parameters of the model, and only {masked:,} of them have masks. Received: "
+                    f"sparsity={self.target_sparsity}"
                 )
         self.target_sparsity, asked = self._requested, self.target_sparsity
         try:

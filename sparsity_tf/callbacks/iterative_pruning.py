@@ -99,8 +99,8 @@ class IterativePruning(MaskAlgorithm):
         if left >= needed:
             return None
         return (
-            f"will not come to the end of its rounds: they take {needed} steps more, and training has {left} "
-            f"(final sparsity {self.final_sparsity}). See `total_steps`."
+            f"will not finish its rounds: they need {needed} more steps, but training has only {left} left (sparsity "
+            f"to reach: {self.final_sparsity}). Train for `total_steps` steps."
         )
 
     def goal(self) -> float:
@@ -124,16 +124,17 @@ class IterativePruning(MaskAlgorithm):
         if not self.recall()["snapshot_taken"]:
             if self.count() > self.rewind_step:
                 raise ValueError(
-                    f"`rewind_step` must not come before the {self.count()} steps that the optimizer has taken: "
-                    f"compile the model anew. Received: rewind_step={self.rewind_step}"
+                    f"`rewind_step` must not be smaller than {self.count()}, the number of steps that the optimizer "
+                    "has already taken. Give a later step, or compile the model anew, so that the count begins at 0. "
+                    f"Received: rewind_step={self.rewind_step}"
                 )
             self._saved = None
             if self.count() == self.rewind_step:
                 self._take_snapshot()
         elif self._saved is None and not (self.snapshot and os.path.exists(self.snapshot)):
             raise ValueError(
-                "`snapshot` must name the file with the weights to rewind to: the run that is continued took them at "
-                f"step {self.rewind_step}. Received: snapshot={self.snapshot!r}"
+                "`snapshot` must be the file in which the interrupted run saved its weights at step "
+                f"{self.rewind_step}: each round begins with these weights. Received: snapshot={self.snapshot!r}"
             )
 
     def due(self, after: int, step: int) -> int | None:

@@ -87,7 +87,7 @@ class NarangPruning(MaskAlgorithm):
             self._first = min(self.steps_per_epoch, self._ramp)
         if not self._first <= self._ramp <= self.last_step or self._first == self.last_step:
             raise ValueError(
-                "`begin_step`, `ramp_step` and `end_step` must rise. Received, or by default: "
+                "`begin_step`, `ramp_step` and `end_step` must be in rising order. Received, or set by default: "
                 f"begin_step={self._first}, ramp_step={self._ramp}, end_step={self.last_step}"
             )
 

@@ -42,8 +42,8 @@ class OneShotPruning(SparseFromTheStart):
         check_choice("scope", scope, SCOPES)
         if scope == "global" and not (isinstance(distribution, str) and distribution == "uniform"):
             raise ValueError(
-                "`distribution` has no meaning with scope='global', which lets scores decide. "
-                f"Received: distribution={distribution!r}"
+                "`distribution` must be 'uniform' (the default) with scope='global': there the scores decide how "
+                f"sparse each weight becomes. Received: distribution={distribution!r}"
             )
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise ValueError(

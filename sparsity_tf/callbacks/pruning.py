@@ -68,16 +68,18 @@ class GradualPruning(MaskAlgorithm):
         super().__init__(begin_step, end_step, frequency, where, structure, seed)
         self.cost_target = the_target(target_flops, target_parameters, final_sparsity=final_sparsity, sparsity=sparsity)
         final_sparsity = the_one_given(final_sparsity, sparsity)
+        # Messages use the name that the user gave.
+        self._sparsity_name = "final_sparsity" if sparsity is None else "sparsity"
         check_fraction("initial_sparsity", initial_sparsity)
         if self.cost_target is not None:
             final_sparsity = math.nextafter(1.0, 0.0)  # A placeholder until `start` knows the model.
         if final_sparsity is None and isinstance(structures.get(self.structure), structures.NM):
             final_sparsity = structures.get(self.structure).sparsity
-        check_fraction("final_sparsity", final_sparsity)
+        check_fraction(self._sparsity_name, final_sparsity)
         if initial_sparsity > final_sparsity:
             raise ValueError(
-                "`initial_sparsity` must not exceed `final_sparsity`. "
-                f"Received: initial_sparsity={initial_sparsity}, final_sparsity={final_sparsity}"
+                f"`initial_sparsity` must not exceed `{self._sparsity_name}`. "
+                f"Received: initial_sparsity={initial_sparsity}, {self._sparsity_name}={final_sparsity}"
             )
         if callable(schedule):
             check_callable("schedule", schedule, "step")
@@ -99,19 +101,19 @@ class GradualPruning(MaskAlgorithm):
             self.final_sparsity = self.cost_target.sparsity(self.model, self.weights, self.distribution, self.dense)
             if self.initial_sparsity > self.final_sparsity:
                 raise ValueError(
-                    f"`initial_sparsity` must not exceed the sparsity that {self.cost_target} asks for, "
-                    f"{self.final_sparsity}. Received: initial_sparsity={self.initial_sparsity}"
+                    f"`initial_sparsity` must not exceed {self.final_sparsity}, the sparsity at which the model meets "
+                    f"{self.cost_target}. Received: initial_sparsity={self.initial_sparsity}"
                 )
-        structures.check("final_sparsity", self.final_sparsity, self.weights)
+        structures.check(self._sparsity_name, self.final_sparsity, self.weights)
         # The distribution gives final targets. On the way, every weight has reached the same share of its own target.
         dense = dense_selection(self.model, self.weights, self.where, self.dense, self.distribution)
         targets = distributions.allocate(self.weights, self.final_sparsity, self.distribution, dense=dense)
         self.targets = [targets[weight.path] for weight in self.weights]
         if not self.final_sparsity and any(self.targets):
             raise ValueError(
-                "`final_sparsity` must be above 0 where `distribution` asks for zeros: weights come nearer to their "
-                "own targets as the schedule comes nearer to it. Received: final_sparsity=0.0, "
-                f"distribution={self.distribution!r}"
+                f"`{self._sparsity_name}` must be above 0 if `distribution` asks for zeros, because every weight "
+                f"follows the schedule from `initial_sparsity` to `{self._sparsity_name}`. Received: "
+                f"{self._sparsity_name}=0.0, distribution={self.distribution!r}"
             )
         self.sparsity_at(0)
         if self._has_more_to_prune():
@@ -129,7 +131,7 @@ class GradualPruning(MaskAlgorithm):
         return any(view.active > masks.number_to_keep(target, view.mask.size) for view, target in pairs)
 
     def aim(self) -> str | None:
-        return f"final sparsity of {self.final_sparsity}"
+        return f"target sparsity of {self.final_sparsity}"
 
     def goal(self) -> float | None:
         pairs = zip(self.weights, self.targets, strict=True)
@@ -145,8 +147,8 @@ class GradualPruning(MaskAlgorithm):
             check_fraction("schedule", value)
             if value > self.final_sparsity:
                 raise ValueError(
-                    f"`schedule` must not exceed `final_sparsity`. Received: schedule({step}) = {value}, "
-                    f"final_sparsity={self.final_sparsity}"
+                    f"`schedule` must not exceed `{self._sparsity_name}`. Received: schedule({step}) = {value}, "
+                    f"{self._sparsity_name}={self.final_sparsity}"
                 )
             return value
         if self.schedule == "constant":
@@ -290,13 +292,13 @@ class MagnitudePruning(GradualPruning):
         self.importance = importance
         if scope == "global" and self.cost_target is not None:
             raise ValueError(
-                "`scope` must be 'layer' where a target sets the sparsity: with 'global' the scores decide what is "
-                f"left of the model. Received: scope='global', {self.cost_target}"
+                "`scope` must be 'layer' with a target for the cost: with 'global' the scores alone decide how "
+                f"sparse each layer becomes. Received: scope='global', {self.cost_target}"
             )
         if scope == "global" and not (isinstance(distribution, str) and distribution == "uniform"):
             raise ValueError(
-                "`distribution` has no meaning with scope='global', which lets magnitudes decide. "
-                f"Received: distribution={self.distribution!r}"
+                "`distribution` must be 'uniform' (the default) with scope='global': there the scores decide how "
+                f"sparse each weight becomes. Received: distribution={self.distribution!r}"
             )
         self.scope = scope
 
@@ -314,8 +316,9 @@ class MagnitudePruning(GradualPruning):
         for weight in self.weights if self.scope == "global" else ():
             if isinstance(structures.get(weight.technique.structure), structures.NM):
                 raise ValueError(
-                    "`scope` must be 'layer' with an N:M structure, which fixes the count of every group. Received: "
-                    f"scope='global', structure={weight.technique.structure!r} of {weight.path!r}"
+                    "`scope` must be 'layer' with an N:M structure: the structure sets how many weights of each "
+                    f"group live. Received: scope='global', structure={weight.technique.structure!r} of "
+                    f"{weight.path!r}"
                 )
         super().start()
 
@@ -432,8 +435,9 @@ class RandomPruning(GradualPruning):
     def start(self) -> None:
         if not self.cumulative and any(isinstance(weight, TiedWeight) for weight in self.weights):
             raise ValueError(
-                "`cumulative` must be True with a structure that ties layers: nothing wakes what is gone in all of "
-                f"them. Received: cumulative=False, structure={self.weights[0].technique.structure!r}"
+                "`cumulative` must be True with a structure that ties layers: a channel, head or unit that is pruned "
+                "in all its layers can't come back. Received: cumulative=False, "
+                f"structure={self.weights[0].technique.structure!r}"
             )
         super().start()
 

@@ -232,7 +232,10 @@ class SparsityMonitor(CallRepr, Copyable, keras.callbacks.Callback):
             if header != list(COLUMNS):
                 raise DamagedFileError(self.csv_path, f"its columns must be {', '.join(COLUMNS)}")
         except DamagedFileError as error:
-            raise ValueError(f"{error} Mend it, or remove it: it then begins with the records to come.") from error
+            raise ValueError(
+                f"{error} Correct the file, or remove it: the monitor then starts a new file without the earlier "
+                "records."
+            ) from error
         return rows
 
     def _earlier(self, rows, step):

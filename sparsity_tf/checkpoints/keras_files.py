@@ -69,7 +69,10 @@ class HDF5Checkpoint(Checkpoint):
         size = 0
         for key, dataset in datasets.items():
             if dataset.external or dataset.is_virtual:
-                raise CheckpointError(f"'{self.path}' can't be read: its tensor '{key}' is in other files")
+                raise CheckpointError(
+                    f"'{self.path}' can't be read: it does not hold its tensor '{key}', but refers to another file "
+                    "for it"
+                )
             # HDF5 unpacks a chunk as a whole, and a chunk may be larger than its dataset.
             entries = max(math.prod(dataset.shape), math.prod(dataset.chunks or (0,)))
             size += entries * dataset.dtype.itemsize
@@ -140,8 +143,8 @@ class HDF5Checkpoint(Checkpoint):
                 break
         if _differ(matching):
             raise CheckpointError(
-                f"Checkpoint '{self.path}' gives several values of `{option}` for layers that may "
-                f"be '{'/'.join(around)}'; '{name}' cannot be attributed to one of them"
+                f"Checkpoint '{self.path}' has several layers that may be '{'/'.join(around)}', and their values of "
+                f"`{option}` differ: the value for '{name}' is not certain"
             )
         return matching[0][1] if matching else None
 

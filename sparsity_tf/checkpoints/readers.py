@@ -67,8 +67,8 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
             return keras_files.open_keras_archive(path)
         if path.endswith(".weights.json"):
             raise CheckpointError(
-                f"'{path}' lists the shards of Keras weights, which are read one by one only: give one of its "
-                ".weights.h5 files, or save the model as one .keras or .weights.h5 file"
+                f"'{path}' is only the list of the files that hold the weights. Give one of its .weights.h5 files, or "
+                "save the model as one .keras or .weights.h5 file"
             )
         if path.endswith((".h5", ".hdf5")) or _has_hdf5_signature(path):
             return keras_files.open_hdf5(path)

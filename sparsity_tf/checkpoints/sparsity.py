@@ -123,7 +123,7 @@ class _Counter:
         found = {name: self._technique(name) for name in self.checkpoint.names()}
         found = {name: kind for name, kind in found.items() if kind is not None}
         if technique == "auto" and not found:
-            self._note("no variable of a sparse layer found: exact zeros of weights counted")
+            self._note("no variables of sparse layers found: the exact zeros of weights are counted")
             return self._all_zeros()
         chosen = self._choose(found, technique)
         if not chosen:
@@ -168,16 +168,15 @@ class _Counter:
         if technique in ("variational_dropout", "l0_regularization"):
             if "_aux" in kinds and probabilistic and technique not in probabilistic:
                 raise CheckpointError(
-                    f"Checkpoint '{self.checkpoint.path}' was not written by {technique}: beside "
-                    f"its _aux tensors it has those of {', '.join(probabilistic)}"
+                    f"`sparsity_technique` does not fit checkpoint '{self.checkpoint.path}': beside its _aux tensors "
+                    f"lie tensors of {', '.join(probabilistic)}, not of {technique}"
                 )
             aux = technique
         elif technique == "auto" and "_aux" in kinds:
             if len(probabilistic) != 1:
                 raise CheckpointError(
-                    f"Checkpoint '{self.checkpoint.path}' has tensors ending in _aux, which "
-                    "variational_dropout and l0_regularization both write: say which in "
-                    "sparsity_technique"
+                    f"`sparsity_technique` must be given for checkpoint '{self.checkpoint.path}': its tensors ending "
+                    "in _aux may be from variational_dropout or from l0_regularization"
                 )
             (aux,) = probabilistic
         else:
@@ -261,7 +260,8 @@ class _Counter:
         if any(alias.endswith(f"/vars/{kernel}") for alias in self.checkpoint.aliases(name)):
             # Files number the variables of Keras's own layers. A variable with a name belongs to this package's layers.
             self._note(
-                f"'{name}' taken for dense: if its layer discovers wirings, only a .keras file says how sparse it is"
+                f"'{name}' is counted as dense. If its layer discovers wirings, its sparsity is not in this file: "
+                "give the .keras file"
             )
         return None
 
@@ -294,8 +294,9 @@ class _Counter:
             # The stored integers can't be counted: two 4-bit weights share a byte, and zero may be stored as a non-zero
             # number.
             raise CheckpointError(
-                f"Checkpoint '{self.checkpoint.path}' holds quantized weights ('{quantized[0]}'), whose zeros its "
-                "bytes don't show: count before `quantize`, or load the model and use `inspection.sparsity_table`"
+                f"Checkpoint '{self.checkpoint.path}' holds quantized weights ('{quantized[0]}'), and their zeros "
+                "can't be counted in the file. Count before `quantize`, or load the model and use "
+                "`inspection.sparsity_table`"
             )
         return [
             self._row(name, "zeros", np.count_nonzero(self._tensor(name)))
@@ -326,7 +327,10 @@ class _Counter:
             self._note(f"{option} is not in the file: {default} assumed")
             return default
         if not is_finite_number(value):
-            raise CheckpointError(f"Layer of '{name}' in '{self.checkpoint.path}' has no usable `{option}`: {value}")
+            raise CheckpointError(
+                f"`{option}` of the layer of '{name}' in '{self.checkpoint.path}' must be a finite number. Received: "
+                f"{value}"
+            )
         return float(value)
 
     def _weight(self, name, variable, equal_shape=False):

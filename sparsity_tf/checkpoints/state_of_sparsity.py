@@ -50,7 +50,9 @@ def build_model(checkpoint, num_heads=None, target_space=0, technique_options=No
         return _Transformer(checkpoint, names, num_heads, target_space, technique_options or {}).load()
     if kind == "resnet":
         if num_heads is not None:
-            raise CheckpointError(f"`num_heads` is of Transformers only. Received: num_heads={num_heads} for a ResNet")
+            raise CheckpointError(
+                f"`num_heads` must be None for a ResNet, which has no attention heads. Received: num_heads={num_heads}"
+            )
         return _ResNet(checkpoint, names, technique_options or {}).load(input_shape or (224, 224, 3))
     raise CheckpointError(
         f"Checkpoint '{checkpoint.path}' is neither a Transformer (it has no symbol_modality_*) nor a ResNet of the "
@@ -179,7 +181,10 @@ class _Transformer(_Network):
     def _num_layers(self):
         found = {int(match[1]) for match in self.match(r"body/encoder/layer_(\d+)/ffn/conv1/.*")}
         if found != set(range(len(found))) or not found:
-            raise CheckpointError(f"Checkpoint '{self.checkpoint.path}' has the encoder layers {sorted(found)}")
+            raise CheckpointError(
+                f"Checkpoint '{self.checkpoint.path}' must have encoder layers with the numbers 0, 1, 2, ... "
+                f"Received: {sorted(found)}"
+            )
         return len(found)
 
     def _layers(self, split):
@@ -234,8 +239,8 @@ class _Transformer(_Network):
         found = {int(match[1]): match.string for match in self.match(rf"shared/weights_(\d+){suffix}")}
         if not found or sorted(found) != list(range(len(found))):
             raise CheckpointError(
-                f"Checkpoint '{self.checkpoint.path}' has the embedding's shards {sorted(found)}; input and output "
-                "must share one embedding, symbol_modality_*/shared/weights_0, ..."
+                f"Checkpoint '{self.checkpoint.path}' must have one embedding for input and output, in the variables "
+                f"symbol_modality_*/shared/weights_0, weights_1, ... Received: shards with the numbers {sorted(found)}"
             )
         return np.concatenate([self.checkpoint.tensor(found[shard]) for shard in sorted(found)])
 
@@ -277,7 +282,10 @@ class _ResNet(_Network):
         kind, blocks = self._blocks()
         depth = _BLOCKS[kind].get(blocks)
         if depth is None:
-            raise CheckpointError(f"Checkpoint '{self.checkpoint.path}' has {blocks} {kind} blocks: no known ResNet")
+            raise CheckpointError(
+                f"Checkpoint '{self.checkpoint.path}' has {blocks} {kind} blocks, which fits no ResNet that this "
+                "package knows"
+            )
         scopes = self._scopes(kind, blocks)
         technique, layers = self.technique({layer: self._second(scope) for layer, scope in scopes.items()})
         bias = self._variable("final_dense", "biases")

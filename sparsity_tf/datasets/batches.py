@@ -44,8 +44,9 @@ class Slice:
         replicas, pipelines = context.num_replicas_in_sync, context.num_input_pipelines
         if replicas % pipelines or batch_size % replicas:
             raise ValueError(
-                "`batch_size` must be a multiple of the number of replicas, and each input pipeline feed the same "
-                f"number. Received: batch_size={batch_size}, {replicas} replicas, {pipelines} input pipelines"
+                "`batch_size` must be a multiple of the number of replicas, and the number of replicas a multiple of "
+                f"the number of input pipelines. Received: batch_size={batch_size}, {replicas} replicas, {pipelines} "
+                "input pipelines"
             )
         return cls(pipelines, context.input_pipeline_id, replicas // pipelines, batch_size // replicas)
 

@@ -99,8 +99,8 @@ class Decoder(CallRepr):
         inputs = np.asarray(inputs)
         if inputs.ndim != 2 or not inputs.size or not np.issubdtype(inputs.dtype, np.integer):
             raise ValueError(
-                "`inputs` must be integers of shape (batch, source length), neither 0. "
-                f"Received: shape={inputs.shape}, dtype={inputs.dtype}"
+                "`inputs` must be integers of shape (batch, source length), both at least 1. Received: "
+                f"shape={inputs.shape}, dtype={inputs.dtype}"
             )
         if inputs.min() < 0 or inputs.max() >= self.vocabulary_size:
             raise ValueError(

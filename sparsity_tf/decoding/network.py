@@ -38,8 +38,8 @@ def inference_weights(model):
     }
     if not (all(counts.values()) and {"embedding", "encoder_norm", "decoder_norm"} <= set(layers)):
         raise ValueError(
-            "`model` must be one that `sparsity_tf.models.Transformer` built. "
-            f"Received: the model {model.name!r} with the layers {list(layers)[:8]}..."
+            f"`model` must be a model that `sparsity_tf.models.Transformer` built. Received: the model {model.name!r} "
+            f"with the layers {list(layers)[:8]}..."
         )
     read = _Reader(layers)
     weights = {"embedding": read.weight("embedding", "embeddings")}
@@ -65,7 +65,10 @@ class _Reader:
     def weight(self, layer_name, weight_name="kernel"):
         layer = self._layers[layer_name]
         if getattr(layer, "quantization_mode", None) is not None:
-            raise ValueError(f"Layer {layer_name!r} is quantized ({layer.quantization_mode}), which can't be decoded.")
+            raise ValueError(
+                f"Layer {layer_name!r} is quantized ({layer.quantization_mode}), and quantized layers can't be "
+                "decoded: give the model from before `quantize`."
+            )
         value = getattr(layer, weight_name)
         if isinstance(layer, SparseLayer):
             [value] = [weight.value() for weight in layer.sparse_weights if weight.name == weight_name]

@@ -102,9 +102,9 @@ def channel_families(model: keras.Model, structure: str = "channel") -> list[Cha
     graphs = graphs_in(model)
     if not graphs:
         raise ValueError(
-            f"structure={structure!r} needs a functional or sequential model that is built, or one that holds such "
-            "models: their graphs say what belongs together, and the calls of other models are not known. "
-            f"Received: model={model.name!r} ({type(model).__name__})"
+            f"structure={structure!r} needs a built functional or sequential model, or a model that holds such "
+            f"models. In other models it is not known which layers are connected. Received: model={model.name!r} "
+            f"({type(model).__name__})"
         )
     found, seen = [], set()
     for graph in graphs:

@@ -132,14 +132,14 @@ def save_compact(
         check_integer("codebook_bits", codebook_bits, 2, 8)
     if codebook_bits is not None and (masks or optimizer):
         raise ValueError(
-            "`codebook_bits` changes the weights for inference, so it goes with neither `masks` nor `optimizer`. "
-            f"Received: codebook_bits={codebook_bits}, masks={masks}, optimizer={optimizer}"
+            "`masks` and `optimizer` must be False with `codebook_bits`: a file with a codebook holds only the "
+            f"weights for inference. Received: codebook_bits={codebook_bits}, masks={masks}, optimizer={optimizer}"
         )
     sparse = bool(get_sparse_weights(model))
     if optimizer and sparse and not masks:
         raise ValueError(
-            "`optimizer=True` needs `masks=True` for a sparse model: the dense copy has other variables. "
-            "Received: optimizer=True, masks=False"
+            "`masks` must be True with `optimizer=True` for a sparse model: without masks the file holds a dense "
+            "copy, which the optimizer does not fit. Received: optimizer=True, masks=False"
         )
     if codebook_bits is not None or (sparse and not masks):
         model = to_dense(model)

@@ -158,13 +158,13 @@ def _check_combination(format, quantize, data, sparse):
     if format != "litert" and (quantize is not None or sparse is not None):
         name, value = ("quantize", quantize) if quantize is not None else ("sparse", sparse)
         raise ValueError(
-            f"`{name}` is for format='litert'. Received: {name}={value!r}, format={format!r}"
-            + (" (`model.quantize` of Keras works before any export)" if name == "quantize" else "")
+            f"`{name}` must be None unless format='litert'. Received: {name}={value!r}, format={format!r}"
+            + (" (For other formats, call `model.quantize` of Keras before `export`.)" if name == "quantize" else "")
         )
     if quantize is not None and sparse:
         raise ValueError(
-            "LiteRT does not load kernels that are both int8 and sparse: choose one. "
-            f"Received: quantize={quantize!r}, sparse={sparse}"
+            "`quantize` and `sparse` exclude each other, because LiteRT does not load kernels that are both int8 and "
+            f"sparse: give only one of them. Received: quantize={quantize!r}, sparse={sparse}"
         )
     if quantize is not None and data is None:
         raise ValueError(f"`quantize` needs `data`, a few representative batches. Received: quantize={quantize!r}")
@@ -174,8 +174,9 @@ def _check_packages(format):
     backend, allowed = backend_name(), FORMATS[format].backends
     if backend not in allowed:
         raise ValueError(
-            f"format={format!r} is written from the {' or '.join(allowed)} backend of Keras: save the model, load it "
-            f"and export it with KERAS_BACKEND={allowed[0]}. Received: backend={backend!r}"
+            f"format={format!r} can be written only with the {' or '.join(allowed)} backend of Keras. Save the model, "
+            f"start Python anew with KERAS_BACKEND={allowed[0]}, load the model and export it. Received: "
+            f"backend={backend!r}"
         )
     if FORMATS[format].writer is not None:
         import_optional(FORMATS[format].writer)
@@ -188,8 +189,8 @@ def _input_specs(model):
         args, kwargs = symbolic_inputs(model)
     except ValueError as error:
         raise ValueError(
-            f"`model` must have inputs of known shape, but for the batch; build it with sizes. Received: "
-            f"model={model.name!r}, {one_line(error)}"
+            "`model` must have inputs whose sizes are known, except the batch size. Build it with these sizes. "
+            f"Received: model={model.name!r}, {one_line(error)}"
         ) from error
     if len(args) != 1 or kwargs:
         raise ValueError(
@@ -262,17 +263,21 @@ def _check_outputs(model, inputs, expected):
     """Refuses outputs that depend on chance or on other examples: no file could be compared with them."""
     if not all(np.isfinite(x).all() for x in expected):
         raise ValueError(
-            f"`model` must have finite outputs on its inputs. Received: model={model.name!r}, which has not"
+            f"`model` must have finite outputs on its inputs. Received: model={model.name!r}, with outputs that are "
+            "NaN or infinite"
         )
     if _difference(expected, _outputs(model, inputs)) > _BATCH_TOLERANCE:
-        raise ValueError(f"`model` must compute the same twice. Received: model={model.name!r}, which draws at random")
+        raise ValueError(
+            f"`model` must give the same outputs in every call. Received: model={model.name!r}, whose outputs are "
+            "partly random"
+        )
     if any(x.ndim == 0 or len(x) != len(inputs[0]) for x in expected) or len(inputs[0]) == 1:
         return
     alone = _outputs(model, [x[:1] for x in inputs])
     if _difference([x[:1] for x in expected], alone) > max(_BATCH_TOLERANCE, _tolerance(model)):
         raise ValueError(
-            "`model` must give an example the same outputs whatever else is in the batch. Received: "
-            f"model={model.name!r}, whose outputs depend on the batch (a layer called with training=True?)"
+            "`model` must give an example the same outputs, whatever other examples the batch holds. Received: "
+            f"model={model.name!r}, whose outputs depend on the other examples (is a layer called with training=True?)"
         )
 
 
@@ -321,12 +326,12 @@ def _litert_options(model, quantize, data, sparse):
     findings = litert.lint(model)
     blocking = [finding for finding in findings if finding.blocks]
     if sparse and blocking:
-        raise ValueError(f"`sparse=True` would give a file that does not load. {blocking[0]}")
+        raise ValueError(f"`sparse` must not be True for this model, because the file would not load. {blocking[0]}")
     wanted = any(litert.sparsity_of(layer) >= litert.SPARSE_FROM for layer in flatten_layers(model))
     if sparse or (sparse is None and wanted and not blocking):
         return {"optimizations": [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]}, []
     if sparse is None and blocking:
-        return {}, [f"kernels are stored densely: {blocking[0]}"]
+        return {}, [f"the file stores zeros like other numbers, because a sparse file would not load: {blocking[0]}"]
     return {}, []
 
 
@@ -351,7 +356,7 @@ def _litert_notes(operators, sparse_tensors, options):
     if densify:
         return [
             f"{densify} of {sparse_tensors} sparse kernels are unpacked when the file is loaded (DENSIFY): the file is "
-            "smaller, and not faster. Dense layers with structure='4x1' are computed sparsely"
+            "smaller, but not faster. Only Dense layers with structure='4x1' are computed sparsely"
         ]
     return []
 
@@ -406,8 +411,8 @@ def _difference_in_runtime(path, format, model, inputs, expected, quantize):
     allowed = _TOLERANCE_OF_INT8 if quantize else _tolerance(model)
     if not difference <= allowed:
         raise RuntimeError(
-            f"The {format!r} file of {model.name!r} computes otherwise than the model: the largest difference is "
-            f"{difference:.2g} of the largest output, {allowed:g} is allowed. Nothing is written."
+            f"The {format!r} file of {model.name!r} does not compute the same as the model: the largest difference is "
+            f"{difference:.2g} of the largest output, and {allowed:g} is allowed. Nothing is written."
         )
     return difference
 

@@ -103,7 +103,8 @@ def lint(model):
     for layer in sparse:
         if type(layer) is kl.Dense and not is_blocked(layer):
             rule = (
-                "its zeros lie in no blocks of 4 inputs, so LiteRT unpacks it: retrain with structure='4x1' for speed"
+                "the zeros of this kernel do not form blocks of 4 inputs, so LiteRT unpacks it: retrain with "
+                "structure='4x1' for speed"
             )
             found.append(Finding(layer.path, rule, False, "measured: LiteRT 2.3, x86, batch 1"))
     found += _xnnpack_rules(model, [layer for layer in sparse if isinstance(layer, kl.Conv2D)])
@@ -113,8 +114,9 @@ def lint(model):
 def _convolution_after_pooling(layer):
     return Finding(
         layer.path,
-        "a 1x1 convolution after the global pooling makes a sparse file fail to load where the sparse kernels of "
-        "convolutions run (x86 without AVX; ARM likely): use Flatten and Dense in its place",
+        "a sparse file with a 1x1 convolution after the global pooling does not load on processors where "
+        "convolutions have sparse kernels (x86 without AVX; probably ARM): use Flatten and Dense in place of the "
+        "convolution",
         True,
         "measured: LiteRT 2.3 on an emulated x86 without AVX",
     )
@@ -143,7 +145,8 @@ def _xnnpack_rules(model, sparse):
     found = [
         Finding(
             model.name,
-            "x86 processors with AVX run all convolutions densely: sparse ones gain there in the size of the file only",
+            "x86 processors with AVX compute all convolutions densely: sparse convolutions only make the file "
+            "smaller there",
             False,
             "measured, and read: github.com/google/XNNPACK/issues/3170",
         )
@@ -151,18 +154,21 @@ def _xnnpack_rules(model, sparse):
     first = convolutions[0]
     right = type(first) is kl.Conv2D and tuple(first.kernel_size) == (3, 3) and tuple(first.strides) == (2, 2)
     if not right or first.kernel.shape[-2] != 3:
-        rule = "sparse inference on ARM begins with a 3x3 convolution of stride 2 on 3 channels"
+        rule = "for sparse inference on ARM, the first convolution must be 3x3 with stride 2 on 3 channels"
         found.append(Finding(first.path, rule, False, _XNNPACK))
     for layer in convolutions[1:]:
         size, strides = tuple(layer.kernel_size), tuple(layer.strides)
         if isinstance(layer, kl.DepthwiseConv2D):
             if size not in ((3, 3), (5, 5)) or (strides == (2, 2) and layer.padding != "valid"):
-                rule = "sparse inference on ARM allows depthwise convolutions of 3x3 and 5x5: of stride 1 with 'same' "
-                rule += "padding, or of stride 2 with ZeroPadding2D before and 'valid'"
+                rule = (
+                    "for sparse inference on ARM, a depthwise convolution must be 3x3 or 5x5: with stride 1 and 'same' "
+                )
+                rule += "padding, or with stride 2 and 'valid' padding after a ZeroPadding2D"
                 found.append(Finding(layer.path, rule, False, _XNNPACK))
         elif size != (1, 1) or strides != (1, 1):
             rule = (
-                "sparse inference on ARM allows no convolution but 1x1 with stride 1 between the first and the pooling"
+                "for sparse inference on ARM, all convolutions between the first one and the pooling must be 1x1 "
+                "with stride 1"
             )
             found.append(Finding(layer.path, rule, False, _XNNPACK))
     pointwise = [layer for layer in sparse if tuple(layer.kernel_size) == (1, 1)]
@@ -172,7 +178,9 @@ def _xnnpack_rules(model, sparse):
             kernel_value(layer).size for layer in every
         )
         if not pointwise or zeros < 2 / 3:
-            rule = f"sparse inference on ARM needs two thirds of all 1x1 weights to be zero; {100 * zeros:.0f} % are"
+            rule = (
+                f"for sparse inference on ARM, two thirds of all 1x1 weights must be zero; {100 * zeros:.0f} % are zero"
+            )
             found.append(Finding(model.name, rule, False, _XNNPACK))
     return found
 

@@ -111,8 +111,8 @@ def _why(plan, call, rebuilt):
     parts = [
         (gone & ~constant, "not needed"),
         (gone & constant, "constant"),
-        (idle, "stay for tied layers"),
-        (held, "constant, but a border, a layer or an output needs them"),
+        (idle, "not needed, but kept for tied layers"),
+        (held, "constant, but needed by a border, a layer or an output"),
     ]
     texts = [f"{mask.sum()} {text}" for mask, text in parts if mask.any()]
     tensor = call.inputs[0]

@@ -139,9 +139,11 @@ class DeploymentReport:
         lines = [f"{100 * self.sparsity:.2f} % of the weights of kernels are zero"]
         dense, small = self.parameters
         if small is not None:
-            lines[0] += f"; {dense:,} parameters, {small:,} once shrunk"
+            lines[0] += f"; {dense:,} parameters, {small:,} after `shrink`"
         lines.append(tabulate(body, header, tablefmt="simple", colalign=align, disable_numparse=True))
-        lines.append("faster: processor time of a dense network of the same layers, over that of the row; median")
+        lines.append(
+            "faster: processor time of a dense network with the same layers, divided by the time of this row (medians)"
+        )
         if self.lint:
             lines.append("LiteRT's rules:")
             lines += [f"  {finding}" for finding in self.lint]
@@ -375,17 +377,17 @@ def _why(target, way, facts, stored):
     """The reason for the figures, or the reason why there is no gain."""
     if way.startswith("shrunk"):
         if not facts.shrinks:
-            return "no unit or filter is dead, so nothing goes: prune with structure='channel'"
+            return "every unit and filter has an effect, so `shrink` removes nothing: prune with structure='channel'"
         before, after = facts.parameters["sparse"], facts.parameters["shrunk"]
-        return f"units that did nothing are gone: {before:,} -> {after:,} parameters"
+        return f"units without effect are removed: {before:,} -> {after:,} parameters"
     if not facts.sparse:
-        return "no kernel is half zero"
+        return "no kernel has zeros in at least half of its weights"
     if target == "keras":
-        return "the zeros are compressed in the file and multiplied like any number: shrink for speed"
+        return "the file compresses zeros, but Keras multiplies them like other numbers: shrink for speed"
     if target == "litert":
         return _why_litert(facts, stored)
     name = TARGETS[target]
-    return f"{name} stores and multiplies zeros like any number: shrink for size and speed"
+    return f"{name} stores and multiplies zeros like other numbers: shrink for size and speed"
 
 
 def _why_litert(facts, stored):
@@ -393,17 +395,24 @@ def _why_litert(facts, stored):
         return stored.notes[0]
     reasons = []
     if facts.blocked:
-        reasons.append("dense kernels in blocks are computed sparsely, which pays at small batches")
+        reasons.append("dense kernels with blocks of zeros are computed sparsely: faster at small batches")
     if facts.unstructured:
-        reasons.append("kernels are unstructured: retrain with structure='4x1'")
+        reasons.append("kernels have zeros without a structure: retrain with structure='4x1'")
     if facts.convolutions:
-        reasons.append("convolutions are computed densely on this kind of processor: structure='filter' and shrink")
+        reasons.append(
+            "convolutions are computed densely on this kind of processor: prune with structure='filter' and shrink"
+        )
     return "; ".join(reasons)
 
 
 def _gpu_row(facts):
     if facts.two_of_four:
-        why = "every sparse kernel is 2:4, which pays 0 to 15 %: measure on your GPU, by torch or TensorRT"
+        why = (
+            "every sparse kernel is 2:4, which makes networks 0 to 15 % faster: measure on your GPU with torch or "
+            "TensorRT"
+        )
     else:
-        why = "the kernels are not 2:4 (structure='2:4'), and it would pay 0 to 15 %: shrink first"
+        why = (
+            "the kernels are not 2:4 (structure='2:4'), which would make networks 0 to 15 % faster: try `shrink` first"
+        )
     return DeploymentRow("gpu_2_4", "sparse", None, None, why=why, source=_READ_GPU)

@@ -72,7 +72,7 @@ def shrink(model: keras.Model, select_inputs: bool = False) -> keras.Model:
     difference = largest_difference(model, small, graph)
     if not difference <= tolerance(graph):
         raise RuntimeError(
-            f"The shrunk model of {model.name!r} predicts otherwise than the model: the largest difference is "
+            f"The shrunk model of {model.name!r} does not predict the same as the model: the largest difference is "
             f"{difference:.2g} of the largest output. This is a fault of `shrink`; please report it with the model."
         )
     rows += [_dropped_row(call) for call in dropped if call.is_layer and call.operation.count_params()]
@@ -83,7 +83,7 @@ def shrink(model: keras.Model, select_inputs: bool = False) -> keras.Model:
 
 def _dropped_row(call):
     kind, size = type(call.operation).__name__, call.operation.count_params()
-    return ShrinkRow(call.path, kind, call.outputs[0].channels, 0, size, 0, "adds nothing but 0, so it is not called")
+    return ShrinkRow(call.path, kind, call.outputs[0].channels, 0, size, 0, "all that it adds is 0, so it is left out")
 
 
 def _flops(model, small):

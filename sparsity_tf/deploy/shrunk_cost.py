@@ -113,7 +113,7 @@ def sparsity_that_meets(cost, target, counts_at):
     low, high = 0.0, 1 - 2.0**-30
     least = cost(counts_at(high))
     if least > target:
-        raise ValueError(f"the smallest model that can be left costs {least:,}")
+        raise ValueError(f"even the smallest model costs {least:,}")
     if cost(counts_at(low)) <= target:
         return low
     while high - low > 1e-9:

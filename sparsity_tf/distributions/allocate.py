@@ -94,7 +94,9 @@ def allocate(
     paths = [tensor.path for tensor in tensors]
     twice = sorted({path for path in paths if paths.count(path) > 1})
     if twice:
-        raise ValueError(f"`tensors` must have distinct paths: give their layers names. Received several of: {twice}")
+        raise ValueError(
+            f"`tensors` must have distinct paths: give their layers different names. Received more than once: {twice}"
+        )
     distribution = get(distribution)
     explicit = getattr(distribution, "explicit", False)
     if sparsity is not None or not explicit:
@@ -102,8 +104,8 @@ def allocate(
     kept = select_dense(tensors, dense)
     if len(kept) == len(tensors) and sparsity:
         raise ValueError(
-            "`dense` must leave a tensor that can be sparse where `sparsity` is not zero. "
-            f"Received: dense={dense!r}, sparsity={sparsity!r}, tensors={shorten(paths)}"
+            "`dense` must leave at least one tensor that can be sparse, because `sparsity` is not zero. Received: "
+            f"dense={dense!r}, sparsity={sparsity!r}, tensors={shorten(paths)}"
         )
     shared = [tensor for tensor in tensors if explicit or tensor.path not in kept]
     targets = distribution(shared, sparsity) if shared else []

@@ -56,8 +56,8 @@ class Budget(collections.abc.Mapping):
             check_instance("sizes", sizes, collections.abc.Mapping)
             if list(sizes) != list(sparsities):
                 raise ValueError(
-                    "`sizes` must have the names of `sparsities`. "
-                    f"Received: {shorten(list(sizes))} beside {shorten(list(sparsities))}"
+                    "`sizes` must have the same names as `sparsities`, in the same order. Received: sizes of "
+                    f"{shorten(list(sizes))}, sparsities of {shorten(list(sparsities))}"
                 )
             for name, size in sizes.items():
                 check_integer(f"sizes[{name!r}]", size, 1)
@@ -113,8 +113,8 @@ class Budget(collections.abc.Mapping):
             lost = [name for name in self if name not in flat]
             unnamed = [tensor.path for tensor, found in zip(tensors, named, strict=True) if not found]
             raise ValueError(
-                f"`tensors` must fit the budget. Received: by name, no tensor for {shorten(lost)} and no entry for "
-                f"{shorten(unnamed)}; by order, {shorten(problems)}"
+                "`tensors` must fit the budget, by name or by order. Received, by name: no tensor for "
+                f"{shorten(lost)} and no entry for {shorten(unnamed)}; by order: {shorten(problems)}"
             )
         return list(self)
 
@@ -125,14 +125,16 @@ class Budget(collections.abc.Mapping):
         if len(self) != len(tensors):
             return [f"{len(self)} entries for {len(tensors)} tensors"]
         if self.sizes is None and list(self) != [str(position + 1) for position in range(len(self))]:
-            return ["the budget has no sizes that could be compared"]
+            return ["the budget has no sizes to compare with the tensors"]
         problems = []
         for name, tensor, found in zip(self, tensors, named, strict=True):
             if not self._fits(name, tensor):
                 size = math.prod(tensor.shape)
                 problems.append(f"{name!r} has {self.sizes[name]} entries and {tensor.path!r} has {size}")
             elif found and name not in found:
-                problems.append(f"{tensor.path!r} comes where {name!r} is, not where its own name is")
+                problems.append(
+                    f"{tensor.path!r} is in the place of {name!r}, although the budget has an entry of its own for it"
+                )
         return problems
 
 

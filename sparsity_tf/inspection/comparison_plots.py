@@ -57,7 +57,7 @@ def plot_speedup(table: SpeedupTable, path: PathLike | None = None) -> Figure:
         )
     axes.set_yticks(positions, [row.name for row in table], fontsize=8)
     axes.set_ylim(len(table) - 0.5, -0.5)
-    axes.set_xlabel("milliseconds a call (estimated, but for dense)", fontsize=9)
+    axes.set_xlabel("milliseconds a call (dense: measured; others: estimated)", fontsize=9)
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     # The legend stands below the axes, because the longest bar may be anywhere inside them.

@@ -270,7 +270,7 @@ def feature_layers(model, where=None):
     chosen = [layer for layer in flatten_layers(model) if _ends_in_relu(layer) and _puts_out_maps(layer)]
     if not chosen:
         raise ValueError(
-            "`where` must be given for a model without a layer that ends in a ReLU and puts out maps. "
+            "`where` must be given, because no layer of this model has feature maps as outputs and ends in a ReLU. "
             f"Received: where=None with model={model.name!r}"
         )
     return chosen
@@ -318,7 +318,7 @@ def _one_hot(labels, num_classes, outputs):
 
 def _width(outputs):
     if not hasattr(outputs, "shape") or len(outputs.shape) != 2 or outputs.shape[1] < 2:
-        raise ValueError("`num_classes` must be given for a model whose output isn't one score a class.")
+        raise ValueError("`num_classes` must be given for a model whose output is not one score for each class.")
     return int(outputs.shape[1])
 
 

@@ -224,7 +224,7 @@ def _row(layer, found, convention):
     dense = sparse = 0
     if any(o.weight is not None and o.weight not in records for o in operations):
         # For instance a quantised layer: it packs its kernel under another name.
-        problem = "its kernel is held in an unknown form"
+        problem = "its kernel is stored in a way that is not known"
     if problem:
         note = f"not counted: {problem}"
     elif not found:

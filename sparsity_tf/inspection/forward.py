@@ -73,7 +73,9 @@ def _split(data, batch_size):
     _check_inputs(data[0] if isinstance(data, tuple) and data else data)
     lengths = {leaf.shape[0] if getattr(leaf, "shape", ()) else None for leaf in keras.tree.flatten(data)}
     if len(lengths) != 1 or None in lengths:
-        raise ValueError(f"`data` must hold arrays of one number of examples. Received: {sorted(map(str, lengths))}")
+        raise ValueError(
+            f"`data` must hold arrays with the same number of examples. Received: {sorted(map(str, lengths))}"
+        )
     [length] = lengths
     for start in range(0, length, batch_size):
         yield keras.tree.map_structure(lambda leaf, start=start: leaf[start : start + batch_size], data)

@@ -55,9 +55,7 @@ def input_norms(model, weights, data):
             model(keras.tree.map_structure(ops.convert_to_tensor, inputs), training=False)
     silent = [weight.path for weight in weights if np.ndim(sums[id(weight.layer), weight.name]) == 0]
     if silent:
-        raise ValueError(
-            f"`data` must reach every weight that is to be ranked. Received data that do not use: {silent}"
-        )
+        raise ValueError(f"`data` must use every weight that is to be ranked. Received: data that do not use {silent}")
     return [np.sqrt(sums[id(weight.layer), weight.name]) for weight in weights]
 
 
@@ -74,8 +72,9 @@ def _listener(sums, layer, apply_weight):
         if (id(layer), name) in sums:
             if inputs is None and select is None:
                 raise ValueError(
-                    f"The inputs of {weights[name].path!r} can't be measured: it belongs to a cell in a recurrent "
-                    "layer that is not itself sparse. Leave it out by `where`, or use `keras.layers.LSTM` and the like."
+                    f"The inputs of {weights[name].path!r} can't be measured: the weight belongs to a cell, and the "
+                    "recurrent layer around the cell is not sparse. Leave the weight out with `where`, or use "
+                    "`keras.layers.LSTM` or another recurrent layer of Keras."
                 )
             squares = None if inputs is None else ops.square(ops.cast(inputs, "float32"))
             added = _squares_of_entries(linear, squares, weights[name].shape, select)

@@ -79,7 +79,7 @@ class SensitivityTable:
         body = [[row.name, f"{row.size:,}", *map(_number, row.values)] for row in self.rows]
         align = ["left", *["right"] * (len(header) - 1)]
         table = tabulate(body, header, tablefmt="simple", colalign=align, disable_numparse=True)
-        return f"{table}\n{self.metric} with one weight pruned alone; of the model as it is: {_number(self.baseline)}"
+        return f"{table}\n{self.metric} after one weight alone was pruned. Without pruning: {_number(self.baseline)}"
 
     def __repr__(self):
         return (
@@ -147,7 +147,7 @@ class SensitivityTable:
             axes.text(column, line, _number(value), ha="center", va="center", fontsize=8, color=dark)
         axes.set_yticks(range(len(self.rows)), [row.name for row in self.rows], fontsize=8)
         axes.set_xticks(range(values.shape[1]), [_percent(sparsity) for sparsity in self.sparsities], fontsize=8)
-        axes.set_xlabel("sparsity of this weight, all others as they are", fontsize=9)
+        axes.set_xlabel("sparsity of this weight (the other weights stay as they are)", fontsize=9)
         axes.set_title(f"{self.metric} (unpruned: {_number(self.baseline)})", fontsize=10, loc="left")
         return written(figure, path)
 
@@ -268,8 +268,8 @@ def _prunable(model, where, kind):
     others = sorted({weight.technique.name for weight in listed if weight.technique.name != "masked"})
     if others:
         raise ValueError(
-            f"`model` must be plain or have masked layers: what is zero in layers of {others} follows from other "
-            "variables. Pass `sparsity_tf.to_dense(model)`."
+            f"`model` must be a plain model or have masked layers. Received: layers of {others}, whose zeros follow "
+            "from other variables. Pass `sparsity_tf.to_dense(model)`."
         )
     if listed:
         chosen = {id(layer) for layer in match_layers(model, where)}

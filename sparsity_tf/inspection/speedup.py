@@ -169,7 +169,10 @@ class SpeedupTable:
             + [_times(self.channel_speedup), _times(self.sparse_speedup)]
         )
         table = tabulate(body, header, colalign=("left", *["right"] * 6), disable_numparse=True)
-        return f"{table}\nlayers: mean of a call; total: all calls. An estimate: nothing was computed sparsely."
+        return (
+            f"{table}\nRows of layers: mean of one call. Row total: sum of all calls. An estimate: nothing was "
+            "computed sparsely."
+        )
 
     def __repr__(self):
         return f"<SpeedupTable rows={len(self.rows)}, dense={self.dense:.3g} s, sparse={self.sparse:.3g} s>"

@@ -291,7 +291,7 @@ class SparsityTable:
         by_masks = _percent(_sparsity(self.size, self.live, True), True)
         return (
             f"{text}\nsparsity by values: {_percent(self.sparsity, True)}, by masks: {by_masks} "
-            f"({self.live - self.nonzeros:,} live weights are exactly 0, as those just grown are)"
+            f"({self.live - self.nonzeros:,} live weights are exactly 0, for example because they were just grown)"
         )
 
 

@@ -139,7 +139,7 @@ class SparseActivation(keras.layers.Layer):
         self._count = math.floor(fractions.Fraction(str(self.density)) * positions)
         if self._count == 0:
             raise ValueError(
-                f"`density` leaves none of the {positions} positions of {self.name!r} alive. "
+                f"`density` must be larger: of the {positions} positions of {self.name!r} none would stay alive. "
                 f"Received: density={self.density}, input_shape={tuple(input_shape)}"
             )
         seed = random.randrange(2**31) if self.seed is None else self.seed
@@ -344,7 +344,7 @@ class SparseBatchNormalization(MomentsHook, keras.layers.BatchNormalization):
         if activation is None:
             return super().call(inputs, training=training, mask=mask)
         if mask is not None:
-            raise ValueError(f"{self.name!r} takes no `mask` besides that of its `sparse_activation`.")
+            raise ValueError(f"`mask` must be None for {self.name!r}, because its `sparse_activation` gives the mask.")
         # In Keras a frozen batch normalisation runs in inference mode.
         updating = training and self.trainable
         live = activation.call_mask(updating)

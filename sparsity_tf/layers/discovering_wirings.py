@@ -37,7 +37,7 @@ class DiscoveringWirings(Technique):
     aliases = ("dnw",)
     # LiteRT would search for the top k in every call. It also drops the bias and the activation of a layer whose kernel
     # is computed.
-    export_refusal = "its wirings would be chosen anew in every call of the exported model"
+    export_refusal = "the exported model would choose its wirings anew in every call"
 
     def __init__(self, sparsity: float = 0.9) -> None:
         check_fraction("sparsity", sparsity)
@@ -163,7 +163,10 @@ def set_sparsities(
     targets = allocate(weights, sparsity, distribution)
     empty = [path for path, target in targets.items() if target >= 1]
     if empty:
-        raise ValueError(f"`distribution` must leave every layer a weight. Received: sparsity 1 for {shorten(empty)}")
+        raise ValueError(
+            "`distribution` must leave at least one weight in every layer. Received: a sparsity of 1 for "
+            f"{shorten(empty)}"
+        )
     for weight in weights:
         weight.technique.sparsity = targets[weight.path]
     for layer in flatten_layers(model):

@@ -275,7 +275,7 @@ class SparseFastGRNNCell(SparseLayer, FastGRNNCell):
 
     @classmethod
     def reason_against(cls, layer):
-        return None if layer.gains else "without gains=True it has no weights for its rank"
+        return None if layer.gains else "it can be made sparse only with gains=True"
 
 
 class SparseFastGRNN(SparseRecurrent, FastGRNN):
@@ -294,7 +294,7 @@ class SparseFastGRNN(SparseRecurrent, FastGRNN):
 
 def _check_gains(gains):
     if gains is not True:
-        raise ValueError(f"`gains` must be True: they are what is sparse. Received: gains={gains!r}")
+        raise ValueError(f"`gains` must be True, because this layer makes its gains sparse. Received: gains={gains!r}")
 
 
 class STRFastGRNNCell(SparseFastGRNNCell):

@@ -268,8 +268,8 @@ class _StockRecurrent(SparseRecurrent):
                 return super().inner_loop(sequences, initial_state, mask, training=training)
         if getattr(self, "use_cudnn", None) is True:
             raise ValueError(
-                f"`use_cudnn` must be 'auto' or False: in training, technique {self.technique.name!r} draws noise that "
-                f"cuDNN has no place for. Received: use_cudnn=True of layer {self.name!r}"
+                f"`use_cudnn` must be 'auto' or False: in training, technique {self.technique.name!r} adds noise, and "
+                f"cuDNN can't do this. Received: use_cudnn=True of layer {self.name!r}"
             )
         if isinstance(mask, (list, tuple)):
             mask = mask[0]

@@ -157,9 +157,10 @@ def _warn_if_nothing_prunes(weight):
         return
     _REPORTED.add(optimizer)
     warnings.warn(
-        f"Nothing pushes the threshold of {weight.path!r} up, so soft threshold layers stay (nearly) dense: they need "
-        "`threshold_regularizer=keras.regularizers.L2(...)`, or an optimizer whose `weight_decay` includes thresholds. "
-        f"Received: threshold_regularizer=None, {type(optimizer).__name__} with weight_decay={optimizer.weight_decay}",
+        f"Nothing raises the threshold of {weight.path!r}, so soft threshold layers stay (nearly) dense. Give them "
+        "`threshold_regularizer=keras.regularizers.L2(...)`, or use an optimizer with a `weight_decay` that includes "
+        f"thresholds. Received: threshold_regularizer=None, {type(optimizer).__name__} with "
+        f"weight_decay={optimizer.weight_decay}",
         stacklevel=2,
     )
 

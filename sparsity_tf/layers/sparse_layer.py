@@ -66,10 +66,10 @@ def _check_kind(layer_class):
         )
     if not _calls_apply_weight(layer_class):
         raise TypeError(
-            f"{name} must ask for its sparse weights with `apply_weight`, or it computes with the dense ones: "
-            f"`self.apply_weight({example!r}, linear, inputs, training)` in `def call(self, inputs, training=False)`, "
-            "where `linear` is a function of (inputs, kernel). Received: no method that calls `apply_weight`; `call` "
-            f"is that of {_owner(layer_class, 'call')}"
+            f"{name} must ask for its sparse weights with `apply_weight`; otherwise it computes with the dense "
+            f"weights. In `def call(self, inputs, training=False)`, call `self.apply_weight({example!r}, linear, "
+            "inputs, training)`, where `linear` is a function of (inputs, kernel). Received: no method that calls "
+            f"`apply_weight`; `call` is the method of {_owner(layer_class, 'call')}"
         )
 
 
@@ -188,8 +188,8 @@ class SparseLayer(LayerHooks):
         for name in self.sparse_weight_names:
             if getattr(self, name, None) is None:
                 raise ValueError(
-                    f"`sparse_weight_names` of {type(self).__name__} must name weights that `build` makes and keeps as "
-                    f"attributes of these names. Received: {name!r} with the variables {sorted(before)}"
+                    f"`sparse_weight_names` of {type(self).__name__} must name weights that `build` creates and "
+                    f"stores in attributes of the same names. Received: {name!r} with the variables {sorted(before)}"
                 )
         try:
             if technique.stochastic:
@@ -272,8 +272,9 @@ class SparseLayer(LayerHooks):
 
     def enable_lora(self, *args, **kwargs):
         raise ValueError(
-            f"{type(self).__name__} {self.name!r} does not take LoRA adapters: only masked layers keep their zeros "
-            "with them. Convert the model with `sparsity_tf.to_dense` first, and give the dense one masks."
+            f"{type(self).__name__} {self.name!r} does not take LoRA adapters, because they would fill its zeros: "
+            "only masked layers keep their zeros with adapters. Convert the model with `sparsity_tf.to_dense` first, "
+            "and give the dense model masks, for example with `sparsity_tf.prune`."
         )
 
     def _check_quantization(self, mode):
@@ -285,8 +286,9 @@ class SparseLayer(LayerHooks):
     def _check_export(self):
         if self.technique.export_refusal is not None:
             text = (
-                f"{type(self).__name__} {self.name!r} is not exported as it is: {self.technique.export_refusal}. "
-                "Convert the model with `sparsity_tf.to_dense(model)` first, and export the result."
+                f"{type(self).__name__} {self.name!r} can't be exported as it is, because "
+                f"{self.technique.export_refusal}. Convert the model with `sparsity_tf.to_dense(model)` first, and "
+                "export the result."
             )
             # `TFLiteConverter.from_keras_model` swallows this error and then fails with another, so the text is also a
             # warning.
@@ -314,8 +316,9 @@ class SparseLayer(LayerHooks):
         expected, found = {v.name for v in variables}, set(store.keys())
         if not found:
             raise ValueError(
-                f"The file has nothing for layer {self.name!r} ({type(self).__name__}): it was saved from a model with "
-                "other techniques, or from the dense one, whose weights must be loaded before `sparsify`."
+                f"The file has no variables for layer {self.name!r} ({type(self).__name__}). Either it was saved from "
+                "a model with other techniques: give `sparsify` the same technique. Or it was saved from the dense "
+                "model: load its weights before `sparsify`."
             )
         if expected != found:
             raise ValueError(

@@ -172,7 +172,9 @@ def _check_arrays(scores, count, among):
     if among is not None:
         check_instance("among", among, list, tuple)
         if len(among) != len(scores):
-            raise ValueError(f"`among` must have an array for each of {len(scores)} scores. Received: {len(among)}")
+            raise ValueError(
+                f"`among` must have one array for each of the {len(scores)} arrays of scores. Received: {len(among)}"
+            )
     for array, candidates in zip(scores, among or [None] * len(scores), strict=True):
         check_array("scores", array)
         if candidates is not None:

@@ -172,8 +172,8 @@ class Blocks(Elements):
         """The block size along every axis of a weight's shape, and the number of blocks along every axis."""
         if len(self.shape) > len(shape):
             raise ValueError(
-                f"`structure`: a block of {len(self.shape)} axes does not fit a weight of shape {shape}. "
-                f"Received: structure={self.spec!r}"
+                f"`structure` must not have more axes than the weight: a block of {len(self.shape)} axes does not fit "
+                f"a weight of shape {shape}. Received: structure={self.spec!r}"
             )
         sizes = (1,) * (len(shape) - len(self.shape)) + self.shape
         return sizes, [math.ceil(length / size) for length, size in zip(shape, sizes, strict=True)]
@@ -298,14 +298,20 @@ class NM(Elements):
         if abs(sparsity - self.sparsity) < 1e-12:
             return None
         length = shape[self._axis(len(shape), filter_axes)]
-        return f"{self.spec} gives {100 * sparsity:.2f} % zeros here: {length} inputs are no multiple of {self.m}"
+        return (
+            f"{self.spec} gives only {100 * sparsity:.2f} % zeros here, because {length} inputs are not a multiple of "
+            f"{self.m}"
+        )
 
     def _axis(self, rank, filter_axes):
         outputs = {axis % rank for axis in filter_axes}
         return max((axis for axis in range(rank) if axis not in outputs), default=rank - 1)
 
     def reduce(self, scores: np.ndarray, filter_axes: tuple[int, ...] = (-1,)) -> np.ndarray:
-        raise ValueError(f"Structure {self.spec!r} fixes the count of every group: it has no common ranking of groups.")
+        raise ValueError(
+            f"Structure {self.spec!r} sets how many weights of each group live, so groups can't be ranked against "
+            "each other."
+        )
 
     def keep_highest(
         self, scores: np.ndarray, sparsity: float, among: np.ndarray | None = None, filter_axes: tuple[int, ...] = (-1,)
@@ -366,7 +372,7 @@ def check(name: str, sparsity: float, weights: list) -> None:
             )
     problems = [f"{weight.path}: {text}" for weight in weights if (text := problem(weight)) is not None]
     if problems:
-        warnings.warn(f"Less sparse than the structure says: {'; '.join(problems)}.", stacklevel=3)
+        warnings.warn(f"Some weights become less sparse than the structure says: {'; '.join(problems)}.", stacklevel=3)
 
 
 def problem(weight: Any) -> str | None:

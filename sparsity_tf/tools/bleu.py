@@ -40,11 +40,16 @@ def main(argv=None):
 def _define_flags(values):
     own = {"flag_values": values}
     flags.DEFINE_string(
-        "hypotheses", None, "The translations: text file, a sentence a line; - is standard input.", **own
+        "hypotheses", None, "The translations: a text file with one sentence on each line; - is standard input.", **own
     )
-    flags.DEFINE_list("references", None, "Text file, or several separated by commas, with the same lines.", **own)
-    flags.DEFINE_string("language", "de", "Language, for Moses.", **own)
-    flags.DEFINE_bool("tokenized_references", False, "References went through Moses' tokenizer already.", **own)
+    flags.DEFINE_list(
+        "references",
+        None,
+        "The references: a text file with one sentence on each line, or several files separated by commas.",
+        **own,
+    )
+    flags.DEFINE_string("language", "de", "Language of the texts, such as de: Moses' tokens depend on it.", **own)
+    flags.DEFINE_bool("tokenized_references", False, "The references are already tokenized by Moses.", **own)
 
 
 def _compare_files(values):

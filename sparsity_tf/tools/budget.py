@@ -38,12 +38,16 @@ def main(argv=None):
 
 def _define_flags(values):
     own = {"flag_values": values}
-    flags.DEFINE_string("checkpoint", None, "Trained network, a .keras file or STR's .pth: take its budget.", **own)
-    flags.DEFINE_string("output", None, "Where to write it, a .csv file; it is only shown by default.", **own)
+    flags.DEFINE_string(
+        "checkpoint", None, "Trained network, a .keras file or a .pth file of STR, whose budget is read.", **own
+    )
+    flags.DEFINE_string("output", None, "The .csv file to write. Without it, the budget is only shown.", **own)
     flags.DEFINE_boolean("overwrite", False, "Replace the output if it is there.", **own)
-    flags.DEFINE_string("input_shape", None, "Shape of one input where the network leaves it open: 32,32,3.", **own)
-    flags.DEFINE_string("input", None, "A budget, a .csv file in any layout that is known: show it.", **own)
-    flags.DEFINE_string("column", None, "Which budget of a file that holds several, e.g. 90.23.", **own)
+    flags.DEFINE_string(
+        "input_shape", None, "Shape of one input, such as 32,32,3, if the network does not fix it.", **own
+    )
+    flags.DEFINE_string("input", None, "A budget to show: a .csv file in any of the known layouts.", **own)
+    flags.DEFINE_string("column", None, "Which budget to read from a file that holds several, such as 90.23.", **own)
     flags.DEFINE_string("model", None, "Network that --input must fit: a .keras file, or e.g. resnet_50.", **own)
     flags.DEFINE_string("model_options", "{}", "Arguments of the builder, a JSON object.", **own)
 
@@ -133,7 +137,7 @@ def _costs(model, names, input_shape):
     rows = {row.name: row for row in table}
     missing = [name for name in names if name not in rows or rows[name].note.startswith("not counted")]
     if missing:
-        note(_NAME, f"FLOPs are left out: they are not known for {', '.join(missing)}")
+        note(_NAME, f"FLOPs are left out, because these layers can't be counted: {', '.join(missing)}")
         return None, {}
     pooling = {row.name: row.dense for row in table if row.kind.startswith("GlobalAveragePooling")}
     return {name: rows[name].dense for name in names}, pooling

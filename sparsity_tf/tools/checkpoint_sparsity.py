@@ -77,14 +77,14 @@ def _define_flags():
         "sparsity_technique",
         "auto",
         list(TECHNIQUES),
-        "How the weights were made sparse; auto tells by the names of the tensors.",
+        "How the weights were made sparse. auto finds this out from the names of the tensors.",
         flag_values=values,
     )
     flags.DEFINE_float(
         "log_alpha_threshold",
         3.0,
-        "Variational dropout: entries with log alpha below it are non-zero. If given, it takes the "
-        "place of the thresholds stored in a .keras file.",
+        "For variational dropout: entries with a log alpha below this number count as non-zero. It replaces the "
+        "thresholds that a .keras file holds.",
         flag_values=values,
     )
     flags.register_validator("log_alpha_threshold", math.isfinite, "must be a finite number", flag_values=values)
@@ -120,7 +120,8 @@ def _render(report, form):
     if two_figures:
         table += (
             f"\n\nby masks {100 * report.global_sparsity:.2f} %, by values {100 * report.sparsity_of_values:.2f} % "
-            f"({report.nonzeros - report.nonzero_values:,} live weights are exactly 0, as those just grown are)"
+            f"({report.nonzeros - report.nonzero_values:,} live weights are exactly 0, for example because they were "
+            "just grown)"
         )
     return f"{table}\n\n{report.path} global sparsity = {100 * report.global_sparsity:.2f} %"
 

@@ -65,7 +65,7 @@ def define_log_alpha_threshold(values, default):
         values: `absl.flags.FlagValues`.
         default: A sentence for `--help` that says what happens without the flag.
     """
-    text = f"Variational dropout: weights with log alpha at it or above are zero. {default}"
+    text = f"For variational dropout: weights with a log alpha of this number or more become zero. {default}"
     flags.DEFINE_float("log_alpha_threshold", None, text, flag_values=values)
     flags.register_validator(
         "log_alpha_threshold", lambda x: x is None or math.isfinite(x), "must be a finite number", flag_values=values
@@ -169,7 +169,7 @@ def appearing(path, overwrite=False):
 
     def check():
         if os.path.exists(path) and not overwrite:
-            raise CommandError(f"{path} appeared meanwhile: pass --overwrite to replace it")
+            raise CommandError(f"{path} was created by another program meanwhile: pass --overwrite to replace it")
 
     return atomic_files.appearing(path, before_replacing=check)
 

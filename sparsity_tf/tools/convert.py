@@ -49,14 +49,16 @@ def main(argv=None):
 def _define_flags(values):
     own = {"flag_values": values}
     flags.DEFINE_string("checkpoint", None, "The sparse network, a .keras file.", **own)
-    text = "Where to write the dense one, with the ending of its format: .keras, .tflite, .onnx, .xml, .pt2, or none."
+    text = "The file to write, with the ending of its format: .keras, .tflite, .onnx, .xml, .pt2, or no ending."
     flags.DEFINE_string("output", None, text, **own)
-    flags.DEFINE_enum("format", "keras", _FORMATS, "What to write.", **own)
+    flags.DEFINE_enum("format", "keras", _FORMATS, "Format of the output.", **own)
     flags.DEFINE_boolean("shrink", False, "Remove units and filters that do nothing.", **own)
     flags.DEFINE_boolean("overwrite", False, "Replace the output if it is there.", **own)
-    define_log_alpha_threshold(values, "Default: each layer's own threshold.")
-    flags.DEFINE_string("input_shape", None, "Shape of one input where the network leaves it open: 32,32,3.", **own)
-    text = "Compress the file where that saves more than a tenth; stock Keras reads it all the same."
+    define_log_alpha_threshold(values, "By default each layer keeps its own threshold.")
+    flags.DEFINE_string(
+        "input_shape", None, "Shape of one input, such as 32,32,3, if the network does not fix it.", **own
+    )
+    text = "Compress the .keras file if this saves more than a tenth. Keras reads it without this package."
     flags.DEFINE_boolean("compact", True, text, **own)
     flags.DEFINE_integer("seed", 0, "Seed of the random inputs.", lower_bound=0, **own)
 
@@ -137,7 +139,9 @@ def set_log_alpha_threshold(weights, threshold):
     techniques = [weight.technique for weight in weights if hasattr(weight.technique, "log_alpha_threshold")]
     if not techniques:
         names = ", ".join(sorted({weight.technique.name for weight in weights}))
-        raise CommandError(f"--log_alpha_threshold is of variational dropout only. Received: a network with {names}")
+        raise CommandError(
+            f"Flag --log_alpha_threshold needs a network with variational dropout. Received: a network with {names}"
+        )
     for technique in techniques:
         technique.log_alpha_threshold = threshold
 

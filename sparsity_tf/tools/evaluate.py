@@ -28,8 +28,13 @@ def define_flags(values):
     """Defines the flags of the command on `values`."""
     own = {"flag_values": values}
     flags.DEFINE_string("checkpoint", None, "Path of the .keras file, or of a published checkpoint.", **own)
-    flags.DEFINE_string("config", None, "Preset whose data set is meant; default: recipe.json beside the file.", **own)
-    flags.DEFINE_string("data_dir", None, "Where the data set lies; default: where the recipe found it.", **own)
+    flags.DEFINE_string(
+        "config",
+        None,
+        "Preset that names the data set and its preprocessing. Default: recipe.json beside the checkpoint.",
+        **own,
+    )
+    flags.DEFINE_string("data_dir", None, "Folder or file of the data set. Default: the setting in the recipe.", **own)
     flags.DEFINE_list(
         "log_alpha_threshold",
         None,
@@ -79,7 +84,9 @@ def _run(values):
     model.jit_compile = ClassifierTask().choose_jit_compile(recipe, model)
     batches = make_batches(recipe, load_data(recipe))
     if batches.name == "mnist_demo" != recipe.dataset:
-        command.note(_NAME, f"a stand-in for {recipe.dataset} is measured, for lack of --data_dir: {batches.source}")
+        command.note(
+            _NAME, f"no --data_dir was given, so another data set takes the place of {recipe.dataset}: {batches.source}"
+        )
     rows = evaluate(model, batches, thresholds)
     # In the formats for programs, each row also says which data it was measured on.
     of_data = [{**row, "data": batches.source, "num_test": batches.num_test} for row in rows]

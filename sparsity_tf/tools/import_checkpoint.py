@@ -45,7 +45,13 @@ def _define_flags(values):
     flags.DEFINE_integer(
         "num_heads", None, "Attention heads of a Transformer; default: one for every 64 units.", lower_bound=1, **own
     )
-    flags.DEFINE_integer("target_space", 0, "Row of a Transformer's target-space table.", lower_bound=0, **own)
+    flags.DEFINE_integer(
+        "target_space",
+        0,
+        "For a Transformer with a table of target spaces: the row of the table to use.",
+        lower_bound=0,
+        **own,
+    )
     define_log_alpha_threshold(values, "Default 3.")
     text = "STR: what weights with a threshold become; auto keeps raw weights and thresholds, the others take zeros."
     flags.DEFINE_enum("form", "auto", FORMS, text, **own)

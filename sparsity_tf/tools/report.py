@@ -1,4 +1,4 @@
-r"""Compares a saved network with a dense one in each runtime: size, latency, and why nothing is gained where so.
+r"""Compares a saved network with a dense one in each runtime: size, latency, and the reason if nothing is gained.
 
 ```
 python -m sparsity_tf.tools.report --checkpoint=model.keras \
@@ -28,8 +28,19 @@ def _define_flags(values):
     own = {"flag_values": values}
     flags.DEFINE_string("checkpoint", None, "The network, a .keras file, sparse or dense.", **own)
     flags.DEFINE_list("batch_sizes", ["1", "32"], "Batch sizes.", **own)
-    flags.DEFINE_integer("rounds", 9, "Rounds; each way runs once in each.", lower_bound=1, **own)
-    flags.DEFINE_list("targets", None, "Some of keras, litert, onnx, openvino, gpu_2_4; all by default.", **own)
+    flags.DEFINE_integer(
+        "rounds",
+        9,
+        "Number of rounds of measurements. Each round runs each form of the network once.",
+        lower_bound=1,
+        **own,
+    )
+    flags.DEFINE_list(
+        "targets",
+        None,
+        "Runtimes to compare: one or more of keras, litert, onnx, openvino, gpu_2_4. Default: all.",
+        **own,
+    )
     flags.DEFINE_string("plot", None, "Where to write a picture, a .png file.", **own)
     flags.DEFINE_boolean("overwrite", False, "Replace the picture if it is there.", **own)
     flags.DEFINE_enum("format", "table", ["table", "json"], "How to print the report.", **own)

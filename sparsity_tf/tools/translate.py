@@ -38,11 +38,16 @@ def main(argv=None):
 def _define_flags(values):
     own = {"flag_values": values}
     flags.DEFINE_string("checkpoint", None, "The model, a .keras file or a published checkpoint.", **own)
-    flags.DEFINE_string("input", "-", "Text file, UTF-8, a sentence a line; - is standard input.", **own)
+    flags.DEFINE_string("input", "-", "Text file, UTF-8, one sentence on each line; - is standard input.", **own)
     flags.DEFINE_string("output", "-", "File for the translations; - is standard output.", **own)
     flags.DEFINE_bool("overwrite", False, "Replace an output that is there already.", **own)
     translation.define_flags(values)
-    flags.DEFINE_float("log_alpha_threshold", None, "Variational dropout: weights at or above it are zero.", **own)
+    flags.DEFINE_float(
+        "log_alpha_threshold",
+        None,
+        "For variational dropout: weights with a log alpha of this number or more become zero.",
+        **own,
+    )
 
 
 def _translate_file(values):

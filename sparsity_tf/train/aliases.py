@@ -22,7 +22,7 @@ class Alias(typing.NamedTuple):
     note: str = ""
 
 
-_HALF = "half of it: the gradient of Keras's L2 is 2 c w"
+_HALF = "half of the value: the gradient of Keras's L2 is 2 c w"
 
 ALIASES = {
     "Earlier versions of this package": (
@@ -38,11 +38,15 @@ ALIASES = {
         Alias("pruning_frequency", "frequency"),
         Alias("initial_value_checkpoint", "load_weights"),
         Alias("load_mask_dir", "load_masks"),
-        Alias("reg_scalar", "penalty_weight", "times the number of training examples, by which ours is divided"),
+        Alias(
+            "reg_scalar",
+            "penalty_weight",
+            "the value times the number of training examples: here the penalty is divided by it",
+        ),
         Alias("clip_log_alpha", "technique_options", '{"clip_log_alpha": NUMBER}'),
         Alias("log_alpha_threshold", "technique_options", '{"log_alpha_threshold": NUMBER}'),
-        Alias("prune_first_layer", "dense", "first, where it is false"),
-        Alias("prune_last_layer", "dense", "last, where it is false"),
+        Alias("prune_first_layer", "dense", "the value first, if the old flag is false"),
+        Alias("prune_last_layer", "dense", "the value last, if the old flag is false"),
         Alias("first_layer_sparsity", "distribution", "LAYER=SPARSITY, a pair for each layer"),
         Alias("last_layer_sparsity", "distribution", "LAYER=SPARSITY, a pair for each layer"),
         Alias("precision", "dtype_policy", "mixed_bfloat16 for bfloat16"),
@@ -81,22 +85,28 @@ ALIASES = {
         Alias("batch-size", "batch_size"),
         Alias("prune", "drop"),
         Alias("death-rate", "drop_fraction"),
-        Alias("prune-rate", "drop_fraction", "the same value (in STR's program it is --final_sparsity)"),
+        Alias(
+            "prune-rate",
+            "drop_fraction",
+            "the same value (STR's program has this flag too: there it is --final_sparsity here)",
+        ),
         Alias("decay-schedule", "decay"),
         Alias("l2", "kernel_l2", _HALF),
-        Alias("decay_frequency", "lr_boundaries", "epochs in the place of steps, with --lr_schedule=piecewise"),
-        Alias("data", "dataset", "the name of the data set (in STR's program it is --data_dir)"),
+        Alias("decay_frequency", "lr_boundaries", "in epochs, not in steps, with --lr_schedule=piecewise"),
+        Alias(
+            "data", "dataset", "the name of the data set (STR's program has this flag too: there it is --data_dir here)"
+        ),
         Alias("iters", "repeats"),
         Alias("iterations", "repeats"),
         Alias("valid_split", "validation_split"),
         Alias("save-features", "features"),
         Alias("save-model", "output_dir", "a folder"),
-        Alias("log-interval", "log_every", "epochs in the place of batches"),
+        Alias("log-interval", "log_every", "in epochs, not in batches"),
         Alias("fp16", "dtype_policy", "mixed_float16"),
-        Alias("no-cuda", None, "the environment variable CUDA_VISIBLE_DEVICES, empty"),
-        Alias("test-batch-size", None, "nothing: it changes no figure"),
+        Alias("no-cuda", None, "the environment variable CUDA_VISIBLE_DEVICES, set to an empty text"),
+        Alias("test-batch-size", None, "not needed: it changes no result"),
         Alias("sparse", "technique", "sparse_momentum, set, rigl or another, in the place of none"),
-        Alias("max-threads", None, "nothing: the loaders choose"),
+        Alias("max-threads", None, "not needed: the loaders choose"),
     ),
     "STR (Kusupati et al., 2020)": (
         Alias("learning-rate", "learning_rate"),
@@ -108,8 +118,8 @@ ALIASES = {
         Alias("arch", "model", "resnet or mobilenet_v1, with --model_options"),
         Alias("set", "dataset", "imagenet"),
         Alias("lr-policy", "lr_schedule", "constant, cosine or piecewise"),
-        Alias("init_prune_epoch", "begin_step", "times the steps of an epoch"),
-        Alias("final_prune_epoch", "end_step", "times the steps of an epoch"),
+        Alias("init_prune_epoch", "begin_step", "the value times the number of steps in an epoch"),
+        Alias("final_prune_epoch", "end_step", "the value times the number of steps in an epoch"),
         Alias("sInit-value", "technique_options", '{"threshold_initializer": NUMBER}'),
         Alias("first-layer-dense", "dense", "first"),
         Alias("last-layer-dense", "dense", "last"),

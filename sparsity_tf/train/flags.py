@@ -50,7 +50,9 @@ def define(recipe, presets, default, flag_values):
             tuple: flags.DEFINE_list,
         }.get(field.type, flags.DEFINE_string)
         define_one(field.name, None, help, **own)
-    flags.DEFINE_float("density", None, "Another way to say final_sparsity: 1 - density.", **own)
+    flags.DEFINE_float(
+        "density", None, "Fraction of weights that stay, 1 - final_sparsity: give it in place of final_sparsity.", **own
+    )
     names = {"repeats", *(field.name for field in dataclasses.fields(recipe))}
     for old, name in aliases.same():
         if name in names and old not in names:
@@ -89,8 +91,8 @@ def recipe_from(flag_values, recipe, changes=None):
 def _sparsity_of(density, final_sparsity):
     if final_sparsity is not None:
         raise ValueError(
-            "`density` and `final_sparsity` exclude each other. "
-            f"Received: density={density}, final_sparsity={final_sparsity}"
+            f"`density` and `final_sparsity` exclude each other: give only one of them. Received: density={density}, "
+            f"final_sparsity={final_sparsity}"
         )
     if not 0 < density <= 1:
         raise ValueError(f"`density` must be a number above 0 and at most 1. Received: density={density}")
@@ -146,7 +148,7 @@ def run(argv, flag_values, recipe_of, task_of):
         absl's --verbosity=1 shows the place in the code.
     """
     if len(argv) > 1:
-        return _complain(f"only flags are expected. Received: {' '.join(argv[1:])}")
+        return _complain(f"Every argument must be a flag, such as --epochs=5. Received: {' '.join(argv[1:])}")
     output_dir = folder_of(flag_values)
     if os.path.exists(output_dir) and not os.path.isdir(output_dir):
         return _complain(f"`output_dir` must be a folder. Received: output_dir={output_dir}")
@@ -168,7 +170,9 @@ def run(argv, flag_values, recipe_of, task_of):
         if full is None:
             return _complain(error)
         path = getattr(error, "filename", None) or output_dir
-        return _complain(f"[Errno {full}] {os.strerror(full)}: {path!r}; with space there, {go_on} continues the run")
+        return _complain(
+            f"[Errno {full}] {os.strerror(full)}: {path!r}; free some space on the disk, then {go_on} continues the run"
+        )
     except KeyboardInterrupt:
         print(f"\ninterrupted; {go_on} continues the run in {output_dir}", file=sys.stderr)
         return 130

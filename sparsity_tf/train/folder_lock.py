@@ -44,7 +44,7 @@ class FolderLock:
     def __init__(self, folder, wait_seconds=0):
         self._file, self._taken = None, False
         if fcntl is None:
-            warnings.warn(f"This system has no lock for {folder}: keep other runs out of it.", stacklevel=2)
+            warnings.warn(f"This system can't lock {folder}: start no other run in this folder.", stacklevel=2)
             return
         path = os.path.join(folder, LOCK)
         # A lock on NFS needs a file that is open for writing. This mode keeps the text that the holder wrote.
@@ -64,7 +64,8 @@ class FolderLock:
             except OSError as error:
                 if error.errno in _UNSUPPORTED:
                     warnings.warn(
-                        f"The file system of {folder} has no locks ({error.strerror}): keep other runs out of it.",
+                        f"The file system of {folder} has no locks ({error.strerror}): start no other run in this "
+                        "folder.",
                         stacklevel=4,
                     )
                     return

@@ -34,11 +34,15 @@ def load_weights(model, path):
         saved = found.get(variable.path)
         if saved is None:
             if variable.name in ("kernel", "bias", "embeddings"):
-                raise ValueError(f"`load_weights` has no {variable.path!r}. Received: load_weights={path}")
+                raise ValueError(
+                    f"`load_weights` must be a file with all weights of the model: it has no {variable.path!r}. "
+                    f"Received: load_weights={path}"
+                )
         elif tuple(saved.shape) != tuple(variable.shape):
             raise ValueError(
-                f"`load_weights` has {variable.path!r} of shape {tuple(saved.shape)}, the model of shape "
-                f"{tuple(variable.shape)}. Received: load_weights={path}"
+                f"`load_weights` must be a file with weights of the model's shapes: its {variable.path!r} has the "
+                f"shape {tuple(saved.shape)}, in the model it has {tuple(variable.shape)}. Received: "
+                f"load_weights={path}"
             )
         else:
             weight = sparse.get(variable.path)

@@ -165,7 +165,7 @@ class EpochLog(keras.callbacks.Callback):
             unknown = [name for name in self._columns if name not in row]
             what = f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
             raise _damaged(
-                DamagedFileError(self.path, f"its columns are not those of this run, in their order ({what})")
+                DamagedFileError(self.path, f"its columns must be the columns of this run, in the same order ({what})")
             )
         write_rows(self.path, [row], append=append)
         self._columns = list(row)
@@ -242,16 +242,18 @@ def rows_of(prepared):
 
 def _warn_of_lost_rows(folder, last, done):
     best = os.path.exists(os.path.join(folder, run_folder.BEST))
-    compared = f", and {run_folder.BEST}, if it is chosen, is compared with those that have one" if best else ""
+    compared = f", and {run_folder.BEST}, if it is chosen, is compared only with the other epochs" if best else ""
     warn(
-        f"{os.path.join(folder, run_folder.METRICS)} has rows up to epoch {last}, and {done} are done: "
-        f"{run_folder.RESULTS} leaves out those without a row{compared}"
+        f"{os.path.join(folder, run_folder.METRICS)} has rows only up to epoch {last}, but {done} epochs are done: "
+        f"{run_folder.RESULTS} leaves out the epochs without a row{compared}"
     )
 
 
 def _damaged(error):
     """Makes the error for a damaged `metrics.csv`, which also says how to go on."""
-    return ValueError(f"{error} Mend it, or remove it: the run then goes on without the figures of the epochs before.")
+    return ValueError(
+        f"{error} Correct the file, or remove it: the run then continues without the figures of earlier epochs."
+    )
 
 
 def lowest_error(folder, metric, from_epoch):

@@ -227,8 +227,9 @@ def _warn_of_lost_draws(model, path):
     lost = [layer.name for layer in flatten_layers(model) if not _saves_its_draws(layer)]
     if lost:
         print(
-            f"warning: {path} is of an earlier version, which did not save the state of dropout: the run goes on with "
-            f"other draws than it would have had. Layers: {one_line(', '.join(lost), 200)}",
+            f"warning: {path} was written by an earlier version, which did not save the state of dropout: the random "
+            "numbers of dropout differ from those of a run without interruption. Layers: "
+            f"{one_line(', '.join(lost), 200)}",
             file=sys.stderr,
         )
 
@@ -293,7 +294,7 @@ def claim_folder(folder, recipe, resume, overwrite, data=None):
     """
     os.makedirs(folder, exist_ok=True)
     if resume and overwrite:
-        raise ValueError("`resume` and `overwrite` exclude each other. Received: both")
+        raise ValueError("`resume` and `overwrite` exclude each other: give only one of them. Received: both")
     path = os.path.join(folder, RECIPE)
     wanted = as_plain(recipe)
     before = check_settings(folder, recipe) if resume else None
@@ -301,7 +302,7 @@ def claim_folder(folder, recipe, resume, overwrite, data=None):
         # Folders of earlier versions have no description of the data.
         changes = _changes(before[_DATA], data) if data and before.get(_DATA) else ""
         if changes:
-            raise ValueError(f"`resume` needs the data of the run in {folder}. Received other ones: {changes}")
+            raise ValueError(f"`resume` must be used with the data of the run in {folder}. Received: {changes}")
     earlier = _outputs(folder)
     if earlier and not (resume or overwrite):
         raise ValueError(
@@ -337,7 +338,8 @@ def check_settings(folder, recipe):
     changes = _changes({**ADDED, **before}, {name: value for name, value in wanted.items() if name not in FREE})
     if changes:
         raise ValueError(
-            f"`resume` continues the run in {folder} with its own settings. Received other ones: {changes}"
+            f"`resume` must be used with the settings of the run in {folder}: leave out the flags that change them. "
+            f"Received: {changes}"
         )
     return before
 

@@ -107,33 +107,40 @@ class SparsitySettings:
     log_every = 1
 
     technique: str = choice(
-        "none", _technique_names, "Sparsification technique: one of layers, or an algorithm that moves masks."
+        "none",
+        _technique_names,
+        "Technique that makes weights sparse: a technique of layers, or an algorithm that changes masks.",
     )
     technique_options: dict = other(
-        dict, "More options of the technique; as a flag a JSON object, merged over the preset's."
+        dict,
+        "More options of the technique. The flag takes a JSON object, which changes only the options that it names.",
     )
     where: str = other(None, "Regular expression for the names of the layers to make sparse; otherwise all.")
     final_sparsity: float = number(
-        None, "Fraction of zeros, at the end or throughout (algorithms that move masks; dnw).", 0, below=1
+        None, "Fraction of zeros at the end, or during the whole run (algorithms that change masks; dnw).", 0, below=1
     )
     initial_sparsity: float = number(None, "Fraction of zeros at begin_step (magnitude, random).", 0, below=1)
     begin_step: int = number(None, "Optimizer step after which masks begin to change.", 0)
-    end_step: int = number(None, "Last optimizer step after which masks change; default: the algorithm's.", 1)
+    end_step: int = number(None, "Last optimizer step after which masks change. Default: depends on the algorithm.", 1)
     frequency: str = string(
-        "Steps between changes of the masks: an integer, epoch, or pairs such as 0:100,25:200 (from epoch 25 on every "
-        "200 steps; not where gradients are read).",
+        "Steps between two changes of the masks: an integer; epoch; or pairs such as 0:100,25:200, which means every "
+        "100 steps, and from epoch 25 on every 200 steps (pairs not with algorithms that read gradients).",
     )
     distribution: str = string(
-        "What final_sparsity means for each layer (algorithms, dnw): uniform, er, erk, by_size, a budget's .csv file, "
-        "or pairs such as stage.*=0.91,classifier=0.8.",
+        "How final_sparsity is divided among the layers (algorithms, dnw): uniform, er, erk, by_size, a budget's "
+        ".csv file, or pairs such as stage.*=0.91,classifier=0.8.",
     )
     dense: str = string(
         "Layers kept dense: first, last, first_and_last, or names and regular expressions separated by commas."
     )
     structure: str = string(
-        "Weights that live and die together: 2:4 (N:M), 4x1 (blocks), filter, ... (magnitude, random, static)."
+        "Which weights are pruned together: 2:4 (N:M), 4x1 (blocks), filter, ... (magnitude, random, static)."
     )
-    scope: str = choice(None, ("layer", "global"), "Where scores are compared (magnitude, snip, grasp, lottery).")
+    scope: str = choice(
+        None,
+        ("layer", "global"),
+        "Which weights compete: those of one layer, or of all layers (magnitude, snip, grasp, lottery).",
+    )
     drop_fraction: float = number(
         None, "Share of live weights to drop at first (set, rigl, sparse_momentum).", 0, most=1
     )
@@ -141,32 +148,39 @@ class SparsitySettings:
     grow: str = string("Which weights grow (set, rigl, sparse_momentum): random, gradient, momentum, ...")
     drop: str = string("Which weights are dropped (set, rigl, sparse_momentum): magnitude, SET, threshold, ...")
     redistribution: str = string(
-        "What growth is shared out by: momentum, magnitude, nonzeros, ... (set, rigl, sparse_momentum); survivors, "
-        "pruned, zeros, ... (dsr).",
+        "How the weights to grow are divided among the layers: in proportion to momentum, magnitude, nonzeros, ... "
+        "(set, rigl, sparse_momentum) or to survivors, pruned, zeros, ... (dsr).",
     )
     prune_target: float = number(
-        None, "Weights to prune at a time (dsr): a number, or a fraction below 1 of all parameters.", above=0
+        None,
+        "How many weights each update should prune: a number, or a fraction below 1 of all parameters (dsr).",
+        above=0,
     )
     load_masks: str = string(
-        "Checkpoint to take fixed masks from (masked). With the seed of its run, weights begin as they did there."
+        "Checkpoint whose masks to use; they stay fixed. With the seed of its run, training begins with the same "
+        "weights (masked)."
     )
     load_weights: str = other(
         None,
-        "Network of the same layers whose weights training begins with: a .keras file such as a run's initial.keras, "
-        "a TensorFlow checkpoint of State of Sparsity, or a PyTorch checkpoint of STR (.pth). Those of another "
-        "technique are taken as at inference.",
+        "File whose weights training begins with: a .keras file such as a run's initial.keras, a TensorFlow checkpoint "
+        "of State of Sparsity, or a PyTorch checkpoint of STR (.pth). It must have the same layers. Weights of another "
+        "technique are loaded with their values at inference.",
     )
     reinitialize: str = choice(
         None,
         ("per_unit", "per_layer", "augmented"),
         "Draws the weights under the masks anew, scaled to the connections that are left (masked).",
     )
-    rounds: int = number(None, "How often the network is pruned, rewound and trained again (lottery).", 1)
-    rewind_step: int = number(None, "Step whose weights each round begins with, a whole epoch's (lottery).", 0)
+    rounds: int = number(
+        None, "How often the network is pruned, set back to earlier weights and trained again (lottery).", 1
+    )
+    rewind_step: int = number(
+        None, "Step whose weights each round begins with: a multiple of the steps in an epoch (lottery).", 0
+    )
     threshold_l2: float = number(
         0.0,
-        "Keras L2 factor c of the thresholds (techniques with the option threshold_regularizer: str): "
-        "adds 2 c s to their gradient.",
+        "L2 factor c of the thresholds: adds 2 c s to the gradient of a threshold s (techniques with the option "
+        "threshold_regularizer, such as str).",
         0,
     )
 

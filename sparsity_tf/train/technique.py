@@ -125,13 +125,13 @@ def shortfall(recipe, algorithm, steps):
     if isinstance(algorithm, _GRADUAL):
         if end is not None and end > total_steps:
             goal = f" of {recipe.final_sparsity:g}" if recipe.final_sparsity else ""
-            found.append(f"the final sparsity{goal} is not reached, which end_step={end} asks for")
+            found.append(f"the final sparsity{goal} is reached only at end_step={end}")
     elif algorithm is not None and algorithm.scheduled and begin >= total_steps:
-        found.append(f"masks never change, which begin_step={begin} asks for")
+        found.append(f"masks never change, because begin_step={begin} comes later")
     if penalty_begin_step >= total_steps:
-        found.append(f"there is no penalty, whose ramp begins at step {penalty_begin_step}")
+        found.append(f"the penalty stays 0, because it begins to rise at step {penalty_begin_step}")
     elif penalty_end_step > total_steps:
-        found.append(f"the penalty is never in full, whose ramp ends at step {penalty_end_step}")
+        found.append(f"the penalty does not reach its full weight, because it rises until step {penalty_end_step}")
     if not found:
         return None
     if recipe.keep_best and settled_from(recipe, algorithm, steps) > total_steps:

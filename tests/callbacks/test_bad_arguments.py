@@ -26,6 +26,10 @@ GMP, RIGL, SNFS, DSR = c.MagnitudePruning, c.RigL, c.SparseMomentum, c.DynamicSp
         (lambda: GMP(), "final_sparsity=None"),
         (lambda: GMP(True), "final_sparsity=True"),
         (lambda: GMP(0.5, initial_sparsity=0.6), "initial_sparsity=0.6, final_sparsity=0.5"),
+        (
+            lambda: GMP(sparsity=0.5, initial_sparsity=0.6),
+            "`initial_sparsity` must not exceed `sparsity`. Received: initial_sparsity=0.6, sparsity=0.5",
+        ),
         (lambda: GMP(0.5, 10, 10), "`begin_step` must be smaller than `end_step`.*begin_step=10, end_step=10"),
         (lambda: GMP(0.5, -1, 10), "`begin_step` must be an integer of at least 0.*begin_step=-1"),
         (lambda: GMP(0.5, 0, 1.5), "end_step=1.5"),
@@ -117,14 +121,26 @@ def sgd(momentum=0.0):
 @pytest.mark.parametrize(
     "algorithm,options,message",
     [
-        (lambda: SNFS(0.5), {}, "SparseMomentum reads the optimizer's momentum, and .* keeps none.*optimizer=SGD"),
-        (lambda: SNFS(0.5, redistribution="variance"), {"momentum": 0.9}, "variance, and the optimizer keeps none"),
+        (lambda: SNFS(0.5), {}, "SparseMomentum reads the momentum .* keeps none .*momentum=0.9.*optimizer=SGD"),
+        (
+            lambda: SNFS(0.5, redistribution="variance"),
+            {"momentum": 0.9},
+            "reads the variance .* this optimizer keeps none",
+        ),
         (lambda: RIGL(0.5, where="third"), {}, "`where` holds entries that match no layer.*third"),
         (lambda: RIGL(0.5, dense="third"), {}, "`dense` must hold entries that match a tensor.*'third'"),
         (lambda: RIGL(0.5, distribution={"third": 0.5}), {}, "match a tensor.*'third'"),
         (lambda: RIGL(0.5, distribution="fair"), {}, "`distribution` must be one of .*distribution='fair'"),
-        (lambda: RIGL(0.5, frequency=lambda step: 2), {}, "`frequency` must be a number where RigL reads gradients"),
-        (lambda: RIGL(0.5, begin_step=10), {}, "`begin_step` must come before the end .* step 9 .*begin_step=10"),
+        (
+            lambda: RIGL(0.5, frequency=lambda step: 2),
+            {},
+            "`frequency` must be an integer or 'epoch' for RigL, which reads gradients",
+        ),
+        (
+            lambda: RIGL(0.5, begin_step=10),
+            {},
+            "`begin_step` must be smaller than the step of the last update, by default 9 .*begin_step=10",
+        ),
         (
             lambda: GMP(0.5, schedule=lambda step: 0.7, end_step=3),
             {},
@@ -140,6 +156,11 @@ def sgd(momentum=0.0):
             lambda: GMP(0.9, structure="2:4"),
             {},
             "`final_sparsity` must be 0.5 with structure '2:4'.*final_sparsity=0.9",
+        ),
+        (
+            lambda: GMP(sparsity=0.9, structure="2:4"),
+            {},
+            "`sparsity` must be 0.5 with structure '2:4'. Received: sparsity=0.9",
         ),
         (lambda: GMP(0.5, structure="2x2x2"), {}, "a block of 3 axes does not fit .*structure='2x2x2'"),
     ],
@@ -202,9 +223,12 @@ def endless():
 
 def test_training_of_unknown_length():
     for algorithm, message in (
-        (RIGL(0.5), "`end_step` must be given where the length of training is not known"),
-        (GMP(0.5), "`end_step` must be given where the length of training is not known"),
-        (c.SET(0.5, end_step=5), "`frequency='epoch'` needs to know the steps of an epoch"),
+        (RIGL(0.5), "`end_step` must be given if the length of training is not known"),
+        (GMP(0.5), "`end_step` must be given if the length of training is not known"),
+        (
+            c.SET(0.5, end_step=5),
+            "`frequency` must be a number of steps if the length of an epoch is not known.*frequency='epoch'",
+        ),
     ):
         model = checks.make_model(checks.CASES["rigl"], run_eagerly=True)
         with pytest.raises(ValueError, match=message):

@@ -78,7 +78,7 @@ def test_small_weights_go_in_all_layers_and_never_come_back():
         ({"begin_step": []}, "`begin_step` must be .* Received: begin_step=\\[\\]"),
         ({"frequency": "epoch"}, "`frequency` must be"),
         ({"ramp_step": -1}, "`ramp_step` must be"),
-        ({"begin_step": 30, "ramp_step": 20}, "must rise. .*begin_step=30, ramp_step=20, end_step=100"),
+        ({"begin_step": 30, "ramp_step": 20}, "must be in rising order. .*begin_step=30, ramp_step=20, end_step=100"),
     ],
 )
 def test_bad_arguments_are_named(options, message):

@@ -181,7 +181,9 @@ def test_a_pruning_that_would_come_too_late_is_an_error():
     data = np.ones((8, 2)), np.ones((8, 2))
     options = types.MappingProxyType({"batch_size": 1, "verbose": 0})
     model.fit(*data, **options)
-    with pytest.raises(ValueError, match="must be given where the optimizer has taken 8 steps .* at step 4"):
+    with pytest.raises(
+        ValueError, match="must be given, because the optimizer has already taken 8 steps. .* at step 4"
+    ):
         model.fit(*data, **options, callbacks=[callbacks.MagnitudePruning(0.5, frequency=1)])
     model.fit(*data, **options, callbacks=[callbacks.MagnitudePruning(0.5, 8, 12, frequency=1)])
     assert masks_of(model)[0].sum() == 2

@@ -312,7 +312,9 @@ def test_all_modes_go_together(drop, grow, redistribution):
 def test_an_optimizer_without_momentum_is_refused(optimizer):
     model = make_model(4, 3, optimizer=keras.optimizers.get(optimizer))
     name = type(model.optimizer).__name__
-    with pytest.raises(ValueError, match=f"SparseMomentum reads the optimizer's momentum.*optimizer={name}"):
+    with pytest.raises(
+        ValueError, match=f"SparseMomentum reads the momentum that the optimizer keeps.*optimizer={name}"
+    ):
         prepared(model)
 
 

@@ -212,12 +212,12 @@ def test_a_target_is_met_and_not_by_more_than_a_channel_of_each_layer(kind, name
         (dict(target_flops=0.5, final_sparsity=0.5), "Give one of `target_flops`, `final_sparsity`"),
         (dict(target_flops=0.5, target_parameters=0.5), "Give one of `target_flops`, `target_parameters`"),
         (dict(target_flops=1.5), "`target_flops` must be"),
-        (dict(target_flops=0.5, structure="channel", scope="global"), "`scope` must be 'layer' where a target"),
+        (dict(target_flops=0.5, structure="channel", scope="global"), "`scope` must be 'layer' with a target"),
         (
             dict(target_flops=0.01, structure="channel"),
-            "`target_flops` can't be met: the smallest model .* costs 10 of 164",
+            "`target_flops` can't be met, because even the smallest model costs 10 of 164",
         ),
-        (dict(target_flops=0.5, structure="channel", distribution={".*": 0.5}), "`distribution` must leave"),
+        (dict(target_flops=0.5, structure="channel", distribution={".*": 0.5}), "`distribution` must not set"),
         (dict(target_flops=0.5, structure="channel", initial_sparsity=0.9), "`initial_sparsity` must not exceed"),
         (dict(final_sparsity=0.5, structure="filter", importance="l2"), "`importance` must be 'l1' or 'taylor'"),
         (dict(final_sparsity=0.5, importance="l3"), "`importance` must be one of"),
@@ -231,9 +231,7 @@ def test_bad_targets_and_importances(options, message):
 @pytest.mark.parametrize("kind", ["RigL", "SET", "DynamicSparseReparameterization", "SparseMomentum", "DropAndGrow"])
 def test_what_grows_weights_is_refused_in_a_sentence(kind):
     cls = getattr(callbacks, kind)
-    with pytest.raises(
-        ValueError, match=f"{kind} brings pruned weights back, and nothing wakes a channel that is gone"
-    ):
+    with pytest.raises(ValueError, match=f"{kind} brings pruned weights back, but a pruned channel can't come back"):
         cls(structure="channel")
     model = sparsity_tf.sparsify(tied_models.mlp(), "masked", structure="channel")
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
@@ -242,7 +240,7 @@ def test_what_grows_weights_is_refused_in_a_sentence(kind):
 
 
 def test_what_scores_single_weights_is_refused_in_a_sentence():
-    with pytest.raises(ValueError, match="SNIP scores single weights, and not what structure='head' prunes together"):
+    with pytest.raises(ValueError, match="SNIP gives a score to each single weight, but structure='head'"):
         callbacks.SNIP(data=(np.zeros((1, 6)), np.zeros((1, 3))), structure="head")
     with pytest.raises(ValueError, match="`cumulative` must be True with a structure that ties layers"):
         prepared(tied_models.mlp(), callbacks.RandomPruning(0.5, 0, 2, cumulative=False, structure="channel"))
@@ -251,7 +249,8 @@ def test_what_scores_single_weights_is_refused_in_a_sentence():
 def test_the_structure_belongs_to_the_layers():
     model = sparsity_tf.sparsify(tied_models.mlp(), "masked")
     with pytest.raises(
-        ValueError, match="`structure` must be that of the layers.*'channel', and layer 'one' with.*None"
+        ValueError,
+        match="`structure` must be the structure of the masked layers.*'channel', and layer 'one' with.*None",
     ):
         prepared(model, callbacks.MagnitudePruning(0.5, 0, 2, structure="channel"))
     model = sparsity_tf.sparsify(tied_models.mlp(), "masked", structure="channel")
@@ -262,7 +261,7 @@ def test_the_structure_belongs_to_the_layers():
 def test_channels_and_single_weights_are_not_counted_together():
     model = sparsity_tf.sparsify(tied_models.mlp(), "masked", where="one", structure="channel")
     sparsity_tf.sparsify(model, "masked", where="last")
-    with pytest.raises(ValueError, match="counts channels, heads and units, or single weights, but not both"):
+    with pytest.raises(ValueError, match="can prune either channels, heads and units, or single weights, but not both"):
         prepared(model, callbacks.MagnitudePruning(0.5, 0, 2))
     pruning = callbacks.MagnitudePruning(0.5, 0, 2, where="one")
     pruned(model, pruning)
@@ -278,16 +277,16 @@ def test_sparsify_takes_what_is_tied_and_says_what_it_leaves():
     assert reasons["bn_third"] == "tied to block/third: not selected by `where`"
     model = sparsity_tf.sparsify(tied_models.mlp(), "masked", structure="channel")
     [last] = model.sparsify_report.skipped
-    assert (last.path, last.reason) == ("last", "structure='channel' finds no channel in it that can go")
+    assert (last.path, last.reason) == ("last", "structure='channel' finds no channel in it that can be removed")
 
 
 @pytest.mark.parametrize(
     "options,message",
     [
-        (dict(structure="head"), "no head that could be pruned"),
+        (dict(structure="head"), "no head that can be pruned"),
         (
             dict(structure="channel", where="last"),
-            "no channel that could be pruned.*last: structure='channel' finds no",
+            "no channel that can be pruned.*last: structure='channel' finds no",
         ),
         (dict(structure="channel", where="nothing"), "match no layer: \\['nothing'\\]"),
     ],

@@ -166,7 +166,7 @@ def test_extreme_log_alphas_need_no_warning(tmp_path):
 
 def test_aux_tensors_of_unknown_technique_must_be_asked_for_by_name(tmp_path):
     path = save_tensors(tmp_path / "c", {"w_0": THETA, "w_0_aux": LOG_SIGMA2})
-    with pytest.raises(CheckpointError, match="say which"):
+    with pytest.raises(CheckpointError, match="`sparsity_technique` must be given"):
         checkpoint_sparsity(path)
     assert checkpoint_sparsity(path, "variational_dropout").nonzeros == VD_KEPT
     assert checkpoint_sparsity(path, "l0_regularization").nonzeros == 1
@@ -174,7 +174,7 @@ def test_aux_tensors_of_unknown_technique_must_be_asked_for_by_name(tmp_path):
 
 def test_aux_tensors_are_not_taken_for_the_other_technique(tmp_path):
     path = save_tensors(tmp_path / "c", {"w_0": THETA, "w_0_aux": LOG_ALPHA, "q/log_alpha": LOG_ALPHA})
-    with pytest.raises(CheckpointError, match="not written by variational_dropout"):
+    with pytest.raises(CheckpointError, match="l0_regularization, not of variational_dropout"):
         checkpoint_sparsity(path, "variational_dropout")
 
 
@@ -425,7 +425,7 @@ def test_assumptions_are_noted(tmp_path):
     assert counts(report) == {"str/kernel": (2, 6)}
     notes = "\n".join(report.notes)
     assert "sigmoid assumed" in notes
-    assert "'dnw/kernel' taken for dense" in notes
+    assert "'dnw/kernel' is counted as dense" in notes
     assert "'other/threshold' ignored" in notes
 
 
@@ -627,5 +627,5 @@ def test_quantized_weights_are_refused_in_one_sentence(tmp_path, mode, suffix):
     model.layers[0].quantize(mode)
     path = tmp_path / f"model{suffix}"
     model.save(path) if suffix == ".keras" else model.save_weights(path)
-    with pytest.raises(CheckpointError, match="holds quantized weights.*count before `quantize`, or load the model"):
+    with pytest.raises(CheckpointError, match="holds quantized weights.*Count before `quantize`, or load the model"):
         checkpoint_sparsity(path)

@@ -153,5 +153,7 @@ def test_bad_arguments(inputs, arguments, message):
 def test_other_models_are_refused():
     inputs = keras.Input((3,))
     other = keras.Model(inputs, keras.layers.Dense(2, name="logits")(inputs), name="other")
-    with pytest.raises(ValueError, match="must be one that `sparsity_tf.models.Transformer` built.*'other'.*logits"):
+    with pytest.raises(
+        ValueError, match="must be a model that `sparsity_tf.models.Transformer` built.*'other'.*logits"
+    ):
         Decoder(other)

@@ -181,8 +181,8 @@ def test_bad_input_is_refused_and_nothing_appears(masked, tmp_path):
     refuse("`optimizer` must be True or False", masked, path, optimizer=1)
     refuse("`compression` must be one of.*'zstd'", masked, path, compression="zstd")
     refuse("`codebook_bits` must be an integer of at least 2 and at most 8", masked, path, codebook_bits=1)
-    refuse("goes with neither `masks` nor `optimizer`", masked, path, codebook_bits=4, masks=True)
-    refuse("needs `masks=True` for a sparse model", masked, path, optimizer=True)
+    refuse("`masks` and `optimizer` must be False with `codebook_bits`", masked, path, codebook_bits=4, masks=True)
+    refuse("`masks` must be True with `optimizer=True` for a sparse model", masked, path, optimizer=True)
     assert list(tmp_path.iterdir()) == []
 
 

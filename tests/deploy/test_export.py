@@ -154,12 +154,14 @@ def mobile_head():
 @tensorflow_only
 def test_a_convolution_after_the_pooling_is_not_stored_sparsely(tmp_path):
     model = mobile_head()
-    with pytest.raises(ValueError, match="`sparse=True` would give a file that does not load. head: a 1x1 convolution"):
+    with pytest.raises(
+        ValueError, match="`sparse` must not be True .* would not load. head: a sparse file with a 1x1 convolution"
+    ):
         export(model, tmp_path / "m.tflite", sparse=True)
     assert list(tmp_path.iterdir()) == []
     report = export(model, tmp_path / "m.tflite")
     assert report.sparse_tensors == 0
-    assert "stored densely: head" in report.notes[0]
+    assert "a sparse file would not load: head" in report.notes[0]
 
 
 @tensorflow_only
@@ -189,10 +191,21 @@ def test_bad_input_is_refused_and_nothing_appears(tmp_path):
     refuse(ValueError, "`sparse` must be True or False", model, path, sparse=1)
     refuse(ValueError, "`batch_size` must be an integer", model, path, batch_size=0)
     refuse(
-        ValueError, "`quantize` is for format='litert'", model, tmp_path / "m", format="tf_saved_model", quantize="int8"
+        ValueError,
+        "`quantize` must be None unless format='litert'",
+        model,
+        tmp_path / "m",
+        format="tf_saved_model",
+        quantize="int8",
     )
     refuse(ValueError, r"`data` must hold inputs of the shapes \[\(64,\)\]", model, path, data=images())
-    refuse(ValueError, "format='torch' is written from the torch backend", model, tmp_path / "m.pt2", format="torch")
+    refuse(
+        ValueError,
+        "format='torch' can be written only with the torch backend",
+        model,
+        tmp_path / "m.pt2",
+        format="torch",
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -207,12 +220,12 @@ class Noise(layers.Layer):
 def test_models_that_no_file_could_equal_are_refused(tmp_path):
     path = tmp_path / "m.tflite"
     open_shape = keras.Input((None, 3))
-    refuse(ValueError, "inputs of known shape", keras.Model(open_shape, layers.Conv1D(2, 3)(open_shape)), path)
+    refuse(ValueError, "inputs whose sizes are known", keras.Model(open_shape, layers.Conv1D(2, 3)(open_shape)), path)
     inputs = keras.Input((6,))
     by_batch = keras.Model(inputs, inputs - ops.mean(inputs, axis=0, keepdims=True))
-    refuse(ValueError, "whatever else is in the batch", by_batch, path)
+    refuse(ValueError, "whatever other examples the batch holds", by_batch, path)
     random = keras.Model(inputs, Noise()(inputs))
-    refuse(ValueError, "compute the same twice", random, path)
+    refuse(ValueError, "same outputs in every call", random, path)
     text = keras.Input((1,), dtype="string")
     refuse(ValueError, "numeric inputs", keras.Model(text, layers.StringLookup(vocabulary=["a"])(text)), path)
     broken = mlp()
@@ -235,7 +248,7 @@ def test_a_file_that_computes_otherwise_never_appears(tmp_path, monkeypatch):
         return dense
 
     monkeypatch.setattr(module, "to_dense", wrong)
-    refuse(RuntimeError, "computes otherwise than the model.*Nothing is written", mlp(), path)
+    refuse(RuntimeError, "does not compute the same as the model.*Nothing is written", mlp(), path)
     assert path.read_text() == "mine" and [file.name for file in tmp_path.iterdir()] == ["m.tflite"]
 
 

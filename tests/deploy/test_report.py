@@ -62,8 +62,8 @@ def test_every_way_has_sizes_times_and_a_reason(unstructured):
         assert row.source == "measured" and row.why
     assert keras_rows["sparse"].smaller > 2
     assert report.sparsity == pytest.approx(0.9, abs=0.02)
-    assert "multiplied like any number" in keras_rows["sparse"].why
-    assert "no unit or filter is dead" in keras_rows["shrunk"].why
+    assert "multiplies them like other numbers" in keras_rows["sparse"].why
+    assert "every unit and filter has an effect" in keras_rows["shrunk"].why
 
 
 def test_what_is_not_measured_is_read_and_says_where(unstructured):
@@ -90,7 +90,7 @@ def test_unstructured_zeros_are_told_what_litert_needs(unstructured):
     model, report = unstructured
     sparse = rows(report, "litert")["sparse"]
     assert sparse.smaller > 2
-    assert sparse.why == "kernels are unstructured: retrain with structure='4x1'"
+    assert sparse.why == "kernels have zeros without a structure: retrain with structure='4x1'"
     assert {finding.layer.rpartition("/")[2] for finding in report.lint} == {"first", "second"}
 
 
@@ -104,7 +104,7 @@ def test_blocks_and_dead_units_are_praised_and_int8_needs_data():
     found = rows(report, "litert")
     assert set(found) == {"sparse", "shrunk", "shrunk, int8"}
     assert "computed sparsely" in found["sparse"].why  # a dead unit is a column of blocks
-    assert "units that did nothing are gone: 8,320 -> 4,192 parameters" in found["shrunk"].why
+    assert "units without effect are removed: 8,320 -> 4,192 parameters" in found["shrunk"].why
     assert found["shrunk, int8"].bytes < found["shrunk"].bytes
     assert report.parameters == (8320, 4192)
 
@@ -116,7 +116,7 @@ def test_other_runtimes_are_measured_where_they_are_installed(target, package):
     if target == "onnx":
         pytest.importorskip("tf2onnx")
     row = rows(deployment_report(zeroed("unstructured"), targets=[target], **QUICK), target)["sparse"]
-    assert row.speedup and "multiplies zeros like any number" in row.why
+    assert row.speedup and "multiplies zeros like other numbers" in row.why
 
 
 def test_a_missing_runtime_is_a_row(monkeypatch):

@@ -399,7 +399,7 @@ def test_a_branch_that_adds_nothing_is_not_called():
     assert_equal_models(model, small, images())
     [row] = [row for row in small.shrink_report if row.layer == "body"]
     assert (row.before, row.after) == (6, 0)
-    assert row.why == "adds nothing but 0, so it is not called"
+    assert row.why == "all that it adds is 0, so it is left out"
 
 
 def test_a_filter_that_stays_for_its_partner_lets_its_inputs_go():
@@ -712,5 +712,5 @@ def test_a_subclassed_model_that_cannot_be_followed_is_refused_in_one_sentence()
 def test_a_difference_is_an_error(monkeypatch):
     # No model is known that is shrunk wrongly, so the comparison is told one.
     monkeypatch.setattr("sparsity_tf.deploy.verify._difference", lambda one, two: 0.1)
-    with pytest.raises(RuntimeError, match="predicts otherwise than the model: the largest difference is 0.1"):
+    with pytest.raises(RuntimeError, match="does not predict the same as the model: the largest difference is 0.1"):
         shrink(mlp())

@@ -119,7 +119,7 @@ def test_zeros_that_stay_are_explained():
     model = randomize(keras.Model(inputs, layers.Dense(2)(x)))
     zero_channels(model.get_layer("first"), [0, 1])
     small = shrink(model)
-    assert why(small)["first"] == "2 constant, but a border, a layer or an output needs them"
+    assert why(small)["first"] == "2 constant, but needed by a border, a layer or an output"
     assert_equal_models(model, small, vectors())
 
 

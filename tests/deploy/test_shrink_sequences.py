@@ -129,7 +129,7 @@ def test_a_layer_that_starts_from_a_given_state_keeps_its_units():
     silence(model.get_layer("rnn"), [0, 4])
     small = shrink(model)
     assert small.get_layer("rnn").units == 6
-    assert {r.layer: r.why for r in small.shrink_report}["rnn"] == "its initial state is given"
+    assert {r.layer: r.why for r in small.shrink_report}["rnn"] == "it is called with an initial state"
 
 
 # Attention ------------------------------------------------------------------------------------------------------------

@@ -443,7 +443,7 @@ def test_dense_overrides_explicit_numbers():
 
 
 def test_a_target_that_can_not_be_met_is_refused():
-    with pytest.raises(ValueError, match="`dense` must leave a tensor"):
+    with pytest.raises(ValueError, match="`dense` must leave at least one tensor"):
         allocate(LENET_5, 0.9, "erk", dense=".*")
     assert set(allocate(LENET_5, 0.0, "erk", dense=".*").values()) == {0.0}
 

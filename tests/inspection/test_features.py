@@ -120,7 +120,7 @@ def test_bad_arguments_are_named():
         class_specialization(model, (x, [0, 1]), dropped_share=1.0)
     with pytest.raises(ValueError, match="`num_classes` must be given"):
         class_specialization(keras.Sequential([kl.Input((2, 2, 3)), kl.ReLU()]), (x, [0, 1]))
-    with pytest.raises(ValueError, match="`where` must be given for a model without"):
+    with pytest.raises(ValueError, match="`where` must be given, because no layer"):
         class_specialization(keras.Sequential([kl.Input((3,)), kl.Dense(2)]), (x, [0, 1]))
     with pytest.raises(ValueError, match="`model` must be built"):
         class_specialization(keras.Sequential([kl.ReLU()]), (x, [0, 1]))

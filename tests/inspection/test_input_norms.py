@@ -206,7 +206,7 @@ def test_a_weight_that_is_not_used_or_not_seen_is_named():
     model = Idle()
     model.build((None, 3))
     sparsity_tf.sparsify(model, "masked")
-    with pytest.raises(ValueError, match="`data` must reach every weight.*idle/kernel"):
+    with pytest.raises(ValueError, match="`data` must use every weight.*idle/kernel"):
         norms_of(model, normal(2, 3))
     cell = masked(kl.RNN(kl.LSTMCell(2)), shape=(4, 3))
     with pytest.raises(ValueError, match="can't be measured.*cell.*`where`"):

@@ -172,7 +172,7 @@ def test_the_printed_table_is_readable():
         "conv1          2        2.000          1.500         0.500            1.33x           4.00x",
         "conv2          2        1.000          1.000         0.250            1.00x           4.00x",
         "total                   6.000          5.000         1.500            1.20x           4.00x",
-        "layers: mean of a call; total: all calls. An estimate: nothing was computed sparsely.",
+        "Rows of layers: mean of one call. Row total: sum of all calls. An estimate: nothing was computed sparsely.",
     ]
 
 

@@ -278,7 +278,7 @@ def test_a_pattern_that_a_shape_cannot_hold_is_shown():
     inputs = kl.Input((8, 8, 3))
     model = keras.Model(inputs, kl.Conv2D(4, 3, name="second")(kl.Conv2D(4, 3, name="first")(inputs)))
     sparsify(model, "masked", structure="2:4")
-    text = "first/kernel: 2:4 gives 33.33 % zeros here: 3 inputs are no multiple of 4"
+    text = "first/kernel: 2:4 gives only 33.33 % zeros here, because 3 inputs are not a multiple of 4"
     assert model.sparsify_report.notes == (text,) and text in str(model.sparsify_report)
     rows = sparsity_table(model).rows
     assert [row.note for row in rows] == [text.partition(": ")[2], ""]

@@ -369,7 +369,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_bad_inputs_are_named():
-    with pytest.raises(ValueError, match="`density` leaves none of the 16 positions"):
+    with pytest.raises(ValueError, match="`density` must be larger: of the 16 positions"):
         layers.SparseActivation("static", 0.05)(X[:, :4, :4])
     with pytest.raises(ValueError, match="rank 4"):
         layers.SparseActivation()(X[0])
@@ -389,7 +389,7 @@ def test_batch_normalisation_refuses_what_it_can_not_do():
             layers.SparseBatchNormalization(axis, sparse_activation=activation)
     with pytest.raises(ValueError, match="`synchronized` must be False"):
         layers.SparseBatchNormalization(sparse_activation="static", synchronized=True)
-    with pytest.raises(ValueError, match="takes no `mask`"):
+    with pytest.raises(ValueError, match="`mask` must be None"):
         layers.SparseBatchNormalization(sparse_activation="static")(X, mask=X[..., 0] > 0)
 
 

@@ -196,7 +196,7 @@ def test_thresholds_that_nothing_pushes_up_are_reported_once():
         trained(excluding)
 
 
-@pytest.mark.filterwarnings("error:Nothing pushes")
+@pytest.mark.filterwarnings("error:Nothing raises")
 @pytest.mark.parametrize("make", [lambda: (keras.optimizers.AdamW(), None), lambda: (keras.optimizers.Adam(), "l2")])
 def test_thresholds_that_decay_or_are_regularized_are_not_reported(make):
     trained(*make())

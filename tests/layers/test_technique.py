@@ -130,13 +130,17 @@ def test_a_layer_of_the_users_own_has_a_sparse_form():
 
 @pytest.mark.parametrize("bases", [(layers.MaskedLayer, ScaleWithFilters), (ScaleWithFilters,)])
 def test_a_sparse_class_that_never_asks_for_its_weight_is_refused(bases):
-    with pytest.raises(TypeError, match=r"Dense must ask .*apply_weight\('kernel', linear.*`call` is that of Scale"):
+    with pytest.raises(
+        TypeError, match=r"Dense must ask .*apply_weight\('kernel', linear.*`call` is the method of Scale"
+    ):
         type("Dense", bases, {"technique_class": layers.Masked})
 
     def call(self, inputs, training=False):
         return inputs * self.kernel
 
-    with pytest.raises(TypeError, match=r"Own must ask .*no method that calls `apply_weight`; `call` is that of Own"):
+    with pytest.raises(
+        TypeError, match=r"Own must ask .*no method that calls `apply_weight`; `call` is the method of Own"
+    ):
         type("Own", bases, {"technique_class": layers.Masked, "call": call})
     assert not [cls for cls in layers.LAYER_CLASSES.values() if cls.__name__ in ("Dense", "Own")]
 

@@ -274,7 +274,7 @@ def test_arrays_that_do_not_fit_are_refused():
         masks.highest(np.zeros(3), 1, np.ones(4, bool))
     with pytest.raises(ValueError, match="`scores` must be an array of numbers"):
         masks.highest(np.array(["a", "b"]), 1)
-    with pytest.raises(ValueError, match="`among` must have an array for each of 2 scores. Received: 1"):
+    with pytest.raises(ValueError, match="`among` must have one array for each of the 2 arrays of scores. Received: 1"):
         masks.highest_overall([np.zeros(3), np.zeros(3)], 1, [np.ones(3, bool)])
     for k in ([1, 2], 1.0):
         with pytest.raises(ValueError, match="`k` must be an integer"):

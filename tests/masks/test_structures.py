@@ -93,7 +93,7 @@ def test_nm_ties_go_to_the_lower_index_and_nan_is_an_error():
     assert np.flatnonzero(structure.keep_highest(np.zeros((8, 1)), 0.5, filter_axes=(1,))).tolist() == [0, 1, 4, 5]
     with pytest.raises(ValueError, match="1 NaN of 4"):
         structure.keep_highest(np.array([[1.0], [np.nan], [0.0], [2.0]]), 0.5, filter_axes=(1,))
-    with pytest.raises(ValueError, match="no common ranking"):
+    with pytest.raises(ValueError, match="groups can't be ranked"):
         structure.reduce(np.zeros((8, 1)))
 
 
@@ -208,7 +208,7 @@ def test_what_a_pattern_gives_in_a_shape_is_what_it_prunes(spec, length, zeros):
 
 def test_a_ratio_that_cannot_be_held_is_said_before_training():
     model = keras.Sequential([keras.Input((3,)), layers.MaskedDense(4, structure="2:4", name="narrow")])
-    with pytest.warns(UserWarning, match="narrow/kernel: 2:4 gives 33.33 % zeros here: 3 inputs"):
+    with pytest.warns(UserWarning, match="narrow/kernel: 2:4 gives only 33.33 % zeros here, because 3 inputs"):
         structures.check("final_sparsity", 0.5, layers.get_sparse_weights(model))
 
 

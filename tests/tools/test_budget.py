@@ -252,7 +252,9 @@ def test_bad_budgets_and_models_are_refused(tmp_path):
         layers.set_sparsities(sparsity_tf.sparsify(small_net(), "masked"), "uniform", 0.5)
     model = sparsity_tf.sparsify(small_net(), "dnw")
     full = budgets.Budget({"stem": 0.5, "conv": 1.0, "logits": 0.0})
-    with pytest.raises(ValueError, match="must leave every layer a weight. Received: sparsity 1 for"):
+    with pytest.raises(
+        ValueError, match="must leave at least one weight in every layer. Received: a sparsity of 1 for"
+    ):
         layers.set_sparsities(model, full)
     assert layers.set_sparsities(model, "uniform", 0.5)["conv/kernel"] == 0.5
     assert [TensorSpec(w.path, w.shape).path for w in sparsity_tf.get_sparse_weights(model)] == [

@@ -78,7 +78,7 @@ def test_the_threshold_of_variational_dropout_can_be_moved(run, files):
         kernel = keras.saving.load_model(files.output).get_layer("logits").kernel.numpy()
         assert np.count_nonzero(kernel) == live
     status, _, err = run(*files(sparse_net("masked")), "--log_alpha_threshold=1", "--overwrite")
-    assert (status, "--log_alpha_threshold is of variational dropout only" in err) == (1, True)
+    assert (status, "--log_alpha_threshold needs a network with variational dropout" in err) == (1, True)
 
 
 def test_an_output_is_never_replaced_unasked(run, files):

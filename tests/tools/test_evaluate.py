@@ -73,7 +73,9 @@ def test_threshold_without_variational_dropout_is_refused(batches):
 
 
 def test_network_for_other_data_is_refused(batches):
-    with pytest.raises(ValueError, match=r"gives \(3,\), the data set mnist has images \(28, 28, 1\) of 10 classes"):
+    with pytest.raises(
+        ValueError, match=r"gives \(3,\), but the data set mnist has images \(28, 28, 1\) of 10 classes"
+    ):
         evaluate.evaluate(network(num_classes=3), batches)
 
 
@@ -107,7 +109,9 @@ def test_stand_in_data_are_noted(digits, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(datasets, "mnist", lambda data_dir: data if data_dir else stand_in)
     flags = [f"--checkpoint={path}", "--config=lenet300_dense", "--format=csv"]
     status, out, error = command(capsys, *flags)
-    assert status == 0 and error.startswith("evaluate: note: a stand-in for mnist is measured")
+    assert status == 0 and error.startswith(
+        "evaluate: note: no --data_dir was given, so another data set takes the place of mnist"
+    )
     assert out.splitlines()[1].endswith('"not found: 5,000 digits, a part.",32')
     status, out, error = command(capsys, *flags, f"--data_dir={digits}")
     assert (status, error) == (0, "")

@@ -163,7 +163,7 @@ def test_checkpoints_and_outputs_that_cannot_be_used(files, tmp_path, capsys):
     inputs = keras.Input((3,))
     keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(tmp_path / "other.keras")
     assert run(files, f"--input={source}", checkpoint=str(tmp_path / "other.keras")) == 1
-    assert "must be one that `sparsity_tf.models.Transformer` built" in capsys.readouterr().err
+    assert "must be a model that `sparsity_tf.models.Transformer` built" in capsys.readouterr().err
     assert run(files, f"--input={source}", f"--output={tmp_path}/no/out") == 1
     assert "folder of --output does not exist" in capsys.readouterr().err
     # Before anything is loaded: there is no such checkpoint.

@@ -392,15 +392,15 @@ def test_fixed_masks_come_from_a_checkpoint(finished, digits, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("technique", "flags", "message"),
     [
-        ("sparse_momentum", ["--momentum=0"], "SparseMomentum reads the optimizer's momentum"),
+        ("sparse_momentum", ["--momentum=0"], "SparseMomentum reads the momentum that the optimizer keeps"),
         ("rigl", ["--dense_layers=fc9"], "`dense` must hold entries that match"),
         ("rigl", ["--distribution=even"], "`distribution` must be one of"),
         ("rigl", ["--distribution=/nowhere/budget.csv"], "/nowhere/budget.csv"),
-        ("rigl", ["--frequency=0:2,1:4"], "`frequency` must be a number"),
+        ("rigl", ["--frequency=0:2,1:4"], "`frequency` must be an integer or 'epoch'"),
         ("rigl", ["--distribution=a=b.csv"], "a=b.csv"),
         ("magnitude", ["--sparsity=0.9", "--begin_step=24", "--end_step=30"], "`begin_step` must come before the end"),
         ("magnitude", ["--sparsity=0.9", '--technique_options={"schedule": 3}'], "`schedule` must be"),
-        ("rigl", ["--begin_step=90"], "`begin_step` must come before the end of the updates"),
+        ("rigl", ["--begin_step=90"], "`begin_step` must be smaller than the step of the last update"),
         ("magnitude", ["--sparsity=0.9", "--begin_step=9", "--end_step=9"], "`begin_step` must be smaller"),
         ("magnitude", ["--sparsity=0.9", "--structure=2:4"], "`final_sparsity` must be 0.5 with structure"),
         ("masked", ["--load_masks=/nowhere/model.keras"], "/nowhere/model.keras"),

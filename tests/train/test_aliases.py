@@ -48,8 +48,8 @@ def test_flags_of_sparse_momentums_program_make_its_recipe():
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--l2=5e-4", "Here it is --kernel_l2: half of it: the gradient of Keras's L2 is 2 c w."),
-        ("--no-cuda=1", "Here it is the environment variable CUDA_VISIBLE_DEVICES, empty."),
+        ("--l2=5e-4", "Here it is --kernel_l2: half of the value: the gradient of Keras's L2 is 2 c w."),
+        ("--no-cuda=1", "Here it is the environment variable CUDA_VISIBLE_DEVICES, set to an empty text."),
         ("--nothing=1", ""),
     ],
 )

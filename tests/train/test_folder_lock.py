@@ -82,11 +82,11 @@ def test_file_system_without_locks_is_said(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(folder_lock.fcntl, "lockf", refuse)
-    with pytest.warns(UserWarning, match=f"file system of {tmp_path} has no locks .*keep other runs out"):
+    with pytest.warns(UserWarning, match=f"file system of {tmp_path} has no locks .*start no other run in this folder"):
         FolderLock(tmp_path)
 
 
 def test_system_without_locks_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_lock, "fcntl", None)
-    with pytest.warns(UserWarning, match=f"no lock for {tmp_path}: keep other runs out"):
+    with pytest.warns(UserWarning, match=f"can't lock {tmp_path}: start no other run"):
         FolderLock(tmp_path).release()

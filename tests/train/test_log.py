@@ -135,7 +135,7 @@ def test_damaged_figures_are_one_line_and_status_2(killed, digits, tmp_path, cap
     assert status == 2 and error.count("\n") == 1 and error.startswith("error: ")
     assert str(folder / name) in error and message in error
     if damage != "folder":
-        assert "Mend it, or remove it" in error and (folder / name).read_bytes() == content
+        assert "Correct the file, or remove it" in error and (folder / name).read_bytes() == content
     assert {file: (folder / file).read_bytes() for file in before} == before
     assert not [file for file in os.listdir(folder) if "unfinished" in file]
 
@@ -156,7 +156,10 @@ def test_rows_are_only_added_to_a_file_of_the_same_columns(killed, digits, tmp_p
     log.write_rows(folder / run_folder.METRICS, rows)
     before = (folder / run_folder.CHECKPOINT).read_bytes()
     status, _, error = classify(command(digits, folder, "--resume"), capsys)
-    assert status == 2 and "not those of this run, in their order (missing: compression; unknown: none)" in error
+    assert (
+        status == 2
+        and "must be the columns of this run, in the same order (missing: compression; unknown: none)" in error
+    )
     assert (folder / run_folder.CHECKPOINT).read_bytes() == before and len(log.read_metrics(folder)) == 2
 
 
@@ -170,7 +173,9 @@ def test_lost_rows_of_epochs_that_are_done_are_said(killed, digits, tmp_path, ca
     status, _, error = classify(command(digits, folder, "--resume"), capsys)
     assert status == 0
     last = 0 if lost == "the file" else 1
-    assert error.startswith(f"warning: {folder / run_folder.METRICS} has rows up to epoch {last}, and 2 are done: ")
+    assert error.startswith(
+        f"warning: {folder / run_folder.METRICS} has rows only up to epoch {last}, but 2 epochs are done: "
+    )
     assert error.count("\n") == 1 and "best.keras" in error
     assert [int(row["epoch"]) for row in log.read_metrics(folder)] == [*range(1, last + 1), 3]
     assert json.loads((folder / run_folder.RESULTS).read_text())["epochs"] == 3
@@ -180,7 +185,7 @@ def test_lost_rows_of_a_finished_run_are_said(whole, digits, tmp_path, capsys):
     folder = shutil.copytree(whole, tmp_path / "run")
     log.write_rows(folder / run_folder.METRICS, log.read_metrics(folder)[:2])
     status, _, error = classify(command(digits, folder, "--resume"), capsys)
-    assert status == 0 and "has rows up to epoch 2, and 3 are done" in error
+    assert status == 0 and "has rows only up to epoch 2, but 3 epochs are done" in error
 
 
 def test_a_run_that_begins_anew_needs_no_figures_of_before(killed, whole, digits, tmp_path, capsys):
@@ -200,7 +205,9 @@ def test_the_lowest_error_is_a_number_of_the_file_or_the_file_is_damaged(tmp_pat
     assert log.lowest_error(tmp_path, "test_error", 1) == 0.25
     assert log.lowest_error(tmp_path, "test_error", 2) == math.inf
     log.write_rows(tmp_path / run_folder.METRICS, [{"epoch": 1, "test_error": error}])
-    with pytest.raises(ValueError, match=f"line 2: test_error must be a number, not '{error}'.* Mend it, or remove it"):
+    with pytest.raises(
+        ValueError, match=f"line 2: test_error must be a number, not '{error}'.* Correct the file, or remove it"
+    ):
         log.lowest_error(tmp_path, "test_error", 1)
     with pytest.raises(ValueError, match="it lacks the columns val_loss"):
         log.lowest_error(tmp_path, "val_loss", 1)

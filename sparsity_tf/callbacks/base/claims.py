@@ -28,10 +28,11 @@ def claim(algorithm, weights):
             owner.detach()
             continue
         raise ValueError(
-            f"{type(algorithm).__name__} can't work on {weight.path!r}, whose masks {type(owner).__name__} changes: "
-            f"neither count would hold. Give both a `where` that selects different layers, use one of them, or call "
-            f"`finish()` of the first before the second begins (or compile the model anew, which ends the first). "
-            f"(SNIP and GraSP may be followed by one other algorithm, which must come after them.)"
+            f"{type(algorithm).__name__} can't work on {weight.path!r}, because {type(owner).__name__} already "
+            "changes the masks of this weight: each would undo the other's work. Do one of these: select different "
+            "layers with the `where` of each; use only one of them; or end the first with `finish()` before the "
+            "second begins (compiling the model anew ends it, too). SNIP and GraSP may be followed by one other "
+            "algorithm, which must come after them."
         )
     for weight in weights:
         _OWNERS[weight.layer] = weakref.ref(algorithm)

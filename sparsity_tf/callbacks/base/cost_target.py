@@ -45,7 +45,8 @@ class CostTarget:
             )
         if getattr(distributions.get(distribution), "explicit", False):
             raise ValueError(
-                f"`distribution` must leave the sparsity open where `{self.name}` sets it. Received: {self}, "
+                f"`distribution` must not set the sparsity of each weight itself if `{self.name}` is given, which "
+                f"sets the sparsity. Use a rule such as 'uniform' or 'erk'. Received: {self}, "
                 f"distribution={distribution!r}"
             )
 
@@ -63,7 +64,9 @@ class CostTarget:
         try:
             return sparsity_that_meets(measure, self.share * whole, counts_at)
         except ValueError as error:
-            raise ValueError(f"`{self.name}` can't be met: {error} of {whole:,}. Received: {self}") from None
+            raise ValueError(
+                f"`{self.name}` can't be met, because {error} of {whole:,}. Give a larger share. Received: {self}"
+            ) from None
 
     def _network(self, model, weights):
         """The functional or sequential model whose cost is counted. In a `Distiller` it is the student."""
@@ -72,8 +75,8 @@ class CostTarget:
         if len(found) > 1:
             names = ", ".join(repr(graph.name) for graph in found)
             raise ValueError(
-                f"`{self.name}` counts one network, and layers of several are pruned: {names}. Give each an algorithm "
-                f"of its own, with a `where`. Received: {self}"
+                f"`{self.name}` is a share of the cost of one network, but the layers to prune belong to several: "
+                f"{names}. Use one algorithm for each network, and select its layers with `where`. Received: {self}"
             )
         return found[0]
 

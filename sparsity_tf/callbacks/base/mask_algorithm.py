@@ -249,12 +249,13 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
     def _check_prepared(self, model):
         if not self._started:
             raise ValueError(
-                f"{type(self).__name__} works on no model: call `prepare(model)` before `update(model)`. (A copy does "
-                "not hold the model of the callback that it was made from.)"
+                f"{type(self).__name__} has no model yet: call `prepare(model)` before `update(model)`. (A copy of a "
+                "callback does not keep the model of the original: call `prepare` for the copy, too.)"
             )
         if model is not self.model:
             raise ValueError(
-                f"{type(self).__name__} was prepared for another model, {self.model.name!r}. Received: model={model!r}"
+                f"{type(self).__name__} was prepared for another model, {self.model.name!r}: call `prepare(model)` "
+                f"before `update(model)`. Received: model={model!r}"
             )
 
     def _bind(self, model, epochs, steps_per_epoch, steps_per_call=None):

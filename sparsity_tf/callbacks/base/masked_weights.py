@@ -32,8 +32,8 @@ def find(model, where, algorithm):
     masked = [weight for weight in masked if weight.size and weight.variable.trainable]
     if not masked:
         raise ValueError(
-            f"{who} found no masked layer to work on: `where` selects none of those that `sparsify` made, or they are "
-            f"frozen or not built. Received: where={where!r}"
+            f"{who} found no masked layer to work on. Either `where` selects none of the layers that `sparsify` "
+            f"masked, or the selected layers are frozen or not built. Received: where={where!r}"
         )
     for weight in masked:
         spec = weight.technique.structure
@@ -41,9 +41,10 @@ def find(model, where, algorithm):
             raise ValueError(f"{problem} Received: layer {weight.layer.path!r} with structure={spec!r}")
         if algorithm.structure not in (None, spec) and (tied or structures.get(spec).ties_layers):
             raise ValueError(
-                f"`structure` must be that of the layers where one of the two is in {list(structures.TIED)}, which "
-                f"mask more than kernels: give it to `sparsify(model, 'masked', structure=...)`. Received: "
-                f"structure={algorithm.structure!r}, and layer {weight.layer.path!r} with structure={spec!r}"
+                f"`structure` must be the structure of the masked layers if either is one of {list(structures.TIED)}, "
+                "because these structures mask more than kernels. Give it to `sparsify(model, 'masked', "
+                f"structure=...)`. Received: structure={algorithm.structure!r}, and layer {weight.layer.path!r} with "
+                f"structure={spec!r}"
             )
     return _tied(model, masked, who)
 
@@ -53,13 +54,16 @@ def problem_with(algorithm, structure):
     who, tied = type(algorithm).__name__, structures.get(structure).ties_layers
     if tied and algorithm.grows:
         return (
-            f"{who} brings pruned weights back, and nothing wakes a {structure} that is gone: all that makes it is "
-            f"zero, so it gets no gradient. structure={structure!r} is for MagnitudePruning, RandomPruning and "
+            f"{who} brings pruned weights back, but a pruned {structure} can't come back: its weights are all zero, "
+            f"so they get no gradient. structure={structure!r} works with MagnitudePruning, RandomPruning and "
             "StaticSparsity."
         )
     if tied and not algorithm.prunes_tied:
-        return f"{who} scores single weights, and not what structure={structure!r} prunes together."
-    return None if tied or algorithm.structured else f"{who} moves single weights."
+        return (
+            f"{who} gives a score to each single weight, but structure={structure!r} prunes weights of several layers "
+            "together."
+        )
+    return None if tied or algorithm.structured else f"{who} moves single weights, so it can't keep a structure."
 
 
 def _tied(model, masked, who):
@@ -70,15 +74,16 @@ def _tied(model, masked, who):
     if len(ties) < len(masked):
         other = next(weight for weight in masked if weight not in ties)
         raise ValueError(
-            f"{who} counts channels, heads and units, or single weights, but not both: give each an algorithm of its "
-            f"own, with a `where`. Received: {ties[0].path!r} with structure={ties[0].technique.structure!r}, and "
-            f"{other.path!r} with structure={other.technique.structure!r}"
+            f"{who} can prune either channels, heads and units, or single weights, but not both. Use one algorithm "
+            f"for each, and select its layers with `where`. Received: {ties[0].path!r} with "
+            f"structure={ties[0].technique.structure!r}, and {other.path!r} with "
+            f"structure={other.technique.structure!r}"
         )
     found = tied_weights.find(model, masked)
     if not found:
         raise ValueError(
-            f"{who} found nothing to prune as a whole: of every {ties[0].technique.structure} a part is frozen, not "
-            f"selected by `where`, or not masked. Received: model={model.name!r}"
+            f"{who} found no {ties[0].technique.structure} that it can prune as a whole: a part of each one is "
+            f"frozen, not selected by `where`, or not masked. Received: model={model.name!r}"
         )
     return found
 

@@ -28,11 +28,11 @@ def check(optimizer, used, who):
         used: Set of names. Only "momentum" and "variance" are checked.
         who: Name of the algorithm.
     """
-    for name, hint in (("momentum", "SGD needs `momentum=0.9` or so"), ("variance", "Adam keeps one")):
+    for name, hint in (("momentum", "give SGD a momentum, such as `momentum=0.9`"), ("variance", "use Adam")):
         if name in used and slots_of_kind(optimizer, name) is None:
             raise ValueError(
-                f"{who} reads the optimizer's {name}, and the optimizer keeps none ({hint}). "
-                f"Received: optimizer={type(inner_optimizer(optimizer)).__name__}"
+                f"{who} reads the {name} that the optimizer keeps for each weight, but this optimizer keeps none "
+                f"({hint}). Received: optimizer={type(inner_optimizer(optimizer)).__name__}"
             )
 
 

@@ -65,8 +65,9 @@ def dense_selection(model, weights, where, dense, distribution):
     if not kept or len(kept) == len(weights):
         return dense
     warnings.warn(
-        f"The weights {kept} of output layers stay dense: with structure='filter' whole outputs would go. Give "
-        "`where` (all layers are '.*') or `dense` to say what to prune.",
+        f"The weights {kept} of output layers stay dense, because structure='filter' would remove whole outputs of "
+        "the model. To prune them all the same, select them with `where` ('.*' selects all layers). To keep them "
+        "dense without this warning, list them in `dense`.",
         stacklevel=3,
     )
     return kept

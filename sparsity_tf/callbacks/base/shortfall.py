@@ -37,8 +37,8 @@ def of_schedule(algorithm, end):
     if algorithm.due(count - shift, end - shift) is None and not continued:
         return (
             f"will not change the masks: its schedule (begin_step={algorithm._first}, end_step={last}, "
-            f"frequency={algorithm.frequency!r}) has no step that comes before training ends at step {end}. Give "
-            "smaller numbers, or train for longer."
+            f"frequency={algorithm.frequency!r}) has no step before the end of training, step {end}. Give a smaller "
+            "`begin_step` or `frequency`, or train for longer."
         )
     if aim is not None and last is not None and last > end:
         return (
@@ -61,15 +61,15 @@ def warn_at_end(algorithm, in_fit):
     if goal is not None and algorithm.sparsity < goal - _TOLERANCE:
         end = "" if algorithm._last is None else f", and its schedule ends at `end_step` {algorithm._last}"
         _warn(
-            f"{name} ended at a sparsity of {algorithm.sparsity:.4f}, below its final sparsity of {goal:.4f}: the "
+            f"{name} ended at a sparsity of {algorithm.sparsity:.4f}, below its target sparsity of {goal:.4f}: the "
             f"optimizer has taken {step} steps{end}.{missed}"
         )
     elif missed:
-        _warn(f"{name} left out updates of the masks.{missed}")
+        _warn(f"{name} did not make all updates of the masks.{missed}")
     elif in_fit and _never_stepped(algorithm, step):
         _warn(
-            f"{name} did not change the masks: it follows the steps that `model.optimizer` counts, and that took none. "
-            "A `train_step` must train the weights with the model's own optimizer."
+            f"{name} did not change the masks, because `model.optimizer` took no step. If the model has a "
+            "`train_step` of its own, it must train the weights with `model.optimizer`."
         )
 
 
@@ -82,16 +82,18 @@ def _never_stepped(algorithm, step):
 def warn_without_gradient(algorithm, step):
     """Warns that a continued run leaves out an update."""
     _warn(
-        f"{type(algorithm).__name__} leaves out the update that belongs to step {step}: the gradient of that step is "
-        "not in the file that the run continues from. With fewer `steps_per_execution` masks change inside the epoch."
+        f"{type(algorithm).__name__} leaves out the update of step {step}: it needs the gradient of that step, and "
+        "the file of the interrupted run does not hold gradients. To avoid this, give `compile` a smaller "
+        "`steps_per_execution`: masks then change inside the epoch."
     )
 
 
 def warn_of_other_masks(algorithm, found, wanted):
     """Warns that the model keeps its earlier masks, although they are less sparse than the algorithm asks for."""
     _warn(
-        f"{type(algorithm).__name__}(sparsity={algorithm.target_sparsity}) keeps the masks that the model has: their "
-        f"sparsity is {found:.4f}, not {wanted:.4f}. Only a model whose masks are all full gets new ones."
+        f"{type(algorithm).__name__}(sparsity={algorithm.target_sparsity}) keeps the masks that the model already "
+        f"has. Their sparsity is {found:.4f}, not {wanted:.4f}. New masks are made only for a model in which no "
+        "weight is masked yet."
     )
 
 

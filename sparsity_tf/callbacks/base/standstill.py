@@ -58,16 +58,18 @@ class Standstill:
 
     def _refuse(self):
         seen = (
-            "while the weights change: they are trained by another optimizer, or a loop with `stateless_apply` writes "
-            "only the weights back. Take the steps with `model.optimizer`, or write its variables back, too"
+            "but the weights change. Either another optimizer trains them: take the steps with `model.optimizer`. Or "
+            "a loop with `stateless_apply` writes only the weights back: write the optimizer's variables back, too"
             if self.changes
-            else "and neither do the weights: a loop with `stateless_apply` does not write weights and the optimizer's "
-            "variables back to the model, or trains another model. Write them back before each `update`, and call "
-            "`update` after optimizer steps only"
+            else (
+                "and the weights do not change. Either a loop with `stateless_apply` does not write weights and the "
+                "optimizer's variables back to the model: write them back before each `update`. Or the loop trains "
+                "another model, or calls `update` without a step: call `update` only after a step of `model.optimizer`"
+            )
         )
         raise ValueError(
-            f"{self.who} changes masks at steps that `model.optimizer` counts. `update` was called {self.calls} times "
-            f"in a row, and the count does not move, {seen}."
+            f"{self.who} changes masks at certain steps of `model.optimizer`. `update` was called {self.calls} times "
+            f"in a row, and the optimizer's step count stayed the same, {seen}."
         )
 
     def _read_state(self):

@@ -94,13 +94,13 @@ class UpdateSchedule:
         self._first, self._last, self._interval = self.begin_step, self.end_step, self.frequency
         if "gradient" in self.uses() and callable(self.frequency):
             raise ValueError(
-                f"`frequency` must be a number where {type(self).__name__} reads gradients. "
-                f"Received: frequency={self.frequency!r}"
+                f"`frequency` must be an integer or 'epoch' for {type(self).__name__}, which reads gradients: it "
+                f"can't be a function of the step. Received: frequency={self.frequency!r}"
             )
         if self.frequency == "epoch" and not steps_per_epoch:
             raise ValueError(
-                "`frequency='epoch'` needs to know the steps of an epoch, which this data does not tell: give the "
-                "number of steps, or `steps_per_epoch` to `fit`."
+                "`frequency` must be a number of steps if the length of an epoch is not known, as with this data. Or "
+                "give `steps_per_epoch` to `fit`. Received: frequency='epoch'"
             )
         batches = inner_optimizer(self._optimizer).gradient_accumulation_steps or 1
         self.steps_per_epoch = max(steps_per_epoch // batches, 1) if steps_per_epoch else None
@@ -114,8 +114,9 @@ class UpdateSchedule:
             self._last = max(self.default_end_step(self._total_steps), 1)
             if self._last <= self._first:
                 raise ValueError(
-                    f"`begin_step` must come before the end of the updates, which is step {self._last} of training. "
-                    f"Received: begin_step={self.begin_step}"
+                    f"`begin_step` must be smaller than the step of the last update, by default {self._last} for this "
+                    "length of training. Give a smaller `begin_step`, or an `end_step`. Received: "
+                    f"begin_step={self.begin_step}"
                 )
 
     @property
@@ -128,8 +129,8 @@ class UpdateSchedule:
         """
         if self._last is None:
             raise ValueError(
-                "`end_step` must be given where the length of training is not known (no `steps_per_epoch`, or a loop "
-                f"of your own). Received: end_step={self.end_step}"
+                "`end_step` must be given if the length of training is not known: in `fit` without "
+                f"`steps_per_epoch`, or in your own loop. Received: end_step={self.end_step}"
             )
         return self._last
 
@@ -139,15 +140,15 @@ class UpdateSchedule:
         if self.scheduled and self._last is not None and count >= self._last:
             if self.end_step is None:
                 raise ValueError(
-                    f"`begin_step` and `end_step` must be given where the optimizer has taken {count} steps already: "
-                    f"steps count from its first one, and by default the updates end at step {self._last}. Give "
-                    f"begin_step={count} and the `end_step` that you want, or compile the model anew. "
-                    f"Received: begin_step={self.begin_step}, end_step=None"
+                    f"`begin_step` and `end_step` must be given, because the optimizer has already taken {count} "
+                    "steps. Both count from the optimizer's first step, and by default the updates end at step "
+                    f"{self._last}. Give begin_step={count} and the `end_step` that you want, or compile the model "
+                    f"anew, so that the count begins at 0. Received: begin_step={self.begin_step}, end_step=None"
                 )
             raise ValueError(
-                f"`end_step` must come after the {count} steps that the optimizer has taken: steps count from its "
-                "first one. Give a later `begin_step` and `end_step`, or compile the model anew. "
-                f"Received: end_step={self._last}"
+                f"`end_step` must be larger than {count}, the number of steps that the optimizer has already taken: "
+                "`end_step` counts from the optimizer's first step. Give a later `begin_step` and `end_step`, or "
+                f"compile the model anew, so that the count begins at 0. Received: end_step={self._last}"
             )
 
     def _is_due(self, step):

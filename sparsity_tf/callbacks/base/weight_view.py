@@ -122,7 +122,7 @@ class WeightView:
     def _array(self, name):
         if name not in self._readers:
             raise ValueError(
-                f"A function reads the {name} of {self.path!r} without saying so. Decorate it with "
+                f"A function reads the {name} of {self.path!r}, but does not declare it. Decorate the function with "
                 f'`sparsity_tf.callbacks.uses("{name}")`.'
             )
         if name not in self._arrays:

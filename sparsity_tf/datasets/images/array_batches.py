@@ -39,7 +39,10 @@ class ArrayBatches(Batches):
         most = min(data.image_shape[:2]) - 1  # a mirrored border can't be wider than this
         check_integer("pixels", pixels, 1, most)
         if normalize == "standardize_dsr" and data.image_shape[-1] != 3:
-            raise ValueError(f"normalize=standardize_dsr is for colour images. Received: {data.name}")
+            raise ValueError(
+                "`normalize` can be standardize_dsr only for colour images. Received: normalize=standardize_dsr "
+                f"with the data set {data.name}"
+            )
         self.augment, self.pixels = augment, pixels
         self.normalize = normalize
         train, validation = held_out_numbers(total, held, validation_seed)

@@ -58,8 +58,8 @@ class Buckets:
         """
         if batch_tokens < multiple * boundaries[-1]:
             raise ValueError(
-                f"`batch_tokens` must be at least {multiple * boundaries[-1]}: {multiple} of the longest sentences, "
-                f"{boundaries[-1]} ids. Received: batch_tokens={batch_tokens}"
+                f"`batch_tokens` must be at least {multiple * boundaries[-1]}, to hold {multiple} of the longest "
+                f"sentences ({boundaries[-1]} subwords each). Received: batch_tokens={batch_tokens}"
             )
         sizes = tuple(batch_tokens // length // multiple * multiple for length in boundaries)
         return cls(tuple(boundaries), sizes, np.searchsorted(boundaries, lengths.max(axis=1)))

@@ -85,7 +85,8 @@ class Vocabulary(abc.ABC):
         outside = [i for i in ids if not 0 <= i < self.size]
         if outside:
             raise ValueError(
-                f"`ids` must be from 0 to {self.size - 1}, as {self.path} has them. Received: {outside[0]}"
+                f"`ids` must be from 0 to {self.size - 1}, the ids of the vocabulary {self.path}. Received: "
+                f"{outside[0]}"
             )
         return self._decode(ids)
 
@@ -138,8 +139,8 @@ class SentencePieceVocabulary(Vocabulary):
             pieces = self._processor.encode(text, out_type=str)
             missing = sorted({piece for piece, i in zip(pieces, ids, strict=True) if i == unknown})
             raise ValueError(
-                f"{self.path} has no subwords for {', '.join(map(repr, missing))}; one trained with byte_fallback "
-                f"has for every symbol. Received: text={text!r}"
+                f"{self.path} has no subwords for {', '.join(map(repr, missing))} in the text. A vocabulary that was "
+                f"trained with byte_fallback has subwords for every symbol. Received: text={text!r}"
             )
         return ids
 

@@ -72,7 +72,7 @@ class TranslationBatches(CallRepr):
         self.steps_per_epoch = self._buckets["train"].num_batches
         if not self.steps_per_epoch:
             raise ValueError(
-                f"`batch_tokens` must be small enough for one batch of the {self.num_examples:,} training pairs. "
+                f"`batch_tokens` must be smaller: the {self.num_examples:,} training pairs do not fill one batch. "
                 f"Received: batch_tokens={options['batch_tokens']}"
             )
 
@@ -135,14 +135,14 @@ class TranslationBatches(CallRepr):
         over = np.flatnonzero(longest > limit)
         if len(over) and policy == "error":
             raise ValueError(
-                f"{pairs.place(int(encoded.numbers[over[0]]))}: a sentence of {longest[over[0]]} subwords, its end "
-                f"included; `{prefix}max_length` is {limit} ({len(over)} of {total:,} pairs are longer; "
-                f"{prefix}too_long=drop leaves them out)."
+                f"{pairs.place(int(encoded.numbers[over[0]]))}: this sentence has {longest[over[0]]} subwords with "
+                f"its end, but `{prefix}max_length` is {limit}. {len(over)} of {total:,} pairs are too long. "
+                f"Raise this limit, or give {prefix}too_long=drop to leave these pairs out."
             )
         if len(over) == total:
             raise ValueError(
-                f"`{prefix}max_length` must leave a pair: all {total:,} of {pairs.name} are longer. "
-                f"Received: {prefix}max_length={limit}"
+                f"`{prefix}max_length` must be larger: all {total:,} pairs of {pairs.name} are longer. Received: "
+                f"{prefix}max_length={limit}"
             )
         left_out = [f"{len(over):,} longer than {limit} subwords"] if len(over) else []
         left_out += [f"{encoded.blank:,} with a blank side"] if encoded.blank else []

@@ -19,7 +19,7 @@ class AttentionRule(OpaqueRule):
     """
 
     def __init__(self, call):
-        super().__init__(call, "its inputs and outputs are streams; no head is dead")
+        super().__init__(call, "all its heads are needed, and its inputs and outputs keep all channels")
 
     def rebuilt(self, plan):
         layer = self.call.operation

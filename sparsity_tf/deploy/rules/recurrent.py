@@ -26,7 +26,7 @@ class RecurrentRule(KernelRule):
     def reason_against(cls, call):
         layer = call.operation
         if len(call.inputs) != 1:
-            return "its initial state is given"
+            return "it is called with an initial state"
         if layer.stateful:
             return "it is stateful"
         functions = [layer.activation, getattr(layer, "recurrent_activation", None)]

@@ -75,7 +75,7 @@ class PermuteRule(ChannelwiseRule):
     def reason_against(cls, call):
         order = _order(call)
         if len(call.inputs) != 1 or order[0] != 0 or call.inputs[0].axis is None:
-            return "it moves the batch"
+            return "it moves the batch axis"
         return None
 
     def set_axes(self):
@@ -97,7 +97,7 @@ class ReduceRule(ChannelwiseRule):
         [tensor] = call.inputs[:1]
         axes = _reduced(call)
         if len(call.inputs) != 1 or tensor.axis is None or tensor.axis in axes or 0 in axes:
-            return "it reduces the channels"
+            return "it reduces the channel axis"
         return None
 
     def set_axes(self):

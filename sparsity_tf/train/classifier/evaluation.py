@@ -179,6 +179,6 @@ def _check_fit(model, batches):
     image, logits = model.input_shape[1:], model.output_shape[1:]
     if tuple(image) != batches.image_shape or logits != (batches.num_classes,):
         raise ValueError(
-            f"the model takes images {tuple(image)} and gives {logits}, the data set {batches.name} has images "
-            f"{batches.image_shape} of {batches.num_classes} classes"
+            f"the model does not fit the data set: the model takes images {tuple(image)} and gives {logits}, but the "
+            f"data set {batches.name} has images {batches.image_shape} of {batches.num_classes} classes"
         )

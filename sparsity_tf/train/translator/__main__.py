@@ -24,7 +24,10 @@ def define_flags(flag_values=flags.FLAGS):
         "cache_dir", None, "Folder for trained vocabularies and encoded text; default cache in output_dir.", **own
     )
     flags.DEFINE_string(
-        "regularization", None, f"Dropouts and label smoothing by name: {', '.join(REGULARIZATIONS)}.", **own
+        "regularization",
+        None,
+        f"Named setting of all dropouts and of label smoothing: {', '.join(REGULARIZATIONS)}.",
+        **own,
     )
 
 

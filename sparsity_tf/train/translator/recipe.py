@@ -47,13 +47,19 @@ class TranslationRecipe(SparsitySettings):
     dataset: str = other("tsv", "Corpus: tsv, text, or a name of tfds such as wmt14_translate/de-en.")
     data_dir: str = other(
         None,
-        "Folder with train, validation (or valid, dev) and test files, .tsv or by language; one .tsv, or two text "
-        "files separated by a comma; of a tfds data set where it is kept.",
+        "Folder with train, validation (or valid, dev) and test files, as .tsv or one file for each language; or one "
+        ".tsv; or two text files separated by a comma. For a data set of tfds: the folder in which tfds keeps it.",
     )
-    source_language: str = other("en", "Language to translate from: end of file names, or key of the tfds features.")
-    target_language: str = other("de", "Language to translate into.")
+    source_language: str = other(
+        "en", "Language to translate from: the end of the file names, or the key in the tfds features."
+    )
+    target_language: str = other("de", "Language to translate into, named in the same way.")
     reverse: bool = other(False, "Exchange the columns of a TSV (or the two languages).")
-    held_out: int = number(1000, "Pairs of each of the two splits cut off the end of a corpus that is one file.", 1)
+    held_out: int = number(
+        1000,
+        "Number of pairs for validation, and again for test, if the corpus is one file. They are cut off its end.",
+        1,
+    )
     vocabulary: str = other(
         None, "Vocabulary file, of SentencePiece or tensor2tensor; otherwise one is trained on the training pairs."
     )
@@ -61,22 +67,26 @@ class TranslationRecipe(SparsitySettings):
     vocabulary_kind: str = choice("bpe", ("bpe", "unigram"), "Kind of the vocabulary that is trained.")
     batch_tokens: int = number(4096, "Subwords in a batch on each side, padding included, over all replicas.", 1)
     max_length: int = number(
-        256, "Subwords in a training sentence at most, its end included; length of packed rows.", 2
+        256, "Largest number of subwords in a training sentence, its end included. Also the length of packed rows.", 2
     )
     packed: bool = other(False, "Pack several sentences into each row.")
-    too_long: str = choice("drop", ("drop", "error"), "What to do with longer training pairs.")
+    too_long: str = choice("drop", ("drop", "error"), "What to do with training pairs longer than max_length.")
     eval_batch_tokens: int = number(4096, "As batch_tokens, in evaluation.", 1)
     eval_max_length: int = number(1024, "Subwords in a validation or test sentence at most.", 2)
-    eval_too_long: str = choice("error", ("drop", "error"), "What to do with longer validation and test pairs.")
-    bucket_growth: float = number(1.1, "Ratio of the lengths of neighbouring buckets.", above=1)
+    eval_too_long: str = choice(
+        "error", ("drop", "error"), "What to do with validation and test pairs longer than eval_max_length."
+    )
+    bucket_growth: float = number(
+        1.1, "Sentences of similar length form a bucket: ratio of the lengths of neighbouring buckets.", above=1
+    )
     pad_to: str = choice(
         "bucket", ("bucket", "longest"), "Pad sentences to their bucket, or to the longest of a batch."
     )
     num_layers: int = number(6, "Layers of the encoder, and of the decoder.", 1)
-    hidden_size: int = number(512, "Units of a position.", 1)
+    hidden_size: int = number(512, "Number of units at each position (the width of the network).", 1)
     filter_size: int = number(2048, "Inner units of the feed-forward layers.", 1)
     num_heads: int = number(8, "Attention heads.", 1)
-    split_heads: bool = other(False, "A matrix of its own for each head's query, key and value.")
+    split_heads: bool = other(False, "Use a matrix of its own for the query, key and value of each head.")
     dropout: float = number(0.1, "Dropout after the inputs and after each part of a layer.", 0, below=1)
     attention_dropout: float = number(0.1, "Dropout of attention probabilities.", 0, below=1)
     relu_dropout: float = number(0.1, "Dropout between the feed-forward layers.", 0, below=1)
@@ -85,14 +95,15 @@ class TranslationRecipe(SparsitySettings):
     )
     learning_rate: float = number(
         2.0,
-        "rsqrt: the constant c of c min(1, t / warmup_steps) / sqrt(max(t, warmup_steps) hidden_size); else the "
-        "highest rate.",
+        "With lr_schedule=rsqrt, the constant c in c min(1, t / warmup_steps) / sqrt(max(t, warmup_steps) "
+        "hidden_size); otherwise the highest learning rate.",
         above=0,
     )
     lr_schedule: str = choice(
         "rsqrt",
         LR_SCHEDULES,
-        "rsqrt; or a warm-up, then constant, or linear or cosine down to 0 from lr_decay_from on.",
+        "Course of the learning rate: rsqrt; or a warm-up, then constant, linear or cosine (constant for the share "
+        "lr_decay_from of the run, then falling to 0).",
     )
     warmup_steps: int = number(8000, "Steps in which the learning rate rises.", 1)
     lr_decay_from: float = like(Recipe, "lr_decay_from")
@@ -101,28 +112,32 @@ class TranslationRecipe(SparsitySettings):
     epsilon: float = number(1e-9, "Adam's epsilon.", above=0)
     penalty_weight: float = number(1.0, "Weight of the technique's penalty (vd, l0), divided by penalty_examples.", 0)
     penalty_examples: int = number(
-        0, "What penalty_weight is divided by; 0: the number of training pairs. (WMT: 4,500,000.)", 0
+        0, "Number that the penalty is divided by; 0: the number of training pairs. (For WMT: 4,500,000.)", 0
     )
     penalty_begin_step: int = number(0, "Step until which the penalty is 0.", 0)
-    penalty_end_step: int = number(0, "Step from which the penalty is in full.", 0)
+    penalty_end_step: int = number(0, "Step from which the penalty has its full weight.", 0)
     penalty_schedule: str = like(Recipe, "penalty_schedule")
     train_steps: int = number(500_000, "Steps of the whole run.", 1)
     eval_every: int = number(
         10_000, "Steps between evaluations, log rows and checkpoints; a divisor of train_steps.", 1
     )
     seed: int = like(Recipe, "seed")
-    jit_compile: str = like(Recipe, "jit_compile", help="XLA; auto: on a GPU.")
+    jit_compile: str = like(Recipe, "jit_compile", help="Compile with XLA. auto: only on a GPU.")
     dtype_policy: str = like(Recipe, "dtype_policy")
     strategy: str = like(Recipe, "strategy")
     steps_per_execution: int = like(Recipe, "steps_per_execution")
     keep_initial: bool = like(Recipe, "keep_initial")
     keep_best: bool = other(
-        True, "Keep the model of the lowest validation loss once masks and penalties are final, as best.keras."
+        True,
+        "Keep the model with the lowest validation loss as best.keras. Only models with the final sparsity and "
+        "penalty count.",
     )
     bleu: str = choice("validation", SPLITS, "Split to translate and score at the end.")
-    beam_size: int = number(4, "Width of the beam search at the end; 1: greedy.", 1)
+    beam_size: int = number(
+        4, "Number of partial translations that the beam search keeps, at the end of the run; 1: greedy.", 1
+    )
     length_penalty: float = number(0.6, "Alpha of the length penalty ((5 + length) / 6)^alpha.", 0)
-    extra_length: int = number(100, "Subwords that a translation may be longer than its source.", 0)
+    extra_length: int = number(100, "How many subwords longer than its source a translation may be.", 0)
     decode_batch_size: int = number(32, "Sentences translated at a time.", 1)
 
     def __post_init__(self):

@@ -406,14 +406,14 @@ def test_long_training_pairs_are_left_out_and_counted_or_an_error(corpus, vocabu
     assert batches.num_examples == 400 - len(over)
     assert f"Left out of train, 400 pairs: {len(over)} longer than 12 subwords." in batches.source
     assert all(targets.shape[1] <= 12 for _, targets, _ in drawn(batches.train(), 30))
-    with pytest.raises(ValueError, match=rf"train.tsv.xz:{over[0] + 1}: a sentence of {lengths[over[0]]} subwords"):
+    with pytest.raises(ValueError, match=rf"train.tsv.xz:{over[0] + 1}: this sentence has {lengths[over[0]]} subwords"):
         make(corpus, vocabulary, max_length=12, too_long="error")
-    with pytest.raises(ValueError, match="`max_length` must leave a pair"):
+    with pytest.raises(ValueError, match="`max_length` must be larger: all 400 pairs of"):
         make(corpus, vocabulary, max_length=1)
 
 
 def test_long_evaluation_pairs_are_an_error_unless_they_may_be_dropped(corpus, vocabulary):
-    with pytest.raises(ValueError, match=r"valid.tsv.gz:\d+: a sentence of \d+ subwords.*`eval_max_length` is 12"):
+    with pytest.raises(ValueError, match=r"valid.tsv.gz:\d+: this sentence has \d+ subwords.*`eval_max_length` is 12"):
         make(corpus, vocabulary, eval_max_length=12)
     batches = make(corpus, vocabulary, eval_max_length=12, eval_too_long="drop")
     assert 0 < batches.num_validation < 30 and len(batches.texts("validation")) == batches.num_validation
@@ -423,9 +423,9 @@ def test_long_evaluation_pairs_are_an_error_unless_they_may_be_dropped(corpus, v
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_tokens": 31}, "`batch_tokens` must be at least 32: 1 of the longest sentences"),
+        ({"batch_tokens": 31}, "`batch_tokens` must be at least 32, to hold 1 of the longest sentences"),
         ({"replicas": 5}, "`batch_tokens` must be at least 160"),
-        ({"batch_tokens": 100_000}, "`batch_tokens` must be small enough for one batch of the 399 training pairs"),
+        ({"batch_tokens": 100_000}, "`batch_tokens` must be smaller: the 399 training pairs do not fill one batch"),
         ({"max_length": 0}, "`max_length` must be an integer of at least 1"),
         ({"pad_to": "batch"}, "`pad_to` must be one of .*'bucket', 'longest'"),
         ({"too_long": "cut"}, "`too_long` must be one of .*'drop', 'error'"),

@@ -201,7 +201,7 @@ def test_a_run_of_an_earlier_version_goes_on_although_its_preset_holds_images_ou
 @pytest.mark.parametrize("more", [["--validation_split=0.25"], ["--config=lenet300_set"], ["--learning_rate=0.5"]])
 def test_a_run_of_an_earlier_version_is_not_continued_as_another(old_run, digits, capsys, more):
     status, _, error = classify(command(digits, old_run, "--resume", *more), capsys)
-    assert status == 2 and "`resume` continues the run in" in error and error.count("\n") == 1
+    assert status == 2 and "`resume` must be used with the settings of the run in" in error and error.count("\n") == 1
 
 
 def test_no_preset_chooses_on_the_test_set():

@@ -144,7 +144,7 @@ def test_resume_needs_the_text_of_the_run(tmp_path, capsys):
         again = dataclasses.replace(recipe, data_dir=data_dir)
         prepared = trainer.prepare(TASK, again, str(run_folder), resume=True)
         assert prepared.recipe.data_dir == str(text)
-    with pytest.raises(ValueError, match="`resume` needs the data of the run in .*checksum"):
+    with pytest.raises(ValueError, match="`resume` must be used with the data of the run in .*checksum"):
         trainer.prepare(TASK, small_recipe(data_dir=str(other)), str(run_folder), resume=True)
     assert (run_folder / state.RECIPE).read_bytes() == before
 

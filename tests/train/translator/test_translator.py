@@ -367,7 +367,7 @@ def test_resume_needs_the_corpus_of_the_run(finished, corpus, vocabulary, tmp_pa
     text = (other / "train.tsv").read_text()
     (other / "train.tsv").write_text(text[:-2] + "X\n")
     status, _, error = run([*arguments, f"--data_dir={other}"], capsys)
-    assert status == 2 and "`resume` needs the data of the run" in error and "checksum" in error
+    assert status == 2 and "`resume` must be used with the data of the run" in error and "checksum" in error
     assert (folder / run_folder.RECIPE).read_bytes() == before
 
 
