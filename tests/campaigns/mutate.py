@@ -76,8 +76,8 @@ MODULES = {
     "layers/l0": ["tests/layers/test_l0.py"],
     "layers/variational_dropout": ["tests/layers/test_variational_dropout.py"],
     "layers/soft_threshold": ["tests/layers/test_soft_threshold.py"],
-    "layers/masked": ["tests/layers/test_masked.py"],
-    "layers/discovering_wirings": ["tests/layers/test_discovering_wirings.py"],
+    "layers/masked": ["tests/layers/test_masked.py", "tests/layers/test_lora.py"],
+    "layers/discovering_wirings": ["tests/layers/test_discovering_wirings.py", "tests/tools/test_budget.py"],
     "layers/activation": ["tests/layers/test_activation.py"],
     "layers/fast_grnn": ["tests/layers/test_fast_grnn.py"],
     "layers/technique": [
@@ -87,6 +87,7 @@ MODULES = {
     ],
     "layers/kinds": [
         "tests/layers/test_kinds.py",
+        "tests/layers/test_masked.py",
         "tests/layers/test_l0.py",
         "tests/layers/test_variational_dropout.py",
     ],
