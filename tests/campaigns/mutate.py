@@ -91,7 +91,7 @@ MODULES = {
         "tests/layers/test_l0.py",
         "tests/layers/test_variational_dropout.py",
     ],
-    "layers/recurrent_kinds": ["tests/layers/test_recurrent.py"],
+    "layers/recurrent_kinds": ["tests/layers/test_recurrent.py", "tests/layers/test_kinds.py"],
     "inspection/flops": ["tests/inspection/test_flops.py"],
     "inspection/layer_operations": ["tests/inspection/test_flops.py"],
     "callbacks/criteria": ["tests/callbacks/test_dynamic.py", "tests/callbacks/test_drop_and_grow.py"],

@@ -81,6 +81,7 @@ def test_the_axes_of_output_units_of_two_weights(layer, shape, axes):
         (layers.VDConv2DTranspose(3, 2), 4, (1, 2)),
         (layers.VDSeparableConv1D(3, 2, data_format="channels_first"), 3, (2,)),
         (layers.MaskedConvLSTM2D(3, 2).cell, 4, (1, 2)),
+        (layers.MaskedConvLSTM2D(3, 2, data_format="channels_first").cell, 4, (2, 3)),
     ],
 )
 def test_the_axes_of_positions(layer, rank, axes):
@@ -193,6 +194,15 @@ def test_a_reversible_embedding_is_the_stock_layer_in_both_directions(options):
     found, expected = layer(x, reverse=True), stock(x, reverse=True)
     np.testing.assert_allclose(ops.convert_to_numpy(found), ops.convert_to_numpy(expected), rtol=1e-5, atol=1e-6)
     assert getattr(found, "_keras_mask", None) is None
+
+
+@pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="needs Keras 3.13")
+@pytest.mark.parametrize("reverse_dtype,expected", [(None, "bfloat16"), ("float32", "float32")])
+def test_a_reversible_embedding_projects_in_its_reverse_dtype(reverse_dtype, expected):
+    layer = layers.MaskedReversibleEmbedding(6, 3, dtype="mixed_bfloat16", reverse_dtype=reverse_dtype)
+    layer.build((None, 4))
+    logits = layer(ops.ones((2, 3), "bfloat16"), reverse=True)
+    assert keras.backend.standardize_dtype(logits.dtype) == expected
 
 
 def test_an_embedding_takes_ids_of_any_number_type():
