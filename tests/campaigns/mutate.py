@@ -77,7 +77,7 @@ MODULES = {
     "layers/variational_dropout": ["tests/layers/test_variational_dropout.py"],
     "layers/soft_threshold": ["tests/layers/test_soft_threshold.py"],
     "layers/masked": ["tests/layers/test_masked.py", "tests/layers/test_lora.py"],
-    "layers/discovering_wirings": ["tests/layers/test_discovering_wirings.py", "tests/tools/test_budget.py"],
+    "layers/discovering_wirings": ["tests/layers/test_discovering_wirings.py"],
     "layers/activation": ["tests/layers/test_activation.py"],
     "layers/fast_grnn": ["tests/layers/test_fast_grnn.py"],
     "layers/technique": [

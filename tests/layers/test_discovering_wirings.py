@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from sparsity_tf import layers
+from sparsity_tf.distributions.budgets import Budget
 from sparsity_tf.layers.technique import Technique
 from tests.gradients import gradients, weighted_sum
 
@@ -134,3 +135,12 @@ def test_a_model_forgets_the_compiled_functions_that_hold_the_old_sparsities():
     for one in (inner, model):
         assert one.train_function is one.test_function is one.predict_function is None
         np.testing.assert_allclose(one.predict(x, verbose=0), to_numpy(one(x)), rtol=1e-5)
+
+
+def test_sparsities_that_leave_a_layer_nothing_are_refused():
+    model = keras.Sequential([keras.Input((4,)), layers.DNWDense(5, name="wired")])
+    with pytest.raises(ValueError, match="must leave every layer a weight. Received: sparsity 1 for .*wired/kernel"):
+        layers.set_sparsities(model, Budget({"wired": 1.0}))
+    assert model.layers[0].technique.sparsity == 0.9
+    with pytest.raises(ValueError, match="must have layers of the technique .* Received: model='plain'"):
+        layers.set_sparsities(keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)], name="plain"), "uniform")
