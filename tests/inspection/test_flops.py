@@ -6,6 +6,7 @@ from keras import layers as kl
 import sparsity_tf
 from sparsity_tf import sparsify
 from sparsity_tf.inspection import count_flops
+from sparsity_tf.inspection.flops import FlopsRow, FlopsTable
 from sparsity_tf.layers import FastGRNN, MaskedConv2D, MaskedDense, STRFastGRNN, fold_rank
 from sparsity_tf.models import DotProductAttention
 
@@ -382,6 +383,13 @@ def test_the_table_as_it_is_printed():
         "dense and sparse: multiply-accumulates for one example (convention 'mac')",
         "not counted, so missing in the totals: net/custom",
     ]
+
+
+def test_the_notes_of_a_table_start_in_one_column():
+    notes = ("short", "a longer note")
+    rows = [FlopsRow("layer", "Dense", 1, (1, 2), 6, 6, 6, 6, note) for note in notes]
+    _, _, *lines = str(FlopsTable(rows, "mac")).splitlines()
+    assert lines[0].index(notes[0]) == lines[1].index(notes[1])
 
 
 def test_a_model_without_operations():
