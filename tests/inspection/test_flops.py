@@ -179,6 +179,13 @@ def test_a_reversible_embedding_costs_a_product_in_reverse(tied):
     assert (table.dense, table.sparse) == (9 * 200, 9 * 30)
 
 
+@pytest.mark.skipif(not hasattr(kl, "ReversibleEmbedding"), reason="needs Keras 3.13")
+@pytest.mark.parametrize("convention", ["mac", "rigl"])
+def test_a_lookup_in_a_reversible_embedding_costs_nothing(convention):
+    model = sequential(kl.ReversibleEmbedding(3, 4), shape=(9,), dtype="int32")
+    assert count_flops(model, convention).dense == 0
+
+
 @pytest.mark.parametrize("layer, gates", [(kl.SimpleRNN, 1), (kl.LSTM, 4), (kl.GRU, 3)])
 def test_a_recurrent_layer_uses_both_kernels_at_every_step(layer, gates):
     model = sequential(layer(6), shape=(8, 5))
