@@ -236,8 +236,7 @@ def test_a_mask_in_the_forward_pass_hides_whatever_the_variable_holds(monkeypatc
     layer.build((None, 6))
     [weight], mask = layer.sparse_weights, random_mask((6, 3), 0)
     weight.assign_mask(mask)
-    kernel, upstream = np.random.default_rng(1).normal(size=(2, 9, 3)).astype("float32")
-    kernel, upstream = kernel[:6], upstream[:8]
+    kernel, upstream = (np.random.default_rng(1).normal(size=(n, 3)).astype("float32") for n in (6, 8))
     layer.kernel.assign(kernel)
     for training in (False, True):
         outputs = ops.convert_to_numpy(layer(X, training=training))
