@@ -719,3 +719,20 @@ def test_a_callback_without_its_model():
     callback.set_model(model)
     assert model not in backend.without_model(callback).values()
     assert callback.model is model
+
+
+def test_a_question_for_the_model_outside_of_a_call_begins_no_call():
+    layer = keras.layers.Dense(2)
+    assert backend.model_of_call(layer) is layer
+
+    class Listener(keras.layers.Layer):
+        def call(self, inputs):
+            heard.append(backend.model_of_call(self))
+            return inputs
+
+    heard, listener = [], Listener()
+    model = keras.Sequential([keras.Input((3,)), listener])
+    heard.clear()
+    model(np.ones((2, 3), "float32"))
+    listener(np.ones((2, 3), "float32"))
+    assert heard == [model, listener]

@@ -5,6 +5,7 @@ vanishes.
 """
 
 import contextlib
+import functools
 import inspect
 
 import keras
@@ -178,17 +179,28 @@ def forward_pass():
     return "layers keep their losses" if scope is None else vars(scope).setdefault("sparsity_tf_pass", object())
 
 
+@functools.cache
+def _asking_layer():
+    return keras.layers.Layer(name="asking_layer")
+
+
 def model_of_call(layer):
     """The model whose training step calls a layer.
 
     Args:
-        layer: Keras layer, while it is called.
+        layer: Keras layer.
 
     Returns:
-        The outermost layer of the call that runs. On JAX a training step calls `Model.stateless_call`, and Keras does
-        not record this call. So on JAX the result is the outermost model on Python's stack that runs `stateless_call`.
+        The outermost layer of the call that runs, or `layer` if no call runs. On JAX a training step calls
+        `Model.stateless_call`, and Keras does not record this call. So on JAX the result is the outermost model on
+        Python's stack that runs `stateless_call`.
     """
-    found = layer._get_call_context().entry_layer
+    # Keras begins a call if none runs, and ends it with the layer that began it. Without this end all later calls would
+    # seem to be parts of this one. The layer that asks is not `layer`, whose own call may be the one that runs.
+    asking = _asking_layer()
+    found = asking._get_call_context().entry_layer
+    asking._maybe_reset_call_context()
+    found = layer if found is asking else found
     frame = inspect.currentframe() if keras.backend.backend() == "jax" else None
     while frame is not None:
         if frame.f_code.co_name == "stateless_call":

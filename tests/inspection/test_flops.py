@@ -6,6 +6,7 @@ from keras import layers as kl
 import sparsity_tf
 from sparsity_tf import sparsify
 from sparsity_tf.inspection import count_flops
+from sparsity_tf.inspection.flops import FlopsRow, FlopsTable
 from sparsity_tf.layers import FastGRNN, MaskedConv2D, MaskedDense, STRFastGRNN, fold_rank
 from sparsity_tf.models import DotProductAttention
 
@@ -176,6 +177,13 @@ def test_a_reversible_embedding_costs_a_product_in_reverse(tied):
     table = count_flops(model)
     assert table.rows[0].calls == 2
     assert (table.dense, table.sparse) == (9 * 200, 9 * 30)
+
+
+@pytest.mark.skipif(not hasattr(kl, "ReversibleEmbedding"), reason="needs Keras 3.13")
+@pytest.mark.parametrize("convention", ["mac", "rigl"])
+def test_a_lookup_in_a_reversible_embedding_costs_nothing(convention):
+    model = sequential(kl.ReversibleEmbedding(3, 4), shape=(9,), dtype="int32")
+    assert count_flops(model, convention).dense == 0
 
 
 @pytest.mark.parametrize("layer, gates", [(kl.SimpleRNN, 1), (kl.LSTM, 4), (kl.GRU, 3)])
@@ -382,6 +390,13 @@ def test_the_table_as_it_is_printed():
         "dense and sparse: multiply-accumulates for one example (convention 'mac')",
         "not counted, so missing in the totals: net/custom",
     ]
+
+
+def test_the_notes_of_a_table_start_in_one_column():
+    notes = ("short", "a longer note")
+    rows = [FlopsRow("layer", "Dense", 1, (1, 2), 6, 6, 6, 6, note) for note in notes]
+    _, _, *lines = str(FlopsTable(rows, "mac")).splitlines()
+    assert lines[0].index(notes[0]) == lines[1].index(notes[1])
 
 
 def test_a_model_without_operations():

@@ -118,6 +118,14 @@ def test_masks_follow_the_seed():
     np.testing.assert_array_equal(first, masks_of(None))
 
 
+@pytest.mark.parametrize("mode,number", [("structured", 0), ("static", 1), ("dynamic", 2)])
+def test_a_layer_holds_its_random_mask_and_the_counter_of_its_draws(mode, number):
+    layer = layers.SparseActivation(mode)
+    layer.build(X.shape)
+    assert len(layer.variables) == number
+    assert layer.trainable_variables == []
+
+
 def test_dead_positions_are_zero_whatever_they_hold_and_have_no_gradient():
     layer = layers.SparseActivation("structured", 0.25)
     x = np.full((1, 4, 4, 1), np.inf, "float32")

@@ -6,6 +6,8 @@ import pytest
 from keras import ops
 
 from sparsity_tf import layers
+from sparsity_tf.distributions.budgets import Budget
+from sparsity_tf.layers.technique import Technique
 from tests.gradients import gradients, weighted_sum
 
 
@@ -97,3 +99,48 @@ def test_a_weight_that_is_not_a_number_is_kept():
 def test_bad_sparsity_is_named(sparsity):
     with pytest.raises(ValueError, match=rf"`sparsity`.*Received: sparsity={sparsity}"):
         layers.DNWDense(3, sparsity=sparsity)
+
+
+class Alphabetical(Technique):
+    """A user's own technique, whose name comes before all others."""
+
+    name = "a_users_own"
+
+    def value(self, weight, select=None):
+        return weight.tensor(select)
+
+
+class AlphabeticalDense(layers.SparseDense):
+    technique_class = Alphabetical
+
+
+def test_only_discovered_wirings_get_a_sparsity():
+    parts = [layers.MaskedDense(5), layers.DNWDense(5, name="wired"), AlphabeticalDense(5)]
+    model = keras.Sequential([keras.Input((4,)), *parts])
+    [(path, sparsity)] = layers.set_sparsities(model, "uniform", 0.6).items()
+    assert path.endswith("wired/kernel") and sparsity == parts[1].technique.sparsity == 0.6
+    assert [layer.sparse_weights[0].sparsity() for layer in parts] == [0, 0.6, 0]
+
+
+def test_a_model_forgets_the_compiled_functions_that_hold_the_old_sparsities():
+    x = np.ones((2, 4), "float32")
+    inner = keras.Sequential([keras.Input((4,)), layers.DNWDense(5)])
+    model = keras.Sequential([keras.Input((4,)), inner, keras.layers.Dense(3)])
+    for one, outputs in ((inner, 5), (model, 3)):
+        one.compile("sgd", "mse")
+        one.fit(x, np.ones((2, outputs)), verbose=0)
+        one.evaluate(x, np.ones((2, outputs)), verbose=0)
+        one.predict(x, verbose=0)
+    layers.set_sparsities(model, "uniform", 0.5)
+    for one in (inner, model):
+        assert one.train_function is one.test_function is one.predict_function is None
+        np.testing.assert_allclose(one.predict(x, verbose=0), to_numpy(one(x)), rtol=1e-5)
+
+
+def test_sparsities_that_leave_a_layer_nothing_are_refused():
+    model = keras.Sequential([keras.Input((4,)), layers.DNWDense(5, name="wired")])
+    with pytest.raises(ValueError, match="must leave every layer a weight. Received: sparsity 1 for .*wired/kernel"):
+        layers.set_sparsities(model, Budget({"wired": 1.0}))
+    assert model.layers[0].technique.sparsity == 0.9
+    with pytest.raises(ValueError, match="must have layers of the technique .* Received: model='plain'"):
+        layers.set_sparsities(keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)], name="plain"), "uniform")

@@ -109,6 +109,32 @@ def test_folding_gives_the_same_function_with_the_rank_that_is_left():
         layers.fold_rank(keras.layers.LSTM(3))
 
 
+def test_full_matrices_have_the_lesser_of_their_sizes_for_a_rank():
+    layer = layers.FastGRNN(UNITS)
+    layer(example())
+    assert layer.ranks() == (FEATURES, UNITS)
+    narrow = layers.FastGRNN(2)
+    narrow(example())
+    assert narrow.ranks() == (2, 2)
+
+
+@pytest.mark.parametrize("ranks", [{"input_rank": 2}, {"input_rank": 1, "recurrent_rank": 3}, {"recurrent_rank": 4}])
+def test_folding_a_layer_without_gains_copies_it(ranks):
+    layer = layers.FastGRNN(UNITS, kernel_initializer="glorot_uniform", **ranks)
+    layer(example())
+    folded = layers.fold_rank(layer)
+    assert folded.get_config() == layer.get_config()
+    np.testing.assert_array_equal(array(folded(example())), array(layer(example())))
+
+
+def test_only_a_built_fast_grnn_is_folded():
+    built_lstm = keras.layers.LSTM(3)
+    built_lstm.build((None, STEPS, FEATURES))
+    for layer in (built_lstm, layers.FastGRNN(UNITS, input_rank=2)):
+        with pytest.raises(ValueError, match="`layer` must be a built FastGRNN. Received: layer=<"):
+            layers.fold_rank(layer)
+
+
 def test_decay_of_the_threshold_lowers_the_rank_in_training():
     layer = layers.STRFastGRNN(UNITS, threshold_initializer=-3.0, threshold_regularizer=keras.regularizers.L2(0.05))
     model = keras.Sequential([keras.Input((None, FEATURES)), layer, keras.layers.Dense(1)])

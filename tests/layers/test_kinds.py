@@ -81,6 +81,7 @@ def test_the_axes_of_output_units_of_two_weights(layer, shape, axes):
         (layers.VDConv2DTranspose(3, 2), 4, (1, 2)),
         (layers.VDSeparableConv1D(3, 2, data_format="channels_first"), 3, (2,)),
         (layers.MaskedConvLSTM2D(3, 2).cell, 4, (1, 2)),
+        (layers.MaskedConvLSTM2D(3, 2, data_format="channels_first").cell, 4, (2, 3)),
     ],
 )
 def test_the_axes_of_positions(layer, rank, axes):
@@ -89,14 +90,16 @@ def test_the_axes_of_positions(layer, rank, axes):
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_a_bias_is_added_to_its_channel_where_channels_come_first(rank):
-    layer = getattr(layers, f"MaskedConv{rank}D")(3, 1, data_format="channels_first", activation="relu")
+    x, options = np.ones((2, 2, *(4,) * rank), "float32"), {"data_format": "channels_first", "activation": "relu"}
+    try:
+        getattr(keras.layers, f"Conv{rank}D")(3, 1, **options)(x)
+    except Exception as error:  # What TensorFlow raises differs from one release to the next.
+        pytest.skip(f"no such convolution on this device: {type(error).__name__}")
+    layer = getattr(layers, f"MaskedConv{rank}D")(3, 1, **options)
     layer.build((None, 2, *(4,) * rank))
     layer.bias.assign([1.0, -2.0, 3.0])
     layer.kernel.assign(np.zeros(layer.kernel.shape))
-    try:
-        outputs = ops.convert_to_numpy(layer(np.ones((2, 2, *(4,) * rank), "float32")))
-    except Exception as error:  # What TensorFlow raises differs from one release to the next.
-        pytest.skip(f"no such convolution on this device: {type(error).__name__}")
+    outputs = ops.convert_to_numpy(layer(x))
     np.testing.assert_array_equal(outputs, np.broadcast_to(np.reshape([1, 0, 3], (3,) + (1,) * rank), outputs.shape))
 
 
@@ -191,6 +194,15 @@ def test_a_reversible_embedding_is_the_stock_layer_in_both_directions(options):
     found, expected = layer(x, reverse=True), stock(x, reverse=True)
     np.testing.assert_allclose(ops.convert_to_numpy(found), ops.convert_to_numpy(expected), rtol=1e-5, atol=1e-6)
     assert getattr(found, "_keras_mask", None) is None
+
+
+@pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="needs Keras 3.13")
+@pytest.mark.parametrize("reverse_dtype,expected", [(None, "bfloat16"), ("float32", "float32")])
+def test_a_reversible_embedding_projects_in_its_reverse_dtype(reverse_dtype, expected):
+    layer = layers.MaskedReversibleEmbedding(6, 3, dtype="mixed_bfloat16", reverse_dtype=reverse_dtype)
+    layer.build((None, 4))
+    logits = layer(ops.ones((2, 3), "bfloat16"), reverse=True)
+    assert keras.backend.standardize_dtype(logits.dtype) == expected
 
 
 def test_an_embedding_takes_ids_of_any_number_type():

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from sparsity_tf import layers
+from sparsity_tf.layers import masked
 from tests.gradients import gradients, weighted_sum
 
 RNG = np.random.default_rng(0)
@@ -225,3 +226,73 @@ def test_weights_outside_the_mask_of_a_file_are_not_loaded():
     layer.save_own_variables(store)
     layer.load_own_variables({**store, "kernel": np.ones((6, 5), "float32")})
     np.testing.assert_array_equal(ops.convert_to_numpy(layer.kernel), random_mask((6, 5), 0))
+
+
+@pytest.mark.parametrize("dense_gradient", [False, True])
+def test_a_mask_in_the_forward_pass_hides_whatever_the_variable_holds(monkeypatch, dense_gradient):
+    """The way of JAX, whose optimizers can't read a mask, on every backend."""
+    monkeypatch.setattr(masked, "masks_in_forward_pass", lambda: True)
+    layer = layers.MaskedDense(3, use_bias=False, dense_gradient=dense_gradient)
+    layer.build((None, 6))
+    [weight], mask = layer.sparse_weights, random_mask((6, 3), 0)
+    weight.assign_mask(mask)
+    kernel, upstream = (np.random.default_rng(1).normal(size=(n, 3)).astype("float32") for n in (6, 8))
+    layer.kernel.assign(kernel)
+    for training in (False, True):
+        outputs = ops.convert_to_numpy(layer(X, training=training))
+        np.testing.assert_allclose(outputs, X @ (kernel * mask), rtol=1e-4, atol=1e-5)
+    [gradient] = gradients(lambda: weighted_sum(layer(X, training=True), upstream), [layer.kernel])
+    dense = X.T @ upstream
+    np.testing.assert_allclose(gradient, dense if dense_gradient else dense * mask, rtol=1e-4, atol=1e-5)
+    # An entry that a new mask opens starts at zero, not at what the variable held there.
+    weight.assign_mask(np.ones((6, 3), bool))
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.kernel), kernel * mask)
+
+
+def test_an_algorithm_gets_the_dense_gradient_also_where_training_is_not_passed_on():
+    layer = layers.MaskedDense(3, use_bias=False)
+    layer.build((None, 6))
+    mask = random_mask((6, 3), 0)
+    layer.sparse_weights[0].assign_mask(mask)
+    upstream = np.ones((8, 3), "float32")
+    for users, expected in (({1}, X.T @ upstream), (set(), X.T @ upstream * mask)):
+        layer.technique.dense_gradient_users = users
+        [gradient] = gradients(lambda: weighted_sum(layer(X, training=False), upstream), [layer.kernel])
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_subclass_may_add_variables_after_those_of_the_technique():
+    class WithScale(layers.MaskedDepthwiseConv2D):
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.scale = self.add_weight(name="scale", shape=(), initializer="ones")
+
+    layer = WithScale(2)
+    layer.build((None, 4, 4, 3))
+    assert {variable.name for variable in layer.variables} == {"kernel", "bias", "mask", "scale"}
+
+
+@pytest.mark.parametrize("structure,bound", [(None, []), ("filter", []), ("channel", ["bias"]), ("head", ["bias"])])
+def test_biases_have_masks_under_structures_that_tie_layers(structure, bound):
+    layer = layers.MaskedDense(3, structure=structure)
+    layer.build((None, 6))
+    assert [weight.name for weight in layer.bound_weights] == bound
+    without = layers.MaskedDense(3, structure=structure, use_bias=False)
+    without.build((None, 6))
+    assert without.bound_weights == []
+
+
+def test_a_masked_batch_normalization_puts_out_nothing_where_gamma_and_beta_are_dead():
+    layer, stock = layers.MaskedBatchNormalization(structure="channel"), keras.layers.BatchNormalization()
+    for one in (layer, stock):
+        one.build(X.shape)
+        one.gamma.assign([1.0, 2, 3, 4, 5, 6])
+        one.beta.assign([6.0, 5, 4, 3, 2, 1])
+    mask = np.array([True, False, True, True, False, True])
+    for weight in layer.bound_weights:
+        weight.assign_mask(mask)
+    assert [(weight.name, weight.filter_axes) for weight in layer.bound_weights] == [("gamma", (0,)), ("beta", (0,))]
+    for training in (True, False):
+        expected = np.where(mask, ops.convert_to_numpy(stock(X, training=training)), 0)
+        np.testing.assert_allclose(ops.convert_to_numpy(layer(X, training=training)), expected, rtol=1e-5, atol=1e-6)
+    assert isinstance(layer.gamma, keras.Variable) and layer.sparse_weights == []

@@ -333,6 +333,30 @@ def test_dropout_works_beside_the_technique(prefix, kind):
     np.testing.assert_array_equal(array(layer(example())), array(layer(example())))
 
 
+@pytest.mark.parametrize("cell_alone", [False, True])
+def test_dropout_of_the_inputs_is_one_mask_for_all_steps_under_variational_dropout(cell_alone):
+    options = {"activation": None, "use_bias": False, "kernel_initializer": "identity", "dropout": 0.5, "seed": 1}
+    options |= {"recurrent_initializer": "zeros", **silent_options("VD")}
+    if cell_alone:
+        layer = keras.layers.RNN(layers.VDSimpleRNNCell(8, **options), return_sequences=True)
+    else:
+        layer = layers.VDSimpleRNN(8, return_sequences=True, **options)
+    outputs = array(layer(np.ones((BATCH, STEPS, 8), "float32"), training=True))
+    # An input is gone or doubled, up to the noise of sqrt(1e-8) on each of two kernels.
+    np.testing.assert_allclose(outputs, outputs.round(), atol=2e-3)
+    assert set(np.unique(outputs.round())) == {0, 2}
+    np.testing.assert_array_equal(outputs.round(), np.repeat(outputs[:, :1].round(), STEPS, axis=1))
+    assert len(np.unique(outputs[:, 0].round(), axis=0)) == BATCH
+
+
+def test_a_variational_cell_by_itself_draws_noise_for_every_row():
+    cell = layers.VDSimpleRNNCell(UNITS, log_sigma2_initializer=0.0, clip_log_alpha=None)
+    same = np.repeat(example(batch=1)[:, 0], BATCH, axis=0)
+    output, _ = cell(same, [np.zeros((BATCH, UNITS), "float32")], training=True)
+    assert array(output).shape == (BATCH, UNITS)
+    assert len(np.unique(array(output))) == BATCH * UNITS
+
+
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_the_fused_path_of_keras_gets_the_effective_kernels(kind, monkeypatch):

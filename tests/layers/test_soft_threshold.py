@@ -200,3 +200,28 @@ def test_thresholds_that_nothing_pushes_up_are_reported_once():
 @pytest.mark.parametrize("make", [lambda: (keras.optimizers.AdamW(), None), lambda: (keras.optimizers.Adam(), "l2")])
 def test_thresholds_that_decay_or_are_regularized_are_not_reported(make):
     trained(*make())
+
+
+@pytest.mark.parametrize("shape", [(), (1, 3), (4, 1), (4, 3)])
+def test_the_gradient_of_a_threshold_has_its_shape(shape):
+    """On torch alone it need not: autograd sums a larger gradient by itself."""
+    upstream = np.random.default_rng(2).normal(size=W.shape)
+    value, saved = soft_threshold_module._forward(ops.convert_to_tensor(W), ops.full(shape, 0.15))
+    _, gradient = soft_threshold_module._backward(ops.convert_to_tensor(upstream), *saved)
+    expected = np.where(to_numpy(value) != 0, -np.sign(W) * upstream, 0)
+    axes = tuple(axis for axis in (0, 1) if not shape or shape[axis] == 1)
+    assert tuple(gradient.shape) == shape
+    np.testing.assert_allclose(to_numpy(gradient), expected.sum(axis=axes, keepdims=bool(shape)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("granularity", ["layer", "filter", "weight"])
+def test_a_part_of_a_weight_is_that_part_of_the_whole_value(granularity):
+    """The rows that an embedding of a user's own would look up."""
+    (weight,) = known_layer(granularity=granularity).sparse_weights
+    s = np.random.default_rng(3).uniform(-3, -1, weight.extra_variable("raw_threshold").shape)
+    weight.extra_variable("raw_threshold").assign(s)
+    value = np.sign(W) * np.maximum(np.abs(W) - 1 / (1 + np.exp(-s)), 0)
+    ids = np.array([[3, 1, 1], [0, 2, 3]])
+    for function in (weight.technique.value, weight.technique.training_value):
+        rows = function(weight, lambda table: ops.take(table, ids, axis=0))
+        np.testing.assert_allclose(to_numpy(rows), value[ids], atol=1e-6)
