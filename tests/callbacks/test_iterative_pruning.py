@@ -76,6 +76,24 @@ def test_a_model_without_bias_keeps_its_learning_rate():
     assert float(ops.convert_to_numpy(model.optimizer.learning_rate)) == pytest.approx(0.1)
 
 
+def test_steps_that_are_left_and_needed_are_compared():
+    tickets = callbacks.IterativePruning(0.75, rounds=2, steps_per_round=5, rewind_step=2)
+    tickets.prepare(make_model(CASE, run_eagerly=True))
+    # 5 steps, and twice the 3 from step 2 to step 5.
+    assert tickets.total_steps == 11
+    assert tickets.left_undone(11) is None
+    assert "they take 11 steps more, and training has 10" in tickets.left_undone(10)
+    tickets.detach()
+
+
+def test_the_goal_of_a_global_scope_is_rounded_once():
+    for scope, live in (("layer", 49 + 20), ("global", 70)):
+        tickets = callbacks.IterativePruning(0.74, rounds=1, steps_per_round=5, scope=scope)
+        tickets.prepare(make_model(CASE, run_eagerly=True))
+        assert tickets.goal() == pytest.approx(1 - live / 272)
+        tickets.detach()
+
+
 @pytest.mark.not_on_torch("Keras takes steps_per_execution=1 only")
 def test_a_round_that_ends_inside_an_execution_ends_at_its_boundary():
     model = make_model(CASE, steps_per_execution=4)

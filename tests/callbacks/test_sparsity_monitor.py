@@ -133,6 +133,51 @@ def test_rows_of_an_epoch_that_is_done_again_are_dropped_though_it_is_rewound(tm
         assert [int(row["step"]) for row in read(monitor.csv_path)] == list(steps[:kept])
 
 
+@pytest.mark.parametrize(
+    "steps,epoch,step,kept",
+    [
+        # Row 1 has the step of row 3, which belongs to the epoch that goes on.
+        ((8, 16, 8, 16, 24), 3, 16, [8, 16, 8, 16]),
+        # The run was rewound from step 32 to 12. What it recorded then is done again.
+        ((8, 16, 24, 32, 20), 4, 32, [8, 16, 24, 32]),
+    ],
+)
+def test_rows_of_the_epoch_that_goes_on_follow_those_of_the_epochs_before(steps, epoch, step, kept, tmp_path):
+    model, path = make_model(CASES["static"], run_eagerly=True), tmp_path / "log.csv"
+    fit(model, callbacks.StaticSparsity(0.7), callbacks.SparsityMonitor(path), epochs=1)
+    header, *records = path.read_text().splitlines()
+    rows = [row.replace("0,6,", f"{e},{s},", 1) for e, s in enumerate(steps) for row in records]
+    path.write_text("".join(f"{line}\r\n" for line in (header, *rows)))
+    model.optimizer.iterations.assign(step)
+    monitor = callbacks.SparsityMonitor(path)
+    monitor.set_model(model)
+    monitor.on_train_begin()
+    monitor.on_epoch_begin(epoch)
+    monitor.on_train_batch_begin(0)
+    assert [int(row["step"]) for row in rows_of(read(path), "total")] == kept
+
+
+@pytest.mark.parametrize("change", [lambda header: f"{header},more", lambda header: header.replace("threshold", "H")])
+def test_a_file_with_other_columns_is_not_continued(change, tmp_path):
+    model, path = make_model(CASES["static"], run_eagerly=True), tmp_path / "log.csv"
+    fit(model, callbacks.SparsityMonitor(path), epochs=1)
+    header, *rows = path.read_text().splitlines()
+    rows = [f"{row}," if change(header).endswith(",more") else row for row in rows]
+    path.write_text("".join(f"{line}\r\n" for line in (change(header), *rows)))
+    with pytest.raises(ValueError, match="its columns must be epoch, step, weight, .*Mend it, or remove it"):
+        fit(model, callbacks.SparsityMonitor(path), epochs=2, initial_epoch=1)
+
+
+def test_the_total_adds_up_weights_with_and_without_an_algorithm():
+    model, monitor = make_model(CASES["magnitude"], run_eagerly=True), callbacks.SparsityMonitor()
+    fit(model, callbacks.MagnitudePruning(0.75, 0, 4, 2, where="first"), monitor, epochs=1)
+    first, second, total = monitor.rows
+    assert (first["dropped"], first["nonzeros"]) == (144, 48) and "dropped" not in second
+    assert (total["dropped"], total["grown"], total["nonzeros"]) == (144, 0, 128)
+    assert total["sparsity"] == pytest.approx(144 / 272) and total["mask_change"] == pytest.approx(144 / 272)
+    assert "drop_fraction" not in total and "threshold" not in total
+
+
 def test_one_monitor_serves_several_runs(tmp_path):
     model, monitor = make_model(CASES["static"], run_eagerly=True), None
     monitor = callbacks.SparsityMonitor(

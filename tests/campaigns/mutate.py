@@ -112,7 +112,13 @@ MODULES = {
     "callbacks/penalty_ramp": ["tests/callbacks/test_penalty_ramp.py"],
     "callbacks/sparse_momentum": ["tests/callbacks/test_sparse_momentum.py"],
     "callbacks/sparsity_monitor": ["tests/callbacks/test_sparsity_monitor.py"],
-    "callbacks/base/update_schedule": ["tests/callbacks/test_pruning.py", "tests/callbacks/test_conditions.py"],
+    "callbacks/base/update_schedule": [
+        "tests/callbacks/base/test_update_schedule.py",
+        "tests/callbacks/test_bad_arguments.py",
+        "tests/callbacks/test_conditions.py",
+        "tests/callbacks/test_pruning.py",
+        "tests/callbacks/test_together.py",
+    ],
     "callbacks/base/weight_view": [
         "tests/callbacks/base/test_weight_view.py",
         "tests/callbacks/test_dynamic.py",

@@ -1,9 +1,11 @@
 """WeightView: arrays that are read when they are first used, defaults, and the saliency of an entry."""
 
+import keras
 import numpy as np
 import pytest
 
-from sparsity_tf.callbacks import WeightView
+from sparsity_tf import layers
+from sparsity_tf.callbacks import StaticSparsity, WeightView
 
 VALUE = np.array([[2.0, -3.0], [0.0, 0.5]], "float32")
 GRADIENT = np.array([[0.5, 4.0], [7.0, -1.0]], "float32")
@@ -45,3 +47,18 @@ def test_each_array_is_read_once_and_when_it_is_used():
 def test_only_a_weight_on_an_accelerator_has_tensors():
     assert view().tensor("value") is None
     assert view(_tensors={"value": lambda: "tensor"}).tensor("value") == "tensor"
+
+
+def test_a_weight_is_zero_where_it_is_masked_after_a_step_of_training():
+    # The optimizer's momentum moves masked entries, too. On JAX only the forward pass masks them.
+    model = keras.Sequential([keras.Input((3,)), layers.MaskedDense(2, use_bias=False)])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", run_eagerly=True)
+    model.optimizer.build(model.trainable_variables)
+    mask = np.array([[True, False], [False, True], [True, True]])
+    model.layers[0].sparse_weights[0].assign_mask(mask)
+    model.optimizer.momentums[0].assign(np.ones((3, 2)))
+    model.train_on_batch(np.ones((4, 3)), np.ones((4, 2)))
+    algorithm = StaticSparsity(0.3)
+    algorithm.prepare(model)
+    value = algorithm.view(0, 1).value
+    assert not value[~mask].any() and value[mask].all()
