@@ -9,7 +9,7 @@ from sparsity_tf import callbacks, masks
 from sparsity_tf.layers import get_sparse_weights
 from tests.callbacks import algorithm_checks as checks
 from tests.callbacks.algorithm_checks import fit, make_model, masks_of
-from tests.callbacks.bags import first
+from tests.callbacks.bags import first, updates
 
 CASE = checks.CASES["lottery"]
 
@@ -83,6 +83,17 @@ def test_steps_that_are_left_and_needed_are_compared():
     assert tickets.total_steps == 11
     assert tickets.left_undone(11) is None
     assert "they take 11 steps more, and training has 10" in tickets.left_undone(10)
+    tickets.detach()
+
+
+def test_the_snapshot_is_taken_at_its_step_and_once():
+    tickets = callbacks.IterativePruning(0.75, rounds=1, steps_per_round=5, rewind_step=2)
+    tickets.prepare(make_model(CASE, run_eagerly=True))
+    assert updates(tickets, 4) == [2]
+    tickets.remember(snapshot_taken=1)
+    assert updates(tickets, 5) == [5]
+    tickets.remember(rounds=1)
+    assert updates(tickets, 8) == []
     tickets.detach()
 
 
