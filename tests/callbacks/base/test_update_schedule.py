@@ -83,3 +83,10 @@ def test_a_default_schedule_does_not_end_with_weights_that_just_grew(
         set_count(algorithm.model, step)
         algorithm.update(algorithm.model)
     assert changed == expected
+
+
+def test_the_shortest_trainings_have_a_schedule():
+    # One step in all, and epochs that are half a step of accumulated gradients.
+    assert prepared(callbacks.SET(0.5, frequency=1), epochs=1, steps_per_epoch=1).last_step == 1
+    algorithm = prepared(callbacks.SET(0.5), epochs=8, steps_per_epoch=2, accumulation=4)
+    assert (algorithm.steps_per_epoch, algorithm.last_step) == (1, 3)
