@@ -1,5 +1,6 @@
 """SparsityMonitor: what its records say, in CSV and in TensorBoard, wherever it stands and when a run is resumed."""
 
+import contextlib
 import csv
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 from keras import ops
 
 from sparsity_tf import callbacks, layers
+from sparsity_tf.callbacks import sparsity_monitor
 from sparsity_tf.callbacks.sparsity_monitor import COLUMNS
 from sparsity_tf.layers import get_sparse_weights
 from tests.callbacks import algorithm_checks as checks
@@ -140,6 +142,8 @@ def test_rows_of_an_epoch_that_is_done_again_are_dropped_though_it_is_rewound(tm
         ((8, 16, 8, 16, 24), 3, 16, [8, 16, 8, 16]),
         # The run was rewound from step 32 to 12. What it recorded then is done again.
         ((8, 16, 24, 32, 20), 4, 32, [8, 16, 24, 32]),
+        # An epoch whose batches made no step of the optimizer.
+        ((0, 8), 0, 6, [0]),
     ],
 )
 def test_rows_of_the_epoch_that_goes_on_follow_those_of_the_epochs_before(steps, epoch, step, kept, tmp_path):
@@ -202,6 +206,38 @@ def test_several_batches_for_one_step_count_once():
     model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), "mse", run_eagerly=True)
     fit(model, monitor)
     assert [row["step"] for row in rows_of(monitor.rows, "total")] == [4]
+
+
+def test_records_are_counted_from_the_step_at_which_a_run_begins():
+    model, monitor = make_model(CASES["static"]), callbacks.SparsityMonitor(every=4)
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=6), "mse", run_eagerly=True)
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer._iterations.assign(5 * 6)
+    fit(model, monitor, epochs=5)
+    assert [row["step"] for row in rows_of(monitor.rows, "total")] == [9]
+
+
+def test_each_figure_of_a_record_is_a_scalar(monkeypatch):
+    found = {}
+
+    class Board:
+        def as_default(self, step):
+            return contextlib.nullcontext()
+
+        def flush(self):
+            found["flushed"] = True
+
+    monkeypatch.setattr(
+        sparsity_monitor, "write_scalar", lambda name, value, step: found.__setitem__(name, (value, step))
+    )
+    model, monitor = make_model(CASES["static"], run_eagerly=True), callbacks.SparsityMonitor()
+    fit(model, monitor, epochs=1)
+    monitor._writer = Board()
+    monitor.record()
+    path = get_sparse_weights(model)[0].path
+    assert found["sparsity/total"] == found[f"sparsity/{path}"] == (0.0, 6) and found["flushed"]
+    names = {name.split("/")[0] for name in found}
+    assert names == {"sparsity", "mask_change", "flushed"}
 
 
 def test_tables_are_printed(capsys):
