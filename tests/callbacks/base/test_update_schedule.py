@@ -40,6 +40,9 @@ def test_of_several_steps_on_the_schedule_the_last_one_counts():
     for frequency in (2, lambda step: 2):
         algorithm = callbacks.SET(0.5, begin_step=2, end_step=9, frequency=frequency)
         assert updates(prepared(algorithm), 15, by=5) == [(4, 5), (8, 10)]
+    # Step 2 comes before `begin_step`, though the first piece ends at it.
+    algorithm = callbacks.SET(0.5, begin_step=3, end_step=9, frequency=lambda step: 2)
+    assert updates(prepared(algorithm), 9, by=3) == [(6, 6), (8, 9)]
 
 
 @pytest.mark.parametrize("steps_per_call,first", [(None, 11), (1, 11), (4, 11), (5, 11), (6, 10), (10, 10), (20, 10)])
