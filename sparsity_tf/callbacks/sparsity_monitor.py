@@ -80,9 +80,8 @@ class SparsityMonitor(CallRepr, Copyable, keras.callbacks.Callback):
         self.csv_path, self.log_dir, self.every, self.verbose = csv_path, log_dir, every, verbose
         # All rows of this run: a list of dicts from columns to values.
         self.rows = []
-        self._writer, self._masks, self._moved, self._epoch = None, {}, {}, 0
-        self._steps_seen = self._recorded_at = 0
-        self._started = False
+        self._epoch = self._steps_seen = self._recorded_at = 0
+        vars(self).update(self._forget_model())
 
     def _forget_model(self):
         return {**super()._forget_model(), "_writer": None, "_masks": {}, "_moved": {}, "_started": False}

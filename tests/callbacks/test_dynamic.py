@@ -154,6 +154,29 @@ def test_counts_are_conserved(widths, percent, fraction, redistribution):
     assert (after == before) if redistribution is None else (sum(after) == sum(before))
 
 
+@pytest.mark.parametrize("structure,group", [("2:4", (4, 1)), ("filter", (8, 1)), ("2x3", (2, 3))])
+def test_a_random_mask_has_the_structure(structure, group):
+    model = make_model(8, 6)
+    StaticSparsity(0.5, structure=structure).prepare(model)
+    mask = mask_of(the_weight(model))
+    rows, columns = group
+    counts = mask.reshape(8 // rows, rows, 6 // columns, columns).sum(axis=(1, 3))
+    assert mask.sum() == 24
+    assert set(counts.reshape(-1)) == ({2} if structure == "2:4" else {0, rows * columns})
+
+
+def test_the_initial_masks_belong_to_step_0():
+    # So the first update, after step 1, has random numbers of its own.
+    class Watched(StaticSparsity):
+        def initial_mask(self, view, sparsity, structure):
+            steps.append(view.step)
+            return super().initial_mask(view, sparsity, structure)
+
+    steps = []
+    Watched(0.5).prepare(make_model(4, 3, 2))
+    assert steps == [0, 0]
+
+
 # Which.
 
 
@@ -340,6 +363,7 @@ def test_shares_are_proportional_where_there_is_room(statistics, total):
     [
         (10, [1, 1], [2, 20], [2, 8]),
         (10, [3, 1], [20, 20], [8, 2]),  # 7.5 and 2.5: the earlier of equal remainders.
+        (5, [16, 9], [20, 20], [3, 2]),  # 3.2 and 1.8: the larger remainder, not the larger share.
         (9, [0, 0, 0], [9, 9, 9], [3, 3, 3]),
         (5, [1, 0], [3, 5], [3, 2]),
         (0, [1, 2], [0, 0], [0, 0]),

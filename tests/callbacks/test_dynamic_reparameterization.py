@@ -137,6 +137,18 @@ def test_a_weight_that_would_lose_all_keeps_its_first():
     assert masks_of(model)[0].sum() == 0
 
 
+def test_by_default_updates_end_after_nine_tenths_of_training():
+    algorithm = DynamicSparseReparameterization(0.5, frequency=1)
+    algorithm.prepare(make_bag(shapes=[(4, 4)]), epochs=4, steps_per_epoch=5)
+    assert algorithm.last_step == 18
+
+
+def test_a_heuristic_that_nobody_knows_is_named():
+    for heuristic in ("fair", 3):
+        with pytest.raises(ValueError, match=f"`heuristic` must be one of .*heuristic={heuristic!r}"):
+            DynamicSparseReparameterization(heuristic=heuristic)
+
+
 def test_a_sparsity_that_the_masks_cannot_hold_is_an_error():
     model = make_bag(shapes=[(10, 10)], dense=50)
     with pytest.raises(ValueError, match=r"`sparsity` must be below 0.6667.*150 parameters.*\(100\).*sparsity=0.7"):

@@ -9,7 +9,7 @@ from sparsity_tf import callbacks, masks
 from sparsity_tf.layers import get_sparse_weights
 from tests.callbacks import algorithm_checks as checks
 from tests.callbacks.algorithm_checks import fit, make_model, masks_of
-from tests.callbacks.bags import first
+from tests.callbacks.bags import first, updates
 
 CASE = checks.CASES["lottery"]
 
@@ -74,6 +74,35 @@ def test_a_model_without_bias_keeps_its_learning_rate():
     model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
     fit(model, callbacks.IterativePruning(0.5, rounds=1, steps_per_round=6), epochs=1)
     assert float(ops.convert_to_numpy(model.optimizer.learning_rate)) == pytest.approx(0.1)
+
+
+def test_steps_that_are_left_and_needed_are_compared():
+    tickets = callbacks.IterativePruning(0.75, rounds=2, steps_per_round=5, rewind_step=2)
+    tickets.prepare(make_model(CASE, run_eagerly=True))
+    # 5 steps, and twice the 3 from step 2 to step 5.
+    assert tickets.total_steps == 11
+    assert tickets.left_undone(11) is None
+    assert "they take 11 steps more, and training has 10" in tickets.left_undone(10)
+    tickets.detach()
+
+
+def test_the_snapshot_is_taken_at_its_step_and_once():
+    tickets = callbacks.IterativePruning(0.75, rounds=1, steps_per_round=5, rewind_step=2)
+    tickets.prepare(make_model(CASE, run_eagerly=True))
+    assert updates(tickets, 4) == [2]
+    tickets.remember(snapshot_taken=1)
+    assert updates(tickets, 5) == [5]
+    tickets.remember(rounds=1)
+    assert updates(tickets, 8) == []
+    tickets.detach()
+
+
+def test_the_goal_of_a_global_scope_is_rounded_once():
+    for scope, live in (("layer", 49 + 20), ("global", 70)):
+        tickets = callbacks.IterativePruning(0.74, rounds=1, steps_per_round=5, scope=scope)
+        tickets.prepare(make_model(CASE, run_eagerly=True))
+        assert tickets.goal() == pytest.approx(1 - live / 272)
+        tickets.detach()
 
 
 @pytest.mark.not_on_torch("Keras takes steps_per_execution=1 only")

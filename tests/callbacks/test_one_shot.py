@@ -202,6 +202,15 @@ def test_bad_arguments_are_named(kind, options, message):
         kind(**options)
 
 
+def test_a_budget_file_has_no_meaning_for_a_global_scope(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("budget.csv", "weights.csv"):
+        (tmp_path / name).write_text("name,sparsity\nfirst,0.5\nsecond,0.5\n")
+        SNIP(0.5, data=(X, Y), distribution=name, scope="layer")
+        with pytest.raises(ValueError, match=f"has no meaning with scope='global'.*distribution='{name}'"):
+            SNIP(0.5, data=(X, Y), distribution=name)
+
+
 @pytest.mark.parametrize("temperature", [0, -1.0, "200", True])
 def test_bad_temperatures_are_named(temperature):
     with pytest.raises(ValueError, match=f"temperature={temperature!r}"):

@@ -271,3 +271,35 @@ def test_bad_arguments_are_named(options, message):
 def test_a_factor_outside_0_to_1_is_an_error():
     with pytest.raises(ValueError, match=r"schedule\(0\) = 2.0"):
         fit(make_model(), PenaltyRamp(num_examples=5, schedule=lambda step: 2.0))
+
+
+@pytest.mark.parametrize("factor", [-0.5, 1.5, float("nan")])
+def test_a_factor_is_from_0_to_1(factor):
+    with pytest.raises(ValueError, match=rf"a factor in \[0, 1\].*schedule\(3\) = {factor}"):
+        PenaltyRamp(num_examples=5, schedule=lambda step: factor).penalty_weight(3)
+    for allowed in (0.0, 1.0):
+        assert PenaltyRamp(num_examples=5, schedule=lambda step, a=allowed: a).penalty_weight(3) == allowed / 5
+
+
+def test_after_its_end_a_ramp_costs_nothing_but_a_look_at_each_epoch():
+    class Ramp:
+        settled_from = 2
+
+        def __init__(self):
+            self.asked = []
+
+        def __call__(self, step):
+            self.asked.append(step)
+            return min(step / 2, 1.0)
+
+    model, schedule = make_model(), Ramp()
+    ramp = PenaltyRamp(num_examples=1, schedule=schedule)
+    schedule.asked.clear()
+    ramp.set_model(model)
+    ramp.on_train_begin()
+    for epoch in range(2):
+        ramp.on_epoch_begin(epoch)
+        for batch in range(5):
+            ramp.on_train_batch_begin(batch)
+            model.optimizer.iterations.assign_add(1)
+    assert schedule.asked == [0, 0, 0, 1, 2, 5]

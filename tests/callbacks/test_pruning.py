@@ -8,7 +8,7 @@ import pytest
 
 from sparsity_tf import callbacks, layers, masks, sparsify
 from sparsity_tf.layers import get_sparse_weights
-from tests.callbacks.bags import first, make_bag, masks_of, updates
+from tests.callbacks.bags import first, make_bag, masks_of, set_gradients, updates
 
 # Of the Transformer of Gale et al.: 72 attention matrices, 12 of each feed-forward layer, one shared embedding.
 TRANSFORMER = [512 * 512] * 72 + [512 * 2048] * 24 + [33288 * 512]
@@ -174,6 +174,16 @@ def test_blocks_and_filters_go_as_a_whole(structure, groups, scope):
     assert sum(block.all() for block in blocks) == masks.number_to_keep(0.6, groups)
 
 
+def test_filters_may_be_pruned_by_value_times_gradient():
+    # By magnitude the second of the two filters would stay.
+    model = make_bag([np.array([[1.0, 5.0], [1.0, 5.0]])])
+    algorithm = callbacks.MagnitudePruning(0.5, 0, 2, 1, structure="filter", dense=[], importance="taylor")
+    algorithm.prepare(model)
+    set_gradients(algorithm, [np.array([[3.0, 0.1], [-3.0, 0.1]])])
+    algorithm.change_masks(2)
+    assert masks_of(model)[0].tolist() == [[True, False], [True, False]]
+
+
 def test_a_pruning_that_would_come_too_late_is_an_error():
     """The optimizer's count goes on from one `fit` to the next, and the default end is half of this one."""
     model = keras.Sequential([keras.Input((2,)), layers.MaskedDense(2)])
@@ -187,6 +197,34 @@ def test_a_pruning_that_would_come_too_late_is_an_error():
         model.fit(*data, **options, callbacks=[callbacks.MagnitudePruning(0.5, frequency=1)])
     model.fit(*data, **options, callbacks=[callbacks.MagnitudePruning(0.5, 8, 12, frequency=1)])
     assert masks_of(model)[0].sum() == 2
+
+
+def test_only_what_is_pruned_enough_may_come_after_the_end_of_the_schedule():
+    # One weight is full and the other one empty: half of all entries, but not half of each weight.
+    model = make_bag([np.ones((2, 2)), np.zeros((2, 2))])
+    model.optimizer.iterations.assign(8)
+    callbacks.MagnitudePruning(0.5, 0, 4, 1, scope="global").prepare(model)
+    model = make_bag([np.ones((2, 2)), np.zeros((2, 2))])
+    model.optimizer.iterations.assign(8)
+    with pytest.raises(ValueError, match="`end_step` must come after the 8 steps"):
+        callbacks.MagnitudePruning(0.5, 0, 4, 1).prepare(model)
+
+
+def test_the_goal_of_a_global_scope_is_known_for_single_weights():
+    for options, expected in (
+        ({}, 7 / 13),
+        ({"dense": "part1"}, 5 / 13),
+        ({"structure": "filter", "where": ".*"}, None),
+    ):
+        algorithm = callbacks.MagnitudePruning(0.5, 0, 4, 1, scope="global", **options)
+        algorithm.prepare(make_bag(shapes=[(3, 3), (2, 2)]))
+        assert algorithm.goal() == (None if expected is None else pytest.approx(expected))
+
+
+def test_the_goal_of_each_weight_is_rounded_by_itself():
+    algorithm = callbacks.MagnitudePruning(0.5, 0, 4, 1)
+    algorithm.prepare(make_bag(shapes=[(3, 3), (1, 5)]))
+    assert algorithm.goal() == pytest.approx(8 / 14)  # floor(4.5) + floor(2.5) live
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])

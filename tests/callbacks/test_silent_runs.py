@@ -64,6 +64,15 @@ def test_a_schedule_that_begins_after_the_end_of_training(algorithm, message):
     assert any(re.search(message, str(warning.message)) for warning in started)
 
 
+def test_a_schedule_whose_only_update_would_come_after_the_last_step():
+    # 12 batches are two steps of accumulated gradients. An epoch's update comes one step after it: at the very end.
+    model, algorithm = model_of(), c.SET(0.5)
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=5), "mse", run_eagerly=True)
+    with pytest.warns(UserWarning, match="SET will not change the masks: .* before training ends at step 2"):
+        fit(model, algorithm)
+    assert not any(algorithm.dropped.values())
+
+
 def test_a_schedule_that_ends_after_the_end_of_training():
     algorithm = c.MagnitudePruning(0.8, 2, 20, 2)
     with pytest.warns(UserWarning, match="MagnitudePruning") as seen:

@@ -126,6 +126,12 @@ def test_the_prune_rate_falls_until_the_end_of_training(decay, table):
     assert due == list(range(11, 100, 10))
 
 
+def test_by_default_the_last_update_comes_before_the_last_step():
+    algorithm = callbacks.SparseMomentum(0.5, frequency=1)
+    algorithm.prepare(make_model(4, 3), epochs=2, steps_per_epoch=5)
+    assert [step for step in range(1, 20) if algorithm.due(step - 1, step) == step] == list(range(1, 10))
+
+
 # Quotas.
 
 
@@ -241,6 +247,16 @@ def test_the_common_threshold_stays_where_it_takes_what_is_expected():
     algorithm.change_masks(1)
     assert algorithm.dropped[weight.path] <= 9
     assert algorithm.recall()["threshold"] == 0.001
+
+
+@pytest.mark.parametrize("small,threshold", [(48, 0.002), (49, 0.001), (51, 0.001), (52, 0.0005)])
+def test_the_common_threshold_stays_within_two_percent(small, threshold):
+    # 50 of 100 live weights are to go.
+    value = np.where(np.arange(200) < small, 5e-4, 0.5) * (np.arange(200) < 100)
+    model = make_bag([value.reshape(20, 10)], optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    algorithm = prepared(model, drop="threshold", grow="random", redistribution="none")
+    algorithm.change_masks(1)
+    assert algorithm.recall()["threshold"] == threshold
 
 
 def test_global_magnitude_drops_the_smallest_of_all():

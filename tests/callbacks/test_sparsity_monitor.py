@@ -1,5 +1,6 @@
 """SparsityMonitor: what its records say, in CSV and in TensorBoard, wherever it stands and when a run is resumed."""
 
+import contextlib
 import csv
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 from keras import ops
 
 from sparsity_tf import callbacks, layers
+from sparsity_tf.callbacks import sparsity_monitor
 from sparsity_tf.callbacks.sparsity_monitor import COLUMNS
 from sparsity_tf.layers import get_sparse_weights
 from tests.callbacks import algorithm_checks as checks
@@ -133,6 +135,53 @@ def test_rows_of_an_epoch_that_is_done_again_are_dropped_though_it_is_rewound(tm
         assert [int(row["step"]) for row in read(monitor.csv_path)] == list(steps[:kept])
 
 
+@pytest.mark.parametrize(
+    "steps,epoch,step,kept",
+    [
+        # Row 1 has the step of row 3, which belongs to the epoch that goes on.
+        ((8, 16, 8, 16, 24), 3, 16, [8, 16, 8, 16]),
+        # The run was rewound from step 32 to 12. What it recorded then is done again.
+        ((8, 16, 24, 32, 20), 4, 32, [8, 16, 24, 32]),
+        # An epoch whose batches made no step of the optimizer.
+        ((0, 8), 0, 6, [0]),
+    ],
+)
+def test_rows_of_the_epoch_that_goes_on_follow_those_of_the_epochs_before(steps, epoch, step, kept, tmp_path):
+    model, path = make_model(CASES["static"], run_eagerly=True), tmp_path / "log.csv"
+    fit(model, callbacks.StaticSparsity(0.7), callbacks.SparsityMonitor(path), epochs=1)
+    header, *records = path.read_text().splitlines()
+    rows = [row.replace("0,6,", f"{e},{s},", 1) for e, s in enumerate(steps) for row in records]
+    path.write_text("".join(f"{line}\r\n" for line in (header, *rows)))
+    model.optimizer.iterations.assign(step)
+    monitor = callbacks.SparsityMonitor(path)
+    monitor.set_model(model)
+    monitor.on_train_begin()
+    monitor.on_epoch_begin(epoch)
+    monitor.on_train_batch_begin(0)
+    assert [int(row["step"]) for row in rows_of(read(path), "total")] == kept
+
+
+@pytest.mark.parametrize("change", [lambda header: f"{header},more", lambda header: header.replace("threshold", "H")])
+def test_a_file_with_other_columns_is_not_continued(change, tmp_path):
+    model, path = make_model(CASES["static"], run_eagerly=True), tmp_path / "log.csv"
+    fit(model, callbacks.SparsityMonitor(path), epochs=1)
+    header, *rows = path.read_text().splitlines()
+    rows = [f"{row}," if change(header).endswith(",more") else row for row in rows]
+    path.write_text("".join(f"{line}\r\n" for line in (change(header), *rows)))
+    with pytest.raises(ValueError, match="its columns must be epoch, step, weight, .*Mend it, or remove it"):
+        fit(model, callbacks.SparsityMonitor(path), epochs=2, initial_epoch=1)
+
+
+def test_the_total_adds_up_weights_with_and_without_an_algorithm():
+    model, monitor = make_model(CASES["magnitude"], run_eagerly=True), callbacks.SparsityMonitor()
+    fit(model, callbacks.MagnitudePruning(0.75, 0, 4, 2, where="first"), monitor, epochs=1)
+    first, second, total = monitor.rows
+    assert (first["dropped"], first["nonzeros"]) == (144, 48) and "dropped" not in second
+    assert (total["dropped"], total["grown"], total["nonzeros"]) == (144, 0, 128)
+    assert total["sparsity"] == pytest.approx(144 / 272) and total["mask_change"] == pytest.approx(144 / 272)
+    assert "drop_fraction" not in total and "threshold" not in total
+
+
 def test_one_monitor_serves_several_runs(tmp_path):
     model, monitor = make_model(CASES["static"], run_eagerly=True), None
     monitor = callbacks.SparsityMonitor(
@@ -157,6 +206,38 @@ def test_several_batches_for_one_step_count_once():
     model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), "mse", run_eagerly=True)
     fit(model, monitor)
     assert [row["step"] for row in rows_of(monitor.rows, "total")] == [4]
+
+
+def test_records_are_counted_from_the_step_at_which_a_run_begins():
+    model, monitor = make_model(CASES["static"]), callbacks.SparsityMonitor(every=4)
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=6), "mse", run_eagerly=True)
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer._iterations.assign(5 * 6)
+    fit(model, monitor, epochs=5)
+    assert [row["step"] for row in rows_of(monitor.rows, "total")] == [9]
+
+
+def test_each_figure_of_a_record_is_a_scalar(monkeypatch):
+    found = {}
+
+    class Board:
+        def as_default(self, step):
+            return contextlib.nullcontext()
+
+        def flush(self):
+            found["flushed"] = True
+
+    monkeypatch.setattr(
+        sparsity_monitor, "write_scalar", lambda name, value, step: found.__setitem__(name, (value, step))
+    )
+    model, monitor = make_model(CASES["static"], run_eagerly=True), callbacks.SparsityMonitor()
+    fit(model, monitor, epochs=1)
+    monitor._writer = Board()
+    monitor.record()
+    path = get_sparse_weights(model)[0].path
+    assert found["sparsity/total"] == found[f"sparsity/{path}"] == (0.0, 6) and found["flushed"]
+    names = {name.split("/")[0] for name in found}
+    assert names == {"sparsity", "mask_change", "flushed"}
 
 
 def test_tables_are_printed(capsys):

@@ -95,8 +95,17 @@ MODULES = {
     "inspection/flops": ["tests/inspection/test_flops.py"],
     "inspection/layer_operations": ["tests/inspection/test_flops.py"],
     "callbacks/criteria": ["tests/callbacks/test_dynamic.py", "tests/callbacks/test_drop_and_grow.py"],
-    "callbacks/pruning": ["tests/callbacks/test_pruning.py"],
-    "callbacks/dynamic": ["tests/callbacks/test_dynamic.py", "tests/callbacks/test_drop_and_grow.py"],
+    "callbacks/pruning": [
+        "tests/callbacks/test_pruning.py",
+        "tests/callbacks/test_bad_arguments.py",
+        "tests/callbacks/test_tied_structures.py",
+        "tests/callbacks/test_together.py",
+    ],
+    "callbacks/dynamic": [
+        "tests/callbacks/test_dynamic.py",
+        "tests/callbacks/test_drop_and_grow.py",
+        "tests/callbacks/test_silent_runs.py",
+    ],
     "callbacks/dynamic_reparameterization": ["tests/callbacks/test_dynamic_reparameterization.py"],
     "callbacks/iterative_pruning": ["tests/callbacks/test_iterative_pruning.py"],
     "callbacks/narang_pruning": ["tests/callbacks/test_narang_pruning.py"],
@@ -104,9 +113,22 @@ MODULES = {
     "callbacks/penalty_ramp": ["tests/callbacks/test_penalty_ramp.py"],
     "callbacks/sparse_momentum": ["tests/callbacks/test_sparse_momentum.py"],
     "callbacks/sparsity_monitor": ["tests/callbacks/test_sparsity_monitor.py"],
-    "callbacks/base/update_schedule": ["tests/callbacks/test_pruning.py", "tests/callbacks/test_conditions.py"],
-    "callbacks/base/weight_view": ["tests/callbacks/test_dynamic.py", "tests/callbacks/test_pruning.py"],
-    "callbacks/base/optimizer_slots": ["tests/callbacks/test_dynamic.py"],
+    "callbacks/base/update_schedule": [
+        "tests/callbacks/base/test_update_schedule.py",
+        "tests/callbacks/test_bad_arguments.py",
+        "tests/callbacks/test_conditions.py",
+        "tests/callbacks/test_pruning.py",
+        "tests/callbacks/test_together.py",
+    ],
+    "callbacks/base/weight_view": [
+        "tests/callbacks/base/test_weight_view.py",
+        "tests/callbacks/test_dynamic.py",
+        "tests/callbacks/test_pruning.py",
+    ],
+    "callbacks/base/optimizer_slots": [
+        "tests/callbacks/base/test_optimizer_slots.py",
+        "tests/callbacks/test_dynamic.py",
+    ],
 }
 
 # Operators that need arguments.

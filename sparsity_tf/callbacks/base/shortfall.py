@@ -34,7 +34,10 @@ def of_schedule(algorithm, end):
     shift = int(algorithm._at_epoch_begin)
     # In a continued run the last update may already have happened.
     continued = algorithm._epoch > 0 and algorithm.due(0, count - shift) is not None
-    if algorithm.due(count - shift, end - shift) is None and not continued:
+    due = algorithm.due(count - shift, end - shift)
+    if due is not None and algorithm._too_late(due, due):
+        due = algorithm.due(count - shift, due - 1)
+    if due is None and not continued:
         return (
             f"will not change the masks: its schedule (begin_step={algorithm._first}, end_step={last}, "
             f"frequency={algorithm.frequency!r}) has no step before the end of training, step {end}. Give a smaller "

@@ -79,9 +79,12 @@ class UpdateSchedule:
         return not self._at_epoch_begin and self.due(self._seen, self._upper_bound) is not None
 
     def _too_late(self, due, step):
-        """Whether `steps_per_execution` would move an update of the default schedule to the end of training."""
+        """Whether an update of the default schedule has moved to the end of training.
+
+        `steps_per_execution` moves updates, and `steps_after_epoch` does.
+        """
         by_default = self.end_step is None and not self.always_at_end
-        return by_default and self._total_steps is not None and due < self._total_steps <= step
+        return by_default and self._total_steps is not None and due - self._delay < self._total_steps <= step
 
     def _resolve_schedule(self, epochs, steps_per_epoch, steps_per_call=None):
         """Fixes the schedule, given the length of training.
