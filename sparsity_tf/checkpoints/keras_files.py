@@ -153,6 +153,7 @@ class HDF5Checkpoint(Checkpoint):
         self._file.close()
         if self._folder is not None:
             self._folder.cleanup()
+        super().close()
 
 
 def open_hdf5(path):

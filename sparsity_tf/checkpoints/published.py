@@ -78,16 +78,18 @@ def find_published(path: PathLike) -> PublishedCheckpoint | None:
     """Finds the published checkpoint that a path names: the file itself or one of the folders around it.
 
     Args:
-        path: For example `"magnitude_pruning_0.9_0_400000_10000_0.0_0.1.tar"`, or the prefix of a checkpoint in a
-            folder of that name.
+        path: For example `"magnitude_pruning_0.9_0_400000_10000_0.0_0.1.tar"`, the same with `.keras`, or the prefix of
+            a checkpoint in a folder of that name.
 
     Returns:
         A `PublishedCheckpoint`, or `None` if no part of the path is a name of the catalogue.
     """
     by_name = {published.name: published for published in published_checkpoints()}
     for part in reversed(os.path.abspath(os.fspath(path)).split(os.sep)):
-        if part.removesuffix(".tar") in by_name:
-            return by_name[part.removesuffix(".tar")]
+        # `.keras` is the ending of an imported checkpoint.
+        name = part.removesuffix(".tar").removesuffix(".keras")
+        if name in by_name:
+            return by_name[name]
     return None
 
 

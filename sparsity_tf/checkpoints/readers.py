@@ -80,7 +80,7 @@ def _open_directory(directory, path=None):
     path, directory_or_file = path or directory, "Directory" if path is None else "File"
     if any(os.path.isfile(os.path.join(directory, f"saved_model.{end}")) for end in ("pb", "pbtxt")):
         return _open_tensorflow(os.path.join(directory, "variables", "variables"), path)
-    prefix = _latest_by_state_file(directory) or _newest_index(directory)
+    prefix = _latest_by_state_file(directory, path != directory) or _newest_index(directory)
     if prefix is None:
         raise CheckpointError(
             f"{directory_or_file} '{path}' holds no checkpoint: it has no saved_model.pb, no `checkpoint` "
@@ -89,8 +89,12 @@ def _open_directory(directory, path=None):
     return _open_tensorflow(prefix, path)
 
 
-def _latest_by_state_file(directory):
-    """The prefix that the `checkpoint` file names, even if the directory has been moved since it was written."""
+def _latest_by_state_file(directory, inside_only):
+    """The prefix that the `checkpoint` file names, even if the directory has been moved since it was written.
+
+    A path in the file may lead to another directory. With `inside_only`, only its last part is used: the `checkpoint`
+    file of a `.tar` must not choose other files of this computer.
+    """
     try:
         with open(os.path.join(directory, "checkpoint"), encoding="utf-8") as file:
             match = re.search(r'^model_checkpoint_path: "(.*)"\s*$', file.read(), re.MULTILINE)
@@ -99,7 +103,8 @@ def _latest_by_state_file(directory):
     if match is None:
         return None
     stored = match.group(1)
-    for prefix in (os.path.join(directory, stored), _in_directory(directory, stored)):
+    moved = _in_directory(directory, stored)
+    for prefix in [moved] if inside_only else [os.path.join(directory, stored), moved]:
         # A V1 checkpoint is a single file whose name is the prefix itself.
         if os.path.isfile(prefix + ".index") or os.path.isfile(prefix):
             return prefix

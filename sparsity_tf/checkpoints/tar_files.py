@@ -82,3 +82,5 @@ def _unpack(path, folder):
                     left -= len(part)
             if left:
                 raise CheckpointError(f"'{path}' is cut off in {one_line(member.name, 200)}")
+            # The newest of several checkpoints is chosen by these times.
+            os.utime(os.path.join(folder, name), (member.mtime, member.mtime))

@@ -8,6 +8,7 @@ other instruction, is refused.
 import io
 import math
 import pickletools
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,7 @@ class Refused(Exception):
 
 def _ordered_dict(items=()):
     pairs = items.items() if isinstance(items, dict) else items
-    check(all(isinstance(key, str | int) for key, _ in pairs), "a dict whose keys are no texts")
+    check(all(_is_key(key) for key, _ in pairs), "a dict whose keys are no texts")
     return dict(items)
 
 
@@ -117,6 +118,11 @@ def check(condition, problem):
         raise Refused(f"it describes {problem}")
 
 
+def _is_key(key):
+    """Whether an object is a text or a small integer. Many larger integers have one hash, which makes a dict slow."""
+    return isinstance(key, str) or (isinstance(key, int) and abs(key) < sys.hash_info.modulus)
+
+
 def _is_sizes(sizes):
     if not isinstance(sizes, tuple | list) or len(sizes) > MOST_DIMENSIONS:
         return False
@@ -126,7 +132,7 @@ def _is_sizes(sizes):
 class Machine:
     """Reads one pickle: carries out the instructions that make data, and refuses all others.
 
-    Time and memory stay proportional to the length of the pickle: a container can be referred to many times, so what
+    Time and memory stay proportional to the length of the pickle: an object can be referred to many times, so what
     functions copy is counted, and keys are texts and integers, because a nested tuple can take for ever to hash.
     """
 
@@ -195,7 +201,7 @@ class Machine:
 
     def _set(self, items):
         check(isinstance(self._stack[-1], dict), "items of an object that is no dict")
-        check(all(isinstance(key, str | int) for key in items[::2]), "a dict whose keys are no texts")
+        check(all(map(_is_key, items[::2])), "a dict whose keys are no texts")
         self._stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     def _list(self):
@@ -212,8 +218,9 @@ class Machine:
         function, arguments = self._pop(2)
         known = any(function is one for one in _FUNCTIONS) and isinstance(arguments, tuple)
         check(known, "the call of an object that is no function")
-        containers = [one for one in (arguments, *arguments[:8]) if isinstance(one, tuple | list | dict)]
-        self._copied += sum(map(len, containers))
+        # A text counts, too: `tuple` makes eight bytes of each of its characters.
+        copied = [one for one in (arguments, *arguments[:8]) if isinstance(one, tuple | list | dict | str | bytes)]
+        self._copied += sum(map(len, copied))
         check(self._copied <= LONGEST_PICKLE, "more objects than its length justifies")
         self._stack.append(function(*arguments))
 

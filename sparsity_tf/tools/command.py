@@ -38,6 +38,8 @@ def run(name, usage, define_flags, action, argv=None, takes_paths=False):
     values = flags.FlagValues()
     define_flags(values)
     flags.DEFINE_boolean("help", False, "Show this help.", short_name="?", flag_values=values)
+    # Flags may stand after paths. (By default absl takes everything after the first path for a path.)
+    values.set_gnu_getopt(takes_paths)
     try:
         rest = values(sys.argv if argv is None else argv)[1:]
         if rest and not takes_paths:
@@ -95,7 +97,7 @@ def load_model(path):
     import sparsity_tf  # noqa: F401  (registers the package's layers with Keras)
     from sparsity_tf.train import run_folder as state
 
-    if path.endswith(_PUBLISHED) or os.path.isfile(f"{path}.index"):
+    if path.endswith(_PUBLISHED) or os.path.isfile(f"{path}.index") or _holds_index(path):
         from sparsity_tf.checkpoints import networks, open_checkpoint
 
         try:
@@ -111,6 +113,11 @@ def load_model(path):
         return state.load(path, compile=False)
     except ValueError as error:
         raise CommandError(str(error)) from error
+
+
+def _holds_index(path):
+    """Whether a path is a folder with a TensorFlow checkpoint."""
+    return os.path.isdir(path) and any(name.endswith(".index") for name in os.listdir(path))
 
 
 def parse_shape(text):

@@ -11,6 +11,7 @@ from sparsity_tf import load_masks, models
 from sparsity_tf.checkpoints import CheckpointError, checkpoint_sparsity, open_checkpoint
 from sparsity_tf.checkpoints.published import find_published, published_checkpoints
 from sparsity_tf.layers import get_sparse_weights
+from sparsity_tf.tools import command
 from sparsity_tf.train.load_weights import load_weights
 from tests.checkpoints.test_state_of_sparsity import randomize, resnet_tensors, save, values_of
 
@@ -41,7 +42,10 @@ def test_the_catalogue_is_that_of_the_authors():
             ]
 
 
-@pytest.mark.parametrize("path", [f"{NAME}.tar", f"a/{NAME}/model.ckpt-128000", f"/b/{NAME}/", f"{NAME}.tar/x/y"])
+@pytest.mark.parametrize(
+    "path",
+    [f"{NAME}.tar", f"a/{NAME}/model.ckpt-128000", f"/b/{NAME}/", f"{NAME}.tar/x/y", f"{NAME}.keras"],
+)
 def test_a_path_tells_which_one_it_is(path):
     assert find_published(path).name == NAME
     assert find_published(path.replace("0.9", "0.93")) is None
@@ -118,6 +122,43 @@ def test_nothing_lands_outside_and_links_are_refused(checkpoint, tmp_path):
         link = info("published/model.ckpt-5.index", 0, kind, "/etc/passwd"), b""
         with pytest.raises(CheckpointError, match=r"must hold plain files only. Received: published/model\.ckpt-5"):
             open_checkpoint(tar(tmp_path / "b.tar", *members, link))
+
+
+def test_commands_take_the_folder_the_prefix_and_the_tar_file(checkpoint, tmp_path):
+    files, source = checkpoint
+    path = tar(tmp_path / "published.tar", *((file, f"published/{file.name}") for file in files))
+    for given in (path, str(tmp_path / "files"), str(tmp_path / "files" / "model.ckpt-5")):
+        kernel = command.load_model(given).get_layer("stem").kernel
+        np.testing.assert_array_equal(kernel, source.get_layer("stem").kernel, err_msg=given)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(command.CommandError, match="must be a .keras file"):
+        command.load_model(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_tar_file_chooses_no_checkpoint_outside(absolute, checkpoint, tmp_path, monkeypatch):
+    files, _ = checkpoint
+    save(tmp_path / "other.ckpt-9", {"secret": np.ones(3, "float32")})
+    (tmp_path / "inner").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "inner"))
+    outside = str(tmp_path / "other.ckpt-9") if absolute else "../../other.ckpt-9"
+    state = f'model_checkpoint_path: "{outside}"\n'.encode()
+    members = [(file, file.name) for file in files if file.name != "checkpoint"]
+    with open_checkpoint(tar(tmp_path / "a.tar", *members, (info("checkpoint", len(state)), state))) as read:
+        assert read.names() and "secret" not in read.names()
+
+
+def test_the_newest_checkpoint_of_a_tar_file_is_chosen_by_the_times_in_it(checkpoint, tmp_path):
+    files, _ = checkpoint
+    save(tmp_path / "model.ckpt-9", {"newer": np.ones(3, "float32")})
+    newer = sorted(tmp_path.glob("model.ckpt-9.*"))
+    for file in files:
+        os.utime(file, (1000, 1000))
+    for file in newer:
+        os.utime(file, (2000, 2000))
+    members = [(file, file.name) for file in [*newer, *files] if file.name != "checkpoint"]
+    with open_checkpoint(tar(tmp_path / "a.tar", *members)) as read:
+        assert list(read.names()) == ["newer"]
 
 
 def test_damaged_tar_files_are_one_line(checkpoint, tmp_path):

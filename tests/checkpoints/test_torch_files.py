@@ -339,6 +339,36 @@ def test_small_files_cost_little_memory_and_time(tmp_path):
         tracemalloc.stop()
 
 
+def test_a_text_is_not_copied_again_and_again(tmp_path):
+    text = b"a" * 100_000
+    copies = b"\x80\x02X" + struct.pack("<I", len(text)) + text + b"\x85q\x00ctorch\nSize\nq\x01]("
+    copies += b"h\x01h\x00R" * 1000 + b"e."
+    tracemalloc.start()
+    try:
+        assert "more objects than its length justifies" in refused(zip_file(tmp_path / "a.pth", copies))
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_keys_of_storages_are_texts_and_named_once(tmp_path):
+    storages = struct.pack("<q", 6) + NUMBERS.tobytes()
+    nested = nested_tuples(60) + b"](h\x3ce."  # would be hashed for ever
+    content = open(old_file(tmp_path / "a.pth", described()), "rb").read()
+    start = content[: content.rindex(pickle.dumps([], 2))]
+    (tmp_path / "a.pth").write_bytes(start + nested + storages)
+    assert "other storages than it holds" in refused(tmp_path / "a.pth")
+    assert "other storages" in refused(old_file(tmp_path / "a.pth", described(), ["0", "0"], 2 * storages))
+
+
+def test_integers_with_the_same_hash_are_no_keys(tmp_path):
+    same = sys.hash_info.modulus
+    for number in (same, 3 * same, -same):
+        assert "keys are no texts" in refused(zip_file(tmp_path / "a.pth", pickle.dumps({number: None}, 2)))
+    # Optimizers of PyTorch number their parameters by addresses.
+    assert "no dict of tensors" in refused(zip_file(tmp_path / "a.pth", pickle.dumps({2**47: None, -1: 0}, 2)))
+
+
 def test_files_of_other_kinds_are_named(tmp_path):
     (tmp_path / "text.pth").write_text("no checkpoint")
     assert "is not a readable PyTorch checkpoint" in refused(tmp_path / "text.pth")
