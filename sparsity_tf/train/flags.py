@@ -155,10 +155,12 @@ def run(argv, flag_values, recipe_of, task_of):
     go_on = f"the same command with --resume{' in the place of --overwrite' if flag_values.overwrite else ''}"
     try:
         recipe = recipe_of(flag_values)
-        from sparsity_tf.train import repeats, trainer  # only here, so that wrong flags are reported at once
+        # Only here, so that wrong flags are reported at once.
+        from sparsity_tf.train import repeats, run_folder, trainer
 
         task, resume, overwrite = task_of(flag_values), flag_values.resume, flag_values.overwrite
         if flag_values.repeats is not None:
+            run_folder.check_exclusive(resume, overwrite)
             collapsed = repeats.run(task, recipe, output_dir, flag_values.repeats, overwrite)
         else:
             collapsed = trainer.train(trainer.prepare(task, recipe, output_dir, resume, overwrite)).collapsed

@@ -293,8 +293,7 @@ def claim_folder(folder, recipe, resume, overwrite, data=None):
             or the run to continue had other settings or data. The message names the differences.
     """
     os.makedirs(folder, exist_ok=True)
-    if resume and overwrite:
-        raise ValueError("`resume` and `overwrite` exclude each other: give only one of them. Received: both")
+    check_exclusive(resume, overwrite)
     path = os.path.join(folder, RECIPE)
     wanted = as_plain(recipe)
     before = check_settings(folder, recipe) if resume else None
@@ -321,6 +320,12 @@ def claim_folder(folder, recipe, resume, overwrite, data=None):
         return
     with writing(path) as file:
         json.dump(wanted, file, indent=2)
+
+
+def check_exclusive(resume, overwrite):
+    """Raises a ValueError if a run shall be continued and removed at once."""
+    if resume and overwrite:
+        raise ValueError("`resume` and `overwrite` exclude each other: give only one of them. Received: both")
 
 
 def check_settings(folder, recipe):

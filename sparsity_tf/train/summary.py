@@ -218,11 +218,13 @@ class Summary:
                 "low": found.low,
                 "high": found.high,
                 "median": found.median,
-                "seeds": " ".join(str(run.seed) for run in group.runs),
-                "folders": " ".join(run.folder for run in group.runs),
+                "seeds": " ".join(str(run.seed) for run in runs),
+                "folders": " ".join(run.folder for run in runs),
             }
             for group in self.groups
             for figure, found in group.statistics().items()
+            # A run may lack a figure, for example `best.test_error` where no model was kept.
+            for runs in [[run for run in group.runs if figure.of(run.results) is not None]]
         ]
 
     def to_csv(self, path):

@@ -116,6 +116,30 @@ def test_no_run_vanishes(tmp_path, capsys):
     assert len(json.loads(out)["left_out"]) == 12
 
 
+def test_a_row_names_the_runs_that_have_its_figure(tmp_path):
+    write_run(tmp_path / "a", 0.1, 0)
+    write_run(tmp_path / "b", 0.2, 1, {"best": {"test_error": 0.3}})
+    rows = {row["figure"]: row for row in summary.summarize([tmp_path]).rows()}
+    assert (rows["test_error"]["n"], rows["test_error"]["seeds"]) == (2, "0 1")
+    best = rows["best.test_error"]
+    assert (best["n"], best["seeds"], best["folders"]) == (1, "1", str(tmp_path / "b"))
+
+
+def test_flags_may_stand_after_the_folders(tmp_path, capsys):
+    write_run(tmp_path / "a", 0.1, 0)
+    status, out, error = run(capsys, tmp_path, "--format=json", f"--output={tmp_path}/out.csv")
+    assert (status, error) == (0, "") and not json.loads(out)["left_out"]
+    assert (tmp_path / "out.csv").exists()
+
+
+def test_repeats_are_not_continued_and_removed_at_once(tmp_path, capsys):
+    run_of = write_run(tmp_path / "seed-0", 0.1, 0)
+    flags = (f"--output_dir={tmp_path}", "--repeats=1", "--resume", "--overwrite")
+    status, _, error = classify(["--config=lenet300_dense", *flags], capsys)
+    assert status == 2 and "`resume` and `overwrite` exclude each other" in error
+    assert (run_of / run_folder.RESULTS).exists()
+
+
 def test_table_says_n_and_percent(tmp_path, capsys):
     for seed, error in enumerate((0.01, 0.02, 0.03)):
         write_run(tmp_path / str(seed), error, seed)

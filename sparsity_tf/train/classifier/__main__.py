@@ -37,7 +37,7 @@ def recipe_from_flags(flag_values):
     """
     recipe = presets.get_preset(flag_values.config)
     if flag_values.resume:
-        recipe = _of_earlier_version(recipe_flags.folder_of(flag_values), recipe)
+        recipe = _of_earlier_version(flag_values, recipe)
     if flag_values.model not in (None, recipe.model):
         # The preset's `model_options` are for the builder of its own network, so another network drops them.
         recipe = dataclasses.replace(recipe, model=flag_values.model, model_options={})
@@ -50,19 +50,24 @@ def recipe_from_flags(flag_values):
     return recipe_flags.recipe_from(flag_values, recipe)
 
 
-def _of_earlier_version(folder, preset):
-    """The recipe that a run of an earlier version in the folder was made with, if the preset is for such a run.
+def _of_earlier_version(flag_values, preset):
+    """The recipe of the run in the folder, if an earlier version began it and the preset is for such a run.
 
     A preset may have changed since that run began, for example to hold out a part of the training images. The run is
     continued with the settings that the preset had then.
     """
+    folder = recipe_flags.folder_of(flag_values)
     settings = run_folder.read_recipe(folder)
     if settings is None or not run_folder.ADDED.keys().isdisjoint(settings):
         return preset
     before = from_settings(settings, os.path.join(folder, run_folder.RECIPE))
-    if any(getattr(before, name) != getattr(preset, name) for name in ("dataset", "model", "technique")):
-        return preset
-    return before
+    for name in ("dataset", "model", "technique"):
+        given = getattr(flag_values, name)
+        if getattr(before, name) != (getattr(preset, name) if given is None else given):
+            return preset
+    # The options tell networks of one kind apart, such as wide ResNets.
+    own_options = flag_values.model is None and flag_values.model_options is None
+    return preset if own_options and before.model_options != preset.model_options else before
 
 
 def make_task(flag_values):

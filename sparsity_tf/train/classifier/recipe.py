@@ -241,9 +241,9 @@ def from_settings(settings, path):
         ValueError: A value is not allowed.
     """
     known = {field.name: field.type for field in dataclasses.fields(Recipe)}
-    given = {name: tuple(value) if known[name] is tuple else value for name, value in settings.items() if name in known}
+    settings = {name: value for name, value in settings.items() if name in known}
     try:
-        return Recipe(**given)
+        return Recipe(**{name: tuple(value) if known[name] is tuple else value for name, value in settings.items()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 

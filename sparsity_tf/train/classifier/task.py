@@ -168,10 +168,7 @@ class ClassifierTask(Task):
         )
         best = findings.results.get("best")
         if best:
-            print(
-                f"{run_folder.BEST}: epoch {best['epoch']}, validation error {100 * best['val_error']:.2f} %, "
-                f"test error {100 * best['test_error']:.2f} %, sparsity {100 * best['sparsity']:.2f} %"
-            )
+            print(_line_of_best(best))
         analysed = analysis.write(prepared)
         drawn = pictures.draw(prepared.model, prepared.output_dir)
         return [run_folder.METRICS, run_folder.RESULTS, run_folder.MODEL, *analysed, *drawn]
@@ -183,12 +180,23 @@ def _errors(prefix, figures):
     return {name: error if math.isfinite(error) else None for name, error in errors.items()}
 
 
+def _line_of_best(best):
+    """One line with the figures that `_measure_best` returns."""
+    epoch = "" if best["epoch"] is None else f"epoch {best['epoch']}, "
+    # Outputs may be finite for all validation images, but not for all test images.
+    test = "is not finite" if best["test_error"] is None else f"{100 * best['test_error']:.2f} %"
+    return (
+        f"{run_folder.BEST}: {epoch}validation error {100 * best['val_error']:.2f} %, test error {test}, "
+        f"sparsity {100 * best['sparsity']:.2f} %"
+    )
+
+
 def _measure_best(prepared):
     """Measures `best.keras`, which was chosen by the validation error; `None` if there is no such file or choice.
 
     Returns:
-        Dict of `epoch` (`None` if the row of that epoch was lost), `val_error`, `test_error`, `test_top5_error` and
-        `sparsity`.
+        Dict of `epoch` (`None` if the row of that epoch was lost), `val_error`, `test_error`, `test_top5_error`,
+        `test_loss` and `sparsity`.
     """
     path = os.path.join(prepared.output_dir, run_folder.BEST)
     if not prepared.batches.num_validation or not os.path.exists(path):

@@ -12,8 +12,9 @@ import pytest
 from sparsity_tf.datasets.batches import first_of
 from sparsity_tf.tools import evaluate
 from sparsity_tf.train import log, run_folder
-from sparsity_tf.train.classifier import data, pictures, presets
+from sparsity_tf.train.classifier import data, pictures, presets, task
 from sparsity_tf.train.classifier.evaluation import Evaluation
+from sparsity_tf.train.classifier.recipe import from_settings
 from tests.train.runs import classify, recipe_of, weights_of, write_digits
 
 pytestmark = pytest.mark.tensorflow
@@ -154,6 +155,20 @@ def test_without_held_out_images_the_best_network_is_the_last(digits, tmp_path, 
     assert "val_error" not in json.loads((tmp_path / run_folder.RESULTS).read_text())
 
 
+def test_the_line_of_best_keras_says_what_is_missing():
+    best = {"epoch": 3, "val_error": 0.25, "test_error": 0.5, "sparsity": 0.9}
+    line = "best.keras: epoch 3, validation error 25.00 %, test error 50.00 %, sparsity 90.00 %"
+    assert task._line_of_best(best) == line
+    line = "best.keras: validation error 25.00 %, test error is not finite, sparsity 90.00 %"
+    assert task._line_of_best({**best, "epoch": None, "test_error": None}) == line
+
+
+def test_settings_of_a_wrong_kind_are_named():
+    for settings in ({"lr_boundaries": 5}, {"epochs": "many"}, {"epochs": 0}):
+        with pytest.raises(ValueError, match=r"a/recipe\.json is damaged: "):
+            from_settings(settings, "a/recipe.json")
+
+
 def test_best_without_a_choice_is_the_latest_with_a_finite_loss(tmp_path):
     model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
     best = run_folder.Best(str(tmp_path), None, from_epoch=2)
@@ -196,6 +211,20 @@ def test_a_run_of_an_earlier_version_goes_on_although_its_preset_holds_images_ou
     for one, other in zip(weights_of(folder), weights_of(tmp_path / "whole"), strict=True):
         np.testing.assert_array_equal(one, other)
     assert rows_without_seconds(folder) == rows_without_seconds(tmp_path / "whole")
+
+
+def test_a_run_of_an_earlier_version_is_known_by_its_flags_too(tmp_path):
+    def recipe(*flags):
+        return recipe_of(*flags, "--resume", f"--output_dir={tmp_path}")
+
+    other = recipe_of("--config=wrn-16-8_snfs", "--technique=set", "--validation_split=0", "--batch_size=50")
+    settings = run_folder.as_plain(other)
+    for name in run_folder.ADDED:
+        del settings[name]
+    (tmp_path / run_folder.RECIPE).write_text(json.dumps(settings))
+    assert recipe("--config=wrn-16-8_snfs", "--technique=set", "--batch_size=50") == other
+    # The preset of another network is not taken for that run.
+    assert recipe("--config=wrn-28-2_snfs", "--technique=set").model_options["depth"] == 28
 
 
 @pytest.mark.parametrize("more", [["--validation_split=0.25"], ["--config=lenet300_set"], ["--learning_rate=0.5"]])
