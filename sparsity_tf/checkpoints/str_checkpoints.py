@@ -225,10 +225,15 @@ class _Network:
             variables[name].assign(value)
 
     def _check_all_taken(self, scopes):
-        """Refuses tensors without a place, except for what old files hold: the weights of inference, once more."""
+        """Refuses tensors without a place, except for what old files hold: the weights of inference, once more.
+
+        Only layers with a threshold have these. Beside other weights, a tensor of their size may be a mask or the
+        scores of another technique, without which the network is another one.
+        """
         own = {
             conv: np.prod(self.checkpoint.shape(_find(self.checkpoint, f"{conv}.weight")[0]))
             for conv, _ in scopes.values()
+            if _find(self.checkpoint, f"{conv}.sparseThreshold")
         }
         left = []
         for name in set(self.checkpoint.names()) - self.taken:

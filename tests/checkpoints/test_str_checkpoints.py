@@ -125,6 +125,14 @@ def test_weights_that_a_file_holds_twice_are_read_once(tmp_path):
         load(save(tmp_path / "differ.pth", state, prefix=""))
 
 
+@pytest.mark.parametrize("name", ["mask", "scores"])
+def test_masks_of_other_techniques_are_not_ignored(name, tmp_path):
+    state = str_networks.to_dense_state(str_networks.build("resnet_18"))
+    state |= {key.replace("weight", name): tensor for key, tensor in state.items() if tensor.ndim == 4}
+    with pytest.raises(CheckpointError, match=rf"tensors that a resnet of STR does not have: .*\.{name}"):
+        load(save(tmp_path / "masks.pth", state))
+
+
 def test_a_converted_file_is_a_dense_network_with_zeros(tmp_path):
     network = str_networks.build("resnet_50")
     path = save(tmp_path / "dense.pth", str_networks.to_dense_state(network))

@@ -24,6 +24,7 @@ _MARK = "sparsity_tf input:"
 
 def _hold_out(split, validation_split, seed):
     """Splits a `Split` of training examples in two: the examples to train on, and those to hold out."""
+    check_integer("validation_seed", seed, 0)
     held = held_out_count(split.num_examples, validation_split)
     if not held:
         return split, Split((), None, 0)

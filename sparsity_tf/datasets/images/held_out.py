@@ -40,14 +40,16 @@ def held_out_numbers(total, held, seed):
             keep the order of the examples.
 
     Returns:
-        Two slices for `seed=None`, else two rising integer arrays.
+        Two slices for `seed=None` and `held=0`, else two rising integer arrays.
 
     Raises:
         ValueError: `seed` is neither `None` nor a non-negative integer.
     """
-    if seed is None:
+    if seed is not None:
+        check_integer("validation_seed", seed, 0)
+    if seed is None or not held:
+        # Slices, because integer arrays would copy the images.
         return slice(0, total - held), slice(total - held, total)
-    check_integer("validation_seed", seed, 0)
     # The second number tells these draws from those of an epoch, whose seeds have an epoch there.
     order = np.random.default_rng([seed, 2**31]).permutation(total)
     return np.sort(order[held:]), np.sort(order[:held])

@@ -76,7 +76,7 @@ class Recipe(SparsitySettings):
     validation_seed: int = number(
         0,
         "Seed that draws which examples are held out, so that runs of several seeds hold out the same ones; -1: the "
-        "last ones, for data that are not sorted by class.",
+        "last ones, for data that are not sorted by class (not imagenet).",
         -1,
     )
     normalize: str = choice(

@@ -168,6 +168,12 @@ def test_a_validation_seed_is_an_integer(data, seed):
         datasets.array_batches(data, 5, validation_split=0.5, validation_seed=seed)
 
 
+def test_images_are_not_copied_if_none_are_held_out(data):
+    for seed in (None, 0, 7):
+        batches = datasets.array_batches(data, 4, normalize="none", validation_seed=seed)
+        assert np.shares_memory(batches._arrays["train"][0], data.x_train)
+
+
 def test_zca_whitens_and_the_test_set_goes_the_same_way():
     random = np.random.default_rng(0)
     mixing = random.normal(size=(12, 12))

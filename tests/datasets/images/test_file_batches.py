@@ -229,6 +229,12 @@ def test_single_examples_of_record_shards_are_not_held_out(places):
         make(places, validation_split=0.1)
 
 
+@pytest.mark.parametrize("seed", [None, -1])
+def test_the_last_images_of_folders_are_not_held_out(seed, places):
+    with pytest.raises(ValueError, match="`validation_seed` must be an integer"):
+        make(places, "folders", 5, validation_split=0.25, validation_seed=seed)
+
+
 def test_nothing_is_held_out(places):
     with pytest.raises(ValueError, match="held out"):
         make(places).validation()
