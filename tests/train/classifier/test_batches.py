@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sparsity_tf import datasets
-from sparsity_tf.datasets import pipeline
-from sparsity_tf.datasets.batches import first_of
+from sparsity_tf.datasets.batches import epoch_order, first_of
+from sparsity_tf.datasets.images.augmentation import draw_epoch
 from sparsity_tf.train.classifier import presets
 from sparsity_tf.train.classifier.data import load_data, make_batches
 
@@ -27,7 +27,7 @@ def test_training_and_test_images_are_normalized_alike(noise, normalize):
     batches = make_batches(recipe, noise)
     x, y = next(batches.test().as_numpy_iterator())
     batch, labels = first_of(batches.train())
-    order = pipeline.epoch_order(len(x), recipe.seed, 0)
+    order = epoch_order(len(x), recipe.seed, 0)
     np.testing.assert_allclose(batch, x[order], atol=1e-6)
     np.testing.assert_array_equal(labels, y[order])
     if normalize == "standardize":
@@ -40,8 +40,11 @@ def test_training_and_test_images_are_normalized_alike(noise, normalize):
 def test_images_are_shifted_by_as_many_pixels_as_the_recipe_says(noise):
     recipe = presets.Recipe(augment="shift", shift_pixels=7, batch_size=20, seed=3)
     batch = first_of(make_batches(recipe, noise).train())[0]
-    images = pipeline.epoch_images(noise, 3, 0, "shift", 7)[0]
-    np.testing.assert_allclose(batch, pipeline.normalize(images, pipeline.mean_image(noise.x_train)), atol=1e-6)
+    order, offsets, _ = draw_epoch(20, 3, 0, "shift", 7)
+    assert np.abs(offsets).max() == 7
+    padded = np.pad(noise.x_train[order], ((0, 0), (7, 7), (7, 7)))
+    images = np.array([image[7 + r : 35 + r, 7 + c : 35 + c] for image, (r, c) in zip(padded, offsets, strict=True)])
+    np.testing.assert_allclose(batch[..., 0], images / 255 - (noise.x_train / 255).mean(axis=0), atol=1e-6)
 
 
 def test_first_training_examples_are_used(noise, monkeypatch):
