@@ -73,7 +73,7 @@ SPECS = {
         "frequency image_size shuffle_buffer parallel_reads pixels variant technique mode cell kind scope model layer "
         "data files corpus vocabulary dtype normalize augment recipe too_long eval_too_long pad_to size convention "
         "batch_norm spatial_mask quarters input_shape image_shape shape drop grow redistribution every verbose "
-        "threshold_function granularity layer_or_model dataset table dense sparse boundaries values tensors "
+        "threshold_function granularity axis layer_or_model dataset table dense sparse boundaries values tensors "
         "model_or_table n m k max_texts texts split budget labels hidden inputs identifier loss".split(),
         "nothing",
     ),
@@ -82,9 +82,10 @@ SPECS = {
         "num_classes_or_none data_format threshold_regularizer classifier".split(),
         "optional",
     ),
-    **dict.fromkeys("initial final constant floor log_alpha_threshold".split(), "number"),
+    **dict.fromkeys("initial final constant floor log_alpha_threshold low high".split(), "number"),
     **dict.fromkeys(
-        "rate scale beta frames_per_second penalty_weight lp_penalty width alpha weight".split(), "positive"
+        "rate scale beta frames_per_second penalty_weight lp_penalty width alpha weight snr_threshold".split(),
+        "positive",
     ),
     **dict.fromkeys("decay sparsity dropout attention_dropout relu_dropout drop_fraction".split(), "fraction"),
     **dict.fromkeys("dropped_share final_sparsity".split(), "fraction"),
@@ -100,7 +101,8 @@ SPECS = {
     **dict.fromkeys("kernel_initializer bias_initializer initializer kernel_regularizer".split(), "initializer"),
     **dict.fromkeys("activation recurrent_activation".split(), "activation"),
     **dict.fromkeys(
-        "mask_initializer log_alpha_initializer log_sigma2_initializer threshold_initializer".split(),
+        "mask_initializer log_alpha_initializer log_sigma2_initializer threshold_initializer mu_initializer "
+        "log_sigma_initializer".split(),
         "number_or_initializer",
     ),
     **dict.fromkeys("zeta_initializer nu_initializer".split(), "number"),
@@ -250,6 +252,10 @@ OPTIONS = {
         "threshold_regularizer": None,
     },
     "discovering_wirings": {"sparsity": 0.9},
+    "structured_bayesian": {
+        "mu_initializer": 0.0, "log_sigma_initializer": -5.0, "axis": "output", "low": -20.0, "high": 0.0,
+        "snr_threshold": 1.0, "penalty_weight": 0.0, "seed": 0,
+    },
 }  # fmt: skip
 OPTION_SPECS = {
     "clip_log_alpha": "optional_clip",
@@ -600,7 +606,7 @@ HOOKS = set(
     "products targets factor epsilon reduce alive expand random_scores keep_random axes start change_masks uses scores due "
     "default_end_step on_train_begin on_train_end on_epoch_begin on_epoch_end on_train_batch_begin on_train_batch_end "
     "update prepare finish rng new_mask grow_weights drop_fraction_at threshold_at penalty_weight initial_mask "
-    "sparsity_after view views assign remember left_undone adjust_pruning_threshold reallocate_free_parameters model_sparsity prune_by_threshold record "
+    "sparsity_after view views portions assign remember left_undone adjust_pruning_threshold reallocate_free_parameters model_sparsity prune_by_threshold record "
     "lp_norm call_mask add_penalty gain prepare multiply matrix get_initial_state inner_loop convolution_op "
     "filter_axes position_axes apply_weight enable_lora reason_against batch assign_mask".split()
 )
