@@ -48,7 +48,7 @@ def main(argv=None):
 
 def _define_flags(values):
     own = {"flag_values": values}
-    flags.DEFINE_string("checkpoint", None, "The sparse network, a .keras file.", **own)
+    flags.DEFINE_string("checkpoint", None, "The sparse network, a .keras file or a published checkpoint.", **own)
     text = "The file to write, with the ending of its format: .keras, .tflite, .onnx, .xml, .pt2, or no ending."
     flags.DEFINE_string("output", None, text, **own)
     flags.DEFINE_enum("format", "keras", _FORMATS, "Format of the output.", **own)

@@ -53,7 +53,10 @@ def _define_flags(values):
         **own,
     )
     define_log_alpha_threshold(values, "Default 3.")
-    text = "STR: what weights with a threshold become; auto keeps raw weights and thresholds, the others take zeros."
+    text = (
+        "STR: what becomes of the weights. auto keeps raw weights and thresholds if the file has them, soft_threshold "
+        "demands them; masked and dense hold the weights of inference, zeros included."
+    )
     flags.DEFINE_enum("form", "auto", FORMS, text, **own)
     flags.DEFINE_string("input_shape", None, "Shape of one image, default 224,224,3.", **own)
 

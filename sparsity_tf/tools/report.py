@@ -26,7 +26,9 @@ def main(argv=None):
 
 def _define_flags(values):
     own = {"flag_values": values}
-    flags.DEFINE_string("checkpoint", None, "The network, a .keras file, sparse or dense.", **own)
+    flags.DEFINE_string(
+        "checkpoint", None, "The network, sparse or dense: a .keras file or a published checkpoint.", **own
+    )
     flags.DEFINE_list("batch_sizes", ["1", "32"], "Batch sizes.", **own)
     flags.DEFINE_integer(
         "rounds",

@@ -139,7 +139,7 @@ def test_wrong_use_is_one_line(tmp_path, capsys):
         ([f"--checkpoint={tmp_path}/a", "--name=b"], 2, "Flag --name must be in the catalogue"),
         ([f"--checkpoint={tmp_path}/{VD}.tar"], 2, "Flag --vocabulary is required for a Transformer"),
         ([f"--checkpoint={tmp_path}/{VD}.tar", "--log_alpha_threshold=a"], 2, "finite numbers separated by commas"),
-        ([f"--checkpoint={tmp_path}/{RESNET}.tar", f"--data_dir={tmp_path}/no"], 1, "no"),
+        ([f"--checkpoint={tmp_path}/{RESNET}.tar", f"--data_dir={tmp_path}/no"], 1, f"{tmp_path}/no"),
     ]:
         found, _, error = run(capsys, *flags)
         assert (found, error.count("\n")) == (status, 1) and message in error, flags
