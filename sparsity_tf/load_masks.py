@@ -84,7 +84,9 @@ def _of_checkpoint(path):
         if state_of_sparsity.network_kind(checkpoint):
             return _of_model(state_of_sparsity.build_model(checkpoint)), places
         if str_checkpoints.network_kind(checkpoint):
-            return _of_model(str_checkpoints.build_model(checkpoint, "masked")), places
+            found = _of_model(str_checkpoints.build_model(checkpoint, "masked"))
+            # Files of the program's other techniques hold dense weights: their masks are nowhere in the file.
+            return {} if all(mask.all() for mask in found.values()) else found, places
         # Sort by place in the file. The places tell the order of layers of one kind, while names need not.
         for name in sorted(checkpoint.names(), key=lambda name: natural_order(checkpoint.aliases(name)[0])):
             aliases = [alias for alias in checkpoint.aliases(name) if alias.endswith("mask")]

@@ -217,6 +217,14 @@ def test_weights_and_masks_start_other_networks(tmp_path):
     )
 
 
+def test_a_file_of_dense_weights_holds_no_masks(tmp_path):
+    state = str_networks.build("resnet_18").state_dict()
+    path = save(tmp_path / "dense.pth", {name: x for name, x in state.items() if not name.endswith("sparseThreshold")})
+    options = {"input_shape": (32, 32, 3), "num_classes": 10, "width": 0.125, "variant": "str", "classifier": "conv"}
+    with pytest.raises(ValueError, match="`source` holds no masks"):
+        load_masks(sparsify(models.resnet_18(**options), "masked"), path)
+
+
 def test_the_budget_of_a_file_is_transferred(tmp_path, capsys):
     network = str_networks.build("mobilenet_v1")
     path, output = save(tmp_path / "model.pth", network.state_dict()), str(tmp_path / "budget.csv")
