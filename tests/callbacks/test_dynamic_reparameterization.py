@@ -151,5 +151,7 @@ def test_a_redistribution_that_nobody_knows_is_named():
 
 def test_a_sparsity_that_the_masks_cannot_hold_is_an_error():
     model = make_bag(shapes=[(10, 10)], dense=50)
-    with pytest.raises(ValueError, match=r"`sparsity` must be below 0.6667.*150 parameters.*only 100 of them.*sparsity=0.7"):
+    with pytest.raises(
+        ValueError, match=r"`sparsity` must be below 0.6667.*150 parameters.*only 100 of them.*sparsity=0.7"
+    ):
         DynamicSparseReparameterization(0.7, variant="model", end_step=10).prepare(model)
