@@ -9,6 +9,7 @@ from keras import ops
 import sparsity_tf
 from sparsity_tf.layers import LogNormalDropout, SBPConv2D, SBPDense
 from sparsity_tf.layers.structured_bayesian import divergence, mean_and_snr, sample
+from tests import fresh_process
 
 # mu, log sigma -> divergence, mean, signal-to-noise ratio on [-20, 0] (closed form and numerical integration).
 GOLDEN = [
@@ -168,6 +169,32 @@ def test_one_draw_for_each_unit_and_call():
     first, second = (arrays(layer(x, training=True))[0] for _ in range(2))
     assert (first == first[:1]).all() and len(np.unique(first[0])) > 45
     assert (first != second).any()
+
+
+REPLICAS = """
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+from sparsity_tf.layers import SBPDense
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    layer = SBPDense(20, use_bias=False, log_sigma_initializer=0.0)
+    layer.build((None, 3))
+outputs = tf.function(lambda: strategy.run(lambda: layer(tf.ones((1, 3)), training=True)))()
+one, other = (output.numpy() for output in strategy.experimental_local_results(outputs))
+print((one == other).all())
+"""
+
+
+@pytest.mark.tensorflow
+def test_all_replicas_draw_the_same_noise():
+    # A process of its own: logical devices must be set before TensorFlow starts.
+    process = fresh_process.run(REPLICAS)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert process.stdout.splitlines() == ["True"]
 
 
 def test_variables_stay_within_their_bounds_and_can_come_back():
