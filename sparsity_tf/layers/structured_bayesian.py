@@ -27,9 +27,11 @@ from sparsity_tf.type_names import Initializer, Tensor
 _LOG_SIGMA = (-20.0, 5.0)
 # Below this sigma the variance of theta is lost in the rounding of float32. Such a unit is certain, so it lives.
 _CERTAIN = 1e-3
-# A unit whose mean is below this number is dead, whatever its signal-to-noise ratio: near the lower end of the interval
-# the truncation makes the ratio large.
+# A unit whose mean is below this share of exp(high), the largest theta, is dead, whatever its signal-to-noise ratio:
+# near the lower end of the interval the truncation makes the ratio large.
 _LEAST_MEAN = 1e-6
+# Largest magnitude of `high`: exp(2 high) and its products are then normal numbers of float32.
+_LARGEST_END = 20.0
 
 AXES = ("output", "input")
 
@@ -161,9 +163,9 @@ class LogNormalDropout(Technique):
         mu_initializer: Initial mu: a Keras initializer or a number, clipped to [`low`, `high`]. Default 0.
         log_sigma_initializer: Initial log sigma: a Keras initializer or a number, clipped to [-20, 5]. Default -5.
         axis: "output" for noise on output units and filters; "input" for noise on the units that the kernel reads (the
-            dense layers of the authors' VGG).
+            dense layers of the authors' VGG). Of an `EinsumDense` these are all axes that are summed.
         low: Lower end a of the interval of log theta.
-        high: Upper end b of the interval, > `low`.
+        high: Upper end b of the interval, > `low`, in [-20, 20].
         snr_threshold: A unit lives if its signal-to-noise ratio is above this number, >= 0.
         penalty_weight: Initial value of the layer's `penalty_weight` variable, which multiplies the divergence in the
             training loss: 1 / (number of training examples). `callbacks.PenaltyRamp` changes it during training. The
@@ -195,7 +197,7 @@ class LogNormalDropout(Technique):
     ) -> None:
         check_choice("axis", axis, AXES)
         check_number("low", low)
-        check_number("high", high, above=low)
+        check_number("high", high, least=-_LARGEST_END, above=low, most=_LARGEST_END)
         check_number("snr_threshold", snr_threshold, least=0)
         check_number("penalty_weight", penalty_weight, least=0)
         check_seed("seed", seed)
@@ -223,7 +225,13 @@ class LogNormalDropout(Technique):
                     "`axis` must be 'output' for a kernel whose last axis alone is not its output. "
                     f"Received: axis='input' for {weight.path!r}"
                 )
-            axes = (rank - 2,)
+            if getattr(weight.layer, "groups", 1) > 1:
+                raise ValueError(
+                    "`axis` must be 'output' for a convolution with groups, whose groups read different units with "
+                    f"the same entry. Received: axis='input' for {weight.path!r} with groups={weight.layer.groups}"
+                )
+            # The axes before the units are positions in the window of a convolution.
+            axes = tuple(range(len(getattr(weight.layer, "kernel_size", ())), rank - 1))
         return tuple(size if axis in axes else 1 for axis, size in enumerate(weight.shape))
 
     def _parameters(self, weight, dtype):
@@ -233,8 +241,10 @@ class LogNormalDropout(Technique):
         kernel = weight.tensor()
         mu, log_sigma = self._parameters(weight, kernel.dtype)
         mean, snr = mean_and_snr(mu, log_sigma, self.low, self.high)
-        live = ((snr > self.snr_threshold) | (ops.exp(log_sigma) < _CERTAIN)) & (mean > _LEAST_MEAN)
-        found = ops.where(live, kernel * mean, ops.zeros_like(kernel))
+        uncertain = (snr <= self.snr_threshold) & (ops.exp(log_sigma) >= _CERTAIN)
+        # This form keeps a unit whose noise is NaN. `snr > threshold` would drop it, and so hide it.
+        dead = uncertain | (mean <= _LEAST_MEAN * math.exp(self.high))
+        found = ops.where(dead, ops.zeros_like(kernel), kernel * mean)
         return found if select is None else select(found)
 
     def training_value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:

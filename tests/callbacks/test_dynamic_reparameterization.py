@@ -143,13 +143,15 @@ def test_by_default_updates_end_after_nine_tenths_of_training():
     assert algorithm.last_step == 18
 
 
-def test_a_heuristic_that_nobody_knows_is_named():
-    for heuristic in ("fair", 3):
-        with pytest.raises(ValueError, match=f"`heuristic` must be one of .*heuristic={heuristic!r}"):
-            DynamicSparseReparameterization(heuristic=heuristic)
+def test_a_redistribution_that_nobody_knows_is_named():
+    for redistribution in ("fair", 3):
+        with pytest.raises(ValueError, match=f"`redistribution` must be one of .*redistribution={redistribution!r}"):
+            DynamicSparseReparameterization(redistribution=redistribution)
 
 
 def test_a_sparsity_that_the_masks_cannot_hold_is_an_error():
     model = make_bag(shapes=[(10, 10)], dense=50)
-    with pytest.raises(ValueError, match=r"`sparsity` must be below 0.6667.*150 parameters.*\(100\).*sparsity=0.7"):
+    with pytest.raises(
+        ValueError, match=r"`sparsity` must be below 0.6667.*150 parameters.*only 100 of them.*sparsity=0.7"
+    ):
         DynamicSparseReparameterization(0.7, variant="model", end_step=10).prepare(model)

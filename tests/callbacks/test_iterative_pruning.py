@@ -82,7 +82,7 @@ def test_steps_that_are_left_and_needed_are_compared():
     # 5 steps, and twice the 3 from step 2 to step 5.
     assert tickets.total_steps == 11
     assert tickets.left_undone(11) is None
-    assert "they take 11 steps more, and training has 10" in tickets.left_undone(10)
+    assert "they need 11 more steps, but training has only 10" in tickets.left_undone(10)
     tickets.detach()
 
 

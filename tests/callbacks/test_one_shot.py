@@ -207,7 +207,9 @@ def test_a_budget_file_has_no_meaning_for_a_global_scope(tmp_path, monkeypatch):
     for name in ("budget.csv", "weights.csv"):
         (tmp_path / name).write_text("name,sparsity\nfirst,0.5\nsecond,0.5\n")
         SNIP(0.5, data=(X, Y), distribution=name, scope="layer")
-        with pytest.raises(ValueError, match=f"has no meaning with scope='global'.*distribution='{name}'"):
+        with pytest.raises(
+            ValueError, match=f"`distribution` must be 'uniform' .* with scope='global'.*distribution='{name}'"
+        ):
             SNIP(0.5, data=(X, Y), distribution=name)
 
 

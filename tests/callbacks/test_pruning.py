@@ -206,7 +206,7 @@ def test_only_what_is_pruned_enough_may_come_after_the_end_of_the_schedule():
     callbacks.MagnitudePruning(0.5, 0, 4, 1, scope="global").prepare(model)
     model = make_bag([np.ones((2, 2)), np.zeros((2, 2))])
     model.optimizer.iterations.assign(8)
-    with pytest.raises(ValueError, match="`end_step` must come after the 8 steps"):
+    with pytest.raises(ValueError, match="`end_step` must be larger than 8, the number of steps"):
         callbacks.MagnitudePruning(0.5, 0, 4, 1).prepare(model)
 
 

@@ -68,7 +68,7 @@ def test_a_schedule_whose_only_update_would_come_after_the_last_step():
     # 12 batches are two steps of accumulated gradients. An epoch's update comes one step after it: at the very end.
     model, algorithm = model_of(), c.SET(0.5)
     model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=5), "mse", run_eagerly=True)
-    with pytest.warns(UserWarning, match="SET will not change the masks: .* before training ends at step 2"):
+    with pytest.warns(UserWarning, match="SET will not change the masks: .* before the end of training, step 2"):
         fit(model, algorithm)
     assert not any(algorithm.dropped.values())
 

@@ -168,7 +168,7 @@ def test_a_file_with_other_columns_is_not_continued(change, tmp_path):
     header, *rows = path.read_text().splitlines()
     rows = [f"{row}," if change(header).endswith(",more") else row for row in rows]
     path.write_text("".join(f"{line}\r\n" for line in (change(header), *rows)))
-    with pytest.raises(ValueError, match="its columns must be epoch, step, weight, .*Mend it, or remove it"):
+    with pytest.raises(ValueError, match="its columns must be epoch, step, weight, .*Correct the file, or remove it"):
         fit(model, callbacks.SparsityMonitor(path), epochs=2, initial_epoch=1)
 
 

@@ -9,6 +9,7 @@ from keras import ops
 import sparsity_tf
 from sparsity_tf.layers import LogNormalDropout, SBPConv2D, SBPDense
 from sparsity_tf.layers.structured_bayesian import divergence, mean_and_snr, sample
+from tests import fresh_process
 
 # mu, log sigma -> divergence, mean, signal-to-noise ratio on [-20, 0] (closed form and numerical integration).
 GOLDEN = [
@@ -123,6 +124,43 @@ def test_noise_on_inputs():
         sparsity_tf.layers.SBPEinsumDense("abc,cde->abde", (None, 2, 3), axis="input").build((None, 4, 7))
 
 
+def test_noise_on_inputs_of_an_einsum_has_an_entry_for_each_unit_that_is_read():
+    layer = sparsity_tf.layers.SBPEinsumDense("abcd,cde->abe", (None, 7), axis="input")
+    layer.build((None, 4, 2, 3))
+    assert layer.mu.shape == (2, 3, 1)
+    with pytest.raises(ValueError, match="`axis` must be 'output' for a convolution with groups.*groups=2"):
+        SBPConv2D(6, 3, groups=2, axis="input").build((None, 8, 8, 4))
+
+
+def test_noise_that_is_not_a_number_is_not_hidden():
+    layer = SBPDense(2)
+    layer.build((None, 3))
+    layer.mu.assign([[np.nan, 0.0]])
+    outputs = arrays(layer(np.ones((1, 3), "float32")))[0]
+    assert np.isnan(outputs).tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("low,high", [(-30.0, -20.0), (-1.0, 20.0)])
+def test_units_live_in_other_intervals(low, high):
+    for log_sigma in (-5.0, -1.0, 5.0):
+        layer = SBPDense(2, low=low, high=high, mu_initializer=high, log_sigma_initializer=log_sigma, snr_threshold=0.1)
+        layer.build((None, 3))
+        assert arrays(layer.sparse_weights[0].mask())[0].all()
+
+
+def test_a_step_from_the_bounds_is_finite():
+    mu, log_sigma = np.meshgrid(np.linspace(-20, 0, 9), np.linspace(-20, 5, 11))
+    layer = SBPDense(mu.size, penalty_weight=1e-3)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    layer.mu.assign(mu.reshape(1, -1))
+    layer.log_sigma.assign(log_sigma.reshape(1, -1))
+    model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=keras.backend.backend() != "torch")
+    model.train_on_batch(np.ones((4, 3)), np.ones((4, mu.size)))
+    for variable in (layer.mu, layer.log_sigma, layer.kernel):
+        assert np.isfinite(arrays(variable)[0]).all()
+    assert (arrays(layer.log_sigma)[0] != log_sigma.reshape(1, -1)).mean() > 0.5
+
+
 def test_one_draw_for_each_unit_and_call():
     layer = SBPDense(50, use_bias=False, log_sigma_initializer=0.0, seed=1)
     x = np.ones((6, 3), "float32")
@@ -131,6 +169,32 @@ def test_one_draw_for_each_unit_and_call():
     first, second = (arrays(layer(x, training=True))[0] for _ in range(2))
     assert (first == first[:1]).all() and len(np.unique(first[0])) > 45
     assert (first != second).any()
+
+
+REPLICAS = """
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+from sparsity_tf.layers import SBPDense
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    layer = SBPDense(20, use_bias=False, log_sigma_initializer=0.0)
+    layer.build((None, 3))
+outputs = tf.function(lambda: strategy.run(lambda: layer(tf.ones((1, 3)), training=True)))()
+one, other = (output.numpy() for output in strategy.experimental_local_results(outputs))
+print((one == other).all())
+"""
+
+
+@pytest.mark.tensorflow
+def test_all_replicas_draw_the_same_noise():
+    # A process of its own: logical devices must be set before TensorFlow starts.
+    process = fresh_process.run(REPLICAS)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert process.stdout.splitlines() == ["True"]
 
 
 def test_variables_stay_within_their_bounds_and_can_come_back():
@@ -173,6 +237,7 @@ def test_training_finds_the_units_that_nothing_needs():
     [
         ({"axis": "both"}, "`axis` must be one of"),
         ({"low": 1.0}, "`high` must be .* above 1"),
+        ({"high": 60.0}, "`high` must be .* at most 20"),
         ({"snr_threshold": -1}, "`snr_threshold` must be"),
         ({"penalty_weight": -1}, "`penalty_weight` must be"),
         ({"seed": "x"}, "`seed` must be"),

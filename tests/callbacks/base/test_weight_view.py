@@ -27,7 +27,7 @@ def test_an_algorithm_may_give_another_saliency():
 
 
 def test_saliency_reads_the_gradient_and_a_function_must_say_so():
-    with pytest.raises(ValueError, match="reads the gradient of 'w' without saying so.*uses\\(\"gradient\"\\)"):
+    with pytest.raises(ValueError, match="reads the gradient of 'w', but does not declare it.*uses\\(\"gradient\"\\)"):
         view().saliency  # noqa: B018
 
 
