@@ -122,8 +122,8 @@ class FeatureTable:
         np.savez_compressed(
             path,
             names=np.array([row.name for row in self.rows]),
-            densities=np.array([row.density for row in self.rows]),
-            dropped_shares=np.array([row.dropped_share for row in self.rows]),
+            densities=np.array([row.density for row in self.rows], float),
+            dropped_shares=np.array([row.dropped_share for row in self.rows], float),
             **arrays,
         )
 

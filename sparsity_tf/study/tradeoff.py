@@ -165,7 +165,7 @@ def tradeoff_table(
     settings is a little too good.
 
     Of one's own runs, every experiment (settings without the seed) has a row: nothing is chosen among them. Collapsed
-    runs, and published results without a sparsity, are in no row.
+    runs, and published results that have no sparsity or reach no level, are in no row.
 
     Args:
         published: List of `PublishedResult` of one metric and one model; `None` for none.

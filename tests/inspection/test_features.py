@@ -214,6 +214,13 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
     assert len(FeatureTable.load(tmp_path / "features.npz")) == 0
 
 
+def test_a_table_without_a_dropped_share_is_read_again(tmp_path):
+    table = FeatureTable([FeatureRow("relu", np.ones((2, 5)), 1, 0)])
+    table.save(tmp_path / "features.npz")
+    [row] = FeatureTable.load(tmp_path / "features.npz")
+    assert row.density == 1 and row.dropped_share == 0
+
+
 @pytest.mark.parametrize(
     "change",
     [
