@@ -206,7 +206,7 @@ def deployment_report(
     """
     check_model("model", model)
     check_built("model", model)
-    if not isinstance(targets, list | tuple) or not targets or any(target not in TARGETS for target in targets):
+    if not isinstance(targets, list | tuple) or not targets or any(target not in tuple(TARGETS) for target in targets):
         raise ValueError(f"`targets` must be a list of some of {list(TARGETS)}. Received: targets={targets!r}")
     check_integers("batch_sizes", batch_sizes, 1)
     check_integer("rounds", rounds, 1)

@@ -421,7 +421,7 @@ CASES = {
     "callbacks.SET": Case(callbacks.SET, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "random", "decay": "constant", "frequency": 10, "drop_fraction": 0.3, **STEPS, "where": None, "structure": None, "seed": 0}),
     "callbacks.DropAndGrow": Case(callbacks.DropAndGrow, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "random", "redistribution": None, "drop_fraction": 0.3, "decay": "cosine", "frequency": 10, **STEPS, "where": None, "structure": None, "seed": 0}),
     "callbacks.RigL": Case(callbacks.RigL, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "gradient", "frequency": 10, **STEPS, "where": None, "seed": 0}),
-    "callbacks.StaticSparsity": Case(callbacks.StaticSparsity, {"sparsity": 0.9, "distribution": "erk", "dense": None, "where": None, "structure": None, "seed": 0}),
+    "callbacks.StaticSparsity": Case(callbacks.StaticSparsity, {"sparsity": 0.9, "distribution": "erk", "dense": None, "where": None, "structure": None, "seed": 0}, {"sparsity": "optional"}),
     "callbacks.DynamicSparseReparameterization": Case(callbacks.DynamicSparseReparameterization, {"sparsity": 0.9, "variant": "paper", "prune_target": 0.01, "initial_threshold": 0.001, "redistribution": "survivors", "power": 1.0, "frequency": 10, "distribution": "erk", **STEPS, "where": None, "seed": 0}),
     "callbacks.IterativePruning": Case(callbacks.IterativePruning, {"final_sparsity": 0.9, "rounds": 2, "steps_per_round": 5, "rewind_step": 0, "scope": "layer", "snapshot": None, "where": None}),
     "callbacks.MaskAlgorithm": Case(callbacks.MaskAlgorithm, {**STEPS, "frequency": 1, "where": None, "structure": None, "seed": 0}),

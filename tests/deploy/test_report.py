@@ -175,6 +175,7 @@ def test_bad_input_is_refused():
         ("`model` must be a Keras model", (None,), {}),
         ("`model` must be built", (keras.Sequential([layers.Dense(2)]),), {}),
         ("`targets` must be a list", (model,), {"targets": ["coreml"]}),
+        ("`targets` must be a list", (model,), {"targets": [["litert"]]}),
         ("`targets` must be a list", (model,), {"targets": "litert"}),
         ("`batch_sizes` must be a tuple", (model,), {"batch_sizes": ()}),
         ("`rounds` must be an integer", (model,), {"rounds": 0}),
