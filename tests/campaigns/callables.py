@@ -263,7 +263,11 @@ OPTION_SPECS = {
     "zeta": "at_least_1",
     "penalty_weight": "positive",
 }
-ALLOWED |= {"optional_clip": {"none", "half", "one_and_half"}, "negative": {"minus_one", "minus_half"}}
+ALLOWED |= {
+    "optional_fraction": {"none", "half"},
+    "optional_clip": {"none", "half", "one_and_half"},
+    "negative": {"minus_one", "minus_half"},
+}
 GRNN = {
     "units": 2, "input_rank": 1, "recurrent_rank": 1, "gains": True, "activation": "tanh",
     "recurrent_activation": "sigmoid", "kernel_initializer": None, "bias_initializer": "ones", "zeta_initializer": 1.0,
@@ -421,7 +425,7 @@ CASES = {
     "callbacks.SET": Case(callbacks.SET, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "random", "decay": "constant", "frequency": 10, "drop_fraction": 0.3, **STEPS, "where": None, "structure": None, "seed": 0}),
     "callbacks.DropAndGrow": Case(callbacks.DropAndGrow, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "random", "redistribution": None, "drop_fraction": 0.3, "decay": "cosine", "frequency": 10, **STEPS, "where": None, "structure": None, "seed": 0}),
     "callbacks.RigL": Case(callbacks.RigL, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "gradient", "frequency": 10, **STEPS, "where": None, "seed": 0}),
-    "callbacks.StaticSparsity": Case(callbacks.StaticSparsity, {"sparsity": 0.9, "distribution": "erk", "dense": None, "where": None, "structure": None, "seed": 0}, {"sparsity": "optional"}),
+    "callbacks.StaticSparsity": Case(callbacks.StaticSparsity, {"sparsity": 0.9, "distribution": "erk", "dense": None, "where": None, "structure": None, "seed": 0}, {"sparsity": "optional_fraction"}),
     "callbacks.DynamicSparseReparameterization": Case(callbacks.DynamicSparseReparameterization, {"sparsity": 0.9, "variant": "paper", "prune_target": 0.01, "initial_threshold": 0.001, "redistribution": "survivors", "power": 1.0, "frequency": 10, "distribution": "erk", **STEPS, "where": None, "seed": 0}),
     "callbacks.IterativePruning": Case(callbacks.IterativePruning, {"final_sparsity": 0.9, "rounds": 2, "steps_per_round": 5, "rewind_step": 0, "scope": "layer", "snapshot": None, "where": None}),
     "callbacks.MaskAlgorithm": Case(callbacks.MaskAlgorithm, {**STEPS, "frequency": 1, "where": None, "structure": None, "seed": 0}),
