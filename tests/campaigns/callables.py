@@ -264,7 +264,6 @@ OPTION_SPECS = {
     "penalty_weight": "positive",
 }
 ALLOWED |= {
-    "optional_fraction": {"none", "half"},
     "optional_clip": {"none", "half", "one_and_half"},
     "negative": {"minus_one", "minus_half"},
 }
