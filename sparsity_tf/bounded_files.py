@@ -131,6 +131,31 @@ def read_json(path):
             raise DamagedFileError(path, one_line(error)) from error
 
 
+def csv_lines(path, text):
+    """Splits the text of a CSV file into cells.
+
+    Args:
+        path: Path of the file, for the message.
+        text: Iterable of the file's lines, such as the open file.
+
+    Returns:
+        Non-empty list of pairs, the number of a line (from 1) and the list of its cells. Empty lines are left out.
+
+    Raises:
+        DamagedFileError: The text is empty, not UTF-8 or no CSV.
+    """
+    reader = csv.reader(text)
+    try:
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except UnicodeDecodeError as error:
+        raise DamagedFileError(path, one_line(error)) from error
+    except csv.Error as error:
+        raise DamagedFileError(path, f"line {reader.line_num}: {one_line(error)}") from error
+    if not lines:
+        raise DamagedFileError(path, "it has no header line")
+    return lines
+
+
 def read_figures(path, integers=(), texts=(), needed=()):
     """Reads the rows of a CSV file of numbers, to which a program adds one row at a time.
 
@@ -154,15 +179,7 @@ def read_figures(path, integers=(), texts=(), needed=()):
         OSError: The file can't be read, for example because it is a folder.
     """
     with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.reader(line for line in file if line.endswith("\n"))
-        try:
-            lines = [(reader.line_num, cells) for cells in reader if cells]
-        except UnicodeDecodeError as error:
-            raise DamagedFileError(path, one_line(error)) from error
-        except csv.Error as error:
-            raise DamagedFileError(path, f"line {reader.line_num}: {one_line(error)}") from error
-    if not lines:
-        raise DamagedFileError(path, "it has no header line")
+        lines = csv_lines(path, (line for line in file if line.endswith("\n")))
     header = lines[0][1]
     missing = [name for name in (*integers, *texts, *needed) if name not in header]
     if missing:

@@ -1,9 +1,8 @@
 """Reads the cells of published CSV files. Every error names the file, the line and the column."""
 
-import csv
 import math
 
-from sparsity_tf.bounded_files import DamagedFileError, one_line
+from sparsity_tf.bounded_files import DamagedFileError, csv_lines, one_line
 
 # The most characters of a cell that a message shows.
 _SHOWN = 50
@@ -78,15 +77,7 @@ def read_table(path):
         OSError: The file can't be read.
     """
     with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        try:
-            lines = [(reader.line_num, cells) for cells in reader if cells]
-        except UnicodeDecodeError as error:
-            raise DamagedFileError(path, one_line(error)) from error
-        except csv.Error as error:
-            raise DamagedFileError(path, f"line {reader.line_num}: {one_line(error)}") from error
-    if not lines:
-        raise DamagedFileError(path, "it has no header line")
+        lines = csv_lines(path, file)
     header = [name.strip() for name in lines[0][1]]
     for number, cells in lines[1:]:
         if len(cells) != len(header):

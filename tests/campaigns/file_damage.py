@@ -7,9 +7,11 @@ import io
 import json
 import lzma
 import os
+import pathlib
 import pickle
 import shutil
 import struct
+import tarfile
 import zipfile
 import zlib
 
@@ -199,6 +201,44 @@ def pickle_lies(canary):
     contents = [pickle.dumps(batch, 2) for batch in batches]
     contents += [b"\x80\x05\x96" + struct.pack("<Q", 1 << 36) + b"x.", b"\x80\x04\x8e" + struct.pack("<Q", 1 << 50)]
     return [written(content) for content in contents]
+
+
+def torch_lies(canary):
+    """Files of `torch.save`, in both its layouts, whose pickles would run code or take memory that they do not hold."""
+    from tests.checkpoints.test_torch_files import old_file, zip_file
+
+    calls = [
+        _Call(os.system, (f"touch {canary}",)),
+        _Call(eval, (f"open({canary!r}, 'w')",)),
+        _Call(bytearray, (1 << 40,)),
+    ]
+    contents = [pickle.dumps({"state_dict": {"fc.weight": call}}, protocol) for call in calls for protocol in (2, 4)]
+    contents += [b"\x80\x05\x96" + struct.pack("<Q", 1 << 36) + b"x.", b"\x80\x02" + b"(" * (1 << 20) + b"."]
+    return [
+        lambda path, write=write, content=content: write(pathlib.Path(path), content)
+        for content in contents
+        for write in (zip_file, old_file)
+    ]
+
+
+def tar_lies():
+    """Archives with members outside the folder, links, and sizes that the file does not hold."""
+
+    def archive(**member):
+        info = tarfile.TarInfo("model/model.ckpt-5.index")
+        for name, value in member.items():
+            setattr(info, name, value)
+        return written(info.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
+
+    return [
+        archive(size=1 << 40),
+        archive(name="../../outside.ckpt-5.index"),
+        archive(name="/etc/outside.ckpt-5.index"),
+        archive(type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        archive(type=tarfile.LNKTYPE, linkname="/etc/passwd"),
+        archive(type=tarfile.FIFOTYPE),
+        archive(type=tarfile.GNUTYPE_SPARSE, size=1 << 40),
+    ]
 
 
 def npy(described="|u1", shape=(4, 28, 28), content=b""):

@@ -5,6 +5,7 @@ output; a command gives its exit status.
 """
 
 import dataclasses
+import importlib.util
 import os
 import pickle
 
@@ -174,6 +175,71 @@ def _import_checkpoint(folder, output):
 
     arguments = [f"--checkpoint={folder}/model.ckpt-5", f"--output={output}/network.keras", "--num_heads=2"]
     return import_checkpoint.main(["import_checkpoint", *arguments])
+
+
+def _tar(folder):
+    import tarfile
+
+    _published_checkpoint(folder)
+    names = sorted(os.listdir(folder))
+    with tarfile.open(os.path.join(folder, "model.tar"), "w") as archive:
+        for name in names:
+            archive.add(os.path.join(folder, name), f"model/{name}")
+            os.remove(os.path.join(folder, name))
+
+
+def _import_tar(folder, output):
+    from sparsity_tf.tools import import_checkpoint
+
+    arguments = [f"--checkpoint={folder}/model.tar", f"--output={output}/network.keras", "--num_heads=2"]
+    return import_checkpoint.main(["import_checkpoint", *arguments])
+
+
+def _torch_checkpoint(**layout):
+    def make(folder):
+        import torch
+
+        from tests.checkpoints import str_networks
+
+        network = str_networks.build("mobilenet_v1", width=2)
+        torch.save({"state_dict": network.state_dict()}, os.path.join(folder, "model.pth"), **layout)
+
+    return make
+
+
+def _import_torch(folder, output):
+    from sparsity_tf.tools import import_checkpoint
+
+    arguments = [f"--checkpoint={folder}/model.pth", f"--output={output}/network.keras", "--input_shape=32,32,3"]
+    return import_checkpoint.main(["import_checkpoint", *arguments])
+
+
+def _published_tables(folder):
+    from pathlib import Path
+
+    from tests.study.clones import write_clone
+
+    write_clone(Path(folder))
+
+
+def _read_tables(folder, output):
+    from sparsity_tf import study
+
+    study.read_state_of_sparsity(folder)
+
+
+def _finished_run(folder):
+    from pathlib import Path
+
+    from tests.study.run_folders import write_run
+
+    write_run(Path(folder) / "run", test_error=0.02, sparsity=0.9)
+
+
+def _read_run(folder, output):
+    from sparsity_tf import study
+
+    study.read_run(os.path.join(folder, "run"))
 
 
 def _convert(folder, output):
@@ -447,6 +513,9 @@ FORMATS = {
     ),
     "TF checkpoint, masks": Format(_tensorflow_checkpoint, _load_masks("model.ckpt-5"), tensorflow=True),
     "TF checkpoint, import": Format(_published_checkpoint, _import_checkpoint, tensorflow=True),
+    "TF checkpoint, tar": Format(_tar, _import_tar, lambda canary: file_damage.tar_lies(), tensorflow=True),
+    "published tables": Format(_published_tables, _read_tables),
+    "results of a run": Format(_finished_run, _read_run, lambda canary: file_damage.json_lies()),
     "budget": Format(_budget, _show_budget, lambda canary: file_damage.budget_lies()),
     "TFRecord": Format(_records, _imagenet, lambda canary: file_damage.record_lies(), tensorflow=True),
     "image folders": Format(_image_folders, _imagenet, lambda canary: file_damage.image_lies(), tensorflow=True),
@@ -471,3 +540,12 @@ FORMATS = {
     "bleu": Format(_two_lists, _bleu),
     "translate": Format(_translator, _translate, tensorflow=True),
 }
+
+if importlib.util.find_spec("torch"):  # PyTorch writes the specimens. Reading them needs none.
+    FORMATS |= {
+        ".pth": Format(_torch_checkpoint(), _sparsity("model.pth"), file_damage.torch_lies),
+        ".pth, old layout": Format(
+            _torch_checkpoint(_use_new_zipfile_serialization=False), _sparsity("model.pth"), file_damage.torch_lies
+        ),
+        ".pth, import": Format(_torch_checkpoint(), _import_torch, file_damage.torch_lies),
+    }
