@@ -92,6 +92,8 @@ def compare(name, jit_compile):
     epochs = 1 + FLAGS.epochs
     made = algorithms(epochs * STEPS)
     chosen = [arm for arm in made if not FLAGS.algorithms or arm.startswith(tuple(FLAGS.algorithms))]
+    if unknown := [name for name in FLAGS.algorithms if not any(arm.startswith(name) for arm in made)]:
+        raise app.UsageError(f"--algorithms must be beginnings of {list(made)}. Received: {unknown}")
     made = {"dense": None, **{arm: made[arm] for arm in chosen}}
     # The turns are short, because the speed of a busy machine changes within minutes.
     seconds, ratios = {arm: [] for arm in made}, {arm: [] for arm in made}
