@@ -26,9 +26,8 @@ from sparsity_tf.inspection.input_norms import input_norms
 from sparsity_tf.layers import SparseLayer, flatten_layers, get_sparse_weights, unmake_sparse
 from sparsity_tf.layers.composite import SparseComposite
 from sparsity_tf.masks import structures
-from sparsity_tf.matching import match_masked_weights
 from sparsity_tf.prune_report import PruneReport, PruneRow
-from sparsity_tf.sparsify import sparsify
+from sparsity_tf.sparsify import mask_selected
 from sparsity_tf.type_names import Data, DenseWeights, DistributionLike, Where
 
 SCORES = ("magnitude", "random", "taylor", "gradient", "wanda")
@@ -53,9 +52,10 @@ def prune(
     """Prunes a model once, in place: the weights with the lowest scores become zero, and stay zero in training.
 
     A plain Keras model is made sparse first, as by `sparsify(model, "masked")`. If the model has masked layers, these
-    layers are pruned further, and zeros stay zeros. Frozen layers are pruned, too. Nothing is trained, and the model
-    need not be compiled. Afterwards you can train it further under its masks, or pass it to `to_dense`. A network with
-    batch normalisation should go through `refresh_statistics`.
+    layers are pruned further, and zeros stay zeros; plain layers become masked only if `where` selects them. Frozen
+    layers are pruned, too. Nothing is trained, and the model need not be compiled. Afterwards you can train it further
+    under its masks, or pass it to `to_dense`. A network with batch normalisation should go through
+    `refresh_statistics`.
 
     Scores of a weight w, over the batches of `data`:
 
@@ -92,7 +92,8 @@ def prune(
             Default: the structure of the layers. With "channel", "head" or "unit", sparsities count channels, and at
             least one channel of each layer lives. The score of a channel is then the mean of |w| over all weights that
             make it, or random. A function `by` gets a `TiedWeight` and returns one score for each channel.
-        where: Selects layers, as in `sparsify`. Default: all layers that can be sparse.
+        where: Selects layers, as in `sparsify`. Default: all masked layers, or in a plain model all layers that can be
+            sparse.
         dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`). Default: none.
             With structure "filter" the default is the output layers, unless `where` (".*" is all) or explicit
             sparsities say which weights to prune.
@@ -332,11 +333,8 @@ def _unchanged_on_failure(model):
 
 
 def _masked_weights(model, where):
-    """The masked weights that `where` selects. In a model without masked layers, these layers are made masked first."""
-    if not any(weight.technique.name == "masked" for weight in get_sparse_weights(model)):
-        sparsify(model, "masked", where=where)
-        where = None
-    weights = [weight for weight in match_masked_weights(model, where) if weight.size]
+    """The masked weights that `where` selects. Plain layers that it selects are made masked first."""
+    weights = [weight for weight in mask_selected(model, where) if weight.size]
     if not weights:
         raise ValueError(
             "There is nothing to prune: `where` selects none of the masked layers, or they are not built. "

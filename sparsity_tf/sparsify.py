@@ -11,6 +11,7 @@ Layers that create their own sublayers (`MultiHeadAttention`, a subclassed model
 import collections
 import copy
 import dataclasses
+import re
 from typing import Any
 
 import keras
@@ -31,7 +32,15 @@ from sparsity_tf.layers import (
     unmake_sparse,
 )
 from sparsity_tf.masks import structures
-from sparsity_tf.matching import matcher, no_match, path_of, shorten, sublayers_meant
+from sparsity_tf.matching import (
+    match_layers,
+    match_masked_weights,
+    matcher,
+    no_match,
+    path_of,
+    shorten,
+    sublayers_meant,
+)
 from sparsity_tf.type_names import Where
 
 NOT_SELECTED = "not selected by `where`"
@@ -97,6 +106,38 @@ def sparsify(
         + _forget_compiled_functions(model, len(model.trainable_variables) != trainable_before),
     )
     return model
+
+
+def mask_selected(model, where, structure=None):
+    """The masked weights that `where` selects. Plain layers that it selects are made masked first.
+
+    A model without masked layers becomes masked, as by `sparsify(model, "masked", where=where)`.
+
+    Args:
+        model: Built Keras model or layer.
+        where: See `sparsify`. Default: all masked weights of a model that has some.
+        structure: Structure of the new masks.
+
+    Returns:
+        List of `SparseWeight`s.
+
+    Raises:
+        ValueError: See `sparsify`.
+    """
+    technique = TECHNIQUES["masked"](structure=structure)
+    before = match_masked_weights(model)
+    if not before:
+        sparsify(model, technique, where=where)
+        return match_masked_weights(model)
+    if where is None:
+        return before
+    plain = match_layers(model, where, lambda layer: not isinstance(layer, SparseLayer))
+    plain = [re.escape(path_of(layer)) for layer in plain if reason_to_skip(layer, technique) is None]
+    other = {id(weight.variable) for weight in before}
+    other.difference_update(id(weight.variable) for weight in match_masked_weights(model, where))
+    if plain:
+        sparsify(model, technique, where=plain)
+    return [weight for weight in match_masked_weights(model) if id(weight.variable) not in other]
 
 
 def _make_all_sparse(layers, technique):

@@ -217,6 +217,26 @@ def test_distributions_and_dense_weights():
     assert counts(prune(masked, 0.5, where="second")) == [20, 7]
 
 
+@pytest.mark.parametrize("where", [["first", "second"], lambda layer: type(layer) is not keras.layers.InputLayer])
+def test_plain_layers_that_where_selects_are_masked_beside_the_masked_layers(where):
+    model = prune(make_model(), 0.5, where="first")
+    assert counts(prune(model, 0.5, where="second")) == [10, 7]
+    assert [row.live for row in model.prune_report.rows] == [7]
+    model = prune(make_model(), 0.5, where="first")
+    assert counts(prune(model, 0.6, where=where)) == [8, 6]
+    # Without `where`, plain layers stay plain.
+    model = prune(make_model(), 0.5, where="first")
+    assert counts(prune(model, 0.6)) == [8]
+
+
+def test_channels_of_plain_layers_beside_other_masked_layers():
+    model = prune(convnet(), 0.5, where="b")
+    prune(model, 0.5, structure="channel", where="a")
+    [row] = model.prune_report.rows
+    assert (row.name.split("/")[-2:], row.size, row.live) == (["a", "channel"], 6, 3)
+    assert sparsity_tf.shrink(model).get_layer("a").filters == 3
+
+
 # Structures.
 
 

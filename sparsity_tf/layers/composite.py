@@ -81,6 +81,8 @@ class SparseComposite:
                     f"{type(sublayer).__name__}. Has the code of {type(self).plain_class.__name__} changed?"
                 )
             make_sparse(sublayer, TECHNIQUES[entry["technique"]].from_config(entry["options"]))
+            if entry.get("lora_rank"):
+                sublayer.enable_lora(entry["lora_rank"], lora_alpha=entry["lora_alpha"])
         self._to_restore = ()
 
 
@@ -114,7 +116,15 @@ def _describe_sparse_sublayers(layer):
             "kind": sublayer.keras_class.__name__,
             "technique": sublayer.technique.name,
             "options": sublayer.technique.get_config(),
+            **_describe_adapter(sublayer),
         }
         for index, sublayer in enumerate(sublayers_below(layer))
         if isinstance(sublayer, SparseLayer)
     )
+
+
+def _describe_adapter(layer):
+    """The rank and scale of a LoRA adapter. A file without adapters holds no such entries."""
+    if not getattr(layer, "lora_enabled", False):
+        return {}
+    return {"lora_rank": layer.lora_rank, "lora_alpha": layer.lora_alpha}

@@ -176,6 +176,22 @@ def test_adapters_in_an_attention_are_merged_or_copied(sparse):
     assert plain.layers[-1].query_dense.lora_enabled != sparse
 
 
+def test_a_file_keeps_the_adapters_in_an_attention(tmp_path):
+    inputs = keras.Input((3, 6))
+    attention = kl.MultiHeadAttention(2, 3)
+    model = sparsity_tf.prune(keras.Model(inputs, attention(inputs, inputs)), 0.5)
+    attention.query_dense.enable_lora(2, lora_alpha=5)
+    attention.query_dense.lora_kernel_b.assign(RNG.normal(size=attention.query_dense.lora_kernel_b.shape))
+    x = inputs_of(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(numpy_of(loaded(x)), numpy_of(model(x)), rtol=1e-5, atol=1e-5)
+    query = loaded.layers[-1].query_dense
+    assert (query.lora_rank, query.lora_alpha) == (2, 5)
+    assert [weight.variable.trainable for weight in query.sparse_weights] == [False]
+    assert not loaded.layers[-1].key_dense.lora_enabled
+
+
 @pytest.mark.skipif(not hasattr(kl, "ReversibleEmbedding"), reason="needs Keras 3.13")
 @pytest.mark.parametrize("tie_weights", [True, False])
 def test_an_adapter_of_a_reversible_embedding_is_loaded(tie_weights, tmp_path):

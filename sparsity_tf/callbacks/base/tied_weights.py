@@ -15,8 +15,7 @@ from sparsity_tf.checks import check_choice
 from sparsity_tf.deploy.channel_families import channel_families
 from sparsity_tf.layers import SparseWeight
 from sparsity_tf.masks import structures
-from sparsity_tf.matching import match_masked_weights
-from sparsity_tf.sparsify import sparsify
+from sparsity_tf.sparsify import mask_selected
 
 # The ways in which the importance of a channel follows from the weights that make it.
 IMPORTANCES = ("l1", "l2", "taylor")
@@ -184,7 +183,7 @@ def _part(part, structure, known):
 
 
 def of_model(model, structure="channel", where=None):
-    """The channels, heads or units of a model, for pruning without an algorithm. A plain model is made masked first.
+    """The channels, heads or units of a model, for pruning without an algorithm. Plain layers are made masked first.
 
     Args:
         model: Built Keras model.
@@ -199,10 +198,7 @@ def of_model(model, structure="channel", where=None):
             another structure.
     """
     check_choice("structure", structure, structures.TIED)
-    if not match_masked_weights(model):
-        sparsify(model, "masked", where=where, structure=structure)
-        where = None
-    weights = [w for w in match_masked_weights(model, where) if w.technique.structure == structure]
+    weights = [w for w in mask_selected(model, where, structure) if w.technique.structure == structure]
     found = find(model, weights)
     if not found:
         frozen = [weight.layer.path for weight in weights if not weight.variable.trainable]

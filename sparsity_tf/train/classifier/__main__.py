@@ -22,6 +22,7 @@ from sparsity_tf.train import flags as recipe_flags
 from sparsity_tf.train import run_folder
 from sparsity_tf.train.classifier import presets
 from sparsity_tf.train.classifier.recipe import Recipe, from_settings
+from sparsity_tf.train.fields import named
 
 
 def define_flags(flag_values=flags.FLAGS):
@@ -35,7 +36,7 @@ def recipe_from_flags(flag_values):
     Raises:
         ValueError: The preset is unknown or a value is not allowed. The message lists the allowed ones.
     """
-    recipe = presets.get_preset(flag_values.config)
+    recipe = named(presets.PRESETS, flag_values.config)
     if flag_values.resume:
         recipe = _of_earlier_version(flag_values, recipe)
     if flag_values.model not in (None, recipe.model):

@@ -12,6 +12,7 @@ text or files can't be used.
 from absl import flags
 
 from sparsity_tf.train import flags as recipe_flags
+from sparsity_tf.train.fields import named
 from sparsity_tf.train.language_model import presets
 from sparsity_tf.train.language_model.recipe import LanguageRecipe
 
@@ -27,7 +28,7 @@ def recipe_from_flags(flag_values):
     Raises:
         ValueError: The preset is unknown or a value is not allowed. The message lists the allowed ones.
     """
-    recipe = presets.get_preset(flag_values.config)
+    recipe = named(presets.PRESETS, flag_values.config)
     return recipe_flags.recipe_from(flag_values, recipe)
 
 

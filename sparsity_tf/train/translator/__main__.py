@@ -12,6 +12,7 @@ files can't be used.
 from absl import flags
 
 from sparsity_tf.train import flags as recipe_flags
+from sparsity_tf.train.fields import named
 from sparsity_tf.train.translator import presets
 from sparsity_tf.train.translator.recipe import REGULARIZATIONS, TranslationRecipe
 
@@ -37,7 +38,7 @@ def recipe_from_flags(flag_values):
     Raises:
         ValueError: The preset is unknown or a value is not allowed. The message lists the allowed ones.
     """
-    recipe = presets.get_preset(flag_values.config)
+    recipe = named(presets.PRESETS, flag_values.config)
     return recipe_flags.recipe_from(flag_values, recipe, _regularization(flag_values.regularization))
 
 
