@@ -32,6 +32,8 @@ ARMS = {
     "random": {"by": "random"},
     "wanda": {"by": "wanda"},
     "taylor global": {"by": "taylor", "scope": "global"},
+    "sparsegpt": {"by": "sparsegpt"},
+    "obs": {"by": "obs"},
     "2:4 magnitude": {"structure": "2:4"},
     "filter magnitude": {"structure": "filter"},
     "filter taylor": {"structure": "filter", "by": "taylor"},
@@ -100,6 +102,9 @@ def measure(name, model, sparsities, data, test):
     arguments = dict(ARMS[name])
     if arguments.get("by") in ("wanda", "taylor"):
         arguments["data"] = data[1]
+    elif arguments.get("by") in ("sparsegpt", "obs"):
+        # They read the data once for each layer. 256 images are 250,000 patches of the first layer.
+        arguments["data"] = data[1][:2]
     pruned = keras.models.clone_model(model)
     pruned.set_weights(model.get_weights())
     sparsity_tf.sparsify(pruned, "masked", structure=arguments.get("structure"))

@@ -13,24 +13,24 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf import distributions, masks
+from sparsity_tf import distributions
 from sparsity_tf.backend import slots_of, strategy_scope, trained_variables
-from sparsity_tf.callbacks import criteria
-from sparsity_tf.callbacks.base import loss_gradients, tied_weights
+from sparsity_tf.callbacks.base import tied_weights
 from sparsity_tf.callbacks.base.cost_target import the_target
 from sparsity_tf.callbacks.base.output_layers import dense_selection
 from sparsity_tf.callbacks.base.weight_view import WeightView, read_mask
 from sparsity_tf.checks import check_built, check_callable, check_choice, check_fraction, check_integer, check_selection
-from sparsity_tf.inspection.forward import whole_batches
-from sparsity_tf.inspection.input_norms import input_norms
 from sparsity_tf.layers import SparseLayer, flatten_layers, get_sparse_weights, unmake_sparse
 from sparsity_tf.layers.composite import SparseComposite
 from sparsity_tf.masks import structures
+from sparsity_tf.one_shot import refit, scores, selection, synflow
 from sparsity_tf.prune_report import PruneReport, PruneRow
 from sparsity_tf.sparsify import mask_selected
 from sparsity_tf.type_names import Data, DenseWeights, DistributionLike, Where
 
-SCORES = ("magnitude", "random", "taylor", "gradient", "wanda")
+SCORES = ("magnitude", "random", "taylor", "fisher", "gradient", "wanda", "synflow", "sparsegpt", "obs")
+# The methods that measure the inputs of layers.
+_OF_INPUTS = ("wanda", *refit.SOLVERS)
 SCOPES = ("layer", "global", "output")
 
 
@@ -48,6 +48,7 @@ def prune(
     seed: int = 0,
     target_flops: float | None = None,
     target_parameters: float | None = None,
+    rounds: int | None = None,
 ) -> keras.layers.Layer:
     """Prunes a model once, in place: the weights with the lowest scores become zero, and stay zero in training.
 
@@ -63,10 +64,25 @@ def prune(
     * "random": a random number;
     * "taylor": the mean over batches of (w dL/dw)^2. To first order, w dL/dw is the change of the loss if w is removed,
       up to its sign. For a block or filter the score is the square of the sum of its w dL/dw;
+    * "fisher": the mean over batches of (w dL/dw)^2, as for "taylor"; for a block or filter the mean of its entries'
+      scores. Up to a factor it is the second-order change of the loss (optimal brain damage), with the diagonal of the
+      empirical Fisher matrix, from gradients of batches, as the Hessian;
     * "gradient": the mean over batches of |dL/dw|;
     * "wanda": |w| ||x||_2, where x are all inputs that are multiplied by w. In every layer these are the inputs before
       pruning. (The paper prunes block after block, and measures the next block on the pruned blocks before it.) Weights
-      whose inputs are always 0 come last, ranked by |w|.
+      whose inputs are always 0 come last, ranked by |w|;
+    * "synflow": |w| dR/d|w|, where R is the sum of the outputs for inputs of ones in the network of the magnitudes, in
+      `rounds` rounds (Tanaka et al., arXiv 2006.05467). For a network before training; it must end in logits.
+
+    Two methods change the weights that are left, so that the outputs of each layer change least on `data`. Layer after
+    layer is measured in the network that is pruned up to it. They know Dense, EinsumDense and convolutions:
+
+    * "sparsegpt": Frantar & Alistarh, arXiv 2301.00774. The inputs of a layer in turn; weights of later inputs adapt;
+    * "obs": optimal brain surgeon (Frantar et al., arXiv 2208.11580). The weight that costs least is removed, all other
+      weights of the output unit adapt, and so on. Its time grows as inputs^3 x outputs: for layers of up to a few
+      hundred inputs.
+
+    Their Hessians have 1 % of the mean of the diagonal added to the diagonal.
 
     L is the mean loss of a batch, computed as at inference.
 
@@ -75,16 +91,18 @@ def prune(
         sparsity: Fraction of zeros, in [0, 1). Of n entries, or groups of a structure, exactly floor((1 - sparsity) n)
             live, or all that lived before if these are fewer. You may leave it out with an N:M structure (1 - N / M),
             if `distribution` gives a number to each weight, or if you give a target.
-        by: One of "magnitude", "random", "taylor", "gradient", "wanda"; or a function of a
-            `sparsity_tf.callbacks.WeightView` that returns scores of the shape of its `value`.
-        data: A few batches, for "taylor", "gradient" and "wanda". One batch is a tuple (x, y) or (x, y, sample_weight);
-            for "wanda" it may also be x alone. Several batches are an iterable that ends.
-        loss: For "taylor" and "gradient": a Keras loss or its name. Default: the loss that the model is compiled with,
-            regularizers included.
+        by: One of "magnitude", "random", "taylor", "fisher", "gradient", "wanda", "synflow", "sparsegpt", "obs"; or a
+            function of a `sparsity_tf.callbacks.WeightView` that returns scores of the shape of its `value`.
+        data: A few batches, for "taylor", "fisher", "gradient", "wanda", "sparsegpt" and "obs". One batch is a tuple
+            (x, y) or (x, y, sample_weight); for the last three it may also be x alone. Several batches are an iterable
+            that ends.
+        loss: For "taylor", "fisher" and "gradient": a Keras loss or its name. Default: the loss that the model is
+            compiled with, regularizers included.
         scope: Which scores are compared with each other. "layer": the scores in each weight. "global": the scores of
-            all weights together (as in Taylor's papers; not with "wanda", whose scores have the scale of their layer).
-            "output": the scores of the inputs of each output unit; every unit keeps floor((1 - sparsity) inputs) of
-            them (as in Wanda's paper). Default: "output" for "wanda" without blocks or filters, else "layer".
+            all weights together (as in Taylor's papers; not with "wanda", "sparsegpt" and "obs", whose scores have the
+            scale of their layer). "output": the scores of the inputs of each output unit; every unit keeps
+            floor((1 - sparsity) inputs) of them (as in Wanda's paper). Default: "output" for "wanda" without blocks or
+            filters, "global" for "synflow", else "layer".
         distribution: How the sparsity is distributed over the weights: "uniform", "erk", a dict, a CSV file, ...
             (`sparsity_tf.distributions.allocate`). With scope "global" only "uniform".
         structure: Says which entries live and die together: "2:4", "4x1", "filter", or "channel", "head", "unit", which
@@ -101,6 +119,7 @@ def prune(
         target_flops, target_parameters: Give one of them instead of `sparsity`, with structure "channel", "head" or
             "unit" and scope "layer". It is a share in (0, 1) of the dense model's FLOPs or parameters, which the model
             does not exceed after `shrink`. The sparsity is the smallest that meets the target.
+        rounds: Number of rounds of "synflow". Default: 100.
 
     Returns:
         The same model. `model.prune_report` says how many entries of each weight are left.
@@ -121,7 +140,7 @@ def prune(
     target = the_target(target_flops, target_parameters, sparsity=sparsity)
     if target is None:
         sparsity = _checked_sparsity(sparsity, kind, distribution)
-    _check_arguments(model, by, data, loss, where, dense, seed)
+    _check_arguments(model, by, data, loss, where, dense, seed, rounds)
     scope = _checked_scope(scope, by, kind, distribution)
     if tied := _tied_structure(model, kind):
         return _prune_tied(model, sparsity, target, by, tied, scope, distribution, where, dense, seed)
@@ -131,7 +150,7 @@ def prune(
             f"Received: {target}, structure={structure!r}"
         )
     if loss is not None:
-        loss = _loss_function(loss)
+        loss = scores.mean_loss(loss)
     with _unchanged_on_failure(model):
         weights = _masked_weights(model, where)
         for weight in weights:
@@ -143,11 +162,18 @@ def prune(
         chosen = [weight for weight in weights if targets[weight.path]]
         kinds = [structures.get(weight.technique.structure) for weight in chosen]
         _check_kinds(scope, chosen, kinds)
-        views = [_view(weight, index, seed) for index, weight in enumerate(chosen)]
-        found = []
-        if chosen:
-            scores = _scores(by, model, chosen, views, kinds, data, loss)
-            found = _new_masks(views, kinds, scores, [targets[weight.path] for weight in chosen], scope, sparsity)
+        goals = [targets[weight.path] for weight in chosen]
+        if not chosen:
+            found = []
+        elif by == "synflow":
+            found = synflow.prune(model, chosen, kinds, sparsity, rounds or synflow.ROUNDS)
+        elif by in refit.SOLVERS:
+            refit.check(chosen, by)
+            found = refit.prune(model, chosen, goals, by, scope, data)
+        else:
+            views = [_view(weight, index, seed) for index, weight in enumerate(chosen)]
+            computed = scores.compute(by, model, chosen, views, data, loss)
+            found = selection.new_masks(views, kinds, computed, goals, scope, sparsity)
     _assign(model, chosen, found)
     _report(model, by, scope, [(weight, read_mask(weight), targets[weight.path]) for weight in weights])
     return model
@@ -221,7 +247,7 @@ def _checked_sparsity(sparsity, kind, distribution):
     return sparsity
 
 
-def _check_arguments(model, by, data, loss, where, dense, seed):
+def _check_arguments(model, by, data, loss, where, dense, seed, rounds):
     if callable(by):
         check_callable("by", by, "weight")
     else:
@@ -229,15 +255,21 @@ def _check_arguments(model, by, data, loss, where, dense, seed):
     check_selection("where", where, "layer")
     check_selection("dense", dense, "tensor", empty=True)
     check_integer("seed", seed, 0)
-    needs_loss = isinstance(by, str) and by in ("taylor", "gradient")
-    needs_data = needs_loss or by == "wanda"
+    if rounds is not None:
+        check_integer("rounds", rounds, 1)
+        if by != "synflow":
+            raise ValueError(f"`rounds` can be given only with by='synflow'. Received: rounds={rounds}, by={by!r}")
+    needs_loss = isinstance(by, str) and by in scores.OF_LOSS
+    needs_data = needs_loss or isinstance(by, str) and by in _OF_INPUTS
     if needs_data and data is None:
         batches = "(x, y)" if needs_loss else "x"
         raise ValueError(f"`data` must be given for by={by!r}: a few batches {batches}. Received: data=None")
     if not needs_data and data is not None:
-        raise ValueError(f"`data` can be given only with by='taylor', 'gradient' or 'wanda'. Received: by={by!r}")
+        names = ", ".join(map(repr, (*scores.OF_LOSS, *_OF_INPUTS)))
+        raise ValueError(f"`data` can be given only with `by` one of {names}. Received: by={by!r}")
     if loss is not None and not needs_loss:
-        raise ValueError(f"`loss` can be given only with by='taylor' or 'gradient'. Received: loss={loss!r}, by={by!r}")
+        names = ", ".join(map(repr, scores.OF_LOSS))
+        raise ValueError(f"`loss` can be given only with `by` one of {names}. Received: loss={loss!r}, by={by!r}")
     if needs_loss and loss is None and not getattr(model, "compiled", False):
         raise ValueError(
             f"`loss` must be given for by={by!r} and a model that is not compiled, such as "
@@ -247,6 +279,8 @@ def _check_arguments(model, by, data, loss, where, dense, seed):
 
 def _checked_scope(scope, by, kind, distribution):
     if scope is None:
+        if by == "synflow":
+            return "global"
         whole = isinstance(kind, structures.Blocks | structures.Filters)
         return "output" if by == "wanda" and not whole else "layer"
     check_choice("scope", scope, SCOPES)
@@ -255,9 +289,11 @@ def _checked_scope(scope, by, kind, distribution):
             "`distribution` must be 'uniform' (the default) with scope='global': there the scores decide how sparse "
             f"each weight becomes. Received: distribution={distribution!r}"
         )
-    if scope == "global" and by == "wanda":
+    if by == "synflow" and scope != "global":
+        raise ValueError(f"`scope` must be 'global' with by='synflow'. Received: scope={scope!r}")
+    if scope == "global" and isinstance(by, str) and by in _OF_INPUTS:
         raise ValueError(
-            "`scope` must be 'output' or 'layer' with by='wanda': the scores of different layers can't be compared, "
+            f"`scope` must be 'output' or 'layer' with by={by!r}: the scores of different layers can't be compared, "
             "because they grow with the inputs of the layer. Received: scope='global'"
         )
     return scope
@@ -275,31 +311,6 @@ def _check_kinds(scope, weights, kinds):
                 "`scope` must not be 'output' with this structure: only single weights and N:M groups are inputs of "
                 f"one output unit. Received: scope='output', structure={kind.spec!r} of {weight.path!r}"
             )
-
-
-def _loss_function(loss):
-    try:
-        found = keras.losses.get(loss)
-    except Exception as error:  # Keras's `get` functions raise nearly every kind of error.
-        found, cause = None, error
-    else:
-        cause = None
-    if isinstance(found, keras.losses.Loss):
-        return found
-    if not callable(found):
-        raise ValueError(
-            f"`loss` must be a Keras loss, its name or a function of (y_true, y_pred). Received: loss={loss!r}"
-        ) from cause
-    check_callable("loss", found, "y_true", "y_pred")
-
-    def mean(y, outputs, sample_weight=None):
-        # A user's own function may not accept numpy arrays together with tensors.
-        values = found(keras.tree.map_structure(ops.convert_to_tensor, y), outputs)
-        if sample_weight is not None:
-            values = values * ops.reshape(ops.cast(sample_weight, values.dtype), (-1,) + (1,) * (len(values.shape) - 1))
-        return ops.mean(values)
-
-    return mean
 
 
 # The model.
@@ -369,78 +380,3 @@ def _assign(model, weights, found):
             for slot, initial in slots_of(optimizer, weight.variable) if id(weight.variable) in trained else ():
                 tensor = ops.convert_to_tensor(slot)
                 slot.assign(ops.where(ops.convert_to_tensor(mask), tensor, ops.cast(initial, tensor.dtype)))
-
-
-# Scores, and the masks that follow from them.
-
-
-def _scores(by, model, weights, views, kinds, data, loss):
-    """The scores: an array for each weight, of its shape. The lowest entries, or groups by their mean, are pruned."""
-    if callable(by):
-        return [criteria.scores(by, view) for view in views]
-    if by == "magnitude":
-        return [np.abs(view.value) for view in views]
-    if by == "random":
-        pairs = zip(kinds, views, strict=True)
-        return [kind.random_scores(view.rng, view.mask.shape, view.filter_axes) for kind, view in pairs]
-    if by == "wanda":
-        norms = input_norms(model, weights, data)
-        return [np.abs(view.value) * np.maximum(n, 1e-30 * n.max()) for view, n in zip(views, norms, strict=True)]
-    return _loss_scores(by, model, weights, views, kinds, data, loss)
-
-
-def _loss_scores(by, model, weights, views, kinds, data, loss):
-    variables, sums, count = [weight.variable for weight in weights], [0.0] * len(weights), 0
-    for batch in whole_batches(data):
-        if len(batch) not in (2, 3):
-            raise ValueError(
-                f"`data` must hold batches (x, y) or (x, y, sample_weight) for by={by!r}. Received: x alone"
-            )
-        gradients = loss_gradients.gradients(model, batch, variables, loss=loss, training=False)
-        count += 1
-        for index, (view, kind, slope) in enumerate(zip(views, kinds, gradients, strict=True)):
-            slope = slope.astype("float64")
-            sums[index] += np.abs(slope) if by == "gradient" else _of_groups(view.value * slope, kind, view) ** 2
-    return [total / count for total in sums]
-
-
-def _of_groups(entries, kind, view):
-    """For blocks and filters, the sum over each group, written to all its entries. Other entries are left unchanged."""
-    if kind.spec is None or isinstance(kind, structures.NM):
-        return entries
-    means = kind.reduce(entries, view.filter_axes)
-    numbers = kind.expand(np.arange(means.size).reshape(means.shape), entries.shape, view.filter_axes)
-    return np.bincount(numbers.reshape(-1), entries.reshape(-1))[numbers]
-
-
-def _new_masks(views, kinds, scores, targets, scope, sparsity):
-    """The new masks. Extend this function to rank groups of entries across weights in another way."""
-    arguments = zip(views, kinds, scores, targets, strict=True)
-    if scope == "layer":
-        return [kind.keep_highest(s, target, view.mask, view.filter_axes) for view, kind, s, target in arguments]
-    if scope == "output":
-        return [_keep_in_each_output(view, kind, s, target) for view, kind, s, target in arguments]
-    alive = [kind.alive(view.mask, view.filter_axes) for kind, view in zip(kinds, views, strict=True)]
-    groups = [kind.reduce(s, view.filter_axes) for view, kind, s, _ in arguments]
-    count = masks.number_to_keep(sparsity, sum(group.size for group in groups))
-    count = min(count, sum(int(np.count_nonzero(part)) for part in alive))
-    kept = masks.highest_overall(groups, count, alive)
-    triples = zip(kinds, kept, views, strict=True)
-    return [kind.expand(part, view.mask.shape, view.filter_axes) & view.mask for kind, part, view in triples]
-
-
-def _keep_in_each_output(view, kind, scores, sparsity):
-    """Each output unit keeps its floor((1 - sparsity) n) entries with the highest scores; of equal scores the first."""
-    if isinstance(kind, structures.NM):
-        return kind.keep_highest(scores, sparsity, view.mask, view.filter_axes)
-    axes = tuple(axis % scores.ndim for axis in view.filter_axes)
-    order = axes + tuple(axis for axis in range(scores.ndim) if axis not in axes)
-    moved = np.transpose(scores, order)
-    rows = moved.reshape(int(np.prod(moved.shape[: len(axes)])), -1)
-    if np.isnan(rows).any():
-        raise ValueError(f"Scores of {view.path!r} must not be NaN. Received: {np.isnan(rows).sum()} of {rows.size}")
-    dead = ~np.transpose(view.mask, order).reshape(rows.shape)
-    chosen = np.zeros(rows.shape, bool)
-    count = masks.number_to_keep(sparsity, rows.shape[1])
-    np.put_along_axis(chosen, np.lexsort((-rows, dead), axis=1)[:, :count], True, axis=1)
-    return np.transpose((chosen & ~dead).reshape(moved.shape), np.argsort(order))

@@ -197,6 +197,7 @@ FLOORS = [
     ["to_dense"],
     ["deploy"],
     ["callbacks"],
+    ["one_shot"],
     ["prune_report"],
     ["prune", "refresh_statistics"],
     ["checkpoints", "datasets"],

@@ -1,0 +1,60 @@
+"""The masks that follow from the scores of weights."""
+
+import numpy as np
+
+from sparsity_tf import masks
+from sparsity_tf.masks import structures
+
+
+def new_masks(views, kinds, scores, targets, scope, sparsity):
+    """The new masks, a list of bool arrays. Extend this function to rank groups of entries across weights otherwise.
+
+    Args:
+        views: List of `WeightView`s.
+        kinds: List of their structures.
+        scores: List of arrays.
+        targets: List of the sparsities of the weights.
+        scope: "layer", "output" or "global".
+        sparsity: The sparsity of all weights together, for "global".
+    """
+    arguments = zip(views, kinds, scores, targets, strict=True)
+    if scope == "layer":
+        return [kind.keep_highest(s, target, view.mask, view.filter_axes) for view, kind, s, target in arguments]
+    if scope == "output":
+        return [_keep_in_each_output(view, kind, s, target) for view, kind, s, target in arguments]
+    return keep_overall(kinds, scores, [view.mask for view in views], [view.filter_axes for view in views], sparsity)
+
+
+def keep_overall(kinds, scores, found, filter_axes, sparsity):
+    """The masks if the entries, or groups, of all weights are ranked together.
+
+    Args:
+        kinds: List of structures, one for each weight, as all lists here.
+        scores: List of arrays.
+        found: List of the present masks, bool arrays. Dead entries stay dead.
+        filter_axes: List of tuples.
+        sparsity: Float. Of n groups floor((1 - sparsity) n) live, or all that live now if these are fewer.
+    """
+    alive = [kind.alive(mask, axes) for kind, mask, axes in zip(kinds, found, filter_axes, strict=True)]
+    groups = [kind.reduce(score, axes) for kind, score, axes in zip(kinds, scores, filter_axes, strict=True)]
+    count = masks.number_to_keep(sparsity, sum(group.size for group in groups))
+    count = min(count, sum(int(np.count_nonzero(part)) for part in alive))
+    rows = zip(kinds, masks.highest_overall(groups, count, alive), found, filter_axes, strict=True)
+    return [kind.expand(part, mask.shape, axes) & mask for kind, part, mask, axes in rows]
+
+
+def _keep_in_each_output(view, kind, scores, sparsity):
+    """Each output unit keeps its floor((1 - sparsity) n) entries with the highest scores; of equal scores the first."""
+    if isinstance(kind, structures.NM):
+        return kind.keep_highest(scores, sparsity, view.mask, view.filter_axes)
+    axes = tuple(axis % scores.ndim for axis in view.filter_axes)
+    order = axes + tuple(axis for axis in range(scores.ndim) if axis not in axes)
+    moved = np.transpose(scores, order)
+    rows = moved.reshape(int(np.prod(moved.shape[: len(axes)])), -1)
+    if np.isnan(rows).any():
+        raise ValueError(f"Scores of {view.path!r} must not be NaN. Received: {np.isnan(rows).sum()} of {rows.size}")
+    dead = ~np.transpose(view.mask, order).reshape(rows.shape)
+    chosen = np.zeros(rows.shape, bool)
+    count = masks.number_to_keep(sparsity, rows.shape[1])
+    np.put_along_axis(chosen, np.lexsort((-rows, dead), axis=1)[:, :count], True, axis=1)
+    return np.transpose((chosen & ~dead).reshape(moved.shape), np.argsort(order))
