@@ -8,17 +8,16 @@ Layers that create their own sublayers (`MultiHeadAttention`, a subclassed model
 `composite.py` records in their config which sublayers are sparse.
 """
 
-import collections
 import copy
-import dataclasses
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
 from sparsity_tf.backend import own_variables, sublayers
-from sparsity_tf.checks import check_layer
+from sparsity_tf.checks import check_layer, selection_entries
 from sparsity_tf.layers import (
     LAYER_CLASSES,
     TECHNIQUES,
@@ -41,9 +40,9 @@ from sparsity_tf.matching import (
     shorten,
     sublayers_meant,
 )
+from sparsity_tf.sparsify_report import ChangedLayer, SkippedLayer, SparsifyReport
 from sparsity_tf.type_names import Where
 
-NOT_SELECTED = "not selected by `where`"
 _NORMALIZED = (
     "SpectralNormalization around it divides the dense kernel by its norm, and not the sparse kernel that the "
     "technique makes from it (use technique 'masked': it keeps the kernel itself sparse)"
@@ -51,7 +50,11 @@ _NORMALIZED = (
 
 
 def sparsify(
-    model: keras.layers.Layer, technique: str | Technique, where: Where = None, **technique_options: Any
+    model: keras.layers.Layer,
+    technique: str | Technique,
+    where: Where = None,
+    filters: str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None = None,
+    **technique_options: Any,
 ) -> keras.layers.Layer:
     """Makes the layers of a model sparse, in place.
 
@@ -72,6 +75,9 @@ def sparsify(
             and against its path in the model ("encoder/attention/query"). With a structure that ties layers ("channel",
             "head", "unit"), a channel can be pruned only if all layers that share it are selected. Batch normalisation
             between these layers need not be selected, and an attention stands for its projections.
+        filters: In the place of `where`, what the argument of this name means in Keras's `model.quantize`: a predicate,
+            or a regular expression or a list of these, which are searched in the layer's name (`where` is matched in
+            full).
         **technique_options: Options of the technique, if it is given by name.
 
     Returns:
@@ -90,6 +96,8 @@ def sparsify(
     ```
     """
     check_layer("model", model)
+    if filters is not None:
+        where = _where_of(filters, where)
     technique = get_technique(technique, **technique_options)
     selected, skipped = (_plan_tied if _ties_layers(technique) else plan)(model, technique, where)
     trainable_before = len(model.trainable_variables)
@@ -98,10 +106,10 @@ def sparsify(
     model.sparsify_report = SparsifyReport(
         technique=technique,
         changed=tuple(
-            ReportEntry(path_of(layer), _kind(layer), sum(weight.size for weight in get_masked_parts(layer)))
+            ChangedLayer(path_of(layer), _kind(layer), sum(weight.size for weight in get_masked_parts(layer)))
             for layer in selected
         ),
-        skipped=tuple(ReportEntry(path_of(layer), _kind(layer), 0, reason) for layer, reason in skipped),
+        skipped=tuple(SkippedLayer(path_of(layer), reason) for layer, reason in skipped),
         notes=_structure_notes(selected)
         + _forget_compiled_functions(model, len(model.trainable_variables) != trainable_before),
     )
@@ -194,59 +202,17 @@ def get_technique(technique, **options):
     return cls(**options)
 
 
-@dataclasses.dataclass(frozen=True)
-class ReportEntry:
-    """One layer in a `SparsifyReport`.
-
-    Attributes:
-        path: The layer's path in the model.
-        kind: Name of the layer's class (after the change).
-        weights: Number of weights that can now be zero (0 before the layer is built, and for skipped layers).
-        reason: Why the layer was skipped; empty if the layer was changed.
-    """
-
-    path: str
-    kind: str
-    weights: int
-    reason: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class SparsifyReport:
-    """The report of `sparsify`: the changed layers, and the skipped layers with the reasons.
-
-    Attributes:
-        technique: The configured technique.
-        changed: Tuple of `ReportEntry`s for the layers made sparse.
-        skipped: Tuple of `ReportEntry`s for layers with weights that stay dense, with the reason.
-        notes: Tuple of further remarks.
-
-    Example:
-        >>> report = sparsity_tf.sparsify(model, "masked").sparsify_report
-        >>> [entry.path for entry in report.changed]
-        ['conv', 'hidden', 'logits']
-    """
-
-    technique: Technique
-    changed: tuple
-    skipped: tuple
-    notes: tuple = ()
-
-    def __str__(self):
-        from tabulate import tabulate
-
-        weights = sum(entry.weights for entry in self.changed)
-        lines = [f"{self.technique!r}: {len(self.changed)} layers made sparse, {weights:,} weights"]
-        if self.changed:
-            rows = [(e.path, e.kind, f"{e.weights:,}" if e.weights else "not built yet") for e in self.changed]
-            lines.append(tabulate(rows, headers=("layer", "kind", "weights"), colalign=("left", "left", "right")))
-        reasons = collections.defaultdict(list)
-        for entry in self.skipped:
-            reasons[entry.reason].append(entry.path)
-        for reason, paths in reasons.items():
-            lines.append(f"skipped, {reason}: {shorten(paths, 6)}")
-        lines.extend(self.notes)
-        return "\n".join(lines)
+def _where_of(filters, where):
+    """The argument `where` that means what `filters` means in Keras's `model.quantize`."""
+    if where is not None:
+        raise ValueError(
+            f"`where` and `filters` exclude each other: give only one of them. Received: where={where!r}, "
+            f"filters={filters!r}"
+        )
+    if callable(filters) and not isinstance(filters, keras.layers.Layer):
+        return filters
+    patterns = selection_entries("filters", filters)
+    return lambda layer: any(re.search(pattern, layer.name) for pattern in patterns)
 
 
 def plan(model, technique, where):
@@ -285,7 +251,7 @@ def plan(model, technique, where):
         elif isinstance(layer, keras.layers.SpectralNormalization):
             continue  # The wrapper's own variable is a statistic. The layer inside has an entry of its own.
         elif any(own_variables(one) for one in (layer, *parts[id(layer)])):
-            skipped.append((layer, reason or NOT_SELECTED))
+            skipped.append((layer, reason or SparsifyReport.SKIP_FILTERED))
         elif _creates_sublayers_when_built(layer):
             skipped.append((layer, "not built, so its sublayers are not known: build the model first"))
     missing = [pattern for pattern in patterns if pattern not in used]
@@ -328,9 +294,10 @@ def _plan_tied(model, technique, where):
             selected.update(layers)
         for key in layers:
             reasons.setdefault(key, reason and ("tied to " + reason if against[key] is None else against[key]))
+    filtered = SparsifyReport.SKIP_FILTERED
     kept = f"structure={technique.structure!r} finds no {technique.structure} in it that can be removed"
     skipped = [
-        (layer, (reasons.get(id(layer)) or kept) if id(layer) in chosen or id(layer) in reasons else NOT_SELECTED)
+        (layer, (reasons.get(id(layer)) or kept) if id(layer) in chosen or id(layer) in reasons else filtered)
         for layer in flatten_layers(model)
         if id(layer) not in selected and (own_variables(layer))
     ]
@@ -355,7 +322,7 @@ def _reason_to_tie(layer, technique, chosen):
             return None
     if (reason := reason_to_skip(layer, technique)) is not None:
         return reason
-    return None if chosen or isinstance(layer, keras.layers.BatchNormalization) else NOT_SELECTED
+    return None if chosen or isinstance(layer, keras.layers.BatchNormalization) else SparsifyReport.SKIP_FILTERED
 
 
 def _parts(layer, technique):
@@ -367,16 +334,19 @@ def _parts(layer, technique):
 def reason_to_skip(layer, technique):
     """The reason why a `Technique` can't make a layer sparse, a text, or `None` if it can."""
     if isinstance(layer, SparseLayer):
-        return f"already sparse ({layer.technique.name})"
+        return f"{SparsifyReport.SKIP_ALREADY_SPARSE} ({layer.technique.name})"
     sparse_class = LAYER_CLASSES.get((technique.name, type(layer)))
     if sparse_class is None or not (_has_kernels(sparse_class) or _ties_layers(technique)):
         kinds = {cls for key, cls in LAYER_CLASSES if _has_kernels(LAYER_CLASSES[key, cls])}
         if type(layer) in kinds:
-            return f"technique {technique.name!r} has no {_kind(layer)} layer"
+            return f"{SparsifyReport.SKIP_NO_SUPPORT} ({_kind(layer)} with technique {technique.name!r})"
         base = next((cls for cls in type(layer).__mro__[1:] if cls in kinds), None)
         if base is not None:
-            return f"a subclass of {base.__name__} may compute something else; use or write the sparse layer itself"
-        return f"{_kind(layer)} is not a layer with a sparse form"
+            return (
+                f"{SparsifyReport.SKIP_NO_SUPPORT} (a subclass of {base.__name__} may compute something else; use or "
+                "write the sparse layer itself)"
+            )
+        return f"{SparsifyReport.SKIP_NO_SUPPORT} ({_kind(layer)})"
     if getattr(layer, "quantization_mode", None) is not None:
         return f"quantized ({layer.quantization_mode})"
     if getattr(layer, "lora_enabled", False) or getattr(layer, "lora_rank", None):

@@ -191,6 +191,7 @@ FLOORS = [
     ["distributions"],
     ["layers"],
     ["initializers", "matching"],
+    ["sparsify_report"],
     ["sparsify"],
     ["models"],
     ["decoding", "inspection"],

@@ -554,7 +554,7 @@ RECORDS = {
             "inspection.SensitivityRow", "inspection.SensitivityTable", "prune_report.PruneReport", "prune_report.PruneRow",
             "inspection.SparsityRow", "inspection.SparsityTable", "inspection.SpeedupRow", "inspection.SpeedupTable",
             "checkpoints.CheckpointSparsity", "checkpoints.TensorSparsity", "checkpoints.CheckpointError",
-            "sparsify.ReportEntry", "sparsify.SparsifyReport", "decoding.Hypotheses", "callbacks.WeightView",
+            "sparsify.ChangedLayer", "sparsify.SkippedLayer", "sparsify.SparsifyReport", "decoding.Hypotheses", "callbacks.WeightView",
             "deploy.ChannelGroup", "deploy.GroupMember", "deploy.ChannelFamily", "deploy.FamilyPart", "deploy.ShrinkReport", "deploy.ShrinkRow",
             "deploy.CompactFile", "deploy.DeploymentReport", "deploy.DeploymentRow", "deploy.ExportReport",
             "study.PublishedResult", "study.Run", "study.TradeoffPoint", "study.TradeoffTable",
