@@ -73,7 +73,7 @@ def _prune_one(model, weight, sparsity, solver, per_output, data):
     inputs, outputs = values.shape
     kind, group, count = structures.get(weight.technique.structure), None, None
     if isinstance(kind, structures.NM):
-        length = shape[kind.input_axis(len(shape), axes)]
+        length = shape[kind.axis(len(shape), axes)]
         per_run = -(-length // kind.m)
         entry = np.arange(inputs)
         group = entry // length * per_run + entry % length // kind.m, kind.n
