@@ -1,10 +1,12 @@
 """Callbacks that act between training steps. They decide which weights live and how large the penalty is."""
 
+from sparsity_tf.callbacks.acdc import ACDC
 from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.base.weight_view import WeightView
 from sparsity_tf.callbacks.criteria import overall, uses
 from sparsity_tf.callbacks.dynamic import SET, DropAndGrow, RigL, StaticSparsity
 from sparsity_tf.callbacks.dynamic_reparameterization import DynamicSparseReparameterization
+from sparsity_tf.callbacks.granet import GraNet
 from sparsity_tf.callbacks.iterative_pruning import IterativePruning
 from sparsity_tf.callbacks.narang_pruning import NarangPruning
 from sparsity_tf.callbacks.one_shot import SNIP, GraSP
@@ -14,8 +16,10 @@ from sparsity_tf.callbacks.sparse_momentum import SparseMomentum
 from sparsity_tf.callbacks.sparsity_monitor import SparsityMonitor
 
 __all__ = [
+    "ACDC",
     "DropAndGrow",
     "DynamicSparseReparameterization",
+    "GraNet",
     "GraSP",
     "IterativePruning",
     "MagnitudePruning",

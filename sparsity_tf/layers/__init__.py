@@ -151,6 +151,14 @@ from sparsity_tf.layers.sparse_layer import (
     get_sparse_weights,
 )
 from sparsity_tf.layers.sparse_weight import SparseWeight
+from sparsity_tf.layers.sr_ste import (
+    SRSTE,
+    SRSTEConv1D,
+    SRSTEConv2D,
+    SRSTEConv3D,
+    SRSTEDense,
+    SRSTEEinsumDense,
+)
 from sparsity_tf.layers.structured_bayesian import (
     LogNormalDropout,
     SBPConv1D,
@@ -244,10 +252,10 @@ __all__ = [
     "MaskedEinsumDense",
     "MaskedEmbedding",
     "MaskedGRU",
-    "MaskedLayer",
     "MaskedGRUCell",
     "MaskedLSTM",
     "MaskedLSTMCell",
+    "MaskedLayer",
     "MaskedSeparableConv1D",
     "MaskedSeparableConv2D",
     "MaskedSimpleRNN",
@@ -257,6 +265,12 @@ __all__ = [
     "SBPConv3D",
     "SBPDense",
     "SBPEinsumDense",
+    "SRSTE",
+    "SRSTEConv1D",
+    "SRSTEConv2D",
+    "SRSTEConv3D",
+    "SRSTEDense",
+    "SRSTEEinsumDense",
     "STRConv1D",
     "STRConv1DTranspose",
     "STRConv2D",

@@ -288,7 +288,7 @@ class NM(Elements):
 
     def sparsity_of(self, shape: tuple[int, ...], filter_axes: tuple[int, ...] = (-1,)) -> float:
         """The fraction of zeros of the pattern in a weight of this shape: below 1 - N / M if a group is short."""
-        length = shape[self._axis(len(shape), filter_axes)]
+        length = shape[self.axis(len(shape), filter_axes)]
         groups, rest = divmod(length, self.m)
         return (groups * (self.m - self.n) + max(rest - self.n, 0)) / length if length else 0.0
 
@@ -297,13 +297,14 @@ class NM(Elements):
         sparsity = self.sparsity_of(shape, filter_axes)
         if abs(sparsity - self.sparsity) < 1e-12:
             return None
-        length = shape[self._axis(len(shape), filter_axes)]
+        length = shape[self.axis(len(shape), filter_axes)]
         return (
             f"{self.spec} gives only {100 * sparsity:.2f} % zeros here, because {length} inputs are not a multiple of "
             f"{self.m}"
         )
 
-    def _axis(self, rank, filter_axes):
+    def axis(self, rank: int, filter_axes: tuple[int, ...] = (-1,)) -> int:
+        """The axis along which the groups of a weight of this rank lie."""
         outputs = {axis % rank for axis in filter_axes}
         return max((axis for axis in range(rank) if axis not in outputs), default=rank - 1)
 
@@ -322,7 +323,7 @@ class NM(Elements):
             raise ValueError(
                 f"`scores` must not hold NaN. Received: {np.isnan(scores).sum()} NaN of {scores.size} scores"
             )
-        axis = self._axis(scores.ndim, filter_axes)
+        axis = self.axis(scores.ndim, filter_axes)
         length = scores.shape[axis]
 
         def in_groups(array, filler):

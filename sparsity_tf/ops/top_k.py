@@ -70,6 +70,33 @@ def top_k_mask(scores: Tensor, k: int | Tensor) -> Tensor:
     return ops.reshape(ops.logical_or(above, chosen), shape)
 
 
+def n_of_m_mask(scores, n, m, axis):
+    """Marks in each group of `m` consecutive entries along an axis the `n` of the largest magnitude, exactly.
+
+    Each entry's rank in its group is counted in `m` passes over the tensor.
+
+    Args:
+        scores: Float tensor of a known shape. A NaN is marked, beside the others.
+        n, m: Integers, 1 <= `n` < `m`.
+        axis: Integer >= 0. If `m` does not divide it, the last group is shorter, and `n` of it are marked, too.
+
+    Returns:
+        Bool tensor of the shape of `scores`. Among equal magnitudes in a group the lower index is marked.
+    """
+    rows = ops.moveaxis(ops.abs(scores), axis, -1)
+    shape, length = tuple(rows.shape), rows.shape[-1]
+    if length % m:
+        rows = ops.pad(rows, [(0, 0)] * (len(shape) - 1) + [(0, -length % m)], constant_values=-1)
+    groups = ops.reshape(rows, (-1, m))
+    rank = ops.zeros_like(groups, "int32")
+    for index in range(m):
+        one, later = groups[:, index : index + 1], np.arange(m) > index
+        ahead = ops.logical_or(one > groups, ops.logical_and(ops.equal(one, groups), later))
+        rank = rank + ops.cast(ahead, "int32")
+    chosen = ops.reshape(rank < n, tuple(rows.shape))
+    return ops.moveaxis(chosen[..., :length], -1, axis)
+
+
 def largest_on_device(tensors: list[Tensor], count: int, among: list[Tensor | np.ndarray]) -> list[np.ndarray]:
     """Marks the `count` entries of the largest magnitude, exactly: `highest_overall` for tensors on a device.
 

@@ -43,6 +43,10 @@ ALGORITHMS = {
     "set": Algorithm(callbacks.SET, _DROP_AND_GROW),
     "rigl": Algorithm(callbacks.RigL, _DROP_AND_GROW),
     "sparse_momentum": Algorithm(callbacks.SparseMomentum, _DROP_AND_GROW),
+    "granet": Algorithm(callbacks.GraNet, {**_TARGET, **_WHEN, **_same("initial_sparsity", "drop_fraction", "decay")}),
+    "acdc": Algorithm(
+        callbacks.ACDC, {**_WHEN, **_same("final_sparsity", "distribution", "dense", "structure", "scope")}
+    ),
     "dsr": Algorithm(
         callbacks.DynamicSparseReparameterization,
         {**_TARGET, **_WHEN, **_same("prune_target", "redistribution")},
@@ -119,7 +123,7 @@ class SparsitySettings:
     final_sparsity: float = number(
         None, "Fraction of zeros at the end, or during the whole run (algorithms that change masks; dnw).", 0, below=1
     )
-    initial_sparsity: float = number(None, "Fraction of zeros at begin_step (magnitude, random).", 0, below=1)
+    initial_sparsity: float = number(None, "Fraction of zeros at begin_step (magnitude, random, granet).", 0, below=1)
     begin_step: int = number(None, "Optimizer step after which masks begin to change.", 0)
     end_step: int = number(None, "Last optimizer step after which masks change. Default: depends on the algorithm.", 1)
     frequency: str = string(
@@ -134,15 +138,15 @@ class SparsitySettings:
         "Layers kept dense: first, last, first_and_last, or names and regular expressions separated by commas."
     )
     structure: str = string(
-        "Which weights are pruned together: 2:4 (N:M), 4x1 (blocks), filter, ... (magnitude, random, static)."
+        "Which weights are pruned together: 2:4 (N:M), 4x1 (blocks), filter, ... (magnitude, random, static, acdc)."
     )
     scope: str = choice(
         None,
         ("layer", "global"),
-        "Which weights compete: those of one layer, or of all layers (magnitude, snip, grasp, lottery).",
+        "Which weights compete: those of one layer, or of all layers (magnitude, acdc, snip, grasp, lottery).",
     )
     drop_fraction: float = number(
-        None, "Share of live weights to drop at first (set, rigl, sparse_momentum).", 0, most=1
+        None, "Share of live weights to drop at first (set, rigl, granet, sparse_momentum).", 0, most=1
     )
     decay: str = choice(None, ("cosine", "linear", "constant"), "How drop_fraction falls.")
     grow: str = string("Which weights grow (set, rigl, sparse_momentum): random, gradient, momentum, ...")

@@ -7,7 +7,7 @@ the schedule for which the run is too short.
 import keras
 
 from sparsity_tf import initializers, layers
-from sparsity_tf.callbacks import IterativePruning, MagnitudePruning, NarangPruning, PenaltyRamp, RandomPruning
+from sparsity_tf.callbacks import GraNet, IterativePruning, MagnitudePruning, NarangPruning, PenaltyRamp, RandomPruning
 from sparsity_tf.layers import set_sparsities
 from sparsity_tf.load_masks import load_masks
 from sparsity_tf.masks import structures
@@ -105,8 +105,11 @@ def settled_from(recipe, algorithm, steps):
     """
     if isinstance(algorithm, IterativePruning):
         return algorithm.total_steps - (algorithm.steps_per_round - algorithm.rewind_step)  # the last ticket begins
+    total_steps = recipe.epochs * steps
+    if isinstance(algorithm, GraNet):
+        end = algorithm.pruning_end_step
+        return algorithm.default_pruning_end_step(total_steps) if end is None else end
     if isinstance(algorithm, _GRADUAL):
-        total_steps = recipe.epochs * steps
         return algorithm.default_end_step(total_steps) if algorithm.end_step is None else algorithm.end_step
     return _ramp(recipe, steps)[1] if _has_ramp(recipe) else 0
 

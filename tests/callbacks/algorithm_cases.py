@@ -68,6 +68,12 @@ def all_on_schedule(algorithm, sizes, counts, step):
     return masks.number_to_keep(sparsity, sum(sizes)) == sum(counts)
 
 
+def moving_on_schedule(algorithm, sizes, counts, step):
+    """As `all_on_schedule`, but sparse from the start."""
+    sparsity = algorithm.sparsity_at(reached(step) or 0)
+    return masks.number_to_keep(sparsity, sum(sizes)) == sum(counts)
+
+
 def in_rounds(algorithm, sizes, counts, step):
     """Each weight keeps floor((1 - s) n), s the sparsity after the rounds done."""
     sparsity = algorithm.sparsity_after(int(algorithm.recall()["rounds"]))
@@ -140,5 +146,12 @@ CASES = {
     ),
     "snip": Case(one_shot(callbacks.SNIP), all_together(0.7), seeded=False, moves=False),
     "grasp": Case(one_shot(callbacks.GraSP), all_together(0.7), seeded=False, moves=False),
+    "acdc": Case(
+        lambda d=None, seed=0: callbacks.ACDC(0.8, **WINDOW, sparse_period=1, dense_period=1),
+        all_on_schedule,
+        adam,
+        False,
+    ),
+    "granet": Case(drop_and_grow(callbacks.GraNet, pruning_end_step=6), moving_on_schedule),
     "lottery": Case(tickets, in_rounds, seeded=False),
 }

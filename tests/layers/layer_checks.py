@@ -76,6 +76,7 @@ KINDS = {
 }
 WITHOUT_DEPTHWISE = tuple(kind for kind in KINDS if not kind.startswith("DepthwiseConv"))
 WITHOUT_CONV_LSTM = tuple(kind for kind in WITHOUT_DEPTHWISE if not kind.startswith("ConvLSTM"))
+FORWARD = ("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D")
 WITHOUT_EMBEDDINGS = tuple(kind for kind in KINDS if "Embedding" not in kind)
 
 
@@ -96,7 +97,8 @@ PREFIXES = {
     "STR": Prefix(WITHOUT_EMBEDDINGS, trainable=1),
     "Masked": Prefix(tuple(KINDS), masks=1),
     "DNW": Prefix(WITHOUT_EMBEDDINGS),
-    "SBP": Prefix(("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D"), trainable=2, seed_generators=1, losses=1),
+    "SBP": Prefix(FORWARD, trainable=2, seed_generators=1, losses=1),
+    "SRSTE": Prefix(FORWARD),
 }
 
 CASES = [

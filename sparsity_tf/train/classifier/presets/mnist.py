@@ -4,8 +4,9 @@ Sources of the numbers: SparseVD (Molchanov et al., ICML 2017, arXiv 1701.05369)
 (arXiv 1705.07283) for `sbp`; Louizos et al. 2018 (arXiv 1712.01312) for `l0`; Kusupati et al. 2020 (arXiv 2002.03231)
 for `str`; Wortsman et al. 2019 (arXiv 1906.00586) for `dnw`; Dettmers and Zettlemoyer 2019 (arXiv 1907.04840) and their
 program for sparse momentum, and for the training under all algorithms that move masks; Mostafa and Wang 2019 (arXiv
-1902.05967) for `dsr`. A setting that a recipe leaves out has the callback's default, which is taken from the paper of
-the algorithm.
+1902.05967) for `dsr`; Peste et al. 2021 (arXiv 2106.12379) for `acdc`; Liu et al. 2021 (arXiv 2106.10404) for `granet`;
+Zhou et al. 2021 (arXiv 2102.04010) for `srste`. A setting that a recipe leaves out has the callback's or technique's
+default, which is taken from its paper.
 """
 
 from sparsity_tf.train.classifier.recipe import Recipe
@@ -87,6 +88,10 @@ MNIST = {
     "lenet300_static": Recipe(**_MASKS, technique="static"),
     "lenet300_set": Recipe(**_MASKS, technique="set"),
     "lenet300_rigl": Recipe(**_MASKS, technique="rigl"),
+    # As on CIFAR-10: a tenth of training is dense, and the last sparse phase is 15 % of it.
+    "lenet300_acdc": Recipe(**_MASKS, technique="acdc", begin_step=10 * 540, end_step=85 * 540),
+    "lenet300_granet": Recipe(**_MASKS, technique="granet"),
+    "lenet300_srste": Recipe(**{**_MASKS, "final_sparsity": None}, technique="srste"),
     "lenet300_sparse_momentum": Recipe(**_MASKS, technique="sparse_momentum"),
     "lenet300_snip": Recipe(**_MASKS, technique="snip"),
     # Eleven trainings of 20 epochs. The learning rate falls at the same fractions of a training as above.
