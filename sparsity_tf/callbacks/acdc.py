@@ -67,6 +67,7 @@ class ACDC(MagnitudePruning):
 
     grows = True
     prunes_tied = False
+    takes_reparametrized = False
     steps_after_epoch = 1
 
     def __init__(

@@ -109,6 +109,7 @@ class StaticSparsity(SparseFromTheStart):
     structured = True
     prunes_tied = True
     scheduled = False
+    takes_reparametrized = True
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class GradualPruning(MaskAlgorithm):
     structured = True
     prunes_tied = True
     always_at_end = True
+    takes_reparametrized = True
     # Whether pruned entries stay pruned.
     cumulative = True
 
@@ -430,7 +431,7 @@ class RandomPruning(GradualPruning):
             target_parameters,
         )
         check_bool("cumulative", cumulative)
-        self.cumulative = cumulative
+        self.cumulative = self.takes_reparametrized = cumulative
 
     def start(self) -> None:
         if not self.cumulative and any(isinstance(weight, TiedWeight) for weight in self.weights):

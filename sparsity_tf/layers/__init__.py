@@ -66,6 +66,14 @@ from sparsity_tf.layers.masked import (
     MaskedSeparableConv1D,
     MaskedSeparableConv2D,
 )
+from sparsity_tf.layers.powerpropagation import (
+    PowerConv1D,
+    PowerConv2D,
+    PowerConv3D,
+    PowerDense,
+    PowerEinsumDense,
+    PowerPropagation,
+)
 from sparsity_tf.layers.recurrent import (
     DNWGRU,
     DNWLSTM,
@@ -169,6 +177,14 @@ from sparsity_tf.layers.structured_bayesian import (
 )
 from sparsity_tf.layers.swap import after_build, make_plain, make_sparse, unmake_sparse
 from sparsity_tf.layers.technique import Technique
+from sparsity_tf.layers.top_kast import (
+    TopKAST,
+    TopKASTConv1D,
+    TopKASTConv2D,
+    TopKASTConv3D,
+    TopKASTDense,
+    TopKASTEinsumDense,
+)
 from sparsity_tf.layers.variational_dropout import (
     VariationalDropout,
     VDConv1D,
@@ -260,6 +276,12 @@ __all__ = [
     "MaskedSeparableConv2D",
     "MaskedSimpleRNN",
     "MaskedSimpleRNNCell",
+    "PowerConv1D",
+    "PowerConv2D",
+    "PowerConv3D",
+    "PowerDense",
+    "PowerEinsumDense",
+    "PowerPropagation",
     "SBPConv1D",
     "SBPConv2D",
     "SBPConv3D",
@@ -326,6 +348,12 @@ __all__ = [
     "SparseWeight",
     "TECHNIQUES",
     "Technique",
+    "TopKAST",
+    "TopKASTConv1D",
+    "TopKASTConv2D",
+    "TopKASTConv3D",
+    "TopKASTDense",
+    "TopKASTEinsumDense",
     "VDConv1D",
     "VDConv1DTranspose",
     "VDConv2D",

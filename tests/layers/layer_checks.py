@@ -99,6 +99,8 @@ PREFIXES = {
     "DNW": Prefix(WITHOUT_EMBEDDINGS),
     "SBP": Prefix(FORWARD, trainable=2, seed_generators=1, losses=1),
     "SRSTE": Prefix(FORWARD),
+    "Power": Prefix(FORWARD, masks=1),
+    "TopKAST": Prefix(FORWARD),
 }
 
 CASES = [
@@ -129,7 +131,7 @@ def make_half_sparse(layer, seed=0):
     for weight in layers.get_sparse_weights(layer):
         chosen = rng.random(weight.shape) < 0.5
         technique = layer.technique.name
-        if technique == "masked":
+        if technique in ("masked", "powerpropagation"):
             weight.assign_mask(~chosen)
         elif technique == "variational_dropout":
             weight.extra_variable("log_sigma2").assign(np.where(chosen, 20.0, -20.0))

@@ -5,8 +5,9 @@ Sources of the numbers: SparseVD (Molchanov et al., ICML 2017, arXiv 1701.05369)
 for `str`; Wortsman et al. 2019 (arXiv 1906.00586) for `dnw`; Dettmers and Zettlemoyer 2019 (arXiv 1907.04840) and their
 program for sparse momentum, and for the training under all algorithms that move masks; Mostafa and Wang 2019 (arXiv
 1902.05967) for `dsr`; Peste et al. 2021 (arXiv 2106.12379) for `acdc`; Liu et al. 2021 (arXiv 2106.10404) for `granet`;
-Zhou et al. 2021 (arXiv 2102.04010) for `srste`. A setting that a recipe leaves out has the callback's or technique's
-default, which is taken from its paper.
+Zhou et al. 2021 (arXiv 2102.04010) for `srste`; Jayakumar et al. 2020 (arXiv 2106.03517) for `topkast`; Schwarz et al.
+2021 (arXiv 2110.00296) for `powerprop`; Sanh et al. 2020 (arXiv 2005.07683) for `movement`. A setting that a recipe
+leaves out has the callback's or technique's default, which is taken from its paper.
 """
 
 from sparsity_tf.train.classifier.recipe import Recipe
@@ -92,6 +93,10 @@ MNIST = {
     "lenet300_acdc": Recipe(**_MASKS, technique="acdc", begin_step=10 * 540, end_step=85 * 540),
     "lenet300_granet": Recipe(**_MASKS, technique="granet"),
     "lenet300_srste": Recipe(**{**_MASKS, "final_sparsity": None}, technique="srste"),
+    # The exploration loss takes the place of the weight decay of kernels.
+    "lenet300_topkast": Recipe(
+        **{**_MASKS, "kernel_l2": 0.0}, technique="topkast", technique_options={"exploration": 0.05, "l2": 2.5e-4}
+    ),
     "lenet300_sparse_momentum": Recipe(**_MASKS, technique="sparse_momentum"),
     "lenet300_snip": Recipe(**_MASKS, technique="snip"),
     # Eleven trainings of 20 epochs. The learning rate falls at the same fractions of a training as above.
