@@ -14,6 +14,7 @@ from sparsity_tf.callbacks.penalty_ramp import PenaltyRamp
 from sparsity_tf.callbacks.pruning import MagnitudePruning, RandomPruning
 from sparsity_tf.callbacks.sparse_momentum import SparseMomentum
 from sparsity_tf.callbacks.sparsity_monitor import SparsityMonitor
+from sparsity_tf.callbacks.sparsity_ramp import SparsityRamp
 
 __all__ = [
     "ACDC",
@@ -32,6 +33,7 @@ __all__ = [
     "SNIP",
     "SparseMomentum",
     "SparsityMonitor",
+    "SparsityRamp",
     "StaticSparsity",
     "WeightView",
     "overall",

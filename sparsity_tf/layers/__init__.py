@@ -66,6 +66,14 @@ from sparsity_tf.layers.masked import (
     MaskedSeparableConv1D,
     MaskedSeparableConv2D,
 )
+from sparsity_tf.layers.movement import (
+    MovementConv1D,
+    MovementConv2D,
+    MovementConv3D,
+    MovementDense,
+    MovementEinsumDense,
+    MovementPruning,
+)
 from sparsity_tf.layers.powerpropagation import (
     PowerConv1D,
     PowerConv2D,
@@ -276,6 +284,12 @@ __all__ = [
     "MaskedSeparableConv2D",
     "MaskedSimpleRNN",
     "MaskedSimpleRNNCell",
+    "MovementConv1D",
+    "MovementConv2D",
+    "MovementConv3D",
+    "MovementDense",
+    "MovementEinsumDense",
+    "MovementPruning",
     "PowerConv1D",
     "PowerConv2D",
     "PowerConv3D",

@@ -61,6 +61,8 @@ ALGORITHMS["snfs"] = ALGORITHMS["sparse_momentum"]
 
 # Settings of the technique "masked" itself.
 _OF_MASKED = ("load_masks", "reinitialize")
+# Settings of the techniques of layers whose sparsity `callbacks.SparsityRamp` raises.
+_OF_RAMP = ("final_sparsity", "initial_sparsity", "begin_step", "end_step")
 SETTINGS = tuple(dict.fromkeys([*itertools.chain(*(a.settings for a in ALGORITHMS.values())), *_OF_MASKED]))
 
 # Arguments that come from the run itself or from settings. `technique_options` must not hold any of them.
@@ -74,18 +76,35 @@ def identity(technique):
     return algorithm.callback if algorithm else layers.TECHNIQUES.get(technique)
 
 
+def algorithm_of(technique):
+    """The `Algorithm` whose callback a run of a technique has, or `None`.
+
+    The layers of powerpropagation have masks, but no zeros of their own. Magnitude pruning makes the zeros.
+    """
+    if layers.TECHNIQUES.get(technique) is layers.PowerPropagation:
+        return ALGORITHMS["magnitude"]
+    return ALGORITHMS.get(technique)
+
+
 def has_option(technique, name):
     """Whether the name is a technique of layers that has an option `name`."""
     return technique in layers.TECHNIQUES and name in layers.TECHNIQUES[technique].option_names()
 
 
+def ramps_sparsity(technique):
+    """Whether the name is a technique of layers whose sparsity rises during training."""
+    return hasattr(layers.TECHNIQUES.get(technique), "assign_sparsity")
+
+
 def settings_of(technique):
     """The settings in `SETTINGS` that a technique takes, a tuple."""
-    if technique in ALGORITHMS:
-        return tuple(ALGORITHMS[technique].settings)
+    if algorithm_of(technique) is not None:
+        return tuple(algorithm_of(technique).settings)
     layer_technique = layers.TECHNIQUES.get(technique)
     if layer_technique is layers.Masked:
         return _OF_MASKED
+    if ramps_sparsity(technique):
+        return _OF_RAMP
     return ("final_sparsity", "distribution") if has_option(technique, "sparsity") else ()
 
 
@@ -121,9 +140,15 @@ class SparsitySettings:
     )
     where: str = other(None, "Regular expression for the names of the layers to make sparse; otherwise all.")
     final_sparsity: float = number(
-        None, "Fraction of zeros at the end, or during the whole run (algorithms that change masks; dnw).", 0, below=1
+        None,
+        "Fraction of zeros at the end, or during the whole run (algorithms that change masks; dnw, top_kast, "
+        "powerprop, movement).",
+        0,
+        below=1,
     )
-    initial_sparsity: float = number(None, "Fraction of zeros at begin_step (magnitude, random, granet).", 0, below=1)
+    initial_sparsity: float = number(
+        None, "Fraction of zeros at begin_step (magnitude, random, granet, movement).", 0, below=1
+    )
     begin_step: int = number(None, "Optimizer step after which masks begin to change.", 0)
     end_step: int = number(None, "Last optimizer step after which masks change. Default: depends on the algorithm.", 1)
     frequency: str = string(
@@ -284,9 +309,11 @@ def make(recipe, steps, batch, folder=None):
     Raises:
         ValueError: The callback refuses a setting or an option. The message uses the recipe's names.
     """
-    if recipe.technique not in ALGORITHMS:
+    if algorithm_of(recipe.technique) is None:
         return None
-    callback, settings = ALGORITHMS[recipe.technique]
+    callback, settings = algorithm_of(recipe.technique)
+    # Where the technique is one of layers, its options are the layers' options.
+    options = recipe.technique_options if recipe.technique in ALGORITHMS else {}
     values = {name: getattr(recipe, name) for name in settings}
     if recipe.frequency is not None:
         values["frequency"] = parse_frequency(recipe.frequency, steps)
@@ -303,14 +330,14 @@ def make(recipe, steps, batch, folder=None):
         run["data"] = batch()
     arguments.update({name: value for name, value in run.items() if name in known})
     _check_complete(recipe, callback, arguments)
-    _check_options(recipe, known - _GIVEN)
+    _check_options(recipe, options, known - _GIVEN)
     if (recipe.rewind_step or 0) % steps:
         raise ValueError(
             f"`rewind_step` must be a multiple of the {steps} steps of an epoch. "
             f"Received: rewind_step={recipe.rewind_step}"
         )
     with naming_options(recipe, "technique_options"), recipe_names(recipe):
-        return callback(**arguments, **recipe.technique_options)
+        return callback(**arguments, **options)
 
 
 def _check_complete(recipe, callback, arguments):
@@ -319,8 +346,8 @@ def _check_complete(recipe, callback, arguments):
             raise ValueError(f"`{name}` must be given with technique {recipe.technique}. Received: {name}=None")
 
 
-def _check_options(recipe, known):
-    unknown = sorted(set(recipe.technique_options) - known)
+def _check_options(recipe, options, known):
+    unknown = sorted(set(options) - known)
     if unknown:
         raise ValueError(
             f"`technique_options` of {recipe.technique} may hold {', '.join(sorted(known)) or 'nothing'} (the others "
@@ -361,7 +388,7 @@ def recipe_names(recipe):
         yield
     except ValueError as error:
         message = str(error)
-        for name, argument in ALGORITHMS[recipe.technique].settings.items():
+        for name, argument in algorithm_of(recipe.technique).settings.items():
             message = message.replace(f"`{argument}`", f"`{name}`")
             message = re.sub(rf"\b{argument}=", f"{name}=", message)
         raise ValueError(message) from error
@@ -369,7 +396,7 @@ def recipe_names(recipe):
 
 def update_grid(recipe, algorithm, steps):
     """The largest divisor of an epoch's steps that divides every step at which the algorithm may change masks."""
-    if algorithm is None or "frequency" not in ALGORITHMS[recipe.technique].settings:
+    if algorithm is None or "frequency" not in algorithm_of(recipe.technique).settings:
         return steps
     frequency = algorithm.frequency
     periods = [frequency] if isinstance(frequency, int) else getattr(frequency, "values", ())

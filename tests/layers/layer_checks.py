@@ -99,6 +99,7 @@ PREFIXES = {
     "DNW": Prefix(WITHOUT_EMBEDDINGS),
     "SBP": Prefix(FORWARD, trainable=2, seed_generators=1, losses=1),
     "SRSTE": Prefix(FORWARD),
+    "Movement": Prefix(FORWARD, trainable=1, masks=1),
     "Power": Prefix(FORWARD, masks=1),
     "TopKAST": Prefix(FORWARD),
 }
@@ -133,6 +134,9 @@ def make_half_sparse(layer, seed=0):
         technique = layer.technique.name
         if technique in ("masked", "powerpropagation"):
             weight.assign_mask(~chosen)
+        elif technique == "movement":
+            weight.extra_variable("scores").assign(np.where(chosen, -1.0, 1.0) * rng.random(weight.shape))
+            layer.technique.assign_sparsity(weight, 0.5)
         elif technique == "variational_dropout":
             weight.extra_variable("log_sigma2").assign(np.where(chosen, 20.0, -20.0))
         elif technique == "l0":

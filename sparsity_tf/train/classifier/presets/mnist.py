@@ -97,6 +97,9 @@ MNIST = {
     "lenet300_topkast": Recipe(
         **{**_MASKS, "kernel_l2": 0.0}, technique="topkast", technique_options={"exploration": 0.05, "l2": 2.5e-4}
     ),
+    # Sparsity rises from the end of the first tenth of training to the last fifth.
+    "lenet300_powerprop": Recipe(**_MASKS, technique="powerprop", begin_step=10 * 540, end_step=80 * 540),
+    "lenet300_movement": Recipe(**_MASKS, technique="movement", begin_step=10 * 540, end_step=80 * 540),
     "lenet300_sparse_momentum": Recipe(**_MASKS, technique="sparse_momentum"),
     "lenet300_snip": Recipe(**_MASKS, technique="snip"),
     # Eleven trainings of 20 epochs. The learning rate falls at the same fractions of a training as above.
