@@ -8,6 +8,7 @@ from sparsity_tf.callbacks.dynamic import SET, DropAndGrow, RigL, StaticSparsity
 from sparsity_tf.callbacks.dynamic_reparameterization import DynamicSparseReparameterization
 from sparsity_tf.callbacks.granet import GraNet
 from sparsity_tf.callbacks.iterative_pruning import IterativePruning
+from sparsity_tf.callbacks.mest import MEST
 from sparsity_tf.callbacks.narang_pruning import NarangPruning
 from sparsity_tf.callbacks.one_shot import SNIP, GraSP
 from sparsity_tf.callbacks.penalty_ramp import PenaltyRamp
@@ -23,6 +24,7 @@ __all__ = [
     "GraNet",
     "GraSP",
     "IterativePruning",
+    "MEST",
     "MagnitudePruning",
     "MaskAlgorithm",
     "NarangPruning",

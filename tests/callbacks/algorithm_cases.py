@@ -6,7 +6,7 @@ import typing
 import keras
 import numpy as np
 
-from sparsity_tf import callbacks, masks
+from sparsity_tf import callbacks, masks, schedules
 
 RNG = np.random.default_rng(7)
 BATCH, STEPS_PER_EPOCH, EPOCHS, STEPS = 8, 6, 2, 12
@@ -72,6 +72,19 @@ def moving_on_schedule(algorithm, sizes, counts, step):
     """As `all_on_schedule`, but sparse from the start."""
     sparsity = algorithm.sparsity_at(reached(step) or 0)
     return masks.number_to_keep(sparsity, sum(sizes)) == sum(counts)
+
+
+MUTATIONS = schedules.Piecewise((4, 8), (0.4, 0.2, 0.0))
+
+
+def with_surplus(sparsity):
+    """As `each_is`, and as many more as the drop fraction of the last update says."""
+
+    def promised(algorithm, sizes, counts, step):
+        bounds = [n - masks.number_of_zeros(sparsity, n) for n in sizes]
+        return [k + masks.number_of_zeros(MUTATIONS(reached(step) or 0), k) for k in bounds] == counts
+
+    return promised
 
 
 def in_rounds(algorithm, sizes, counts, step):
@@ -153,5 +166,8 @@ CASES = {
         False,
     ),
     "granet": Case(drop_and_grow(callbacks.GraNet, pruning_end_step=6), moving_on_schedule),
+    "mest": Case(
+        drop_and_grow(callbacks.MEST, gradient_weight=0.1, drop_fraction=MUTATIONS, soft=True), with_surplus(0.7)
+    ),
     "lottery": Case(tickets, in_rounds, seeded=False),
 }
