@@ -16,6 +16,7 @@ from sparsity_tf.callbacks.pruning import MagnitudePruning, RandomPruning
 from sparsity_tf.callbacks.sparse_momentum import SparseMomentum
 from sparsity_tf.callbacks.sparsity_monitor import SparsityMonitor
 from sparsity_tf.callbacks.sparsity_ramp import SparsityRamp
+from sparsity_tf.callbacks.srigl import SRigL
 
 __all__ = [
     "ACDC",
@@ -33,6 +34,7 @@ __all__ = [
     "RigL",
     "SET",
     "SNIP",
+    "SRigL",
     "SparseMomentum",
     "SparsityMonitor",
     "SparsityRamp",

@@ -114,6 +114,10 @@ class GraNet(DropAndGrow):
         """The last step of pruning if `pruning_end_step` was not given."""
         return total_steps // 2
 
+    def settled_step(self, total_steps: int) -> int:
+        """A step from which the sparsity is final in a training of `total_steps` steps."""
+        return self.default_pruning_end_step(total_steps) if self.pruning_end_step is None else self.pruning_end_step
+
     @property
     def decay_end(self) -> int:
         return self._total_steps or self.last_step

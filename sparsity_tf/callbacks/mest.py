@@ -101,6 +101,16 @@ class MEST(DropAndGrow):
         factors = [0.0 if share == _NONE else 0.5 for share in (_HALF, _NONE) if step >= share[0] * length // share[1]]
         return self.drop_fraction * min(factors, default=1.0)
 
+    def settled_step(self, total_steps: int) -> int:
+        """A step from which the sparsity is final in a training of `total_steps` steps."""
+        if not self.soft:
+            return 0
+        if callable(self.drop_fraction) or callable(self.frequency):
+            return total_steps
+        # One update later. (With "epoch" it comes one step into an epoch.)
+        more = 1 if self.frequency == "epoch" else self.frequency
+        return min(_NONE[0] * total_steps // _NONE[1] + more, total_steps)
+
     def _compare_masks(self, views, targets):
         if not self.soft:
             super()._compare_masks(views, targets)

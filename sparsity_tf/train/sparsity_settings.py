@@ -43,6 +43,8 @@ ALGORITHMS = {
     "set": Algorithm(callbacks.SET, _DROP_AND_GROW),
     "rigl": Algorithm(callbacks.RigL, _DROP_AND_GROW),
     "sparse_momentum": Algorithm(callbacks.SparseMomentum, _DROP_AND_GROW),
+    "srigl": Algorithm(callbacks.SRigL, {**_TARGET, **_WHEN, **_same("drop_fraction", "decay")}),
+    "mest": Algorithm(callbacks.MEST, {**_TARGET, **_WHEN, **_same("drop_fraction")}),
     "granet": Algorithm(callbacks.GraNet, {**_TARGET, **_WHEN, **_same("initial_sparsity", "drop_fraction", "decay")}),
     "acdc": Algorithm(
         callbacks.ACDC, {**_WHEN, **_same("final_sparsity", "distribution", "dense", "structure", "scope")}
@@ -171,7 +173,7 @@ class SparsitySettings:
         "Which weights compete: those of one layer, or of all layers (magnitude, acdc, snip, grasp, lottery).",
     )
     drop_fraction: float = number(
-        None, "Share of live weights to drop at first (set, rigl, granet, sparse_momentum).", 0, most=1
+        None, "Share of live weights to drop at first (set, rigl, srigl, mest, granet, sparse_momentum).", 0, most=1
     )
     decay: str = choice(None, ("cosine", "linear", "constant"), "How drop_fraction falls.")
     grow: str = string("Which weights grow (set, rigl, sparse_momentum): random, gradient, momentum, ...")

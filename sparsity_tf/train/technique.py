@@ -8,6 +8,7 @@ import keras
 
 from sparsity_tf import initializers, layers
 from sparsity_tf.callbacks import (
+    MEST,
     GraNet,
     IterativePruning,
     MagnitudePruning,
@@ -119,9 +120,8 @@ def settled_from(recipe, algorithm, steps):
     if sparsity_settings.ramps_sparsity(recipe.technique):
         ramp = _sparsity_ramp(recipe)
         return ramp.default_end_step(total_steps) if ramp.end_step is None else ramp.end_step
-    if isinstance(algorithm, GraNet):
-        end = algorithm.pruning_end_step
-        return algorithm.default_pruning_end_step(total_steps) if end is None else end
+    if isinstance(algorithm, GraNet | MEST):
+        return algorithm.settled_step(total_steps)
     if isinstance(algorithm, _GRADUAL):
         return algorithm.default_end_step(total_steps) if algorithm.end_step is None else algorithm.end_step
     return _ramp(recipe, steps)[1] if _has_ramp(recipe) else 0

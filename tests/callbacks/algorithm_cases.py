@@ -87,6 +87,12 @@ def with_surplus(sparsity):
     return promised
 
 
+def below_by_less_than_units(algorithm, sizes, counts, step):
+    """Of floor((1 - s) n) entries less than one for each unit is missing, because all units have the same number."""
+    budgets = [masks.number_to_keep(0.7, n) for n in sizes]
+    return all(b - units < c <= b for b, c, units in zip(budgets, counts, (16, 5), strict=True))
+
+
 def in_rounds(algorithm, sizes, counts, step):
     """Each weight keeps floor((1 - s) n), s the sparsity after the rounds done."""
     sparsity = algorithm.sparsity_after(int(algorithm.recall()["rounds"]))
@@ -169,5 +175,6 @@ CASES = {
     "mest": Case(
         drop_and_grow(callbacks.MEST, gradient_weight=0.1, drop_fraction=MUTATIONS, soft=True), with_surplus(0.7)
     ),
+    "srigl": Case(drop_and_grow(callbacks.SRigL, ablation=0.9), below_by_less_than_units),
     "lottery": Case(tickets, in_rounds, seeded=False),
 }

@@ -6,8 +6,9 @@ for `str`; Wortsman et al. 2019 (arXiv 1906.00586) for `dnw`; Dettmers and Zettl
 program for sparse momentum, and for the training under all algorithms that move masks; Mostafa and Wang 2019 (arXiv
 1902.05967) for `dsr`; Peste et al. 2021 (arXiv 2106.12379) for `acdc`; Liu et al. 2021 (arXiv 2106.10404) for `granet`;
 Zhou et al. 2021 (arXiv 2102.04010) for `srste`; Jayakumar et al. 2020 (arXiv 2106.03517) for `topkast`; Schwarz et al.
-2021 (arXiv 2110.00296) for `powerprop`; Sanh et al. 2020 (arXiv 2005.07683) for `movement`. A setting that a recipe
-leaves out has the callback's or technique's default, which is taken from its paper.
+2021 (arXiv 2110.00296) for `powerprop`; Sanh et al. 2020 (arXiv 2005.07683) for `movement`; Lasby et al. 2024
+(arXiv 2305.02299) for `srigl`; Yuan et al. 2021 (arXiv 2110.14032) for `mest`. A setting that a recipe leaves out has
+the callback's or technique's default, which is taken from its paper.
 """
 
 from sparsity_tf.train.classifier.recipe import Recipe
@@ -96,6 +97,11 @@ MNIST = {
     # The exploration loss takes the place of the weight decay of kernels.
     "lenet300_topkast": Recipe(
         **{**_MASKS, "kernel_l2": 0.0}, technique="topkast", technique_options={"exploration": 0.05, "l2": 2.5e-4}
+    ),
+    "lenet300_srigl": Recipe(**_MASKS, technique="srigl"),
+    # The soft bound: more weights live between the mutations, every five epochs, until three quarters of training.
+    "lenet300_mest": Recipe(
+        **_MASKS, technique="mest", frequency=str(5 * 540), drop_fraction=0.5, technique_options={"soft": True}
     ),
     # Sparsity rises from the end of the first tenth of training to the last fifth.
     "lenet300_powerprop": Recipe(**_MASKS, technique="powerprop", begin_step=10 * 540, end_step=80 * 540),
