@@ -13,6 +13,7 @@ from sparsity_tf.callbacks.narang_pruning import NarangPruning
 from sparsity_tf.callbacks.one_shot import SNIP, GraSP
 from sparsity_tf.callbacks.penalty_ramp import PenaltyRamp
 from sparsity_tf.callbacks.pruning import MagnitudePruning, RandomPruning
+from sparsity_tf.callbacks.slimming import NetworkSlimming
 from sparsity_tf.callbacks.sparse_momentum import SparseMomentum
 from sparsity_tf.callbacks.sparsity_monitor import SparsityMonitor
 from sparsity_tf.callbacks.sparsity_ramp import SparsityRamp
@@ -29,6 +30,7 @@ __all__ = [
     "MagnitudePruning",
     "MaskAlgorithm",
     "NarangPruning",
+    "NetworkSlimming",
     "PenaltyRamp",
     "RandomPruning",
     "RigL",

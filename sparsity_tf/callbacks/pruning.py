@@ -42,10 +42,8 @@ def the_one_given(final_sparsity, sparsity):
 class GradualPruning(MaskAlgorithm):
     """Base class of `MagnitudePruning` and `RandomPruning`. A subclass defines the scores: the highest are kept."""
 
-    structured = True
-    prunes_tied = True
+    structured = prunes_tied = takes_reparametrized = True
     always_at_end = True
-    takes_reparametrized = True
     # Whether pruned entries stay pruned.
     cumulative = True
 

@@ -49,6 +49,7 @@ ALGORITHMS = {
     "acdc": Algorithm(
         callbacks.ACDC, {**_WHEN, **_same("final_sparsity", "distribution", "dense", "structure", "scope")}
     ),
+    "slimming": Algorithm(callbacks.NetworkSlimming, _same("final_sparsity", "end_step", "scope", "distribution")),
     "dsr": Algorithm(
         callbacks.DynamicSparseReparameterization,
         {**_TARGET, **_WHEN, **_same("prune_target", "redistribution")},
@@ -170,7 +171,8 @@ class SparsitySettings:
     scope: str = choice(
         None,
         ("layer", "global"),
-        "Which weights compete: those of one layer, or of all layers (magnitude, acdc, snip, grasp, lottery).",
+        "Which weights compete: those of one layer, or of all layers (magnitude, acdc, slimming, snip, grasp, "
+        "lottery).",
     )
     drop_fraction: float = number(
         None, "Share of live weights to drop at first (set, rigl, srigl, mest, granet, sparse_momentum).", 0, most=1

@@ -56,7 +56,9 @@ def arguments(recipe):
 
 def _structure_options(recipe):
     """The structure, if layers must know it when they are made: with channels, heads or units, biases have masks."""
-    return {"structure": recipe.structure} if recipe.structure in structures.TIED else {}
+    callback = sparsity_settings.ALGORITHMS[recipe.technique].callback
+    structure = getattr(callback, "fixed_structure", recipe.structure)
+    return {"structure": structure} if structure in structures.TIED else {}
 
 
 def begin_with(model, recipe):

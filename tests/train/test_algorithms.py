@@ -67,6 +67,8 @@ def settings_of_a_short_run(technique):
     values = {"final_sparsity": 0.5, "frequency": 2, "rounds": 1}
     if technique == "narang":
         values.update(begin_step=1, end_step=15)
+    if technique == "slimming":
+        return ["--model=mnist_mlp", "--final_sparsity=0.5"]
     return [f"--{name}={value}" for name, value in values.items() if name in taken]
 
 

@@ -7,8 +7,8 @@ program for sparse momentum, and for the training under all algorithms that move
 1902.05967) for `dsr`; Peste et al. 2021 (arXiv 2106.12379) for `acdc`; Liu et al. 2021 (arXiv 2106.10404) for `granet`;
 Zhou et al. 2021 (arXiv 2102.04010) for `srste`; Jayakumar et al. 2020 (arXiv 2106.03517) for `topkast`; Schwarz et al.
 2021 (arXiv 2110.00296) for `powerprop`; Sanh et al. 2020 (arXiv 2005.07683) for `movement`; Lasby et al. 2024
-(arXiv 2305.02299) for `srigl`; Yuan et al. 2021 (arXiv 2110.14032) for `mest`. A setting that a recipe leaves out has
-the callback's or technique's default, which is taken from its paper.
+(arXiv 2305.02299) for `srigl`; Yuan et al. 2021 (arXiv 2110.14032) for `mest`; Liu et al. 2017 (arXiv 1708.06519) for
+`slimming`. A setting that a recipe leaves out has the callback's or technique's default, which is taken from its paper.
 """
 
 from sparsity_tf.train.classifier.recipe import Recipe
@@ -103,6 +103,8 @@ MNIST = {
     "lenet300_mest": Recipe(
         **_MASKS, technique="mest", frequency=str(5 * 540), drop_fraction=0.5, technique_options={"soft": True}
     ),
+    # Half of the units of a net with batch normalisation. The cut comes after half of training, as in the paper.
+    "lenet300_slimming": Recipe(**{**_MASKS, "final_sparsity": 0.5}, model="mnist_mlp", technique="slimming"),
     # Sparsity rises from the end of the first tenth of training to the last fifth.
     "lenet300_powerprop": Recipe(**_MASKS, technique="powerprop", begin_step=10 * 540, end_step=80 * 540),
     "lenet300_movement": Recipe(**_MASKS, technique="movement", begin_step=10 * 540, end_step=80 * 540),
