@@ -4,13 +4,15 @@ A constant fan-in stores as two dense arrays, values and input indices. Units wi
 their inputs go to the others.
 """
 
+import math
+
 import numpy as np
 
 from sparsity_tf import masks
 from sparsity_tf.callbacks.base.output_layers import output_layers
 from sparsity_tf.callbacks.base.weight_view import WeightView
 from sparsity_tf.callbacks.dynamic import DropAndGrow
-from sparsity_tf.checks import check_number
+from sparsity_tf.checks import check_number, is_integer
 from sparsity_tf.type_names import DenseWeights, DistributionLike, Frequency, NumberOrSchedule, Where
 
 
@@ -113,7 +115,7 @@ class SRigL(DropAndGrow):
         seed: int = 0,
     ) -> None:
         check_number("ablation", ablation, least=0)
-        if ablation > 1 and int(ablation) != ablation:
+        if ablation > 1 and not is_integer(ablation):
             raise ValueError(
                 f"`ablation` must be a share from 0 to 1, or an integer above 1. Received: ablation={ablation}"
             )
@@ -146,7 +148,7 @@ class SRigL(DropAndGrow):
         """The number of salient entries that a unit needs, where `fan_in` is its number of inputs without ablation."""
         if not self.ablation:
             return 0
-        return int(self.ablation) if self.ablation > 1 else max(int(self.ablation * fan_in), 1)
+        return self.ablation if self.ablation > 1 else max(math.floor(self.ablation * fan_in), 1)
 
     def initial_mask(self, view: WeightView, sparsity: float, structure: str | None) -> np.ndarray:
         rows = _rows(view.mask, view.filter_axes)
