@@ -6,7 +6,7 @@ import keras
 
 from sparsity_tf.backend import sublayers_below
 from sparsity_tf.checks import check_callable, selection_entries, shown
-from sparsity_tf.layers import SparseLayer, flatten_layers, get_sparse_weights
+from sparsity_tf.layers import Masked, SparseLayer, flatten_layers, get_sparse_weights
 
 
 def match_layers(model, where, candidate=None):
@@ -35,12 +35,13 @@ def match_layers(model, where, candidate=None):
     return chosen + [part for layer in chosen if isinstance(layer, SparseLayer) for part in layer.sparse_parts]
 
 
-def match_masked_weights(model, where=None):
+def match_masked_weights(model, where=None, reparametrized=False):
     """The masked weights of a model that `where` selects.
 
     Args:
         model: Keras model or layer.
         where: The argument of `sparsify`. Default: all.
+        reparametrized: Whether to include weights that are a function of their variable (powerpropagation).
 
     Returns:
         List of `SparseWeight`s, also frozen ones. It is empty if no layer is masked.
@@ -48,7 +49,8 @@ def match_masked_weights(model, where=None):
     Raises:
         ValueError: As `match_layers`.
     """
-    masked = [weight for weight in get_sparse_weights(model) if weight.technique.name == "masked"]
+    masked = [weight for weight in get_sparse_weights(model) if isinstance(weight.technique, Masked)]
+    masked = [weight for weight in masked if reparametrized or not weight.technique.reparametrized]
     if not masked or where is None:
         return masked
     holders = {id(weight.layer) for weight in masked}

@@ -76,7 +76,7 @@ PRIVATE = {
         lambda: built(keras.layers.BatchNormalization(), (None, 4)),
         ["_moments", "_reduction_axes"],
     ),
-    "variable": (lambda: dense().bias, ["_autocast", "_layout", "_value"]),
+    "variable": (lambda: dense().bias, ["_autocast", "_initializer", "_layout", "_value"]),
     "symbolic tensor": (lambda: functional().output, ["_keras_history"]),
     "output of an embedding with masks": (
         lambda: keras.layers.Embedding(5, 2, mask_zero=True)(np.array([[1, 0]])),
@@ -422,6 +422,26 @@ def test_the_variable_behind_a_weight():
     layer.enable_lora(1)
     assert backend.stored_variable(layer, "kernel") is kernel
     assert layer.kernel is not kernel  # with LoRA's factors added
+
+
+def test_the_initial_value_of_a_variable_changes_whenever_keras_initializes_it():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.part = keras.layers.Dense(3, kernel_initializer="ones")
+
+        def call(self, inputs):
+            if not self.part.built:
+                self.part.build((None, 4))
+                backend.change_initial_value(self.part.kernel, lambda tensor: 2 * tensor)
+            return self.part(inputs)
+
+    for call in (lambda net: net(keras.Input((4,))), lambda net: net(np.ones((2, 4)))):
+        net = Net()
+        call(net)
+        np.testing.assert_array_equal(to_numpy(net.part.kernel), 2)
+        backend.change_initial_value(net.part.kernel, lambda tensor: 3 * tensor)
+        np.testing.assert_array_equal(to_numpy(net.part.kernel), 6)
 
 
 def test_variables_read_in_their_own_dtype():

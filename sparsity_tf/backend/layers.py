@@ -9,6 +9,7 @@ import functools
 import inspect
 
 import keras
+from keras import ops
 from keras.src.backend import get_stateless_scope
 from keras.src.layers.rnn import conv_lstm
 from keras.src.models.functional import Functional
@@ -111,6 +112,23 @@ def stored_variable(layer, name):
 def set_autocast(variable, casts):
     """Sets whether layers read a variable in their compute dtype (Keras's default) or in the variable's own dtype."""
     variable._autocast = casts
+
+
+def change_initial_value(variable, function):
+    """Replaces the value of a new variable by a function of it.
+
+    If a model is built by its first symbolic call, Keras initializes its variables only after the call. An `assign`
+    inside the call would be lost, so the function then follows the initializer.
+
+    Args:
+        variable: `keras.Variable`.
+        function: Function from a tensor to a tensor of the same shape.
+    """
+    if variable._value is None:
+        initializer = variable._initializer
+        variable._initializer = lambda shape, dtype=None: function(initializer(shape, dtype=dtype))
+    else:
+        variable.assign(function(ops.convert_to_tensor(variable)))
 
 
 def sublayers(layer):

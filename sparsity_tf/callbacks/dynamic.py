@@ -52,7 +52,10 @@ class SparseFromTheStart(MaskAlgorithm):
 
     def start(self) -> None:
         dense = dense_selection(self.model, self.weights, self.where, self.dense, self.distribution)
-        targets = distributions.allocate(self.weights, self.target_sparsity, self.distribution, dense=dense)
+        # Path -> the sparsity of the weight under `distribution`.
+        self.targets = targets = distributions.allocate(
+            self.weights, self.target_sparsity, self.distribution, dense=dense
+        )
         kept = distributions.select_dense(self.weights, dense)
         # The indices of the weights whose masks change.
         self.moving = [index for index, weight in enumerate(self.weights) if weight.path not in kept]
@@ -109,6 +112,7 @@ class StaticSparsity(SparseFromTheStart):
     structured = True
     prunes_tied = True
     scheduled = False
+    takes_reparametrized = True
 
     def __init__(
         self,

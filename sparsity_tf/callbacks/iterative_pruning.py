@@ -60,6 +60,7 @@ class IterativePruning(MaskAlgorithm):
     state_fields = ("rounds", "snapshot_taken")
     # Arguments that must be given. (They have defaults only because the first has two names.)
     required = ("final_sparsity", "rounds", "steps_per_round")
+    takes_reparametrized = True
 
     def __init__(
         self,

@@ -46,6 +46,8 @@ class NarangPruning(MaskAlgorithm):
     ```
     """
 
+    takes_reparametrized = True
+
     def __init__(
         self,
         target_magnitude: float = 0.1,

@@ -42,8 +42,7 @@ def the_one_given(final_sparsity, sparsity):
 class GradualPruning(MaskAlgorithm):
     """Base class of `MagnitudePruning` and `RandomPruning`. A subclass defines the scores: the highest are kept."""
 
-    structured = True
-    prunes_tied = True
+    structured = prunes_tied = takes_reparametrized = True
     always_at_end = True
     # Whether pruned entries stay pruned.
     cumulative = True
@@ -430,7 +429,7 @@ class RandomPruning(GradualPruning):
             target_parameters,
         )
         check_bool("cumulative", cumulative)
-        self.cumulative = cumulative
+        self.cumulative = self.takes_reparametrized = cumulative
 
     def start(self) -> None:
         if not self.cumulative and any(isinstance(weight, TiedWeight) for weight in self.weights):

@@ -66,6 +66,22 @@ from sparsity_tf.layers.masked import (
     MaskedSeparableConv1D,
     MaskedSeparableConv2D,
 )
+from sparsity_tf.layers.movement import (
+    MovementConv1D,
+    MovementConv2D,
+    MovementConv3D,
+    MovementDense,
+    MovementEinsumDense,
+    MovementPruning,
+)
+from sparsity_tf.layers.powerpropagation import (
+    PowerConv1D,
+    PowerConv2D,
+    PowerConv3D,
+    PowerDense,
+    PowerEinsumDense,
+    PowerPropagation,
+)
 from sparsity_tf.layers.recurrent import (
     DNWGRU,
     DNWLSTM,
@@ -151,6 +167,14 @@ from sparsity_tf.layers.sparse_layer import (
     get_sparse_weights,
 )
 from sparsity_tf.layers.sparse_weight import SparseWeight
+from sparsity_tf.layers.sr_ste import (
+    SRSTE,
+    SRSTEConv1D,
+    SRSTEConv2D,
+    SRSTEConv3D,
+    SRSTEDense,
+    SRSTEEinsumDense,
+)
 from sparsity_tf.layers.structured_bayesian import (
     LogNormalDropout,
     SBPConv1D,
@@ -161,6 +185,14 @@ from sparsity_tf.layers.structured_bayesian import (
 )
 from sparsity_tf.layers.swap import after_build, make_plain, make_sparse, unmake_sparse
 from sparsity_tf.layers.technique import Technique
+from sparsity_tf.layers.top_kast import (
+    TopKAST,
+    TopKASTConv1D,
+    TopKASTConv2D,
+    TopKASTConv3D,
+    TopKASTDense,
+    TopKASTEinsumDense,
+)
 from sparsity_tf.layers.variational_dropout import (
     VariationalDropout,
     VDConv1D,
@@ -244,19 +276,37 @@ __all__ = [
     "MaskedEinsumDense",
     "MaskedEmbedding",
     "MaskedGRU",
-    "MaskedLayer",
     "MaskedGRUCell",
     "MaskedLSTM",
     "MaskedLSTMCell",
+    "MaskedLayer",
     "MaskedSeparableConv1D",
     "MaskedSeparableConv2D",
     "MaskedSimpleRNN",
     "MaskedSimpleRNNCell",
+    "MovementConv1D",
+    "MovementConv2D",
+    "MovementConv3D",
+    "MovementDense",
+    "MovementEinsumDense",
+    "MovementPruning",
+    "PowerConv1D",
+    "PowerConv2D",
+    "PowerConv3D",
+    "PowerDense",
+    "PowerEinsumDense",
+    "PowerPropagation",
     "SBPConv1D",
     "SBPConv2D",
     "SBPConv3D",
     "SBPDense",
     "SBPEinsumDense",
+    "SRSTE",
+    "SRSTEConv1D",
+    "SRSTEConv2D",
+    "SRSTEConv3D",
+    "SRSTEDense",
+    "SRSTEEinsumDense",
     "STRConv1D",
     "STRConv1DTranspose",
     "STRConv2D",
@@ -312,6 +362,12 @@ __all__ = [
     "SparseWeight",
     "TECHNIQUES",
     "Technique",
+    "TopKAST",
+    "TopKASTConv1D",
+    "TopKASTConv2D",
+    "TopKASTConv3D",
+    "TopKASTDense",
+    "TopKASTEinsumDense",
     "VDConv1D",
     "VDConv1DTranspose",
     "VDConv2D",

@@ -131,13 +131,15 @@ class DNWSeparableConv2D(kinds.SparseSeparableConv2D):
 def set_sparsities(
     model: keras.layers.Layer, distribution: DistributionLike, sparsity: float | None = None
 ) -> dict[str, float]:
-    """Gives every discovered-wirings layer its own sparsity, e.g. from a budget.
+    """Gives every layer whose technique has the option `sparsity` its own sparsity, e.g. from a budget.
+
+    These techniques are "discovering_wirings" and "top_kast".
 
     Call this function before training: it drops the model's compiled functions. The sparsities are saved with the
     layers.
 
     Args:
-        model: Built Keras model with layers of the technique "discovering_wirings" (`sparsify(model, "dnw")`).
+        model: Built Keras model with layers of such a technique (`sparsify(model, "dnw")`).
         distribution: As in `allocate`: a `Budget`, the path of a CSV file, a name, ...
         sparsity: As in `allocate`.
 
@@ -154,10 +156,10 @@ def set_sparsities(
     >>> set_sparsities(model, "uniform", 0.8)
     {'conv/kernel': 0.8, 'hidden/kernel': 0.8, 'logits/kernel': 0.8}
     """
-    weights = [w for w in get_sparse_weights(model) if w.technique.name == "discovering_wirings"]
+    weights = [w for w in get_sparse_weights(model) if "sparsity" in w.technique.option_names()]
     if not weights:
         raise ValueError(
-            "`model` must have layers of the technique 'discovering_wirings'. "
+            "`model` must have layers of the technique 'discovering_wirings' or 'top_kast'. "
             f"Received: model={getattr(model, 'name', model)!r}"
         )
     targets = allocate(weights, sparsity, distribution)

@@ -64,6 +64,8 @@ class Masked(Technique):
 
     name = "masked"
     aliases = ("mask",)
+    # Whether the weight is another function of its variable than the variable under the mask.
+    reparametrized = False
 
     def __init__(
         self, mask_initializer: Initializer = "ones", dense_gradient: bool = False, structure: str | None = None
@@ -94,7 +96,7 @@ class Masked(Technique):
         elif weight.variable.regularizer is not None:
             weight.variable.regularizer = MaskedRegularizer(mask, weight.variable.regularizer)
         if not isinstance(self.mask_initializer, keras.initializers.Ones):
-            weight.variable.assign(self.value(weight))
+            weight.variable.assign(self.masked_variable(weight))
 
     def release(self, weight: SparseWeight) -> None:
         if lora.enabled(weight):
@@ -107,15 +109,19 @@ class Masked(Technique):
     def _initial_mask(self, shape, dtype=None):
         return ops.cast(ops.not_equal(self.mask_initializer(shape, dtype="float32"), 0), "bool")
 
-    def value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def masked_variable(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The weight's variable, with an adapter's product added, exactly zero where masked: the tensor of files."""
         return zero_outside(weight.extra("mask", select), lora.adapted(weight, select), foldable=True)
+
+    def value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        return self.masked_variable(weight, select)
 
     def training_value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         if lora.enabled(weight):
-            return self.value(weight, select)
+            return self.masked_variable(weight, select)
         kernel, dense = weight.tensor(select), self.dense_gradient or bool(self.dense_gradient_users)
         if masks_in_forward_pass():
-            value = self.value(weight, select)
+            value = self.masked_variable(weight, select)
             return kernel + ops.stop_gradient(value - kernel) if dense else value
         # The variable is already zero where masked, so only the gradient needs the mask.
         return kernel if dense else _mask_gradient(kernel, weight.extra("mask", select))
@@ -266,8 +272,9 @@ class MaskedLayer:
         return [variable for variable in super()._own_variables() if id(variable) not in adapter]
 
     def save_own_variables(self, store: Any) -> None:
-        # The value, not the variable: on JAX the variable may be non-zero where masked, and an adapter is merged.
-        values = {weight.name: weight.value() for weight in self.sparse_weights + self.bound_weights}
+        # Not the variable itself: on JAX it may be non-zero where masked, and an adapter is merged.
+        weights = self.sparse_weights + self.bound_weights
+        values = {weight.name: self.technique.masked_variable(weight) for weight in weights}
         for variable in self._own_variables():
             store[variable.name] = values.get(variable.name, variable)
         for name, state in self.technique.states.items():
@@ -281,7 +288,7 @@ class MaskedLayer:
         lora.clear(self)
         # A file edited by hand may hold weights outside its mask.
         for weight in self.sparse_weights + self.bound_weights:
-            weight.variable.assign(weight.value())
+            weight.variable.assign(self.technique.masked_variable(weight))
 
 
 class MaskedDense(MaskedLayer, kinds.SparseDense):

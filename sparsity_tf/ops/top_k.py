@@ -45,13 +45,42 @@ def top_k_mask(scores: Tensor, k: int | Tensor) -> Tensor:
     elif not keras.backend.is_int_dtype(keras.backend.standardize_dtype(k.dtype)) or tuple(k.shape) != ():
         raise ValueError(f"`k` must be an integer. Received: k={k!r}")
     check_array("scores", scores)
-    shape = ops.shape(scores)
-    magnitudes = _magnitude_bits(ops.reshape(scores, (-1,)))
-    size = ops.shape(magnitudes)[0]
-    k = ops.clip(ops.cast(k, "int32"), 0, size)
-    kth = _kth_largest([magnitudes], k, _MAGNITUDE_BITS)
-    above = magnitudes > kth
-    ties = magnitudes == kth
+    keys = _magnitude_bits(ops.reshape(scores, (-1,)))
+    return ops.reshape(
+        _first_of_highest(keys, ops.clip(ops.cast(k, "int32"), 0, ops.shape(keys)[0])), ops.shape(scores)
+    )
+
+
+def highest_mask(scores, k):
+    """Marks the `k` highest entries, exactly: as `top_k_mask`, but of the numbers with their signs.
+
+    Args:
+        scores: Float tensor of any shape. A NaN counts as larger than infinity.
+        k: Integer or scalar integer tensor, clipped to [0, size].
+
+    Returns:
+        Bool tensor of the shape of `scores` with exactly `k` entries True. Among equal scores the lower index is
+        marked.
+    """
+    flat = ops.reshape(ops.cast(scores, "float32"), (-1,))
+    bits, negative = ops.minimum(_magnitude_bits(flat), _INFINITY), flat < 0
+    # Only one of the signs has to be ranked: all others are marked, or none of them.
+    k = ops.clip(ops.cast(k, "int32"), 0, ops.shape(flat)[0])
+    positive_count = _count(ops.logical_not(negative))
+    some_negative = k > positive_count
+    keys = ops.where(negative, 0, bits + 1)
+    keys = ops.where(some_negative, ops.where(negative, _INFINITY + 1 - bits, 0), keys)
+    marked = _first_of_highest(keys, ops.where(some_negative, k - positive_count, k))
+    marked = ops.logical_or(marked, ops.logical_and(some_negative, ops.logical_not(negative)))
+    return ops.reshape(marked, ops.shape(scores))
+
+
+def _first_of_highest(keys, k):
+    """Marks the `k` highest of a vector of int32 keys >= 0; among equal keys the lower indices."""
+    size = ops.shape(keys)[0]
+    kth = _kth_largest([keys], k, _MAGNITUDE_BITS)
+    above = keys > kth
+    ties = keys == kth
     missing = k - _count(above)
 
     def first_ties():
@@ -67,7 +96,34 @@ def top_k_mask(scores: Tensor, k: int | Tensor) -> Tensor:
     none = ops.zeros_like(ties)
     chosen = ops.cond(missing < _count(ties), first_ties, all_ties)
     chosen = ops.where(missing > 0, chosen, none)
-    return ops.reshape(ops.logical_or(above, chosen), shape)
+    return ops.logical_or(above, chosen)
+
+
+def n_of_m_mask(scores, n, m, axis):
+    """Marks in each group of `m` consecutive entries along an axis the `n` of the largest magnitude, exactly.
+
+    Each entry's rank in its group is counted in `m` passes over the tensor.
+
+    Args:
+        scores: Float tensor of a known shape. A NaN is marked, beside the others.
+        n, m: Integers, 1 <= `n` < `m`.
+        axis: Integer >= 0. If `m` does not divide it, the last group is shorter, and `n` of it are marked, too.
+
+    Returns:
+        Bool tensor of the shape of `scores`. Among equal magnitudes in a group the lower index is marked.
+    """
+    rows = ops.moveaxis(ops.abs(scores), axis, -1)
+    shape, length = tuple(rows.shape), rows.shape[-1]
+    if length % m:
+        rows = ops.pad(rows, [(0, 0)] * (len(shape) - 1) + [(0, -length % m)], constant_values=-1)
+    groups = ops.reshape(rows, (-1, m))
+    rank = ops.zeros_like(groups, "int32")
+    for index in range(m):
+        one, later = groups[:, index : index + 1], np.arange(m) > index
+        ahead = ops.logical_or(one > groups, ops.logical_and(ops.equal(one, groups), later))
+        rank = rank + ops.cast(ahead, "int32")
+    chosen = ops.reshape(rank < n, tuple(rows.shape))
+    return ops.moveaxis(chosen[..., :length], -1, axis)
 
 
 def largest_on_device(tensors: list[Tensor], count: int, among: list[Tensor | np.ndarray]) -> list[np.ndarray]:

@@ -43,6 +43,13 @@ ALGORITHMS = {
     "set": Algorithm(callbacks.SET, _DROP_AND_GROW),
     "rigl": Algorithm(callbacks.RigL, _DROP_AND_GROW),
     "sparse_momentum": Algorithm(callbacks.SparseMomentum, _DROP_AND_GROW),
+    "srigl": Algorithm(callbacks.SRigL, {**_TARGET, **_WHEN, **_same("drop_fraction", "decay")}),
+    "mest": Algorithm(callbacks.MEST, {**_TARGET, **_WHEN, **_same("drop_fraction")}),
+    "granet": Algorithm(callbacks.GraNet, {**_TARGET, **_WHEN, **_same("initial_sparsity", "drop_fraction", "decay")}),
+    "acdc": Algorithm(
+        callbacks.ACDC, {**_WHEN, **_same("final_sparsity", "distribution", "dense", "structure", "scope")}
+    ),
+    "slimming": Algorithm(callbacks.NetworkSlimming, _same("final_sparsity", "end_step", "scope", "distribution")),
     "dsr": Algorithm(
         callbacks.DynamicSparseReparameterization,
         {**_TARGET, **_WHEN, **_same("prune_target", "redistribution")},
@@ -57,6 +64,8 @@ ALGORITHMS["snfs"] = ALGORITHMS["sparse_momentum"]
 
 # Settings of the technique "masked" itself.
 _OF_MASKED = ("load_masks", "reinitialize")
+# Settings of the techniques of layers whose sparsity `callbacks.SparsityRamp` raises.
+_OF_RAMP = ("final_sparsity", "initial_sparsity", "begin_step", "end_step")
 SETTINGS = tuple(dict.fromkeys([*itertools.chain(*(a.settings for a in ALGORITHMS.values())), *_OF_MASKED]))
 
 # Arguments that come from the run itself or from settings. `technique_options` must not hold any of them.
@@ -70,18 +79,35 @@ def identity(technique):
     return algorithm.callback if algorithm else layers.TECHNIQUES.get(technique)
 
 
+def algorithm_of(technique):
+    """The `Algorithm` whose callback a run of a technique has, or `None`.
+
+    The layers of powerpropagation have masks, but no zeros of their own. Magnitude pruning makes the zeros.
+    """
+    if layers.TECHNIQUES.get(technique) is layers.PowerPropagation:
+        return ALGORITHMS["magnitude"]
+    return ALGORITHMS.get(technique)
+
+
 def has_option(technique, name):
     """Whether the name is a technique of layers that has an option `name`."""
     return technique in layers.TECHNIQUES and name in layers.TECHNIQUES[technique].option_names()
 
 
+def ramps_sparsity(technique):
+    """Whether the name is a technique of layers whose sparsity rises during training."""
+    return hasattr(layers.TECHNIQUES.get(technique), "assign_sparsity")
+
+
 def settings_of(technique):
     """The settings in `SETTINGS` that a technique takes, a tuple."""
-    if technique in ALGORITHMS:
-        return tuple(ALGORITHMS[technique].settings)
+    if algorithm_of(technique) is not None:
+        return tuple(algorithm_of(technique).settings)
     layer_technique = layers.TECHNIQUES.get(technique)
     if layer_technique is layers.Masked:
         return _OF_MASKED
+    if ramps_sparsity(technique):
+        return _OF_RAMP
     return ("final_sparsity", "distribution") if has_option(technique, "sparsity") else ()
 
 
@@ -117,9 +143,15 @@ class SparsitySettings:
     )
     where: str = other(None, "Regular expression for the names of the layers to make sparse; otherwise all.")
     final_sparsity: float = number(
-        None, "Fraction of zeros at the end, or during the whole run (algorithms that change masks; dnw).", 0, below=1
+        None,
+        "Fraction of zeros at the end, or during the whole run (algorithms that change masks; dnw, top_kast, "
+        "powerprop, movement).",
+        0,
+        below=1,
     )
-    initial_sparsity: float = number(None, "Fraction of zeros at begin_step (magnitude, random).", 0, below=1)
+    initial_sparsity: float = number(
+        None, "Fraction of zeros at begin_step (magnitude, random, granet, movement).", 0, below=1
+    )
     begin_step: int = number(None, "Optimizer step after which masks begin to change.", 0)
     end_step: int = number(None, "Last optimizer step after which masks change. Default: depends on the algorithm.", 1)
     frequency: str = string(
@@ -134,15 +166,16 @@ class SparsitySettings:
         "Layers kept dense: first, last, first_and_last, or names and regular expressions separated by commas."
     )
     structure: str = string(
-        "Which weights are pruned together: 2:4 (N:M), 4x1 (blocks), filter, ... (magnitude, random, static)."
+        "Which weights are pruned together: 2:4 (N:M), 4x1 (blocks), filter, ... (magnitude, random, static, acdc)."
     )
     scope: str = choice(
         None,
         ("layer", "global"),
-        "Which weights compete: those of one layer, or of all layers (magnitude, snip, grasp, lottery).",
+        "Which weights compete: those of one layer, or of all layers (magnitude, acdc, slimming, snip, grasp, "
+        "lottery).",
     )
     drop_fraction: float = number(
-        None, "Share of live weights to drop at first (set, rigl, sparse_momentum).", 0, most=1
+        None, "Share of live weights to drop at first (set, rigl, srigl, mest, granet, sparse_momentum).", 0, most=1
     )
     decay: str = choice(None, ("cosine", "linear", "constant"), "How drop_fraction falls.")
     grow: str = string("Which weights grow (set, rigl, sparse_momentum): random, gradient, momentum, ...")
@@ -280,9 +313,11 @@ def make(recipe, steps, batch, folder=None):
     Raises:
         ValueError: The callback refuses a setting or an option. The message uses the recipe's names.
     """
-    if recipe.technique not in ALGORITHMS:
+    if algorithm_of(recipe.technique) is None:
         return None
-    callback, settings = ALGORITHMS[recipe.technique]
+    callback, settings = algorithm_of(recipe.technique)
+    # Where the technique is one of layers, its options are the layers' options.
+    options = recipe.technique_options if recipe.technique in ALGORITHMS else {}
     values = {name: getattr(recipe, name) for name in settings}
     if recipe.frequency is not None:
         values["frequency"] = parse_frequency(recipe.frequency, steps)
@@ -299,14 +334,14 @@ def make(recipe, steps, batch, folder=None):
         run["data"] = batch()
     arguments.update({name: value for name, value in run.items() if name in known})
     _check_complete(recipe, callback, arguments)
-    _check_options(recipe, known - _GIVEN)
+    _check_options(recipe, options, known - _GIVEN)
     if (recipe.rewind_step or 0) % steps:
         raise ValueError(
             f"`rewind_step` must be a multiple of the {steps} steps of an epoch. "
             f"Received: rewind_step={recipe.rewind_step}"
         )
     with naming_options(recipe, "technique_options"), recipe_names(recipe):
-        return callback(**arguments, **recipe.technique_options)
+        return callback(**arguments, **options)
 
 
 def _check_complete(recipe, callback, arguments):
@@ -315,8 +350,8 @@ def _check_complete(recipe, callback, arguments):
             raise ValueError(f"`{name}` must be given with technique {recipe.technique}. Received: {name}=None")
 
 
-def _check_options(recipe, known):
-    unknown = sorted(set(recipe.technique_options) - known)
+def _check_options(recipe, options, known):
+    unknown = sorted(set(options) - known)
     if unknown:
         raise ValueError(
             f"`technique_options` of {recipe.technique} may hold {', '.join(sorted(known)) or 'nothing'} (the others "
@@ -357,7 +392,7 @@ def recipe_names(recipe):
         yield
     except ValueError as error:
         message = str(error)
-        for name, argument in ALGORITHMS[recipe.technique].settings.items():
+        for name, argument in algorithm_of(recipe.technique).settings.items():
             message = message.replace(f"`{argument}`", f"`{name}`")
             message = re.sub(rf"\b{argument}=", f"{name}=", message)
         raise ValueError(message) from error
@@ -365,7 +400,7 @@ def recipe_names(recipe):
 
 def update_grid(recipe, algorithm, steps):
     """The largest divisor of an epoch's steps that divides every step at which the algorithm may change masks."""
-    if algorithm is None or "frequency" not in ALGORITHMS[recipe.technique].settings:
+    if algorithm is None or "frequency" not in algorithm_of(recipe.technique).settings:
         return steps
     frequency = algorithm.frequency
     periods = [frequency] if isinstance(frequency, int) else getattr(frequency, "values", ())

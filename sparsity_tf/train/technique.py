@@ -7,7 +7,16 @@ the schedule for which the run is too short.
 import keras
 
 from sparsity_tf import initializers, layers
-from sparsity_tf.callbacks import IterativePruning, MagnitudePruning, NarangPruning, PenaltyRamp, RandomPruning
+from sparsity_tf.callbacks import (
+    MEST,
+    GraNet,
+    IterativePruning,
+    MagnitudePruning,
+    NarangPruning,
+    PenaltyRamp,
+    RandomPruning,
+    SparsityRamp,
+)
 from sparsity_tf.layers import set_sparsities
 from sparsity_tf.load_masks import load_masks
 from sparsity_tf.masks import structures
@@ -38,6 +47,8 @@ def arguments(recipe):
         )
     if "sparsity" in known and recipe.final_sparsity is not None:
         options.setdefault("sparsity", recipe.final_sparsity)
+    if sparsity_settings.ramps_sparsity(recipe.technique) and recipe.initial_sparsity is not None:
+        options.setdefault("initial_sparsity", recipe.initial_sparsity)
     if "threshold_regularizer" in known and recipe.threshold_l2:
         options.setdefault("threshold_regularizer", keras.regularizers.L2(recipe.threshold_l2))
     return {"technique": recipe.technique, "technique_options": options, "where": recipe.where}
@@ -45,7 +56,9 @@ def arguments(recipe):
 
 def _structure_options(recipe):
     """The structure, if layers must know it when they are made: with channels, heads or units, biases have masks."""
-    return {"structure": recipe.structure} if recipe.structure in structures.TIED else {}
+    callback = sparsity_settings.ALGORITHMS[recipe.technique].callback
+    structure = getattr(callback, "fixed_structure", recipe.structure)
+    return {"structure": structure} if structure in structures.TIED else {}
 
 
 def begin_with(model, recipe):
@@ -54,7 +67,7 @@ def begin_with(model, recipe):
     Raises:
         FileNotFoundError, ValueError: A file is missing or does not fit.
     """
-    if recipe.distribution is not None and recipe.technique not in sparsity_settings.ALGORITHMS:
+    if recipe.distribution is not None and sparsity_settings.algorithm_of(recipe.technique) is None:
         set_sparsities(model, sparsity_settings.parse_distribution(recipe.distribution), recipe.final_sparsity)
     if recipe.load_weights is not None:
         load_weights(model, recipe.load_weights)
@@ -105,8 +118,13 @@ def settled_from(recipe, algorithm, steps):
     """
     if isinstance(algorithm, IterativePruning):
         return algorithm.total_steps - (algorithm.steps_per_round - algorithm.rewind_step)  # the last ticket begins
+    total_steps = recipe.epochs * steps
+    if sparsity_settings.ramps_sparsity(recipe.technique):
+        ramp = _sparsity_ramp(recipe)
+        return ramp.default_end_step(total_steps) if ramp.end_step is None else ramp.end_step
+    if isinstance(algorithm, GraNet | MEST):
+        return algorithm.settled_step(total_steps)
     if isinstance(algorithm, _GRADUAL):
-        total_steps = recipe.epochs * steps
         return algorithm.default_end_step(total_steps) if algorithm.end_step is None else algorithm.end_step
     return _ramp(recipe, steps)[1] if _has_ramp(recipe) else 0
 
@@ -122,7 +140,10 @@ def shortfall(recipe, algorithm, steps):
     found, total_steps = [], recipe.epochs * steps
     penalty_begin_step, penalty_end_step = _ramp(recipe, steps) if _has_ramp(recipe) else (0, 0)
     begin, end = getattr(algorithm, "begin_step", 0), getattr(algorithm, "end_step", None)
-    if isinstance(algorithm, _GRADUAL):
+    ramps = sparsity_settings.ramps_sparsity(recipe.technique)
+    if ramps:
+        end = recipe.end_step
+    if isinstance(algorithm, _GRADUAL) or ramps:
         if end is not None and end > total_steps:
             goal = f" of {recipe.final_sparsity:g}" if recipe.final_sparsity else ""
             found.append(f"the final sparsity{goal} is reached only at end_step={end}")
@@ -139,8 +160,19 @@ def shortfall(recipe, algorithm, steps):
     return f"the run ends after {total_steps:,} steps ({_length(recipe)}): {'; '.join(found)}"
 
 
+def _sparsity_ramp(recipe):
+    values = {name: getattr(recipe, name) for name in sparsity_settings.settings_of(recipe.technique)}
+    values["final_sparsity"] = 0.9 if recipe.final_sparsity is None else recipe.final_sparsity
+    return SparsityRamp(**{name: value for name, value in values.items() if value is not None})
+
+
 def _has_ramp(recipe):
     return penalized(recipe) and recipe.penalty_schedule != "none"
+
+
+def sparsity_callbacks(recipe):
+    """A list with the callback that raises the sparsity of the technique's layers. It is empty for other techniques."""
+    return [_sparsity_ramp(recipe)] if sparsity_settings.ramps_sparsity(recipe.technique) else []
 
 
 def penalty_callbacks(recipe, num_examples, steps):

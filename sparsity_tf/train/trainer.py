@@ -175,6 +175,7 @@ def rehearse(task, recipe, batches):
         ValueError: The optimizer, the layers or the length of training do not suit the algorithm.
     """
     algorithm = make_algorithm(task, recipe, batches)
+    technique.sparsity_callbacks(recipe)
     if algorithm is None:
         return
     steps = task.steps_per_epoch(recipe, batches)
@@ -303,6 +304,7 @@ def _callbacks(prepared):
     task, recipe, folder, done = prepared.task, prepared.recipe, prepared.output_dir, prepared.done
     penalty_examples = task.penalty_examples(recipe, prepared.batches)
     callbacks, monitor = technique.penalty_callbacks(recipe, penalty_examples, prepared.steps), None
+    callbacks += technique.sparsity_callbacks(recipe)
     if prepared.algorithm is not None:
         callbacks.append(prepared.algorithm)
         if prepared.chief:

@@ -6,7 +6,7 @@ import typing
 import keras
 import numpy as np
 
-from sparsity_tf import callbacks, masks
+from sparsity_tf import callbacks, masks, schedules
 
 RNG = np.random.default_rng(7)
 BATCH, STEPS_PER_EPOCH, EPOCHS, STEPS = 8, 6, 2, 12
@@ -66,6 +66,31 @@ def all_on_schedule(algorithm, sizes, counts, step):
     update = reached(step)
     sparsity = 0.0 if update is None else algorithm.sparsity_at(update)
     return masks.number_to_keep(sparsity, sum(sizes)) == sum(counts)
+
+
+def moving_on_schedule(algorithm, sizes, counts, step):
+    """As `all_on_schedule`, but sparse from the start."""
+    sparsity = algorithm.sparsity_at(reached(step) or 0)
+    return masks.number_to_keep(sparsity, sum(sizes)) == sum(counts)
+
+
+MUTATIONS = schedules.Piecewise((4, 8), (0.4, 0.2, 0.0))
+
+
+def with_surplus(sparsity):
+    """As `each_is`, and as many more as the drop fraction of the last update says."""
+
+    def promised(algorithm, sizes, counts, step):
+        bounds = [n - masks.number_of_zeros(sparsity, n) for n in sizes]
+        return [k + masks.number_of_zeros(MUTATIONS(reached(step) or 0), k) for k in bounds] == counts
+
+    return promised
+
+
+def below_by_less_than_units(algorithm, sizes, counts, step):
+    """Of floor((1 - s) n) entries less than one for each unit is missing, because all units have the same number."""
+    budgets = [masks.number_to_keep(0.7, n) for n in sizes]
+    return all(b - units < c <= b for b, c, units in zip(budgets, counts, (16, 5), strict=True))
 
 
 def in_rounds(algorithm, sizes, counts, step):
@@ -140,5 +165,16 @@ CASES = {
     ),
     "snip": Case(one_shot(callbacks.SNIP), all_together(0.7), seeded=False, moves=False),
     "grasp": Case(one_shot(callbacks.GraSP), all_together(0.7), seeded=False, moves=False),
+    "acdc": Case(
+        lambda d=None, seed=0: callbacks.ACDC(0.8, **WINDOW, sparse_period=1, dense_period=1),
+        all_on_schedule,
+        adam,
+        False,
+    ),
+    "granet": Case(drop_and_grow(callbacks.GraNet, pruning_end_step=6), moving_on_schedule),
+    "mest": Case(
+        drop_and_grow(callbacks.MEST, gradient_weight=0.1, drop_fraction=MUTATIONS, soft=True), with_surplus(0.7)
+    ),
+    "srigl": Case(drop_and_grow(callbacks.SRigL, ablation=0.9), below_by_less_than_units),
     "lottery": Case(tickets, in_rounds, seeded=False),
 }

@@ -252,6 +252,10 @@ OPTIONS = {
         "threshold_regularizer": None,
     },
     "discovering_wirings": {"sparsity": 0.9},
+    "sr_ste": {"structure": "2:4", "decay": 2e-4},
+    "top_kast": {"sparsity": 0.9, "exploration": 0.1, "l2": 5e-5},
+    "powerpropagation": {"alpha": 2.0, "mask_initializer": "ones", "structure": None},
+    "movement": {"initial_sparsity": 0.0, "scores_initializer": 0.0},
     "structured_bayesian": {
         "mu_initializer": 0.0, "log_sigma_initializer": -5.0, "axis": "output", "low": -20.0, "high": 0.0,
         "snr_threshold": 1.0, "penalty_weight": 0.0, "seed": 0,
@@ -262,8 +266,15 @@ OPTION_SPECS = {
     "gamma": "negative",
     "zeta": "at_least_1",
     "penalty_weight": "positive",
+    "decay": "positive",
+    "exploration": "fraction",
+    "l2": "positive",
+    "alpha": "exponent",
+    "initial_sparsity": "fraction",
+    "scores_initializer": "number_or_initializer",
 }
 ALLOWED |= {
+    "exponent": {"one_and_half", "huge_float"},
     "optional_clip": {"none", "half", "one_and_half"},
     "negative": {"minus_one", "minus_half"},
 }
@@ -435,6 +446,12 @@ CASES = {
     "callbacks.MagnitudePruning": Case(callbacks.MagnitudePruning, {"final_sparsity": 0.9, **STEPS, "frequency": 1, "scope": "layer", "distribution": "uniform", "where": None, "structure": None, "seed": 0}),
     "callbacks.RandomPruning": Case(callbacks.RandomPruning, {"final_sparsity": 0.9, **STEPS, "frequency": 1, "cumulative": True, "where": None, "seed": 0}),
     "callbacks.SparseMomentum": Case(callbacks.SparseMomentum, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "momentum", "redistribution": "momentum", "drop_fraction": 0.5, "decay": "cosine", "frequency": 10, **STEPS, "where": None, "seed": 0}),
+    "callbacks.ACDC": Case(callbacks.ACDC, {"final_sparsity": 0.9, "begin_step": 1, "end_step": 10, "frequency": 1, "sparse_period": 2, "dense_period": 2, "scope": "global", "reset_momentum": True, "distribution": "uniform", "where": None, "structure": None, "seed": 0}, {"reset_momentum": "bool", "sparse_period": "nothing", "dense_period": "nothing", "structure": "structure"}),
+    "callbacks.GraNet": Case(callbacks.GraNet, {"sparsity": 0.9, "distribution": "erk", "initial_sparsity": 0.5, "pruning_end_step": 8, "drop_fraction": 0.5, "decay": "cosine", "frequency": 1, **STEPS, "where": None, "seed": 0}, {"pruning_end_step": "optional", "initial_sparsity": "fraction"}),
+    "callbacks.MEST": Case(callbacks.MEST, {"sparsity": 0.9, "distribution": "erk", "gradient_weight": 0.1, "drop_fraction": 0.2, "soft": True, "frequency": 10, **STEPS, "where": None, "seed": 0}, {"gradient_weight": "positive", "soft": "bool"}),
+    "callbacks.SRigL": Case(callbacks.SRigL, {"sparsity": 0.9, "distribution": "erk", "ablation": 0.3, "drop_fraction": 0.3, "decay": "cosine", "frequency": 10, **STEPS, "where": None, "seed": 0}, {"ablation": "fraction"}),
+    "callbacks.NetworkSlimming": Case(callbacks.NetworkSlimming, {"final_sparsity": 0.9, "end_step": 10, "factor": 1e-4, "scope": "global", "distribution": "uniform", "where": None, "seed": 0}, {"factor": "positive"}),
+    "callbacks.SparsityRamp": Case(callbacks.SparsityRamp, {"final_sparsity": 0.9, "initial_sparsity": 0.0, **STEPS, "frequency": 1}, {"initial_sparsity": "fraction"}),
     "callbacks.SparsityMonitor": Case(callbacks.SparsityMonitor, {"csv_path": None, "log_dir": None, "every": 1, "verbose": 0}),
 }  # fmt: skip
 ALLOWED |= {

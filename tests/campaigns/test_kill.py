@@ -70,6 +70,7 @@ CONFIGURATIONS = {
         for technique in (
             *("none", "vd", "l0", "str", "masked", "dnw", "magnitude", "random", "static", "set", "rigl"),
             *("sparse_momentum", "dsr", "narang", "snip", "grasp", "lottery"),
+            *("acdc", "granet", "mest", "srigl", "srste", "topkast", "powerprop", "movement"),
         )
     },
     "translator": ("translator", SMALL_TRANSLATOR),

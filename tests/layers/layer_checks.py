@@ -76,6 +76,7 @@ KINDS = {
 }
 WITHOUT_DEPTHWISE = tuple(kind for kind in KINDS if not kind.startswith("DepthwiseConv"))
 WITHOUT_CONV_LSTM = tuple(kind for kind in WITHOUT_DEPTHWISE if not kind.startswith("ConvLSTM"))
+FORWARD = ("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D")
 WITHOUT_EMBEDDINGS = tuple(kind for kind in KINDS if "Embedding" not in kind)
 
 
@@ -96,7 +97,11 @@ PREFIXES = {
     "STR": Prefix(WITHOUT_EMBEDDINGS, trainable=1),
     "Masked": Prefix(tuple(KINDS), masks=1),
     "DNW": Prefix(WITHOUT_EMBEDDINGS),
-    "SBP": Prefix(("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D"), trainable=2, seed_generators=1, losses=1),
+    "SBP": Prefix(FORWARD, trainable=2, seed_generators=1, losses=1),
+    "SRSTE": Prefix(FORWARD),
+    "Movement": Prefix(FORWARD, trainable=1, masks=1),
+    "Power": Prefix(FORWARD, masks=1),
+    "TopKAST": Prefix(FORWARD),
 }
 
 CASES = [
@@ -127,8 +132,11 @@ def make_half_sparse(layer, seed=0):
     for weight in layers.get_sparse_weights(layer):
         chosen = rng.random(weight.shape) < 0.5
         technique = layer.technique.name
-        if technique == "masked":
+        if technique in ("masked", "powerpropagation"):
             weight.assign_mask(~chosen)
+        elif technique == "movement":
+            weight.extra_variable("scores").assign(np.where(chosen, -1.0, 1.0) * rng.random(weight.shape))
+            layer.technique.assign_sparsity(weight, 0.5)
         elif technique == "variational_dropout":
             weight.extra_variable("log_sigma2").assign(np.where(chosen, 20.0, -20.0))
         elif technique == "l0":

@@ -16,7 +16,7 @@ from tests.train.runs import classify, recipe_of, weights_of, write_digits
 pytestmark = pytest.mark.tensorflow
 
 # Other names of techniques.
-ALIASES = {"gmp", "snfs", "vd", "l0", "str", "dnw"}
+ALIASES = {"gmp", "snfs", "vd", "l0", "str", "dnw", "srste", "topkast", "powerprop", "movement_pruning"}
 SGD = ("--optimizer=sgd", "--learning_rate=0.05")
 
 
@@ -67,6 +67,8 @@ def settings_of_a_short_run(technique):
     values = {"final_sparsity": 0.5, "frequency": 2, "rounds": 1}
     if technique == "narang":
         values.update(begin_step=1, end_step=15)
+    if technique == "slimming":
+        return ["--model=mnist_mlp", "--final_sparsity=0.5"]
     return [f"--{name}={value}" for name, value in values.items() if name in taken]
 
 

@@ -24,7 +24,7 @@ from sparsity_tf.callbacks.base.saved_state import SavedState
 from sparsity_tf.callbacks.base.standstill import Standstill
 from sparsity_tf.callbacks.base.tied_weights import TiedWeight
 from sparsity_tf.callbacks.base.update_schedule import UpdateSchedule
-from sparsity_tf.callbacks.base.weight_view import WeightView, read_mask, value_tensor
+from sparsity_tf.callbacks.base.weight_view import WeightView, read_mask, stored_tensor, value_tensor
 from sparsity_tf.checks import check_integer, check_selection
 from sparsity_tf.masks import structures
 from sparsity_tf.type_names import Frequency, Where
@@ -74,6 +74,9 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
     prunes_tied = False
     # Whether pruned entries may live again.
     grows = False
+    # Whether the algorithm works on weights that are a power of their variable: it must read nothing but values and
+    # masks, and bring no weight back.
+    takes_reparametrized = False
     # How the values of a channel's parts become the value of the channel ("l1", "l2", "taylor").
     importance = "l1"
     # Whether masks change only once, before the first step, so that another algorithm may go on with them.
@@ -370,7 +373,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
             value=lambda: np.asarray(as_array(value_tensor(weight)), "float32"),
             mask=as_array(mask),
             filter_axes=weight.filter_axes,
-            _stored=lambda: np.asarray(as_array(tensor_of(variable)), "float32"),
+            _stored=lambda: np.asarray(as_array(stored_tensor(weight)), "float32"),
             _slots={name: lambda name=name: as_array(tensors[name]()) for name in self.uses()},
             _tensors=tensors if is_on_accelerator(mask) else None,
             _weight=weight,

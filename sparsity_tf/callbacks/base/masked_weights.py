@@ -25,7 +25,7 @@ def find(model, where, algorithm):
         ValueError: There is no such weight, or a weight has a structure that the algorithm can't keep.
     """
     who, tied = type(algorithm).__name__, structures.get(algorithm.structure).ties_layers
-    masked = match_masked_weights(model, where)
+    masked = match_masked_weights(model, where, reparametrized=True)
     if not masked:
         _sparsify(model, where, **({"structure": algorithm.structure} if tied else {}))
         masked = match_masked_weights(model, where)
@@ -36,6 +36,13 @@ def find(model, where, algorithm):
             f"masked, or the selected layers are frozen or not built. Received: where={where!r}"
         )
     for weight in masked:
+        if weight.technique.reparametrized and (algorithm.uses() or not algorithm.takes_reparametrized):
+            raise ValueError(
+                f"{who} can't work on {weight.path!r}, whose weight is a power of its variable: a pruned weight has "
+                "the gradient zero and never comes back, and scores would mix the weight with the gradient of its "
+                "variable. MagnitudePruning, RandomPruning, StaticSparsity, NarangPruning and IterativePruning work on "
+                f"such weights. Received: a layer of technique {weight.technique.name!r}"
+            )
         spec = weight.technique.structure
         if spec is not None and (problem := problem_with(algorithm, spec)):
             raise ValueError(f"{problem} Received: layer {weight.layer.path!r} with structure={spec!r}")

@@ -77,6 +77,13 @@ def mask_averages(optimizer, weights):
                 variable.assign(zero_outside(mask, ops.convert_to_tensor(variable)))
 
 
+def reset_momentum(optimizer):
+    """Sets the momentum of every variable of the model to zero. Second moments stay."""
+    for slot in slots_of_kind(optimizer, "momentum") or ():
+        if slot is not None:
+            slot.assign(ops.zeros_like(slot))
+
+
 def reset_all(optimizer):
     """Gives every slot its initial value, as in an optimizer that has not taken a step.
 

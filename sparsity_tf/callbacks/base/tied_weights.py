@@ -83,7 +83,8 @@ class TiedWeight:
 
         Args:
             arrays: list of arrays, one for each part, in the shapes of the weights.
-            importance: "l1" for the mean of magnitudes, "l2" for the root of the mean of squares.
+            importance: "l1" for the mean of magnitudes, "l2" for the root of the mean of squares, "scale" for the mean
+                of the magnitudes of gammas alone.
 
         Returns:
             Float32 array.
@@ -91,6 +92,8 @@ class TiedWeight:
         power = 2 if importance == "l2" else 1
         total, count = np.zeros(self.size), 0
         for part, array in zip(self.parts, arrays, strict=True):
+            if importance == "scale" and part.weight.name != "gamma":
+                continue
             rows = np.abs(part.rows(array).astype("float64"))
             total, count = total + (rows**power).sum(axis=1), count + rows.shape[1]
         return ((total / count) ** (1 / power)).astype("float32")

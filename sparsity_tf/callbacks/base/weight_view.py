@@ -143,4 +143,9 @@ def read_mask(weight):
 
 def value_tensor(weight):
     """The value of a masked weight as a tensor that keeps its content when the variable changes."""
-    return weight.value() if masks_in_forward_pass() else tensor_of(weight.variable)
+    return weight.value() if masks_in_forward_pass() else stored_tensor(weight)
+
+
+def stored_tensor(weight):
+    """As `value_tensor` where the weight lives; elsewhere any number."""
+    return weight.value() if weight.technique.reparametrized else tensor_of(weight.variable)

@@ -42,7 +42,8 @@ def test_preset_has_the_technique_and_network_of_its_name(name):
         assert (recipe.model_options["depth"], recipe.model_options["width"]) == (int(depth), int(width))
     else:
         # Dynamic sparse reparameterization has a LeNet-300-100 of its own, with batch normalisation.
-        assert recipe.model == ("mnist_mlp" if name == "lenet300_dsr" else NETWORKS[network])
+        with_norm = name in ("lenet300_dsr", "lenet300_slimming")
+        assert recipe.model == ("mnist_mlp" if with_norm else NETWORKS[network])
     if network == "cifar_resnet_sb":
         assert recipe.model_options["spatial_mask"] == technique
     elif "momentum" in name:
