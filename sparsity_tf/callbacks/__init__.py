@@ -3,6 +3,7 @@
 from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.base.weight_view import WeightView
 from sparsity_tf.callbacks.criteria import overall, uses
+from sparsity_tf.callbacks.deep_rewiring import DeepRewiring
 from sparsity_tf.callbacks.dynamic import SET, DropAndGrow, RigL, StaticSparsity
 from sparsity_tf.callbacks.dynamic_reparameterization import DynamicSparseReparameterization
 from sparsity_tf.callbacks.iterative_pruning import IterativePruning
@@ -14,6 +15,7 @@ from sparsity_tf.callbacks.sparse_momentum import SparseMomentum
 from sparsity_tf.callbacks.sparsity_monitor import SparsityMonitor
 
 __all__ = [
+    "DeepRewiring",
     "DropAndGrow",
     "DynamicSparseReparameterization",
     "GraSP",

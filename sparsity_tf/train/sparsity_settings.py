@@ -47,6 +47,7 @@ ALGORITHMS = {
         callbacks.DynamicSparseReparameterization,
         {**_TARGET, **_WHEN, **_same("prune_target", "redistribution")},
     ),
+    "deepr": Algorithm(callbacks.DeepRewiring, {**_TARGET, **_WHEN}),
     "narang": Algorithm(callbacks.NarangPruning, _WHEN),
     "snip": Algorithm(callbacks.SNIP, {**_TARGET, **_same("scope")}),
     "grasp": Algorithm(callbacks.GraSP, {**_TARGET, **_same("scope")}),
