@@ -45,7 +45,7 @@ ALGORITHMS = {
     "sparse_momentum": Algorithm(callbacks.SparseMomentum, _DROP_AND_GROW),
     "dsr": Algorithm(
         callbacks.DynamicSparseReparameterization,
-        {**_TARGET, **_WHEN, **_same("prune_target", "redistribution")},
+        {**_TARGET, **_WHEN, **_same("prune_target", "redistribution", "structure")},
     ),
     "deepr": Algorithm(callbacks.DeepRewiring, {**_TARGET, **_WHEN}),
     "narang": Algorithm(callbacks.NarangPruning, _WHEN),
@@ -135,7 +135,8 @@ class SparsitySettings:
         "Layers kept dense: first, last, first_and_last, or names and regular expressions separated by commas."
     )
     structure: str = string(
-        "Which weights are pruned together: 2:4 (N:M), 4x1 (blocks), filter, ... (magnitude, random, static)."
+        "Which weights are pruned together: 2:4 (N:M), 4x1 (blocks), filter, ... (magnitude, random, static; dsr moves "
+        "blocks and filters)."
     )
     scope: str = choice(
         None,

@@ -25,6 +25,7 @@ NETWORKS = {
     "vgg_d": "vgg_d",
     "vgg_like": "vgg_like",
     "cifar_resnet_sb": "cifar_resnet",
+    "mnist_mlp": "mnist_mlp",
     "smallnet": "vgg_like",
     "resnet50": "resnet",
     "mobilenetv1": "mobilenet_v1",
@@ -48,7 +49,7 @@ def test_preset_has_the_technique_and_network_of_its_name(name):
     elif "momentum" in name:
         assert recipe.technique == "sparse_momentum"
     else:
-        assert recipe.technique == {"dense": "none", "extended": "gmp"}.get(technique, technique)
+        assert recipe.technique == {"dense": "none", "extended": "gmp", "dst": "dsr", "kernel": "dsr"}.get(technique, technique)
 
 
 def test_demo_is_the_5000_digits_under_variational_dropout():
@@ -62,6 +63,8 @@ SMALL = [
     "resnet50_l0",
     "mobilenetv1_dnw",
     "wrn-28-2_dsr",
+    "wrn-28-2_dsr_kernel",
+    "wrn-28-2_dst",
     "wrn-22-2_set",
     "vgg_like_vd",
     "smallnet_snfs",

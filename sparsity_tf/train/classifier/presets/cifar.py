@@ -2,6 +2,9 @@
 
 Sources of the numbers:
 - `wrn-28-2_*`: DSR (Mostafa & Wang, ICML 2019, arXiv 1902.05967) and its program: 200 epochs of batches of 100.
+  `wrn-28-2_dsr_kernel` moves whole 3x3 kernels (`--sub-kernel-granularity 2`).
+- `wrn-28-2_dst`: the main command of DSR's `dst` package: its own wide ResNet, 200 epochs of batches of 128. 90 % of all
+  parameters are zero, and an update prunes about 1 % of them.
 - `wrn-16-8_*`, `vgg_*`, `alexnet_*`, `wrn-28-2_snfs`: sparse momentum (Dettmers & Zettlemoyer, arXiv 1907.04840): 250
   epochs of batches of 128; the learning rate falls every 30,000 steps. As in its program, the last tenth of the
   training images is held out. Here their error also chooses `best.keras`.
@@ -12,7 +15,7 @@ Sources of the numbers:
   compare the techniques.
 
 The weight decay of these programs is part of the gradient (kernel_l2 = decay / 2). It also acts on biases and batch
-normalisation (other_l2), except in RigL's and dst's programs.
+normalisation (other_l2), except in RigL's program and in the recipes `cifar_resnet_*`.
 
 The other programs train on all images and report the last network. So do their recipes: nothing is held out, and no
 `best.keras` is kept. `--validation_split=0.1 --keep_best` changes that.
@@ -146,6 +149,25 @@ CIFAR = {
         frequency=_DSR_PERIODS,
         end_step=190 * 500,
         prune_target=20_000,
+    ),
+    "wrn-28-2_dsr_kernel": Recipe(
+        **_DSR_SPARSE,
+        technique="dsr",
+        structure="3x3x1x1",
+        frequency=_DSR_PERIODS,
+        end_step=190 * 500,
+        prune_target=2_000,
+    ),
+    "wrn-28-2_dst": Recipe(
+        **{
+            **_DSR_SPARSE,
+            "model_options": {"depth": 28, "width": 2, "variant": "dst"},
+            "batch_size": 128,
+        },
+        technique="dsr",
+        technique_options={"variant": "model"},
+        frequency=_DSR_PERIODS,
+        prune_target=0.01,
     ),
     # DSR's program gives SET, for each sparsity, its share of live weights to drop. This is the share for 0.9.
     "wrn-28-2_set": Recipe(
