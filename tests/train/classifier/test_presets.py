@@ -25,6 +25,9 @@ NETWORKS = {
     "vgg_d": "vgg_d",
     "vgg_like": "vgg_like",
     "cifar_resnet_sb": "cifar_resnet",
+    "cifar_resnet": "cifar_resnet",
+    "i1k_resnet_sb": "i1k_resnet",
+    "i1k_resnet": "i1k_resnet",
     "mnist_mlp": "mnist_mlp",
     "smallnet": "vgg_like",
     "resnet50": "resnet",
@@ -44,12 +47,12 @@ def test_preset_has_the_technique_and_network_of_its_name(name):
     else:
         # Dynamic sparse reparameterization has a LeNet-300-100 of its own, with batch normalisation.
         assert recipe.model == ("mnist_mlp" if name == "lenet300_dsr" else NETWORKS[network])
-    if network == "cifar_resnet_sb":
+    if network in ("cifar_resnet_sb", "i1k_resnet_sb"):
         assert recipe.model_options["spatial_mask"] == technique
     elif "momentum" in name:
         assert recipe.technique == "sparse_momentum"
     else:
-        assert recipe.technique == {"dense": "none", "extended": "gmp", "dst": "dsr", "kernel": "dsr"}.get(technique, technique)
+        assert recipe.technique == {"dense": "none", "extended": "gmp", "dst": "dsr", "kernel": "dsr", "bottleneck": "none"}.get(technique, technique)
 
 
 def test_demo_is_the_5000_digits_under_variational_dropout():

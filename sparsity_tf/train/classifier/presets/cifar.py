@@ -10,7 +10,8 @@ Sources of the numbers:
   training images is held out. Here their error also chooses `best.keras`.
 - `wrn-22-2_*`: RigL (Evci et al., ICML 2020, arXiv 1911.11134): 97,656 steps of 128 (250 epochs here: 97,500).
 - `vgg_like_vd`: SparseVD (Molchanov et al., ICML 2017, arXiv 1701.05369), from random weights.
-- `cifar_resnet_sb_*`: the spatial bottleneck (Peng et al., arXiv 1809.02601) of the `dst` package, on ResNet-110.
+- `cifar_resnet_sb_*`: masks like the spatial bottleneck (Peng et al., arXiv 1809.02601) of the `dst` package, on
+  ResNet-110; `cifar_resnet_bottleneck` has the spatial bottleneck itself.
 - `smallnet_*`: our own recipes, four epochs of a VGG-like net of a quarter of the width, so that two CPU cores can
   compare the techniques.
 
@@ -219,6 +220,7 @@ CIFAR = {
         f"cifar_resnet_sb_{mask}": Recipe(**_SPATIAL, model_options={"depth": 110, "spatial_mask": mask, "quarters": 2})
         for mask in ("none", "structured", "static", "dynamic")
     },
+    "cifar_resnet_bottleneck": Recipe(**_SPATIAL, model_options={"depth": 110, "spatial_bottleneck": True}),
     "smallnet_dense": Recipe(**_SMALL),
     "smallnet_gmp": Recipe(**_SMALL_MASKS, technique="gmp", begin_step=195),
     "smallnet_rigl": Recipe(**_SMALL_MASKS, technique="rigl", distribution="erk"),
