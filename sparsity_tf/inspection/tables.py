@@ -211,7 +211,16 @@ class SparsityTable:
             }
             for row in self.rows
         ]
-        fields = ("size", "nonzeros", "sparsity", "sparsity_of_sparse_weights", "compression", "finite", "live", "stored")
+        fields = (
+            "size",
+            "nonzeros",
+            "sparsity",
+            "sparsity_of_sparse_weights",
+            "compression",
+            "finite",
+            "live",
+            "stored",
+        )
         return {"rows": rows, "total": {field: getattr(self, field) for field in fields}}
 
     def to_csv(self, path: PathLike) -> None:

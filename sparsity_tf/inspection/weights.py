@@ -31,7 +31,20 @@ _KERNEL_NAMES = (
 
 WeightRecord = namedtuple(
     "WeightRecord",
-    ["layer", "name", "path", "variable", "shape", "nonzeros", "finite", "threshold", "sparse", "live", "note", "stored"],
+    [
+        "layer",
+        "name",
+        "path",
+        "variable",
+        "shape",
+        "nonzeros",
+        "finite",
+        "threshold",
+        "sparse",
+        "live",
+        "note",
+        "stored",
+    ],
     defaults=[None, "", None],
 )
 WeightRecord.__doc__ = """One kernel or embedding matrix of a layer, counted.

@@ -102,9 +102,7 @@ class Hashed(Technique):
     # LiteRT drops the bias and the activation of a layer whose kernel is computed.
     export_refusal = "the exported model would compute its kernel from the bank in every call"
 
-    def __init__(
-        self, compression: float = 8.0, assignment: str = "hash", signs: bool = True, seed: int = 0
-    ) -> None:
+    def __init__(self, compression: float = 8.0, assignment: str = "hash", signs: bool = True, seed: int = 0) -> None:
         check_number("compression", compression, least=1)
         check_choice("assignment", assignment, ASSIGNMENTS)
         check_bool("signs", signs)

@@ -52,7 +52,13 @@ def test_preset_has_the_technique_and_network_of_its_name(name):
     elif "momentum" in name:
         assert recipe.technique == "sparse_momentum"
     else:
-        assert recipe.technique == {"dense": "none", "extended": "gmp", "dst": "dsr", "kernel": "dsr", "bottleneck": "none"}.get(technique, technique)
+        assert recipe.technique == {
+            "dense": "none",
+            "extended": "gmp",
+            "dst": "dsr",
+            "kernel": "dsr",
+            "bottleneck": "none",
+        }.get(technique, technique)
 
 
 def test_demo_is_the_5000_digits_under_variational_dropout():

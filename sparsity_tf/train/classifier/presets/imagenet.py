@@ -29,23 +29,7 @@ trains, resumes, converts and evaluates on generated records in the original lay
 from sparsity_tf.models import DSR_RESNET, FIRST_LAYER_DENSE
 from sparsity_tf.train.classifier.recipe import Recipe
 
-__I1K = {
-    **_IMAGENET,
-    "model": "i1k_resnet",
-    "imagenet_pipeline": "str",
-    "image_size": 64,
-    "nesterov": True,
-    "learning_rate": 0.1,
-    "lr_schedule": "piecewise",
-    "lr_boundaries": (30, 60, 90),
-    "lr_factors": (0.1, 0.01, 0.001),
-    "kernel_l2": 5e-5,
-    "other_l2": 5e-5,
-    "epochs": 100,
-    "batch_size": 256,
-}
-
-IMAGENET = {
+_IMAGENET = {
     "dataset": "imagenet",
     "kernel_initializer": "default",
     "optimizer": "sgd",
@@ -116,6 +100,22 @@ _RIGL = {
     "final_sparsity": 0.9,
 }
 _RIGL_UPDATES = {"distribution": "erk", "frequency": "100", "end_step": 25_000}
+
+_I1K = {
+    **_IMAGENET,
+    "model": "i1k_resnet",
+    "imagenet_pipeline": "str",
+    "image_size": 64,
+    "nesterov": True,
+    "learning_rate": 0.1,
+    "lr_schedule": "piecewise",
+    "lr_boundaries": (30, 60, 90),
+    "lr_factors": (0.1, 0.01, 0.001),
+    "kernel_l2": 5e-5,
+    "other_l2": 5e-5,
+    "epochs": 100,
+    "batch_size": 256,
+}
 
 IMAGENET = {
     "resnet50_dense": Recipe(**_STATE_OF_SPARSITY),
