@@ -128,8 +128,8 @@ class Hashed(Technique):
         kernel, shape = weight.variable, weight.shape
         if kernel.constraint is not None:
             raise ValueError(
-                "`kernel_constraint` must be None, because the weights of a hashed layer share their numbers. Received: "
-                f"kernel_constraint={kernel.constraint!r} for {weight.path!r}"
+                "`kernel_constraint` must be None, because the weights of a hashed layer share their numbers. "
+                f"Received: kernel_constraint={kernel.constraint!r} for {weight.path!r}"
             )
         count = self.bank_size(weight.size)
         weight.add_variable(

@@ -82,8 +82,9 @@ def check_multiples(input_shape, factor):
     """Raises a ValueError unless height and width are multiples of `factor`: for networks with a spatial bottleneck."""
     if any(size is None or size % factor for size in input_shape[:2]):
         raise ValueError(
-            f"`input_shape` must have a height and a width that are multiples of {factor} with spatial_bottleneck=True, "
-            f"because maps are halved and restored. Received: input_shape={tuple(input_shape)}"
+            f"`input_shape` must have a height and a width that are multiples of {factor} with "
+            "spatial_bottleneck=True, because maps are halved and restored. "
+            f"Received: input_shape={tuple(input_shape)}"
         )
 
 

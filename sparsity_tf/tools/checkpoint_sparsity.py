@@ -95,8 +95,8 @@ def _define_flags():
     flags.DEFINE_integer(
         "picture_width",
         0,
-        "Also draw the live entries of each tensor in Braille characters, inputs downwards and outputs to the right, at "
-        "most so many characters wide (a dot stands for several entries if need be). 0: no pictures. Only with "
+        "Also draw the live entries of each tensor in Braille characters, inputs downwards and outputs to the right, "
+        "at most so many characters wide (a dot stands for several entries if need be). 0: no pictures. Only with "
         "--format=table.",
         lower_bound=0,
         flag_values=values,

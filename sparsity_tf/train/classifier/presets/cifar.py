@@ -3,8 +3,8 @@
 Sources of the numbers:
 - `wrn-28-2_*`: DSR (Mostafa & Wang, ICML 2019, arXiv 1902.05967) and its program: 200 epochs of batches of 100.
   `wrn-28-2_dsr_kernel` moves whole 3x3 kernels (`--sub-kernel-granularity 2`).
-- `wrn-28-2_dst`: the main command of DSR's `dst` package: its own wide ResNet, 200 epochs of batches of 128. 90 % of all
-  parameters are zero, and an update prunes about 1 % of them.
+- `wrn-28-2_dst`: the main command of DSR's `dst` package: its own wide ResNet, 200 epochs of batches of 128. 90 % of
+  all parameters are zero, and an update prunes about 1 % of them.
 - `wrn-16-8_*`, `vgg_*`, `alexnet_*`, `wrn-28-2_snfs`: sparse momentum (Dettmers & Zettlemoyer, arXiv 1907.04840): 250
   epochs of batches of 128; the learning rate falls every 30,000 steps. As in its program, the last tenth of the
   training images is held out. Here their error also chooses `best.keras`.

@@ -15,8 +15,8 @@ Sources of the numbers:
   0.2 for batches of 256, and at first drops half of the weights (`--prune-rate`; a prune rate of 0.2 belongs to the
   "baseline" recipe).
 - `resnet50_dsr`: DSR (Mostafa & Wang, ICML 2019, arXiv 1902.05967).
-- `i1k_resnet_*`: the unfinished ImageNet script of DSR's `dst` package: ResNet-50 for images of 64 x 64 pixels, with masks
-  like the spatial bottleneck (Peng et al., arXiv 1809.02601), or with the spatial bottleneck itself.
+- `i1k_resnet_*`: the unfinished ImageNet script of DSR's `dst` package: ResNet-50 for images of 64 x 64 pixels, with
+  masks like the spatial bottleneck (Peng et al., arXiv 1809.02601), or with the spatial bottleneck itself.
 
 Nothing is held out of the training images, because record shards can't be split, so no `best.keras` is kept: it could
 only be chosen on the images that measure the network. With image folders, `--validation_split=0.01 --keep_best` holds

@@ -4,8 +4,8 @@ Sources of the numbers: SparseVD (Molchanov et al., ICML 2017, arXiv 1701.05369)
 (arXiv 1705.07283) for `sbp`; Louizos et al. 2018 (arXiv 1712.01312) for `l0`; Kusupati et al. 2020 (arXiv 2002.03231)
 for `str`; Wortsman et al. 2019 (arXiv 1906.00586) for `dnw`; Dettmers and Zettlemoyer 2019 (arXiv 1907.04840) and their
 program for sparse momentum, and for the training under all algorithms that move masks; Mostafa and Wang 2019 (arXiv
-1902.05967) for `dsr` and `mnist_mlp_*`. A setting that a recipe leaves out has the callback's default, which is taken from the paper of
-the algorithm.
+1902.05967) for `dsr` and `mnist_mlp_*`. A setting that a recipe leaves out has the callback's default, which is taken
+from the paper of the algorithm.
 """
 
 from sparsity_tf.train.classifier.recipe import Recipe
@@ -32,10 +32,11 @@ _MASKS = {
     "final_sparsity": 0.95,
 }
 
-# DSR's experiments on MNIST: 784-300-100-10 with batch normalisation in the place of biases, 98 % zeros. Of the methods
-# that DSR's paper compares, each has about the same number of weights: 5,324 of 266,200. The program stops moving masks
-# after 90 epochs. Its settings for SET on MNIST are not known, so SET has the program's defaults (a tenth of the weights
-# is moved), and DeepR the coefficients of the CIFAR-10 experiments and the temperature of its authors' program.
+# DSR's experiments on MNIST: 784-300-100-10 with batch normalisation in the place of biases. The methods that DSR's
+# paper compares are here at the same size: 5,324 numbers for 266,200 weights. The program stops moving masks after 90
+# epochs. Its settings for SET, DeepR and HashedNet on MNIST are not known. SET has the program's default (a tenth of the
+# live weights is moved). DeepR has the L1 coefficient of the program's CIFAR-10 runs and no weight decay, as there, and
+# the temperature of its authors' program. HashedNet is that of its own paper.
 _DSR = {
     "model": "mnist_mlp",
     "normalize": "standardize",
