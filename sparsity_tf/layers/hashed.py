@@ -183,7 +183,15 @@ class Hashed(Technique):
 
 
 class HashedLayer:
-    """Mixin of the hashed layers, placed before the kind: the attribute `kernel` is the tensor of all weights."""
+    """Mixin of the hashed layers, placed before the kind: the attribute `kernel` is the tensor of all weights.
+
+    Example:
+
+    >>> layer = HashedDense(10, compression=5)
+    >>> layer.build((None, 20))
+    >>> tuple(layer.kernel.shape), tuple(layer.bank.shape)
+    ((20, 10), (40,))
+    """
 
     technique_class = Hashed
 
@@ -194,7 +202,7 @@ class HashedLayer:
         return super().kernel
 
     @classmethod
-    def reason_against(cls, layer):
+    def reason_against(cls, layer: keras.layers.Layer) -> str | None:
         if getattr(layer, "kernel_constraint", None) is not None:
             return "its kernel_constraint can't act on weights that share their numbers"
         return super().reason_against(layer)

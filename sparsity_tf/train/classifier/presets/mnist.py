@@ -34,9 +34,9 @@ _MASKS = {
 
 # DSR's experiments on MNIST: 784-300-100-10 with batch normalisation in the place of biases. The methods that DSR's
 # paper compares are here at the same size: 5,324 numbers for 266,200 weights. The program stops moving masks after 90
-# epochs. Its settings for SET, DeepR and HashedNet on MNIST are not known. SET has the program's default (a tenth of the
-# live weights is moved). DeepR has the L1 coefficient of the program's CIFAR-10 runs and no weight decay, as there, and
-# the temperature of its authors' program. HashedNet is that of its own paper.
+# epochs. Its settings for SET, DeepR and HashedNet on MNIST are not known. SET has the program's default (a tenth of
+# the live weights is moved). DeepR has the L1 coefficient of the program's CIFAR-10 runs and no weight decay, as there,
+# and the temperature of its authors' program. HashedNet is that of its own paper.
 _DSR = {
     "model": "mnist_mlp",
     "normalize": "standardize",
