@@ -11,6 +11,7 @@ with theta = 0. So a live weight never changes its sign, and the number of live 
 
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -139,7 +140,7 @@ class DeepRewiring(SparseFromTheStart):
             if drift or deviation:
                 move = (deviation * view.rng.standard_normal(sign.size) - drift).astype("float32")
                 theta = theta + move
-                self._move(view, move * sign)
+                self._write(view, theta * sign, move * sign)
             mask = view.mask.copy()
             # A comparison with NaN is false: a weight that diverged stays, and is seen.
             mask.reshape(-1)[view.live[theta < 0]] = False
@@ -149,8 +150,11 @@ class DeepRewiring(SparseFromTheStart):
         chosen = [mask | new for mask, new in zip(kept, grown, strict=True)]
         self.assign(views, chosen, kept=kept, cleared=grown)
 
-    def _move(self, view, change):
-        """Adds an array of changes to the live entries of a weight."""
-        changes = np.zeros(view.mask.size, "float32")
-        changes[view.live] = change
-        view._weight.variable.assign_add(changes.reshape(view.mask.shape))
+    def _write(self, view, values, changes):
+        """Writes the values of the live entries of a weight, of which `changes` are the changes."""
+        variable, written = view._weight.variable, np.zeros(view.mask.size, "float32")
+        # The values were read as float32. A wider variable would lose digits if they were written back.
+        narrow = keras.backend.standardize_dtype(variable.dtype) != "float64"
+        written[view.live] = values if narrow else changes
+        written = written.reshape(view.mask.shape)
+        variable.assign(written) if narrow else variable.assign_add(written)
