@@ -172,6 +172,34 @@ def delete_attribute(layer, name):
         delattr(layer, name)
 
 
+def delete_variable(layer, name):
+    """Deletes the variable behind a weight. A later variable of the layer takes its place; see `restore_variable`."""
+    private = f"_{name}"
+    delete_attribute(layer, name if getattr(layer, private, None) is None else private)
+
+
+def restore_variable(layer, name, value):
+    """Makes the variable behind a weight anew, after `delete_variable`. It comes first in the layer, as before.
+
+    Args:
+        layer: Built layer of a stock Keras class, or of a subclass, that stores the weight in `_<name>`.
+        name: Name of the weight, "kernel". The layer has the attributes `<name>_regularizer` and `<name>_constraint`.
+        value: Tensor, the value of the variable.
+    """
+    with unlocked(layer):
+        variable = layer.add_weight(
+            name=name,
+            shape=tuple(value.shape),
+            initializer="zeros",
+            regularizer=getattr(layer, f"{name}_regularizer"),
+            constraint=getattr(layer, f"{name}_constraint"),
+        )
+        setattr(layer, f"_{name}", variable)
+    # Keras lists a layer's variables in the order of their creation.
+    layer._trainable_variables.insert(0, layer._trainable_variables.pop())
+    variable.assign(value)
+
+
 def refresh_call_signature(layer):
     """Reads the signature of a layer's `call` again. Call this after a change of the layer's class.
 

@@ -4,6 +4,7 @@ from sparsity_tf.callbacks.acdc import ACDC
 from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.base.weight_view import WeightView
 from sparsity_tf.callbacks.criteria import overall, uses
+from sparsity_tf.callbacks.deep_rewiring import DeepRewiring
 from sparsity_tf.callbacks.dynamic import SET, DropAndGrow, RigL, StaticSparsity
 from sparsity_tf.callbacks.dynamic_reparameterization import DynamicSparseReparameterization
 from sparsity_tf.callbacks.granet import GraNet
@@ -21,6 +22,7 @@ from sparsity_tf.callbacks.srigl import SRigL
 
 __all__ = [
     "ACDC",
+    "DeepRewiring",
     "DropAndGrow",
     "DynamicSparseReparameterization",
     "GraNet",

@@ -56,6 +56,12 @@ _ALIASES = {
 }
 
 
+_MODEL_COUNTS_ENTRIES = (
+    "`structure` must be None with variant='model', whose sparsity is a share of all parameters and not of groups. "
+    "Received: {}"
+)
+
+
 class DynamicSparseReparameterization(SparseFromTheStart):
     """Dynamic sparse reparameterization: prunes by one threshold, grows at random, moves weights between layers.
 
@@ -71,6 +77,11 @@ class DynamicSparseReparameterization(SparseFromTheStart):
       with the parameters that no mask covers. A pruned entry may be grown again at once. The masked weights have the
       sparsity s * (all parameters) / (masked weights), which must be below 1.
 
+    With a structure the unit that is dropped and grown is a group: a block such as "3x3x1x1", which is a whole 3 x 3
+    kernel, or an output unit ("filter"). The score of a group is the mean |w| of its entries, as in the paper's program
+    (its granularity 2 is whole kernels). All numbers of this docstring then count groups, and the number of live groups
+    is conserved. The number of live entries is, too, if all groups have the same size.
+
     The three steps of an update can be called one by one on a prepared model: `prune_by_threshold`,
     `adjust_pruning_threshold`, `reallocate_free_parameters`. Three corner cases differ from the published programs: the
     threshold is not halved once at the start, growth without room ends, and grown entries always start at zero.
@@ -79,8 +90,9 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         sparsity: Fraction of zeros, in [0, 1).
         variant: "paper" or "model".
         prune_target: How many weights an update should prune: an integer, a number of weights (the paper's N_p: 600
-            for MNIST, 20,000 for WRN-28-2, 400,000 for ResNet-50), or a fraction in (0, 1) of all trainable parameters.
-            (The default 0.01 is the default of `DSModel`.)
+            for MNIST, 20,000 for WRN-28-2, 400,000 for ResNet-50; a tenth of that for whole kernels), or a fraction in
+            (0, 1) of all trainable parameters (with a structure: of all groups). (The default 0.01 is the default of
+            `DSModel`.)
         initial_threshold: H at the start, > 0.
         redistribution: The quantity in proportion to which growth is shared out (`DSModel`'s heuristic): "survivors"
             (the paper's), "pruned" (no movement between weights), "zeros", "live", "size", or a function of three
@@ -89,9 +101,11 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         power: Exponent of this quantity, > 0.
         frequency: Steps between updates: an integer, or a schedule P of the step, e.g. the paper's
             `schedules.Piecewise((25 * S, 80 * S, 140 * S), (100, 200, 400, 800))` for S steps an epoch.
-        distribution, dense: For the initial masks. See `DropAndGrow`.
-        begin_step, end_step, where, structure, seed: See `DropAndGrow`. The default end is after nine tenths of
-            training.
+        distribution, dense: For the initial masks. See `DropAndGrow`. With a structure the weights that `dense` selects
+            stay dense; with "filter" the default is the output layers.
+        begin_step, end_step, where, seed: See `DropAndGrow`. The default end is after nine tenths of training.
+        structure: `None`, the sizes of a block, or "filter" (`sparsity_tf.masks.structures`). Default: the structure of
+            the layers. N:M groups and tied channels can't be moved. With `variant="model"` it must be `None`.
 
     Raises:
         ValueError: For any other argument; before training begins, if the model has nothing to prune, or has too few
@@ -107,6 +121,7 @@ class DynamicSparseReparameterization(SparseFromTheStart):
     """
 
     grows = True
+    moves_groups = True
     state_name = "dynamic_reparameterization"
     state_fields = ("threshold",)
 
@@ -160,6 +175,8 @@ class DynamicSparseReparameterization(SparseFromTheStart):
                     f"Received: redistribution={redistribution!r}"
                 )
             redistribution = HEURISTICS[_ALIASES.get(redistribution, redistribution)]
+        if variant == "model" and structure is not None:
+            raise ValueError(_MODEL_COUNTS_ENTRIES.format(f"structure={structure!r}"))
         self.variant, self.prune_target, self.initial_threshold = variant, prune_target, initial_threshold
         self.redistribution, self.power = redistribution, power
 
@@ -172,8 +189,12 @@ class DynamicSparseReparameterization(SparseFromTheStart):
 
     def start(self) -> None:
         masked = sum(weight.size for weight in self.weights)
+        self._kinds = [structures.get(weight.technique.structure) for weight in self.weights]
         self._requested = self.target_sparsity
         if self.variant == "model":
+            for kind, weight in zip(self._kinds, self.weights, strict=True):
+                if kind.spec is not None:
+                    raise ValueError(_MODEL_COUNTS_ENTRIES.format(f"structure={kind.spec!r} of {weight.path!r}"))
             self._requested = self.target_sparsity * self.total / masked
             if self._requested >= 1:
                 raise ValueError(
@@ -188,14 +209,17 @@ class DynamicSparseReparameterization(SparseFromTheStart):
             self.target_sparsity = asked
         if not self.has_state():
             self.remember(threshold=self.initial_threshold)
-        self._before = self.active_counts()
-        self._pruned = [np.zeros(weight.shape, bool) for weight in self.weights]
+        alive = self._alive(self.views(step=0))
+        self._before, self._pruned = _counts(alive), [np.zeros_like(groups) for groups in alive]
 
     def initial_mask(self, view: WeightView, sparsity: float, structure: structures.Elements) -> np.ndarray:
         if self.variant == "model":
             return super().initial_mask(view, sparsity, structure)
-        count = int((1 - sparsity) * view.mask.size + 0.1)
-        return masks.random_mask(view.mask.shape, max(count, 1), view.rng)
+        kind = structures.get(structure)
+        groups = kind.alive(np.ones(view.mask.shape, bool), view.filter_axes)
+        count = int((1 - sparsity) * groups.size + 0.1)
+        chosen = masks.random_mask(groups.shape, max(count, 1), view.rng)
+        return kind.expand(chosen, view.mask.shape, view.filter_axes)
 
     @property
     def threshold(self) -> float:
@@ -211,31 +235,50 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         views = self.views(step)
         kept = self._kept(views)
         self.adjust_pruning_threshold()
-        grown = self._grown(kept, step)
+        grown = self._entries(views, self._grown(kept, step))
+        # Of a group that was pruned in part before, only the rest lives on.
+        kept = [mask & view.mask for mask, view in zip(self._entries(views, kept), views, strict=True)]
         self.assign(views, [mask | new for mask, new in zip(kept, grown, strict=True)], kept=kept)
 
     def prune_by_threshold(self) -> dict[str, tuple[int, int]]:
-        """Drops every live entry with |w| < H.
+        """Drops every live entry with |w| < H; with a structure every live group whose mean |w| is below H.
 
         Returns:
             Dict from a weight's path to (live entries before, after).
         """
         views = self.views(step=0)
-        kept = self._kept(views)
+        before = [view.active for view in views]
+        kept = [mask & view.mask for mask, view in zip(self._entries(views, self._kept(views)), views, strict=True)]
         self.assign(views, kept)
-        return {view.path: (view.active, int(np.count_nonzero(mask))) for view, mask in zip(views, kept, strict=True)}
+        counts = zip(before, _counts(kept), strict=True)
+        return {view.path: pair for view, pair in zip(views, counts, strict=True)}
 
     def _kept(self, views):
-        """The masks without the entries below the threshold. Stores the earlier counts and the pruned entries."""
-        threshold, kept = self.threshold, []
-        for view in views:
-            mask = view.mask & ~(np.abs(view.value) < threshold)
-            if self.variant == "paper" and view.active and not mask.any():
-                mask.reshape(-1)[view.live[0]] = True
-            kept.append(mask)
-        self._before = [view.active for view in views]
-        self._pruned = [view.mask & ~mask for view, mask in zip(views, kept, strict=True)]
+        """The live groups without those below the threshold. Stores the earlier counts and the pruned groups.
+
+        Without a structure a group is an entry.
+        """
+        threshold, kept, alive = self.threshold, [], self._alive(views)
+        for index, (kind, view, groups) in enumerate(zip(self._kinds, views, alive, strict=True)):
+            if kind.spec is not None and index not in self.moving:
+                kept.append(groups)  # An output unit whose whole filter is pruned could never be right again.
+                continue
+            remaining = groups & ~(kind.reduce(np.abs(view.value), view.filter_axes) < threshold)
+            if self.variant == "paper" and groups.any() and not remaining.any():
+                remaining.reshape(-1)[np.flatnonzero(groups)[0]] = True
+            kept.append(remaining)
+        self._before = _counts(alive)
+        self._pruned = [groups & ~remaining for groups, remaining in zip(alive, kept, strict=True)]
         return kept
+
+    def _alive(self, views):
+        """The live groups of each weight, a list of bool arrays."""
+        return [kind.alive(view.mask, view.filter_axes) for kind, view in zip(self._kinds, views, strict=True)]
+
+    def _entries(self, views, groups):
+        """The masks of entries for masks of groups."""
+        triples = zip(self._kinds, views, groups, strict=True)
+        return [kind.expand(chosen, view.mask.shape, view.filter_axes) for kind, view, chosen in triples]
 
     def adjust_pruning_threshold(self, tolerance: float = 0.1, gain: float = 2.0) -> float:
         """Doubles or halves H, depending on how many entries the last pruning took. Call it after a pruning.
@@ -248,8 +291,10 @@ class DynamicSparseReparameterization(SparseFromTheStart):
             The new threshold.
         """
         check_fraction("tolerance", tolerance)
-        pruned = sum(int(np.count_nonzero(mask)) for mask in self._pruned)
-        target = self.prune_target if self.prune_target >= 1 else self.prune_target * self.total
+        pruned, target = sum(_counts(self._pruned)), self.prune_target
+        if target < 1:
+            structured = any(kind.spec is not None for kind in self._kinds)
+            target *= sum(groups.size for groups in self._pruned) if structured else self.total
         factor = gain if pruned < (1 - tolerance) * target else 1 / gain if pruned > (1 + tolerance) * target else 1.0
         self.remember(threshold=self.threshold * factor)
         return self.threshold
@@ -264,26 +309,29 @@ class DynamicSparseReparameterization(SparseFromTheStart):
             Dict from a weight's path to the number of grown entries.
         """
         views = self.views(step=0)
-        old = [view.mask for view in views]
-        grown = self._grown(old, self.count() if step is None else step)
-        self.assign(views, [mask | new for mask, new in zip(old, grown, strict=True)])
-        return {view.path: int(np.count_nonzero(new)) for view, new in zip(views, grown, strict=True)}
+        old = self._alive(views)
+        grown = self._entries(views, self._grown(old, self.count() if step is None else step))
+        self.assign(views, [view.mask | new for view, new in zip(views, grown, strict=True)])
+        return {view.path: count for view, count in zip(views, _counts(grown), strict=True)}
 
     def _grown(self, old, step):
-        """The entries that grow in addition to the masks `old`, a list of bool arrays."""
-        sizes = [mask.size for mask in old]
-        after = [int(np.count_nonzero(mask)) for mask in old]
+        """The groups that grow in addition to the live groups `old`, a list of bool arrays."""
+        sizes, after = [groups.size for groups in old], _counts(old)
         if self.variant == "model":
             missing = self.total * ((sum(sizes) - sum(after)) / self.total - self.target_sparsity)
             total = max(math.ceil(round(missing, 6)), 0)
-            free = [~mask for mask in old]
+            free = [~groups for groups in old]
         else:
             total = sum(self._before) - sum(after)
-            free = [~mask & ~pruned for mask, pruned in zip(old, self._pruned, strict=True)]
-            if total > sum(int(np.count_nonzero(mask)) for mask in free):
-                free = [~mask for mask in old]
-        room = [int(np.count_nonzero(mask)) for mask in free]
+            free = [~groups & ~pruned for groups, pruned in zip(old, self._pruned, strict=True)]
+            if total > sum(_counts(free)):
+                free = [~groups for groups in old]
+        room = _counts(free)
         shares = np.asarray(self.redistribution(np.array(sizes), np.array(self._before), np.array(after)), np.float64)
         counts = share_out(min(total, sum(room)), np.maximum(shares, 0.0) ** self.power, room)
         pairs = enumerate(zip(free, counts, strict=True))
-        return [masks.random_mask(mask.shape, n, self.rng(step, index), mask) for index, (mask, n) in pairs]
+        return [masks.random_mask(groups.shape, n, self.rng(step, index), groups) for index, (groups, n) in pairs]
+
+
+def _counts(arrays):
+    return [int(np.count_nonzero(array)) for array in arrays]

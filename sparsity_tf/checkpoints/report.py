@@ -20,6 +20,7 @@ class TensorSparsity:
             entries that it keeps.
         nonzero_values: int or None, the number of kept entries whose value is not exactly 0 (a weight that was just
             grown is 0). None if `nonzeros` already counts values, or if the checkpoint lacks the weight of the mask.
+        picture: str or None, the live entries in Braille characters, if `checkpoint_sparsity` was asked for them.
 
     Example:
 
@@ -36,6 +37,7 @@ class TensorSparsity:
     size: int
     nonzeros: int
     nonzero_values: int | None = None
+    picture: str | None = None
 
     @property
     def sparsity(self) -> float:

@@ -30,7 +30,8 @@ from sparsity_tf.checkpoints.checkpoint import CheckpointError
 from sparsity_tf.checkpoints.readers import open_checkpoint
 from sparsity_tf.checkpoints.report import CheckpointSparsity, TensorSparsity
 from sparsity_tf.checkpoints.sibling_names import base, is_variable, leaf, weight_names, with_leaf
-from sparsity_tf.checks import check_choice, check_number, is_finite_number
+from sparsity_tf.checks import check_choice, check_integer, check_number, is_finite_number
+from sparsity_tf.inspection import mask_to_braille
 from sparsity_tf.type_names import PathLike
 
 TECHNIQUES = (
@@ -63,7 +64,10 @@ _CHUNK = 1 << 20
 
 
 def checkpoint_sparsity(
-    path: PathLike, technique: str = "auto", log_alpha_threshold: float | None = None
+    path: PathLike,
+    technique: str = "auto",
+    log_alpha_threshold: float | None = None,
+    picture_width: int | None = None,
 ) -> CheckpointSparsity:
     """Counts the zeros that the sparse weights of a checkpoint have at inference.
 
@@ -76,6 +80,9 @@ def checkpoint_sparsity(
         log_alpha_threshold: float or None. For variational dropout: entries whose log alpha is strictly
             below this threshold are non-zero. None takes each layer's own threshold from a `.keras` file,
             and 3 for other files.
+        picture_width: int or None. With a number each row has a `picture` of at most so many characters
+            in a line: the live entries in Braille characters (`inspection.mask_to_braille`), inputs
+            downwards and outputs to the right.
 
     Returns:
         A `CheckpointSparsity`.
@@ -96,8 +103,10 @@ def checkpoint_sparsity(
     check_choice("technique", technique, TECHNIQUES)
     if log_alpha_threshold is not None:
         check_number("log_alpha_threshold", log_alpha_threshold)
+    if picture_width is not None:
+        check_integer("picture_width", picture_width, 1)
     with open_checkpoint(path) as checkpoint:
-        counter = _Counter(checkpoint, log_alpha_threshold)
+        counter = _Counter(checkpoint, log_alpha_threshold, picture_width)
         rows = counter.rows(technique)
         return CheckpointSparsity(checkpoint.path, tuple(rows), tuple(counter.notes))
 
@@ -105,9 +114,10 @@ def checkpoint_sparsity(
 class _Counter:
     """Applies the naming rules to one open checkpoint."""
 
-    def __init__(self, checkpoint, log_alpha_threshold):
+    def __init__(self, checkpoint, log_alpha_threshold, picture_width):
         self.checkpoint = checkpoint
         self.log_alpha_threshold = log_alpha_threshold
+        self.picture_width = picture_width
         self.notes = []
 
     def rows(self, technique):
@@ -186,7 +196,7 @@ class _Counter:
 
     def _magnitude_pruning(self, name):
         live = self._tensor(name) != 0
-        return self._row(name, "magnitude_pruning", np.count_nonzero(live), self._nonzero_values(name, "mask", live))
+        return self._row(name, "magnitude_pruning", live, self._nonzero_values(name, "mask", live))
 
     def _l0_regularization(self, name):
         log_alpha = self._tensor(name)
@@ -199,24 +209,25 @@ class _Counter:
             live[start : start + _CHUNK] = np.clip(gate, 0.0, 1.0) != 0
         live = live.reshape(log_alpha.shape)
         values = self._nonzero_values(name, "log_alpha", live)
-        return self._row(name, "l0_regularization", np.count_nonzero(live), values)
+        return self._row(name, "l0_regularization", live, values)
 
     def _variational_dropout(self, name):
         weight = self._weight(name, "log_sigma2", equal_shape=True)
         threshold = self.log_alpha_threshold
         if threshold is None:
             threshold = self._option(name, "log_alpha_threshold", _LOG_ALPHA_THRESHOLD)
-        nonzeros = values = 0
-        for s, theta in _chunks(self._tensor(name), self._tensor(weight)):
+        tensors, values = (self._tensor(name), self._tensor(weight)), 0
+        live = np.empty(tensors[0].size, bool)
+        for start, (s, theta) in zip(range(0, live.size, _CHUNK), _chunks(*tensors), strict=True):
             with np.errstate(invalid="ignore"):
                 log_alpha = s - np.log(np.square(theta) + _EPSILON)
             if np.isnan(log_alpha).any():
                 raise CheckpointError(
                     f"Log alpha of '{name}' in '{self.checkpoint.path}' is NaN: an entry is infinite in both tensors"
                 )
-            nonzeros += np.count_nonzero(log_alpha < threshold)
+            live[start : start + _CHUNK] = log_alpha < threshold
             values += np.count_nonzero((log_alpha < threshold) & (theta != 0))
-        return self._row(name, "variational_dropout", nonzeros, values)
+        return self._row(name, "variational_dropout", live.reshape(tensors[0].shape), values)
 
     def _soft_threshold(self, name):
         weight = self._weight(name, self._threshold_variable(name))
@@ -240,7 +251,7 @@ class _Counter:
                 f"'{name}' of shape {raw.shape} does not broadcast over '{weight}' of shape "
                 f"{value.shape} in '{self.checkpoint.path}'"
             )
-        return self._row(weight, "soft_threshold", np.count_nonzero(np.abs(value) > threshold))
+        return self._row(weight, "soft_threshold", np.abs(value) > threshold)
 
     def _threshold_variable(self, name):
         for variable in ("raw_threshold", "threshold"):
@@ -284,9 +295,9 @@ class _Counter:
         value = self._tensor(name)
         # Reads the sparsity as the decimal that was meant: 0.29 of 100 is 29, though the float 0.29 lies just below.
         dropped = masks.number_of_zeros(sparsity, value.size)
-        # The smallest magnitudes are dropped first, and zeros are the smallest, so ties do not change the count.
-        nonzeros = min(value.size - dropped, np.count_nonzero(value))
-        return self._row(name, "discovering_wirings", nonzeros)
+        # The smallest magnitudes are dropped first, and zeros are the smallest.
+        live = masks.highest(np.abs(value), min(value.size - dropped, np.count_nonzero(value)))
+        return self._row(name, "discovering_wirings", live)
 
     def _all_zeros(self):
         quantized = [name for name in self.checkpoint.names() if self.checkpoint.is_quantized(name)]
@@ -299,15 +310,17 @@ class _Counter:
                 "`inspection.sparsity_table`"
             )
         return [
-            self._row(name, "zeros", np.count_nonzero(self._tensor(name)))
+            self._row(name, "zeros", self._tensor(name) != 0)
             for name in self.checkpoint.names()
             if len(self.checkpoint.shape(name)) >= 2 and self.checkpoint.is_floating(name)
         ]
 
-    def _row(self, name, technique, nonzeros, nonzero_values=None):
-        shape = self.checkpoint.shape(name)
-        values = None if nonzero_values is None else int(nonzero_values)
-        return TensorSparsity(name, technique, shape, math.prod(shape), int(nonzeros), values)
+    def _row(self, name, technique, live, nonzero_values=None):
+        shape, nonzeros = self.checkpoint.shape(name), int(np.count_nonzero(live))
+        values, picture = None if nonzero_values is None else int(nonzero_values), None
+        if self.picture_width is not None and live.size and live.ndim:
+            picture = mask_to_braille(live, width=self.picture_width)
+        return TensorSparsity(name, technique, shape, math.prod(shape), nonzeros, values, picture)
 
     def _nonzero_values(self, name, variable, live):
         """The number of live entries whose value is not 0; `None` unless `name` has exactly one weight of its shape."""

@@ -1,6 +1,7 @@
 """Shows sparse models: sparsity, operations, times and features layer by layer, and pictures of the weights left."""
 
 from sparsity_tf.inspection.animation import MaskAnimation
+from sparsity_tf.inspection.braille import mask_to_braille
 from sparsity_tf.inspection.comparison_plots import plot_class_specialization, plot_speedup
 from sparsity_tf.inspection.features import FeatureRow, FeatureTable, class_specialization, specialization_anova
 from sparsity_tf.inspection.flops import FlopsRow, FlopsTable, count_flops
@@ -25,6 +26,7 @@ __all__ = [
     "class_specialization",
     "count_flops",
     "estimate_speedup",
+    "mask_to_braille",
     "plot_class_specialization",
     "plot_filters",
     "plot_input_mask",

@@ -37,6 +37,8 @@ class SparsityRow:
             are exactly 0, e.g. weights that were just grown.
         note: string, empty for an ordinary row. Otherwise it says why an N:M pattern gives fewer zeros than its name
             says.
+        stored: `None`, or int, how many numbers hold the weight at inference, if these are not its non-zeros: the bank
+            of a hashed layer, whose weights share their numbers.
     """
 
     name: str
@@ -48,11 +50,17 @@ class SparsityRow:
     sparse: bool = True
     live: int | None = None
     note: str = ""
+    stored: int | None = None
 
     @property
     def sparsity(self) -> float:
         """Fraction of zeros, exact; NaN when the row is not finite."""
         return _sparsity(self.size, self.nonzeros, self.finite)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers hold the weight at inference: `stored`, or the non-zeros."""
+        return self.nonzeros if self.stored is None else self.stored
 
 
 def _sparsity(size, nonzeros, finite):
@@ -72,7 +80,7 @@ class SparsityTable:
     Args:
         rows: sequence of `SparsityRow`.
         parameters: int, number of parameters of the whole model for `summary_table`: all trainable parameters, and the
-            frozen weights in the rows.
+            frozen weights in the rows. The weights of a hashed layer count, and not the numbers of its bank.
 
     Example:
 
@@ -96,6 +104,11 @@ class SparsityTable:
     def nonzeros(self) -> int:
         """Number of weights in all rows that are not exactly 0."""
         return sum(row.nonzeros for row in self.rows)
+
+    @property
+    def stored(self) -> int:
+        """How many numbers hold the weights in all rows at inference: non-zeros, and the banks of hashed layers."""
+        return sum(row.parameters for row in self.rows)
 
     @property
     def live(self) -> int:
@@ -123,7 +136,7 @@ class SparsityTable:
 
     @property
     def compression(self) -> float:
-        """All weights / non-zero weights.
+        """All weights / non-zero weights; of a hashed layer all weights / numbers in its bank.
 
         `inf` if no weight is left, 1.0 without rows, NaN if a row is not finite.
         """
@@ -131,7 +144,7 @@ class SparsityTable:
             return math.nan
         if not self.size:
             return 1.0
-        return self.size / self.nonzeros if self.nonzeros else math.inf
+        return self.size / self.stored if self.stored else math.inf
 
     def __len__(self):
         return len(self.rows)
@@ -158,6 +171,11 @@ class SparsityTable:
         if with_threshold:
             totals = [[*cells, ""] for cells in totals]
         header = ["weight", "shape", "size", "non-zeros", "sparsity"] + ["threshold"] * with_threshold
+        if self._shares_numbers:
+            header.append("stored")
+            body = [[*cells, f"{row.parameters:,}"] for cells, row in zip(body, self.rows, strict=True)]
+            of_sparse = sum(row.parameters for row in sparse)
+            totals = [[*cells, f"{n:,}"] for cells, n in zip(totals, (self.stored, of_sparse), strict=False)]
         align = ["left", "left"] + ["right"] * (len(header) - 2)
         if any(row.note for row in self.rows):
             header, align = [*header, ""], [*align, "left"]
@@ -173,8 +191,8 @@ class SparsityTable:
 
         Returns:
             `{"rows": [{"name", "shape", "size", "nonzeros", "sparsity", "threshold", "finite",
-            "sparse", "live", "note"}, ...], "total": {"size", "nonzeros", "sparsity",
-            "sparsity_of_sparse_weights", "compression", "finite", "live"}}`.
+            "sparse", "live", "note", "stored"}, ...], "total": {"size", "nonzeros", "sparsity",
+            "sparsity_of_sparse_weights", "compression", "finite", "live", "stored"}}`.
             Shapes are lists, sparsities are fractions.
         """
         rows = [
@@ -189,10 +207,20 @@ class SparsityTable:
                 "sparse": row.sparse,
                 "live": row.live,
                 "note": row.note,
+                "stored": row.parameters,
             }
             for row in self.rows
         ]
-        fields = ("size", "nonzeros", "sparsity", "sparsity_of_sparse_weights", "compression", "finite", "live")
+        fields = (
+            "size",
+            "nonzeros",
+            "sparsity",
+            "sparsity_of_sparse_weights",
+            "compression",
+            "finite",
+            "live",
+            "stored",
+        )
         return {"rows": rows, "total": {field: getattr(self, field) for field in fields}}
 
     def to_csv(self, path: PathLike) -> None:
@@ -223,7 +251,8 @@ class SparsityTable:
         """The one-line `sum_table` of the `dst` package.
 
         Sparse parameters are the weights in the rows of this table. Dense parameters are all other trainable parameters
-        of the model, a technique's variances or thresholds included. Free parameters = dense + non-zero. Sparsity is
+        of the model, a technique's variances or thresholds included. Free parameters = dense + non-zero (of a hashed
+        layer the numbers of its bank, instead of its non-zeros). Sparsity is
         defined as in the `dst` package: zeros / **all** trainable parameters, not zeros / sparse parameters.
 
         Args:
@@ -240,7 +269,7 @@ class SparsityTable:
             "# sparse parameters": self.size,
             "# dense parameters": dense,
             "# nonzero parameters in sparse": self.nonzeros,
-            "# free parameters": dense + self.nonzeros,
+            "# free parameters": dense + self.stored,
             "sparsity": f"{sparsity:.4f}" if self.finite else "non-finite weights",
         }
         if not free_parameters:
@@ -265,6 +294,10 @@ class SparsityTable:
         header = ["Parameter tensor", "# total", "# nonzero", "sparsity"]
         return _grid(body, header, ["left", "right", "right", "right"])
 
+    @property
+    def _shares_numbers(self):
+        return any(row.stored is not None for row in self.rows)
+
     def _cells(self, row, with_threshold):
         shape = " x ".join(map(str, row.shape))
         cells = [
@@ -282,10 +315,11 @@ class SparsityTable:
         if not self.finite:
             bad = [row.name for row in self.rows if not row.finite]
             return f"non-finite weights: {', '.join(bad)}; the sparsity of this model is unknown"
-        if not self.nonzeros:
-            text = "compression (all weights / non-zeros): inf, no weight is left"
+        ratio = "all weights / numbers stored" if self._shares_numbers else "all weights / non-zeros"
+        if not self.stored:
+            text = f"compression ({ratio}): inf, no weight is left"
         else:
-            text = f"compression (all weights / non-zeros): {self.compression:.4g}x"
+            text = f"compression ({ratio}): {self.compression:.4g}x"
         if self.live == self.nonzeros:
             return text
         by_masks = _percent(_sparsity(self.size, self.live, True), True)
@@ -339,11 +373,14 @@ def sparsity_table(model: keras.layers.Layer, include_dense: bool = False) -> Sp
             record.sparse,
             record.live,
             record.note,
+            record.stored,
         )
         for record in records
     ]
-    counted = list(model.trainable_variables) + [record.variable for record in records]
-    parameters = sum({id(v): math.prod(v.shape) for v in counted}.values())
+    sizes = {id(variable): math.prod(variable.shape) for variable in model.trainable_variables}
+    # The variable of a hashed layer is its bank. In the table it stands for all weights that share the bank.
+    sizes.update({id(record.variable): math.prod(record.shape) for record in records})
+    parameters = sum(sizes.values())
     return SparsityTable(rows, parameters)
 
 

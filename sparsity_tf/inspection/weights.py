@@ -31,8 +31,21 @@ _KERNEL_NAMES = (
 
 WeightRecord = namedtuple(
     "WeightRecord",
-    ["layer", "name", "path", "variable", "shape", "nonzeros", "finite", "threshold", "sparse", "live", "note"],
-    defaults=[None, ""],
+    [
+        "layer",
+        "name",
+        "path",
+        "variable",
+        "shape",
+        "nonzeros",
+        "finite",
+        "threshold",
+        "sparse",
+        "live",
+        "note",
+        "stored",
+    ],
+    defaults=[None, "", None],
 )
 WeightRecord.__doc__ = """One kernel or embedding matrix of a layer, counted.
 
@@ -51,6 +64,8 @@ Args:
     live: int, entries that the mask lets live, or `None` for a plain kernel. More than `nonzeros` where live entries
         are exactly 0, as weights that were just grown are.
     note: string, what else is to be said of the weight, mostly empty.
+    stored: int, the numbers that hold the weight at inference, or `None` if these are its `nonzeros`. A hashed layer
+        stores fewer numbers than it has weights.
 """
 
 
@@ -103,6 +118,7 @@ def weight_records(layer):
                     True,
                     int(np.count_nonzero(keras.ops.convert_to_numpy(weight.mask()))),
                     structures.problem(weight) or "",
+                    weight.technique.stored_of(weight),
                 )
             )
     for variable, value in _plain_kernels(layer, {id(weight.variable) for weight in listed}, bool(listed)):

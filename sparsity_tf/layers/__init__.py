@@ -18,6 +18,15 @@ from sparsity_tf.layers.discovering_wirings import (
     set_sparsities,
 )
 from sparsity_tf.layers.fast_grnn import FastGRNN, FastGRNNCell, STRFastGRNN, STRFastGRNNCell, fold_rank
+from sparsity_tf.layers.hashed import (
+    Hashed,
+    HashedConv1D,
+    HashedConv2D,
+    HashedConv3D,
+    HashedDense,
+    HashedEinsumDense,
+    HashedLayer,
+)
 from sparsity_tf.layers.kinds import (
     SparseConv1D,
     SparseConv1DTranspose,
@@ -234,6 +243,13 @@ __all__ = [
     "DiscoveringWirings",
     "FastGRNN",
     "FastGRNNCell",
+    "Hashed",
+    "HashedConv1D",
+    "HashedConv2D",
+    "HashedConv3D",
+    "HashedDense",
+    "HashedEinsumDense",
+    "HashedLayer",
     "L0",
     "L0Conv1D",
     "L0Conv1DTranspose",

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.backend import follow_layout, stored_variable
+from sparsity_tf.backend import follow_layout
 from sparsity_tf.checks import check_choice
 from sparsity_tf.type_names import Tensor
 
@@ -42,13 +42,13 @@ class SparseWeight:
 
     @property
     def variable(self) -> keras.Variable:
-        """The dense trainable `keras.Variable` behind the weight."""
-        return stored_variable(self.layer, self.name)
+        """The trainable `keras.Variable` behind the weight. It has the weight's shape, but in a hashed layer."""
+        return self.technique.variable_of(self)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape, a tuple of integers."""
-        return tuple(self.variable.shape)
+        return self.technique.shape_of(self)
 
     @property
     def size(self) -> int:
@@ -90,6 +90,11 @@ class SparseWeight:
     def count(self) -> int:
         """Number of entries of `value()` that are not zero (NaN counts as not zero)."""
         return int(np.count_nonzero(ops.convert_to_numpy(self.value())))
+
+    def stored(self) -> int:
+        """Number of numbers that hold the weight at inference: `count()`, or the size of the bank of a hashed layer."""
+        stored = self.technique.stored_of(self)
+        return self.count() if stored is None else stored
 
     def sparsity(self) -> float:
         """Fraction of exact zeros in `value()`."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import keras
 
-from sparsity_tf.backend import delete_attribute, refresh_call_signature, set_autocast, unlocked
+from sparsity_tf.backend import delete_attribute, refresh_call_signature, set_autocast, stored_variable, unlocked
 from sparsity_tf.checks import check_callable, check_instance, check_layer
 from sparsity_tf.layers.sparse_layer import LAYER_CLASSES, SparseLayer
 from sparsity_tf.layers.technique import Technique
@@ -83,10 +83,10 @@ def make_plain(layer: keras.layers.Layer) -> None:
     ```
     """
     check_instance("layer", layer, SparseLayer)
-    values = [(weight.variable, weight.value()) for weight in layer.sparse_weights + layer.bound_weights]
+    values = [(weight.name, weight.value()) for weight in layer.sparse_weights + layer.bound_weights]
     _remove_technique(layer)
-    for variable, value in values:
-        variable.assign(value)
+    for name, value in values:
+        stored_variable(layer, name).assign(value)
 
 
 def unmake_sparse(layer: keras.layers.Layer) -> None:
@@ -113,7 +113,8 @@ def unmake_sparse(layer: keras.layers.Layer) -> None:
 
 def _remove_technique(layer):
     for weight in layer.sparse_weights + layer.bound_weights:
-        layer.technique.release(weight)
+        with _names_around(layer):
+            layer.technique.release(weight)
         set_autocast(weight.variable, True)
     for name in layer.technique_variables:
         delete_attribute(layer, name)
@@ -127,9 +128,15 @@ def _remove_technique(layer):
 
 
 def _add_variables(layer):
-    with unlocked(layer), contextlib.ExitStack() as scopes:
-        # The variables get names after their place in the model, as the plain layer's variables do. `add_weight` itself
-        # opens the scope of the layer.
+    with unlocked(layer), _names_around(layer):
+        layer.build_technique()
+
+
+@contextlib.contextmanager
+def _names_around(layer):
+    """A context in which the layer's new variables get names after its place in the model, as those that it has."""
+    with contextlib.ExitStack() as scopes:
+        # `add_weight` itself opens the scope of the layer.
         for name in layer.path.split("/")[:-1]:
             scopes.enter_context(keras.name_scope(name))
-        layer.build_technique()
+        yield

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from sparsity_tf.backend import stored_variable
 from sparsity_tf.checks import check_initializer, check_number, is_number
 from sparsity_tf.layers.sparse_weight import SparseWeight
 from sparsity_tf.type_names import Tensor
@@ -75,6 +76,18 @@ class Technique:
     def training_value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The tensor that training uses. By default it equals the value at inference."""
         return self.value(weight, select)
+
+    def variable_of(self, weight: SparseWeight) -> keras.Variable:
+        """The trainable variable behind a weight: the dense variable of the Keras layer, unless a bank replaces it."""
+        return stored_variable(weight.layer, weight.name)
+
+    def shape_of(self, weight: SparseWeight) -> tuple[int, ...]:
+        """The shape of a weight, a tuple of integers."""
+        return tuple(self.variable_of(weight).shape)
+
+    def stored_of(self, weight: SparseWeight) -> int | None:
+        """How many numbers hold a weight at inference; `None` if these are its entries that are not zero."""
+        return None
 
     def mask(self, weight: SparseWeight) -> Tensor:
         """Bool tensor: which entries are live at inference."""

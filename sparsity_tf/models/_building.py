@@ -78,6 +78,16 @@ def image_input(input_shape, num_classes, flattened=False):
     return keras.Input(input_shape, name="image")
 
 
+def check_multiples(input_shape, factor):
+    """Raises a ValueError unless height and width are multiples of `factor`: for networks with a spatial bottleneck."""
+    if any(size is None or size % factor for size in input_shape[:2]):
+        raise ValueError(
+            f"`input_shape` must have a height and a width that are multiples of {factor} with "
+            "spatial_bottleneck=True, because maps are halved and restored. "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
+
+
 class Layers:
     """The layers of one network, each applied as soon as it is made. Images have their channels last.
 
@@ -112,6 +122,27 @@ class Layers:
             **self._kernel(initializer),
             **self._bias(use_bias, size * size * x.shape[-1]),
         )(x)
+
+    def conv_transpose(self, x, filters, size=3, strides=2, name=None):
+        """A transposed convolution without bias whose output is `strides` times as large as its input.
+
+        For an odd size it is PyTorch's with `padding=size // 2` and `output_padding=strides - 1`: position i of the
+        input adds its kernel to the positions around `strides * i`.
+        """
+        x = layers.Conv2DTranspose(
+            filters,
+            size,
+            strides=strides,
+            padding="valid",
+            use_bias=False,
+            data_format="channels_last",
+            name=name,
+            **self._kernel(None),
+        )(x)
+        first = size // 2
+        last = size - strides - first
+        crop = layers.Cropping2D(((first, last), (first, last)), data_format="channels_last", name=f"{name}_crop")
+        return crop(x)
 
     def depthwise_conv(self, x, size, strides=1, name=None):
         """A depthwise convolution, padded as `conv`; its initializer is PyTorch's default unless overridden."""

@@ -1,8 +1,6 @@
-"""Residual networks for CIFAR (He et al., CVPR 2016, arXiv 1512.03385), with masks that imitate a spatial bottleneck.
+"""Residual networks for CIFAR (He et al., CVPR 2016, arXiv 1512.03385), with a spatial bottleneck or masks like it.
 
-The networks follow DSR's `dst` package. The spatial bottleneck (Peng et al., 2018, arXiv 1809.02601) computes the first
-half of a block at some positions only. Here a mask (`layers.SparseActivation`) selects these positions. The
-convolutions stay dense, so the masks show the effect on accuracy but save no arithmetic.
+The networks follow DSR's `dst` package; `spatial_blocks.py` describes the spatial bottleneck and the masks.
 
 Names of layers, for `where`: `stem`; `stage<1-3>_block<n>_conv<1-2>`, `stage2_block1_projection` and
 `stage3_block1_projection`; `classifier`. The batch normalisation after a convolution is `<convolution>_bn`. The one
@@ -10,15 +8,12 @@ after the first convolution of a block, `stage<s>_block<n>_conv1_bn`, has the ma
 """
 
 import keras
-from keras import layers
 
-from sparsity_tf.checks import check_choice, check_integer, check_seed
-from sparsity_tf.layers import SparseActivation, SparseBatchNormalization
+from sparsity_tf.checks import check_integer
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers
+from sparsity_tf.models.spatial_blocks import Positions, basic_block
 from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
-
-_MASKS = ("none", "structured", "static", "dynamic")
 
 
 def cifar_resnet(
@@ -34,6 +29,7 @@ def cifar_resnet(
     technique_options: dict | None = None,
     where: Where = None,
     name: str | None = None,
+    spatial_bottleneck: bool = False,
 ) -> keras.Model:
     """ResNet-depth for small images: 3x3 stem, three stages of basic blocks, global average pooling, dense classifier.
 
@@ -62,6 +58,9 @@ def cifar_resnet(
         where: Which layers to make sparse, passed on to `sparsify`: `None` for all kernels, or e.g.
             `models.FIRST_LAYER_DENSE`.
         name: Name of the model, default e.g. `cifar_resnet_20`.
+        spatial_bottleneck: Whether every block halves its maps between its convolutions, which then have a quarter of
+            the operations: the first has twice the stride, the second is a transposed convolution with stride 2. Height
+            and width must be multiples of 8. The parameters are the same in number. Only without a `spatial_mask`.
 
     Returns:
         A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). Trainable parameters
@@ -69,7 +68,8 @@ def cifar_resnet(
         classes there are 5,850 more.
 
     Raises:
-        ValueError: `depth` is not 6 n + 2; `spatial_mask` or `quarters` is unknown; `technique_options` or `where` is
+        ValueError: `depth` is not 6 n + 2; `spatial_mask` or `quarters` is unknown; `spatial_bottleneck` is given with
+            a `spatial_mask`, or with an `input_shape` that it does not fit; `technique_options` or `where` is
             given without `technique`, or `sparsify` refuses its arguments.
 
     Example:
@@ -78,41 +78,17 @@ def cifar_resnet(
     check_integer("depth", depth)
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"`depth` must be 6 n + 2 with n at least 1, e.g. 20 or 110. Received: depth={depth!r}")
-    spatial_mask = "none" if spatial_mask is None else spatial_mask
-    check_choice("spatial_mask", spatial_mask, _MASKS)
-    check_choice("quarters", quarters, (1, 2, 3))
-    check_seed("seed", seed)
+    positions = Positions(spatial_mask, quarters, spatial_bottleneck, seed)
     net = Layers(_building.torch_default(), kernel_regularizer, override=kernel_initializer, uniform_biases=True)
 
     inputs = _building.image_input(input_shape, num_classes)
+    if spatial_bottleneck:
+        _building.check_multiples(input_shape, 8)
     x = net.conv_bn_relu(inputs, 16, 3, name="stem")
-    blocks = (depth - 2) // 6
     for stage in range(3):
-        for index in range(blocks):
-            block_seed = None if seed is None else seed + stage * blocks + index
-            mask = None
-            if spatial_mask != "none":
-                mask = SparseActivation(
-                    spatial_mask, quarters / 4, data_format="channels_last", seed=block_seed, name="sparse_activation"
-                )
+        for index in range((depth - 2) // 6):
             strides = 2 if stage > 0 and index == 0 else 1
-            x = _block(net, x, 16 * 2**stage, strides, mask, f"stage{stage + 1}_block{index + 1}")
+            x = basic_block(net, x, 16 * 2**stage, strides, positions, f"stage{stage + 1}_block{index + 1}")
     outputs = net.classifier(x, num_classes, "dense")
     model = keras.Model(inputs, outputs, name=name or f"cifar_resnet_{depth}")
     return _building.apply_technique(model, technique, technique_options, where)
-
-
-def _block(net, x, filters, strides, mask, name):
-    residual = net.conv(x, filters, 3, strides, name=f"{name}_conv1")
-    if mask is None:
-        residual = net.batch_norm(residual, f"{name}_conv1_bn")
-    else:
-        residual = SparseBatchNormalization(
-            momentum=0.9, epsilon=1e-5, sparse_activation=mask, name=f"{name}_conv1_bn"
-        )(residual)
-    residual = net.relu(residual, f"{name}_conv1_relu")
-    residual = net.batch_norm(net.conv(residual, filters, 3, name=f"{name}_conv2"), f"{name}_conv2_bn")
-    if strides > 1 or x.shape[-1] != filters:
-        x = net.conv(x, filters, 1, strides, name=f"{name}_projection")
-        x = net.batch_norm(x, f"{name}_projection_bn")
-    return net.relu(layers.Add(name=f"{name}_add")([residual, x]), f"{name}_relu")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import keras
 from keras import layers
 
-from sparsity_tf.checks import check_choice, check_fraction, check_integer
+from sparsity_tf.checks import check_bool, check_choice, check_fraction, check_integer
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers, variance_scaling
 from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
@@ -51,6 +51,7 @@ def wide_resnet(
     technique_options: dict | None = None,
     where: Where = None,
     name: str | None = None,
+    spatial_bottleneck: bool = False,
 ) -> keras.Model:
     """WRN-depth-width: a 3x3 stem, three stages of pre-activation blocks, global average pooling, dense classifier.
 
@@ -80,6 +81,9 @@ def wide_resnet(
         where: Which layers to make sparse, passed on to `sparsify`: `None` for all kernels, shortcuts included (sparse
             momentum), or e.g. `models.DSR_WIDE_RESNET`.
         name: Name of the model, default e.g. `wide_resnet_28_2`.
+        spatial_bottleneck: Whether every block halves its maps between its convolutions, which then have a quarter of
+            the operations (Peng et al., 2018, arXiv 1809.02601; in the `dst` package): the first has twice the stride,
+            the second is a transposed convolution with stride 2. Height and width must be multiples of 8.
 
     Returns:
         A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). Trainable parameters
@@ -87,6 +91,7 @@ def wide_resnet(
 
     Raises:
         ValueError: A `depth` that is not 6 n + 4, an unknown `variant`, or a `width` that is not positive;
+            `spatial_bottleneck` is given with an `input_shape` that it does not fit;
             `technique_options` or `where` is given without `technique`, or `sparsify` refuses its arguments.
 
     Example:
@@ -100,29 +105,35 @@ def wide_resnet(
     source = _VARIANTS[variant]
     dropout = source.dropout if dropout is None else dropout
     check_fraction("dropout", dropout, closed=True)
+    check_bool("spatial_bottleneck", spatial_bottleneck)
     net = Layers(source.conv_initializer(), kernel_regularizer, override=kernel_initializer)
 
     inputs = _building.image_input(input_shape, num_classes)
+    if spatial_bottleneck:
+        _building.check_multiples(input_shape, 8)
     x = net.conv(inputs, 16, 3, name="stem")
     for stage in range(3):
         filters = round(16 * 2**stage * width)
         for index in range((depth - 4) // 6):
             strides = 2 if stage > 0 and index == 0 else 1
             block_name = f"stage{stage + 1}_block{index + 1}"
-            x = _block(net, x, filters, strides, dropout, source.projects, block_name)
+            x = _block(net, x, filters, strides, dropout, source.projects, spatial_bottleneck, block_name)
     x = net.relu(net.batch_norm(x, "final_bn"), "final_relu")
     outputs = net.classifier(x, num_classes, "dense", _building.torch_default())
     model = keras.Model(inputs, outputs, name=name or f"wide_resnet_{depth}_{width}")
     return _building.apply_technique(model, technique, technique_options, where)
 
 
-def _block(net, x, filters, strides, dropout, projects, name):
+def _block(net, x, filters, strides, dropout, projects, spatial_bottleneck, name):
     activated = net.relu(net.batch_norm(x, f"{name}_bn1"), f"{name}_relu1")
-    residual = net.conv(activated, filters, 3, strides, name=f"{name}_conv1")
+    residual = net.conv(activated, filters, 3, 2 * strides if spatial_bottleneck else strides, name=f"{name}_conv1")
     residual = net.relu(net.batch_norm(residual, f"{name}_bn2"), f"{name}_relu2")
     if dropout:
         residual = layers.Dropout(dropout, name=f"{name}_dropout")(residual)
-    residual = net.conv(residual, filters, 3, name=f"{name}_conv2")
+    if spatial_bottleneck:
+        residual = net.conv_transpose(residual, filters, name=f"{name}_conv2")
+    else:
+        residual = net.conv(residual, filters, 3, name=f"{name}_conv2")
     shortcut = x
     if x.shape[-1] != filters:
         projected = activated if projects == "activated" else x

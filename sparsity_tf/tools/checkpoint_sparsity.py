@@ -2,7 +2,7 @@ r"""Prints how sparse a checkpoint is, tensor by tensor and in total.
 
 ```
 sparsity-tf checkpoint-sparsity PATH \
-    [--sparsity_technique=auto] [--log_alpha_threshold=3.0] [--format=table|json|csv]
+    [--sparsity_technique=auto] [--log_alpha_threshold=3.0] [--format=table|json|csv] [--picture_width=80]
 ```
 
 `python -m sparsity_tf.checkpoint_sparsity --checkpoint=PATH` does the same. PATH is a `.keras` or
@@ -47,6 +47,8 @@ def main(argv=None):
         if values.help:
             print(f"{__doc__}\nFlags:\n{values.get_help()}")
             return 0
+        if values.picture_width and values.format != "table":
+            raise flags.Error("Flag --picture_width needs --format=table")
         path = files[0] if files else values.checkpoint
         if not path:
             raise flags.Error("Flag --checkpoint is required")
@@ -60,6 +62,7 @@ def main(argv=None):
             path,
             technique=values.sparsity_technique,
             log_alpha_threshold=values.log_alpha_threshold if given else None,
+            picture_width=values.picture_width or None,
         )
     except (ValueError, OSError, MemoryError) as error:
         return _fail(error, status=1)
@@ -89,6 +92,15 @@ def _define_flags():
     )
     flags.register_validator("log_alpha_threshold", math.isfinite, "must be a finite number", flag_values=values)
     flags.DEFINE_enum("format", "table", ["table", "json", "csv"], "Form of the report.", flag_values=values)
+    flags.DEFINE_integer(
+        "picture_width",
+        0,
+        "Also draw the live entries of each tensor in Braille characters, inputs downwards and outputs to the right, "
+        "at most so many characters wide (a dot stands for several entries if need be). 0: no pictures. Only with "
+        "--format=table.",
+        lower_bound=0,
+        flag_values=values,
+    )
     flags.DEFINE_boolean("help", False, "Show this help.", short_name="?", flag_values=values)
     return values
 
@@ -123,7 +135,8 @@ def _render(report, form):
             f"({report.nonzeros - report.nonzero_values:,} live weights are exactly 0, for example because they were "
             "just grown)"
         )
-    return f"{table}\n\n{report.path} global sparsity = {100 * report.global_sparsity:.2f} %"
+    pictures = "".join(f"{row.name}\n{row.picture}\n\n" for row in report.rows if row.picture is not None)
+    return f"{table}\n\n{pictures}{report.path} global sparsity = {100 * report.global_sparsity:.2f} %"
 
 
 def _fail(message, status):

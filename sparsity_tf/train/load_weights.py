@@ -33,7 +33,7 @@ def load_weights(model, path):
     for variable in model.weights:
         saved = found.get(variable.path)
         if saved is None:
-            if variable.name in ("kernel", "bias", "embeddings"):
+            if variable.name in ("kernel", "bias", "bank", "embeddings"):
                 raise ValueError(
                     f"`load_weights` must be a file with all weights of the model: it has no {variable.path!r}. "
                     f"Received: load_weights={path}"

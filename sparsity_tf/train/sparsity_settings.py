@@ -52,8 +52,9 @@ ALGORITHMS = {
     "slimming": Algorithm(callbacks.NetworkSlimming, _same("final_sparsity", "end_step", "scope", "distribution")),
     "dsr": Algorithm(
         callbacks.DynamicSparseReparameterization,
-        {**_TARGET, **_WHEN, **_same("prune_target", "redistribution")},
+        {**_TARGET, **_WHEN, **_same("prune_target", "redistribution", "structure")},
     ),
+    "deepr": Algorithm(callbacks.DeepRewiring, {**_TARGET, **_WHEN}),
     "narang": Algorithm(callbacks.NarangPruning, _WHEN),
     "snip": Algorithm(callbacks.SNIP, {**_TARGET, **_same("scope")}),
     "grasp": Algorithm(callbacks.GraSP, {**_TARGET, **_same("scope")}),
@@ -166,7 +167,8 @@ class SparsitySettings:
         "Layers kept dense: first, last, first_and_last, or names and regular expressions separated by commas."
     )
     structure: str = string(
-        "Which weights are pruned together: 2:4 (N:M), 4x1 (blocks), filter, ... (magnitude, random, static, acdc)."
+        "Which weights are pruned together: 2:4 (N:M), 4x1 (blocks), filter, ... (magnitude, random, static, acdc; dsr "
+        "moves blocks and filters)."
     )
     scope: str = choice(
         None,

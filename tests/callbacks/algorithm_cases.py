@@ -157,6 +157,8 @@ CASES = {
         drop_and_grow(callbacks.DynamicSparseReparameterization, prune_target=20, initial_threshold=0.05),
         lambda algorithm, sizes, counts, step: sum(int(0.3 * n + 0.1) for n in sizes) == sum(counts),
     ),
+    # A learning rate of 0.1 and this temperature: noise of 0.014, so that many weights change their sign.
+    "deepr": Case(drop_and_grow(callbacks.DeepRewiring, l1=1e-3, temperature=1e-3), each_is(0.7)),
     "narang": Case(
         lambda d=None, seed=0: callbacks.NarangPruning(0.3, ramp_step=5, seed=seed, **WINDOW),
         # What the threshold leaves: all of it up to `begin_step`, less from then on.

@@ -97,6 +97,7 @@ PREFIXES = {
     "STR": Prefix(WITHOUT_EMBEDDINGS, trainable=1),
     "Masked": Prefix(tuple(KINDS), masks=1),
     "DNW": Prefix(WITHOUT_EMBEDDINGS),
+    "Hashed": Prefix(("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D")),
     "SBP": Prefix(FORWARD, trainable=2, seed_generators=1, losses=1),
     "SRSTE": Prefix(FORWARD),
     "Movement": Prefix(FORWARD, trainable=1, masks=1),
@@ -146,6 +147,9 @@ def make_half_sparse(layer, seed=0):
             shape = weight.extra_variable("log_sigma").shape
             every_second = np.arange(int(np.prod(shape))).reshape(shape) % 2 == 0
             weight.extra_variable("log_sigma").assign(np.where(every_second, 3.0, -3.0))
+        elif technique == "hashed":
+            bank = weight.extra_variable("bank")
+            bank.assign(np.where(np.arange(bank.shape[0]) % 2, 0, ops.convert_to_numpy(bank)))
         elif technique == "soft_threshold":
             magnitude = np.abs(ops.convert_to_numpy(weight.variable))
             t = np.median(magnitude)
@@ -224,7 +228,11 @@ def _check_protocol(layer):
     assert len({weight.path for weight in weights}) == len(weights) >= 1
     for weight in weights:
         value, mask = ops.convert_to_numpy(weight.value()), ops.convert_to_numpy(weight.mask())
-        assert value.shape == mask.shape == weight.shape == tuple(weight.variable.shape)
+        assert value.shape == mask.shape == weight.shape
+        if layer.technique.name == "hashed":  # The variable is the bank.
+            assert tuple(weight.variable.shape) == (weight.stored(),)
+        else:
+            assert tuple(weight.variable.shape) == weight.shape and weight.stored() == weight.count()
         assert mask.dtype == bool
         assert (value[~mask] == 0).all()
         assert weight.size == value.size

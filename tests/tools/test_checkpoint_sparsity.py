@@ -54,6 +54,17 @@ def test_table_has_a_row_for_each_tensor_and_the_global_sparsity(run, checkpoint
     assert lines[-1] == f"{checkpoint} global sparsity = 66.67 %"
 
 
+def test_pictures_follow_the_table(run, checkpoint):
+    status, out, _ = run(f"--checkpoint={checkpoint}", "--picture_width=40")
+    assert status == 0
+    # Three of ten in two columns and five rows, and the first of two.
+    assert "layers/masked/vars/mask\n⠋\n⠀\n\nlayers/vd/vars/log_sigma2\n⠁\n\n" in out
+    assert out.splitlines()[-1] == f"{checkpoint} global sparsity = 66.67 %"
+    status, _, error = run(f"--checkpoint={checkpoint}", "--picture_width=40", "--format=csv")
+    assert status == 2 and "--picture_width needs --format=table" in error
+    assert run(f"--checkpoint={checkpoint}", "--picture_width=-1")[0] == 2
+
+
 def test_json_is_the_report_and_nothing_else(run, checkpoint):
     status, out, _ = run(f"--checkpoint={checkpoint}", "--format=json", "--sparsity_technique=magnitude_pruning")
     assert status == 0

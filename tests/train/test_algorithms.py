@@ -112,6 +112,8 @@ FLAGS = [
     ("magnitude", ['--technique_options={"schedule": "linear"}'], {"schedule": "linear"}),
     ("random", ['--technique_options={"cumulative": false}'], {"cumulative": False}),
     ("random", ["--seed=7"], {"seed": 7}),
+    ("dsr", ["--structure=2x1"], {"structure": "2x1"}),
+    ("deepr", ['--technique_options={"l1": 0.01}'], {"l1": 0.01, "frequency": 1}),
     ("static", ["--structure=filter"], {"structure": "filter", "target_sparsity": 0.5}),
     ("set", ["--dense=dense_3,dense_[2]"], {"dense": ["dense_3", "dense_[2]"], "frequency": "epoch"}),
     ("set", ["--drop_fraction=0.25", "--decay=linear"], {"drop_fraction": 0.25, "decay": "linear"}),

@@ -70,6 +70,8 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
 
     # Whether the algorithm can make masks of whole blocks, filters or N:M groups.
     structured = False
+    # Whether the algorithm can drop and grow whole blocks and filters, but keeps no N:M groups.
+    moves_groups = False
     # Whether the algorithm can prune a channel, head or unit in all layers that it ties.
     prunes_tied = False
     # Whether pruned entries may live again.

@@ -70,7 +70,13 @@ def problem_with(algorithm, structure):
             f"{who} gives a score to each single weight, but structure={structure!r} prunes weights of several layers "
             "together."
         )
-    return None if tied or algorithm.structured else f"{who} moves single weights, so it can't keep a structure."
+    if tied or algorithm.structured or structure is None:
+        return None
+    if not algorithm.moves_groups:
+        return f"{who} moves single weights, so it can't keep a structure."
+    if isinstance(structures.get(structure), structures.NM):
+        return f"{who} moves whole groups between weights, but {structure} says how many weights of each group live."
+    return None
 
 
 def _tied(model, masked, who):

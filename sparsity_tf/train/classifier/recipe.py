@@ -20,6 +20,7 @@ MODELS = (
     "vgg_like",
     "wide_resnet",
     "cifar_resnet",
+    "i1k_resnet",
     "resnet",
     "mobilenet_v1",
 )

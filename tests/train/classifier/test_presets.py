@@ -25,6 +25,10 @@ NETWORKS = {
     "vgg_d": "vgg_d",
     "vgg_like": "vgg_like",
     "cifar_resnet_sb": "cifar_resnet",
+    "cifar_resnet": "cifar_resnet",
+    "i1k_resnet_sb": "i1k_resnet",
+    "i1k_resnet": "i1k_resnet",
+    "mnist_mlp": "mnist_mlp",
     "smallnet": "vgg_like",
     "resnet50": "resnet",
     "mobilenetv1": "mobilenet_v1",
@@ -44,12 +48,18 @@ def test_preset_has_the_technique_and_network_of_its_name(name):
         # Dynamic sparse reparameterization has a LeNet-300-100 of its own, with batch normalisation.
         with_norm = name in ("lenet300_dsr", "lenet300_slimming")
         assert recipe.model == ("mnist_mlp" if with_norm else NETWORKS[network])
-    if network == "cifar_resnet_sb":
+    if network in ("cifar_resnet_sb", "i1k_resnet_sb"):
         assert recipe.model_options["spatial_mask"] == technique
     elif "momentum" in name:
         assert recipe.technique == "sparse_momentum"
     else:
-        assert recipe.technique == {"dense": "none", "extended": "gmp"}.get(technique, technique)
+        assert recipe.technique == {
+            "dense": "none",
+            "extended": "gmp",
+            "dst": "dsr",
+            "kernel": "dsr",
+            "bottleneck": "none",
+        }.get(technique, technique)
 
 
 def test_demo_is_the_5000_digits_under_variational_dropout():
@@ -63,6 +73,8 @@ SMALL = [
     "resnet50_l0",
     "mobilenetv1_dnw",
     "wrn-28-2_dsr",
+    "wrn-28-2_dsr_kernel",
+    "wrn-28-2_dst",
     "wrn-22-2_set",
     "vgg_like_vd",
     "smallnet_snfs",

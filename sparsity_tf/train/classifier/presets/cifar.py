@@ -2,17 +2,21 @@
 
 Sources of the numbers:
 - `wrn-28-2_*`: DSR (Mostafa & Wang, ICML 2019, arXiv 1902.05967) and its program: 200 epochs of batches of 100.
+  `wrn-28-2_dsr_kernel` moves whole 3x3 kernels (`--sub-kernel-granularity 2`).
+- `wrn-28-2_dst`: the main command of DSR's `dst` package: its own wide ResNet, 200 epochs of batches of 128. 90 % of
+  all parameters are zero, and an update prunes about 1 % of them.
 - `wrn-16-8_*`, `vgg_*`, `alexnet_*`, `wrn-28-2_snfs`: sparse momentum (Dettmers & Zettlemoyer, arXiv 1907.04840): 250
   epochs of batches of 128; the learning rate falls every 30,000 steps. As in its program, the last tenth of the
   training images is held out. Here their error also chooses `best.keras`.
 - `wrn-22-2_*`: RigL (Evci et al., ICML 2020, arXiv 1911.11134): 97,656 steps of 128 (250 epochs here: 97,500).
 - `vgg_like_vd`: SparseVD (Molchanov et al., ICML 2017, arXiv 1701.05369), from random weights.
-- `cifar_resnet_sb_*`: the spatial bottleneck (Peng et al., arXiv 1809.02601) of the `dst` package, on ResNet-110.
+- `cifar_resnet_sb_*`: masks like the spatial bottleneck (Peng et al., arXiv 1809.02601) of the `dst` package, on
+  ResNet-110; `cifar_resnet_bottleneck` has the spatial bottleneck itself.
 - `smallnet_*`: our own recipes, four epochs of a VGG-like net of a quarter of the width, so that two CPU cores can
   compare the techniques.
 
 The weight decay of these programs is part of the gradient (kernel_l2 = decay / 2). It also acts on biases and batch
-normalisation (other_l2), except in RigL's and dst's programs.
+normalisation (other_l2), except in RigL's program and in the recipes `cifar_resnet_*`.
 
 The other programs train on all images and report the last network. So do their recipes: nothing is held out, and no
 `best.keras` is kept. `--validation_split=0.1 --keep_best` changes that.
@@ -147,6 +151,25 @@ CIFAR = {
         end_step=190 * 500,
         prune_target=20_000,
     ),
+    "wrn-28-2_dsr_kernel": Recipe(
+        **_DSR_SPARSE,
+        technique="dsr",
+        structure="3x3x1x1",
+        frequency=_DSR_PERIODS,
+        end_step=190 * 500,
+        prune_target=2_000,
+    ),
+    "wrn-28-2_dst": Recipe(
+        **{
+            **_DSR_SPARSE,
+            "model_options": {"depth": 28, "width": 2, "variant": "dst"},
+            "batch_size": 128,
+        },
+        technique="dsr",
+        technique_options={"variant": "model"},
+        frequency=_DSR_PERIODS,
+        prune_target=0.01,
+    ),
     # DSR's program gives SET, for each sparsity, its share of live weights to drop. This is the share for 0.9.
     "wrn-28-2_set": Recipe(
         **_DSR_SPARSE,
@@ -197,6 +220,7 @@ CIFAR = {
         f"cifar_resnet_sb_{mask}": Recipe(**_SPATIAL, model_options={"depth": 110, "spatial_mask": mask, "quarters": 2})
         for mask in ("none", "structured", "static", "dynamic")
     },
+    "cifar_resnet_bottleneck": Recipe(**_SPATIAL, model_options={"depth": 110, "spatial_bottleneck": True}),
     "smallnet_dense": Recipe(**_SMALL),
     "smallnet_gmp": Recipe(**_SMALL_MASKS, technique="gmp", begin_step=195),
     "smallnet_rigl": Recipe(**_SMALL_MASKS, technique="rigl", distribution="erk"),

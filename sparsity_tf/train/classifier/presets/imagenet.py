@@ -15,6 +15,8 @@ Sources of the numbers:
   0.2 for batches of 256, and at first drops half of the weights (`--prune-rate`; a prune rate of 0.2 belongs to the
   "baseline" recipe).
 - `resnet50_dsr`: DSR (Mostafa & Wang, ICML 2019, arXiv 1902.05967).
+- `i1k_resnet_*`: the unfinished ImageNet script of DSR's `dst` package: ResNet-50 for images of 64 x 64 pixels, with
+  masks like the spatial bottleneck (Peng et al., arXiv 1809.02601), or with the spatial bottleneck itself.
 
 Nothing is held out of the training images, because record shards can't be split, so no `best.keras` is kept: it could
 only be chosen on the images that measure the network. With image folders, `--validation_split=0.01 --keep_best` holds
@@ -98,6 +100,22 @@ _RIGL = {
     "final_sparsity": 0.9,
 }
 _RIGL_UPDATES = {"distribution": "erk", "frequency": "100", "end_step": 25_000}
+
+_I1K = {
+    **_IMAGENET,
+    "model": "i1k_resnet",
+    "imagenet_pipeline": "str",
+    "image_size": 64,
+    "nesterov": True,
+    "learning_rate": 0.1,
+    "lr_schedule": "piecewise",
+    "lr_boundaries": (30, 60, 90),
+    "lr_factors": (0.1, 0.01, 0.001),
+    "kernel_l2": 5e-5,
+    "other_l2": 5e-5,
+    "epochs": 100,
+    "batch_size": 256,
+}
 
 IMAGENET = {
     "resnet50_dense": Recipe(**_STATE_OF_SPARSITY),
@@ -196,6 +214,11 @@ IMAGENET = {
         end_step=95 * _STEPS,
         prune_target=400_000,
     ),
+    **{
+        f"i1k_resnet_sb_{mask}": Recipe(**_I1K, model_options={"depth": 50, "spatial_mask": mask, "quarters": 2})
+        for mask in ("none", "structured", "static", "dynamic")
+    },
+    "i1k_resnet_bottleneck": Recipe(**_I1K, model_options={"depth": 50, "spatial_bottleneck": True}),
     "mobilenetv1_dense": Recipe(**_STR_MOBILENET, **_decay(2**-15)),
     "mobilenetv1_str": Recipe(
         **_STR_MOBILENET,
