@@ -1,4 +1,4 @@
-"""Every public callback is a recipe in data: its config goes through JSON and TOML and comes back as the same callback."""
+"""Every public callback is a recipe in data: JSON and TOML hold its config, which makes the same callback."""
 
 import inspect
 import json

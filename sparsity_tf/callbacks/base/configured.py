@@ -1,4 +1,4 @@
-"""A callback as plain values that JSON and TOML can hold: `get_config` and `from_config`, as layers of Keras have them."""
+"""A callback as plain values that JSON and TOML can hold: `get_config` and `from_config`, as in layers of Keras."""
 
 import collections.abc
 import dataclasses
@@ -60,8 +60,8 @@ class Configured:
             unsaved = value.text if isinstance(value, _Unsaved) else None
             if unsaved is not None:
                 raise ValueError(
-                    f"`{name}` must be a plain value, or registered with `keras.saving.register_keras_serializable`, to "
-                    f"be part of a config. Received: {name}={unsaved}"
+                    f"`{name}` must be a plain value, or registered with `keras.saving.register_keras_serializable`, "
+                    f"to be part of a config. Received: {name}={unsaved}"
                 )
             found[name] = _copy(value)
         return found
