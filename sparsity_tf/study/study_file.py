@@ -211,7 +211,10 @@ class _Reader:
                 values = {}
             own[kind] = self._values(values, (*place, kind), True)
         without = table.get("without", [])
-        if not isinstance(without, list) or not set(map(str, without)) <= {*shared["axes"], *shared["tune"]}:
+        if not isinstance(without, list) or not set(map(str, without)) <= {
+            *self._get("axes", dict, {}),
+            *self._get("tune", dict, {}),
+        }:
             self.wrong(
                 (*place, "without"),
                 "`without` must be a list of names in [axes] or [tune], which the method leaves out. "
@@ -306,17 +309,25 @@ class _Reader:
                         return
 
     def _recipe(self, study, run, place):
-        try:
-            return programs.recipe_of(study.program, run.arguments)
-        except flags.UnrecognizedFlagError as error:
-            known = f"{study.program} has no setting `{error.flagname}`"
-            self.wrong(self._place_of(error.flagname, place), known)
-        except (flags.Error, ValueError) as error:
-            named = re.findall(r"`(\w+)`|--(\w+)=|flag --(\w+)", str(error))
-            names = [next(filter(None, found)) for found in named]
-            where = [self._place_of(name, place) for name in names]
-            self.wrong(next((one for one in where if one in self.lines), place), error)
-        return None
+        """The recipe of a run; `None` if it has errors. A setting with an error is left out, to find the next error."""
+        arguments, sound = list(run.arguments), True
+        while True:
+            try:
+                recipe = programs.recipe_of(study.program, arguments)
+                return recipe if sound else None
+            except flags.UnrecognizedFlagError as error:
+                names = [error.flagname]
+                where = self._place_of(error.flagname, place)
+                self.wrong(where, f"{study.program} has no setting `{error.flagname}`")
+            except (flags.Error, ValueError) as error:
+                named = re.findall(r"`(\w+)`|--(\w+)=|flag --(\w+)", str(error))
+                names = [next(filter(None, found)) for found in named]
+                where = next((one for name in names if (one := self._place_of(name, place)) in self.lines), place)
+                self.wrong(where, error)
+            left = [one for one in arguments if one.startswith("--config=") or one[2:].partition("=")[0] not in names]
+            if len(left) == len(arguments):
+                return None
+            arguments, sound = left, False
 
     def _place_of(self, name, place):
         """Where the file says a setting of the runs of a method."""
