@@ -5,6 +5,7 @@ as without Ray, in the same folder, which all machines must share. A retry conti
 """
 
 import importlib.util
+import logging
 import os
 import pathlib
 import sys
@@ -27,8 +28,11 @@ def run_all(study, runs, folder, jobs, retries, on_end, stopped, options):
     ray, tune = import_optional("ray"), import_optional("ray.tune")
     # Ray's own handler would end this process at once; `stopped` ends the study cleanly.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # The study says itself how far it is.
     if not ray.is_initialized():
-        ray.init(address=options.address, log_to_driver=False, include_dashboard=False)
+        dashboard = {} if options.address else {"include_dashboard": False}
+        ray.init(address=options.address, log_to_driver=False, logging_level=logging.WARNING, **dashboard)
+    logging.getLogger("ray.tune").setLevel(logging.WARNING)
     by_folder = {run.folder: run for run in runs}
     try:
         tuner = tune.Tuner(
