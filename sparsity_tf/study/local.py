@@ -153,4 +153,9 @@ def child(program, arguments, log, environment):
 
 def _end_with(parent):
     parent.join()
-    os._exit(1)
+    end_this_process()
+
+
+def end_this_process():
+    """Ends this process at once, whatever its threads do. Its files are replaced and never changed, so none breaks."""
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

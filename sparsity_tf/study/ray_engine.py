@@ -35,22 +35,19 @@ def run_all(study, runs, folder, jobs, retries, on_end, stopped, options):
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
     by_folder = {run.folder: run for run in runs}
     try:
-        tuner = tune.Tuner(
-            tune.with_resources(_trainable(study, by_folder, folder), {"cpu": options.cpus, "gpu": options.gpus}),
-            param_space={"run": tune.grid_search(list(by_folder))},
-            tune_config=tune.TuneConfig(
-                max_concurrent_trials=jobs,
-                scheduler=_asha(tune, study, runs) if options.asha else None,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                storage_path=os.path.join(folder, "ray"),
-                failure_config=tune.FailureConfig(max_failures=retries),
-                callbacks=[_callback(tune, study, by_folder, folder, on_end, stopped)],
-                verbose=0,
-            ),
+        tune.run(
+            _trainable(tune, study, by_folder, folder),
+            config={"run": tune.grid_search(list(by_folder))},
+            resources_per_trial={"cpu": options.cpus, "gpu": options.gpus},
+            max_concurrent_trials=jobs,
+            max_failures=retries,
+            scheduler=_asha(tune, study, runs) if options.asha else None,
+            callbacks=[_callback(tune, study, by_folder, folder, on_end, stopped)],
+            storage_path=os.path.join(folder, "ray"),
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            raise_on_failed_trial=False,
+            verbose=0,
         )
-        tuner.fit()
     except KeyboardInterrupt:
         if stopped.signal is None:
             raise
@@ -86,10 +83,11 @@ def _callback(tune, study, by_folder, folder, on_end, stopped):
     return Reports()
 
 
-def _trainable(study, by_folder, folder):
+def _trainable(tune, study, by_folder, folder):
     """The function that Ray calls for each run, on any machine: it starts the run and reports its course.
 
-    The function is local, so Ray sends its code and the worker need not import this package, and with it Keras.
+    The function is local, so Ray sends its code and the worker need not import this package, and with it Keras. It may
+    name only modules that it imports itself, and `tune`.
     """
     program, column = study.program, study.choice.column
     commands = {name: list(run.arguments) for name, run in by_folder.items()}
@@ -104,8 +102,6 @@ def _trainable(study, by_folder, folder):
         import subprocess
         import sys
         import time
-
-        from ray import tune
 
         own = os.path.join(folder, config["run"])
         os.makedirs(own, exist_ok=True)
@@ -158,4 +154,4 @@ def child():
 def _end_with_input():
     while os.read(0, 1):
         time.sleep(0)
-    os._exit(1)
+    local.end_this_process()
