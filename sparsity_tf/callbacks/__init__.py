@@ -10,7 +10,8 @@ from sparsity_tf.callbacks.narang_pruning import NarangPruning
 from sparsity_tf.callbacks.one_shot import SNIP, GraSP
 from sparsity_tf.callbacks.penalty_ramp import PenaltyRamp
 from sparsity_tf.callbacks.pruning import MagnitudePruning, RandomPruning
-from sparsity_tf.callbacks.serialization import deserialize, register, serialize
+from sparsity_tf.callbacks.serialization import deserialize, serialize
+from sparsity_tf.callbacks.serialization import register as _register
 from sparsity_tf.callbacks.sparse_momentum import SparseMomentum
 from sparsity_tf.callbacks.sparsity_monitor import SparsityMonitor
 
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 # `.keras` files and `keras.saving.deserialize_keras_object` find the callbacks by these names.
-register(__all__, globals())
+_register(__all__, globals())
 
 
 def __dir__():

@@ -39,12 +39,12 @@ def serialize(callback: Configured) -> dict:
     return {"class_name": name.removeprefix(f"{PACKAGE}>"), "config": callback.get_config()}
 
 
-def deserialize(config: dict, **more: Any) -> Any:
+def deserialize(config: dict, data: tuple | None = None) -> Any:
     """Makes the callback that `serialize` described.
 
     Args:
         config: Dict of `class_name`, such as "RigL", and `config`, the arguments; `config` may be left out.
-        **more: Arguments that a config can't hold (`data`), or that replace those of the config.
+        data: The batch for algorithms that measure on one (`SNIP`, `GraSP`), which a config does not hold.
 
     Returns:
         The callback.
@@ -73,7 +73,7 @@ def deserialize(config: dict, **more: Any) -> Any:
             f"`class_name` must be one of {', '.join(known)}, or the registered name of a callback of your own. "
             f"Received: class_name={shown(name)}"
         )
-    return kind.from_config(arguments, **more)
+    return kind.from_config(arguments, data)
 
 
 def _is_callback(value):

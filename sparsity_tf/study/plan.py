@@ -4,10 +4,9 @@ import dataclasses
 import hashlib
 import itertools
 import re
-import typing
 
 from sparsity_tf.study import programs
-from sparsity_tf.study.selection import METRICS
+from sparsity_tf.study.selection import METRICS, Metric
 
 # The longest name of a folder that is taken as it is.
 _LONGEST = 80
@@ -90,15 +89,15 @@ class Study:
     threads: int | None = None
     trials: int | None = None
 
-    def runs(self) -> list[typing.Any]:
-        """All runs of the grid, in the order of the file: a list of objects with `label`, `folder` and `arguments`."""
+    def runs(self) -> list[PlannedRun]:
+        """All runs of the grid, in the order of the file. Each has a `label`, a `folder` and `arguments`."""
         return [run for method in self.methods for axes in combinations(method.axes) for run in self.of(method, axes)]
 
-    def of(self, method, axes):
+    def of(self, method: Method, axes: dict) -> list[PlannedRun]:
         """The runs of one row of the table: every combination of the settings to tune, with every seed."""
         return [one for tuned in combinations(method.tune) for one in self.repeats(method, axes, tuned)]
 
-    def repeats(self, method, axes, tuned):
+    def repeats(self, method: Method, axes: dict, tuned: dict) -> list[PlannedRun]:
         """The runs of one combination of settings, one for each seed."""
         return [self._run(method, axes, tuned, seed) for seed in self.seeds]
 
@@ -112,7 +111,7 @@ class Study:
         return PlannedRun(method, axes, tuned, seed, "/".join(parts), tuple(flags))
 
     @property
-    def choice(self):
+    def choice(self) -> Metric:
         """The `Metric`."""
         return METRICS[self.metric]
 

@@ -48,6 +48,11 @@ class Outcome:
         states: Dict from each state to the number of runs in it: "finished", "collapsed", "unfinished", ...
         failed: List of sentences, one for each run of this start that ended with an error.
         signal: The number of the signal that stopped the study, or `None`.
+
+    Example:
+
+    >>> Outcome({"finished": 12}, failed=[]).states
+    {'finished': 12}
     """
 
     states: dict
@@ -89,8 +94,8 @@ def run_study(
     Example:
 
     ```python
-    # needs the images of MNIST
-    outcome = run_study(read_study("benchmarks/studies/tiny.toml"), "runs/tiny", jobs=2)
+    plan = Study("empty", "classifier", methods=(), seeds=(0,), metric="val_error")
+    outcome = run_study(plan, "runs/empty", jobs=2)
     print(outcome.states)
     ```
     """

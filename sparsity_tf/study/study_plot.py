@@ -38,9 +38,10 @@ def plot_study(
     Example:
 
     ```python
-    # needs the folder of a finished study
-    study = read_study("benchmarks/studies/tiny.toml")
-    plot_study(study_table(study, "runs/tiny"), x="flops", path="tiny.png")
+    figures = {"validation": 0.021, "validation_error": None, "test": 0.019, "test_error": None, "sparsity": 0.9}
+    costs = {"macs": 26620, "dense_macs": 266200, "seconds": 12.5, "provisional": False}
+    row = StudyRow("rigl", {"final_sparsity": 0.9}, {}, 1, 1, 1, 0, **figures, **costs)
+    plot_study(StudyTable([row], "val_error"), x="flops", path="mine.png")
     ```
     """
     check_instance("table", table, StudyTable)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import statistics
+import typing
 from collections.abc import Iterator
 
 from sparsity_tf.checks import check_choice, check_instance, check_path
@@ -41,6 +42,16 @@ class StudyRow:
         model: The recipe's `model`, or "".
         technique: The recipe's `technique`.
         folders: Tuple of the folders of the finished runs.
+
+    Example:
+
+    >>> figures = {"validation": 0.021, "validation_error": None, "test": 0.019, "test_error": None, "sparsity": 0.9}
+    >>> costs = {"macs": 26620, "dense_macs": 266200, "seconds": 12.5, "provisional": False}
+    >>> row = StudyRow("rigl", {"final_sparsity": 0.9}, {}, 1, 1, 1, 0, **figures, **costs)
+    >>> print(StudyTable([row], "val_error"))
+    method      final_sparsity    sparsity, %    validation error, %    +/-    test error, %    +/-    MACs, % ...
+    --------  ----------------  -------------  ---------------------  -----  ---------------  -----  --------- ...
+    rigl                   0.9          90.00                  2.100                   1.900             10.00 ...
     """
 
     method: str
@@ -145,7 +156,7 @@ class StudyTable:
         with run_folder.writing(os.fspath(path)) as file:
             self.write_csv(file)
 
-    def write_csv(self, file) -> None:
+    def write_csv(self, file: typing.TextIO) -> None:
         """As `to_csv`, into an open text file.
 
         Args:

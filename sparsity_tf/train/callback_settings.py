@@ -43,14 +43,14 @@ def of_config(config):
     check_instance("callback", arguments, dict)
     kind, by_setting = sparsity_settings.ALGORITHMS[found[name]]
     # A misspelt argument, or a value that the class refuses, is an error here and not after the data are read.
-    given = {"data": ([0.0], [0.0])} if "data" in inspect.signature(kind).parameters else {}
-    steps = {"steps_per_round": arguments.get("rewind_step", 0) + 1} if name == "IterativePruning" else {}
-    callbacks.deserialize(config, **given, **steps)
+    parameters = inspect.signature(kind).parameters
+    steps = {"steps_per_round": 2**31} if "steps_per_round" in parameters else {}
+    data = ([0.0], [0.0]) if "data" in parameters else None
+    callbacks.deserialize({"class_name": name, "config": {**arguments, **steps}}, data)
     settings = {argument: setting for setting, argument in by_setting.items()}
     if "final_sparsity" in settings:
         settings.setdefault("sparsity", "final_sparsity")  # Another name of the same argument.
     result, options = {"technique": found[name]}, {}
-    parameters = inspect.signature(kind).parameters
     for argument, value in arguments.items():
         if argument in _OF_THE_RUN or value == parameters[argument].default:
             continue

@@ -67,12 +67,12 @@ class Configured:
         return found
 
     @classmethod
-    def from_config(cls, config: dict, **more: typing.Any) -> typing.Any:
+    def from_config(cls, config: dict, data: tuple | None = None) -> typing.Any:
         """Makes the callback that a config describes.
 
         Args:
             config: What `get_config` returned; JSON or TOML may have held it meanwhile.
-            **more: Arguments that the config can't hold (`data`), or that replace its own.
+            data: The batch for algorithms that measure on one, which a config does not hold.
 
         Returns:
             A callback of this class.
@@ -91,7 +91,7 @@ class Configured:
                 f"Received: {', '.join(unknown or ['self'])}"
             )
         arguments = {name: _revived(value, parameters.get(name)) for name, value in config.items()}
-        return cls(**{**arguments, **more})
+        return cls(**arguments, **({} if data is None else {"data": data}))
 
 
 def _recording(init):
