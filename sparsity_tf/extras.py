@@ -20,6 +20,8 @@ EXTRAS = {
     "jax": "jax",
     "matplotlib": "plot",
     "mlxtend": "demo",
+    "optuna": "optuna",
+    "ray": "ray",
     "sacrebleu": "text",
     "sacremoses": "text",
     "sentencepiece": "text",

@@ -38,7 +38,7 @@ from sparsity_tf.backend.layers import (
     unlocked,
     untrack,
 )
-from sparsity_tf.backend.layouts import follow_layout
+from sparsity_tf.backend.layouts import follow_layout, has_data_parallelism, use_all_devices
 from sparsity_tf.backend.tensors import (
     as_array,
     backend_name,
@@ -123,6 +123,7 @@ __all__ = [
     "forget_calls",
     "forward_pass",
     "functional_inside",
+    "has_data_parallelism",
     "has_strategies",
     "inner_optimizer",
     "is_keras_operation",
@@ -160,6 +161,7 @@ __all__ = [
     "tensors_read",
     "unlocked",
     "untrack",
+    "use_all_devices",
     "uses_tf_data",
     "variable_index",
     "without_model",

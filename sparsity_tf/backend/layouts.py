@@ -3,6 +3,33 @@
 import keras
 
 
+def has_data_parallelism():
+    """Whether Keras can split batches over devices by `keras.distribution`: on JAX only."""
+    return keras.backend.backend() == "jax"
+
+
+class WholeBatches(keras.distribution.DataParallel):
+    """Data parallelism that also takes batches which the devices can't share evenly: each device computes all of them.
+
+    The last batch of an evaluation is often such a batch.
+    """
+
+    def get_data_layout(self, data_shape):
+        if data_shape and data_shape[0] % self.device_mesh.devices.size == 0:
+            return super().get_data_layout(data_shape)
+        return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
+
+
+def use_all_devices():
+    """Splits every batch over all devices of JAX from now on. Returns the number of devices.
+
+    Models that are made or loaded later have their variables on every device.
+    """
+    distribution = WholeBatches()
+    keras.distribution.set_distribution(distribution)
+    return int(distribution.device_mesh.devices.size)
+
+
 def follow_layout(variable, reference):
     """Gives a variable the layout of a reference variable, axis by axis, and moves its value to the right devices.
 

@@ -14,6 +14,8 @@ from sparsity_tf.callbacks.narang_pruning import NarangPruning
 from sparsity_tf.callbacks.one_shot import SNIP, GraSP
 from sparsity_tf.callbacks.penalty_ramp import PenaltyRamp
 from sparsity_tf.callbacks.pruning import MagnitudePruning, RandomPruning
+from sparsity_tf.callbacks.serialization import deserialize, serialize
+from sparsity_tf.callbacks.serialization import register as _register
 from sparsity_tf.callbacks.slimming import NetworkSlimming
 from sparsity_tf.callbacks.sparse_momentum import SparseMomentum
 from sparsity_tf.callbacks.sparsity_monitor import SparsityMonitor
@@ -44,9 +46,14 @@ __all__ = [
     "SparsityRamp",
     "StaticSparsity",
     "WeightView",
+    "deserialize",
     "overall",
+    "serialize",
     "uses",
 ]
+
+# `.keras` files and `keras.saving.deserialize_keras_object` find the callbacks by these names.
+_register(__all__, globals())
 
 
 def __dir__():

@@ -10,6 +10,7 @@ import keras
 
 from sparsity_tf import schedules
 from sparsity_tf.call_repr import CallRepr
+from sparsity_tf.callbacks.base.configured import Configured
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.checks import check_integer, check_number
 from sparsity_tf.layers import get_penalty_weights
@@ -55,7 +56,7 @@ def _find_variables(model):
     return variables
 
 
-class PenaltyRamp(CallRepr, Copyable, keras.callbacks.Callback):
+class PenaltyRamp(CallRepr, Configured, Copyable, keras.callbacks.Callback):
     """Changes the `penalty_weight` of all layers that have one, during training.
 
     At optimizer step t every such layer (`VDDense`, `L0Conv2D`, ...) gets

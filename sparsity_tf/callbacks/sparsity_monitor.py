@@ -11,6 +11,7 @@ from keras import ops
 from sparsity_tf.bounded_files import DamagedFileError, read_figures
 from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.callbacks.base import train_function
+from sparsity_tf.callbacks.base.configured import Configured
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.checks import check_choice, check_integer, check_path
 from sparsity_tf.extras import import_optional
@@ -33,7 +34,7 @@ COLUMNS = (
 _TOTAL = "total"
 
 
-class SparsityMonitor(CallRepr, Copyable, keras.callbacks.Callback):
+class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
     """Records the sparsity of every sparse weight, of any technique.
 
     A record has a row for each weight and a row for the total. A row holds the numbers of entries and non-zeros; the

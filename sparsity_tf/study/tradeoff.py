@@ -46,6 +46,7 @@ class TradeoffPoint:
         flops: Multiply-accumulates without the zeros, or `None`.
         settings: Dict of the settings.
         source: File and line of the published result and the name of its checkpoint, or the folders of the runs.
+        seconds: Time of training (the mean over repeats), or `None`.
     """
 
     system: str
@@ -60,6 +61,7 @@ class TradeoffPoint:
     flops: float | None
     settings: dict = dataclasses.field(hash=False)
     source: str = ""
+    seconds: float | None = None
 
 
 class TradeoffTable:

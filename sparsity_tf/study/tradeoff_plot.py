@@ -10,7 +10,7 @@ from sparsity_tf.study.runs import Run
 from sparsity_tf.study.tradeoff import OWN, TradeoffTable, tradeoff_table
 from sparsity_tf.type_names import Figure, PathLike
 
-AXES = ("sparsity", "flops")
+AXES = ("sparsity", "flops", "seconds")
 # A technique has one colour in every picture, whoever used it.
 _COLORS = {
     "none": "0.45",
@@ -32,6 +32,11 @@ _COLORS = {
 }
 _MARKERS = "osD^vPX<>"
 _DENSE = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+_LABELS = {
+    "flops": "multiply-accumulates of one input, without the zeros",
+    "seconds": "training time in seconds, on the machine of the study",
+}
+_MISSING = {"flops": "a number of multiply-accumulates", "seconds": "a time of training"}
 # The weights left, as a fraction, of a network without any: a logarithmic axis has no 0.
 _LEAST_LEFT = 1e-5
 _TICKS = (0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
@@ -57,8 +62,8 @@ def plot_tradeoff(
         published: List of `PublishedResult` of one metric and one model, such as
             `published_results(model="ResNet-50")`; `None` for none.
         runs: List of folders of finished runs, or of `Run`s. Runs that differ only in the seed are repeats.
-        x: `"sparsity"`, or `"flops"`: multiply-accumulates without the zeros. Points whose number is not known are left
-            out then.
+        x: `"sparsity"`; `"flops"`: multiply-accumulates without the zeros; or `"seconds"`: the time of training, known
+            of the runs of a study. Points whose number is not known are left out.
         levels: As for `tradeoff_table`.
         worst_score: Points with a worse score are not drawn; `None` draws all.
         sparsity_of: How runs count, as for `read_run`.
@@ -95,15 +100,19 @@ def draw_table(
     worst_score: float | None = None,
     title: str = "",
     path: PathLike | None = None,
+    joined: bool = False,
 ) -> Figure:
-    """Draws a table that is there already; the arguments are as for `plot_tradeoff`."""
+    """Draws a table that is there already; the arguments are as for `plot_tradeoff`.
+
+    With `joined`, lines join one's own runs of a technique, too: right for a table with one row for each sparsity.
+    """
     require_matplotlib()
     check_choice("x", x, AXES)
     if worst_score is not None:
         check_number("worst_score", worst_score)
     rows = [row for row in table if _is_drawn(row, x, worst_score, table.metric in LOWER_IS_BETTER)]
     if not rows:
-        missing = "a number of multiply-accumulates" if x == "flops" else "a score that `worst_score` admits"
+        missing = _MISSING.get(x, "a score that `worst_score` admits")
         raise ValueError(f"`published` and `runs` must hold a point to draw. Received: none has {missing}")
     dense = [row for row in rows if row.technique == "none" and x == "sparsity"]
     figure = new_figure((8.2, 5.4))
@@ -119,11 +128,11 @@ def draw_table(
             zorder=1,
         )
     for series in _series(row for row in rows if row not in dense):
-        _draw_series(axes, series, rows, table, x, colors[series[0].technique])
+        _draw_series(axes, series, rows, table, x, colors[series[0].technique], joined)
     if x == "sparsity":
         _scale_sparsity(axes, [row for row in rows if row not in dense])
     else:
-        _scale_flops(axes, rows)
+        _scale_counts(axes, rows, x)
     axes.set_ylabel(table.metric + (" (%)" if table.metric.endswith("accuracy") else ""))
     axes.grid(True, which="major", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -134,7 +143,7 @@ def draw_table(
 
 
 def _is_drawn(row, x, worst, lower):
-    if x == "flops" and not row.flops:
+    if x != "sparsity" and not getattr(row, x):
         return False  # Unknown, or a network without weights, which has no place on a logarithmic axis.
     return worst is None or (row.score <= worst if lower else row.score >= worst)
 
@@ -173,10 +182,12 @@ def _label(row, rows):
     return parts[0] if len(parts) == 1 else f"{parts[0]} ({', '.join(parts[1:])})"
 
 
-def _draw_series(axes, series, rows, table, x, color):
+def _draw_series(axes, series, rows, table, x, color, joined):
     own = series[0].system == OWN
     systems = list(dict.fromkeys(row.system for row in rows if row.system != OWN))
     marker = "*" if own else _MARKERS[systems.index(series[0].system) % len(_MARKERS)]
+    if own and joined:
+        axes.plot([_x(row, x) for row in series], [row.score for row in series], color=color, linewidth=1.2, zorder=2)
     if not own:
         # A line through settings that others beat at a higher sparsity would go up and down.
         line = [row for row in series if not _is_beaten(row, series, table.metric in LOWER_IS_BETTER)]
@@ -210,7 +221,7 @@ def _is_beaten(row, series, lower):
 
 
 def _x(row, x):
-    return max(1 - row.sparsity, _LEAST_LEFT) if x == "sparsity" else row.flops
+    return max(1 - row.sparsity, _LEAST_LEFT) if x == "sparsity" else getattr(row, x)
 
 
 def _scale_sparsity(axes, rows):
@@ -226,15 +237,15 @@ def _scale_sparsity(axes, rows):
     axes.set_xlabel("sparsity (% of the weights that are 0; logarithmic in the weights left)")
 
 
-def _scale_flops(axes, rows):
+def _scale_counts(axes, rows, x):
     ticker = import_optional("matplotlib.ticker")
-    counts = [row.flops for row in rows]
+    counts = [_x(row, x) for row in rows]
     axes.set_xlim(min(counts) / 1.25, max(counts) * 1.25)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda count, _: _short(count))
     axes.minorticks_off()
-    axes.set_xlabel("multiply-accumulates of one input, without the zeros")
+    axes.set_xlabel(_LABELS[x])
 
 
 def _short(count):

@@ -57,6 +57,8 @@ _DATA = "data"
 FREE = ("data_dir", "log_every", "frame_every", "keep_best", "keep_initial", "bench", "features")
 # Settings that the files of earlier versions lack, with the values that mean the behaviour of these versions.
 ADDED = {"validation_split": 0.0, "validation_seed": 0}
+# The same for all programs. (The translator's and the classifier's files always had a strategy.)
+DEFAULTS = {**ADDED, "strategy": "none"}
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -340,7 +342,7 @@ def check_settings(folder, recipe):
     before, wanted = read_recipe(folder), as_plain(recipe)
     if before is None:
         return None
-    changes = _changes({**ADDED, **before}, {name: value for name, value in wanted.items() if name not in FREE})
+    changes = _changes({**DEFAULTS, **before}, {name: value for name, value in wanted.items() if name not in FREE})
     if changes:
         raise ValueError(
             f"`resume` must be used with the settings of the run in {folder}: leave out the flags that change them. "

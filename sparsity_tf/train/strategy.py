@@ -4,7 +4,14 @@ import contextlib
 import json
 import os
 
-from sparsity_tf.backend import backend_name, build_for_data, build_in_fit_no_more, has_strategies
+from sparsity_tf.backend import (
+    backend_name,
+    build_for_data,
+    build_in_fit_no_more,
+    has_data_parallelism,
+    has_strategies,
+    use_all_devices,
+)
 
 
 class SingleDevice:
@@ -17,6 +24,13 @@ class SingleDevice:
         return contextlib.nullcontext()
 
 
+class DataParallel(SingleDevice):
+    """Splits each batch over the devices that JAX sees, by `keras.distribution`. Keras itself divides the batches."""
+
+    def __init__(self):
+        self.num_replicas_in_sync = use_all_devices()
+
+
 def get_strategy(name):
     """Makes a strategy. Call it before any other work of TensorFlow, because a strategy of several workers needs that.
 
@@ -24,17 +38,27 @@ def get_strategy(name):
         name: `"none"`: one device. `"mirrored"`: all GPUs of this machine, or all its logical CPUs if it has no GPU.
             `"multiworker"`: the workers that the environment variable `TF_CONFIG` names. Each is started with the same
             command, and all must share the file system of `output_dir`. `"tpu"`: the TPU that TensorFlow finds.
+            `"data_parallel"`: all devices that JAX sees.
 
     Returns:
         A `tf.distribute.Strategy`. `"none"` gives TensorFlow's default one, or `SingleDevice` on another backend.
 
     Raises:
-        ValueError: `TF_CONFIG` is missing or describes no cluster, there is no TPU, or the backend is not TensorFlow.
+        ValueError: `TF_CONFIG` is missing or describes no cluster, there is no TPU, or the backend does not have the
+            strategy.
     """
+    if name == "data_parallel":
+        if not has_data_parallelism():
+            raise ValueError(
+                f"`strategy=data_parallel` needs Keras's jax backend; on TensorFlow use mirrored. Received: the "
+                f"{backend_name()} backend"
+            )
+        return DataParallel()
     if not has_strategies():
         if name != "none":
+            others = "none or data_parallel" if has_data_parallelism() else "none"
             raise ValueError(
-                f"`strategy` must be none on Keras's {backend_name()} backend: the others are TensorFlow's. "
+                f"`strategy` must be {others} on Keras's {backend_name()} backend: the others are TensorFlow's. "
                 f"Received: strategy={name}"
             )
         return SingleDevice()
@@ -49,7 +73,9 @@ def get_strategy(name):
     if name == "tpu":
         return _tpu_strategy(tf)
     if name != "none":
-        raise ValueError(f"`strategy` must be one of none, mirrored, multiworker, tpu. Received: strategy={name}")
+        raise ValueError(
+            f"`strategy` must be one of none, mirrored, multiworker, tpu, data_parallel. Received: strategy={name}"
+        )
     return tf.distribute.get_strategy()
 
 
@@ -112,8 +138,13 @@ def prepare_for_workers(model, example):
     model.train_step, model.test_step = with_axis(model.train_step), with_axis(model.test_step)
 
 
+def splits_data(strategy):
+    """Whether a `tf.distribute` strategy divides data sets among replicas. (`DataParallel` divides batches itself.)"""
+    return strategy.num_replicas_in_sync > 1 and not isinstance(strategy, SingleDevice)
+
+
 def distribute(strategy, batches, first_step):
     """The training batches from a step on, for `fit` under the strategy. Each worker reads only its own part."""
-    if strategy.num_replicas_in_sync == 1:
+    if not splits_data(strategy):
         return batches.train(first_step)
     return strategy.distribute_datasets_from_function(lambda context: batches.train(first_step, context))

@@ -88,7 +88,7 @@ class Run:
     def compared(self):
         """Dict of what two runs of a group have in common: all settings that influence the result but the seed."""
         free = {SEED, *run_folder.FREE}
-        compared = {name: value for name, value in {**run_folder.ADDED, **self.settings}.items() if name not in free}
+        compared = {name: value for name, value in {**run_folder.DEFAULTS, **self.settings}.items() if name not in free}
         data = self.data
         if isinstance(data, dict) and "train_pairs" in data:
             # A translator's vocabulary is trained with the seed of the run.

@@ -20,7 +20,7 @@ from sparsity_tf.bounded_files import one_line
 from sparsity_tf.callbacks import SparsityMonitor
 from sparsity_tf.datasets.batches import first_of
 from sparsity_tf.train import folder_lock, log, run_folder, sparsity_settings, technique
-from sparsity_tf.train.strategy import distribute, get_strategy, is_chief, prepare_for_workers
+from sparsity_tf.train.strategy import distribute, get_strategy, is_chief, prepare_for_workers, splits_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Prepared:
         epochs: Number of epochs of the whole run.
         done: Number of epochs already done.
         steps: Number of steps in an epoch.
-        strategy: The `tf.distribute` strategy, or `SingleDevice` on other backends.
+        strategy: The `tf.distribute` strategy, or on other backends `SingleDevice` or `DataParallel`.
         lock: The `FolderLock` on `output_dir`, or `None` for a worker that writes nothing.
     """
 
@@ -72,7 +72,7 @@ class Prepared:
         """The held-out data for `fit` and `evaluate`; `None` if the task does not validate."""
         if not self.task.validates:
             return None
-        if self.strategy.num_replicas_in_sync == 1:
+        if not splits_data(self.strategy):
             return self.batches.validation()
         return self.strategy.distribute_datasets_from_function(self.batches.validation)
 

@@ -17,6 +17,7 @@ import numpy as np
 from sparsity_tf.backend import as_array, fit_builds_models, is_on_accelerator, slots_of, strategy_scope, tensor_of
 from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.callbacks.base import claims, masked_weights, optimizer_slots, shortfall, tied_weights, train_function
+from sparsity_tf.callbacks.base.configured import Configured
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.callbacks.base.gradient_tap import GradientTap
 from sparsity_tf.callbacks.base.mask_writer import MaskWriter, bool_mask, portions
@@ -30,7 +31,7 @@ from sparsity_tf.masks import structures
 from sparsity_tf.type_names import Frequency, Where
 
 
-class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callbacks.Callback):
+class MaskAlgorithm(CallRepr, Configured, Copyable, UpdateSchedule, SavedState, keras.callbacks.Callback):
     """Base class of the algorithms that change masks. A subclass defines `change_masks`, and often `start`.
 
     The count of steps is the number of the optimizer's updates since the optimizer was made. (With gradient

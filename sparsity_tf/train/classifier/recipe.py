@@ -28,7 +28,7 @@ NORMALIZATIONS = ("none", "mean_image", "standardize", "standardize_dsr", "per_i
 AUGMENTATIONS = ("none", "shift", "flip", "crop_flip")
 IMAGENET_PIPELINES = ("state_of_sparsity", "str")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
-STRATEGIES = ("none", "mirrored", "multiworker", "tpu")
+STRATEGIES = ("none", "mirrored", "multiworker", "tpu", "data_parallel")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 LR_SCHEDULES = ("constant", "linear", "cosine", "piecewise")
 PENALTY_SCHEDULES = ("linear", "cubic", "none")
@@ -168,7 +168,10 @@ class Recipe(SparsitySettings):
     )
     dtype_policy: str = choice("float32", DTYPE_POLICIES, "Keras's precision policy.")
     strategy: str = choice(
-        "none", STRATEGIES, "tf.distribute: mirrored takes all GPUs, multiworker reads TF_CONFIG. Not with lottery."
+        "none",
+        STRATEGIES,
+        "tf.distribute: mirrored takes all GPUs, multiworker reads TF_CONFIG. On JAX: data_parallel takes all devices. "
+        "Not with lottery.",
     )
     steps_per_execution: int = number(
         0,

@@ -74,6 +74,7 @@ class LanguageRecipe(SparsitySettings):
     seed: int = like(Recipe, "seed")
     jit_compile: str = like(Recipe, "jit_compile", help="Compile with XLA. auto: only on a GPU.")
     dtype_policy: str = like(Recipe, "dtype_policy")
+    strategy: str = choice("none", ("none", "data_parallel"), "data_parallel takes all devices (JAX).")
     steps_per_execution: int = like(Recipe, "steps_per_execution")
     keep_best: bool = like(
         Recipe,

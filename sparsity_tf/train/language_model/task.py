@@ -38,6 +38,13 @@ class LanguageModelTask(Task):
     validates = True
     steps_per_call = 10
 
+    def check(self, recipe, replicas):
+        for name in ("batch_size", "eval_batch_size"):
+            if getattr(recipe, name) % replicas:
+                raise ValueError(
+                    f"`{name}` must be a multiple of the {replicas} replicas. Received: {name}={getattr(recipe, name)}"
+                )
+
     def open_data(self, recipe, folder, resume, replicas):
         corpus = character_corpus(recipe.data_dir, recipe.vocabulary_size or None, recipe.held_out)
         batches = CharacterBatches(

@@ -1,0 +1,114 @@
+"""A search in the place of the grid: Optuna proposes the settings to tune, a round at a time.
+
+For each row of the table Optuna's TPE sampler proposes one combination a round. All rows and seeds of a round run at
+once, on any engine. The proposals stand in `trials.json` in the folder of the study, so a second start goes on where
+the first was stopped. A search draws the same proposals again, because each round has a seed of its own.
+"""
+
+import json
+import os
+import statistics
+import zlib
+
+from sparsity_tf.bounded_files import DamagedFileError, read_json
+from sparsity_tf.extras import import_optional
+from sparsity_tf.study import progress
+from sparsity_tf.study.plan import combinations
+from sparsity_tf.train import run_folder
+
+TRIALS = "trials.json"
+
+
+def planned_runs(study, folder):
+    """The runs of a study that are known so far, a list: the whole grid, or the proposals of a search."""
+    if study.trials is None:
+        return study.runs()
+    proposed = _read(folder)
+    return [
+        run
+        for method, axes in _rows(study)
+        for tuned in proposed.get(_key(method, axes), [])
+        for run in study.repeats(method, axes, tuned)
+    ]
+
+
+def count_runs(study):
+    """The number of runs that a study makes in the end."""
+    if study.trials is None:
+        return len(study.runs())
+    return sum((study.trials if method.tune else 1) * len(study.seeds) for method, _ in _rows(study))
+
+
+def rounds(study, folder):
+    """Yields the runs of each round, a list, to be made before the next one is asked for."""
+    if study.trials is None:
+        yield study.runs()
+        return
+    for number in range(study.trials):
+        proposed = _read(folder)
+        for method, axes in _rows(study):
+            of_row = proposed.setdefault(_key(method, axes), [])
+            if len(of_row) <= number and (method.tune or not number):
+                of_row.append(_propose(study, folder, method, axes, of_row))
+        with run_folder.writing(os.path.join(folder, TRIALS)) as file:
+            json.dump(proposed, file, indent=2)
+        yield [
+            run
+            for method, axes in _rows(study)
+            for tuned in proposed[_key(method, axes)][number : number + 1]
+            for run in study.repeats(method, axes, tuned)
+        ]
+
+
+def _rows(study):
+    return [(method, axes) for method in study.methods for axes in combinations(method.axes)]
+
+
+def _key(method, axes):
+    return json.dumps([method.name, axes], sort_keys=True, default=str)
+
+
+def _read(folder):
+    path = os.path.join(folder, TRIALS)
+    if not os.path.exists(path):
+        return {}
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise DamagedFileError(path, "it must hold a JSON object")
+    return found
+
+
+def _propose(study, folder, method, axes, earlier):
+    """The next combination of a row, a dict. Optuna learns from the earlier ones."""
+    if not method.tune:
+        return {}
+    optuna = import_optional("optuna")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    seed = zlib.crc32(f"{_key(method, axes)} {len(earlier)}".encode())
+    trials = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+    space = {name: _distribution(optuna, entry) for name, entry in method.tune.items()}
+    for tuned in earlier:
+        value = _value(study, folder, method, axes, tuned)
+        if value is not None:
+            trials.add_trial(optuna.trial.create_trial(params=_texts(tuned, method), distributions=space, value=value))
+    asked = trials.ask(space).params
+    return {name: json.loads(value) if isinstance(method.tune[name], list) else value for name, value in asked.items()}
+
+
+def _distribution(optuna, entry):
+    if isinstance(entry, list):
+        # Optuna's categories are plain values; a setting may be a list.
+        return optuna.distributions.CategoricalDistribution([json.dumps(one) for one in entry])
+    kind = "Int" if isinstance(entry["low"], int) and isinstance(entry["high"], int) else "Float"
+    return getattr(optuna.distributions, f"{kind}Distribution")(entry["low"], entry["high"], entry.get("log", False))
+
+
+def _texts(tuned, method):
+    return {name: json.dumps(one) if isinstance(method.tune[name], list) else one for name, one in tuned.items()}
+
+
+def _value(study, folder, method, axes, tuned):
+    """The mean of the figure that chooses, over the seeds; `None` if a network broke or a run has not ended."""
+    found = progress.of_study(folder, study.repeats(method, axes, tuned))
+    values = [study.choice.chosen_by.of(one.results) for one in found if one.state == "finished"]
+    return statistics.fmean(values) if len(values) == len(found) and None not in values else None

@@ -1,0 +1,61 @@
+"""Draws a study: quality against sparsity, multiply-accumulates or time, and published results beside it."""
+
+from collections.abc import Sequence
+
+from sparsity_tf.checks import check_choice, check_instance
+from sparsity_tf.study import tradeoff_plot
+from sparsity_tf.study.result import PublishedResult
+from sparsity_tf.study.study_table import StudyTable
+from sparsity_tf.study.tradeoff import TradeoffTable, tradeoff_table
+from sparsity_tf.type_names import Figure, PathLike
+
+
+def plot_study(
+    table: StudyTable,
+    x: str = "sparsity",
+    published: Sequence[PublishedResult] | None = None,
+    worst_score: float | None = None,
+    title: str | None = None,
+    path: PathLike | None = None,
+) -> Figure:
+    """Draws the rows of a study's table: a line for each method, with standard errors over the seeds.
+
+    Args:
+        table: A `StudyTable` of `study_table`.
+        x: `"sparsity"`; `"flops"`, the multiply-accumulates without the zeros; or `"seconds"`, the time of training.
+        published: List of `PublishedResult`s of one model with the same metric, drawn beside the study, or `None`.
+        worst_score: Points with a worse score are not drawn; `None` draws all.
+        title: Title; the metric by default.
+        path: Where to write a PNG file, or `None`.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: An argument can't be used, the metrics differ, or no point is left to draw.
+        ImportError: Matplotlib is missing.
+
+    Example:
+
+    ```python
+    figures = {"validation": 0.021, "validation_error": None, "test": 0.019, "test_error": None, "sparsity": 0.9}
+    costs = {"macs": 26620, "dense_macs": 266200, "seconds": 12.5, "provisional": False}
+    row = StudyRow("rigl", {"final_sparsity": 0.9}, {}, 1, 1, 1, 0, **figures, **costs)
+    plot_study(StudyTable([row], "val_error"), x="flops", path="mine.png")
+    ```
+    """
+    check_instance("table", table, StudyTable)
+    check_choice("x", x, tradeoff_plot.AXES)
+    own = table.to_tradeoff()
+    rows = list(own)
+    if published:
+        others = tradeoff_table(published)
+        if others.metric != own.metric:
+            raise ValueError(
+                f"`published` must have the metric of the study, {own.metric}. Received: results in {others.metric}"
+            )
+        rows = [*others, *rows]
+    both = TradeoffTable(rows, own.metric)
+    if title is None:
+        title = tradeoff_plot.title_of(published, both)
+    return tradeoff_plot.draw_table(both, x, worst_score, title, path, joined=True)
