@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 
-from sparsity_tf.checks import check_choice, check_instance, check_integer
+from sparsity_tf.checks import check_bool, check_choice, check_instance, check_integer
 from sparsity_tf.datasets.batches import Batches
 from sparsity_tf.datasets.images import zca
 from sparsity_tf.datasets.images.augmentation import AUGMENTATIONS, crop_and_flip, draw_epoch
@@ -20,8 +20,11 @@ from sparsity_tf.datasets.numbered import numbered_batches
 class ArrayBatches(Batches):
     """`Batches` of arrays in memory; `array_batches` makes it and documents the arguments."""
 
-    def __init__(self, data, normalize, augment, pixels, validation_split, validation_seed, **kwargs):
+    def __init__(
+        self, data, normalize, augment, pixels, validation_split, validation_seed, validation_stratified, **kwargs
+    ):
         check_instance("data", data, ImageData)
+        check_bool("validation_stratified", validation_stratified)
         total = len(data.x_train)
         held = held_out_count(total, validation_split)
         super().__init__(
@@ -45,7 +48,9 @@ class ArrayBatches(Batches):
             )
         self.augment, self.pixels = augment, pixels
         self.normalize = normalize
-        train, validation = held_out_numbers(total, held, validation_seed)
+        train, validation = held_out_numbers(
+            total, held, validation_seed, data.y_train if validation_stratified else None
+        )
         images = {"train": data.x_train[train], "validation": data.x_train[validation], "test": data.x_test}
         labels = {"train": data.y_train[train], "validation": data.y_train[validation], "test": data.y_test}
         if normalize == "zca":
@@ -107,6 +112,7 @@ def array_batches(
     seed: int = 0,
     dtype: str = "float32",
     validation_seed: int | None = None,
+    validation_stratified: bool = False,
 ) -> Batches:
     """Batches of a data set in memory: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100.
 
@@ -139,6 +145,8 @@ def array_batches(
             momentum code. A non-negative integer: a random choice without replacement, which depends on this number,
             on n and on the count only, not on `seed`. (Of data that are sorted by class, as `mnist_demo` is, the last
             images are those of the last class: such data need a seed.)
+        validation_stratified: Whether every class gives the same share of its images: exactly, or one image more where
+            the shares are not whole numbers. No class gives its only image.
 
     Returns:
         `Batches`.
@@ -160,6 +168,7 @@ def array_batches(
         pixels,
         validation_split,
         validation_seed,
+        validation_stratified,
         batch_size=batch_size,
         eval_batch_size=batch_size if eval_batch_size is None else eval_batch_size,
         seed=seed,

@@ -66,11 +66,13 @@ def make_batches(recipe, data):
     """Makes the recipe's `datasets.Batches` from the data that `load_data` returned.
 
     With a `validation_split`, the examples to hold out are drawn without replacement. The draw depends on
-    `validation_seed`, the number of training examples (at most `train_examples`) and the number to hold out.
+    `validation_seed`, the number of training examples (at most `train_examples`) and the number to hold out, and with
+    `validation_stratified` on the labels.
     """
     common = {"batch_size": recipe.batch_size, "seed": recipe.seed}
     common["eval_batch_size"] = _EVALUATION.get(recipe.dataset, 1000)
-    common |= {"validation_split": recipe.validation_split, "validation_seed": recipe.validation_seed}
+    names = ("validation_split", "validation_seed", "validation_stratified")
+    common |= {name: getattr(recipe, name) for name in names}
     if isinstance(data, datasets.ImageFiles):
         return datasets.file_batches(data, recipe=recipe.imagenet_pipeline, image_size=recipe.image_size, **common)
     if recipe.validation_seed == -1:

@@ -6,7 +6,7 @@ import os
 
 import keras
 
-from sparsity_tf import inspection, models
+from sparsity_tf import initializers, inspection, models
 from sparsity_tf.backend import always_compiles
 from sparsity_tf.train import log, optimizers, run_folder, technique
 from sparsity_tf.train.classifier import analysis, pictures
@@ -243,13 +243,21 @@ def _network(recipe):
 def _initializer(recipe):
     """The initializer as an argument for the builder. "default" gives no argument: each layer keeps its paper's own."""
     name, _, stddev = recipe.kernel_initializer.partition(":")
+    sparsity = recipe.final_sparsity if recipe.scale_fan else 0.0
     if name == "default":
         return {}
     if name == "normal":
         return {"kernel_initializer": keras.initializers.RandomNormal(stddev=float(stddev))}
+    if name in ("signed_constant", "unsigned_constant"):
+        return {"kernel_initializer": initializers.ScaledConstant(name == "signed_constant", sparsity)}
     if name == "torch_default":
-        return {"kernel_initializer": keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")}
-    return {"kernel_initializer": name}
+        initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+    else:
+        initializer = keras.initializers.get(name)
+    if recipe.scale_fan:
+        settings = initializer.scale, initializer.mode, initializer.distribution
+        initializer = initializers.PerLayerScaled(sparsity, *settings)
+    return {"kernel_initializer": initializer}
 
 
 def _regularize_others(model, factor):
