@@ -1,9 +1,9 @@
 """Initial weights for networks that are sparse from the start, with a variance that fits the live connections.
 
 A dense initializer sets the variance by the number of inputs or outputs of a unit. If most of these are masked, the
-signal shrinks. The initializers here count only live connections: on average over the tensor (`PerLayerScaled`, the
-three "augmented" initializers and `ScaledConstant`) or for each unit (`PerUnitScaled`). `reinitialize` draws new weights for a model with
-masks:
+signal shrinks. The initializers here count only live connections: on average over the tensor (`PerLayerScaled`,
+`ScaledConstant` and the three "augmented" initializers) or for each unit (`PerUnitScaled`). `reinitialize` draws new
+weights for a model with masks:
 
 ```python
 model = sparsify(model, "masked")

@@ -8,6 +8,7 @@ use.
 from sparsity_tf.models.alexnet import alexnet_b, alexnet_s
 from sparsity_tf.models.char_rnn import CharRNN
 from sparsity_tf.models.cifar_resnet import cifar_resnet
+from sparsity_tf.models.fast_grnn import fast_grnn
 from sparsity_tf.models.layer_selection import (
     DSR_RESNET,
     DSR_WIDE_RESNET,
@@ -54,6 +55,7 @@ __all__ = [
     "alexnet_s",
     "all_but",
     "cifar_resnet",
+    "fast_grnn",
     "lenet_300_100",
     "lenet_5_caffe",
     "mnist_mlp",

@@ -21,9 +21,9 @@ def load_weights(model, path):
 
     Args:
         model: Built Keras model.
-        path: Path of a network with the same layers, but for the number of classes: a `.keras` file, e.g. a run's `initial.keras`, or a TensorFlow
-            checkpoint of *State of Sparsity* (its prefix or folder, or the published `.tar`), or a PyTorch checkpoint
-            of STR (`.pth`).
+        path: Path of a network with the same layers, but for the number of classes: a `.keras` file, e.g. a run's
+            `initial.keras`, or a TensorFlow checkpoint of *State of Sparsity* (its prefix or folder, or the published
+            `.tar`), or a PyTorch checkpoint of STR (`.pth`).
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -12,7 +12,7 @@ _EVALUATION = {"imagenet": 250}
 
 
 def load_data(recipe):
-    """Loads the recipe's data set, an `ImageData` or `ImageFiles`. Its `source` says where it came from.
+    """Loads the recipe's data set: an `ImageData`, `ImageFiles` or `SequenceData`. Its `source` says where it is from.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError, ValueError: The data set is missing or damaged.
@@ -77,6 +77,13 @@ def make_batches(recipe, data):
         return datasets.file_batches(data, recipe=recipe.imagenet_pipeline, image_size=recipe.image_size, **common)
     if recipe.validation_seed == -1:
         common["validation_seed"] = None  # the last examples
+    if isinstance(data, datasets.SequenceData):
+        if (recipe.normalize, recipe.augment) != ("standardize", "none"):
+            raise ValueError(
+                f"`normalize` must be standardize and `augment` must be none with dataset={recipe.dataset}. Received: "
+                f"normalize={recipe.normalize}, augment={recipe.augment}"
+            )
+        return datasets.sequence_batches(data, **common)
     return datasets.array_batches(
         data, normalize=recipe.normalize, augment=recipe.augment, pixels=recipe.shift_pixels, **common
     )

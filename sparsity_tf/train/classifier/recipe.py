@@ -8,7 +8,8 @@ from sparsity_tf.train import run_folder
 from sparsity_tf.train.fields import check_copies, check_order, choice, number, other
 from sparsity_tf.train.sparsity_settings import SparsitySettings
 
-DATASETS = ("mnist", "mnist_demo", "fashion_mnist", "cifar10", "cifar100", "imagenet")
+DATASETS = ("mnist", "mnist_demo", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet")
+DATASETS += ("google12", "har2")
 MODELS = (
     "lenet_300_100",
     "lenet_5_caffe",
@@ -22,6 +23,7 @@ MODELS = (
     "cifar_resnet",
     "resnet",
     "mobilenet_v1",
+    "fast_grnn",
 )
 NORMALIZATIONS = ("none", "mean_image", "standardize", "standardize_dsr", "per_image", "zca")
 AUGMENTATIONS = ("none", "shift", "flip", "crop_flip")
@@ -63,8 +65,8 @@ class Recipe(SparsitySettings):
     data_dir: str = other(
         None,
         "Folder or file of the data set; by default the program searches for it. MNIST: the four IDX files or an "
-        ".npz; CIFAR: binary or Python batches or an .npz; ImageNet: record shards train-* and validation-*, or "
-        "folders of images.",
+        ".npz; CIFAR: binary or Python batches or an .npz; TinyImageNet: train.h5 and val.h5; ImageNet: record shards "
+        "train-* and validation-*, or folders of images; Google-12 and HAR-2: train.npy and test.npy, or UCI's folder.",
     )
     train_examples: int = number(0, "Use only that many training examples, the first ones; 0: all (not imagenet).", 0)
     validation_split: float = number(
