@@ -112,10 +112,10 @@ def _load(name, data_dir):
         raise FileNotFoundError(f"`data_dir` must be given for {name}: a folder with train.npy and test.npy.")
     check_path("data_dir", data_dir)
     data_dir = os.path.expanduser(os.fspath(data_dir))
-    steps, features, classes = SHAPES[name]
+    classes = SHAPES[name][-1]
     for folder in (data_dir, os.path.join(data_dir, name), os.path.join(data_dir, _UCI)):
         if os.path.isfile(os.path.join(folder, "train.npy")):
-            parts = [_read_npy(os.path.join(folder, f"{part}.npy"), name) for part in ("train", "test")]
+            parts = _read_edgeml(folder, name)
         elif name == "har2" and os.path.isdir(os.path.join(folder, "train", "Inertial Signals")):
             parts = [_read_uci(folder, part) for part in ("train", "test")]
         else:
@@ -126,9 +126,18 @@ def _load(name, data_dir):
     raise FileNotFoundError(f"{data_dir} holds no train.npy and test.npy of {name}{also}, itself or in a sub-folder.")
 
 
+def _read_edgeml(folder, name):
+    """The sequences and labels of both files of EdgeML."""
+    paths = [os.path.join(folder, f"{part}.npy") for part in ("train", "test")]
+    parts = [_read_npy(path, name) for path in paths]
+    # The labels begin with 0 or 1. EdgeML's program takes them as they come, too.
+    first = 1 if min(labels.min() for _, labels in parts) == 1 else 0
+    return [_checked(path, x, labels - first, SHAPES[name][-1]) for path, (x, labels) in zip(paths, parts, strict=True)]
+
+
 def _read_npy(path, name):
-    """The sequences and labels in a file of EdgeML."""
-    steps, features, classes = SHAPES[name]
+    """The sequences in a file of EdgeML, and the labels as they stand there."""
+    steps, features, _ = SHAPES[name]
     try:
         # Mapped, so that a header that claims too much fills no memory.
         table = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -144,15 +153,12 @@ def _read_npy(path, name):
             f"{path} must hold rows of {columns} numbers for {name}: a label, and {features} features of each of "
             f"{steps} steps. Received: shape={table.shape}"
         )
-    labels = np.array(table[:, 0])
-    # EdgeML's program takes any consecutive labels; the files begin with 0 or 1.
-    labels = labels - (1 if labels.max() == classes else 0)
-    return _checked(path, np.array(table[:, 1:], "float32").reshape(-1, steps, features), labels, classes)
+    return np.array(table[:, 1:], "float32").reshape(-1, steps, features), np.array(table[:, 0])
 
 
 def _read_uci(folder, part):
     """The sequences and labels of one part of the UCI repository's files."""
-    steps, features, classes = SHAPES["har2"]
+    steps, _, classes = SHAPES["har2"]
     signals = []
     for signal in _SIGNALS:
         path = os.path.join(folder, part, "Inertial Signals", f"{signal}_{part}.txt")
