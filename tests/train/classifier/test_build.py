@@ -253,7 +253,7 @@ def test_network_of_other_classes_gives_all_but_its_head(batches, tmp_path, mode
     recipe = presets.Recipe(model=model, technique="str", technique_options={"threshold_initializer": -4.0})
     few = types.SimpleNamespace(image_shape=batches.image_shape, num_classes=7)
     source = TASK.make_model(recipe, few)
-    source.get_layer(head[0]).raw_threshold.assign([-1.0])
+    source.get_layer(head[0]).raw_threshold.assign(-1.0)
     source.save(tmp_path / "few.keras")
     path = str(tmp_path / "few.keras")
     with pytest.warns(
@@ -267,7 +267,7 @@ def test_network_of_other_classes_gives_all_but_its_head(batches, tmp_path, mode
             else:
                 np.testing.assert_array_equal(ours, theirs)
     # The threshold of the head stays as it is, too.
-    assert float(keras.ops.convert_to_numpy(net.get_layer(head[0]).raw_threshold).ravel()[0]) == -4.0
+    assert float(net.get_layer(head[0]).raw_threshold) == -4.0
 
 
 def test_weights_that_do_not_fit_are_refused_and_nothing_is_changed(batches, tmp_path):
