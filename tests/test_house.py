@@ -303,6 +303,7 @@ MODELS_WITH_SPARSITY = {
     "alexnet": TECHNIQUE_ARGUMENT,
     "char_rnn": TECHNIQUE_ARGUMENT,
     "cifar_resnet": "its spatial masks are layers of activations, not of weights; and the builder takes `technique`",
+    "fast_grnn": "the recurrent layer, which Keras does not have; and the builder takes `technique`",
     "lenet": TECHNIQUE_ARGUMENT,
     "mlp": TECHNIQUE_ARGUMENT,
     "mobilenet": TECHNIQUE_ARGUMENT,

@@ -14,6 +14,7 @@ def write_npy(folder, name, counts=(7, 4), first_label=0):
     for part, count in zip(("train", "test"), counts, strict=True):
         x = random.normal(size=(count, steps, features)).astype("float32")
         y = (np.arange(count) + classes - 1) % classes
+        x[..., 0] += 3 * y[:, None]  # easy to tell apart
         np.save(folder / f"{part}.npy", np.concatenate([y[:, None] + first_label, x.reshape(count, -1)], axis=1))
         made[part] = x, y
     return made
