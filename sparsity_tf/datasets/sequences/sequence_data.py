@@ -77,9 +77,13 @@ def google12(data_dir: PathLike | None = None) -> SequenceData:
         ValueError: A file is damaged, or holds other sizes or labels. The message names the file.
 
     Example:
-        >>> data = google12("/data/google12")  # needs the files
-        >>> data.sequence_shape
-        (99, 32)
+
+    >>> rows = np.zeros((12, 1 + 99 * 32))
+    >>> rows[:, 0] = np.arange(12)
+    >>> np.save("train.npy", rows)
+    >>> np.save("test.npy", rows)
+    >>> google12(".").sequence_shape
+    (99, 32)
     """
     return _load("google12", data_dir)
 
@@ -100,9 +104,13 @@ def har2(data_dir: PathLike | None = None) -> SequenceData:
         ValueError: A file is damaged, or holds other sizes or labels. The message names the file.
 
     Example:
-        >>> data = har2("/data/UCI HAR Dataset")  # needs the files
-        >>> data.sequence_shape
-        (128, 9)
+
+    >>> rows = np.zeros((4, 1 + 128 * 9))
+    >>> rows[:, 0] = [0, 1, 0, 1]
+    >>> np.save("train.npy", rows)
+    >>> np.save("test.npy", rows)
+    >>> har2(".").sequence_shape
+    (128, 9)
     """
     return _load("har2", data_dir)
 
