@@ -1,9 +1,9 @@
 """Initial weights for networks that are sparse from the start, with a variance that fits the live connections.
 
 A dense initializer sets the variance by the number of inputs or outputs of a unit. If most of these are masked, the
-signal shrinks. The initializers here count only live connections: on average over the tensor (`PerLayerScaled` and the
-three "augmented" initializers) or for each unit (`PerUnitScaled`). `reinitialize` draws new weights for a model with
-masks:
+signal shrinks. The initializers here count only live connections: on average over the tensor (`PerLayerScaled`,
+`ScaledConstant` and the three "augmented" initializers) or for each unit (`PerUnitScaled`). `reinitialize` draws new
+weights for a model with masks:
 
 ```python
 model = sparsify(model, "masked")
@@ -26,6 +26,7 @@ from keras import ops
 from sparsity_tf.backend import seed_of_draw
 from sparsity_tf.checks import (
     check_array,
+    check_bool,
     check_choice,
     check_fraction,
     check_initializer,
@@ -87,7 +88,10 @@ class PerLayerScaled(keras.initializers.VarianceScaling):
         fan_in = math.prod(shape[axis] for axis in _all_but(self.output_axes, shape))
         fan_out = math.prod(shape[axis] for axis in _all_but(self.input_axes, shape))
         variance = _variance(self, fan_in, fan_out) / (1.0 - self.sparsity)
-        return _draw(self, shape, math.sqrt(variance), dtype)
+        return self._entries(shape, math.sqrt(variance), dtype)
+
+    def _entries(self, shape, stddev, dtype):
+        return _draw(self, shape, stddev, dtype)
 
     def get_config(self) -> dict:
         return {"sparsity": self.sparsity, **_scaling_config(self)}
@@ -183,6 +187,50 @@ class SparseEmbeddingNormal(_Augmented):
 
     settings = (1.0, "fan_out", "untruncated_normal")
     ranks = (2,)
+
+
+@keras.saving.register_keras_serializable("sparsity_tf")
+class ScaledConstant(PerLayerScaled):
+    """Every entry is +c or -c with equal probability, c = sqrt(scale / (n * (1 - sparsity))), n as in `PerLayerScaled`.
+
+    With the defaults c is the standard deviation of He et al. Source: STR's program (Kusupati et al., arXiv
+    2002.03231), which calls it `signed_constant`, and `unsigned_constant` without the signs. (Without signs all units
+    of a layer are equal at first, and learn the same unless masks tell them apart.)
+
+    Args:
+        signed: Whether the signs are random; if not, every entry is +c.
+        sparsity: Fraction of the entries that will be masked, in [0, 1).
+        scale, mode, seed: See `PerLayerScaled`.
+
+    Raises:
+        ValueError: For any other argument.
+
+    Example:
+
+    >>> values = keras.ops.convert_to_numpy(ScaledConstant(seed=0)((50, 4)))
+    >>> sorted({round(float(value), 3) for value in values.ravel()})
+    [-0.2, 0.2]
+    """
+
+    def __init__(
+        self,
+        signed: bool = True,
+        sparsity: float = 0.0,
+        scale: float = 2.0,
+        mode: str = "fan_in",
+        seed: int | keras.random.SeedGenerator | None = None,
+    ) -> None:
+        check_bool("signed", signed)
+        super().__init__(sparsity, scale, mode, "uniform", seed)
+        self.signed = signed
+
+    def _entries(self, shape, stddev, dtype):
+        values = ops.full(shape, stddev, dtype or keras.config.floatx())
+        return ops.where(keras.random.uniform(shape, seed=self.seed) < 0.5, -values, values) if self.signed else values
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        return {"signed": self.signed, **{name: config[name] for name in ("sparsity", "scale", "mode", "seed")}}
 
 
 @keras.saving.register_keras_serializable("sparsity_tf")
@@ -325,7 +373,7 @@ def _settings(weight, kind, initializer):
 
 
 def _check_family(argument, initializer, where=""):
-    if not isinstance(initializer, keras.initializers.VarianceScaling):
+    if not isinstance(initializer, keras.initializers.VarianceScaling) or isinstance(initializer, ScaledConstant):
         raise ValueError(
             f"`{argument}` must be a Keras initializer of the VarianceScaling family, such as 'he_normal'. "
             f"Received: {initializer!r}{where}"

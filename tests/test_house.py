@@ -305,6 +305,7 @@ MODELS_WITH_SPARSITY = {
     "alexnet": TECHNIQUE_ARGUMENT,
     "char_rnn": TECHNIQUE_ARGUMENT,
     "cifar_resnet": TECHNIQUE_ARGUMENT,
+    "fast_grnn": "the recurrent layer, which Keras does not have; and the builder takes `technique`",
     "i1k_resnet": TECHNIQUE_ARGUMENT,
     "lenet": TECHNIQUE_ARGUMENT,
     "mlp": TECHNIQUE_ARGUMENT,

@@ -12,6 +12,7 @@ from sparsity_tf import initializers
 from sparsity_tf.initializers import (
     PerLayerScaled,
     PerUnitScaled,
+    ScaledConstant,
     SparseEmbeddingNormal,
     SparseGlorotUniform,
     SparseHeNormal,
@@ -193,6 +194,24 @@ def test_bad_scaling_is_refused(options):
             cls(first, **options)
 
 
+@pytest.mark.parametrize(("mode", "fan"), [("fan_in", 54), ("fan_out", 36), ("fan_avg", 45)])
+def test_constants_have_one_magnitude_and_half_of_each_sign(mode, fan):
+    shape, scaled = (3, 3, 6, 4), ScaledConstant(sparsity=0.75, mode=mode, seed=3)
+    values = draw(scaled, shape)
+    # STR: gain / sqrt(fan (1 - prune rate)), the gain of ReLU is sqrt(2).
+    np.testing.assert_allclose(np.abs(values), math.sqrt(2 / (fan * 0.25)), rtol=1e-6)
+    assert 0.35 < (values > 0).mean() < 0.65
+    assert (draw(ScaledConstant(False, 0.75, mode=mode), shape) == np.abs(values)).all()
+    with pytest.raises(ValueError, match="VarianceScaling family"):
+        reinitialize(masked_model(kernel_initializer=scaled)[0])
+
+
+@pytest.mark.parametrize("change", [{"signed": 1}, {"sparsity": 1.0}, {"scale": 0}, {"mode": "fan"}])
+def test_constants_refuse_other_arguments(change):
+    with pytest.raises(ValueError, match=f"`{next(iter(change))}`"):
+        ScaledConstant(**change)
+
+
 # As Keras initializers.
 
 ALL = [
@@ -201,6 +220,8 @@ ALL = [
     (SparseGlorotUniform(0.9, seed=1), (6, 4)),
     (SparseHeNormal(0.9, seed=1), (3, 3, 6, 4)),
     (SparseEmbeddingNormal(0.9, seed=1), (6, 4)),
+    (ScaledConstant(sparsity=0.5, seed=1), (6, 4)),
+    (ScaledConstant(signed=False, mode="fan_out"), (3, 3, 6, 4)),
     (PerUnitScaled(random_mask((7, 5), 0.5), 2.0, "fan_out", "untruncated_normal", seed=1), (7, 5)),
 ]
 names = [type(initializer).__name__ for initializer, _ in ALL]

@@ -1,8 +1,9 @@
 """Data sets: one function a data set, which can read local files, and functions that make batches of it.
 
-A data set that fits into memory is an `ImageData` (`mnist`, `fashion_mnist`, `cifar10`, `cifar100`). A larger one is an
-`ImageFiles` (`imagenet`). Both are checked when they are read, and neither decides anything about training.
-`array_batches` and `file_batches` turn them into `Batches`, and a training program needs nothing else:
+Images that fit into memory are an `ImageData` (`mnist`, `fashion_mnist`, `cifar10`, `cifar100`, `tiny_imagenet`). A
+larger data set is an `ImageFiles` (`imagenet`). Labelled sequences are a `SequenceData` (`google12`, `har2`). All are
+checked when they are read, and none decides anything about training. `array_batches`, `file_batches` and
+`sequence_batches` turn them into `Batches`, and a training program needs nothing else:
 
     batches = datasets.array_batches(datasets.cifar10(data_dir), 128, "standardize", "crop_flip")
     batches = datasets.file_batches(datasets.imagenet(data_dir), 1024, "state_of_sparsity", dtype="bfloat16")
@@ -26,6 +27,9 @@ from sparsity_tf.datasets.images.idx import read_idx
 from sparsity_tf.datasets.images.image_data import ImageData
 from sparsity_tf.datasets.images.imagenet import ImageFiles, imagenet
 from sparsity_tf.datasets.images.mnist import fashion_mnist, mnist, mnist_demo
+from sparsity_tf.datasets.images.tiny_imagenet import tiny_imagenet
+from sparsity_tf.datasets.sequences.sequence_batches import sequence_batches
+from sparsity_tf.datasets.sequences.sequence_data import SequenceData, google12, har2
 from sparsity_tf.datasets.text import subwords
 from sparsity_tf.datasets.text.characters import CharacterBatches, CharacterCorpus, character_corpus
 from sparsity_tf.datasets.text.parallel_corpus import ParallelCorpus, parallel_corpus
@@ -38,6 +42,7 @@ __all__ = [
     "ImageData",
     "ImageFiles",
     "ParallelCorpus",
+    "SequenceData",
     "TranslationBatches",
     "array_batches",
     "character_corpus",
@@ -45,12 +50,16 @@ __all__ = [
     "cifar100",
     "fashion_mnist",
     "file_batches",
+    "google12",
+    "har2",
     "imagenet",
     "mnist",
     "mnist_demo",
     "parallel_corpus",
     "read_idx",
+    "sequence_batches",
     "subwords",
+    "tiny_imagenet",
     "translation_batches",
 ]
 

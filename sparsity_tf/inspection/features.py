@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 from sparsity_tf.bounded_files import read_npz
-from sparsity_tf.checks import check_built, check_fraction, check_instance, check_integer
+from sparsity_tf.checks import check_built, check_fraction, check_instance, check_integer, check_path
 from sparsity_tf.inspection.forward import batches_of, run_and_hear
 from sparsity_tf.inspection.weights import as_numpy
 from sparsity_tf.layers import flatten_layers
@@ -112,12 +112,18 @@ class FeatureTable:
         Args:
             path: Path of the file, which ends in `.npz`; an existing file is replaced.
 
+        Raises:
+            ValueError: `path` is no path, or has another ending (numpy would write a file of another name).
+
         Example:
 
         ```python
         class_specialization(model, data).save("features.npz")
         ```
         """
+        check_path("path", path)
+        if not os.fspath(path).endswith(".npz"):
+            raise ValueError(f"`path` must end in .npz. Received: path={os.fspath(path)!r}")
         arrays = {f"contributions_{k}": row.contributions for k, row in enumerate(self.rows)}
         np.savez_compressed(
             path,

@@ -14,7 +14,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.checks import check_activation, check_bool, check_initializer, check_integer, check_number
+from sparsity_tf.checks import (
+    check_activation,
+    check_bool,
+    check_initializer,
+    check_integer,
+    check_number,
+    check_regularizer,
+)
 from sparsity_tf.layers.recurrent_kinds import SparseRecurrent
 from sparsity_tf.layers.soft_threshold import SoftThreshold
 from sparsity_tf.layers.sparse_layer import SparseLayer
@@ -43,6 +50,8 @@ class FastGRNNCell(keras.layers.Layer):
         kernel_initializer: Initializer of all matrices. Default: normal with standard deviation 0.1.
         bias_initializer: Initializer of `gate_bias` and `update_bias`.
         zeta_initializer, nu_initializer: Initial values of zeta and nu before the sigmoid, numbers.
+        gain_regularizer: Keras regularizer of the gains, or `None`. It draws them towards the soft threshold below
+            which they are zero.
 
     Raises:
         ValueError: An argument has a value that is not allowed, or, when the cell is built, a rank is above the full
@@ -61,6 +70,7 @@ class FastGRNNCell(keras.layers.Layer):
         bias_initializer="ones",
         zeta_initializer=1.0,
         nu_initializer=-4.0,
+        gain_regularizer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -69,6 +79,9 @@ class FastGRNNCell(keras.layers.Layer):
             if rank is not None:
                 check_integer(name, rank, 1)
         check_bool("gains", gains)
+        self.gain_regularizer = check_regularizer("gain_regularizer", gain_regularizer)
+        if gain_regularizer is not None and not gains:
+            raise ValueError(f"`gain_regularizer` needs gains=True. Received: gain_regularizer={gain_regularizer!r}")
         check_number("zeta_initializer", zeta_initializer)
         check_number("nu_initializer", nu_initializer)
         if kernel_initializer is None:
@@ -106,7 +119,9 @@ class FastGRNNCell(keras.layers.Layer):
         self._add_kernel(f"{prefix}_left", (rows, rank))
         self._add_kernel(f"{prefix}_right", (rank, self.units))
         if self.gains:
-            gain = self.add_weight(name=f"{prefix}_gain", shape=(rank,), initializer="ones")
+            gain = self.add_weight(
+                name=f"{prefix}_gain", shape=(rank,), initializer="ones", regularizer=self.gain_regularizer
+            )
             setattr(self, f"{prefix}_gain", gain)
 
     def _add_kernel(self, name, shape):
@@ -186,6 +201,7 @@ class FastGRNNCell(keras.layers.Layer):
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in names},
+            "gain_regularizer": keras.regularizers.serialize(self.gain_regularizer),
             "activation": keras.activations.serialize(self.activation),
             "recurrent_activation": keras.activations.serialize(self.recurrent_activation),
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
@@ -204,6 +220,7 @@ _CELL_ARGUMENTS = (
     "bias_initializer",
     "zeta_initializer",
     "nu_initializer",
+    "gain_regularizer",
 )
 
 
@@ -216,7 +233,7 @@ class FastGRNN(keras.layers.RNN):
     Args:
         units: Number of units.
         input_rank, recurrent_rank, gains, activation, recurrent_activation, kernel_initializer, bias_initializer,
-            zeta_initializer, nu_initializer: Keywords, see `FastGRNNCell`.
+            zeta_initializer, nu_initializer, gain_regularizer: Keywords, see `FastGRNNCell`.
         **kwargs: Arguments of `keras.layers.RNN`: return_sequences, return_state, go_backwards, stateful, unroll,
             name...
 
@@ -347,7 +364,7 @@ def fold_rank(layer: keras.layers.Layer) -> "FastGRNN":
             factors[f"{prefix}_left"] = (left * gain)[:, kept]
             factors[f"{prefix}_right"] = ops.convert_to_numpy(getattr(cell, f"{prefix}_right"))[kept]
             config[argument] = len(kept)
-    folded = FastGRNN.from_config({**config, "gains": False})
+    folded = FastGRNN.from_config({**config, "gains": False, "gain_regularizer": None})
     rows = cell.kernel.shape[0] if hasattr(cell, "kernel") else cell.kernel_left.shape[0]
     folded.build((None, None, rows))
     for variable in folded.cell.variables:

@@ -8,6 +8,7 @@ use.
 from sparsity_tf.models.alexnet import alexnet_b, alexnet_s
 from sparsity_tf.models.char_rnn import CharRNN
 from sparsity_tf.models.cifar_resnet import cifar_resnet
+from sparsity_tf.models.fast_grnn import fast_grnn
 from sparsity_tf.models.i1k_resnet import i1k_resnet
 from sparsity_tf.models.layer_selection import (
     DSR_RESNET,
@@ -55,6 +56,7 @@ __all__ = [
     "alexnet_s",
     "all_but",
     "cifar_resnet",
+    "fast_grnn",
     "i1k_resnet",
     "lenet_300_100",
     "lenet_5_caffe",

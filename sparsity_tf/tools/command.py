@@ -139,7 +139,7 @@ def parse_shape(text):
     )
 
 
-def check_output(path, suffix, overwrite, flag="--output", **sources):
+def check_output(path, suffix, overwrite, flag="--output", saved_model=False, **sources):
     """Refuses an output that can't or must not be written, before any work is done.
 
     Args:
@@ -147,6 +147,7 @@ def check_output(path, suffix, overwrite, flag="--output", **sources):
         suffix: The ending that the path must have.
         overwrite: Whether an existing file may be replaced.
         flag: The flag that gives the path, for messages.
+        saved_model: Whether the output is a folder, a SavedModel of TensorFlow. Only a SavedModel may be replaced.
         **sources: Paths of files that the command reads, by the names of their flags. `None` values are ignored.
 
     Raises:
@@ -157,7 +158,9 @@ def check_output(path, suffix, overwrite, flag="--output", **sources):
         raise CommandError(f"{flag} must end in {suffix}. Received: {path}")
     if not os.path.isdir(os.path.dirname(path) or "."):
         raise CommandError(f"the folder of {flag} does not exist: {path}")
-    if os.path.isdir(path):
+    if saved_model and os.path.exists(path) and not os.path.isfile(os.path.join(path, "saved_model.pb")):
+        raise CommandError(f"{flag} must be a new folder, or one that holds a SavedModel. Received: {path}")
+    if os.path.isdir(path) and not saved_model:
         raise CommandError(f"{flag} must be a file. Received the folder {path}")
     if os.path.exists(path):
         for name, source in sources.items():

@@ -10,7 +10,8 @@ The command converts every technique: soft thresholds (STR), variational dropout
 dense network has the weights of inference. The command first writes the file under another name and reads it back. Only
 if both networks predict the same on random inputs, the file gets its name. `--shrink` removes units and filters that do
 nothing. Another `--format` writes a file for that runtime, runs the file there and compares predictions; the name of
-the output must have the ending of the format. An existing output is replaced only with `--overwrite`. Exit status 1 if
+the output must have the ending of the format; a SavedModel is a folder. Another format also takes a network that is
+dense already. An existing output is replaced only with `--overwrite`. Exit status 1 if
 anything is wrong, 2 for wrong flags; a command that fails leaves no file behind.
 """
 
@@ -69,13 +70,14 @@ def _run(values):
             raise flags.Error(f"Flag --{name} is required")
     shape = parse_shape(values.input_shape)
     ending = _ENDINGS.get(values.format, ".keras")
-    check_output(values.output, ending, values.overwrite, checkpoint=values.checkpoint)
+    saved_model = values.format == "tf_saved_model"
+    check_output(values.output, ending, values.overwrite, saved_model=saved_model, checkpoint=values.checkpoint)
     model = load_model(values.checkpoint)
     from sparsity_tf import deploy, inspection
     from sparsity_tf.layers import flatten_layers
     from sparsity_tf.to_dense import to_dense
 
-    weights = _sparse_weights(model, values.checkpoint)
+    weights = _sparse_weights(model, values.checkpoint, values.format == "keras")
     if values.log_alpha_threshold is not None:
         set_log_alpha_threshold(weights, values.log_alpha_threshold)
     dense = deploy.shrink(model) if values.shrink else to_dense(model)
@@ -112,12 +114,12 @@ def _write_keras(model, dense, path, compact, shape, seed):
     return check_same_predictions(model, load_model(path), shape, seed)
 
 
-def _sparse_weights(model, path):
+def _sparse_weights(model, path, needed):
     from sparsity_tf import inspection
     from sparsity_tf.layers import get_sparse_weights
 
     weights = get_sparse_weights(model)
-    if not weights:
+    if not weights and needed:
         raise CommandError(f"{path} has no sparse layers: it is a dense network already")
     table = inspection.sparsity_table(model)
     if not table.finite:

@@ -52,10 +52,13 @@ def _recipe(values):
     if values.config is not None:
         recipe = presets.get_preset(values.config)
     else:
-        saved = state.read_recipe(os.path.dirname(values.checkpoint))
+        folder = os.path.dirname(values.checkpoint)
+        if os.path.basename(folder) == state.KEPT:
+            folder = os.path.dirname(folder)  # a copy that `save_every` made
+        saved = state.read_recipe(folder)
         if saved is None:
             raise flags.Error(f"Flag --config must be given where no {state.RECIPE} lies beside the checkpoint")
-        recipe = from_settings(saved, os.path.join(os.path.dirname(values.checkpoint), state.RECIPE))
+        recipe = from_settings(saved, os.path.join(folder, state.RECIPE))
     # Batches of one example can be made from a training set of any size.
     return dataclasses.replace(recipe, batch_size=1, data_dir=values.data_dir or recipe.data_dir)
 

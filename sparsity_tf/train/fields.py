@@ -89,6 +89,15 @@ def check_order(recipe, first, last):
         )
 
 
+def check_copies(recipe):
+    """Raises a ValueError if a recipe limits the copies of its checkpoints, but makes none."""
+    if recipe.keep_checkpoint_max and not recipe.save_every:
+        raise ValueError(
+            "`keep_checkpoint_max` needs a `save_every` above 0. "
+            f"Received: keep_checkpoint_max={recipe.keep_checkpoint_max}, save_every={recipe.save_every}"
+        )
+
+
 _BOUNDS = {
     "at least": operator.ge,
     "above": operator.gt,

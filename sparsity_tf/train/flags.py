@@ -9,7 +9,7 @@ import sys
 from absl import app, flags, logging
 
 from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
-from sparsity_tf.train import aliases, sparsity_settings
+from sparsity_tf.train import aliases, levels, sparsity_settings
 from sparsity_tf.train.fields import choices
 
 # --help lists the flags that are defined here under the program that defines them, not under this module.
@@ -59,19 +59,44 @@ def define(recipe, presets, default, flag_values):
             flags.DEFINE_alias(old, name, **own)
 
 
-def recipe_from(flag_values, recipe, changes=None):
+def at_level(flag_values, recipe, published):
+    """The recipe with the published settings of the sparsity that the flags ask for, if the preset has levels.
+
+    A line on standard error says which settings these are, or that none are published for this sparsity.
+
+    Args:
+        flag_values: Parsed flags that `define` defined.
+        recipe: The recipe that `--config` names.
+        published: Its `levels.Levels`, or `None`.
+
+    Returns:
+        `(recipe, picked)`: whether the settings of the recipe are those of the sparsity that is asked for.
+
+    Raises:
+        ValueError: As for `levels.pick`.
+    """
+    sparsity, technique = _sparsity_flag(flag_values), flag_values.technique or recipe.technique
+    if published is None or sparsity is None or not _same_technique(technique, recipe):
+        return recipe, False
+    found, note = levels.pick(flag_values.config, recipe, published, sparsity)
+    print(f"note: {note}", file=sys.stderr)
+    return found, found is not recipe
+
+
+def recipe_from(flag_values, recipe, changes=None, picked=False):
     """The preset `recipe`, in which given flags replace settings.
 
     Args:
         flag_values: Parsed flags that `define` defined.
         recipe: The recipe that `--config` names.
         changes: Dict of settings that replace the preset's. Flags override these, too.
+        picked: Whether `at_level` picked the recipe. A technique that takes no `final_sparsity` then needs none.
 
     Raises:
         ValueError: A value is not allowed. The message lists the allowed values.
     """
     technique = flag_values.technique or recipe.technique
-    if sparsity_settings.identity(technique) is not sparsity_settings.identity(recipe.technique):
+    if not _same_technique(technique, recipe):
         recipe = _with_another_technique(recipe, technique)
     changes = dict(changes or {})
     for field in dataclasses.fields(recipe):
@@ -83,12 +108,23 @@ def recipe_from(flag_values, recipe, changes=None):
         elif field.type is tuple:
             value = _numbers(field.name, value)
         changes[field.name] = value
-    if flag_values.density is not None:
-        changes["final_sparsity"] = _sparsity_of(flag_values.density, flag_values.final_sparsity)
+    sparsity = _sparsity_flag(flag_values)
+    if sparsity is not None:
+        changes["final_sparsity"] = sparsity
+    if picked and "final_sparsity" not in sparsity_settings.settings_of(technique):
+        changes["final_sparsity"] = None
     return dataclasses.replace(recipe, **changes)
 
 
-def _sparsity_of(density, final_sparsity):
+def _same_technique(technique, recipe):
+    return sparsity_settings.identity(technique) is sparsity_settings.identity(recipe.technique)
+
+
+def _sparsity_flag(flag_values):
+    """The sparsity that the flag `final_sparsity` or `density` asks for; `None` if neither is given."""
+    density, final_sparsity = flag_values.density, flag_values.final_sparsity
+    if density is None:
+        return final_sparsity
     if final_sparsity is not None:
         raise ValueError(
             f"`density` and `final_sparsity` exclude each other: give only one of them. Received: density={density}, "

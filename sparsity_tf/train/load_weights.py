@@ -1,6 +1,7 @@
-"""Starts a network with the weights of a saved network, for lottery tickets and to go on from another network."""
+"""Starts a network with the weights of a saved network: for lottery tickets, to go on, and for transfer learning."""
 
 import os
+import warnings
 
 from sparsity_tf.checkpoints import networks, open_checkpoint
 from sparsity_tf.layers import get_sparse_weights
@@ -15,11 +16,14 @@ def load_weights(model, path):
     (the thresholded weights of STR, the gated weights of L0). A variable that only one of the models has is left alone,
     such as a technique's own variable if the other model is dense.
 
+    If the saved network has another number of classes, the layers of that width keep their initial values, and a
+    warning names them: the classifier, and what follows it.
+
     Args:
         model: Built Keras model.
-        path: Path of a network with the same layers: a `.keras` file, e.g. a run's `initial.keras`, or a TensorFlow
-            checkpoint of *State of Sparsity* (its prefix or folder, or the published `.tar`), or a PyTorch checkpoint
-            of STR (`.pth`).
+        path: Path of a network with the same layers, but for the number of classes: a `.keras` file, e.g. a run's
+            `initial.keras`, or a TensorFlow checkpoint of *State of Sparsity* (its prefix or folder, or the published
+            `.tar`), or a PyTorch checkpoint of STR (`.pth`).
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -29,9 +33,12 @@ def load_weights(model, path):
     source = _open(path)
     found = {variable.path: variable for variable in source.weights}
     sparse, of_model = _by_variable(source), _by_variable(model)
+    head = _head(model, source, found)
     chosen = []
     for variable in model.weights:
         saved = found.get(variable.path)
+        if _layer_of(variable) in head:
+            continue
         if saved is None:
             if variable.name in ("kernel", "bias", "bank", "embeddings"):
                 raise ValueError(
@@ -50,6 +57,33 @@ def load_weights(model, path):
             chosen.append((variable, saved if same else weight.value()))
     for variable, value in chosen:
         variable.assign(value)
+    if head:
+        counts = [one.output_shape[-1] for one in (source, model)]
+        warnings.warn(
+            f"{path} is a network of {counts[0]} classes and the model has {counts[1]}: {', '.join(head)} keep their "
+            "initial values, all other weights are loaded",
+            stacklevel=2,
+        )
+
+
+def _head(model, source, found):
+    """The paths of the layers that must differ because the numbers of classes differ, a list."""
+    shapes = [getattr(one, "output_shape", None) for one in (source, model)]
+    if not all(isinstance(shape, tuple) for shape in shapes):
+        return []
+    before, now = (shape[-1] for shape in shapes)
+    layers = []
+    for variable in model.weights if before != now else ():
+        shape, saved = tuple(variable.shape), found.get(variable.path)
+        # The width is the last axis of kernels, biases and normalisations. An embedding that the output shares has the
+        # classes in its first axis: without its rows the rest of the network would be of no use.
+        if saved is not None and shape[-1:] == (now,) and tuple(saved.shape) == (*shape[:-1], before):
+            layers.append(_layer_of(variable))
+    return list(dict.fromkeys(layers))
+
+
+def _layer_of(variable):
+    return variable.path.rpartition("/")[0]
 
 
 def _open(path):

@@ -148,6 +148,10 @@ def _after_warmup(recipe, steps):
         boundaries = [round(epoch * steps) - 1 for epoch in recipe.lr_boundaries]
         values = [rate, *(rate * factor for factor in recipe.lr_factors)]
         return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
+    if recipe.lr_schedule == "exponential":
+        # EfficientNet (Tan and Le, arXiv 1905.11946): 0.97 every 2.4 epochs, which STR's program calls efficientnet_lr.
+        epochs, factor = recipe.lr_decay_epochs or 2.4, recipe.lr_decay_rate or 0.97
+        return keras.optimizers.schedules.ExponentialDecay(rate, epochs * steps, factor)
     return HoldThenDecay(rate, recipe.epochs * steps, recipe.lr_decay_from, recipe.lr_schedule)
 
 

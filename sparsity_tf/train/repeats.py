@@ -13,7 +13,8 @@ def run(task, recipe, folder, count, overwrite=False):
     """Makes several runs of a recipe with the seeds `recipe.seed`, `recipe.seed + 1`, ...
 
     Each run is an ordinary one, in the folder `seed-SEED` of `folder`. A run that has finished is skipped, also if its
-    network diverged or collapsed, and an unfinished one is continued. At the end `summary.csv` in `folder` holds mean,
+    network diverged or collapsed, and an unfinished one is continued. A finished run that lacks an analysis which the
+    recipe asks for (`bench`, `features`) is analysed, but not trained. At the end `summary.csv` in `folder` holds mean,
     standard error and 95 % interval, which are printed as well.
 
     Args:
@@ -46,7 +47,10 @@ def run(task, recipe, folder, count, overwrite=False):
     for number, (one, own) in enumerate(zip(recipes, folders, strict=True), 1):
         print(f"{'' if number == 1 else chr(10)}run {number} of {count}, seed {one.seed}, in {own}", flush=True)
         before = None if overwrite else _finished(own)
-        if before is not None:
+        missing = run_folder.missing_analyses(own, one) if isinstance(before, summary.Run) else []
+        if missing:
+            print(f"finished before, but it has no {' and no '.join(missing)}: made now", flush=True)
+        elif before is not None:
             said = before.reason if isinstance(before, summary.LeftOut) else "its figures are in the summary"
             print(f"finished before: {said}")
             collapsed += isinstance(before, summary.LeftOut)

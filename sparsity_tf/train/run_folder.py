@@ -24,7 +24,7 @@ from sparsity_tf.bounded_files import one_line, read_json
 from sparsity_tf.checkpoints.keras_files import open_keras_archive
 from sparsity_tf.deploy.compact_file import compress_file
 from sparsity_tf.layers import flatten_layers
-from sparsity_tf.train import aliases
+from sparsity_tf.train import aliases, kept_checkpoints
 
 CHECKPOINT = "checkpoint.keras"
 MODEL = "model.keras"
@@ -42,6 +42,7 @@ TRANSLATIONS = "translations.txt"
 INITIAL = "initial.keras"
 BEST = "best.keras"
 FRAMES = "frames"
+KEPT = kept_checkpoints.FOLDER
 PICTURES = ("sparsity.png", "training.gif", "input_mask.png", "filters_*.png")
 _UNFINISHED = "checkpoint.unfinished.keras"
 # A file in the checkpoint, which is a zip archive: the number of epochs done. The step counter does not tell this
@@ -55,8 +56,16 @@ _DATA = "data"
 
 # Settings that may differ in a continued run, because they do not influence the weights.
 FREE = ("data_dir", "log_every", "frame_every", "keep_best", "keep_initial", "bench", "features")
+FREE += ("save_every", "keep_checkpoint_max")
 # Settings that the files of earlier versions lack, with the values that mean the behaviour of these versions.
-ADDED = {"validation_split": 0.0, "validation_seed": 0}
+ADDED = {
+    "validation_split": 0.0,
+    "validation_seed": 0,
+    "validation_stratified": False,
+    "scale_fan": False,
+    "lr_decay_rate": None,
+    "lr_decay_epochs": None,
+}
 # The same for all programs. (The translator's and the classifier's files always had a strategy.)
 DEFAULTS = {**ADDED, "strategy": "none"}
 
@@ -68,11 +77,13 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         folder: Path of an existing folder.
+        kept: `KeptCheckpoints` for copies, or `None`.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, kept=None):
         super().__init__()
         self.folder = folder
+        self.kept = kept
 
     def on_epoch_end(self, epoch, logs=None):
         if not np.isfinite((logs or {}).get("loss", 0.0)):
@@ -82,6 +93,8 @@ class Checkpoint(keras.callbacks.Callback):
         with zipfile.ZipFile(unfinished, "a") as archive:
             archive.writestr(_EPOCHS, json.dumps(epoch + 1))
             archive.writestr(_DRAWS, json.dumps([ops.convert_to_numpy(v).tolist() for v in _draws(self.model)]))
+        if self.kept is not None:
+            self.kept.add(unfinished, epoch + 1)
         _finish(unfinished, os.path.join(self.folder, CHECKPOINT))
 
 
@@ -367,9 +380,16 @@ def _changes(before, after):
 def _outputs(folder):
     """Paths of the files that a run has written into the folder, except the recipe, which would be no loss."""
     files = (CHECKPOINT, _UNFINISHED, SNAPSHOT, INITIAL, BEST, MODEL, METRICS, RESULTS, SPARSITY, SPARSITY_BY_STEP)
-    names = (*files, TRANSLATIONS, SPEEDUP, FEATURES, FEATURES_TABLE, "unfinished_*.keras", TENSORBOARD, FRAMES)
+    names = (*files, TRANSLATIONS, SPEEDUP, FEATURES, FEATURES_TABLE, "unfinished_*.keras", TENSORBOARD, FRAMES, KEPT)
     names += PICTURES
     return [path for name in names for path in sorted(glob.glob(os.path.join(glob.escape(folder), name)))]
+
+
+def missing_analyses(folder, recipe):
+    """The names of the files that a recipe asks for and the folder of a finished run does not hold, a list."""
+    files = {"bench": SPEEDUP, "features": FEATURES}
+    asked = [name for setting, name in files.items() if getattr(recipe, setting, False)]
+    return [name for name in asked if not os.path.exists(os.path.join(folder, name))]
 
 
 def outputs_in(folder):

@@ -14,8 +14,10 @@ import math
 import os
 import re
 import typing
+from importlib import resources
 
 from sparsity_tf import callbacks, layers, schedules
+from sparsity_tf.distributions import budgets
 from sparsity_tf.train import run_folder
 from sparsity_tf.train.fields import check_field, choice, number, other, string
 
@@ -161,7 +163,8 @@ class SparsitySettings:
     )
     distribution: str = string(
         "How final_sparsity is divided among the layers (algorithms, dnw): uniform, er, erk, by_size, a budget's "
-        ".csv file, or pairs such as stage.*=0.91,classifier=0.8.",
+        ".csv file, FILE.csv:COLUMN, str:90.23 (a published budget of STR), or pairs such as "
+        "stage.*=0.91,classifier=0.8.",
     )
     dense: str = string(
         "Layers kept dense: first, last, first_and_last, or names and regular expressions separated by commas."
@@ -199,7 +202,8 @@ class SparsitySettings:
         None,
         "File whose weights training begins with: a .keras file such as a run's initial.keras, a TensorFlow checkpoint "
         "of State of Sparsity, or a PyTorch checkpoint of STR (.pth). It must have the same layers. Weights of another "
-        "technique are loaded with their values at inference.",
+        "technique are loaded with their values at inference. If the number of classes differs, the last layer keeps "
+        "its initial weights, and a warning says so.",
     )
     reinitialize: str = choice(
         None,
@@ -231,9 +235,12 @@ def check_settings(recipe):
     for name in SETTINGS:
         value = getattr(recipe, name)
         if value is not None and name not in taken:
+            hint = ""
+            if name == "dense" and recipe.technique != "none":
+                hint = "; `where` chooses the layers to make sparse, for example --where='(?!classifier$).*'"
             raise ValueError(
                 f"`{name}` is not used by technique {recipe.technique}, which takes "
-                f"{', '.join(taken) or 'no such setting'}. Received: {name}={value}"
+                f"{', '.join(taken) or 'no such setting'}{hint}. Received: {name}={value}"
             )
     if recipe.technique == "none":
         for name in ("technique_options", "where"):
@@ -282,15 +289,23 @@ def parse_distribution(text):
     """Converts the `distribution` of a recipe into the `distribution` of a callback.
 
     Args:
-        text: A name; the path of a budget, which ends in .csv; or pairs NAME=SPARSITY separated by commas, such as
-            "stage.*=0.91,classifier=0.8", in which NAME is a layer's name or a regular expression.
+        text: A name; the path of a budget, which ends in .csv; this path, a colon and the name of a column, if the file
+            holds several budgets; "str:90.23", the published budget of STR for ResNet-50 at 90.23 %, or "str:METHOD",
+            such as "str:SNFS", the published sparsities of a method at 90 %; or pairs NAME=SPARSITY separated by
+            commas, such as "stage.*=0.91,classifier=0.8", in which NAME is a layer's name or a regular expression.
 
     Returns:
-        The text, or a dict.
+        The text, a `Budget`, or a dict.
 
     Raises:
-        ValueError: A pair is malformed.
+        FileNotFoundError: There is no such file.
+        ValueError: A pair is malformed, or a file does not hold that column.
     """
+    path, _, column = text.rpartition(":")
+    if path == "str":
+        return _published_budget(column)
+    if path.endswith(".csv"):
+        return _budget(path, column, text)
     if text.endswith(".csv") or "=" not in text:
         return text
     try:
@@ -300,6 +315,22 @@ def parse_distribution(text):
         raise ValueError(
             "`distribution` must be a name, a .csv file, or NAME=SPARSITY pairs separated by commas. "
             f"Received: distribution={text}"
+        ) from None
+
+
+def _published_budget(column):
+    """The published sparsities of ResNet-50's layers: of a network of STR (90.23), or of a method at 90 % (SNFS)."""
+    file = "STR_Budgets_ResNet50.csv" if re.fullmatch(r"[\d.]+", column) else "SparsityDistributions_90_ResNet50.csv"
+    with resources.as_file(resources.files("sparsity_tf").joinpath("study", "data", "str", file)) as path:
+        return _budget(path, column, f"str:{column}")
+
+
+def _budget(path, column, received):
+    try:
+        return budgets.read_csv(path, column)
+    except ValueError as error:
+        raise ValueError(
+            f"`distribution` must be a budget that can be read: {error} (distribution={received})"
         ) from None
 
 

@@ -20,6 +20,7 @@ from sparsity_tf.bounded_files import one_line
 from sparsity_tf.callbacks import SparsityMonitor
 from sparsity_tf.datasets.batches import first_of
 from sparsity_tf.train import folder_lock, log, run_folder, sparsity_settings, technique
+from sparsity_tf.train.kept_checkpoints import KeptCheckpoints
 from sparsity_tf.train.strategy import distribute, get_strategy, is_chief, prepare_for_workers, splits_data
 
 
@@ -330,7 +331,10 @@ def _callbacks(prepared):
         error = task.error_of(recipe)
         lowest = log.lowest_error(folder, error, settled) if error else math.inf
         callbacks.append(run_folder.Best(folder, error, lowest, settled))
-    return [*callbacks, *task.more_callbacks(prepared), run_folder.Checkpoint(folder)]
+    kept = None
+    if recipe.save_every:
+        kept = KeptCheckpoints(folder, recipe.save_every, recipe.keep_checkpoint_max, done)
+    return [*callbacks, *task.more_callbacks(prepared), run_folder.Checkpoint(folder, kept)]
 
 
 def _is_finite(model):

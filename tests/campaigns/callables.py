@@ -84,21 +84,23 @@ SPECS = {
     ),
     **dict.fromkeys("initial final constant floor log_alpha_threshold low high".split(), "number"),
     **dict.fromkeys(
-        "rate scale beta frames_per_second penalty_weight lp_penalty width alpha weight snr_threshold".split(),
+        "rate scale beta frames_per_second penalty_weight lp_penalty width alpha weight snr_threshold gain_l2".split(),
         "positive",
     ),
     **dict.fromkeys("decay sparsity dropout attention_dropout relu_dropout drop_fraction".split(), "fraction"),
     **dict.fromkeys("dropped_share final_sparsity".split(), "fraction"),
     **dict.fromkeys(
         "staircase gains causal split_heads packed cached reverse include_dense free_parameters dense_gradient "
-        "mask_in_training share_noise byte_fallback stop_early cumulative".split(),
+        "mask_in_training share_noise byte_fallback stop_early cumulative signed validation_stratified".split(),
         "bool",
     ),
     **dict.fromkeys("flash_attention zero_gamma dense_inference".split(), "optional_bool"),
     **dict.fromkeys("source_language target_language patterns".split(), "string"),
     "path": "path",
     **dict.fromkeys("data_dir cache_dir csv_path log_dir snapshot".split(), "optional_path"),
-    **dict.fromkeys("kernel_initializer bias_initializer initializer kernel_regularizer".split(), "initializer"),
+    **dict.fromkeys(
+        "kernel_initializer bias_initializer initializer kernel_regularizer gain_regularizer".split(), "initializer"
+    ),
     **dict.fromkeys("activation recurrent_activation".split(), "activation"),
     **dict.fromkeys(
         "mask_initializer log_alpha_initializer log_sigma2_initializer threshold_initializer mu_initializer "
@@ -192,6 +194,12 @@ def _image_data():
     return datasets.ImageData(images, labels, images, labels, 10, "mnist", "zeros")
 
 
+@functools.cache
+def _sequence_data():
+    x, y = np.zeros((20, 4, 3), "float32"), np.zeros(20, "uint8")
+    return datasets.SequenceData(x, y, x, y, 2, "har2", "zeros")
+
+
 def _corpus():
     ids = np.arange(60, dtype="int32") % 5
     return datasets.CharacterCorpus(ids, ids, ids, tuple("abcde"), {}, "letters")
@@ -281,7 +289,7 @@ ALLOWED |= {
 GRNN = {
     "units": 2, "input_rank": 1, "recurrent_rank": 1, "gains": True, "activation": "tanh",
     "recurrent_activation": "sigmoid", "kernel_initializer": None, "bias_initializer": "ones", "zeta_initializer": 1.0,
-    "nu_initializer": -4.0,
+    "nu_initializer": -4.0, "gain_regularizer": None,
 }  # fmt: skip
 
 CASES = {
@@ -374,16 +382,19 @@ CASES = {
     "inspection.specialization_anova": Case(inspection.specialization_anova, lambda: {"dense": _table("features"), "sparse": _table("features")}, {"dense": "nothing"}),
     "initializers.PerLayerScaled": Case(initializers.PerLayerScaled, {"sparsity": 0.5, "scale": 1.0, "mode": "fan_in", "distribution": "uniform", "seed": 0, "input_axes": (-2,), "output_axes": (-1,)}, {"input_axes": "nothing", "output_axes": "nothing"}),
     "initializers.PerUnitScaled": Case(initializers.PerUnitScaled, {"mask": np.ones((2, 3)), "scale": 1.0, "mode": "fan_in", "distribution": "uniform", "seed": 0, "input_axes": (-2,), "output_axes": (-1,)}, {"mask": "matrix", "input_axes": "nothing", "output_axes": "nothing"}),
+    "initializers.ScaledConstant": Case(initializers.ScaledConstant, {"signed": True, "sparsity": 0.5, "scale": 2.0, "mode": "fan_in", "seed": 0}),
     **{
         f"initializers.{name}": Case(getattr(initializers, name), {"sparsity": 0.5, "seed": 0})
         for name in ("SparseGlorotUniform", "SparseHeNormal", "SparseEmbeddingNormal")
     },
     "initializers.reinitialize": Case(initializers.reinitialize, lambda: {"model": sparse_net(), "kind": "per_unit", "initializer": "he_normal", "seed": 0}, {"initializer": "optional"}),
-    "datasets.array_batches": Case(datasets.array_batches, {"data": _image_data, "batch_size": 4, "normalize": "none", "augment": "none", "pixels": 2, "validation_split": 0.1, "eval_batch_size": 4, "seed": 0, "dtype": "float32"}, {"seed": "nothing", "validation_split": "fraction"}),
+    "datasets.array_batches": Case(datasets.array_batches, {"data": _image_data, "batch_size": 4, "normalize": "none", "augment": "none", "pixels": 2, "validation_split": 0.1, "eval_batch_size": 4, "seed": 0, "dtype": "float32", "validation_stratified": False}, {"seed": "nothing", "validation_split": "fraction"}),
+    "datasets.sequence_batches": Case(datasets.sequence_batches, {"data": _sequence_data, "batch_size": 4, "validation_split": 0.1, "eval_batch_size": 4, "seed": 0, "dtype": "float32", "validation_stratified": False}, {"seed": "nothing", "validation_split": "fraction"}),
     "datasets.CharacterBatches": Case(datasets.CharacterBatches, {"corpus": _corpus, "batch_size": 2, "window": 3, "seed": 0, "eval_batch_size": 2, "eval_characters": 5}, {"seed": "nothing"}),
     "datasets.CharacterBatches.train": Case(lambda first_step: datasets.CharacterBatches(_corpus(), 2, 3).train(first_step), {"first_step": 0}),
     "datasets.character_corpus": Case(datasets.character_corpus, {"data_dir": None, "vocabulary_size": 50, "held_out": 0.05}, {"vocabulary_size": "optional", "held_out": "nothing"}),
     **{f"datasets.{name}": Case(getattr(datasets, name), {"data_dir": None}) for name in ("cifar10", "cifar100", "fashion_mnist", "mnist")},
+    **{f"datasets.{name}": Case(getattr(datasets, name), {"data_dir": "missing"}, {"data_dir": "path"}) for name in ("google12", "har2", "tiny_imagenet")},
     "datasets.imagenet": Case(datasets.imagenet, {"data_dir": ".", "num_classes": 3}, {"num_classes": "optional"}),
     "datasets.file_batches": Case(datasets.file_batches, {"files": lambda: datasets.ImageFiles(_split(), _split(), 3, "a", "b"), "batch_size": 2, "recipe": "str", "image_size": 8, "eval_batch_size": 2, "seed": 0, "dtype": "float32", "shuffle_buffer": 2, "parallel_reads": 2}, {"seed": "nothing"}),
     "datasets.read_idx": Case(datasets.read_idx, {"path": "missing"}),
@@ -416,6 +427,7 @@ CASES = {
     "models.lenet_300_100": Case(models.lenet_300_100, {"input_shape": (4, 4, 1), "num_classes": 2, "kernel_initializer": None, "kernel_regularizer": None, "technique": "masked", "technique_options": None, "where": None}, {"technique": "optional", "technique_options": "options"}),
     "models.lenet_5_caffe": Case(models.lenet_5_caffe, {"input_shape": (16, 16, 1), "num_classes": 2, "kernel_initializer": None, "kernel_regularizer": None}),
     "models.mnist_mlp": Case(models.mnist_mlp, {"input_shape": (4, 4, 1), "num_classes": 2, "hidden": (3,), "batch_norm": "all", "kernel_initializer": None, "kernel_regularizer": None}),
+    "models.fast_grnn": Case(models.fast_grnn, {"input_shape": (4, 3), "num_classes": 2, "units": 2, "input_rank": 1, "recurrent_rank": 1, "gains": True, "gain_l2": 0.1, "kernel_initializer": None, "kernel_regularizer": None}),
     "models.CharRNN": Case(models.CharRNN, {"vocabulary_size": 4, "hidden_size": 2, "depth": 1, "cell": "rnn", "kernel_regularizer": None}),
     "models.cifar_resnet": Case(models.cifar_resnet, {"depth": 8, "input_shape": (8, 8, 3), "num_classes": 2, "spatial_mask": "none", "quarters": 2, "seed": 0, "kernel_initializer": None, "kernel_regularizer": None}, {"spatial_mask": "optional"}),
     "models.wide_resnet": Case(models.wide_resnet, {"depth": 10, "width": 0.1, "input_shape": (8, 8, 3), "num_classes": 2, "variant": "dsr", "dropout": None, "kernel_initializer": None, "kernel_regularizer": None}, {"dropout": "optional_fraction", "width": "big"}),
@@ -576,6 +588,7 @@ RECORDS = {
             "deploy.CompactFile", "deploy.DeploymentReport", "deploy.DeploymentRow", "deploy.ExportReport",
             "study.PublishedResult", "study.Run", "study.TradeoffPoint", "study.TradeoffTable",
             "datasets.ImageData", "datasets.ImageFiles", "datasets.ParallelCorpus", "datasets.CharacterCorpus",
+            "datasets.SequenceData",
         ],
         RECORD,
     ),

@@ -90,6 +90,44 @@ def _npz(folder):
     np.savez_compressed(os.path.join(folder, "mnist.npz"), **arrays)
 
 
+def _tiny_imagenet(folder):
+    import h5py
+
+    random = np.random.default_rng(0)
+    for name in ("train", "val"):
+        with h5py.File(os.path.join(folder, f"{name}.h5"), "w") as file:
+            file["images"] = random.integers(0, 256, (3, 64, 64, 3), np.uint8)
+            file["labels"] = np.arange(3)
+
+
+def _read_tiny_imagenet(folder, output):
+    from sparsity_tf import datasets
+
+    datasets.tiny_imagenet(folder)
+
+
+def _edgeml(folder):
+    random = np.random.default_rng(0)
+    for part in ("train", "test"):
+        table = random.normal(size=(3, 1 + 128 * 9)).astype("float32")
+        table[:, 0] = [0, 1, 0]
+        np.save(os.path.join(folder, f"{part}.npy"), table)
+
+
+def _uci(folder):
+    from pathlib import Path
+
+    from tests.datasets.sequences.test_sequences import write_uci
+
+    write_uci(Path(folder))
+
+
+def _har2(folder, output):
+    from sparsity_tf import datasets
+
+    datasets.har2(folder)
+
+
 def _network():
     import keras
 
@@ -489,6 +527,9 @@ FORMATS = {
     "cifar binary": Format(_cifar_binary, _cifar),
     "cifar pickles": Format(_cifar_pickles, _cifar, file_damage.pickle_lies),
     "npz": Format(_npz, _mnist, file_damage.npz_lies),
+    "TinyImageNet": Format(_tiny_imagenet, _read_tiny_imagenet, lambda canary: file_damage.hdf5_lies()),
+    "EdgeML's npy": Format(_edgeml, _har2),
+    "UCI HAR": Format(_uci, _har2),
     ".keras": Format(_keras, _load, file_damage.keras_lies),
     ".keras, masks": Format(_keras, _load_masks("model.keras"), file_damage.keras_lies),
     ".keras, sparsity": Format(_keras, _sparsity("model.keras"), file_damage.keras_lies),

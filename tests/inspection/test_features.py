@@ -211,6 +211,9 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
     assert lines[0] == "layer,channels,counted,mean_specialization,highest,density"
     assert lines[1].startswith("relu,2,2,0.4") and lines[2] == "dead,3,0,,,0.25"
     FeatureTable([]).save(tmp_path / "features.npz")
+    with pytest.raises(ValueError, match="`path` must end in .npz. Received: path='.*features'"):
+        FeatureTable([]).save(tmp_path / "features")
+    assert not (tmp_path / "features").exists()
     assert len(FeatureTable.load(tmp_path / "features.npz")) == 0
 
 

@@ -270,3 +270,26 @@ def test_another_format_is_written_and_checked(run, files, tmp_path):
     status, _, err = run(checkpoint, f"--output={tmp_path / 'm.pt2'}", "--format=torch")
     assert (status, "torch backend of Keras" in err) == (1, True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.tflite", "sparse.keras"]
+
+
+def test_a_saved_model_of_a_sparse_or_dense_network_is_a_folder(run, files, tmp_path):
+    """What the programs of TensorFlow 1 exported while they trained."""
+    import tensorflow as tf
+
+    dense = keras.Sequential([keras.Input((4,)), kl.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
+    sparse = sparsity_tf.prune(keras.models.clone_model(dense), 0.5)
+    for name, model in (("dense", dense), ("sparse", sparse)):
+        checkpoint, output = files(model)[0], tmp_path / name
+        assert run(checkpoint, f"--output={output}", "--format=tf_saved_model")[0] == 0
+        exported = tf.saved_model.load(str(output))
+        np.testing.assert_allclose(exported.serve(x), model(x), atol=1e-6)
+        status, _, err = run(checkpoint, f"--output={output}", "--format=tf_saved_model")
+        assert (status, "is there already: pass --overwrite" in err) == (1, True)
+    assert run(checkpoint, f"--output={output}", "--format=tf_saved_model", "--overwrite")[0] == 0
+    (tmp_path / "mine").mkdir()
+    status, _, err = run(checkpoint, f"--output={tmp_path / 'mine'}", "--format=tf_saved_model", "--overwrite")
+    assert (status, "must be a new folder, or one that holds a SavedModel" in err) == (1, True)
+    # A dense network in Keras's own format is what it would become.
+    status, _, err = run(*files(dense))
+    assert (status, "it is a dense network already" in err) == (1, True)

@@ -92,6 +92,14 @@ def test_cosine_begins_where_the_warmup_ends():
     np.testing.assert_allclose(rates(recipe, 100, list(published)), list(published.values()), atol=1e-5)
 
 
+def test_exponential_rate_is_that_of_efficientnet():
+    # STR's efficientnet_lr: 0.97^(epoch / 2.4).
+    recipe = presets.Recipe(learning_rate=2.0, lr_schedule="exponential")
+    np.testing.assert_allclose(rates(recipe, 10, [0, 2.4, 24]), [2, 2 * 0.97, 2 * 0.97**10], rtol=1e-5)
+    recipe = presets.Recipe(learning_rate=2.0, lr_schedule="exponential", lr_decay_rate=0.5, lr_decay_epochs=3.0)
+    np.testing.assert_allclose(rates(recipe, 10, [0, 1.5, 3, 6]), [2, 2 * 0.5**0.5, 1, 0.5], rtol=1e-5)
+
+
 def test_warmup_survives_its_config():
     for inner in (0.3, optimizers.HoldThenDecay(0.3, 100, 0.25, "cosine")):
         schedule = optimizers.WarmUp(inner, 10)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from sparsity_tf.tools import summarize as command
 from sparsity_tf.train import log, repeats, run_folder, summary
-from sparsity_tf.train.classifier import pictures
+from sparsity_tf.train.classifier import analysis, pictures
 from sparsity_tf.train.classifier.recipe import Recipe
 from tests.train.runs import classify, weights_of, write_digits
 
@@ -222,6 +223,12 @@ def test_repeats_of_several_workers_are_refused(digits, tmp_path):
         repeats.run(None, Recipe(strategy="multiworker"), str(tmp_path), 2)
 
 
+def write_speedup(folder):
+    with open(os.path.join(folder, run_folder.SPEEDUP), "w") as file:
+        file.write("layer\n")
+    return [run_folder.SPEEDUP]
+
+
 @pytest.mark.tensorflow
 def test_repeats_are_ordinary_runs_that_a_second_start_completes(digits, tmp_path, capsys, monkeypatch):
     save, repeated = run_folder.Checkpoint.on_epoch_end, arguments(digits, tmp_path / "many", "--seed=3", "--iters=2")
@@ -254,6 +261,18 @@ def test_repeats_are_ordinary_runs_that_a_second_start_completes(digits, tmp_pat
     assert status == 2 and "learning_rate: 0.001 -> 0.5" in error
     status, _, error = classify(arguments(digits, tmp_path / "one", "--repeats=2"), capsys)
     assert status == 2 and "`repeats` makes a folder for each run" in error
+    # Finished runs are analysed later if the command asks for it then.
+    with monkeypatch.context() as patch:
+        patch.setattr(analysis, "check", lambda recipe, model: None)
+        patch.setattr(analysis, "write", lambda prepared: write_speedup(prepared.output_dir))
+        write_speedup(tmp_path / "many" / "seed-3")
+        status, lines, error = classify([*repeated, "--bench"], capsys)
+        assert (status, error) == (0, "")
+        assert lines.count("finished before: its figures are in the summary") == 1
+        assert lines.count("finished before, but it has no speedup.csv: made now") == 1
+        assert (tmp_path / "many" / "seed-4" / run_folder.SPEEDUP).exists()
+        status, lines, _ = classify([*repeated, "--bench"], capsys)
+        assert lines.count("finished before: its figures are in the summary") == 2
     # A network that collapsed is named, and makes the status 1.
     path = tmp_path / "many" / "seed-4" / run_folder.RESULTS
     path.write_text(json.dumps({**json.loads(path.read_text()), "collapsed": "collapsed: as if"}))

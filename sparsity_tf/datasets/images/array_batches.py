@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 
-from sparsity_tf.checks import check_choice, check_instance, check_integer
+from sparsity_tf.checks import check_bool, check_choice, check_instance, check_integer
 from sparsity_tf.datasets.batches import Batches
 from sparsity_tf.datasets.images import zca
 from sparsity_tf.datasets.images.augmentation import AUGMENTATIONS, crop_and_flip, draw_epoch
@@ -17,45 +17,19 @@ from sparsity_tf.datasets.images.normalization import NORMALIZATIONS, normalizer
 from sparsity_tf.datasets.numbered import numbered_batches
 
 
-class ArrayBatches(Batches):
-    """`Batches` of arrays in memory; `array_batches` makes it and documents the arguments."""
+class MemoryBatches(Batches):
+    """`Batches` of arrays in memory. A subclass calls `_hold` with them when it is made."""
 
-    def __init__(self, data, normalize, augment, pixels, validation_split, validation_seed, **kwargs):
-        check_instance("data", data, ImageData)
-        total = len(data.x_train)
-        held = held_out_count(total, validation_split)
-        super().__init__(
-            num_examples=total - held,
-            num_validation=held,
-            num_test=len(data.x_test),
-            num_classes=data.num_classes,
-            image_shape=data.image_shape,
-            name=data.name,
-            source=data.source,
-            **kwargs,
-        )
-        check_choice("augment", augment, AUGMENTATIONS)
-        check_choice("normalize", normalize, NORMALIZATIONS)
-        most = min(data.image_shape[:2]) - 1  # a mirrored border can't be wider than this
-        check_integer("pixels", pixels, 1, most)
-        if normalize == "standardize_dsr" and data.image_shape[-1] != 3:
-            raise ValueError(
-                "`normalize` can be standardize_dsr only for colour images. Received: normalize=standardize_dsr "
-                f"with the data set {data.name}"
-            )
+    def _hold(self, arrays, finish, augment="none", pixels=1):
+        """Takes the data.
+
+        Args:
+            arrays: Dict from "train", "validation" and "test" to (examples, labels).
+            finish: Function that turns examples of a batch into float32 inputs of a network.
+            augment, pixels: See `array_batches`; only for images.
+        """
+        self._arrays, self._normalizer = arrays, finish
         self.augment, self.pixels = augment, pixels
-        self.normalize = normalize
-        train, validation = held_out_numbers(total, held, validation_seed)
-        images = {"train": data.x_train[train], "validation": data.x_train[validation], "test": data.x_test}
-        labels = {"train": data.y_train[train], "validation": data.y_train[validation], "test": data.y_test}
-        if normalize == "zca":
-            whitening = zca.fit_zca(images["train"])
-            images = {split: zca.apply_zca(x, *whitening) for split, x in images.items()}
-            self._normalizer = lambda images: images
-        else:
-            self._normalizer = normalizer(data, images["train"], normalize)
-        shape = (-1, *data.image_shape)
-        self._arrays = {split: (np.ascontiguousarray(x.reshape(shape)), labels[split]) for split, x in images.items()}
         self._border = "zeros" if augment == "shift" else "reflect"
 
     def _finish(self, images):
@@ -96,6 +70,56 @@ class ArrayBatches(Batches):
         return numbered_batches(batch, self._like(None), end=-(-len(own) // part.batch_size))
 
 
+class ArrayBatches(MemoryBatches):
+    """`Batches` of arrays in memory; `array_batches` makes it and documents the arguments."""
+
+    def __init__(
+        self, data, normalize, augment, pixels, validation_split, validation_seed, validation_stratified, **kwargs
+    ):
+        check_instance("data", data, ImageData)
+        check_bool("validation_stratified", validation_stratified)
+        total = len(data.x_train)
+        held = held_out_count(total, validation_split)
+        super().__init__(
+            num_examples=total - held,
+            num_validation=held,
+            num_test=len(data.x_test),
+            num_classes=data.num_classes,
+            image_shape=data.image_shape,
+            name=data.name,
+            source=data.source,
+            **kwargs,
+        )
+        check_choice("augment", augment, AUGMENTATIONS)
+        check_choice("normalize", normalize, NORMALIZATIONS)
+        most = min(data.image_shape[:2]) - 1  # a mirrored border can't be wider than this
+        check_integer("pixels", pixels, 1, most)
+        if normalize == "standardize_dsr" and data.image_shape[-1] != 3:
+            raise ValueError(
+                "`normalize` can be standardize_dsr only for colour images. Received: normalize=standardize_dsr "
+                f"with the data set {data.name}"
+            )
+        self.normalize = normalize
+        train, validation = held_out_numbers(
+            total, held, validation_seed, data.y_train if validation_stratified else None
+        )
+        images = {"train": data.x_train[train], "validation": data.x_train[validation], "test": data.x_test}
+        labels = {"train": data.y_train[train], "validation": data.y_train[validation], "test": data.y_test}
+        if normalize == "zca":
+            whitening = zca.fit_zca(images["train"])
+            images = {split: zca.apply_zca(x, *whitening) for split, x in images.items()}
+            finish = _unchanged
+        else:
+            finish = normalizer(data, images["train"], normalize)
+        shape = (-1, *data.image_shape)
+        arrays = {split: (np.ascontiguousarray(x.reshape(shape)), labels[split]) for split, x in images.items()}
+        self._hold(arrays, finish, augment, pixels)
+
+
+def _unchanged(images):
+    return images
+
+
 def array_batches(
     data: ImageData,
     batch_size: int,
@@ -107,15 +131,17 @@ def array_batches(
     seed: int = 0,
     dtype: str = "float32",
     validation_seed: int | None = None,
+    validation_stratified: bool = False,
 ) -> Batches:
-    """Batches of a data set in memory: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100.
+    """Batches of images in memory: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, TinyImageNet.
 
     Args:
         data: An `ImageData`.
         batch_size: Examples a step, over all replicas.
         normalize: How pixels are normalized. Statistics are measured on the training images that are not held out.
             - `"standardize"`: (pixels / 255 - mean) / sd of each channel. For CIFAR-10, mean and sd are taken from the
-              sparse momentum code (mean .4914 .4822 .4465, sd .2023 .1994 .2010); for other data they are measured.
+              sparse momentum code (mean .4914 .4822 .4465, sd .2023 .1994 .2010). For TinyImageNet they are those of
+              ImageNet, as in STR's program. For other data they are measured.
             - `"standardize_dsr"`: the same with the numbers of DSR and `dst` for CIFAR-10 and CIFAR-100, for pixels
               from 0 to 255: mean 125.3 123.0 113.9, sd 63.0 62.1 66.7.
             - `"mean_image"`: pixels / 255 less the mean image (SparseVD on MNIST).
@@ -139,6 +165,8 @@ def array_batches(
             momentum code. A non-negative integer: a random choice without replacement, which depends on this number,
             on n and on the count only, not on `seed`. (Of data that are sorted by class, as `mnist_demo` is, the last
             images are those of the last class: such data need a seed.)
+        validation_stratified: Whether every class gives the same share of its images: exactly, or one image more where
+            the shares are not whole numbers. No class gives its only image.
 
     Returns:
         `Batches`.
@@ -160,6 +188,7 @@ def array_batches(
         pixels,
         validation_split,
         validation_seed,
+        validation_stratified,
         batch_size=batch_size,
         eval_batch_size=batch_size if eval_batch_size is None else eval_batch_size,
         seed=seed,

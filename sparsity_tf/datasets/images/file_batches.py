@@ -10,7 +10,7 @@ import contextlib
 
 import numpy as np
 
-from sparsity_tf.checks import check_choice, check_instance, check_integer
+from sparsity_tf.checks import check_bool, check_choice, check_instance, check_integer
 from sparsity_tf.datasets.batches import Batches, epoch_order
 from sparsity_tf.datasets.images.held_out import held_out_count, held_out_numbers
 from sparsity_tf.datasets.images.imagenet import ImageFiles, Split
@@ -22,9 +22,10 @@ _READING = ("corrupted record", "truncated record", "JPEG", "PNG", "Decode", "de
 _MARK = "sparsity_tf input:"
 
 
-def _hold_out(split, validation_split, seed):
+def _hold_out(split, validation_split, seed, stratified):
     """Splits a `Split` of training examples in two: the examples to train on, and those to hold out."""
     check_integer("validation_seed", seed, 0)
+    check_bool("validation_stratified", stratified)
     held = held_out_count(split.num_examples, validation_split)
     if not held:
         return split, Split((), None, 0)
@@ -33,7 +34,7 @@ def _hold_out(split, validation_split, seed):
             "`validation_split` must be 0 for record shards, from which single examples can't be held out: unpack them "
             f"into a folder for each class. Received: validation_split={validation_split!r}"
         )
-    parts = held_out_numbers(split.num_examples, held, seed)
+    parts = held_out_numbers(split.num_examples, held, seed, split.labels if stratified else None)
     return [Split(tuple(split.files[k] for k in part), split.labels[part], len(part)) for part in parts]
 
 
@@ -41,7 +42,16 @@ class FileBatches(Batches):
     """`Batches` of `ImageFiles`; `file_batches` makes it and documents the arguments."""
 
     def __init__(
-        self, files, recipe, image_size, shuffle_buffer, parallel_reads, validation_split, validation_seed, **kwargs
+        self,
+        files,
+        recipe,
+        image_size,
+        shuffle_buffer,
+        parallel_reads,
+        validation_split,
+        validation_seed,
+        validation_stratified,
+        **kwargs,
     ):
         check_instance("files", files, ImageFiles)
         check_choice("recipe", recipe, RECIPES)
@@ -51,7 +61,7 @@ class FileBatches(Batches):
             ("parallel_reads", parallel_reads),
         ):
             check_integer(argument, number, 1)
-        train, validation = _hold_out(files.train, validation_split, validation_seed)
+        train, validation = _hold_out(files.train, validation_split, validation_seed, validation_stratified)
         super().__init__(
             num_examples=train.num_examples,
             num_validation=validation.num_examples,
@@ -236,6 +246,7 @@ def file_batches(
     parallel_reads: int = 16,
     validation_split: float | int = 0.0,
     validation_seed: int = 0,
+    validation_stratified: bool = False,
 ) -> Batches:
     """Batches of a data set that is read while training runs: ImageNet.
 
@@ -258,6 +269,7 @@ def file_batches(
             fraction f holds out f n, rounded up. Image folders only: a record shard is read as a whole.
         validation_seed: Non-negative integer. The images to hold out are a random choice without replacement that
             depends on this number, on n and on the count. (The last images would be those of the last classes.)
+        validation_stratified: As for `array_batches`.
 
     Returns:
         `Batches`. Their `test()` gives the images that ImageNet calls validation. With an `InputContext`, each worker
@@ -281,6 +293,7 @@ def file_batches(
         parallel_reads,
         validation_split,
         validation_seed,
+        validation_stratified,
         batch_size=batch_size,
         eval_batch_size=batch_size if eval_batch_size is None else eval_batch_size,
         seed=seed,

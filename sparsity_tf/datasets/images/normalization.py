@@ -11,6 +11,7 @@ NORMALIZATIONS = ("none", "mean_image", "standardize", "standardize_dsr", "per_i
 
 # Mean and standard deviation of pixels / 255, by channel.
 _SPARSE_MOMENTUM_CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _DSR_CIFAR = tuple(np.array([125.3, 123.0, 113.9]) / 255), tuple(np.array([63.0, 62.1, 66.7]) / 255)
 
 
@@ -49,6 +50,8 @@ def normalizer(data, train, normalize):
         mean, stddev = _DSR_CIFAR
     elif data.name == "cifar10":
         mean, stddev = _SPARSE_MOMENTUM_CIFAR10
+    elif data.name == "tiny_imagenet":
+        mean, stddev = _IMAGENET
     else:
         mean, stddev = channel_statistics(train)
     # The means are spread over all pixels: numpy's broadcast over three channels is slower than the arithmetic itself.

@@ -36,9 +36,12 @@ def recipe_from_flags(flag_values):
     Raises:
         ValueError: The preset is unknown or a value is not allowed. The message lists the allowed ones.
     """
-    recipe = named(presets.PRESETS, flag_values.config)
+    preset = recipe = named(presets.PRESETS, flag_values.config)
     if flag_values.resume:
         recipe = _of_earlier_version(flag_values, recipe)
+    # A run of an earlier version is continued with its own settings, not with those of a level.
+    published = presets.LEVELS.get(flag_values.config) if recipe == preset else None
+    recipe, picked = recipe_flags.at_level(flag_values, recipe, published)
     if flag_values.model not in (None, recipe.model):
         # The preset's `model_options` are for the builder of its own network, so another network drops them.
         recipe = dataclasses.replace(recipe, model=flag_values.model, model_options={})
@@ -47,8 +50,13 @@ def recipe_from_flags(flag_values):
         recipe = dataclasses.replace(recipe, lr_schedule=flag_values.lr_schedule, lr_boundaries=(), lr_factors=())
     if flag_values.validation_split == 0 and flag_values.validation_seed is None:
         # Without a split, the preset's seed for drawing it is dropped.
-        recipe = dataclasses.replace(recipe, validation_split=0.0, validation_seed=0)
-    return recipe_flags.recipe_from(flag_values, recipe)
+        recipe = dataclasses.replace(
+            recipe,
+            validation_split=0.0,
+            validation_seed=0,
+            validation_stratified=bool(flag_values.validation_stratified),
+        )
+    return recipe_flags.recipe_from(flag_values, recipe, picked=picked)
 
 
 def _of_earlier_version(flag_values, preset):

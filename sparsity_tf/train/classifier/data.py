@@ -12,7 +12,7 @@ _EVALUATION = {"imagenet": 250}
 
 
 def load_data(recipe):
-    """Loads the recipe's data set, an `ImageData` or `ImageFiles`. Its `source` says where it came from.
+    """Loads the recipe's data set: an `ImageData`, `ImageFiles` or `SequenceData`. Its `source` says where it is from.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError, ValueError: The data set is missing or damaged.
@@ -66,15 +66,24 @@ def make_batches(recipe, data):
     """Makes the recipe's `datasets.Batches` from the data that `load_data` returned.
 
     With a `validation_split`, the examples to hold out are drawn without replacement. The draw depends on
-    `validation_seed`, the number of training examples (at most `train_examples`) and the number to hold out.
+    `validation_seed`, the number of training examples (at most `train_examples`) and the number to hold out, and with
+    `validation_stratified` on the labels.
     """
     common = {"batch_size": recipe.batch_size, "seed": recipe.seed}
     common["eval_batch_size"] = _EVALUATION.get(recipe.dataset, 1000)
-    common |= {"validation_split": recipe.validation_split, "validation_seed": recipe.validation_seed}
+    names = ("validation_split", "validation_seed", "validation_stratified")
+    common |= {name: getattr(recipe, name) for name in names}
     if isinstance(data, datasets.ImageFiles):
         return datasets.file_batches(data, recipe=recipe.imagenet_pipeline, image_size=recipe.image_size, **common)
     if recipe.validation_seed == -1:
         common["validation_seed"] = None  # the last examples
+    if isinstance(data, datasets.SequenceData):
+        if (recipe.normalize, recipe.augment) != ("standardize", "none"):
+            raise ValueError(
+                f"`normalize` must be standardize and `augment` must be none with dataset={recipe.dataset}. Received: "
+                f"normalize={recipe.normalize}, augment={recipe.augment}"
+            )
+        return datasets.sequence_batches(data, **common)
     return datasets.array_batches(
         data, normalize=recipe.normalize, augment=recipe.augment, pixels=recipe.shift_pixels, **common
     )

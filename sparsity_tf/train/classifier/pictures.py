@@ -23,6 +23,11 @@ _MOST_FRAMES = 50
 _FEW = 2
 
 
+def sees_images(model):
+    """Whether a network sees images. Of other networks only the sparsities are drawn."""
+    return len(model.input_shape) == 4
+
+
 def filmed_layer(model):
     """The layer that the film shows: the last convolution that is drawn, or the first dense layer if there is none."""
     layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
@@ -97,9 +102,11 @@ def draw(model, folder):
         made.append(name)
         return os.path.join(folder, name)
 
-    convolutions = drawn_convolutions(model)
+    convolutions = drawn_convolutions(model) if sees_images(model) else []
     try:
         inspection.plot_layer_sparsity(model, path("sparsity.png"))
+        if not sees_images(model):
+            return made
         for layer in convolutions:
             inspection.plot_filters(layer, path(f"filters_{layer.name}.png"))
         if not convolutions:

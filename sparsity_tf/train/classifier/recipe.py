@@ -5,10 +5,11 @@ import itertools
 import math
 
 from sparsity_tf.train import run_folder
-from sparsity_tf.train.fields import check_order, choice, number, other
+from sparsity_tf.train.fields import check_copies, check_order, choice, number, other
 from sparsity_tf.train.sparsity_settings import SparsitySettings
 
-DATASETS = ("mnist", "mnist_demo", "fashion_mnist", "cifar10", "cifar100", "imagenet")
+DATASETS = ("mnist", "mnist_demo", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet")
+DATASETS += ("google12", "har2")
 MODELS = (
     "lenet_300_100",
     "lenet_5_caffe",
@@ -23,6 +24,7 @@ MODELS = (
     "i1k_resnet",
     "resnet",
     "mobilenet_v1",
+    "fast_grnn",
 )
 NORMALIZATIONS = ("none", "mean_image", "standardize", "standardize_dsr", "per_image", "zca")
 AUGMENTATIONS = ("none", "shift", "flip", "crop_flip")
@@ -30,7 +32,7 @@ IMAGENET_PIPELINES = ("state_of_sparsity", "str")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("none", "mirrored", "multiworker", "tpu", "data_parallel")
 OPTIMIZERS = ("adam", "adamw", "sgd")
-LR_SCHEDULES = ("constant", "linear", "cosine", "piecewise")
+LR_SCHEDULES = ("constant", "linear", "cosine", "piecewise", "exponential")
 PENALTY_SCHEDULES = ("linear", "cubic", "none")
 INITIALIZERS = (
     "default",
@@ -40,6 +42,8 @@ INITIALIZERS = (
     "he_normal",
     "lecun_normal",
     "torch_default",
+    "signed_constant",
+    "unsigned_constant",
 )
 
 
@@ -62,8 +66,8 @@ class Recipe(SparsitySettings):
     data_dir: str = other(
         None,
         "Folder or file of the data set; by default the program searches for it. MNIST: the four IDX files or an "
-        ".npz; CIFAR: binary or Python batches or an .npz; ImageNet: record shards train-* and validation-*, or "
-        "folders of images.",
+        ".npz; CIFAR: binary or Python batches or an .npz; TinyImageNet: train.h5 and val.h5; ImageNet: record shards "
+        "train-* and validation-*, or folders of images; Google-12 and HAR-2: train.npy and test.npy, or UCI's folder.",
     )
     train_examples: int = number(0, "Use only that many training examples, the first ones; 0: all (not imagenet).", 0)
     validation_split: float = number(
@@ -79,6 +83,9 @@ class Recipe(SparsitySettings):
         "Seed that draws which examples are held out, so that runs of several seeds hold out the same ones; -1: the "
         "last ones, for data that are not sorted by class (not imagenet).",
         -1,
+    )
+    validation_stratified: bool = other(
+        False, "Hold out the same share of each class, exactly or one example more (not with record shards)."
     )
     normalize: str = choice(
         "mean_image",
@@ -108,8 +115,14 @@ class Recipe(SparsitySettings):
     )
     kernel_initializer: str = other(
         "glorot_uniform",
-        f"Initializer of the kernels: {', '.join(INITIALIZERS)}, or normal:STDDEV. uniform draws within 1 / "
-        "sqrt(inputs); default is the network's own initializer.",
+        f"Initializer of the kernels: {', '.join(INITIALIZERS)}, or normal:STDDEV. default is the network's own "
+        "initializer. torch_default draws within 1 / sqrt(inputs); "
+        "signed_constant and unsigned_constant are STR's: weights of one size, sqrt(2 / inputs), with random signs or "
+        "without.",
+    )
+    scale_fan: bool = other(
+        False,
+        "Draw kernels with the variance that fits the live connections: it is divided by 1 - final_sparsity.",
     )
     kernel_l2: float = number(
         0.0,
@@ -131,7 +144,8 @@ class Recipe(SparsitySettings):
         "linear",
         LR_SCHEDULES,
         "Course of the learning rate: constant; linear or cosine (constant for the share lr_decay_from of the run, "
-        "then falling to 0); piecewise (multiplied by lr_factors from the epochs lr_boundaries on).",
+        "then falling to 0); piecewise (multiplied by lr_factors from the epochs lr_boundaries on); exponential "
+        "(multiplied by lr_decay_rate every lr_decay_epochs, continuously).",
     )
     lr_warmup_epochs: float = number(
         0.0, "Number of epochs in which the learning rate first rises from 0, linearly.", 0
@@ -142,6 +156,15 @@ class Recipe(SparsitySettings):
     lr_boundaries: tuple = other((), "Epochs at which the learning rate changes, in rising order (piecewise only).")
     lr_factors: tuple = other(
         (), "Factors that multiply learning_rate, one for each of lr_boundaries (piecewise only)."
+    )
+    lr_decay_rate: float = number(
+        None,
+        "Factor by which the learning rate falls in lr_decay_epochs; default 0.97 (exponential only).",
+        above=0,
+        most=1,
+    )
+    lr_decay_epochs: float = number(
+        None, "Number of epochs in which it falls by that factor; default 2.4 (exponential only).", above=0
     )
     momentum: float = number(0.9, "Momentum (sgd only).", 0, below=1)
     nesterov: bool = other(False, "Nesterov's momentum (sgd only).")
@@ -185,6 +208,16 @@ class Recipe(SparsitySettings):
         "Keep the model of the lowest validation error once masks and penalties are final, as best.keras; with "
         "validation_split=0 the last model.",
     )
+    save_every: int = number(
+        0,
+        "Keep a copy of the checkpoint each so many epochs, in the folder checkpoints of the run; 0: none. "
+        "(checkpoint.keras, from which a run continues, is written after every epoch. An epoch of the translator is "
+        "eval_every steps.)",
+        0,
+    )
+    keep_checkpoint_max: int = number(
+        0, "How many of the copies that save_every makes are kept, the newest ones; 0: all.", 0
+    )
     log_every: int = number(1, "Number of epochs between two evaluations (rows of the log).", 1)
     frame_every: int = number(
         0, "Number of epochs between two frames of the film; 0: such that there are at most 50 frames.", 0
@@ -214,6 +247,17 @@ class Recipe(SparsitySettings):
                 "`validation_seed` needs a `validation_split` above 0. "
                 f"Received: validation_seed={self.validation_seed}, validation_split={self.validation_split}"
             )
+        if self.validation_stratified and not self.validation_split:
+            raise ValueError(
+                "`validation_stratified` needs a `validation_split` above 0. "
+                f"Received: validation_stratified=True, validation_split={self.validation_split}"
+            )
+        if self.scale_fan and (self.final_sparsity is None or self.kernel_initializer not in INITIALIZERS[1:]):
+            raise ValueError(
+                "`scale_fan` needs a `final_sparsity`, and a `kernel_initializer` other than default and normal. "
+                f"Received: scale_fan=True, final_sparsity={self.final_sparsity}, "
+                f"kernel_initializer={self.kernel_initializer}"
+            )
         if self.nesterov and self.optimizer != "sgd":
             raise ValueError(f"`nesterov` needs optimizer=sgd. Received: nesterov=True, optimizer={self.optimizer}")
         boundaries, factors = self.lr_boundaries, self.lr_factors
@@ -229,7 +273,14 @@ class Recipe(SparsitySettings):
                 "`lr_boundaries` and `lr_factors` need lr_schedule=piecewise. Received: "
                 f"lr_boundaries={boundaries}, lr_factors={factors}, lr_schedule={self.lr_schedule}"
             )
+        for name in ("lr_decay_rate", "lr_decay_epochs"):
+            if getattr(self, name) is not None and self.lr_schedule != "exponential":
+                raise ValueError(
+                    f"`{name}` needs lr_schedule=exponential. Received: {name}={getattr(self, name)}, "
+                    f"lr_schedule={self.lr_schedule}"
+                )
         check_order(self, "penalty_begin_epoch", "penalty_end_epoch")
+        check_copies(self)
 
 
 def from_settings(settings, path):

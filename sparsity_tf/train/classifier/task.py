@@ -6,8 +6,9 @@ import os
 
 import keras
 
-from sparsity_tf import inspection, models
+from sparsity_tf import initializers, inspection, models
 from sparsity_tf.backend import always_compiles
+from sparsity_tf.layers import FastGRNN
 from sparsity_tf.train import log, optimizers, run_folder, technique
 from sparsity_tf.train.classifier import analysis, pictures
 from sparsity_tf.train.classifier.data import describe, load_data, make_batches
@@ -140,6 +141,8 @@ class ClassifierTask(Task):
         return f"{', '.join(counts[:-1])} and {counts[-1]}; {model.name}"
 
     def more_callbacks(self, prepared):
+        if not pictures.sees_images(prepared.model):
+            return []
         return [pictures.Frames(prepared.output_dir, prepared.recipe.frame_every, prepared.epochs, prepared.done)]
 
     def examine(self, prepared, table, loss):
@@ -153,6 +156,9 @@ class ClassifierTask(Task):
             return Findings(collapsed, collapsed, results)
         flops = inspection.count_flops(prepared.model)
         results["macs"] = {"dense": flops.dense, "sparse": flops.sparse}
+        ranks = {layer.name: layer.ranks() for layer in prepared.model.layers if isinstance(layer, FastGRNN)}
+        if ranks:
+            results["ranks"] = ranks
         best = _measure_best(prepared) if prepared.chief and prepared.recipe.keep_best else None
         if best:
             results["best"] = best
@@ -166,6 +172,8 @@ class ClassifierTask(Task):
             f"multiply-accumulates an image: {dense:,} dense, {sparse:,} without the zeros "
             f"({100 * (sparse / dense):.2f} %)"
         )
+        for name, (inputs, recurrent) in findings.results.get("ranks", {}).items():
+            print(f"rank of {name}: {inputs} for the inputs, {recurrent} for the state")
         best = findings.results.get("best")
         if best:
             print(_line_of_best(best))
@@ -243,13 +251,21 @@ def _network(recipe):
 def _initializer(recipe):
     """The initializer as an argument for the builder. "default" gives no argument: each layer keeps its paper's own."""
     name, _, stddev = recipe.kernel_initializer.partition(":")
+    sparsity = recipe.final_sparsity if recipe.scale_fan else 0.0
     if name == "default":
         return {}
     if name == "normal":
         return {"kernel_initializer": keras.initializers.RandomNormal(stddev=float(stddev))}
+    if name in ("signed_constant", "unsigned_constant"):
+        return {"kernel_initializer": initializers.ScaledConstant(name == "signed_constant", sparsity)}
     if name == "torch_default":
-        return {"kernel_initializer": keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")}
-    return {"kernel_initializer": name}
+        initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+    else:
+        initializer = keras.initializers.get(name)
+    if recipe.scale_fan:
+        settings = initializer.scale, initializer.mode, initializer.distribution
+        initializer = initializers.PerLayerScaled(sparsity, *settings)
+    return {"kernel_initializer": initializer}
 
 
 def _regularize_others(model, factor):

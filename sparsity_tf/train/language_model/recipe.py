@@ -4,7 +4,7 @@ import dataclasses
 
 from sparsity_tf.models.char_rnn import CELLS
 from sparsity_tf.train.classifier.recipe import Recipe
-from sparsity_tf.train.fields import check_order, choice, like, number, other
+from sparsity_tf.train.fields import check_copies, check_order, choice, like, number, other
 from sparsity_tf.train.sparsity_settings import SparsitySettings
 
 OPTIMIZERS = ("rmsprop", "adam")
@@ -76,6 +76,8 @@ class LanguageRecipe(SparsitySettings):
     dtype_policy: str = like(Recipe, "dtype_policy")
     strategy: str = choice("none", ("none", "data_parallel"), "data_parallel takes all devices (JAX).")
     steps_per_execution: int = like(Recipe, "steps_per_execution")
+    save_every: int = like(Recipe, "save_every")
+    keep_checkpoint_max: int = like(Recipe, "keep_checkpoint_max")
     keep_best: bool = like(
         Recipe,
         "keep_best",
@@ -88,3 +90,4 @@ class LanguageRecipe(SparsitySettings):
         if self.vocabulary_size == 1:
             raise ValueError("`vocabulary_size` must be 0 or at least 2. Received: vocabulary_size=1")
         check_order(self, "penalty_begin_epoch", "penalty_end_epoch")
+        check_copies(self)

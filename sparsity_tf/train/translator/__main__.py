@@ -39,7 +39,8 @@ def recipe_from_flags(flag_values):
         ValueError: The preset is unknown or a value is not allowed. The message lists the allowed ones.
     """
     recipe = named(presets.PRESETS, flag_values.config)
-    return recipe_flags.recipe_from(flag_values, recipe, _regularization(flag_values.regularization))
+    recipe, picked = recipe_flags.at_level(flag_values, recipe, presets.LEVELS.get(flag_values.config))
+    return recipe_flags.recipe_from(flag_values, recipe, _regularization(flag_values.regularization), picked)
 
 
 def _regularization(name):

@@ -12,6 +12,16 @@ best BLEU at 90 %, whose name lists them. The penalty weight in a name is alread
   weight, dropout, label smoothing, threshold on log alpha), BLEU 21.43;
 - `transformer_l0`: l0_regularization_0.9_cubic_200000_100000_0.000002222_0.1_0.1, BLEU 20.05.
 
+These four have seven published levels: 0.5, 0.6, 0.7, 0.8, 0.9, 0.95 and 0.98. `--final_sparsity=0.98` picks the
+settings of the published checkpoint at that level (`LEVELS`), also for variational dropout and L0, whose sparsity comes
+out of their penalty. The settings are read from the packaged list of the checkpoints.
+
+`transformer_lottery`, `transformer_scratch_e` and `transformer_scratch_b` are the paper's experiments with the masks of
+a pruned network, here of the run `runs/transformer_magnitude`: begin with its initial weights, with new ones, or with
+new ones and longer training. `_augmented` draws the new weights scaled to the live connections. The dropout and the
+label smoothing of a level are those of magnitude pruning. The paper's program does not say how many steps scratch-B
+makes. Here it makes twice as many.
+
 RigL (Evci et al., arXiv 1911.11134) and STR (Kusupati et al., arXiv 2002.03231) have no published Transformer. Their
 recipes combine this training with the papers' settings for other networks; nobody has measured them. STR leaves the
 embedding dense.
@@ -20,6 +30,7 @@ The `tiny_` recipes are for two processor cores and a corpus of 100,000 short se
 and 150,000 sentences.
 """
 
+from sparsity_tf.train import levels
 from sparsity_tf.train.fields import named
 from sparsity_tf.train.translator.recipe import REGULARIZATIONS, TranslationRecipe
 
@@ -80,6 +91,18 @@ _TINY_PRUNING = {
 # the threshold.
 _VD = {"log_sigma2_initializer": -8.0, "log_alpha_threshold": 3.0}
 
+# The run whose masks the scratch and lottery experiments take: `--config=transformer_magnitude`.
+_PRUNED_RUN = "runs/transformer_magnitude"
+# Another seed than that run has, because the same seed would draw the same weights.
+_SCRATCH = {
+    **_WMT,
+    **_LABEL_SMOOTHING,
+    "technique": "masked",
+    "load_masks": f"{_PRUNED_RUN}/model.keras",
+    "seed": 1,
+}
+_TWICE = {"train_steps": 1_000_000}
+
 # 15 epochs of 150,000 pairs, which take minutes on a GPU.
 _SMALL = {
     **_TINY,
@@ -108,7 +131,7 @@ _SMALL_PRUNING = {**_TINY_PRUNING, **_SMALL, "begin_step": 1000, "end_step": 400
 
 PRESETS = {
     "transformer_dense": TranslationRecipe(**_WMT),
-    "transformer_magnitude": TranslationRecipe(**_PRUNING, technique="magnitude"),
+    "transformer_magnitude": TranslationRecipe(**_PRUNING, technique="magnitude", keep_initial=True),
     "transformer_random": TranslationRecipe(
         **{**_PRUNING, "end_step": 100_000, "frequency": "1000"}, technique="random"
     ),
@@ -137,6 +160,11 @@ PRESETS = {
         penalty_end_step=300_000,
         penalty_schedule="cubic",
     ),
+    "transformer_lottery": TranslationRecipe(**_SCRATCH, load_weights=f"{_PRUNED_RUN}/initial.keras"),
+    "transformer_scratch_e": TranslationRecipe(**_SCRATCH),
+    "transformer_scratch_e_augmented": TranslationRecipe(**_SCRATCH, reinitialize="augmented"),
+    "transformer_scratch_b": TranslationRecipe(**{**_SCRATCH, **_TWICE}),
+    "transformer_scratch_b_augmented": TranslationRecipe(**{**_SCRATCH, **_TWICE}, reinitialize="augmented"),
     "transformer_rigl": TranslationRecipe(
         **_WMT,
         **_LABEL_SMOOTHING,
@@ -185,6 +213,53 @@ PRESETS = {
         penalty_begin_step=500,
         penalty_end_step=3000,
     ),
+}
+
+
+def _regularization(checkpoint):
+    """Dropout and label smoothing of a published checkpoint."""
+    return next(
+        dict(settings)
+        for settings in REGULARIZATIONS.values()
+        if (settings["dropout"], settings["label_smoothing"]) == (checkpoint.dropout, checkpoint.label_smoothing)
+    )
+
+
+def _pruning(checkpoint):
+    return {
+        **_regularization(checkpoint),
+        "begin_step": checkpoint.begin_step,
+        "end_step": checkpoint.end_step,
+        "frequency": str(checkpoint.frequency),
+    }
+
+
+def _penalty(checkpoint):
+    threshold = checkpoint.log_alpha_threshold
+    return {
+        **_regularization(checkpoint),
+        # A name has three or four digits of k / 4.5e6. The published grids hold every k with one decimal.
+        "penalty_weight": round(checkpoint.penalty_weight * _PAIRS, 1),
+        "penalty_begin_step": checkpoint.ramp_start,
+        "penalty_end_step": checkpoint.ramp_start + checkpoint.ramp_length,
+        "penalty_schedule": checkpoint.penalty_schedule,
+        **({"technique_options": {"log_alpha_threshold": threshold}} if threshold is not None else {}),
+    }
+
+
+# Presets -> (technique in the list of the published checkpoints, settings of one of these).
+_PUBLISHED = {
+    ("transformer_magnitude",): ("Magnitude Pruning", _pruning),
+    ("transformer_random",): ("Random Pruning", _pruning),
+    ("transformer_vd",): ("Variational Dropout", _penalty),
+    ("transformer_l0",): ("L0 Regularization", _penalty),
+    tuple(name for name in PRESETS if "scratch" in name or "lottery" in name): ("Magnitude Pruning", _regularization),
+}
+# Preset -> its `levels.Levels`.
+LEVELS = {
+    name: levels.of_recipe(PRESETS[name], levels.of_checkpoints("Transformer", technique, settings))
+    for names, (technique, settings) in _PUBLISHED.items()
+    for name in names
 }
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from sparsity_tf.train.classifier.recipe import Recipe
-from sparsity_tf.train.fields import check_order, choice, like, number, other
+from sparsity_tf.train.fields import check_copies, check_order, choice, like, number, other
 from sparsity_tf.train.sparsity_settings import SparsitySettings
 
 LR_SCHEDULES = ("rsqrt", "constant", "linear", "cosine")
@@ -132,6 +132,8 @@ class TranslationRecipe(SparsitySettings):
         "Keep the model with the lowest validation loss as best.keras. Only models with the final sparsity and "
         "penalty count.",
     )
+    save_every: int = like(Recipe, "save_every")
+    keep_checkpoint_max: int = like(Recipe, "keep_checkpoint_max")
     bleu: str = choice("validation", SPLITS, "Split to translate and score at the end.")
     beam_size: int = number(
         4, "Number of partial translations that the beam search keeps, at the end of the run; 1: greedy.", 1
@@ -153,6 +155,7 @@ class TranslationRecipe(SparsitySettings):
                 f"Received: train_steps={self.train_steps}, eval_every={self.eval_every}"
             )
         check_order(self, "penalty_begin_step", "penalty_end_step")
+        check_copies(self)
         if self.batch_tokens < self.max_length:
             raise ValueError(
                 "`batch_tokens` must be at least `max_length`. "

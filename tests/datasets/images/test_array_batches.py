@@ -168,6 +168,35 @@ def test_a_validation_seed_is_an_integer(data, seed):
         datasets.array_batches(data, 5, validation_split=0.5, validation_seed=seed)
 
 
+@pytest.mark.parametrize(("counts", "held"), [([10, 7, 3], 5), ([1, 1, 9], 3), ([40, 0, 2, 13], 11), ([5, 5, 5], 4)])
+def test_classes_give_their_exact_shares(counts, held):
+    found = held_out.held_out_by_class(np.array(counts), held)
+    shares = np.array(counts) * held / sum(counts)
+    assert found.sum() == held and (np.abs(found - shares) < 1).all()
+    assert all(left > 0 for left, count in zip(np.array(counts) - found, counts, strict=True) if count)
+
+
+def test_a_stratified_split_holds_out_the_same_share_of_each_class(data):
+    labels = np.repeat(np.arange(3, dtype=np.uint8), [12, 8, 3])  # sorted by class
+    sorted_data = dataclasses.replace(data, y_train=labels)
+    for seed in (None, 4):
+        batches = datasets.array_batches(
+            sorted_data, 4, "none", validation_split=9, validation_seed=seed, validation_stratified=True
+        )
+        (x, y), *rest = as_numpy(batches.validation())
+        counted = np.bincount(np.concatenate([y, *(labels for _, labels in rest)]), minlength=3)
+        # 12, 8 and 3 of 23 times 9 are 4.7, 3.1 and 1.2.
+        assert counted.tolist() == [5, 3, 1] and batches.num_validation == 9
+    # Without a seed they are the last ones of each class, in the order of the data.
+    train, validation = held_out.held_out_numbers(23, 9, None, labels)
+    assert validation.tolist() == [*range(7, 12), *range(17, 20), 22]
+    assert sorted([*train, *validation]) == list(range(23))
+    with pytest.raises(ValueError, match="`validation_stratified` must leave an example of each class"):
+        held_out.held_out_by_class(np.array([1, 1, 1]), 2)
+    with pytest.raises(ValueError, match="`validation_stratified`"):
+        datasets.array_batches(data, 4, validation_split=2, validation_stratified=1)
+
+
 def test_images_are_not_copied_if_none_are_held_out(data):
     for seed in (None, 0, 7):
         batches = datasets.array_batches(data, 4, normalize="none", validation_seed=seed)

@@ -220,6 +220,8 @@ def test_images_of_folders_are_held_out_by_a_seed(places):
         assert sorted([*numbers(x), *trained]) == list(range(20))
         return numbers(x).tolist()
 
+    stratified = held_by(validation_stratified=True)
+    assert np.bincount(np.array(stratified) % 4, minlength=4).tolist() == [2, 1, 1, 1]
     first = held_by()
     assert held_by(seed=5) == first and held_by(validation_seed=3) != first
 

@@ -1,6 +1,8 @@
 """A recipe becomes the batches, learning rate, optimizer, network and penalty ramp that it states."""
 
+import dataclasses
 import re
+import types
 import zipfile
 
 import keras
@@ -37,6 +39,25 @@ def test_initializer_of_torch_is_uniform_within_the_root_of_the_inputs(batches):
     model = TASK.make_model(presets.Recipe(kernel_initializer="torch_default"), batches)
     kernel = keras.ops.convert_to_numpy(model.get_layer("dense_1").kernel)
     assert 0.999 / 28 < kernel.max() < 1 / 28 and abs(kernel.std() - 1 / 28 / np.sqrt(3)) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "signs"), [("signed_constant", [-1, 1]), ("unsigned_constant", [1])])
+def test_constant_initializers_of_str(batches, name, signs):
+    recipe = presets.Recipe(kernel_initializer=name, technique="dnw", final_sparsity=0.75, scale_fan=True)
+    kernel = keras.ops.convert_to_numpy(TASK.make_model(recipe, batches).get_layer("dense_1").kernel)
+    assert sorted(set(np.sign(kernel).ravel())) == signs
+    np.testing.assert_allclose(np.abs(kernel), np.sqrt(2 / (784 * 0.25)), rtol=1e-6)
+
+
+def test_scaled_fan_divides_the_variance_by_the_density(batches):
+    settings = {"technique": "dnw", "final_sparsity": 0.75, "kernel_initializer": "he_uniform"}
+    largest = [
+        np.abs(TASK.make_model(presets.Recipe(scale_fan=scaled, **settings), batches).get_layer("dense_1").kernel).max()
+        for scaled in (False, True)
+    ]
+    assert largest[0] == pytest.approx(np.sqrt(6 / 784), rel=1e-3) and largest[1] / largest[0] == pytest.approx(
+        2, rel=1e-3
+    )
 
 
 def test_both_penalties_of_the_kernel(batches):
@@ -223,6 +244,30 @@ def test_another_technique_begins_with_the_weights_of_inference(batches, tmp_pat
     recipe = presets.Recipe(technique=technique, load_weights=str(tmp_path / "sparse.keras"))
     for weight, saved in zip(get_sparse_weights(TASK.make_model(recipe, batches)), own, strict=True):
         np.testing.assert_array_equal(weight.variable, saved.variable)
+
+
+@pytest.mark.parametrize(
+    ("model", "head"), [("lenet_300_100", ["dense_3"]), ("mnist_mlp", ["classifier", "classifier_bn"])]
+)
+def test_network_of_other_classes_gives_all_but_its_head(batches, tmp_path, model, head):
+    recipe = presets.Recipe(model=model, technique="str", technique_options={"threshold_initializer": -4.0})
+    few = types.SimpleNamespace(image_shape=batches.image_shape, num_classes=7)
+    source = TASK.make_model(recipe, few)
+    source.get_layer(head[0]).raw_threshold.assign(-1.0)
+    source.save(tmp_path / "few.keras")
+    path = str(tmp_path / "few.keras")
+    with pytest.warns(
+        UserWarning, match=f"7 classes and the model has 10: {', '.join(head)} keep their initial values"
+    ):
+        net = TASK.make_model(dataclasses.replace(recipe, load_weights=path), batches)
+    for layer in net.layers:
+        for ours, theirs in zip(layer.variables, source.get_layer(layer.name).variables, strict=True):
+            if layer.name in head:
+                assert ours.shape != theirs.shape or ours.name in ("bias", "gamma", "beta", "raw_threshold")
+            else:
+                np.testing.assert_array_equal(ours, theirs)
+    # The threshold of the head stays as it is, too.
+    assert float(net.get_layer(head[0]).raw_threshold) == -4.0
 
 
 def test_weights_that_do_not_fit_are_refused_and_nothing_is_changed(batches, tmp_path):
