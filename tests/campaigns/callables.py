@@ -73,7 +73,7 @@ SPECS = {
         "frequency image_size shuffle_buffer parallel_reads pixels variant technique mode cell kind scope model layer "
         "data files corpus vocabulary dtype normalize augment recipe too_long eval_too_long pad_to size convention "
         "batch_norm spatial_mask quarters input_shape image_shape shape drop grow redistribution every verbose "
-        "threshold_function granularity axis layer_or_model dataset table dense sparse boundaries values tensors "
+        "threshold_function granularity axis draw layer_or_model dataset table dense sparse boundaries values tensors "
         "model_or_table n m k max_texts texts split budget labels hidden inputs identifier loss".split(),
         "nothing",
     ),
@@ -253,8 +253,8 @@ OPTIONS = {
     },
     "discovering_wirings": {"sparsity": 0.9},
     "structured_bayesian": {
-        "mu_initializer": 0.0, "log_sigma_initializer": -5.0, "axis": "output", "low": -20.0, "high": 0.0,
-        "snr_threshold": 1.0, "penalty_weight": 0.0, "seed": 0,
+        "mu_initializer": 0.0, "log_sigma_initializer": -5.0, "axis": "output", "draw": "batch",
+        "low": -20.0, "high": 0.0, "snr_threshold": 1.0, "penalty_weight": 0.0, "seed": 0,
     },
 }  # fmt: skip
 OPTION_SPECS = {
