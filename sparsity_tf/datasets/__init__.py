@@ -26,6 +26,7 @@ from sparsity_tf.datasets.images.idx import read_idx
 from sparsity_tf.datasets.images.image_data import ImageData
 from sparsity_tf.datasets.images.imagenet import ImageFiles, imagenet
 from sparsity_tf.datasets.images.mnist import fashion_mnist, mnist, mnist_demo
+from sparsity_tf.datasets.images.random_labels import random_labels
 from sparsity_tf.datasets.text import subwords
 from sparsity_tf.datasets.text.characters import CharacterBatches, CharacterCorpus, character_corpus
 from sparsity_tf.datasets.text.parallel_corpus import ParallelCorpus, parallel_corpus
@@ -49,6 +50,7 @@ __all__ = [
     "mnist",
     "mnist_demo",
     "parallel_corpus",
+    "random_labels",
     "read_idx",
     "subwords",
     "translation_batches",

@@ -6,6 +6,7 @@ from sparsity_tf.study.runs import Run, read_run, read_runs
 from sparsity_tf.study.state_of_sparsity import read_state_of_sparsity
 from sparsity_tf.study.tradeoff import TradeoffPoint, TradeoffTable, tradeoff_table
 from sparsity_tf.study.tradeoff_plot import plot_tradeoff
+from sparsity_tf.study.width_plot import plot_widths
 
 __all__ = [
     "PublishedResult",
@@ -13,6 +14,7 @@ __all__ = [
     "TradeoffPoint",
     "TradeoffTable",
     "plot_tradeoff",
+    "plot_widths",
     "published_files",
     "published_results",
     "read_run",

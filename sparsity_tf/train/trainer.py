@@ -368,10 +368,13 @@ def report(prepared, diverged):
     }
     line = findings.line
     if not findings.collapsed:
-        line = f"{line}, sparsity {100 * table.sparsity:.2f} %, compression {table.compression:.1f}x"
+        # JSON has no infinity, the compression of a network without a weight.
+        compression = table.compression if math.isfinite(table.compression) else None
+        left = "no weight is left" if compression is None else f"compression {compression:.1f}x"
+        line = f"{line}, sparsity {100 * table.sparsity:.2f} %, {left}"
         results["sparsity"] = table.sparsity
         results["sparsity_of_sparse_weights"] = table.sparsity_of_sparse_weights
-        results["compression"] = table.compression
+        results["compression"] = compression
         results["layers"] = {row.name: row.sparsity for row in table.rows}
     result = RunResult(line, findings.collapsed, results)
     if not prepared.chief:

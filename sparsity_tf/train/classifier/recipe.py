@@ -24,6 +24,7 @@ MODELS = (
     "mobilenet_v1",
 )
 NORMALIZATIONS = ("none", "mean_image", "standardize", "standardize_dsr", "per_image", "zca")
+RANDOM_LABELS = ("none", "uniform", "permuted")
 AUGMENTATIONS = ("none", "shift", "flip", "crop_flip")
 IMAGENET_PIPELINES = ("state_of_sparsity", "str")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -79,6 +80,14 @@ class Recipe(SparsitySettings):
         "last ones, for data that are not sorted by class (not imagenet).",
         -1,
     )
+    random_labels: str = choice(
+        "none",
+        RANDOM_LABELS,
+        "Train on labels that say nothing about the images, to see whether a network memorises: uniform draws each "
+        "label, permuted lets the labels change places. Test labels stay, and a network that predicts one class for "
+        "all images is then no failure (not imagenet).",
+    )
+    label_seed: int = number(0, "Seed of random_labels.", 0, most=2**32 - 1)
     normalize: str = choice(
         "mean_image",
         NORMALIZATIONS,
@@ -209,6 +218,10 @@ class Recipe(SparsitySettings):
             raise ValueError(
                 "`validation_seed` needs a `validation_split` above 0. "
                 f"Received: validation_seed={self.validation_seed}, validation_split={self.validation_split}"
+            )
+        if self.label_seed and self.random_labels == "none":
+            raise ValueError(
+                f"`label_seed` needs `random_labels`. Received: label_seed={self.label_seed}, random_labels=none"
             )
         if self.nesterov and self.optimizer != "sgd":
             raise ValueError(f"`nesterov` needs optimizer=sgd. Received: nesterov=True, optimizer={self.optimizer}")
