@@ -56,7 +56,13 @@ _DATA = "data"
 # Settings that may differ in a continued run, because they do not influence the weights.
 FREE = ("data_dir", "log_every", "frame_every", "keep_best", "keep_initial", "bench", "features")
 # Settings that the files of earlier versions lack, with the values that mean the behaviour of these versions.
-ADDED = {"validation_split": 0.0, "validation_seed": 0, "random_labels": "none", "label_seed": 0}
+ADDED = {
+    "validation_split": 0.0,
+    "validation_seed": 0,
+    "random_labels": "none",
+    "label_seed": 0,
+    "technique_rate": 1.0,
+}
 
 
 class Checkpoint(keras.callbacks.Callback):

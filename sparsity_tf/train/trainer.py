@@ -19,7 +19,7 @@ from sparsity_tf import deploy, inspection
 from sparsity_tf.bounded_files import one_line
 from sparsity_tf.callbacks import SparsityMonitor
 from sparsity_tf.datasets.batches import first_of
-from sparsity_tf.train import folder_lock, log, run_folder, sparsity_settings, technique
+from sparsity_tf.train import folder_lock, log, optimizers, run_folder, sparsity_settings, technique
 from sparsity_tf.train.strategy import distribute, get_strategy, is_chief, prepare_for_workers
 
 
@@ -207,8 +207,10 @@ def compile_model(task, recipe, model, batches, grid=None):
             it, unless the recipe sets that number.
     """
     steps = task.steps_per_epoch(recipe, batches)
+    objective = task.objective(recipe, batches)
+    objective["optimizer"] = optimizers.with_rate_of_technique(objective["optimizer"], recipe, model)
     model.compile(
-        **task.objective(recipe, batches),
+        **objective,
         jit_compile=task.choose_jit_compile(recipe, model),
         steps_per_execution=task.choose_steps_per_execution(
             recipe, steps if recipe.steps_per_execution else grid or steps

@@ -135,6 +135,12 @@ class Recipe(SparsitySettings):
     label_smoothing: float = number(0.0, "Share e of each target that is spread over all classes.", 0, below=1)
     optimizer: str = choice("adam", OPTIMIZERS, "Optimizer.")
     learning_rate: float = number(1e-3, "Highest learning rate.", above=0)
+    technique_rate: float = number(
+        1.0,
+        "Factor of the learning rate for the variables that the technique adds, such as mu and log_sigma of sbp and "
+        "log_sigma2 of vd (adam only).",
+        above=0,
+    )
     lr_schedule: str = choice(
         "linear",
         LR_SCHEDULES,
@@ -222,6 +228,11 @@ class Recipe(SparsitySettings):
         if self.label_seed and self.random_labels == "none":
             raise ValueError(
                 f"`label_seed` needs `random_labels`. Received: label_seed={self.label_seed}, random_labels=none"
+            )
+        if self.technique_rate != 1 and self.optimizer != "adam":
+            raise ValueError(
+                "`technique_rate` needs optimizer=adam. "
+                f"Received: technique_rate={self.technique_rate}, optimizer={self.optimizer}"
             )
         if self.nesterov and self.optimizer != "sgd":
             raise ValueError(f"`nesterov` needs optimizer=sgd. Received: nesterov=True, optimizer={self.optimizer}")
