@@ -10,6 +10,7 @@ import sparsity_tf
 from sparsity_tf.layers import LogNormalDropout, SBPConv2D, SBPDense
 from sparsity_tf.layers.structured_bayesian import divergence, mean_and_snr, sample
 from tests import fresh_process
+from tests.compiling import XLA
 
 # mu, log sigma -> divergence, mean, signal-to-noise ratio on [-20, 0] (closed form and numerical integration).
 GOLDEN = [
@@ -229,6 +230,27 @@ def test_a_draw_for_each_example_survives_batch_normalisation():
         plain, noisy = (arrays(norm(layer(x, training=drawn), training=True))[0] for drawn in (False, True))
         differences[draw] = np.abs(noisy - plain).max()
     assert differences["batch"] < 1e-3 < 0.1 < differences["example"]
+
+
+def test_a_draw_for_each_example_trains_compiled_in_mixed_precision_and_survives_saving(tmp_path):
+    keras.utils.set_random_seed(0)
+    options = {"axis": "mixed", "draw": "example", "penalty_weight": 1e-3, "dtype": "mixed_bfloat16"}
+    inputs = keras.Input((5, 5, 2))
+    x = SBPConv2D(4, 3, activation="relu", **options)(inputs)
+    model = keras.Model(inputs, SBPDense(3, **options)(kl.Flatten()(x)))
+    x, y = np.random.default_rng(0).normal(size=(4, 5, 5, 2)), np.ones((4, 3))
+    model.compile("sgd", "mse", jit_compile=XLA)
+    model.train_on_batch(x, y)
+    model.compile("sgd", "mse", jit_compile=False)
+    model.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras")
+    assert [layer.technique.draw for layer in (copy.layers[1], copy.layers[-1])] == ["example"] * 2
+    # The copy goes on with the noise that the model draws next.
+    for net in (model, copy):
+        net.train_on_batch(x, y)
+    for one, other in zip(model.trainable_variables, copy.trainable_variables, strict=True):
+        assert np.isfinite(arrays(one)[0]).all()
+        np.testing.assert_allclose(*arrays(one, other), rtol=1e-5, atol=1e-6)
 
 
 def test_each_example_can_not_have_its_draw_where_units_may_lie_on_any_axis():

@@ -13,10 +13,10 @@ Sources of the numbers:
   `vgg_like_pretrained_vd` is the second, with the program's settings: rate 1e-5, log sigma^2 from -15, no dropout and
   no mask in training. Give it `--load_weights=runs/vgg_like_dropout_dense/model.keras`.
 - `vgg_like_sbp`: structured Bayesian pruning (Neklyudov et al., NIPS 2017, arXiv 1705.07283): 300 epochs of batches of
-  100, rate 1e-5 for the weights of a trained network and 1e-4 for the noise. Train the network first, with
-  `--config=vgg_like_dropout_dense --normalize=per_image --augment=crop_flip --shift_pixels=2 --model_options=
-  '{"width": 1.0}'`, and give it as `--load_weights`. The authors draw the noise once for a mini-batch and freeze batch
-  normalisation; here each example has its draw, and normalisation goes on. They also change brightness and contrast.
+  100, rate 1e-5 for the weights of a trained network and 1e-4 for the noise. Give it the network as `--load_weights`:
+  `vgg_like_dropout_dense` with the same `--normalize`, `--augment` and `--shift_pixels`, and width 1. The authors draw
+  the noise once for a mini-batch and freeze batch normalisation; here each example has its draw, and normalisation goes
+  on. They also change brightness and contrast.
 - `cifar_resnet_sb_*`: the spatial bottleneck (Peng et al., arXiv 1809.02601) of the `dst` package, on ResNet-110.
 - `smallnet_*`: our own recipes, four epochs of a VGG-like net of a quarter of the width, so that two CPU cores can
   compare the techniques.
