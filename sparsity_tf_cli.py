@@ -33,6 +33,7 @@ PROGRAMS = {
     "report": ("sparsity_tf.tools.report", "measure how much smaller and faster a network gets in each runtime"),
     "tradeoff": ("sparsity_tf.tools.tradeoff", "show published and own results: quality at each level of sparsity"),
     "study": ("sparsity_tf.tools.study", "run a grid of trainings that a file describes, with its table and plots"),
+    "widths": ("sparsity_tf.tools.widths", "draw accuracy and sparsity of own runs against the width of the network"),
     "translate": ("sparsity_tf.tools.translate", "translate a text with a trained Transformer"),
     "bleu": ("sparsity_tf.tools.bleu", "score translations with BLEU"),
     "import-checkpoint": (

@@ -27,6 +27,7 @@ from sparsity_tf.datasets.images.idx import read_idx
 from sparsity_tf.datasets.images.image_data import ImageData
 from sparsity_tf.datasets.images.imagenet import ImageFiles, imagenet
 from sparsity_tf.datasets.images.mnist import fashion_mnist, mnist, mnist_demo
+from sparsity_tf.datasets.images.random_labels import random_labels
 from sparsity_tf.datasets.images.tiny_imagenet import tiny_imagenet
 from sparsity_tf.datasets.sequences.sequence_batches import sequence_batches
 from sparsity_tf.datasets.sequences.sequence_data import SequenceData, google12, har2
@@ -56,6 +57,7 @@ __all__ = [
     "mnist",
     "mnist_demo",
     "parallel_corpus",
+    "random_labels",
     "read_idx",
     "sequence_batches",
     "subwords",

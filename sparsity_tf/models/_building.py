@@ -159,11 +159,12 @@ class Layers:
             **{argument.replace("kernel", "depthwise"): value for argument, value in arguments.items()},
         )(x)
 
-    def dense(self, x, units, use_bias=True, initializer=None, name=None):
-        """A dense layer."""
+    def dense(self, x, units, use_bias=True, initializer=None, max_norm=None, name=None):
+        """A dense layer; with `max_norm` the weights into each unit have an L2 norm of at most this number."""
         return layers.Dense(
             int(units),  # Keras refuses numpy's integers.
             use_bias=use_bias,
+            kernel_constraint=None if max_norm is None else keras.constraints.MaxNorm(max_norm, axis=0),
             name=name,
             **self._kernel(initializer),
             **self._bias(use_bias, x.shape[-1]),

@@ -11,7 +11,7 @@ Names of layers, for `where`: `stem` is the first convolution, then `stage1_conv
 import keras
 from keras import layers
 
-from sparsity_tf.checks import check_choice
+from sparsity_tf.checks import check_choice, check_number
 from sparsity_tf.models import _building
 from sparsity_tf.models._building import Layers
 from sparsity_tf.type_names import Initializer, Regularizer, Shape, Where
@@ -114,6 +114,7 @@ def vgg_like(
     num_classes: int = 10,
     width: float = 1.0,
     variant: str = "sparse_momentum",
+    max_norm: float | None = None,
     kernel_initializer: Initializer | None = None,
     kernel_regularizer: Regularizer | None = None,
     technique: str | None = None,
@@ -138,6 +139,8 @@ def vgg_like(
         num_classes: As for `vgg_c`.
         width: As for `vgg_c`. SparseVD calls it the scale k.
         variant: `"sparse_momentum"`, `"sparse_vd"` or `"sparse_vd_baseline"`, see above.
+        max_norm: Largest L2 norm of the weights into each unit of the two dense layers, above 0; `None` for no limit.
+            SparseVD's layer with binary dropout has 3.
         kernel_initializer: Keras initializer of every kernel; the default depends on the variant.
         kernel_regularizer: As for `vgg_c`.
         technique: As for `vgg_c`.
@@ -150,12 +153,14 @@ def vgg_like(
         has 15 kernels of 14,977,728 weights, 14,991,946 trainable parameters.
 
     Raises:
-        ValueError: `variant` is unknown; otherwise as for `vgg_c`.
+        ValueError: `variant` is unknown, or `max_norm` is not above 0; otherwise as for `vgg_c`.
 
     Example:
         >>> model = vgg_like(width=0.5, variant="sparse_vd", technique="vd")
     """
     check_choice("variant", variant, ("sparse_momentum", "sparse_vd", "sparse_vd_baseline"))
+    if max_norm is not None:
+        check_number("max_norm", max_norm, above=0)
     baseline = variant == "sparse_vd_baseline"
     if variant == "sparse_momentum":
         net, dense_initializer = _torch_layers(kernel_initializer, kernel_regularizer), None
@@ -163,14 +168,15 @@ def vgg_like(
         net = Layers("glorot_uniform", kernel_regularizer, override=kernel_initializer, epsilon=1e-3)
         dense_initializer = keras.initializers.RandomNormal(stddev=0.01)
     inputs, x = _convolutions(net, input_shape, num_classes, _STAGES_D, width, _DROPOUT if baseline else None)
-    x = net.dense(net.flatten(x), int(512 * width), initializer=dense_initializer, name="fc1")
+    dense = {"initializer": dense_initializer, "max_norm": max_norm}
+    x = net.dense(net.flatten(x), int(512 * width), **dense, name="fc1")
     if variant == "sparse_vd":
         x = net.relu(net.batch_norm(x, "fc1_bn"), "fc1_relu")
     else:
         x = net.batch_norm(net.relu(x, "fc1_relu"), "fc1_bn")
     if baseline:
         x = layers.Dropout(0.5, name="fc1_dropout")(net.relu(x, "fc1_bn_relu"))
-    outputs = net.dense(x, num_classes, initializer=dense_initializer, name="classifier")
+    outputs = net.dense(x, num_classes, **dense, name="classifier")
     model = keras.Model(inputs, outputs, name=name)
     return _building.apply_technique(model, technique, technique_options, where)
 

@@ -11,6 +11,7 @@ from sparsity_tf.study.study_plot import plot_study
 from sparsity_tf.study.study_table import StudyRow, StudyTable, study_table
 from sparsity_tf.study.tradeoff import TradeoffPoint, TradeoffTable, tradeoff_table
 from sparsity_tf.study.tradeoff_plot import plot_tradeoff
+from sparsity_tf.study.width_plot import plot_widths
 
 __all__ = [
     "Outcome",
@@ -25,6 +26,7 @@ __all__ = [
     "TradeoffTable",
     "plot_study",
     "plot_tradeoff",
+    "plot_widths",
     "published_files",
     "published_results",
     "read_run",

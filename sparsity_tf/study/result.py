@@ -19,6 +19,7 @@ TECHNIQUE_LABELS = {
     "magnitude_nonuniform": "magnitude pruning, non-uniform",
     "random": "random pruning",
     "rigl": "RigL",
+    "sbp": "structured Bayesian pruning",
     "scratch": "trained from scratch",
     "set": "SET",
     "snip": "SNIP",

@@ -142,6 +142,8 @@ def _with_another_technique(recipe, technique):
         changes["where"] = None
     if not sparsity_settings.has_option(technique, "threshold_regularizer"):
         changes["threshold_l2"] = 0.0
+    if hasattr(recipe, "technique_rate"):
+        changes["technique_rate"] = 1.0
     if "final_sparsity" in sparsity_settings.settings_of(technique):
         changes["final_sparsity"] = recipe.final_sparsity
     return dataclasses.replace(recipe, technique=technique, technique_options={}, **changes)

@@ -5,6 +5,10 @@ import math
 import keras
 from keras import ops
 
+from sparsity_tf.backend import variable_index
+from sparsity_tf.checks import check_number
+from sparsity_tf.layers import get_sparse_weights
+
 
 @keras.saving.register_keras_serializable("sparsity_tf")
 class HoldThenDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -124,6 +128,39 @@ class ReciprocalSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
         return {name: getattr(self, name) for name in ("constant", "warmup_steps", "hidden_size")}
 
 
+@keras.saving.register_keras_serializable("sparsity_tf")
+class AdamOfTwoRates(keras.optimizers.Adam):
+    """Adam that multiplies the learning rate of some variables by a factor.
+
+    Structured Bayesian pruning trains the parameters of its noise ten times as fast as the weights.
+
+    Args:
+        factor: Factor of the learning rate, > 0.
+        paths: List of the paths of the variables that the factor is for.
+        *args, **kwargs: Arguments of `keras.optimizers.Adam`.
+
+    Example:
+        >>> optimizer = AdamOfTwoRates(10.0, ["dense/log_sigma"], learning_rate=1e-3)
+    """
+
+    def __init__(self, factor, paths, *args, **kwargs):
+        check_number("factor", factor, above=0)
+        super().__init__(*args, **kwargs)
+        self.factor = factor
+        self.paths = list(paths)
+
+    def build(self, variables):
+        super().build(variables)
+        self._factors = [self.factor if variable.path in self.paths else 1.0 for variable in variables]
+
+    def update_step(self, gradient, variable, learning_rate):
+        factor = self._factors[variable_index(self, variable)]
+        super().update_step(gradient, variable, learning_rate if factor == 1 else factor * learning_rate)
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor, "paths": self.paths}
+
+
 def learning_rate(recipe, steps):
     """The recipe's learning rate, a number or a Keras schedule. `steps` is the number of steps in an epoch."""
     if recipe.lr_schedule == "rsqrt":
@@ -163,3 +200,29 @@ def make_optimizer(recipe, steps):
     if recipe.optimizer == "adamw":
         return keras.optimizers.AdamW(rate, weight_decay=decay)
     return keras.optimizers.Adam(rate, weight_decay=decay or None)
+
+
+def with_rate_of_technique(optimizer, recipe, model):
+    """The optimizer of a recipe, which trains the variables of the technique at the recipe's `technique_rate`.
+
+    Args:
+        optimizer: The optimizer that `make_optimizer` made.
+        recipe: The recipe. One without the setting leaves the optimizer as it is.
+        model: The recipe's network.
+
+    Raises:
+        ValueError: The technique has no variable to train.
+    """
+    factor = getattr(recipe, "technique_rate", 1.0)
+    if factor == 1:
+        return optimizer
+    layers = {id(weight.layer): weight.layer for weight in get_sparse_weights(model)}.values()
+    variables = [v for layer in layers for v in layer.trainable_variables if v.name in layer.technique_variables]
+    if not variables:
+        raise ValueError(
+            "`technique_rate` needs a technique that adds variables to train, such as sbp or vd. "
+            f"Received: technique_rate={factor}, technique={recipe.technique}"
+        )
+    return AdamOfTwoRates.from_config(
+        {**optimizer.get_config(), "factor": factor, "paths": [variable.path for variable in variables]}
+    )

@@ -65,6 +65,9 @@ ADDED = {
     "scale_fan": False,
     "lr_decay_rate": None,
     "lr_decay_epochs": None,
+    "random_labels": "none",
+    "label_seed": 0,
+    "technique_rate": 1.0,
 }
 # The same for all programs. (The translator's and the classifier's files always had a strategy.)
 DEFAULTS = {**ADDED, "strategy": "none"}

@@ -19,7 +19,7 @@ from sparsity_tf import deploy, inspection
 from sparsity_tf.bounded_files import one_line
 from sparsity_tf.callbacks import SparsityMonitor
 from sparsity_tf.datasets.batches import first_of
-from sparsity_tf.train import folder_lock, log, run_folder, sparsity_settings, technique
+from sparsity_tf.train import folder_lock, log, optimizers, run_folder, sparsity_settings, technique
 from sparsity_tf.train.kept_checkpoints import KeptCheckpoints
 from sparsity_tf.train.strategy import distribute, get_strategy, is_chief, prepare_for_workers, splits_data
 
@@ -209,8 +209,10 @@ def compile_model(task, recipe, model, batches, grid=None):
             it, unless the recipe sets that number.
     """
     steps = task.steps_per_epoch(recipe, batches)
+    objective = task.objective(recipe, batches)
+    objective["optimizer"] = optimizers.with_rate_of_technique(objective["optimizer"], recipe, model)
     model.compile(
-        **task.objective(recipe, batches),
+        **objective,
         jit_compile=task.choose_jit_compile(recipe, model),
         steps_per_execution=task.choose_steps_per_execution(
             recipe, steps if recipe.steps_per_execution else grid or steps
@@ -374,10 +376,13 @@ def report(prepared, diverged):
     }
     line = findings.line
     if not findings.collapsed:
-        line = f"{line}, sparsity {100 * table.sparsity:.2f} %, compression {table.compression:.1f}x"
+        # JSON has no infinity, the compression of a network without a weight.
+        compression = table.compression if math.isfinite(table.compression) else None
+        left = "no weight is left" if compression is None else f"compression {compression:.1f}x"
+        line = f"{line}, sparsity {100 * table.sparsity:.2f} %, {left}"
         results["sparsity"] = table.sparsity
         results["sparsity_of_sparse_weights"] = table.sparsity_of_sparse_weights
-        results["compression"] = table.compression
+        results["compression"] = compression
         results["layers"] = {row.name: row.sparsity for row in table.rows}
     result = RunResult(line, findings.collapsed, results)
     if not prepared.chief:

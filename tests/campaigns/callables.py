@@ -73,7 +73,7 @@ SPECS = {
         "frequency image_size shuffle_buffer parallel_reads pixels variant technique mode cell kind scope model layer "
         "data files corpus vocabulary dtype normalize augment recipe too_long eval_too_long pad_to size convention "
         "batch_norm spatial_mask quarters input_shape image_shape shape drop grow redistribution every verbose "
-        "threshold_function granularity axis layer_or_model dataset table dense sparse boundaries values tensors "
+        "threshold_function granularity axis draw layer_or_model dataset table dense sparse boundaries values tensors "
         "model_or_table n m k max_texts texts split budget labels hidden inputs identifier loss".split(),
         "nothing",
     ),
@@ -161,6 +161,13 @@ _OF_RUNS = {
     "worst_score": "number_or_initializer",
     "title": "optional_path",
 }
+
+
+def _width_run():
+    folder = pathlib.Path(os.getcwd()) / "finished_run_of_a_width"
+    if not folder.exists():
+        write_run(folder, test_error=0.1, sparsity=0.9, model="vgg_like", model_options={"width": 0.5})
+    return str(folder)
 
 
 def _run_folder():
@@ -265,8 +272,8 @@ OPTIONS = {
     "powerpropagation": {"alpha": 2.0, "mask_initializer": "ones", "structure": None},
     "movement": {"initial_sparsity": 0.0, "scores_initializer": 0.0},
     "structured_bayesian": {
-        "mu_initializer": 0.0, "log_sigma_initializer": -5.0, "axis": "output", "low": -20.0, "high": 0.0,
-        "snr_threshold": 1.0, "penalty_weight": 0.0, "seed": 0,
+        "mu_initializer": 0.0, "log_sigma_initializer": -5.0, "axis": "output", "draw": "batch",
+        "low": -20.0, "high": 0.0, "snr_threshold": 1.0, "penalty_weight": 0.0, "seed": 0,
     },
 }  # fmt: skip
 OPTION_SPECS = {
@@ -375,6 +382,7 @@ CASES = {
     "study.read_runs": Case(study.read_runs, lambda: {"runs": [_run_folder()], "sparsity_of": "kernels"}, _OF_RUNS),
     "study.tradeoff_table": Case(study.tradeoff_table, lambda: {"published": study.published_results("str", "ResNet-50"), "runs": [_run_folder()], "levels": None, "sparsity_of": "kernels"}, _OF_RUNS),
     "study.plot_tradeoff": Case(study.plot_tradeoff, lambda: {"published": study.published_results("str", "ResNet-50"), "runs": [_run_folder()], "x": "sparsity", "levels": None, "worst_score": None, "sparsity_of": "kernels", "title": None, "path": None}, {**_OF_RUNS, "path": "optional_path"}),
+    "study.plot_widths": Case(study.plot_widths, lambda: {"runs": [_width_run()], "sparsity_of": "kernels", "title": None, "path": None}, {**_OF_RUNS, "path": "optional_path"}),
     "study.TradeoffTable.to_csv": Case(lambda path: study.tradeoff_table(study.published_results("str", "ResNet-50")).to_csv(path), {"path": "tradeoff.csv"}),
     "prune.prune": Case(sparsity_tf.prune, lambda: {"model": net(), "sparsity": 0.5, "by": "taylor", "data": (np.ones((2, 6, 6, 1), "float32"), np.array([0, 1])), "loss": "sparse_categorical_crossentropy", "scope": "layer", "distribution": "uniform", "structure": None, "where": None, "dense": None, "seed": 0, "target_flops": None, "target_parameters": None}, {"model": "model_or_layer", "by": "nothing", "scope": "optional", "dense": "dense_tensors", "seed": "nothing", "target_flops": "optional", "target_parameters": "optional"}),
     "refresh_statistics.refresh_statistics": Case(sparsity_tf.refresh_statistics, lambda: {"model": _normalised(), "data": np.ones((2, 3), "float32"), "batch_size": 2}, {"data": "numbers"}),
@@ -388,6 +396,7 @@ CASES = {
         for name in ("SparseGlorotUniform", "SparseHeNormal", "SparseEmbeddingNormal")
     },
     "initializers.reinitialize": Case(initializers.reinitialize, lambda: {"model": sparse_net(), "kind": "per_unit", "initializer": "he_normal", "seed": 0}, {"initializer": "optional"}),
+    "datasets.random_labels": Case(datasets.random_labels, {"data": _image_data, "kind": "permuted", "seed": 0}, {"seed": "nothing"}),
     "datasets.array_batches": Case(datasets.array_batches, {"data": _image_data, "batch_size": 4, "normalize": "none", "augment": "none", "pixels": 2, "validation_split": 0.1, "eval_batch_size": 4, "seed": 0, "dtype": "float32", "validation_stratified": False}, {"seed": "nothing", "validation_split": "fraction"}),
     "datasets.sequence_batches": Case(datasets.sequence_batches, {"data": _sequence_data, "batch_size": 4, "validation_split": 0.1, "eval_batch_size": 4, "seed": 0, "dtype": "float32", "validation_stratified": False}, {"seed": "nothing", "validation_split": "fraction"}),
     "datasets.CharacterBatches": Case(datasets.CharacterBatches, {"corpus": _corpus, "batch_size": 2, "window": 3, "seed": 0, "eval_batch_size": 2, "eval_characters": 5}, {"seed": "nothing"}),
@@ -434,7 +443,7 @@ CASES = {
     "models.resnet": Case(models.resnet, {"depth": 18, "input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "variant": "str", "classifier": None, "zero_gamma": None, "kernel_initializer": None, "kernel_regularizer": None}, {"width": "big"}),
     "models.mobilenet_v1": Case(models.mobilenet_v1, {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "classifier": "conv", "kernel_initializer": None, "kernel_regularizer": None}, {"width": "big", "classifier": "nothing"}),
     **{
-        f"models.{name}": Case(getattr(models, name), {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "kernel_initializer": None, "kernel_regularizer": None} | ({"variant": "sparse_vd"} if name == "vgg_like" else {}), {"width": "big"})
+        f"models.{name}": Case(getattr(models, name), {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "kernel_initializer": None, "kernel_regularizer": None} | ({"variant": "sparse_vd", "max_norm": None} if name == "vgg_like" else {}), {"width": "big", "max_norm": "optional_clip"})
         for name in ("vgg_c", "vgg_d", "vgg_like")
     },
     **{

@@ -10,6 +10,7 @@ import sparsity_tf
 from sparsity_tf.layers import LogNormalDropout, SBPConv2D, SBPDense
 from sparsity_tf.layers.structured_bayesian import divergence, mean_and_snr, sample
 from tests import fresh_process
+from tests.compiling import XLA
 
 # mu, log sigma -> divergence, mean, signal-to-noise ratio on [-20, 0] (closed form and numerical integration).
 GOLDEN = [
@@ -132,6 +133,131 @@ def test_noise_on_inputs_of_an_einsum_has_an_entry_for_each_unit_that_is_read():
         SBPConv2D(6, 3, groups=2, axis="input").build((None, 8, 8, 4))
 
 
+def test_mixed_noise_is_on_filters_of_convolutions_and_on_inputs_of_dense_layers():
+    dense, conv = SBPDense(4, axis="mixed"), SBPConv2D(6, 3, axis="mixed", groups=2)
+    dense.build((None, 3))
+    conv.build((None, 8, 8, 4))
+    assert dense.mu.shape == (3, 1) and conv.mu.shape == (1, 1, 1, 6)
+
+
+def test_the_units_of_mixed_noise_are_the_inputs_hidden_units_and_filters_that_shrink_removes():
+    """The layout of the paper's LeNet-5: two convolutions' filters, then the inputs of both dense layers."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    x = kl.Conv2D(6, 3, activation="relu", name="conv")(inputs)
+    x = kl.Dense(10, activation="relu", name="hidden")(kl.Flatten()(x))
+    model = keras.Model(inputs, kl.Dense(4, name="logits")(x))
+    sparsity_tf.sparsify(model, "sbp", axis="mixed")
+    dead = {"conv": [1, 4], "logits": [0, 3, 7]}
+    for name, units in dead.items():
+        log_sigma = arrays(model.get_layer(name).log_sigma)[0]
+        log_sigma[(..., units) if name == "conv" else (units,)] = 3.0
+        model.get_layer(name).log_sigma.assign(log_sigma)
+    small = sparsity_tf.shrink(model)
+    assert small.get_layer("conv").filters == 4 and small.get_layer("hidden").units == 7
+    x = np.random.default_rng(0).normal(size=(5, 8, 8, 1)).astype("float32")
+    np.testing.assert_allclose(*(arrays(net(x, training=False))[0] for net in (model, small)), rtol=1e-5, atol=1e-5)
+
+
+DRAWN_FOR_EXAMPLES = [
+    (lambda **options: SBPDense(50, **options), (6, 30), (6, 50)),
+    (lambda **options: SBPDense(50, **options), (6, 4, 30), (6, 1, 50)),
+    (lambda **options: SBPConv2D(50, 3, padding="same", **options), (6, 5, 5, 30), (6, 1, 1, 50)),
+    (lambda **options: SBPConv2D(50, 1, data_format="channels_first", **options), (6, 30, 5, 5), (6, 50, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("make,shape,drawn", DRAWN_FOR_EXAMPLES)
+@pytest.mark.parametrize("axis", ["output", "input"])
+def test_one_draw_for_each_example_and_unit(make, shape, drawn, axis):
+    if shape[1:] == (30, 5, 5) and keras.backend.backend() == "tensorflow":
+        pytest.skip("TensorFlow's convolutions on a CPU have their channels last")
+    layer = make(axis=axis, draw="example", use_bias=False, log_sigma_initializer=0.0, seed=1)
+    layer.build((None, *shape[1:]))
+    seen = {}
+
+    def linear(inputs, kernel):
+        seen["inputs"] = inputs
+        return layer_linear(inputs, kernel)
+
+    name = "convolution_op" if hasattr(layer, "kernel_size") else None
+    layer_linear = getattr(layer, name) if name else ops.matmul
+    (weight,) = layer.sparse_weights
+    x = ops.ones(shape)
+    noisy = layer.technique.apply(weight, linear, x, training=True)
+    theta = arrays(seen["inputs"] if axis == "input" else noisy / layer_linear(x, weight.tensor()))[0]
+    drawn = tuple(30 if size == 50 and axis == "input" else size for size in drawn)
+    positions = tuple(index for index, size in enumerate(drawn) if size == 1)
+    first = theta.mean(axis=positions, keepdims=True)
+    assert first.shape == drawn
+    np.testing.assert_allclose(theta, np.broadcast_to(first, theta.shape), rtol=1e-3)  # all positions share a draw
+    assert len(np.unique(first.round(6))) > 0.95 * first.size
+    # (0, 0) -> mean 0.5231566, standard deviation 0.25
+    assert abs(first.mean() - 0.5231566) < 5 * 0.25 / np.sqrt(first.size)
+    again = layer.technique.apply(weight, linear, x, training=True)
+    assert (arrays(again)[0] != arrays(noisy)[0]).any()
+
+
+def test_both_ways_to_draw_have_the_same_value_at_inference_and_the_same_penalty():
+    keras.utils.set_random_seed(0)
+    one, other = (SBPDense(4, draw=d, penalty_weight=1.0, kernel_initializer="ones") for d in ("batch", "example"))
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    np.testing.assert_array_equal(*(arrays(layer(x, training=False))[0] for layer in (one, other)))
+    for layer in (one, other):
+        layer(x, training=True)
+    np.testing.assert_array_equal(*(arrays(*layer.losses)[0] for layer in (one, other)))
+
+
+def test_means_over_a_batch_scatter_less_if_each_example_has_its_draw():
+    """The standard deviation of a mean over n independent draws is that of one draw over sqrt(n)."""
+    n, losses = 64, {}
+    for draw in ("batch", "example"):
+        layer = SBPDense(1, draw=draw, use_bias=False, kernel_initializer="ones", log_sigma_initializer=-1.0, seed=3)
+        layer.build((None, 1))
+        x = ops.ones((n, 1))
+        losses[draw] = [float(arrays(ops.mean(layer(x, training=True)))[0]) for _ in range(100)]
+    assert 5 < np.std(losses["batch"]) / np.std(losses["example"]) < 13
+
+
+def test_a_draw_for_each_example_survives_batch_normalisation():
+    """Normalisation with the statistics of the batch undoes a factor that all examples share, and only such a one."""
+    x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+    differences = {}
+    for draw in ("batch", "example"):
+        keras.utils.set_random_seed(0)
+        layer = SBPDense(3, draw=draw, use_bias=False, log_sigma_initializer=0.0)
+        norm = kl.BatchNormalization(epsilon=1e-12)
+        plain, noisy = (arrays(norm(layer(x, training=drawn), training=True))[0] for drawn in (False, True))
+        differences[draw] = np.abs(noisy - plain).max()
+    assert differences["batch"] < 1e-3 < 0.1 < differences["example"]
+
+
+def test_a_draw_for_each_example_trains_compiled_in_mixed_precision_and_survives_saving(tmp_path):
+    keras.utils.set_random_seed(0)
+    options = {"axis": "mixed", "draw": "example", "penalty_weight": 1e-3, "dtype": "mixed_bfloat16"}
+    inputs = keras.Input((5, 5, 2))
+    x = SBPConv2D(4, 3, activation="relu", **options)(inputs)
+    model = keras.Model(inputs, SBPDense(3, **options)(kl.Flatten()(x)))
+    x, y = np.random.default_rng(0).normal(size=(4, 5, 5, 2)), np.ones((4, 3))
+    model.compile("sgd", "mse", jit_compile=XLA)
+    model.train_on_batch(x, y)
+    model.compile("sgd", "mse", jit_compile=False)
+    model.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras")
+    assert [layer.technique.draw for layer in (copy.layers[1], copy.layers[-1])] == ["example"] * 2
+    # The copy goes on with the noise that the model draws next.
+    for net in (model, copy):
+        net.train_on_batch(x, y)
+    for one, other in zip(model.trainable_variables, copy.trainable_variables, strict=True):
+        assert np.isfinite(arrays(one)[0]).all()
+        np.testing.assert_allclose(*arrays(one, other), rtol=1e-5, atol=1e-6)
+
+
+def test_each_example_can_not_have_its_draw_where_units_may_lie_on_any_axis():
+    with pytest.raises(ValueError, match="`draw` must be 'batch' for an `EinsumDense`.*draw='example'"):
+        sparsity_tf.layers.SBPEinsumDense("abc,cd->abd", (None, 2), draw="example").build((None, 4, 7))
+
+
 def test_noise_that_is_not_a_number_is_not_hidden():
     layer = SBPDense(2)
     layer.build((None, 3))
@@ -236,6 +362,7 @@ def test_training_finds_the_units_that_nothing_needs():
     "arguments,message",
     [
         ({"axis": "both"}, "`axis` must be one of"),
+        ({"draw": "step"}, "`draw` must be one of"),
         ({"low": 1.0}, "`high` must be .* above 1"),
         ({"high": 60.0}, "`high` must be .* at most 20"),
         ({"snr_threshold": -1}, "`snr_threshold` must be"),

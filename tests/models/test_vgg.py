@@ -110,3 +110,29 @@ def test_kernels_and_biases_start_as_in_pytorch():
 def test_unknown_variant_is_refused():
     with pytest.raises(ValueError, match="`variant` must be one of"):
         models.vgg_like(variant="sparse")
+
+
+def test_the_norm_of_the_weights_into_each_dense_unit_is_limited():
+    model = models.vgg_like(width=0.05, variant="sparse_vd_baseline", max_norm=0.5)
+    model = keras.Model.from_config(model.get_config())
+    dense = [model.get_layer(name) for name in ("fc1", "classifier")]
+    for layer in dense:
+        layer.kernel.assign(np.full(layer.kernel.shape, 1.0))
+    model.compile(keras.optimizers.SGD(1e-6), "mse")
+    model.train_on_batch(np.zeros((2, 32, 32, 3)), np.zeros((2, 10)))
+    for layer in dense:
+        norms = np.linalg.norm(keras.ops.convert_to_numpy(layer.kernel), axis=0)
+        np.testing.assert_allclose(norms, 0.5, rtol=1e-3)
+    free = [layer for layer in model.layers if getattr(layer, "kernel_constraint", None) is None]
+    assert len([layer for layer in free if hasattr(layer, "kernel")]) == 13
+    assert models.vgg_like(width=0.05).get_layer("fc1").kernel_constraint is None
+    with pytest.raises(ValueError, match="`max_norm` must be .* above 0"):
+        models.vgg_like(max_norm=0)
+
+
+def test_the_baseline_of_sparse_vd_has_the_weights_that_the_sparse_network_begins_with():
+    first, second = (
+        {v.path: tuple(v.shape) for v in built("vgg_like", width=0.05, variant=variant).weights}
+        for variant in ("sparse_vd_baseline", "sparse_vd")
+    )
+    assert {path: shape for path, shape in first.items() if "dropout" not in path} == second

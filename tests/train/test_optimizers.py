@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import sparsity_tf
 from sparsity_tf.train import optimizers
 from sparsity_tf.train.classifier import presets
 
@@ -110,3 +111,44 @@ def test_warmup_survives_its_config():
 def test_warmup_without_steps_is_refused():
     with pytest.raises(ValueError, match="`warmup_steps`"):
         optimizers.WarmUp(0.1, 0)
+
+
+def sparse_model(technique="sbp"):
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="b")(keras.layers.Dense(2, name="a")(inputs)))
+    return sparsity_tf.sparsify(model, technique, where=["a"])
+
+
+def moved(optimizer):
+    """How far the first step of training moves each trainable variable: a dict from path to the largest change."""
+    keras.utils.set_random_seed(0)
+    model = sparse_model()
+    model.compile(optimizer(model), "mse")
+    before = {v.path: keras.ops.convert_to_numpy(v) for v in model.trainable_variables}
+    model.train_on_batch(np.ones((4, 3)), np.full((4, 2), 5.0))
+    after = {v.path: keras.ops.convert_to_numpy(v) for v in model.trainable_variables}
+    return model, {path: float(abs(after[path] - value).max()) for path, value in before.items()}
+
+
+def test_variables_of_the_technique_can_have_a_rate_of_their_own():
+    recipe = presets.Recipe(technique="sbp", technique_rate=10.0, learning_rate=1e-3, lr_schedule="constant")
+    adam = optimizers.make_optimizer(recipe, 10)
+    model, steps = moved(lambda model: optimizers.with_rate_of_technique(adam, recipe, model))
+    # The first step of Adam is as long as the rate. (mu begins at its upper bound and may not move.)
+    expected = {"a/kernel": 1e-3, "a/bias": 1e-3, "a/log_sigma": 1e-2, "b/kernel": 1e-3, "b/bias": 1e-3}
+    assert {path: steps[path] for path in expected} == pytest.approx(expected, rel=2e-2)
+    config = keras.saving.serialize_keras_object(model.optimizer)
+    copy = keras.saving.deserialize_keras_object(config)
+    assert moved(lambda model: copy)[1] == steps
+    assert copy.paths == ["a/mu", "a/log_sigma"] and copy.factor == 10
+
+
+def test_one_rate_leaves_the_optimizer_as_it_is():
+    adam = optimizers.make_optimizer(presets.Recipe(), 10)
+    assert optimizers.with_rate_of_technique(adam, presets.Recipe(), sparse_model()) is adam
+
+
+def test_a_rate_for_variables_that_are_not_there_is_refused():
+    recipe = presets.Recipe(technique="masked", technique_rate=2.0)
+    with pytest.raises(ValueError, match="`technique_rate` needs .*technique=masked"):
+        optimizers.with_rate_of_technique(keras.optimizers.Adam(), recipe, sparse_model("masked"))

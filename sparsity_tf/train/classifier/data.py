@@ -18,10 +18,11 @@ def load_data(recipe):
         FileNotFoundError, ModuleNotFoundError, ValueError: The data set is missing or damaged.
     """
     if recipe.dataset == "imagenet":
-        if recipe.train_examples:
-            raise ValueError(
-                f"`train_examples` must be 0 with dataset=imagenet. Received: train_examples={recipe.train_examples}"
-            )
+        for name, unused in (("train_examples", 0), ("random_labels", "none")):
+            if getattr(recipe, name) != unused:
+                raise ValueError(
+                    f"`{name}` must be {unused} with dataset=imagenet. Received: {name}={getattr(recipe, name)}"
+                )
         return datasets.imagenet(recipe.data_dir)
     with warnings.catch_warnings():
         # The loader warns if it falls back to the small demo set. The run prints `source`, which says the same.
@@ -33,9 +34,11 @@ def load_data(recipe):
             f"`train_examples` must be at most {len(data.x_train)}, the examples of {recipe.dataset}. "
             f"Received: train_examples={count}"
         )
-    if not count:
-        return data
-    return dataclasses.replace(data, x_train=data.x_train[:count], y_train=data.y_train[:count])
+    if count:
+        data = dataclasses.replace(data, x_train=data.x_train[:count], y_train=data.y_train[:count])
+    if recipe.random_labels != "none":
+        data = datasets.random_labels(data, recipe.random_labels, recipe.label_seed)
+    return data
 
 
 def _load(recipe):

@@ -27,6 +27,7 @@ MODELS = (
     "fast_grnn",
 )
 NORMALIZATIONS = ("none", "mean_image", "standardize", "standardize_dsr", "per_image", "zca")
+RANDOM_LABELS = ("none", "uniform", "permuted")
 AUGMENTATIONS = ("none", "shift", "flip", "crop_flip")
 IMAGENET_PIPELINES = ("state_of_sparsity", "str")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -87,6 +88,14 @@ class Recipe(SparsitySettings):
     validation_stratified: bool = other(
         False, "Hold out the same share of each class, exactly or one example more (not with record shards)."
     )
+    random_labels: str = choice(
+        "none",
+        RANDOM_LABELS,
+        "Train on labels that say nothing about the images, to see whether a network memorises: uniform draws each "
+        "label, permuted lets the labels change places. Test labels stay, and a network that predicts one class for "
+        "all images is then no failure (not imagenet).",
+    )
+    label_seed: int = number(0, "Seed of random_labels.", 0, most=2**32 - 1)
     normalize: str = choice(
         "mean_image",
         NORMALIZATIONS,
@@ -140,6 +149,12 @@ class Recipe(SparsitySettings):
     label_smoothing: float = number(0.0, "Share e of each target that is spread over all classes.", 0, below=1)
     optimizer: str = choice("adam", OPTIMIZERS, "Optimizer.")
     learning_rate: float = number(1e-3, "Highest learning rate.", above=0)
+    technique_rate: float = number(
+        1.0,
+        "Factor of the learning rate for the variables that the technique adds, such as mu and log_sigma of sbp and "
+        "log_sigma2 of vd (adam only).",
+        above=0,
+    )
     lr_schedule: str = choice(
         "linear",
         LR_SCHEDULES,
@@ -257,6 +272,15 @@ class Recipe(SparsitySettings):
                 "`scale_fan` needs a `final_sparsity`, and a `kernel_initializer` other than default and normal. "
                 f"Received: scale_fan=True, final_sparsity={self.final_sparsity}, "
                 f"kernel_initializer={self.kernel_initializer}"
+            )
+        if self.label_seed and self.random_labels == "none":
+            raise ValueError(
+                f"`label_seed` needs `random_labels`. Received: label_seed={self.label_seed}, random_labels=none"
+            )
+        if self.technique_rate != 1 and self.optimizer != "adam":
+            raise ValueError(
+                "`technique_rate` needs optimizer=adam. "
+                f"Received: technique_rate={self.technique_rate}, optimizer={self.optimizer}"
             )
         if self.nesterov and self.optimizer != "sgd":
             raise ValueError(f"`nesterov` needs optimizer=sgd. Received: nesterov=True, optimizer={self.optimizer}")

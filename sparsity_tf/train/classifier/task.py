@@ -151,7 +151,7 @@ class ClassifierTask(Task):
         results = _errors("test", figures)
         if prepared.batches.num_validation:
             results |= _errors("val", evaluation.run("validation"))
-        collapsed = verdict(table, figures, loss)
+        collapsed = verdict(table, figures, loss, may_be_constant=prepared.recipe.random_labels != "none")
         if collapsed:
             return Findings(collapsed, collapsed, results)
         flops = inspection.count_flops(prepared.model)
@@ -285,13 +285,15 @@ def _regularizer(recipe):
     return keras.regularizers.L2(recipe.kernel_l2) if recipe.kernel_l2 else None
 
 
-def verdict(table, test, loss):
+def verdict(table, test, loss, may_be_constant=False):
     """Says what is wrong with a network; returns `None` if the network is sound and its sparsity may be reported.
 
     Args:
         table: `SparsityTable` of the network.
         test: `TestFigures` of the network.
         loss: Training loss of the last epoch.
+        may_be_constant: Whether a network that predicts one class for all images may be sound: with random labels
+            nothing can be learnt but the most frequent one.
 
     Returns:
         A sentence without a full stop that begins with "diverged:" or "collapsed:", or `None`.
@@ -303,6 +305,6 @@ def verdict(table, test, loss):
         return "diverged: outputs that are not finite; no sparsity is reported"
     if not math.isfinite(loss):
         return "diverged: a training loss that is not finite; no sparsity is reported"
-    if test.only_class is not None:
+    if test.only_class is not None and not may_be_constant:
         return f"collapsed: the network predicts class {test.only_class} for every test image; no sparsity is reported"
     return None

@@ -285,3 +285,27 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_changed(batches, tmp
         TASK.make_model(presets.Recipe(load_weights=str(tmp_path / "bomb.keras")), batches)
     with pytest.raises(FileNotFoundError, match="`load_weights` does not exist"):
         TASK.make_model(presets.Recipe(load_weights="/nowhere.keras"), batches)
+
+
+def test_the_second_stage_of_sparse_vd_begins_with_the_weights_and_statistics_of_the_first(tmp_path):
+    images, labels = np.zeros((20, 32, 32, 3), np.uint8), (np.arange(20) % 10).astype(np.uint8)
+    batches = datasets.array_batches(datasets.ImageData(images, labels, images, labels, 10, "blank", "made"), 10)
+    first = presets.PRESETS["vgg_like_dropout_dense"]
+    first = dataclasses.replace(first, model_options={**first.model_options, "width": 0.05})
+    trained = TASK.make_model(first, batches)
+    for variable in trained.weights:
+        if variable.dtype == "float32":
+            variable.assign(np.random.default_rng(len(variable.path)).uniform(0.1, 0.2, variable.shape))
+    trained.save(tmp_path / "model.keras")
+    second = presets.PRESETS["vgg_like_pretrained_vd"]
+    options = {**second.model_options, "width": 0.05}
+    second = dataclasses.replace(second, model_options=options, load_weights=str(tmp_path / "model.keras"))
+    model = TASK.make_model(second, batches)
+    values = {variable.path: keras.ops.convert_to_numpy(variable) for variable in model.weights}
+    before = {v.path: keras.ops.convert_to_numpy(v) for v in trained.weights if "dropout" not in v.path}
+    assert len(before) > 80 and set(before) < set(values)
+    for path, value in before.items():
+        np.testing.assert_array_equal(values[path], value)
+    assert {float(value.max()) for path, value in values.items() if path.endswith("log_sigma2")} == {-15.0}
+    x = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    assert np.isfinite(keras.ops.convert_to_numpy(model(x))).all()

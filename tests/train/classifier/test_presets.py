@@ -19,6 +19,7 @@ TASK = ClassifierTask()
 NETWORKS = {
     "lenet300": "lenet_300_100",
     "lenet5": "lenet_5_caffe",
+    "lenet500": "mnist_mlp",
     "alexnet_s": "alexnet_s",
     "alexnet_b": "alexnet_b",
     "vgg_c": "vgg_c",
@@ -86,6 +87,9 @@ SMALL = [
     "wrn-28-2_dst",
     "wrn-22-2_set",
     "vgg_like_vd",
+    "vgg_like_dropout_dense",
+    "vgg_like_pretrained_vd",
+    "vgg_like_sbp",
     "smallnet_snfs",
     "cifar_resnet_sb_dynamic",
 ]
@@ -101,6 +105,7 @@ def test_network_and_algorithm_of_a_preset_fit(name):
     )
     trainer.rehearse(TASK, recipe, batches)
     model = TASK.make_model(recipe, batches)
+    trainer.compile_model(TASK, recipe, model, batches)
     assert bool(layers.get_sparse_weights(model)) == (recipe.technique != "none")
 
 
@@ -180,6 +185,10 @@ def test_stem_and_classifier_of_the_extended_recipe_have_their_own_sparsity():
         ({"nesterov": 1}, "true or false"),
         ({"nesterov": True}, "optimizer=sgd"),
         ({"kernel_l1": -1.0}, "at least 0"),
+        ({"random_labels": "shuffled"}, "none, uniform, permuted"),
+        ({"label_seed": 1}, "needs `random_labels`"),
+        ({"technique_rate": 0}, "a number above 0"),
+        ({"technique_rate": 2.0, "optimizer": "sgd"}, "optimizer=adam"),
         ({"penalty_schedule": "square"}, "linear, cubic, none"),
         ({"kernel_initializer": "ones"}, "glorot_uniform.*normal:STDDEV"),
         ({"kernel_initializer": "normal:-1"}, "normal:STDDEV"),

@@ -64,17 +64,19 @@ _DSR_LAST_STEP = 90 * 600
 
 _VD = {"log_sigma2_initializer": -10.0, "log_alpha_threshold": 3.0, "mask_in_training": True}
 
-# Structured Bayesian pruning begins with a trained network: give `--load_weights=runs/lenet5_dense/model.keras`. Adam,
-# batch and rate are the authors'. (In their LeNet-5 the dense layers have the noise on their inputs, here every hidden
-# layer has it on its outputs.)
+# Structured Bayesian pruning begins with a trained network: give `--load_weights=runs/lenet5_dense/model.keras`. As in
+# the paper, noise is on filters of convolutions and on inputs of dense layers.
 _SBP = {
     "technique": "sbp",
+    "technique_options": {"axis": "mixed", "draw": "example"},
     "learning_rate": 1e-3,
+    "technique_rate": 10.0,
     "lr_decay_from": 0.5,
     "penalty_schedule": "none",
-    "epochs": 200,
-    "batch_size": 128,
+    "epochs": 60,
+    "batch_size": 500,
 }
+_LENET_500_300 = {"model": "mnist_mlp", "model_options": {"hidden": [500, 300], "batch_norm": "none"}}
 
 MNIST = {
     "lenet300_dense": Recipe(epochs=50),
@@ -88,7 +90,7 @@ MNIST = {
         penalty_end_epoch=8.0,
         epochs=100,
     ),
-    "lenet300_sbp": Recipe(**_SBP, where="dense_[12]"),
+    "lenet300_sbp": Recipe(**_SBP),
     "lenet300_l0": Recipe(
         technique="l0",
         technique_options={"initial_dropout_rate": 0.1},
@@ -177,7 +179,9 @@ MNIST = {
         epochs=200,
         batch_size=100,
     ),
-    "lenet5_sbp": Recipe(**_SBP, model="lenet_5_caffe", where="conv_[12]|dense_1"),
+    "lenet5_sbp": Recipe(**_SBP, model="lenet_5_caffe"),
+    "lenet500_dense": Recipe(**_LENET_500_300, epochs=50),
+    "lenet500_sbp": Recipe(**_SBP, **_LENET_500_300),
     "demo": Recipe(
         dataset="mnist_demo",
         technique="vd",
