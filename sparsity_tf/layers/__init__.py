@@ -18,6 +18,7 @@ from sparsity_tf.layers.discovering_wirings import (
     set_sparsities,
 )
 from sparsity_tf.layers.fast_grnn import FastGRNN, FastGRNNCell, STRFastGRNN, STRFastGRNNCell, fold_rank
+from sparsity_tf.layers.group_variational_dropout import GroupVariationalDropout, GVDDense, GVDEmbedding
 from sparsity_tf.layers.kinds import (
     SparseConv1D,
     SparseConv1DTranspose,
@@ -69,6 +70,8 @@ from sparsity_tf.layers.masked import (
 from sparsity_tf.layers.recurrent import (
     DNWGRU,
     DNWLSTM,
+    GVDGRU,
+    GVDLSTM,
     L0GRU,
     L0LSTM,
     STRGRU,
@@ -83,6 +86,10 @@ from sparsity_tf.layers.recurrent import (
     DNWLSTMCell,
     DNWSimpleRNN,
     DNWSimpleRNNCell,
+    GVDGRUCell,
+    GVDLSTMCell,
+    GVDSimpleRNN,
+    GVDSimpleRNNCell,
     L0ConvLSTM1D,
     L0ConvLSTM2D,
     L0ConvLSTM3D,
@@ -202,6 +209,15 @@ __all__ = [
     "DiscoveringWirings",
     "FastGRNN",
     "FastGRNNCell",
+    "GVDDense",
+    "GVDEmbedding",
+    "GVDGRU",
+    "GVDGRUCell",
+    "GVDLSTM",
+    "GVDLSTMCell",
+    "GVDSimpleRNN",
+    "GVDSimpleRNNCell",
+    "GroupVariationalDropout",
     "L0",
     "L0Conv1D",
     "L0Conv1DTranspose",
