@@ -307,6 +307,7 @@ MODELS_WITH_SPARSITY = {
     "mlp": TECHNIQUE_ARGUMENT,
     "mobilenet": TECHNIQUE_ARGUMENT,
     "resnets": TECHNIQUE_ARGUMENT,
+    "text_lstm": TECHNIQUE_ARGUMENT,
     "transformer": TECHNIQUE_ARGUMENT,
     "vgg": TECHNIQUE_ARGUMENT,
     "wide_resnets": TECHNIQUE_ARGUMENT,
@@ -339,7 +340,7 @@ def test_only_the_trainer_calls_fit():
     assert {module for module in modules() if list(fits(module))} == {f"{PACKAGE}.train.trainer"}
 
 
-PROGRAMS = ("classifier", "language_model", "translator")
+PROGRAMS = ("classifier", "language_model", "text_classifier", "translator")
 
 
 def test_what_programs_share_knows_no_program():

@@ -28,8 +28,10 @@ from sparsity_tf.datasets.images.imagenet import ImageFiles, imagenet
 from sparsity_tf.datasets.images.mnist import fashion_mnist, mnist, mnist_demo
 from sparsity_tf.datasets.text import subwords
 from sparsity_tf.datasets.text.characters import CharacterBatches, CharacterCorpus, character_corpus
+from sparsity_tf.datasets.text.labelled import LabelledBatches, LabelledText, labelled_text
 from sparsity_tf.datasets.text.parallel_corpus import ParallelCorpus, parallel_corpus
 from sparsity_tf.datasets.text.translation_batches import TranslationBatches, translation_batches
+from sparsity_tf.datasets.text.words import WordVocabulary, split_words, word_vocabulary
 
 __all__ = [
     "Batches",
@@ -37,8 +39,11 @@ __all__ = [
     "CharacterCorpus",
     "ImageData",
     "ImageFiles",
+    "LabelledBatches",
+    "LabelledText",
     "ParallelCorpus",
     "TranslationBatches",
+    "WordVocabulary",
     "array_batches",
     "character_corpus",
     "cifar10",
@@ -46,12 +51,15 @@ __all__ = [
     "fashion_mnist",
     "file_batches",
     "imagenet",
+    "labelled_text",
     "mnist",
     "mnist_demo",
     "parallel_corpus",
     "read_idx",
+    "split_words",
     "subwords",
     "translation_batches",
+    "word_vocabulary",
 ]
 
 
