@@ -33,12 +33,12 @@ _DATA = {
     "imdb": {"vocabulary_size": 20_002, "held_out": 0.15, "length": 200, "hidden_size": 128, "epochs": 800},
     "agnews": {"vocabulary_size": 20_002, "held_out": 0.05, "length": 100, "hidden_size": 512, "epochs": 150},
     "reviews": {
-        "min_count": 2,
+        "min_count": 3,
         "length": 40,
-        "embedding_size": 64,
-        "hidden_size": 64,
-        "epochs": 60,
-        "learning_rate": 5e-3,
+        "embedding_size": 32,
+        "hidden_size": 32,
+        "epochs": 30,
+        "learning_rate": 4e-3,
         "lr_schedule": "linear",
     },
 }
