@@ -24,16 +24,19 @@ from sparsity_tf.train.text_classifier.task import TextClassifierTask
 pytestmark = pytest.mark.tensorflow
 
 TASK = TextClassifierTask()
-# The noise begins so high that many words are dead after two epochs.
-OPTIONS = {"log_sigma2_initializer": -9.0, "group_log_sigma2_initializer": 2.5, "groups": ["word", "input", "gate"]}
+# The threshold is so low that words without a meaning are dead after a hundred steps.
+OPTIONS = {"log_sigma2_initializer": -10.0, "group_log_sigma2_initializer": -8.0, "log_alpha_threshold": -3.0}
 SMALL = (
     "--config=reviews_groups",
     "--length=4",
     "--embedding_size=5",
     "--hidden_size=4",
     "--batch_size=10",
-    "--epochs=2",
-    "--learning_rate=0.3",
+    "--epochs=14",
+    "--learning_rate=0.03",
+    "--penalty_weight=0.05",
+    "--penalty_begin_epoch=6",
+    "--penalty_end_epoch=9",
     "--jit_compile=false",
     f"--technique_options={json.dumps(OPTIONS)}",
 )
@@ -83,14 +86,14 @@ def test_a_run_leaves_its_figures(finished, data):
     with open(finished / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["val_error"]) == pytest.approx(results["val_error"], abs=1e-6)
-    assert float(rows[-1]["penalty_weight"]) == pytest.approx(1.0)
+    assert float(rows[-1]["penalty_weight"]) == pytest.approx(0.05)
     assert (
         results["best"]["val_error"]
         == min(float(row["val_error"]) for row in rows)
         == pytest.approx(results["best"]["val_error"], abs=1e-6)
     )
     model = keras.saving.load_model(finished / "model.keras")
-    text = labelled_text(data, min_count=2)
+    text = labelled_text(data, min_count=3)
     batches = LabelledBatches(text, 10, 4)
     wrong = np.mean(predictions(model, batches).argmax(axis=1) != text.test[1])
     assert results["test_error"] == pytest.approx(wrong, abs=1e-9)
@@ -127,7 +130,10 @@ def test_what_cannot_be_used_is_said_before_anything_is_written(tmp_path, capsys
         (("--data_dir=/nowhere",), "`data_dir` must be a file or a folder"),
         (("--vocabulary_size=2",), "`vocabulary_size` must be 0 or at least 3"),
         ((f"--data_dir={data}", "--batch_size=1000"), "`batch_size` must be at most the 9"),
-        ((f"--data_dir={data}", '--technique_options={"groups": ["rows"]}'), "`groups` must be a list or tuple"),
+        (
+            (f"--data_dir={data}", "--batch_size=9", '--technique_options={"groups": ["rows"]}'),
+            "`groups` must be a list or tuple",
+        ),
         ((f"--data_dir={data}", "--penalty_begin_epoch=1"), "`penalty_end_epoch` must not come before"),
     ):
         assert run(f"--output_dir={tmp_path / 'run'}", *arguments) == 2
