@@ -16,6 +16,7 @@ PROGRAMS = {
     "train classifier": ("sparsity_tf.train.classifier", "train an image classifier: MNIST, CIFAR, ImageNet"),
     "train translator": ("sparsity_tf.train.translator", "train a Transformer to translate"),
     "train language-model": ("sparsity_tf.train.language_model", "train a recurrent network to predict characters"),
+    "train text-classifier": ("sparsity_tf.train.text_classifier", "train an LSTM to classify texts"),
     "checkpoint-sparsity": (
         "sparsity_tf.tools.checkpoint_sparsity",
         "show how sparse a checkpoint file is, weight by weight",

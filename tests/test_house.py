@@ -312,6 +312,7 @@ MODELS_WITH_SPARSITY = {
     "mobilenet": TECHNIQUE_ARGUMENT,
     "resnets": TECHNIQUE_ARGUMENT,
     "spatial_blocks": "its spatial masks are layers of activations, not of weights",
+    "text_lstm": TECHNIQUE_ARGUMENT,
     "transformer": TECHNIQUE_ARGUMENT,
     "vgg": TECHNIQUE_ARGUMENT,
     "wide_resnets": TECHNIQUE_ARGUMENT,
@@ -344,7 +345,7 @@ def test_only_the_trainer_calls_fit():
     assert {module for module in modules() if list(fits(module))} == {f"{PACKAGE}.train.trainer"}
 
 
-PROGRAMS = ("classifier", "language_model", "translator")
+PROGRAMS = ("classifier", "language_model", "text_classifier", "translator")
 
 
 def test_what_programs_share_knows_no_program():

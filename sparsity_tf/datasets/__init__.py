@@ -33,8 +33,10 @@ from sparsity_tf.datasets.sequences.sequence_batches import sequence_batches
 from sparsity_tf.datasets.sequences.sequence_data import SequenceData, google12, har2
 from sparsity_tf.datasets.text import subwords
 from sparsity_tf.datasets.text.characters import CharacterBatches, CharacterCorpus, character_corpus
+from sparsity_tf.datasets.text.labelled import LabelledBatches, LabelledText, labelled_text
 from sparsity_tf.datasets.text.parallel_corpus import ParallelCorpus, parallel_corpus
 from sparsity_tf.datasets.text.translation_batches import TranslationBatches, translation_batches
+from sparsity_tf.datasets.text.words import WordVocabulary, split_words, word_vocabulary
 
 __all__ = [
     "Batches",
@@ -42,9 +44,12 @@ __all__ = [
     "CharacterCorpus",
     "ImageData",
     "ImageFiles",
+    "LabelledBatches",
+    "LabelledText",
     "ParallelCorpus",
     "SequenceData",
     "TranslationBatches",
+    "WordVocabulary",
     "array_batches",
     "character_corpus",
     "cifar10",
@@ -54,15 +59,18 @@ __all__ = [
     "google12",
     "har2",
     "imagenet",
+    "labelled_text",
     "mnist",
     "mnist_demo",
     "parallel_corpus",
     "random_labels",
     "read_idx",
     "sequence_batches",
+    "split_words",
     "subwords",
     "tiny_imagenet",
     "translation_batches",
+    "word_vocabulary",
 ]
 
 

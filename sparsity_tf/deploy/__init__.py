@@ -1,7 +1,8 @@
 """From sparse to shipped.
 
-`shrink` removes the parts of a model that its zeros make superfluous. `save_compact` writes a small `.keras` file.
-`export` writes and checks a file for another runtime. `deployment_report` measures the gain of each of these steps.
+`shrink` removes the parts of a model that its zeros make superfluous, and `shrink_vocabulary` removes words.
+`save_compact` writes a small `.keras` file. `export` writes and checks a file for another runtime. `deployment_report`
+measures the gain of each of these steps.
 """
 
 from sparsity_tf.deploy.channel_families import ChannelFamily, FamilyPart, channel_families
@@ -14,6 +15,7 @@ from sparsity_tf.deploy.report import DeploymentReport, DeploymentRow, deploymen
 from sparsity_tf.deploy.report_plot import plot_deployment
 from sparsity_tf.deploy.shrink import shrink
 from sparsity_tf.deploy.shrink_report import ShrinkReport, ShrinkRow
+from sparsity_tf.deploy.vocabulary import shrink_vocabulary
 
 __all__ = [
     "ChannelFamily",
@@ -34,6 +36,7 @@ __all__ = [
     "save_compact",
     "shipping_gain",
     "shrink",
+    "shrink_vocabulary",
 ]
 
 

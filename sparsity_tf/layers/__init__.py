@@ -18,6 +18,7 @@ from sparsity_tf.layers.discovering_wirings import (
     set_sparsities,
 )
 from sparsity_tf.layers.fast_grnn import FastGRNN, FastGRNNCell, STRFastGRNN, STRFastGRNNCell, fold_rank
+from sparsity_tf.layers.group_variational_dropout import GroupVariationalDropout, GVDDense, GVDEmbedding
 from sparsity_tf.layers.hashed import (
     Hashed,
     HashedConv1D,
@@ -94,6 +95,8 @@ from sparsity_tf.layers.powerpropagation import (
 from sparsity_tf.layers.recurrent import (
     DNWGRU,
     DNWLSTM,
+    GVDGRU,
+    GVDLSTM,
     L0GRU,
     L0LSTM,
     STRGRU,
@@ -108,6 +111,10 @@ from sparsity_tf.layers.recurrent import (
     DNWLSTMCell,
     DNWSimpleRNN,
     DNWSimpleRNNCell,
+    GVDGRUCell,
+    GVDLSTMCell,
+    GVDSimpleRNN,
+    GVDSimpleRNNCell,
     L0ConvLSTM1D,
     L0ConvLSTM2D,
     L0ConvLSTM3D,
@@ -243,6 +250,15 @@ __all__ = [
     "DiscoveringWirings",
     "FastGRNN",
     "FastGRNNCell",
+    "GVDDense",
+    "GVDEmbedding",
+    "GVDGRU",
+    "GVDGRUCell",
+    "GVDLSTM",
+    "GVDLSTMCell",
+    "GVDSimpleRNN",
+    "GVDSimpleRNNCell",
+    "GroupVariationalDropout",
     "Hashed",
     "HashedConv1D",
     "HashedConv2D",

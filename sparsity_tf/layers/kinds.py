@@ -22,6 +22,9 @@ class SparseDense(SparseLayer, keras.layers.Dense):
     def filter_axes(self, name="kernel"):
         return (1,)
 
+    def group_axes(self, name="kernel"):
+        return {"input": 0}
+
 
 class SparseEinsumDense(SparseLayer, keras.layers.EinsumDense):
     """`keras.layers.EinsumDense` whose kernel is sparse."""
@@ -224,6 +227,9 @@ class SparseEmbedding(SparseLayer, keras.layers.Embedding):
         # A row of the table is a symbol, which is an output unit of a tied softmax. In an untied projection a column is
         # one.
         return (0,) if name == "embeddings" else (1,)
+
+    def group_axes(self, name="embeddings"):
+        return {"word": 0} if name == "embeddings" else {}
 
     def _lookup(self, inputs, training):
         ids = ops.cast(inputs, "int32") if inputs.dtype not in ("int32", "int64") else inputs

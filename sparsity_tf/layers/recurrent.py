@@ -16,6 +16,7 @@ A recurrent cell that you write can hold sparse layers, too. On JAX it can't hol
 
 from sparsity_tf.layers import recurrent_kinds as kinds
 from sparsity_tf.layers.discovering_wirings import DiscoveringWirings
+from sparsity_tf.layers.group_variational_dropout import GroupVariationalDropout
 from sparsity_tf.layers.l0 import L0
 from sparsity_tf.layers.masked import Masked, MaskedLayer
 from sparsity_tf.layers.soft_threshold import SoftThreshold
@@ -108,6 +109,42 @@ class VDGRU(kinds.SparseGRU):
     """`keras.layers.GRU` with variational dropout. Also takes the arguments of `VariationalDropout`."""
 
     technique_class = VariationalDropout
+
+
+class GVDSimpleRNNCell(kinds.SparseSimpleRNNCell):
+    """`keras.layers.SimpleRNNCell` with group variables. Also takes the arguments of `GroupVariationalDropout`."""
+
+    technique_class = GroupVariationalDropout
+
+
+class GVDSimpleRNN(kinds.SparseSimpleRNN):
+    """`keras.layers.SimpleRNN` with group variables. Also takes the arguments of `GroupVariationalDropout`."""
+
+    technique_class = GroupVariationalDropout
+
+
+class GVDLSTMCell(kinds.SparseLSTMCell):
+    """`keras.layers.LSTMCell` with group variables. Also takes the arguments of `GroupVariationalDropout`."""
+
+    technique_class = GroupVariationalDropout
+
+
+class GVDLSTM(kinds.SparseLSTM):
+    """`keras.layers.LSTM` with group variables. Also takes the arguments of `GroupVariationalDropout`."""
+
+    technique_class = GroupVariationalDropout
+
+
+class GVDGRUCell(kinds.SparseGRUCell):
+    """`keras.layers.GRUCell` with group variables. Also takes the arguments of `GroupVariationalDropout`."""
+
+    technique_class = GroupVariationalDropout
+
+
+class GVDGRU(kinds.SparseGRU):
+    """`keras.layers.GRU` with group variables. Also takes the arguments of `GroupVariationalDropout`."""
+
+    technique_class = GroupVariationalDropout
 
 
 class L0SimpleRNNCell(kinds.SparseSimpleRNNCell):

@@ -8,7 +8,7 @@ place of the variables; its cuDNN path (TensorFlow, GPU) works, too.
 
 Variational dropout in training is the exception. For the inputs it samples pre-activations (local reparametrisation):
 all time steps at once, with one noise vector for each sequence. For the recurrent state it samples the kernel itself,
-one sample for the whole batch. cuDNN can't run this.
+one sample for the whole batch. cuDNN can't run this. (Variational dropout with group variables samples both kernels.)
 
 "Before the loop" is the moment when Keras asks a cell for its dropout masks. So the cells also work in a plain
 `keras.layers.RNN` and in `StackedRNNCells`. A cell that is called by itself makes a new draw in every call.
@@ -70,6 +70,9 @@ class _SparseCell(SparseLayer):
     def filter_axes(self, name="kernel"):
         return (1,)
 
+    def group_axes(self, name="kernel"):
+        return {"input" if name == "kernel" else "unit": 0, "gate": 1}
+
     def products(self):
         """The linear operations of one step: dict from the name of a weight to a function of (inputs, kernel)."""
         return {"kernel": ops.matmul, "recurrent_kernel": ops.matmul}
@@ -79,13 +82,24 @@ class _SparseCell(SparseLayer):
         kernel, project = self.sparse_weights[0], None
         if training:
             project = self.technique.over_time(kernel, self.products()["kernel"], batch_size)
-        return _Prepared(
-            training,
-            None if project else self.apply_weight("kernel", _kernel_itself, None, training),
-            self.apply_weight("recurrent_kernel", _kernel_itself, None, training),
-            self.bound_value("bias", training) if "bias" in self.bound_weight_names else None,
-            project,
-        )
+        with self._sharing_draws():
+            return _Prepared(
+                training,
+                None if project else self.apply_weight("kernel", _kernel_itself, None, training),
+                self.apply_weight("recurrent_kernel", _kernel_itself, None, training),
+                self.bound_value("bias", training) if "bias" in self.bound_weight_names else None,
+                project,
+            )
+
+    @contextlib.contextmanager
+    def _sharing_draws(self):
+        """A context in which both kernels find the same draws in `shared_draws`."""
+        # Written through `__dict__`: Keras tracks attributes that are set on a layer.
+        self.__dict__["shared_draws"] = {}
+        try:
+            yield
+        finally:
+            del self.__dict__["shared_draws"]
 
     # Keras's RNN calls `get_dropout_mask` before its loop over time, and `reset_dropout_mask` after it.
     def get_dropout_mask(self, step_input):
@@ -225,6 +239,9 @@ class SparseConvLSTMCell(_SparseCell, ConvLSTMCell):
 
     def filter_axes(self, name="kernel"):
         return (self.rank + 1,)
+
+    def group_axes(self, name="kernel"):
+        return {}
 
     def position_axes(self, rank):
         first = 1 if self.data_format == "channels_last" else 2

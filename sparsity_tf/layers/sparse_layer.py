@@ -145,6 +145,8 @@ class SparseLayer(LayerHooks):
     _trained_in = None
     # Names of attributes that hold layers to make sparse together with this one, e.g. the cell of a recurrent layer.
     sparse_part_names = ()
+    # While a recurrent cell prepares a call: the draws that its weights have in common, by name. Otherwise `None`.
+    shared_draws = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -298,6 +300,10 @@ class SparseLayer(LayerHooks):
     def filter_axes(self, name="kernel"):
         """Axes of weight `name` that index output units. Fixing these axes selects one "filter"."""
         raise TypeError(f"{type(self).__name__} has no filters.")
+
+    def group_axes(self, name="kernel"):
+        """The named kinds of groups of weight `name`: dict from name to the axis whose index numbers the groups."""
+        return {}
 
     def position_axes(self, rank):
         """Axes of an output of the given rank that index positions (time, space), not the batch or the units."""

@@ -36,7 +36,7 @@ _LARGEST_EXPONENT = 80.0
 # finite in float32.
 _LARGEST_FUSED_CLIP = 15.0
 # exp(700) is finite in Python. A clip of that size has no effect in float32.
-_LARGEST_CLIP = 700.0
+LARGEST_CLIP = 700.0
 
 
 def compute_log_alpha(theta, log_sigma2, clip=None):
@@ -181,7 +181,7 @@ class VariationalDropout(Technique):
         seed: int | None = None,
     ) -> None:
         if clip_log_alpha is not None:
-            check_number("clip_log_alpha", clip_log_alpha, above=0, below=_LARGEST_CLIP)
+            check_number("clip_log_alpha", clip_log_alpha, above=0, below=LARGEST_CLIP)
         check_number("log_alpha_threshold", log_alpha_threshold)
         check_bool("mask_in_training", mask_in_training)
         check_bool("share_noise", share_noise)
@@ -244,26 +244,35 @@ class VariationalDropout(Technique):
 
         return function
 
-    def _kernels(self, weight, select=None):
-        """The kernels of the pre-activation's mean and of its variance."""
-        layer = weight.layer
+    def _means_and_variances(self, weight, select=None):
+        """The means and variances of the weights in training, float32 or wider."""
         theta = weight.tensor(select)
         log_sigma2 = weight.extra("log_sigma2", select)
         kept_theta = ops.where(self._kept(theta, log_sigma2), theta, 0) if self.mask_in_training else theta
+        # A lookup has a new shape for every sequence length. Compiling each would cost more than it saves.
+        return kept_theta, self._sigma2(theta, log_sigma2, compiled=select is None)
+
+    def _noisy_kernels(self, weight, select=None):
+        """The kernels of the pre-activation's mean and of its variance, float32 or wider."""
+        return self._means_and_variances(weight, select)
+
+    def _kernels(self, weight, select=None):
+        """The kernels of the pre-activation's mean and of its variance, in the dtypes in which they are applied."""
+        layer = weight.layer
+        theta, sigma2 = self._noisy_kernels(weight, select)
         # float16 can't hold the squares of activations above 255.
         dtype = "float32" if layer.compute_dtype == "float16" else layer.compute_dtype
-        sigma2 = self._sigma2(theta, log_sigma2, select)
-        return ops.cast(kept_theta, layer.compute_dtype), ops.cast(sigma2, dtype)
+        return ops.cast(theta, layer.compute_dtype), ops.cast(sigma2, dtype)
 
     def _kept(self, theta, log_sigma2):
         # This form keeps a weight that is NaN. `log_alpha < threshold` would drop it, and so hide it.
         return ops.logical_not(compute_log_alpha(theta, log_sigma2) >= self.log_alpha_threshold)
 
-    def _sigma2(self, theta, log_sigma2, select=None):
+    def _sigma2(self, theta, log_sigma2, compiled=True):
+        """sigma^2 after the clip of log alpha."""
         if self.clip_log_alpha is None:
             return ops.exp(ops.minimum(log_sigma2, _LARGEST_EXPONENT))
-        # A lookup has a new shape for every sequence length. Compiling each would cost more than it saves.
-        clipped = _clipped_sigma2 if select else _fused_sigma2
+        clipped = _fused_sigma2 if compiled else _clipped_sigma2
         return clipped(theta, ops.cast(log_sigma2, theta.dtype), self.clip_log_alpha)
 
 

@@ -23,6 +23,7 @@ from sparsity_tf.models.lenet import lenet_5_caffe, lenet_300_100
 from sparsity_tf.models.mlp import mnist_mlp
 from sparsity_tf.models.mobilenet import mobilenet_v1
 from sparsity_tf.models.resnets import resnet, resnet_18, resnet_34, resnet_50, resnet_101, resnet_152, resnet_200
+from sparsity_tf.models.text_lstm import text_lstm
 from sparsity_tf.models.transformer import EMBEDDING_DENSE, TRANSFORMER_SIZES, Transformer
 from sparsity_tf.models.transformer_layers import (
     DotProductAttention,
@@ -69,6 +70,7 @@ __all__ = [
     "resnet_200",
     "resnet_34",
     "resnet_50",
+    "text_lstm",
     "vgg_c",
     "vgg_d",
     "vgg_like",

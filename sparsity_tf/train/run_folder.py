@@ -39,6 +39,9 @@ FEATURES = "features.npz"
 FEATURES_TABLE = "features.csv"
 TENSORBOARD = "tensorboard"
 TRANSLATIONS = "translations.txt"
+WORDS = "words.tsv"
+SMALL = "small.keras"
+SMALL_WORDS = "small_words.tsv"
 INITIAL = "initial.keras"
 BEST = "best.keras"
 FRAMES = "frames"
@@ -383,7 +386,8 @@ def _changes(before, after):
 def _outputs(folder):
     """Paths of the files that a run has written into the folder, except the recipe, which would be no loss."""
     files = (CHECKPOINT, _UNFINISHED, SNAPSHOT, INITIAL, BEST, MODEL, METRICS, RESULTS, SPARSITY, SPARSITY_BY_STEP)
-    names = (*files, TRANSLATIONS, SPEEDUP, FEATURES, FEATURES_TABLE, "unfinished_*.keras", TENSORBOARD, FRAMES, KEPT)
+    names = (*files, TRANSLATIONS, WORDS, SMALL, SMALL_WORDS, SPEEDUP, FEATURES, FEATURES_TABLE)
+    names += ("unfinished_*.keras", TENSORBOARD, FRAMES, KEPT)
     names += PICTURES
     return [path for name in names for path in sorted(glob.glob(os.path.join(glob.escape(folder), name)))]
 

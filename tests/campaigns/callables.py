@@ -104,6 +104,7 @@ SPECS = {
     **dict.fromkeys("activation recurrent_activation".split(), "activation"),
     **dict.fromkeys(
         "mask_initializer log_alpha_initializer log_sigma2_initializer threshold_initializer mu_initializer "
+        "group_log_sigma2_initializer "
         "log_sigma_initializer".split(),
         "number_or_initializer",
     ),
@@ -259,6 +260,10 @@ OPTIONS = {
         "log_sigma2_initializer": -10.0, "clip_log_alpha": 8.0, "log_alpha_threshold": 3.0, "mask_in_training": False,
         "share_noise": False, "penalty_weight": 0.0, "seed": 0,
     },
+    "group_variational_dropout": {
+        "groups": ("word", "gate"), "log_sigma2_initializer": -6.0, "group_log_sigma2_initializer": -6.0,
+        "clip_log_alpha": 8.0, "log_alpha_threshold": 3.0, "penalty_weight": 0.0, "seed": 0,
+    },
     "l0": {
         "log_alpha_initializer": 2.0, "beta": 0.6, "gamma": -0.1, "zeta": 1.1, "penalty_weight": 0.0, "seed": 0,
     },
@@ -278,6 +283,7 @@ OPTIONS = {
 }  # fmt: skip
 OPTION_SPECS = {
     "clip_log_alpha": "optional_clip",
+    "groups": "group_names",
     "gamma": "negative",
     "zeta": "at_least_1",
     "penalty_weight": "positive",
@@ -291,6 +297,7 @@ OPTION_SPECS = {
 ALLOWED |= {
     "exponent": {"one_and_half", "huge_float"},
     "optional_clip": {"none", "half", "one_and_half"},
+    "group_names": {"empty_list", "empty_tuple"},
     "negative": {"minus_one", "minus_half"},
 }
 GRNN = {

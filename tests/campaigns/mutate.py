@@ -76,6 +76,7 @@ MODULES = {
     "layers/l0": ["tests/layers/test_l0.py"],
     "layers/variational_dropout": ["tests/layers/test_variational_dropout.py"],
     "layers/soft_threshold": ["tests/layers/test_soft_threshold.py"],
+    "layers/group_variational_dropout": ["tests/layers/test_group_variational_dropout.py"],
     "layers/structured_bayesian": ["tests/layers/test_structured_bayesian.py"],
     "layers/masked": ["tests/layers/test_masked.py", "tests/layers/test_lora.py"],
     "layers/discovering_wirings": ["tests/layers/test_discovering_wirings.py"],

@@ -76,6 +76,45 @@ def test_a_silent_unit_with_a_bias_is_not_silent(kind):
     assert_equal_models(model, small, sequences())
 
 
+@pytest.mark.parametrize(
+    "kind,gate,bias,removed",
+    [
+        (layers.LSTM, 0, -3.5, True),  # closed input gate: the carry stays 0
+        (layers.LSTM, 3, -3.5, True),  # closed output gate
+        (layers.LSTM, 1, -3.5, False),  # a closed forget gate still lets new input in
+        (layers.LSTM, 3, -2.9, False),  # the gate is constant, but not closed
+        (layers.GRU, 0, 3.5, True),  # the old state, which is 0, goes on for ever
+        (layers.GRU, 0, -3.5, False),
+        (layers.GRU, 1, 3.5, False),
+    ],
+)
+def test_a_constant_gate_removes_its_unit_if_the_bias_closes_it(kind, gate, bias, removed):
+    model = recurrent_net(kind, recurrent_activation="hard_sigmoid")
+    cell = model.get_layer("rnn").cell
+    for variable in (cell.kernel, cell.recurrent_kernel, cell.bias):
+        change(variable, lambda value: value.__setitem__((..., [gate * 6 + 2, gate * 6 + 4]), 0))
+    change(cell.bias, lambda value: value.reshape(-1, value.shape[-1])[0].__setitem__(gate * 6 + 2, bias))
+    # The gate of unit 4 reads unit 2, so it is closed only if unit 2 is silent.
+    change(cell.bias, lambda value: value.reshape(-1, value.shape[-1])[0].__setitem__(gate * 6 + 4, bias))
+    change(cell.recurrent_kernel, lambda value: value.__setitem__((2, gate * 6 + 4), 0.5))
+    small = shrink(model)
+    assert small.get_layer("rnn").units == (4 if removed else 6)
+    assert_equal_models(model, small, sequences())
+
+
+def test_behind_a_closed_output_gate_the_carry_lives_on():
+    inputs = keras.Input((5, 4))
+    options = {"return_state": True, "recurrent_activation": "hard_sigmoid", "name": "rnn"}
+    model = randomize(keras.Model(inputs, layers.LSTM(6, **options)(inputs)[2]))
+    cell = model.get_layer("rnn").cell
+    for variable in (cell.kernel, cell.recurrent_kernel):
+        change(variable, set_zero((..., [20])))
+    change(cell.bias, lambda value: value.__setitem__(20, -4.0))
+    small = shrink(model)
+    assert np.abs(ops.convert_to_numpy(small(sequences()))[:, 2]).min() > 0
+    assert_equal_models(model, small, sequences())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_units_that_neither_outputs_nor_units_read_go(kind):
     model = recurrent_net(kind)

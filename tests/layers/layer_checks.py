@@ -27,10 +27,12 @@ class Kind:
     # Sparse weights, and generators of random numbers that the stock layer has itself.
     sparse_weights: int = 1
     seed_generators: int = 0
+    # Kinds of groups that have a variable in variational dropout with group variables.
+    groups: int = 0
 
 
 KINDS = {
-    "Dense": Kind({"units": 5, "activation": "relu"}, (7,), (1, 5)),
+    "Dense": Kind({"units": 5, "activation": "relu"}, (7,), (1, 5), groups=1),
     "EinsumDense": Kind(
         {"equation": "abc,cde->abde", "output_shape": (None, 2, 3), "bias_axes": "de"}, (4, 7), (1, 2, 3)
     ),
@@ -53,11 +55,13 @@ KINDS = {
         (1, 1, 3, 2),
         sparse_weights=2,
     ),
-    "Embedding": Kind({"input_dim": 11, "output_dim": 6, "mask_zero": True}, (5,), integer_inputs=True),
+    "Embedding": Kind({"input_dim": 11, "output_dim": 6, "mask_zero": True}, (5,), integer_inputs=True, groups=1),
     "ReversibleEmbedding": Kind({"input_dim": 11, "output_dim": 6}, (5,), integer_inputs=True),
-    "SimpleRNN": Kind({"units": 5}, (4, 3), (1, 5), sparse_weights=2, seed_generators=1),
-    "LSTM": Kind({"units": 5, "return_sequences": True}, (4, 3), (1, 20), sparse_weights=2, seed_generators=1),
-    "GRU": Kind({"units": 5, "go_backwards": True}, (4, 3), (1, 15), sparse_weights=2, seed_generators=1),
+    "SimpleRNN": Kind({"units": 5}, (4, 3), (1, 5), sparse_weights=2, seed_generators=1, groups=3),
+    "LSTM": Kind(
+        {"units": 5, "return_sequences": True}, (4, 3), (1, 20), sparse_weights=2, seed_generators=1, groups=3
+    ),
+    "GRU": Kind({"units": 5, "go_backwards": True}, (4, 3), (1, 15), sparse_weights=2, seed_generators=1, groups=3),
     "ConvLSTM1D": Kind({"filters": 2, "kernel_size": 3}, (3, 6, 2), (1, 1, 8), sparse_weights=2, seed_generators=1),
     "ConvLSTM2D": Kind(
         {"filters": 2, "kernel_size": 2, "padding": "same", "return_sequences": True},
@@ -89,6 +93,8 @@ class Prefix:
     masks: int = 0
     seed_generators: int = 0
     losses: int = 0
+    # Variables that it adds to each kind of groups.
+    groups: int = 0
 
 
 PREFIXES = {
@@ -97,7 +103,10 @@ PREFIXES = {
     "STR": Prefix(WITHOUT_EMBEDDINGS, trainable=1),
     "Masked": Prefix(tuple(KINDS), masks=1),
     "DNW": Prefix(WITHOUT_EMBEDDINGS),
-    "Hashed": Prefix(("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D")),
+    "GVD": Prefix(
+        ("Dense", "Embedding", "SimpleRNN", "LSTM", "GRU"), trainable=1, seed_generators=1, losses=1, groups=2
+    ),
+    "Hashed": Prefix(FORWARD),
     "SBP": Prefix(FORWARD, trainable=2, seed_generators=1, losses=1),
     "SRSTE": Prefix(FORWARD),
     "Movement": Prefix(FORWARD, trainable=1, masks=1),
@@ -138,7 +147,7 @@ def make_half_sparse(layer, seed=0):
         elif technique == "movement":
             weight.extra_variable("scores").assign(np.where(chosen, -1.0, 1.0) * rng.random(weight.shape))
             layer.technique.assign_sparsity(weight, 0.5)
-        elif technique == "variational_dropout":
+        elif technique in ("variational_dropout", "group_variational_dropout"):
             weight.extra_variable("log_sigma2").assign(np.where(chosen, 20.0, -20.0))
         elif technique == "l0":
             weight.extra_variable("log_alpha").assign(np.where(chosen, -3.0, rng.normal(size=weight.shape)))
@@ -212,7 +221,9 @@ def _check_with_keras(prefix, kind, train):
         getattr(layers, prefix + kind),
         init_kwargs={**arguments, **options},
         input_data=example_inputs(kind),
-        expected_num_trainable_weights=has_bias + KINDS[kind].sparse_weights * (1 + added.trainable),
+        expected_num_trainable_weights=has_bias
+        + KINDS[kind].sparse_weights * (1 + added.trainable)
+        + KINDS[kind].groups * added.groups,
         expected_num_non_trainable_weights=KINDS[kind].sparse_weights * added.masks + added.losses,
         expected_num_seed_generators=max(KINDS[kind].seed_generators, added.seed_generators),
         expected_num_losses=None,

@@ -97,7 +97,7 @@ def character_corpus(
     if not is_number(held_out) or not 0 < held_out < 0.5:
         raise ValueError(f"`held_out` must be a number between 0 and 0.5. Received: held_out={held_out!r}")
     if data_dir is not None and os.path.isdir(data_dir):
-        paths = {split: _find(data_dir, split) for split in SPLITS}
+        paths = {split: split_file(data_dir, split) for split in SPLITS}
         texts = {split: _read(path) for split, path in paths.items()}
         source = f"{data_dir} ({', '.join(os.path.basename(path) for path in paths.values())})"
     else:
@@ -118,13 +118,13 @@ def character_corpus(
     return CharacterCorpus(**arrays, vocabulary=vocabulary, unknown=unknown, source=source)
 
 
-def _find(folder, split):
+def split_file(folder, split, endings=_ENDINGS):
     """Finds the one text file of a split in a folder."""
-    files = sorted(name for name in os.listdir(folder) if name.lower().endswith(_ENDINGS))
+    files = sorted(name for name in os.listdir(folder) if name.lower().endswith(endings))
     found = [name for name in files if any(word in name.lower() for word in _NAMES[split])]
     if len(found) != 1:
         raise FileNotFoundError(
-            f"`data_dir` must hold one text file ({', '.join(_ENDINGS)}) with {' or '.join(_NAMES[split])} in its name "
+            f"`data_dir` must hold one text file ({', '.join(endings)}) with {' or '.join(_NAMES[split])} in its name "
             f"for {split}. Found: {', '.join(found or files) or 'none'}. Received: data_dir={folder}"
         )
     return os.path.join(folder, found[0])

@@ -9,13 +9,18 @@ from sparsity_tf.deploy.rules.rule import Slice, weight_value
 
 # Number of gates, and index of the candidate gate. A unit starts at 0 and stays there if its candidate is always 0.
 _GATES = {layers.SimpleRNN: (1, 0), layers.LSTM: (4, 2), layers.GRU: (3, 2)}
+# Another gate keeps its unit at 0, too, if it is always at this value: a closed input or output gate of an LSTM, an
+# update gate of a GRU that is fully open to the last state. Only activations such as `hard_sigmoid` reach the value.
+_OUTPUT_GATE = 3
+_SILENT = {layers.SimpleRNN: {}, layers.LSTM: {0: 0.0, _OUTPUT_GATE: 0.0}, layers.GRU: {0: 1.0}}
 
 
 class RecurrentRule(KernelRule):
     """A recurrent layer. Its units also read each other.
 
-    A unit is always 0 if its candidate gate has no bias and reads only inputs and units that are always 0. A unit is
-    needed if its output is needed, or if a needed unit reads it.
+    A unit is always 0 if its candidate gate has no bias and reads only inputs and units that are always 0. It is also
+    always 0 if another gate that reads only these is closed by its bias. A unit is needed if its output is needed, or
+    if a needed unit reads it.
     """
 
     kernel_name = "cell.kernel"
@@ -58,20 +63,35 @@ class RecurrentRule(KernelRule):
 
     def _always_zero(self, constants):
         """Bool array, True for units that stay at 0."""
-        if float(self.call.operation.activation(keras.ops.zeros(()))) != 0:
+        layer = self.call.operation
+        if float(layer.activation(keras.ops.zeros(()))) != 0:
             return np.zeros(self._units, bool)
-        gate = self.kind(self.call.operation)[1]
         varying = ~constants.zeros(self.call.inputs[0])
-        zero = ~(self._gates("kernel")[varying, gate] != 0).any(axis=0)
-        bias = self._gates("bias")
-        if bias is not None:
-            zero &= ~(bias[:, gate] != 0).any(axis=0)
-        recurrent = self._gates("recurrent_kernel")[:, gate] != 0
+        kernel, recurrent = (self._gates(name) != 0 for name in ("kernel", "recurrent_kernel"))
+        # For each gate: the units that it keeps at 0 as long as all units that it reads are at 0.
+        silent = {gate: ~kernel[varying, gate].any(axis=0) & value for gate, value in self._silent_biases()}
+        zero = np.any(list(silent.values()), axis=0)
         while True:
-            still = zero & ~recurrent[~zero].any(axis=0)
+            still = zero & np.any(
+                [units & ~recurrent[~zero, gate].any(axis=0) for gate, units in silent.items()], axis=0
+            )
             if np.array_equal(still, zero):
                 return zero
             zero = still
+
+    def _silent_biases(self):
+        """Pairs of a gate, and a bool array that is True for units whose bias in this gate keeps them at 0."""
+        layer, bias = self.call.operation, self._gates("bias")
+        if bias is None:
+            bias = np.zeros((1, self.kind(layer)[0], self._units), "float32")
+        candidate = self.kind(layer)[1]
+        yield candidate, ~(bias[:, candidate] != 0).any(axis=0)
+        for gate, value in next(gates for kind, gates in _SILENT.items() if isinstance(layer, kind)).items():
+            if gate == _OUTPUT_GATE and len(self.call.outputs) > 1:
+                continue  # Behind a closed output gate, the carry state that the layer returns is not 0.
+            # A GRU may have two biases, which are added in this gate.
+            opened = layer.recurrent_activation(keras.ops.convert_to_tensor(bias[:, gate].sum(axis=0)))
+            yield gate, keras.ops.convert_to_numpy(opened) == value
 
     def constant_channels(self, constants):
         zero = self._always_zero(constants)
