@@ -139,9 +139,9 @@ class DropAndGrow(SparseFromTheStart):
     the drop fraction of the step. Then as many masked entries, with the highest grow scores, are grown. (The entries
     that were just dropped take part.) So the count of each weight never changes. Grown entries start at zero, and so do
     their optimizer slots. An entry that is dropped and grown in the same update keeps its value and slots. Scores are
-    functions of a `WeightView` (see `sparsity_tf.callbacks.criteria`; docs/extending.md says how to write one). With a
-    `redistribution`, the number of all dropped entries is shared out over the weights in proportion to the statistic,
-    as far as there is room.
+    functions of a `WeightView` (see `sparsity_tf.callbacks.criteria`; docs/guides/extending.md says how to write one).
+    With a `redistribution`, the number of all dropped entries is shared out over the weights in proportion to the
+    statistic, as far as there is room.
 
     Args:
         sparsity: Fraction of zeros, in [0, 1), over all weights together.

@@ -3,7 +3,7 @@
 A guide is a notebook in text form (MyST). The site runs it with Jupyter. Here its code cells run one after the other in
 one process, so that the tests need no Jupyter:
 
-    python -m tests.docs.guides docs/guides/rigl.md
+    python -m tests.docs.guides docs/guides/resume.md
 
 The last expression of a cell is printed, as a notebook prints it. A cell that begins with `%%writefile NAME` writes its
 other lines into a file. With a folder as the second argument, the pictures that cells show are written there.

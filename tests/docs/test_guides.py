@@ -32,8 +32,8 @@ kernelspec:
 NEEDS = {
     "distillation.md": ["ai_edge_litert"],
     "many_devices.md": ["jax"],
-    "own_training_loop.md": ["jax", "torch"],
-    "ship_a_cnn.md": ["ai_edge_litert"],
+    "training_loops.md": ["jax", "torch"],
+    "prune_and_ship.md": ["ai_edge_litert"],
 }
 
 
