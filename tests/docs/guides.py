@@ -16,7 +16,7 @@ import re
 import sys
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "docs" / "guides"
-_CELL = re.compile(r"^```\{code-cell\} ipython3\n(?P<options>(?::[\w-]+:.*\n)*)(?P<code>.*?)^```$", re.M | re.S)
+_CELL = re.compile(r"^```\{code-cell\} ipython3\n(?P<options>(?::[\w-]+:[^\n]*\n)*)(?P<code>.*?)^```$", re.M | re.S)
 _FILE = re.compile(r"%%writefile (\S+)\n")
 
 

@@ -88,7 +88,9 @@ def test_the_names_and_arguments_of_a_guide_exist(name):
                 raise AssertionError(f"{name}, line {cell.line - 1 + problem[0]}: {problem[1]}")
 
 
-ROOMS = "budgets|callbacks|checkpoints|datasets|deploy|distributions|inspection|initializers|layers|models|schedules|study"
+ROOMS = (
+    "budgets|callbacks|checkpoints|datasets|deploy|distributions|inspection|initializers|layers|models|schedules|study"
+)
 
 
 @pytest.mark.parametrize("name", guides.names())
@@ -163,7 +165,10 @@ def unknown_arguments(call, function, name):
     ("code", "problem"),
     [
         ("import sparsity_tf\nsparsity_tf.shrunk(1)", "sparsity_tf.shrunk does not exist"),
-        ("from sparsity_tf import callbacks\ncallbacks.RigL(sparsness=0.9)", "callbacks.RigL has no argument sparsness"),
+        (
+            "from sparsity_tf import callbacks\ncallbacks.RigL(sparsness=0.9)",
+            "callbacks.RigL has no argument sparsness",
+        ),
         ("from sparsity_tf import Shrink", "sparsity_tf has no Shrink"),
         ("import keras\nkeras.layers.Danse(3)", "keras.layers.Danse does not exist"),
     ],
@@ -173,5 +178,7 @@ def test_the_check_finds_a_wrong_name(code, problem):
 
 
 def test_the_lines_of_a_cell_are_those_of_the_guide():
-    text = "# A\n\n```{code-cell} ipython3\n:tags: [hide-input]\nx = 1\n```\n\n```{code-cell} ipython3\n%%writefile a.py\ny\n```\n"
-    assert [(cell.code, cell.line, cell.file) for cell in guides.cells(text)] == [("x = 1\n", 5, None), ("y\n", 10, "a.py")]
+    text = "# A\n\n```{code-cell} ipython3\n:tags: [hide-input]\nx = 1\n```\n"
+    assert [(cell.code, cell.line, cell.file) for cell in guides.cells(text)] == [("x = 1\n", 5, None)]
+    text = "# A\n\n```{code-cell} ipython3\n%%writefile a.py\ny\n```\n"
+    assert [(cell.code, cell.line, cell.file) for cell in guides.cells(text)] == [("y\n", 5, "a.py")]
