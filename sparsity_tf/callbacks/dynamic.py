@@ -8,7 +8,6 @@ Sources: Mocanu et al., "Scalable training of artificial neural networks with ad
 network science" (arXiv 1707.04780: SET); Evci et al., "Rigging the Lottery" (arXiv 1911.11134: RigL).
 """
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -237,13 +236,6 @@ class DropAndGrow(SparseFromTheStart):
     def start(self) -> None:
         super().start()
         self.drop_fraction_at(self.begin_step)
-        if self._total_steps and self.count() >= max(self._last, self._total_steps):
-            warnings.warn(
-                f"{type(self).__name__} will not change the masks: its schedule ends at step {self._last}, but the "
-                f"optimizer has already taken {self.count()} steps. Give a later `end_step`, or compile the model "
-                "anew, so that the count begins at 0.",
-                stacklevel=2,
-            )
 
     def drop_fraction_at(self, step: int) -> float:
         """The share of the live weights to drop after a step: a float in [0, 1]."""

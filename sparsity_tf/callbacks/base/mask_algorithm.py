@@ -241,6 +241,7 @@ class MaskAlgorithm(CallRepr, Copyable, UpdateSchedule, SavedState, keras.callba
         self.detach()
         self._bind(model, epochs, steps_per_epoch)
         self._start(model)
+        shortfall.warn_if_over(self)
         self._standstill = Standstill(model.optimizer, self._kernels(), type(self).__name__)
 
     def _kernels(self):
