@@ -23,8 +23,25 @@ version = release = sparsity_tf.__version__
 
 extensions = [
     "guide_list",
+    "markdown_docstrings",  # before napoleon, which reads what it writes
+    "mathml",
     "myst_nb",
+    "program_flags",
+    "public_names",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
 ]
+
+# The arguments and their defaults as the source writes them. Their types are in the docstrings, in words.
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+autosummary_generate = False
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+python_maximum_signature_line_length = 88
+html_math_renderer = "mathml"
 exclude_patterns = ["ecosystem_entry.md", "figures", "extensions", "static"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
