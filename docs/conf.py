@@ -22,12 +22,9 @@ author = "The sparsity_tf maintainers"
 version = release = sparsity_tf.__version__
 
 extensions = [
-    "guide_list",
-    "markdown_docstrings",  # before napoleon, which reads what it writes
+    "directives",
     "mathml",
     "myst_nb",
-    "program_flags",
-    "public_names",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",

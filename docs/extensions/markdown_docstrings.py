@@ -1,13 +1,11 @@
-"""Docstrings of the package for autodoc: they are Markdown with the sections of Keras, and autodoc reads reStructuredText.
+"""Docstrings for autodoc: the package writes Markdown with the sections of Keras, and autodoc reads reStructuredText.
 
 `to_rst` rewrites what the two spell differently: fenced code, tables, code in backticks (which becomes a link where it
 names something public), and characters that mean something in reStructuredText only. napoleon reads the sections
-`Args:`, `Returns:` and `Raises:` afterwards, so this extension stands before it in `conf.py`.
+`Args:`, `Returns:` and `Raises:` afterwards.
 """
 
 import re
-
-import public_names
 
 _FENCE = re.compile(r"^(\s*)```(\w*)\s*$")
 _BULLET = re.compile(r"^(\s*)(?:[*-]|\d+\.) ")
@@ -71,7 +69,7 @@ def to_rst(lines, links=None):
 
 
 def _changes_list(paragraph, line):
-    """Whether a list begins or ends between a paragraph and its next line: reStructuredText wants an empty line there."""
+    """Whether a list begins or ends before a line. reStructuredText wants an empty line there."""
     last = next((one for one in reversed(paragraph) if _BULLET.match(one)), None)
     if _BULLET.match(line):
         return last is None
@@ -145,13 +143,3 @@ def _escaped(text):
         rest = re.sub(r"(?<![\w*])\*([^\s*](?:[^*]*[^\s*])?)\*(?![\w*])", "\0\\1\0", line[len(head) :])
         lines.append(head + rest.replace("*", "\\*").replace("\0", "*"))
     return re.sub(r"(\w)_(?!\w)", r"\1\\_", "\n".join(lines))
-
-
-def _process(app, what, name, obj, options, lines):
-    lines[:] = to_rst(lines, public_names.links())
-
-
-def setup(app):
-    app.setup_extension("sphinx.ext.autodoc")
-    app.connect("autodoc-process-docstring", _process, priority=100)
-    return {"parallel_read_safe": True}

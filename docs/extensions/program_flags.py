@@ -1,32 +1,23 @@
-"""The directive `programs`: what each program of the console command does, and all its flags, from the absl flags.
-
-```
-.. programs:: train classifier
-.. programs::
-   :without: train
-```
-
-Its argument is a program of `sparsity_tf_cli.PROGRAMS`. Without one it shows all programs but those whose name begins
-with a word of `:without:`, each in a section of its own. So a new program appears on the site by itself.
-"""
+"""What each program of the console command does, and all its flags, from the absl flags."""
 
 import importlib
 import inspect
 
 import markdown_docstrings
 from absl import flags
-from docutils import nodes
-from docutils.parsers.rst import Directive, directives
-from docutils.statemachine import StringList
 
 import sparsity_tf_cli
 
 
+def _module_of(program):
+    name = sparsity_tf_cli.PROGRAMS[program][0]
+    package = importlib.import_module(name)
+    return importlib.import_module(f"{name}.__main__") if hasattr(package, "__path__") else package
+
+
 def flags_of(program):
     """The flags of a program, sorted by name: list of `absl.flags.Flag`."""
-    module = importlib.import_module(sparsity_tf_cli.PROGRAMS[program][0])
-    if program.startswith("train "):
-        module = importlib.import_module(f"{module.__name__}.__main__")
+    module = _module_of(program)
     define = getattr(module, "define_flags", None) or module._define_flags
     if inspect.signature(define).parameters:
         values = flags.FlagValues()
@@ -39,10 +30,12 @@ def flags_of(program):
 
 def documentation_of(program):
     """The docstring of a program's module: list of lines."""
-    module = importlib.import_module(sparsity_tf_cli.PROGRAMS[program][0])
-    if program.startswith("train "):
-        module = importlib.import_module(f"{module.__name__}.__main__")
-    return inspect.cleandoc(module.__doc__).split("\n")
+    return inspect.cleandoc(_module_of(program).__doc__).split("\n")
+
+
+def all_but(words):
+    """The programs whose name does not begin with one of some words: list of str."""
+    return [name for name in sparsity_tf_cli.PROGRAMS if name.split()[0] not in words]
 
 
 def source(program):
@@ -52,11 +45,11 @@ def source(program):
     lines += [f".. program:: sparsity-tf {program}", ""]
     for flag in flags_of(program):
         kind = "" if flag.boolean else f"={_kind(flag)}"
-        default = "" if flag.default is None else f" (default: ``{flag.default_as_str.strip(chr(39))}``)"
+        default = (flag.default_as_str or "").strip("'")
         help = " ".join(flag.help.split())
         lines += [f".. option:: --{'[no]' if flag.boolean else ''}{flag.name}{kind}", ""]
         lines += [f"   {line}" for line in markdown_docstrings.to_rst([help])]
-        lines[-1] += f"{default}"
+        lines[-1] += f" (default: ``{default}``)" if default else ""
         lines.append("")
     return lines
 
@@ -80,33 +73,3 @@ def _with_code(lines):
         fenced ^= line.startswith("```")
         result.append(line.removeprefix("    ") if indented else line)
     return result
-
-
-class Programs(Directive):
-    optional_arguments = 1
-    final_argument_whitespace = True
-    option_spec = {"without": directives.unchanged}
-
-    def run(self):
-        if self.arguments:
-            return self._parsed(source(self.arguments[0]), nodes.container()).children
-        left_out = self.options.get("without", "").split()
-        sections = []
-        for program, (_, summary) in sparsity_tf_cli.PROGRAMS.items():
-            if program.split()[0] in left_out:
-                continue
-            section = nodes.section(ids=[program], names=[program])
-            section += nodes.title(text=program)
-            section += nodes.paragraph(text=f"{summary[0].upper()}{summary[1:]}.")
-            sections.append(self._parsed(source(program), section))
-        return sections
-
-    def _parsed(self, lines, node):
-        node.document = self.state.document
-        self.state.nested_parse(StringList(lines, source="programs"), 0, node)
-        return node
-
-
-def setup(app):
-    app.add_directive("programs", Programs)
-    return {"parallel_read_safe": True}

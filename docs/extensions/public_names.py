@@ -1,24 +1,8 @@
-"""The directive `public`: everything that a package offers in its `__all__`, first as a table, then one by one.
-
-```
-.. public:: sparsity_tf.callbacks
-.. public:: sparsity_tf.layers
-   :from: variational_dropout
-.. public:: sparsity_tf.layers
-   :not-from: variational_dropout l0
-```
-
-`:from:` and `:not-from:` choose names by the modules of the package that define them. So the pages of the reference need
-no list of names, and a new public name appears on the site by itself.
-"""
+"""What is public: the names of every `__all__`, the page of the reference that shows each, and links to them."""
 
 import functools
 import importlib
 import inspect
-
-from docutils import nodes
-from docutils.parsers.rst import Directive, directives
-from docutils.statemachine import StringList
 
 # What is documented under the first module that offers it.
 PACKAGES = "callbacks checkpoints datasets decoding deploy distributions inspection layers masks models study".split()
@@ -95,7 +79,7 @@ def elsewhere(module):
 
 
 def source(module, only=(), without=()):
-    """The reStructuredText of the directive: list of lines."""
+    """The reStructuredText that documents the names, first as a table, then one by one: list of lines."""
     listed = names(module, only, without)
     lines = [".. autosummary::", "   :nosignatures:", "", *(f"   {module}.{name}" for name in listed), ""]
     others = {} if only or without else elsewhere(module)
@@ -111,20 +95,3 @@ def source(module, only=(), without=()):
         else:
             lines += [f".. autodata:: {module}.{name}", ""]
     return lines
-
-
-class Public(Directive):
-    required_arguments = 1
-    option_spec = {"from": directives.unchanged, "not-from": directives.unchanged}
-
-    def run(self):
-        chosen = [self.options.get(key, "").split() for key in ("from", "not-from")]
-        node = nodes.container()
-        node.document = self.state.document
-        self.state.nested_parse(StringList(source(self.arguments[0], *chosen), source="public"), 0, node)
-        return node.children
-
-
-def setup(app):
-    app.add_directive("public", Public)
-    return {"parallel_read_safe": True}
