@@ -10,6 +10,7 @@
 .. programs::                               all programs but those whose name begins with "train"
    :without: train
 .. guides::                                 a table of contents of the pages beside this one
+.. rooms::                                  the picture of the rooms, from the imports
 ```
 
 So no page holds a list of names, and a new name, program or guide appears on the site by itself.
@@ -20,6 +21,7 @@ import pathlib
 import markdown_docstrings
 import program_flags
 import public_names
+import rooms
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 from docutils.statemachine import StringList
@@ -66,6 +68,13 @@ class Programs(Directive):
         return sections
 
 
+class Rooms(Directive):
+    """The packages and modules of sparsity_tf on floors."""
+
+    def run(self):
+        return [nodes.raw("", rooms.picture(), format="html")]
+
+
 class Guides(TocTree):
     """As `toctree`. The content names pages in the order of reading; pages that it does not name follow, sorted.
 
@@ -86,8 +95,8 @@ def _translate(app, what, name, obj, options, lines):
 
 
 def setup(app):
-    for name, directive in (("public", Public), ("programs", Programs), ("guides", Guides)):
-        app.add_directive(name, directive)
+    for directive in (Public, Programs, Rooms, Guides):
+        app.add_directive(directive.__name__.lower(), directive)
     app.setup_extension("sphinx.ext.autodoc")
     # Before napoleon, which reads the sections `Args:` and the like.
     app.connect("autodoc-process-docstring", _translate, priority=100)

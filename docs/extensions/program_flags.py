@@ -16,7 +16,7 @@ def _module_of(program):
 
 
 def flags_of(program):
-    """The flags of a program, sorted by name: list of `absl.flags.Flag`."""
+    """The flags of a program, sorted by name: list of `absl.flags.Flag`. Other spellings of a flag are left out."""
     module = _module_of(program)
     define = getattr(module, "define_flags", None) or module._define_flags
     if inspect.signature(define).parameters:
@@ -25,7 +25,8 @@ def flags_of(program):
     else:
         values = define()
     found = {values[name].name: values[name] for name in values}
-    return [found[name] for name in sorted(found) if name != "help"]
+    hidden = {"help", *(name for name, flag in found.items() if flag.help.startswith("Alias for --"))}
+    return [found[name] for name in sorted(set(found) - hidden)]
 
 
 def documentation_of(program):
