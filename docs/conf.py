@@ -22,9 +22,23 @@ author = "The sparsity_tf maintainers"
 version = release = sparsity_tf.__version__
 
 extensions = [
-    "guide_list",
+    "directives",
+    "mathml",
     "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
 ]
+
+# The arguments and their defaults as the source writes them. Their types are in the docstrings, in words.
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+autosummary_generate = False
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+python_maximum_signature_line_length = 88
+html_math_renderer = "mathml"
 exclude_patterns = ["ecosystem_entry.md", "figures", "extensions", "static"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
