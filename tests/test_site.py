@@ -6,8 +6,10 @@
 import ast
 import functools
 import html.parser
+import itertools
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import urllib.parse
@@ -124,7 +126,9 @@ def test_links_of_a_page_lead_somewhere(page):
 def test_the_front_page_leads_to_every_page():
     text = (DOCS / "index.md").read_text(encoding="utf-8")
     pages = {*(DOCS / "start").glob("*.md"), *(DOCS / "coming_from").glob("*.md"), *DOCS.glob("*.md")}
-    entries = re.findall(r"^(?:.* <)?([\w/]+)>?$", "\n".join(re.findall(r"^```{toctree}\n(.*?)^```", text, re.S | re.M)), re.M)
+    entries = re.findall(
+        r"^(?:.* <)?([\w/]+)>?$", "\n".join(re.findall(r"^```{toctree}\n(.*?)^```", text, re.S | re.M)), re.M
+    )
     listed = {DOCS / f"{name}.md" for name in entries}
     assert pages - listed == {DOCS / "index.md", DOCS / "ecosystem_entry.md"}
     assert {DOCS / "guides" / "index.md", DOCS / "reference" / "index.md"} <= listed
@@ -172,6 +176,57 @@ def test_a_quoted_message_is_in_the_code(message):
 def test_a_message_that_nobody_gives_is_found():
     with pytest.raises(AssertionError):
         test_a_quoted_message_is_in_the_code("`source` must hold a message that this package never gives to anyone.")
+
+
+# Commands of the pages on programs.
+
+COMMANDS = [ROOT / "README.md", DOCS / "programs.md", DOCS / "checkpoints.md", DOCS / "results.md"]
+
+
+def commands_of(page):
+    """The words of each command `sparsity-tf ...` or `python -m sparsity_tf...` in the bash blocks of a page."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for line in "".join(blocks).replace("\\\n", "").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["sparsity-tf"]:
+            yield words[1:]
+        elif words[:2] == ["python", "-m"] and words[2].startswith("sparsity_tf.train."):
+            yield ["train", words[2].rpartition(".")[2].replace("_", "-"), *words[3:]]
+
+
+@pytest.mark.parametrize("page", COMMANDS, ids=lambda path: path.name)
+def test_the_commands_of_a_page_exist_with_their_flags_and_recipes(page, extensions):
+    import program_flags
+
+    commands = list(commands_of(page))
+    assert commands or page.name == "README.md"
+    for words in commands:
+        program = " ".join(words[: 2 if words[0] == "train" else 1])
+        flags = {flag.name: flag for flag in program_flags.flags_of(program)}
+        for word in words:
+            name, _, value = word.removeprefix("--").partition("=")
+            assert not word.startswith("--") or name in flags, words
+            if name == "config" and not value.isupper() and "NAME" not in value and program.startswith("train"):
+                assert value in re.findall(r"[\w-]+", flags["config"].help), words
+
+
+def test_the_recipes_that_the_page_on_programs_lists_exist(extensions):
+    import program_flags
+
+    text = (DOCS / "programs.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| [^|]+ \| (.*) \|$", text[text.index("| data |") :], re.MULTILINE)[2:]
+    known = " ".join(
+        flag.help
+        for name in program_flags.sparsity_tf_cli.PROGRAMS
+        for flag in program_flags.flags_of(name)
+        if name.startswith("train ") and flag.name == "config"
+    )
+    named = set()
+    for code in re.findall(r"`([^`]+)`", " ".join(table)):
+        parts = [part.split(",") if n % 2 else [part] for n, part in enumerate(re.split(r"{([^}]*)}", code))]
+        named |= {"".join(choice) for choice in itertools.product(*parts)}
+    assert len(named) > 90
+    assert named - {"small_"} <= set(re.findall(r"[\w-]+", known))
 
 
 # The built site.
