@@ -82,6 +82,8 @@ def test_every_program_has_its_place_and_every_flag_is_shown(extensions):
         ("```python\nx = `1`\n```", "\n.. code-block:: python\n\n   x = `1`\n"),
         ("text\n* one\n  more\n* two\nafter", "text\n\n* one\n  more\n* two\n\nafter"),
         ("Args:\n    a, b,\n        c: Text.", "Args:\n    a, b, c: Text."),
+        ("By\n\n    a = |b|\n\nfor all.", "By\n\n\n.. code-block:: text\n\n   a = |b|\n\n\nfor all."),
+        ("Args:\n\n    a: Text.", "Args:\n\n    a: Text."),
         ("Example:\n    >>> a * b\n    `1`", "\n.. rubric:: Example\n\n\n>>> a * b\n`1`\n"),
         (
             "| a | b |\n| --- | --- |\n| `x` | y |",

@@ -10,6 +10,7 @@ import re
 _FENCE = re.compile(r"^(\s*)```(\w*)\s*$")
 _BULLET = re.compile(r"^(\s*)(?:[*-]|\d+\.) ")
 _CODE = re.compile(r"`([^`]+)`")
+_SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields|Example):$")
 # A line of `Args:` that names arguments, such as "begin_step, end_step: ...".
 _ARGUMENTS = re.compile(r"^\s+\*{0,2}\w+(?:, \*{0,2}\w+)*:(?=\s|$)")
 
@@ -32,11 +33,17 @@ def to_rst(lines, links=None):
             result.extend(_inline("\n".join(paragraph), links or {}).split("\n"))
             paragraph.clear()
 
-    position = 0
+    position, text = 0, True
     while position < len(lines):
         line = lines[position]
+        text = text and not _SECTION.match(line)
         fence = _FENCE.match(line)
-        if fence:
+        if text and not paragraph and line.startswith("    ") and not line.startswith("    >>> "):
+            # A formula or a table that the docstring sets apart.
+            end = next((n for n in range(position, len(lines)) if not lines[n].startswith("    ")), len(lines))
+            result += _code([one[4:] for one in lines[position:end]], "", "")
+            position = end - 1
+        elif fence:
             flush()
             end = next(n for n in range(position + 1, len(lines)) if lines[n].strip() == "```")
             result += _code(lines[position + 1 : end], fence[1], fence[2])
