@@ -32,9 +32,8 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 
-# The arguments and their defaults as the source writes them. Their types are in the docstrings, in words.
+# Types are in the docstrings, in words.
 autodoc_typehints = "none"
-autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autosummary_generate = False
 napoleon_numpy_docstring = False

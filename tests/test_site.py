@@ -78,6 +78,7 @@ def test_every_program_has_its_place_and_every_flag_is_shown(extensions):
     "markdown,rst",
     [
         ("The `x`s of |w| and w * y, *never* z_.", "The ``x``\\ s of \\|w\\| and w \\* y, *never* z\\_."),
+        ("**Unit.** As 2 ** n or *The State*: (*a*).", "**Unit.** As 2 \\*\\* n or *The State*: (*a*)."),
         ("Use `RigL`.", "Use :py:obj:`RigL <a.RigL>`."),
         ("```python\nx = `1`\n```", "\n.. code-block:: python\n\n   x = `1`\n"),
         ("text\n* one\n  more\n* two\nafter", "text\n\n* one\n  more\n* two\n\nafter"),

@@ -10,6 +10,8 @@ import re
 _FENCE = re.compile(r"^(\s*)```(\w*)\s*$")
 _BULLET = re.compile(r"^(\s*)(?:[*-]|\d+\.) ")
 _CODE = re.compile(r"`([^`]+)`")
+# *Emphasis* and **strong emphasis**.
+_EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})[^\s*](?:[^*]*[^\s*])?\1(?![\w*])")
 _SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields|Example):$")
 # A line of `Args:` that names arguments, such as "begin_step, end_step: ...".
 _ARGUMENTS = re.compile(r"^\s+\*{0,2}\w+(?:, \*{0,2}\w+)*:(?=\s|$)")
@@ -141,12 +143,12 @@ def _literal(code, links):
 
 
 def _escaped(text):
-    """Plain text, in which `|` and a lone `*` are characters. *Emphasis* and `**kwargs:` of `Args:` stay."""
+    """Plain text, in which `|` and a lone `*` are characters. Emphasis and `**kwargs:` of `Args:` stay."""
     text = text.replace("\\", "\\\\").replace("|", "\\|")
     lines = []
     for line in text.split("\n"):
         # The star of a list.
         head = (_BULLET.match(line) or _ARGUMENTS.match(line) or re.match("", line))[0]
-        rest = re.sub(r"(?<![\w*])\*([^\s*](?:[^*]*[^\s*])?)\*(?![\w*])", "\0\\1\0", line[len(head) :])
+        rest = _EMPHASIS.sub(lambda match: match[0].replace("*", "\0"), line[len(head) :])
         lines.append(head + rest.replace("*", "\\*").replace("\0", "*"))
     return re.sub(r"(\w)_(?!\w)", r"\1\\_", "\n".join(lines))
