@@ -44,8 +44,7 @@ DOCS_PORT ?= 8000
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-jax test-torch test-all install-tensorflow install-jax install-torch mutants lint bench \
-	docs docs-serve clean
+.PHONY: help train test test-jax test-torch test-all install-tensorflow install-jax install-torch mutants lint bench docs docs-serve clean
 
 help:
 	@echo "make train      train the demo: LeNet-300-100 made sparse by variational dropout, into runs/demo"

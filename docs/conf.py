@@ -19,6 +19,8 @@ import sparsity_tf  # noqa: E402
 
 project = "sparsity_tf"
 author = "The sparsity_tf maintainers"
+# `--resume` would become a dash.
+smartquotes = False
 version = release = sparsity_tf.__version__
 
 extensions = [
@@ -30,9 +32,8 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 
-# The arguments and their defaults as the source writes them. Their types are in the docstrings, in words.
+# Types are in the docstrings, in words.
 autodoc_typehints = "none"
-autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autosummary_generate = False
 napoleon_numpy_docstring = False
@@ -57,6 +58,7 @@ nb_merge_streams = True
 html_theme = "furo"
 html_title = f"sparsity_tf {version}"
 html_static_path = ["static"]
+html_favicon = "static/icon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False

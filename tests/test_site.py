@@ -6,8 +6,10 @@
 import ast
 import functools
 import html.parser
+import itertools
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import urllib.parse
@@ -76,10 +78,13 @@ def test_every_program_has_its_place_and_every_flag_is_shown(extensions):
     "markdown,rst",
     [
         ("The `x`s of |w| and w * y, *never* z_.", "The ``x``\\ s of \\|w\\| and w \\* y, *never* z\\_."),
+        ("**Unit.** As 2 ** n or *The State*: (*a*).", "**Unit.** As 2 \\*\\* n or *The State*: (*a*)."),
         ("Use `RigL`.", "Use :py:obj:`RigL <a.RigL>`."),
         ("```python\nx = `1`\n```", "\n.. code-block:: python\n\n   x = `1`\n"),
         ("text\n* one\n  more\n* two\nafter", "text\n\n* one\n  more\n* two\n\nafter"),
         ("Args:\n    a, b,\n        c: Text.", "Args:\n    a, b, c: Text."),
+        ("By\n\n    a = |b|\n\nfor all.", "By\n\n\n.. code-block:: text\n\n   a = |b|\n\n\nfor all."),
+        ("Args:\n\n    a: Text.", "Args:\n\n    a: Text."),
         ("Example:\n    >>> a * b\n    `1`", "\n.. rubric:: Example\n\n\n>>> a * b\n`1`\n"),
         (
             "| a | b |\n| --- | --- |\n| `x` | y |",
@@ -121,10 +126,15 @@ def test_links_of_a_page_lead_somewhere(page):
         assert not anchor or anchor in anchors(path), target
 
 
-def test_the_front_page_leads_to_every_folder():
+def test_the_front_page_leads_to_every_page():
     text = (DOCS / "index.md").read_text(encoding="utf-8")
-    for name in ("start/", "guides/index", "coming_from/*", "reference/index", "results", "troubleshooting"):
-        assert f"\n{name}" in text
+    pages = {*(DOCS / "start").glob("*.md"), *(DOCS / "coming_from").glob("*.md"), *DOCS.glob("*.md")}
+    entries = re.findall(
+        r"^(?:.* <)?([\w/]+)>?$", "\n".join(re.findall(r"^```{toctree}\n(.*?)^```", text, re.S | re.M)), re.M
+    )
+    listed = {DOCS / f"{name}.md" for name in entries}
+    assert pages - listed == {DOCS / "index.md", DOCS / "ecosystem_entry.md"}
+    assert {DOCS / "guides" / "index.md", DOCS / "reference" / "index.md"} <= listed
 
 
 # Messages of the page on troubleshooting.
@@ -169,6 +179,58 @@ def test_a_quoted_message_is_in_the_code(message):
 def test_a_message_that_nobody_gives_is_found():
     with pytest.raises(AssertionError):
         test_a_quoted_message_is_in_the_code("`source` must hold a message that this package never gives to anyone.")
+
+
+# Commands of the pages on programs.
+
+GUIDES = [path for path in PAGES if path.parent.name == "guides" and "\n```bash\n" in path.read_text(encoding="utf-8")]
+COMMANDS = [ROOT / "README.md", DOCS / "programs.md", DOCS / "results.md", *GUIDES]
+
+
+def commands_of(page):
+    """The words of each command `sparsity-tf ...` or `python -m sparsity_tf...` in the bash blocks of a page."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for line in "".join(blocks).replace("\\\n", "").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["sparsity-tf"]:
+            yield words[1:]
+        elif words[:2] == ["python", "-m"] and words[2].startswith("sparsity_tf.train."):
+            yield ["train", words[2].rpartition(".")[2].replace("_", "-"), *words[3:]]
+
+
+@pytest.mark.parametrize("page", COMMANDS, ids=lambda path: path.name)
+def test_the_commands_of_a_page_exist_with_their_flags_and_recipes(page, extensions):
+    import program_flags
+
+    commands = list(commands_of(page))
+    assert commands or page.name == "README.md"
+    for words in commands:
+        program = " ".join(words[: 2 if words[0] == "train" else 1])
+        flags = {flag.name: flag for flag in program_flags.flags_of(program)}
+        for word in words:
+            name, _, value = word.removeprefix("--").partition("=")
+            assert not word.startswith("--") or name in flags, words
+            if name == "config" and not value.isupper() and "NAME" not in value and program.startswith("train"):
+                assert value in re.findall(r"[\w-]+", flags["config"].help), words
+
+
+def test_the_recipes_that_the_page_on_programs_lists_exist(extensions):
+    import program_flags
+
+    text = (DOCS / "programs.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| [^|]+ \| (.*) \|$", text[text.index("| data |") :], re.MULTILINE)[2:]
+    known = " ".join(
+        flag.help
+        for name in program_flags.sparsity_tf_cli.PROGRAMS
+        for flag in program_flags.flags_of(name)
+        if name.startswith("train ") and flag.name == "config"
+    )
+    named = set()
+    for code in re.findall(r"`([^`]+)`", " ".join(table)):
+        parts = [part.split(",") if n % 2 else [part] for n, part in enumerate(re.split(r"{([^}]*)}", code))]
+        named |= {"".join(choice) for choice in itertools.product(*parts)}
+    assert len(named) > 90
+    assert named - {"small_"} <= set(re.findall(r"[\w-]+", known))
 
 
 # The built site.

@@ -10,6 +10,9 @@ import re
 _FENCE = re.compile(r"^(\s*)```(\w*)\s*$")
 _BULLET = re.compile(r"^(\s*)(?:[*-]|\d+\.) ")
 _CODE = re.compile(r"`([^`]+)`")
+# *Emphasis* and **strong emphasis**.
+_EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})[^\s*](?:[^*]*[^\s*])?\1(?![\w*])")
+_SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields|Example):$")
 # A line of `Args:` that names arguments, such as "begin_step, end_step: ...".
 _ARGUMENTS = re.compile(r"^\s+\*{0,2}\w+(?:, \*{0,2}\w+)*:(?=\s|$)")
 
@@ -32,11 +35,17 @@ def to_rst(lines, links=None):
             result.extend(_inline("\n".join(paragraph), links or {}).split("\n"))
             paragraph.clear()
 
-    position = 0
+    position, text = 0, True
     while position < len(lines):
         line = lines[position]
+        text = text and not _SECTION.match(line)
         fence = _FENCE.match(line)
-        if fence:
+        if text and not paragraph and line.startswith("    ") and not line.startswith("    >>> "):
+            # A formula or a table that the docstring sets apart.
+            end = next((n for n in range(position, len(lines)) if not lines[n].startswith("    ")), len(lines))
+            result += _code([one[4:] for one in lines[position:end]], "", "")
+            position = end - 1
+        elif fence:
             flush()
             end = next(n for n in range(position + 1, len(lines)) if lines[n].strip() == "```")
             result += _code(lines[position + 1 : end], fence[1], fence[2])
@@ -134,12 +143,12 @@ def _literal(code, links):
 
 
 def _escaped(text):
-    """Plain text, in which `|` and a lone `*` are characters. *Emphasis* and `**kwargs:` of `Args:` stay."""
+    """Plain text, in which `|` and a lone `*` are characters. Emphasis and `**kwargs:` of `Args:` stay."""
     text = text.replace("\\", "\\\\").replace("|", "\\|")
     lines = []
     for line in text.split("\n"):
         # The star of a list.
         head = (_BULLET.match(line) or _ARGUMENTS.match(line) or re.match("", line))[0]
-        rest = re.sub(r"(?<![\w*])\*([^\s*](?:[^*]*[^\s*])?)\*(?![\w*])", "\0\\1\0", line[len(head) :])
+        rest = _EMPHASIS.sub(lambda match: match[0].replace("*", "\0"), line[len(head) :])
         lines.append(head + rest.replace("*", "\\*").replace("\0", "*"))
     return re.sub(r"(\w)_(?!\w)", r"\1\\_", "\n".join(lines))

@@ -81,7 +81,7 @@ def elsewhere(module):
 def source(module, only=(), without=()):
     """The reStructuredText that documents the names, first as a table, then one by one: list of lines."""
     listed = names(module, only, without)
-    lines = [".. autosummary::", "   :nosignatures:", "", *(f"   {module}.{name}" for name in listed), ""]
+    lines = [".. autosummary::", "   :nosignatures:", "", *(f"   ~{module}.{name}" for name in listed), ""]
     others = {} if only or without else elsewhere(module)
     if others:
         text = ", ".join(f":py:obj:`{name} <{home}>`" for name, home in sorted(others.items()))
