@@ -37,10 +37,14 @@ HAS_DEMO := $(VENV)/.has-demo
 HAS_DEV := $(VENV)/.has-dev
 HAS_JAX := $(VENV)/.has-jax
 HAS_TORCH := $(VENV)/.has-torch
+HAS_DOCS := $(VENV)/.has-docs
+# Where the documentation site is built, and the port on which `make docs-serve` shows it.
+DOCS_HTML ?= build/docs/html
+DOCS_PORT ?= 8000
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-jax test-torch test-all install-tensorflow install-jax install-torch mutants lint bench clean
+.PHONY: help train test test-jax test-torch test-all install-tensorflow install-jax install-torch mutants lint bench docs docs-serve clean
 
 help:
 	@echo "make train      train the demo: LeNet-300-100 made sparse by variational dropout, into runs/demo"
@@ -50,6 +54,8 @@ help:
 	@echo "make mutants    one-token edits of the modules that compute: do the tests notice them? (hours)"
 	@echo "make lint       ruff check and ruff format --check"
 	@echo "make bench      every measured claim in benchmarks/"
+	@echo "make docs       build the documentation site, guides run included, into $(DOCS_HTML)"
+	@echo "make docs-serve the same, and show it on http://localhost:$(DOCS_PORT)"
 	@echo "make clean      remove .venv, caches and build products (not runs/)"
 
 train: $(HAS_DEMO)
@@ -80,6 +86,14 @@ lint: $(HAS_DEV)
 
 bench: $(HAS_DEV)
 	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+# Warnings are errors. Guides whose code has not changed since the last build are not run again.
+docs: $(HAS_DOCS)
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs $(DOCS_HTML)
+	@echo "The site is in $(DOCS_HTML)/index.html"
+
+docs-serve: docs
+	@$(BIN)/python -m http.server --directory $(DOCS_HTML) --bind localhost $(DOCS_PORT)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info bazel-* .pytest_cache .ruff_cache .hypothesis
@@ -126,4 +140,9 @@ $(HAS_JAX): pyproject.toml setup.py | $(HAS_VENV)
 $(HAS_TORCH): pyproject.toml setup.py | $(HAS_VENV)
 	@echo "Installing torch into $(VENV)"
 	@$(PIP) install --editable ".[torch]"
+	@touch $@
+
+$(HAS_DOCS): pyproject.toml setup.py | $(HAS_VENV)
+	@echo "Installing TensorFlow, Keras, Sphinx and what the guides use into $(VENV)"
+	@$(PIP) install --editable ".[demo,docs,export,plot,tensorflow$(CUDA)]"
 	@touch $@

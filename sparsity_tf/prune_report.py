@@ -76,12 +76,13 @@ class PruneReport:
         def cells(name, part):
             return [name, f"{part.size:,}", f"{part.live:,}", f"{100 * part.sparsity:.2f} %"]
 
-        body = [[*cells(row.name, row), "" if row.target else "kept dense"] for row in self.rows]
-        header = ["weight", "size", "live", "sparsity", ""]
-        align = ["left", "right", "right", "right", "left"]
-        table = tabulate(
-            [*body, [*cells("total", self), ""]], header, tablefmt="simple", colalign=align, disable_numparse=True
-        )
+        body = [cells(row.name, row) for row in self.rows]
+        header, align = ["weight", "size", "live", "sparsity"], ["left", "right", "right", "right"]
+        if not all(row.target for row in self.rows):
+            body = [[*line, "" if row.target else "kept dense"] for line, row in zip(body, self.rows, strict=True)]
+            header, align = [*header, ""], [*align, "left"]
+        total = [*cells("total", self), *header[4:]]
+        table = tabulate([*body, total], header, tablefmt="simple", colalign=align, disable_numparse=True)
         lines = [f"pruned by {self.by}, scope {self.scope}", table]
         if self.has_batch_normalization:
             lines.append(

@@ -9,17 +9,25 @@ import pytest
 from absl import flags
 
 import sparsity_tf
+from tests.docs import guides
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize("page", ["extending.md", "published.md"])
+@pytest.mark.parametrize("page", ["published.md"])
 def test_the_code_of_a_page_runs(page):
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert blocks
     names = {"__name__": "docs"}
     for block in blocks:
         exec(compile(block, page, "exec"), names)
+
+
+def test_the_guide_to_extending_runs(tmp_path, monkeypatch):
+    """The quick one of the guides. `docs/test_guides.py` runs all of them, slowly."""
+    monkeypatch.chdir(tmp_path)
+    names = guides.run(guides.FOLDER / "extending.md")
+    assert names["again"].layers[0].technique.cutoff == 0.1
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))

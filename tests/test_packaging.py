@@ -2,6 +2,8 @@
 
 import email
 import pathlib
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,11 @@ import zipfile
 import pytest
 
 import sparsity_tf
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What is not of the project: caches, environments, build products, runs.
@@ -72,3 +79,30 @@ def test_the_sdist_holds_every_file_of_the_project(built):
     members = [member.name.partition("/")[2] for member in tarfile.open(sdist) if member.isfile()]
     made = {"PKG-INFO", "setup.cfg"}
     assert {name for name in members if "egg-info" not in name} - made == files
+
+
+def test_a_release_names_the_repository_and_its_readme_has_absolute_links(tmp_path):
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    address = runpy.run_path(str(ROOT / ".ci" / "address.py"))
+    for _ in range(2):  # The second run changes nothing.
+        address["main"]("https://host.example/owner/name/", "abc123", tmp_path)
+        text = (tmp_path / "README.md").read_text(encoding="utf-8")
+        assert "https://host.example/owner/name/raw/abc123/docs/pictures/" in text
+        links = re.findall(r"\]\(([^)]+)\)", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+        ours = [link for link in links if link.startswith("https://host.example/owner/name/")]
+        assert len(ours) > 10 and all(link.startswith("https://") for link in links)
+        for link in ours:
+            assert (ROOT / link.split("/abc123/")[1].partition("#")[0]).exists(), link
+        project = tomllib.loads((tmp_path / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        assert project["urls"]["Source"] == "https://host.example/owner/name"
+        assert project["urls"].keys() == {"Source", "Documentation", "Changelog", "Issues"}
+
+
+def test_the_sources_name_no_address_and_the_workflow_gives_it():
+    assert "urls" not in tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    workflow = ROOT / ".github" / "workflows" / "package.yml"
+    if not workflow.exists():
+        pytest.skip("no workflows here")
+    steps = workflow.read_text(encoding="utf-8")
+    assert 0 < steps.index(".ci/address.py") < steps.index("python -m build")

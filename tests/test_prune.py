@@ -265,6 +265,8 @@ def test_filters_of_output_layers_stay_unless_asked_for():
     assert sorted(a.mean((0, 1, 2))) == [0] * 3 + [1] * 3 and sorted(b.mean((0, 1, 2))) == [0] * 4 + [1] * 4
     assert [row.target for row in model.prune_report] == [0.5, 0.5, 0.0]
     assert "kept dense" in str(model.prune_report)
+    header = str(prune(convnet(), 0.5).prune_report).splitlines()[1]
+    assert header.split() == ["weight", "size", "live", "sparsity"]
     assert masks_of(prune(convnet(), 0.5, structure="filter", where=".*"))[-1].mean() == 0.4
     everywhere = prune(convnet(), 0.5, structure="filter", where="[ab]", scope="global")
     assert sum(mask.all((0, 1, 2)).sum() for mask in masks_of(everywhere)) == 7

@@ -8,7 +8,6 @@ Sources: Mocanu et al., "Scalable training of artificial neural networks with ad
 network science" (arXiv 1707.04780: SET); Evci et al., "Rigging the Lottery" (arXiv 1911.11134: RigL).
 """
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -143,9 +142,9 @@ class DropAndGrow(SparseFromTheStart):
     the drop fraction of the step. Then as many masked entries, with the highest grow scores, are grown. (The entries
     that were just dropped take part.) So the count of each weight never changes. Grown entries start at zero, and so do
     their optimizer slots. An entry that is dropped and grown in the same update keeps its value and slots. Scores are
-    functions of a `WeightView` (see `sparsity_tf.callbacks.criteria`; docs/extending.md says how to write one). With a
-    `redistribution`, the number of all dropped entries is shared out over the weights in proportion to the statistic,
-    as far as there is room.
+    functions of a `WeightView` (see `sparsity_tf.callbacks.criteria`; docs/guides/extending.md says how to write one).
+    With a `redistribution`, the number of all dropped entries is shared out over the weights in proportion to the
+    statistic, as far as there is room.
 
     Args:
         sparsity: Fraction of zeros, in [0, 1), over all weights together.
@@ -241,13 +240,6 @@ class DropAndGrow(SparseFromTheStart):
     def start(self) -> None:
         super().start()
         self.drop_fraction_at(self.begin_step)
-        if self._total_steps and self.count() >= max(self._last, self._total_steps):
-            warnings.warn(
-                f"{type(self).__name__} will not change the masks: its schedule ends at step {self._last}, but the "
-                f"optimizer has already taken {self.count()} steps. Give a later `end_step`, or compile the model "
-                "anew, so that the count begins at 0.",
-                stacklevel=2,
-            )
 
     def drop_fraction_at(self, step: int) -> float:
         """The share of the live weights to drop after a step: a float in [0, 1]."""

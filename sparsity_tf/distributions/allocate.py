@@ -97,7 +97,7 @@ def allocate(
         raise ValueError(
             f"`tensors` must have distinct paths: give their layers different names. Received more than once: {twice}"
         )
-    distribution = get(distribution)
+    given, distribution = distribution, get(distribution)
     explicit = getattr(distribution, "explicit", False)
     if sparsity is not None or not explicit:
         check_fraction("sparsity", sparsity)
@@ -108,7 +108,13 @@ def allocate(
             f"dense={dense!r}, sparsity={sparsity!r}, tensors={shorten(paths)}"
         )
     shared = [tensor for tensor in tensors if explicit or tensor.path not in kept]
-    targets = distribution(shared, sparsity) if shared else []
+    try:
+        targets = distribution(shared, sparsity) if shared else []
+    except ValueError as error:
+        if given is distribution:
+            raise
+        # The object that `get` made knows only its own arguments. The user gave a name, a dict or a file.
+        raise ValueError(f"`distribution`: {error}") from None
     targets = list(targets) if isinstance(targets, collections.abc.Iterable) else targets
     right = isinstance(targets, list) and len(targets) == len(shared)
     if not right or not all(is_number(target) and 0 <= target <= 1 for target in targets):

@@ -140,6 +140,8 @@ class FlopsTable:
         total = ["total", "", "", "", f"{self.params_dense:,}", f"{self.params_nonzero:,}"]
         body.append(total + [f"{self.dense:,}", f"{self.sparse:,}", ratio, ""])
         align = ["left", "left", "right", "left"] + ["right"] * 5 + ["left"]
+        if not any(line[-1] for line in body):  # The column of notes is empty.
+            header, align, body = header[:-1], align[:-1], [line[:-1] for line in body]
         table = tabulate(body, header, tablefmt="simple", colalign=align, disable_numparse=True)
         unit = {
             "mac": "multiply-accumulates for one example (convention 'mac')",

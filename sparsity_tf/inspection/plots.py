@@ -2,10 +2,12 @@
 
 The first two pictures imitate the Sparse VD repository (Molchanov, Ashukha and Vetrov, ICML 2017). They show the border
 pixels of MNIST that no unit reads any more, and convolution kernels with few entries left. Every function returns a
-`matplotlib.figure.Figure` that belongs to no window and no pyplot state, and writes it as PNG when given a path. Only
-the plots need matplotlib: `pip install "sparsity-tf[plot]"`.
+`matplotlib.figure.Figure` that belongs to no window and no pyplot state, which a notebook shows, and writes it as PNG
+when given a path. Only the plots need matplotlib: `pip install "sparsity-tf[plot]"`.
 """
 
+import functools
+import io
 import math
 
 import keras
@@ -21,6 +23,7 @@ from sparsity_tf.type_names import Figure, PathLike
 _DEAD = (0.87, 0.87, 0.87)
 _LINES = (0.75, 0.75, 0.75)
 _DOTS_PER_INCH = 150
+_DOTS_PER_INCH_IN_NOTEBOOKS = 100
 
 
 def plot_input_mask(
@@ -261,10 +264,19 @@ def _with_warning(title, kernel):
 
 
 def new_figure(size, layout="constrained"):
-    """A figure of `size` inches that belongs to no window."""
+    """A figure of `size` inches that belongs to no window. A notebook shows it as the result of a cell."""
     figure = import_optional("matplotlib.figure").Figure(figsize=size, layout=layout)
     import_optional("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
+    # IPython draws figures by itself only after an import of pyplot. It asks any other object for this method.
+    figure._repr_png_ = functools.partial(_as_png, figure)
     return figure
+
+
+def _as_png(figure):
+    """The PNG file of a figure, as bytes, in the size for a notebook."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DOTS_PER_INCH_IN_NOTEBOOKS)
+    return file.getvalue()
 
 
 def _colormap(name):

@@ -28,6 +28,7 @@ def define(recipe, presets, default, flag_values):
     own = {"flag_values": flag_values}
     flags.DEFINE_string("config", default, f"Recipe: {', '.join(presets)}.", **own)
     flags.DEFINE_string("output_dir", None, "Folder of the run; default runs/CONFIG.", **own)
+    flags.DEFINE_bool("show_recipe", False, "Print every setting of the run as JSON, and do nothing else.", **own)
     flags.DEFINE_bool("resume", False, "Continue the run that output_dir holds, exactly.", **own)
     flags.DEFINE_bool("overwrite", False, "Remove the run that output_dir holds, finished or not.", **own)
     flags.DEFINE_integer(
@@ -193,6 +194,9 @@ def run(argv, flag_values, recipe_of, task_of):
     go_on = f"the same command with --resume{' in the place of --overwrite' if flag_values.overwrite else ''}"
     try:
         recipe = recipe_of(flag_values)
+        if flag_values.show_recipe:
+            print(json.dumps(dataclasses.asdict(recipe), indent=2))
+            return 0
         # Only here, so that wrong flags are reported at once.
         from sparsity_tf.train import repeats, run_folder, trainer
 

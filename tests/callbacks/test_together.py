@@ -124,6 +124,12 @@ def test_a_second_fit_in_which_nothing_would_move_says_so():
     fit(model, callbacks.RigL(0.5, frequency=3))
     with pytest.warns(UserWarning, match="RigL will not change the masks: its schedule ends at step 9"):
         fit(model, callbacks.RigL(0.5, frequency=3))
+    # Another algorithm, and a second `fit` that is longer than the first, but whose schedule ends before it begins.
+    later = callbacks.DynamicSparseReparameterization(0.5, frequency=3)
+    with pytest.warns(UserWarning, match="DynamicSparseReparameterization will not change the masks.* 24 steps"):
+        fit(model, later)
+    with pytest.warns(UserWarning, match="RigL will not change the masks: its schedule ends at step 31, .* 36 steps"):
+        fit(model, callbacks.RigL(0.5, frequency=3), epochs=7)
 
 
 def test_units_pruned_after_single_weights_bring_none_back():

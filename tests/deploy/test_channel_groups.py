@@ -7,6 +7,7 @@ from keras import layers, ops
 
 import sparsity_tf
 from sparsity_tf.deploy import channel_groups, shrink
+from sparsity_tf.deploy.rules import kernels
 from tests.deploy.models import assert_equal_models, images, randomize
 
 
@@ -88,3 +89,9 @@ def test_sparse_layers_have_the_groups_of_the_layers_they_replace():
 def test_only_models_have_groups():
     with pytest.raises(ValueError, match="`model` must be a Keras model"):
         channel_groups("model")
+
+
+def test_the_trial_run_of_an_activation_warns_of_nothing(recwarn):
+    kernels._treats_entries_alike.cache_clear()
+    assert not kernels.is_elementwise(keras.activations.softmax)
+    assert not recwarn.list

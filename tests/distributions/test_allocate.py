@@ -499,3 +499,14 @@ def test_numbers_of_numpy_count_as_written(distribution):
     tensors = [distributions.TensorSpec("a/kernel", (10, 10)), distributions.TensorSpec("b/kernel", (10, 10))]
     targets = distributions.allocate(tensors, np.float32(0.9), distribution)
     assert [number_of_zeros(target, 100) for target in targets.values()] == [90, 90]
+
+
+def test_an_error_names_the_argument_that_the_user_gave(tmp_path):
+    with pytest.raises(ValueError, match=r"^`distribution`: .*'nope', which matches none of"):
+        allocate(LENET_5, 0.9, {"nope": 0.5})
+    distributions.budgets.write_csv(tmp_path / "budget.csv", {"nope": 0.5})
+    with pytest.raises(ValueError, match=r"^`distribution`: `tensors` must fit the budget"):
+        allocate(LENET_5, 0.9, tmp_path / "budget.csv")
+    # Of a distribution object the user knows the arguments.
+    with pytest.raises(ValueError, match="^`sparsities` must hold"):
+        allocate(LENET_5, 0.9, PerLayer({"nope": 0.5}))

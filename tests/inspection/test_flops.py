@@ -399,6 +399,11 @@ def test_the_notes_of_a_table_start_in_one_column():
     assert lines[0].index(notes[0]) == lines[1].index(notes[1])
 
 
+def test_a_table_without_notes_has_no_column_for_them():
+    _, rule, *_ = str(FlopsTable([FlopsRow("layer", "Dense", 1, (1, 2), 6, 6, 6, 6, "")], "mac")).splitlines()
+    assert len(rule.split()) == 9
+
+
 def test_a_model_without_operations():
     table = count_flops(sequential(kl.ReLU(), shape=(4,)))
     assert (table.dense, table.sparse, table.ratio, len(table)) == (0, 0, 1.0, 0)

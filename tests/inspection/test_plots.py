@@ -1,3 +1,4 @@
+import pickle
 import sys
 
 import keras
@@ -221,3 +222,15 @@ def test_plots_leave_pyplot_alone():
     before = plt.get_fignums()
     plot_layer_sparsity(masked(MaskedDense(4), (4,), np.ones((4, 4), bool)))
     assert plt.get_fignums() == before
+
+
+def test_a_notebook_shows_a_figure_without_pyplot():
+    """IPython shows the result of a cell by `_repr_png_`, if no type of figure was registered."""
+    layer = masked(MaskedDense(5, name="fc"), (6,), np.ones((6, 5), bool))
+    figure = plot_filters(layer)
+    content = figure._repr_png_()
+    assert content.startswith(b"\x89PNG")
+    # A copy shows itself, not the original.
+    again = pickle.loads(pickle.dumps(figure))
+    again.set_size_inches(2, 2)
+    assert len(again._repr_png_()) < len(content) == len(figure._repr_png_())

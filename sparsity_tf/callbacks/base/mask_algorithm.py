@@ -247,6 +247,7 @@ class MaskAlgorithm(CallRepr, Configured, Copyable, UpdateSchedule, SavedState, 
         self.detach()
         self._bind(model, epochs, steps_per_epoch)
         self._start(model)
+        shortfall.warn_if_over(self)
         self._standstill = Standstill(model.optimizer, self._kernels(), type(self).__name__)
 
     def _kernels(self):

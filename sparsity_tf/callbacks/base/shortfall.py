@@ -29,7 +29,9 @@ def of_schedule(algorithm, end):
     """Says which part of its schedule an algorithm leaves undone if training ends at `end`: a sentence or `None`."""
     count, last, aim = algorithm.count(), algorithm._last, algorithm.aim()
     if last is not None and count >= last:
-        return None
+        # A continued run may be past its last update. A second `fit` is, if its own length set the schedule's end.
+        again = algorithm.end_step is None and algorithm._epoch == 0
+        return _over(algorithm) if again and algorithm.grows else of_loop(algorithm)
     # An update before an epoch belongs to the step before it, and no update follows the last epoch.
     shift = int(algorithm._at_epoch_begin)
     # In a continued run the last update may already have happened.
@@ -49,6 +51,26 @@ def of_schedule(algorithm, end):
             f"ends at step {end}. Give an earlier `end_step`, or train for longer."
         )
     return None
+
+
+def of_loop(algorithm):
+    """As `of_schedule`, for a loop whose end is not known: it may be past a training that `prepare` was told about."""
+    ends = algorithm._last, algorithm._total_steps
+    return _over(algorithm) if algorithm.grows and all(ends) and algorithm.count() >= max(ends) else None
+
+
+def _over(algorithm):
+    return (
+        f"will not change the masks: its schedule ends at step {algorithm._last}, but the optimizer has already taken "
+        f"{algorithm.count()} steps. Give a later `end_step`, or compile the model anew, so that the count begins at 0."
+    )
+
+
+def warn_if_over(algorithm):
+    """Warns if a loop of the user's own begins after the end of the schedule and of the training."""
+    message = of_loop(algorithm) if algorithm.scheduled else None
+    if message is not None:
+        _warn(f"{type(algorithm).__name__} {message}")
 
 
 def warn_at_end(algorithm, in_fit):

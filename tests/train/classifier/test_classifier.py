@@ -571,6 +571,15 @@ def test_help_lists_the_flags(program):
     assert {"config", "output_dir", "learning_rate", "technique"} <= shown
 
 
+def test_the_settings_of_a_preset_can_be_seen_without_a_run(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["--config=lenet300_rigl", "--epochs=7", f"--output_dir={folder}", "--show_recipe"]
+    status, lines, _ = classify(arguments, capsys)
+    shown = json.loads("\n".join(lines))
+    assert status == 0 and not folder.exists()
+    assert (shown["technique"], shown["epochs"], shown["final_sparsity"]) == ("rigl", 7, 0.95)
+
+
 def test_best_model_is_a_final_one(digits, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(keras.Model, "fit", lambda self, *a, callbacks, **k: given.extend(callbacks))

@@ -1,0 +1,103 @@
+"""The directives of this site, and the docstrings of the package for autodoc.
+
+```
+.. public:: sparsity_tf.callbacks           every public name of a package
+.. public:: sparsity_tf.layers              those that the package's modules `l0` and `masked` define
+   :from: l0 masked
+.. public:: sparsity_tf.layers              all but those
+   :not-from: l0 masked
+.. programs:: train classifier              a program of the console command, and its flags
+.. programs::                               all programs but those whose name begins with "train"
+   :without: train
+.. guides::                                 a table of contents of the pages beside this one
+.. rooms::                                  the picture of the rooms, from the imports
+```
+
+So no page holds a list of names, and a new name, program or guide appears on the site by itself.
+"""
+
+import pathlib
+
+import markdown_docstrings
+import program_flags
+import public_names
+import rooms
+from docutils import nodes
+from docutils.parsers.rst import Directive, directives
+from docutils.statemachine import StringList
+from sphinx.directives.other import TocTree
+
+import sparsity_tf_cli
+
+
+def _parsed(directive, lines, node):
+    """Parses lines of reStructuredText into a node, and returns the node."""
+    node.document = directive.state.document
+    directive.state.nested_parse(StringList(lines, source=directive.name), 0, node)
+    return node
+
+
+class Public(Directive):
+    """Everything that a package offers in its `__all__`, chosen by the modules of the package that define it."""
+
+    required_arguments = 1
+    option_spec = {"from": directives.unchanged, "not-from": directives.unchanged}
+
+    def run(self):
+        chosen = [self.options.get(key, "").split() for key in ("from", "not-from")]
+        return _parsed(self, public_names.source(self.arguments[0], *chosen), nodes.container()).children
+
+
+class Programs(Directive):
+    """A program of `sparsity_tf_cli.PROGRAMS`, or several, each in a section of its own."""
+
+    optional_arguments = 1
+    final_argument_whitespace = True
+    option_spec = {"without": directives.unchanged}
+
+    def run(self):
+        if self.arguments:
+            return _parsed(self, program_flags.source(self.arguments[0]), nodes.container()).children
+        sections = []
+        for program in program_flags.all_but(self.options.get("without", "").split()):
+            section = nodes.section(ids=[program], names=[program])
+            section += nodes.title(text=program)
+            summary = sparsity_tf_cli.PROGRAMS[program][1]
+            section += nodes.paragraph(text=f"{summary[0].upper()}{summary[1:]}.")
+            sections.append(_parsed(self, program_flags.source(program), section))
+        return sections
+
+
+class Rooms(Directive):
+    """The packages and modules of sparsity_tf on floors."""
+
+    def run(self):
+        return [nodes.raw("", rooms.picture(), format="html")]
+
+
+class Guides(TocTree):
+    """As `toctree`. The content names pages in the order of reading; pages that it does not name follow, sorted.
+
+    A name without a page is left out. So a guide can be written, and found, without a change of the list.
+    """
+
+    def run(self):
+        page = pathlib.Path(self.env.doc2path(self.env.docname))
+        found = {path.stem for path in page.parent.glob("*.md")} - {page.stem}
+        wanted = [name for name in self.content if name in found]
+        self.content = StringList([*wanted, *sorted(found - set(wanted))], source=str(page))
+        self.env.note_reread()
+        return super().run()
+
+
+def _translate(app, what, name, obj, options, lines):
+    lines[:] = markdown_docstrings.to_rst(lines, public_names.links())
+
+
+def setup(app):
+    for directive in (Public, Programs, Rooms, Guides):
+        app.add_directive(directive.__name__.lower(), directive)
+    app.setup_extension("sphinx.ext.autodoc")
+    # Before napoleon, which reads the sections `Args:` and the like.
+    app.connect("autodoc-process-docstring", _translate, priority=100)
+    return {"parallel_read_safe": True}
