@@ -92,6 +92,8 @@ class NetworkSlimming(MagnitudePruning):
                     f"Select other layers with `where`. Received: where={self.where!r}, and {weight.path!r} without one"
                 )
         super().start()
+        if self.count() >= self.last_step:  # Another callback has restored a run from after the cut.
+            self._end_penalty()
 
     def _attach(self, model):
         super()._attach(model)

@@ -20,7 +20,7 @@ def fan_in_of(budget, units, inputs):
 
 
 def next_mask(weights, gradients, live, budget, drops, least_salient, least_units):
-    """The mask after an update: the algorithm of section 3 of the paper for one weight.
+    """The mask of one weight after an update of SRigL.
 
     Args:
         weights, gradients: Float arrays, units x inputs.
