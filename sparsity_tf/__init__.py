@@ -17,8 +17,20 @@ from sparsity_tf import extras
 
 extras.import_keras()
 
-# `initializers` and `models` register their classes with Keras, which can't load files that hold them otherwise.
-from sparsity_tf import callbacks, deploy, distributions, initializers, inspection, layers, masks, models, schedules
+# `initializers`, `models` and `regularizers` register their classes with Keras, which can't load files that hold them
+# otherwise.
+from sparsity_tf import (
+    callbacks,
+    deploy,
+    distributions,
+    initializers,
+    inspection,
+    layers,
+    masks,
+    models,
+    regularizers,
+    schedules,
+)
 from sparsity_tf.deploy import deployment_report, export, save_compact, shrink
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.load_masks import load_masks
@@ -60,6 +72,7 @@ __all__ = [
     "models",
     "prune",
     "refresh_statistics",
+    "regularizers",
     "save_compact",
     "schedules",
     "shrink",

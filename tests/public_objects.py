@@ -12,6 +12,7 @@ ROOMS = "callbacks checkpoints datasets decoding deploy distributions inspection
 MODULES = (
     "sparsity_tf.schedules",
     "sparsity_tf.initializers",
+    "sparsity_tf.regularizers",
     "sparsity_tf.masks.structures",
     "sparsity_tf.distributions.budgets",
     "sparsity_tf.datasets.text.subwords",

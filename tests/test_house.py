@@ -190,7 +190,7 @@ FLOORS = [
     ["masks", "schedules"],
     ["distributions"],
     ["layers"],
-    ["initializers", "matching"],
+    ["initializers", "matching", "regularizers"],
     ["sparsify_report"],
     ["sparsify"],
     ["models"],

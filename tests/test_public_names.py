@@ -24,7 +24,7 @@ PACKAGES = sorted(".".join(path.parent.relative_to(ROOT.parent).parts) for path 
 # Modules that are public: their names are used with a dot.
 MODULES = {
     "sparsity_tf": "budgets callbacks checkpoints datasets decoding deploy distributions initializers inspection "
-    "layers masks models schedules structures study".split(),
+    "layers masks models regularizers schedules structures study".split(),
     "sparsity_tf.datasets": ["subwords"],
     "sparsity_tf.distributions": ["budgets"],
     "sparsity_tf.masks": ["structures"],

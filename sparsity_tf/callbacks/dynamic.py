@@ -5,7 +5,9 @@
 * `StaticSparsity`, `SET` and `RigL` are choices of these arguments.
 
 Sources: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
-network science" (arXiv 1707.04780: SET); Evci et al., "Rigging the Lottery" (arXiv 1911.11134: RigL).
+network science" (arXiv 1707.04780: SET); Evci et al., "Rigging the Lottery" (arXiv 1911.11134: RigL). ITOP (Liu et al.,
+arXiv 2102.02887) is a choice of settings: rare updates up to the end of training, `RigL(frequency=4000,
+drop_fraction=0.5, end_step=...)` or `SET(frequency=1500, drop="magnitude", drop_fraction=0.5, decay="cosine")`.
 """
 
 from collections.abc import Callable

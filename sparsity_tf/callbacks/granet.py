@@ -17,7 +17,7 @@ class GraNet(DropAndGrow):
     the updates between `begin_step` and `pruning_end_step` that has passed:
 
     1. **Shrink.** s(t) = s_0 + (s_1 - s_0) (1 - (1 - u)^3). Of the n entries of all weights the floor((1 - s(t)) n)
-       live entries of the largest magnitude stay (section 3.2 of the paper).
+       live entries of the largest magnitude stay.
     2. **Swap.** Each weight with m live entries drops the floor(r m) smallest and grows as many, where |dL/dw| of this
        step is largest. r falls on a cosine from `drop_fraction` to 0.005 at the end of training.
 

@@ -1,7 +1,8 @@
 """MEST: memory-economic sparse training on the edge (Yuan et al., NeurIPS 2021, arXiv 2110.14032).
 
 A mutation drops weights of small magnitude and small gradient, and grows random ones. ("Elastic mutation", EM. The
-variant with a soft bound on the memory, EM&S, drops after it has trained the surplus.)
+variant with a soft bound on the memory, EM&S, drops after it has trained the surplus.) The sparsities and their steps
+are taken from the authors' scripts. Their scoring function was not at hand: the score follows the paper.
 """
 
 import numpy as np
@@ -116,6 +117,8 @@ class MEST(DropAndGrow):
             super()._compare_masks(views, targets)
 
     def goal(self) -> float | None:
+        if not self.soft:
+            return None
         return 1 - sum(map(self._bound, self.weights)) / sum(weight.size for weight in self.weights)
 
     def _bound(self, weight):
@@ -135,9 +138,9 @@ class MEST(DropAndGrow):
         bounds = [self._bound(self.weights[index]) for index in chosen]
         drops = [max(view.active - bound, 0) for view, bound in zip(views, bounds, strict=True)]
         kept = criteria.lowest_live(self.drop, views, drops)
-        room = [mask.size - bound for mask, bound in zip(kept, bounds, strict=True)]
-        surplus = [min(masks.number_of_zeros(rate, bound), free) for bound, free in zip(bounds, room, strict=True)]
-        self.grow_weights(views, kept, surplus)
+        wanted = [bound + masks.number_of_zeros(rate, bound) for bound in bounds]
+        pairs = zip(kept, wanted, strict=True)
+        self.grow_weights(views, kept, [min(count, mask.size) - int(np.count_nonzero(mask)) for mask, count in pairs])
 
 
 def _score(gradient_weight):

@@ -92,6 +92,8 @@ class NetworkSlimming(MagnitudePruning):
                     f"Select other layers with `where`. Received: where={self.where!r}, and {weight.path!r} without one"
                 )
         super().start()
+        if self.count() >= self.last_step:  # Another callback has restored a run from after the cut.
+            self._end_penalty()
 
     def _attach(self, model):
         super()._attach(model)
@@ -131,5 +133,7 @@ class _L1(keras.regularizers.Regularizer):
         self.factor, self.inner = factor, inner
 
     def __call__(self, x):
-        loss = self.factor * ops.sum(ops.abs(ops.convert_to_tensor(x)))
+        x = ops.convert_to_tensor(x)
+        # |x| with the gradient sign(x), also at 0, where JAX has a gradient of 1 for the magnitude.
+        loss = self.factor * ops.sum(x * ops.stop_gradient(ops.sign(x)))
         return loss if self.inner is None else loss + self.inner(x)

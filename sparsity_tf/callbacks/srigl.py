@@ -4,8 +4,6 @@ A constant fan-in stores as two dense arrays, values and input indices. Units wi
 their inputs go to the others.
 """
 
-import math
-
 import numpy as np
 
 from sparsity_tf import masks
@@ -22,7 +20,7 @@ def fan_in_of(budget, units, inputs):
 
 
 def next_mask(weights, gradients, live, budget, drops, least_salient, least_units):
-    """The mask after an update: the algorithm of section 3 of the paper for one weight.
+    """The mask of one weight after an update of SRigL.
 
     Args:
         weights, gradients: Float arrays, units x inputs.
@@ -148,7 +146,7 @@ class SRigL(DropAndGrow):
         """The number of salient entries that a unit needs, where `fan_in` is its number of inputs without ablation."""
         if not self.ablation:
             return 0
-        return self.ablation if self.ablation > 1 else max(math.floor(self.ablation * fan_in), 1)
+        return self.ablation if self.ablation > 1 else max(masks.number_of_zeros(self.ablation, fan_in), 1)
 
     def initial_mask(self, view: WeightView, sparsity: float, structure: str | None) -> np.ndarray:
         rows = _rows(view.mask, view.filter_axes)

@@ -1,6 +1,6 @@
 """Movement pruning: keeps the weights that move away from zero while a model is fine-tuned (Sanh et al., NeurIPS 2020).
 
-Source: arXiv 2005.07683, section 4 and its appendix; the authors' programs `binarizer.py` and `masked_nn.py`.
+Source: arXiv 2005.07683, and the authors' programs `binarizer.py` and `masked_nn.py`.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ class MovementPruning(Technique):
     """Top-k of trained scores: "hard" movement pruning.
 
     A weight w has scores S of its shape, a second trainable variable. The mask M marks the entries with the floor((1 -
-    s) n) highest scores, with their signs. The value is w M, and (equations 2 and 3 of the paper)
+    s) n) highest scores, with their signs. The value is w M, and
 
         d loss / d w = M d loss / d value,   d loss / d S = w d loss / d value    (straight through, to all entries)
 

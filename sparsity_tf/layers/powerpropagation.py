@@ -50,7 +50,7 @@ class PowerPropagation(Masked):
 
         w = m theta |theta|^(alpha - 1),   d loss / d theta = alpha |theta|^(alpha - 1) d loss / d w
 
-    (equations 3 and 4 of the paper). The layer's initial weight u becomes theta = sign(u) |u|^(1 / alpha), so the
+    The layer's initial weight u becomes theta = sign(u) |u|^(1 / alpha), so the
     effective weights start as in the plain layer, and `sparsify` changes no prediction of a trained model, up to
     rounding.
 

@@ -22,7 +22,7 @@ from sparsity_tf.type_names import Tensor
 class SRSTE(Technique):
     """N of M weights by magnitude in every forward pass, with a straight-through gradient and a decay of the others.
 
-    With the mask m of a weight w, the value is w * m. The gradient that the optimizer gets is (equation 8 of the paper)
+    With the mask m of a weight w, the value is w * m. The gradient that the optimizer gets is (the paper's SR-STE rule)
 
         dL/dw + decay * (1 - m) * w, where dL/dw is the gradient with respect to the value, passed on to all entries.
 

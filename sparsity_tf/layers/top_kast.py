@@ -1,7 +1,7 @@
 """Top-KAST: always sparse training with a forward and a larger backward set (Jayakumar et al., NeurIPS 2020).
 
-Source: arXiv 2106.03517, section 2. No program of the authors is public. The sets follow the paper; the form of the
-exploration loss is the L2 form of its appendix.
+Source: arXiv 2106.03517. No program of the authors is public. The exploration loss is the L2 form. Its coefficients
+could not be compared with the text of the paper.
 """
 
 from collections.abc import Callable

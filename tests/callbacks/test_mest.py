@@ -100,6 +100,15 @@ def test_a_soft_bound_that_never_closes_says_so():
         fit(make_model(CASES["set"], run_eagerly=True), algorithm)
 
 
+def test_a_soft_bound_brings_earlier_masks_to_its_counts():
+    value = np.zeros((4, 5), "float32")
+    value[0, :2] = 1  # Two of twenty live, where the bound is eight.
+    algorithm = callbacks.MEST(0.6, drop_fraction=lambda step: 0.25, soft=True, frequency=1, end_step=9)
+    model = prepared(algorithm, values=[value])
+    algorithm.change_masks(1)
+    assert masks_of(model)[0].sum() == 10 and masks_of(model)[0][0, :2].all()
+
+
 def test_a_full_layer_stays_full():
     algorithm = callbacks.MEST(0.0, drop_fraction=0.5, soft=True, frequency=1, end_step=9)
     model = prepared(algorithm, values=[np.ones((3, 4))])

@@ -95,9 +95,9 @@ def test_magnitude_pruning_ranks_the_effective_weights_and_pruned_ones_stay_zero
     path = tmp_path / "model.keras"
     model.save(path)
     loaded = keras.saving.load_model(path)
-    for ours, theirs in zip(model.weights, loaded.weights, strict=True):
-        mask = ops.convert_to_numpy(ours) != 0 if "kernel" in ours.path else True
-        np.testing.assert_array_equal(np.where(mask, ops.convert_to_numpy(ours), 0), ops.convert_to_numpy(theirs))
+    for ours, theirs in zip(get_sparse_weights(model), get_sparse_weights(loaded), strict=True):
+        np.testing.assert_array_equal(to_numpy(ours.technique.masked_variable(ours)), to_numpy(theirs.variable))
+        np.testing.assert_array_equal(to_numpy(ours.mask()), to_numpy(theirs.mask()))
     np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
 
 

@@ -81,7 +81,7 @@ def reset_momentum(optimizer):
     """Sets the momentum of every variable of the model to zero. Second moments stay."""
     for slot in slots_of_kind(optimizer, "momentum") or ():
         if slot is not None:
-            slot.assign(ops.zeros_like(slot))
+            slot.assign(ops.zeros(slot.shape, slot.dtype))
 
 
 def reset_all(optimizer):
