@@ -122,6 +122,7 @@ class Hashed(Technique):
 
     def bank_size(self, size: int) -> int:
         """The number K of stored numbers for a kernel of `size` weights: round(size / compression), at least 1."""
+        check_integer("size", size, 0)
         return max(round(size / fractions.Fraction(str(self.compression))), 1)
 
     def build(self, weight: SparseWeight) -> None:
