@@ -173,28 +173,24 @@ def delete_attribute(layer, name):
 
 
 def delete_variable(layer, name):
-    """Deletes the variable behind a weight. A later variable of the layer takes its place; see `restore_variable`."""
+    """Deletes the variable behind a weight of a layer. Other variables of the layer take its place."""
     private = f"_{name}"
     delete_attribute(layer, name if getattr(layer, private, None) is None else private)
 
 
-def restore_variable(layer, name, value):
-    """Makes the variable behind a weight anew, after `delete_variable`. It comes first in the layer, as before.
+def restore_kernel(layer, value, regularizer):
+    """Makes the variable of a layer's kernel anew, after `delete_variable`. It comes first in the layer, as before.
 
     Args:
-        layer: Built layer of a stock Keras class, or of a subclass, that stores the weight in `_<name>`.
-        name: Name of the weight, "kernel". The layer has the attributes `<name>_regularizer` and `<name>_constraint`.
-        value: Tensor, the value of the variable.
+        layer: Built layer that stores its kernel in `_kernel`.
+        value: Tensor, the value of the kernel.
+        regularizer: Keras regularizer of the kernel, or `None`.
     """
     with unlocked(layer):
         variable = layer.add_weight(
-            name=name,
-            shape=tuple(value.shape),
-            initializer="zeros",
-            regularizer=getattr(layer, f"{name}_regularizer"),
-            constraint=getattr(layer, f"{name}_constraint"),
+            name="kernel", shape=tuple(value.shape), initializer="zeros", regularizer=regularizer
         )
-        setattr(layer, f"_{name}", variable)
+        layer._kernel = variable
     # Keras lists a layer's variables in the order of their creation.
     layer._trainable_variables.insert(0, layer._trainable_variables.pop())
     variable.assign(value)

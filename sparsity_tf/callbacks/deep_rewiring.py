@@ -104,21 +104,19 @@ class DeepRewiring(SparseFromTheStart):
         return {**super()._forget_model(), "_signs": {}}
 
     def start(self) -> None:
-        super().start()
         self.temperature_at(self.begin_step)
+        super().start()
         # Index of a weight -> int8 array of its shape: 1 or -1.
         self._signs = {index: self._signs_of(index) for index in self.moving}
 
     def _signs_of(self, index):
         weight, view = self.weights[index], self.view(index, step=0)
         states, name = weight.technique.states, f"{_SIGNS}{weight.name}"
-        if name not in states or len(states[name]) != math.ceil(weight.size / 8):
+        if name not in states or len(states[name]) != math.ceil(weight.size / 48):
             drawn = np.random.default_rng([self.seed, 0, index, 1]).random(weight.shape) < 0.5
-            positive = np.where(view.value == 0, drawn, view.value > 0)
-            # The states of a layer are float64 arrays in its file: one number for eight signs.
-            states[name] = np.packbits(positive).astype("float64")
-        bits = np.unpackbits(states[name].astype("uint8"), count=weight.size).reshape(weight.shape)
-        return np.where(bits, np.int8(1), np.int8(-1))
+            states[name] = _pack(np.where(view.value == 0, drawn, view.value > 0))
+        positive = _unpack(states[name], weight.size).reshape(weight.shape)
+        return np.where(positive, np.int8(1), np.int8(-1))
 
     def temperature_at(self, step: int) -> float:
         """The temperature T after a step: a float of at least 0."""
@@ -158,3 +156,16 @@ class DeepRewiring(SparseFromTheStart):
         written[view.live] = values if narrow else changes
         written = written.reshape(view.mask.shape)
         variable.assign(written) if narrow else variable.assign_add(written)
+
+
+def _pack(bits):
+    """Packs a bool array into the form in which a layer keeps states, a float64 array: 48 bits in a number."""
+    words = np.packbits(bits)
+    words = np.pad(words, (0, -len(words) % 6)).reshape(-1, 6)
+    return words.astype("float64") @ 256.0 ** np.arange(6)
+
+
+def _unpack(numbers, size):
+    """The inverse of `_pack`: a bool vector."""
+    words = numbers.astype("uint64")[:, np.newaxis] >> np.arange(0, 48, 8, dtype="uint64")
+    return np.unpackbits((words & np.uint64(255)).astype("uint8").reshape(-1), count=size).astype(bool)

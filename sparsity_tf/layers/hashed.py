@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.backend import delete_variable, restore_variable, stored_variable
+from sparsity_tf.backend import delete_variable, restore_kernel, stored_variable
 from sparsity_tf.checks import check_bool, check_choice, check_integer, check_number
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.sparse_weight import SparseWeight
@@ -122,6 +122,7 @@ class Hashed(Technique):
 
     def bank_size(self, size: int) -> int:
         """The number K of stored numbers for a kernel of `size` weights: round(size / compression), at least 1."""
+        check_integer("size", size, 0)
         return max(round(size / fractions.Fraction(str(self.compression))), 1)
 
     def build(self, weight: SparseWeight) -> None:
@@ -160,9 +161,9 @@ class Hashed(Technique):
         return ops.take(tensor, positions, axis=0) * ops.cast(signs[positions], tensor.dtype)
 
     def release(self, weight: SparseWeight) -> None:
-        value = self.value(weight)
+        value, regularizer = self.value(weight), weight.variable.regularizer
         self._shape = self._index = None
-        restore_variable(weight.layer, weight.name, value)
+        restore_kernel(weight.layer, value, regularizer)
 
     def variable_of(self, weight: SparseWeight) -> keras.Variable:
         return stored_variable(weight.layer, weight.name) if self._shape is None else weight.extra_variable("bank")

@@ -71,7 +71,7 @@ SPECS = {
         "eval_batch_tokens eval_max_length replicas vocabulary_size hidden_size depth num_classes beam_size "
         "extra_length num_results end_id length num_target_spaces target_space rounds steps_per_round rewind_step "
         "frequency image_size shuffle_buffer parallel_reads pixels variant technique mode cell kind scope model layer "
-        "data files corpus vocabulary dtype normalize augment recipe too_long eval_too_long pad_to size convention "
+        "data files corpus vocabulary dtype normalize augment recipe too_long eval_too_long pad_to size convention assignment "
         "batch_norm spatial_mask quarters input_shape image_shape shape drop grow redistribution every verbose "
         "threshold_function granularity axis draw layer_or_model dataset table dense sparse boundaries values tensors "
         "model_or_table n m k max_texts texts split budget labels hidden inputs identifier loss".split(),
@@ -91,7 +91,8 @@ SPECS = {
     **dict.fromkeys("dropped_share final_sparsity".split(), "fraction"),
     **dict.fromkeys(
         "staircase gains causal split_heads packed cached reverse include_dense free_parameters dense_gradient "
-        "mask_in_training share_noise byte_fallback stop_early cumulative signed validation_stratified".split(),
+        "mask_in_training share_noise byte_fallback stop_early cumulative signed validation_stratified signs "
+        "spatial_bottleneck".split(),
         "bool",
     ),
     **dict.fromkeys("flash_attention zero_gamma dense_inference".split(), "optional_bool"),
@@ -272,6 +273,7 @@ OPTIONS = {
         "threshold_regularizer": None,
     },
     "discovering_wirings": {"sparsity": 0.9},
+    "hashed": {"compression": 8.0, "assignment": "hash", "signs": True, "seed": 0},
     "sr_ste": {"structure": "2:4", "decay": 2e-4},
     "top_kast": {"sparsity": 0.9, "exploration": 0.1, "l2": 5e-5},
     "powerpropagation": {"alpha": 2.0, "mask_initializer": "ones", "structure": None},
@@ -293,6 +295,7 @@ OPTION_SPECS = {
     "alpha": "exponent",
     "initial_sparsity": "fraction",
     "scores_initializer": "number_or_initializer",
+    "compression": "at_least_1",
 }
 ALLOWED |= {
     "exponent": {"one_and_half", "huge_float"},
@@ -315,6 +318,7 @@ CASES = {
     "layers.SparseBatchNormalization": Case(layers.SparseBatchNormalization, {"sparse_activation": "static"}, {"sparse_activation": "optional"}),
     "layers.SparseWeight": Case(lambda layer, name: layers.SparseWeight(layer, name), lambda: {"layer": sparse_net().layers[0], "name": "kernel"}, {"name": "nothing"}),
     "layers.SparseWeight.assign_mask": Case(lambda mask: layers.get_sparse_weights(sparse_net())[0].assign_mask(mask), {"mask": np.ones((3, 3, 1, 2))}, {"mask": "nothing"}),
+    "layers.Hashed.bank_size": Case(layers.Hashed().bank_size, {"size": 5}),
     "layers.flatten_layers": Case(layers.flatten_layers, {"model": net}, {"model": "model_or_layer"}),
     "layers.get_masked_parts": Case(layers.get_masked_parts, {"model": net}, {"model": "model_or_layer"}),
     "layers.get_penalty_weights": Case(layers.get_penalty_weights, {"model": net}, {"model": "model_or_layer"}),
@@ -393,6 +397,7 @@ CASES = {
     "study.TradeoffTable.to_csv": Case(lambda path: study.tradeoff_table(study.published_results("str", "ResNet-50")).to_csv(path), {"path": "tradeoff.csv"}),
     "prune.prune": Case(sparsity_tf.prune, lambda: {"model": net(), "sparsity": 0.5, "by": "taylor", "data": (np.ones((2, 6, 6, 1), "float32"), np.array([0, 1])), "loss": "sparse_categorical_crossentropy", "scope": "layer", "distribution": "uniform", "structure": None, "where": None, "dense": None, "seed": 0, "target_flops": None, "target_parameters": None}, {"model": "model_or_layer", "by": "nothing", "scope": "optional", "dense": "dense_tensors", "seed": "nothing", "target_flops": "optional", "target_parameters": "optional"}),
     "refresh_statistics.refresh_statistics": Case(sparsity_tf.refresh_statistics, lambda: {"model": _normalised(), "data": np.ones((2, 3), "float32"), "batch_size": 2}, {"data": "numbers"}),
+    "inspection.mask_to_braille": Case(inspection.mask_to_braille, {"mask": np.ones((4, 2)), "axes": (0, 1), "width": None}, {"mask": "matrix_with_entries", "axes": "nothing", "width": "optional"}),
     "inspection.sparsity_table": Case(inspection.sparsity_table, lambda: {"model": net(), "include_dense": False}),
     "inspection.specialization_anova": Case(inspection.specialization_anova, lambda: {"dense": _table("features"), "sparse": _table("features")}, {"dense": "nothing"}),
     "initializers.PerLayerScaled": Case(initializers.PerLayerScaled, {"sparsity": 0.5, "scale": 1.0, "mode": "fan_in", "distribution": "uniform", "seed": 0, "input_axes": (-2,), "output_axes": (-1,)}, {"input_axes": "nothing", "output_axes": "nothing"}),
@@ -423,7 +428,7 @@ CASES = {
     "decoding.Decoder.greedy": Case(lambda **arguments: decoding.Decoder(_transformer()).greedy(**arguments), {"inputs": np.array([[2, 1]]), "extra_length": 1, "end_id": 1}),
     "decoding.beam_search": Case(decoding.beam_search, lambda: {"next_logits": _logits, "cache": (), "limits": keras.ops.ones((1,), "int32"), "length": 1, "beam_size": 1, "alpha": 0.6, "end_id": 1, "stop_early": True}, {"next_logits": "function_of_five", "cache": "anything", "limits": "nothing"}),
     "decoding.greedy_search": Case(decoding.greedy_search, lambda: {"next_logits": _logits, "cache": (), "limits": keras.ops.ones((1,), "int32"), "length": 1, "end_id": 1}, {"next_logits": "function_of_five", "cache": "anything", "limits": "nothing"}),
-    "checkpoints.checkpoint_sparsity": Case(checkpoints.checkpoint_sparsity, {"path": _checkpoint, "technique": "auto", "log_alpha_threshold": None}, {"log_alpha_threshold": "optional_number"}),
+    "checkpoints.checkpoint_sparsity": Case(checkpoints.checkpoint_sparsity, {"path": _checkpoint, "technique": "auto", "log_alpha_threshold": None, "picture_width": None}, {"log_alpha_threshold": "optional_number", "picture_width": "optional"}),
     "checkpoints.open_checkpoint": Case(checkpoints.open_checkpoint, {"path": _checkpoint}),
     "checkpoints.CheckpointSparsity.to_json": Case(lambda indent: checkpoints.CheckpointSparsity("a", ()).to_json(indent), {"indent": 2}, {"indent": "optional"}),
     "sparsify.sparsify": Case(sparsity_tf.sparsify, {"model": net, "technique": "masked", "where": None}, {"model": "model_or_layer"}),
@@ -445,8 +450,9 @@ CASES = {
     "models.mnist_mlp": Case(models.mnist_mlp, {"input_shape": (4, 4, 1), "num_classes": 2, "hidden": (3,), "batch_norm": "all", "kernel_initializer": None, "kernel_regularizer": None}),
     "models.fast_grnn": Case(models.fast_grnn, {"input_shape": (4, 3), "num_classes": 2, "units": 2, "input_rank": 1, "recurrent_rank": 1, "gains": True, "gain_l2": 0.1, "kernel_initializer": None, "kernel_regularizer": None}),
     "models.CharRNN": Case(models.CharRNN, {"vocabulary_size": 4, "hidden_size": 2, "depth": 1, "cell": "rnn", "kernel_regularizer": None}),
-    "models.cifar_resnet": Case(models.cifar_resnet, {"depth": 8, "input_shape": (8, 8, 3), "num_classes": 2, "spatial_mask": "none", "quarters": 2, "seed": 0, "kernel_initializer": None, "kernel_regularizer": None}, {"spatial_mask": "optional"}),
-    "models.wide_resnet": Case(models.wide_resnet, {"depth": 10, "width": 0.1, "input_shape": (8, 8, 3), "num_classes": 2, "variant": "dsr", "dropout": None, "kernel_initializer": None, "kernel_regularizer": None}, {"dropout": "optional_fraction", "width": "big"}),
+    "models.cifar_resnet": Case(models.cifar_resnet, {"depth": 8, "input_shape": (8, 8, 3), "num_classes": 2, "spatial_mask": "none", "quarters": 2, "seed": 0, "kernel_initializer": None, "kernel_regularizer": None, "spatial_bottleneck": False}, {"spatial_mask": "optional"}),
+    "models.i1k_resnet": Case(models.i1k_resnet, {"depth": 18, "input_shape": (16, 16, 3), "num_classes": 2, "spatial_mask": "none", "quarters": 2, "spatial_bottleneck": False, "seed": 0, "kernel_initializer": None, "kernel_regularizer": None}, {"spatial_mask": "optional"}),
+    "models.wide_resnet": Case(models.wide_resnet, {"depth": 10, "width": 0.1, "input_shape": (8, 8, 3), "num_classes": 2, "variant": "dsr", "dropout": None, "kernel_initializer": None, "kernel_regularizer": None, "spatial_bottleneck": False}, {"dropout": "optional_fraction", "width": "big"}),
     "models.resnet": Case(models.resnet, {"depth": 18, "input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "variant": "str", "classifier": None, "zero_gamma": None, "kernel_initializer": None, "kernel_regularizer": None}, {"width": "big"}),
     "models.mobilenet_v1": Case(models.mobilenet_v1, {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "classifier": "conv", "kernel_initializer": None, "kernel_regularizer": None}, {"width": "big", "classifier": "nothing"}),
     **{
@@ -464,6 +470,7 @@ CASES = {
     "callbacks.DropAndGrow": Case(callbacks.DropAndGrow, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "random", "redistribution": None, "drop_fraction": 0.3, "decay": "cosine", "frequency": 10, **STEPS, "where": None, "structure": None, "seed": 0}),
     "callbacks.RigL": Case(callbacks.RigL, {"sparsity": 0.9, "distribution": "erk", "drop": "magnitude", "grow": "gradient", "frequency": 10, **STEPS, "where": None, "seed": 0}),
     "callbacks.StaticSparsity": Case(callbacks.StaticSparsity, {"sparsity": 0.9, "distribution": "erk", "dense": None, "where": None, "structure": None, "seed": 0}, {"sparsity": "optional_fraction"}),
+    "callbacks.DeepRewiring": Case(callbacks.DeepRewiring, {"sparsity": 0.9, "l1": 1e-5, "temperature": 0.0, "frequency": 1, "distribution": "erk", **STEPS, "where": None, "seed": 0}, {"l1": "positive"}),
     "callbacks.DynamicSparseReparameterization": Case(callbacks.DynamicSparseReparameterization, {"sparsity": 0.9, "variant": "paper", "prune_target": 0.01, "initial_threshold": 0.001, "redistribution": "survivors", "power": 1.0, "frequency": 10, "distribution": "erk", **STEPS, "where": None, "seed": 0}),
     "callbacks.IterativePruning": Case(callbacks.IterativePruning, {"final_sparsity": 0.9, "rounds": 2, "steps_per_round": 5, "rewind_step": 0, "scope": "layer", "snapshot": None, "where": None}),
     "callbacks.MaskAlgorithm": Case(callbacks.MaskAlgorithm, {**STEPS, "frequency": 1, "where": None, "structure": None, "seed": 0}),
@@ -512,6 +519,7 @@ ALLOWED |= {
     "list_of_candidates": {"none", "nones"},
     "list_of_scores": {"empty_list", "empty_tuple"},
     # Entries that are not zero live, NaN among them.
+    "matrix_with_entries": {"odd_array", "bool_array", "nan_array"},
     "matrix": {"odd_array", "bool_array", "nan_array", "empty_array"},
 }  # fmt: skip
 
@@ -619,7 +627,7 @@ RECORDS = {
             "layers.SparseConv1DTranspose", "layers.SparseConv2DTranspose", "layers.SparseConv3DTranspose",
             "layers.SparseDepthwiseConv1D", "layers.SparseSeparableConv1D", "layers.SparseSeparableConv2D",
             "layers.SparseConvLSTM1D", "layers.SparseConvLSTM2D", "layers.SparseConvLSTM3D",
-            "layers.SparseConvLSTMCell", "layers.MaskedLayer",
+            "layers.SparseConvLSTMCell", "layers.MaskedLayer", "layers.HashedLayer",
         ],
         BASE,
     ),
@@ -652,10 +660,10 @@ RECORDS = {
 # Methods that Keras or the package calls, not the user: they take what these hand over.
 HOOKS = set(
     "build call get_config from_config compute_output_shape compute_output_spec save_own_variables load_own_variables "
-    "value mask training_value threshold penalty release apply over_time tensor extra extra_variable add_variable "
+    "value mask variable_of shape_of stored_of training_value threshold penalty release apply over_time tensor extra extra_variable add_variable "
     "products targets factor epsilon reduce alive expand random_scores keep_random axes start change_masks uses scores due "
     "default_end_step on_train_begin on_train_end on_epoch_begin on_epoch_end on_train_batch_begin on_train_batch_end "
-    "update prepare finish rng new_mask grow_weights drop_fraction_at threshold_at penalty_weight initial_mask "
+    "update prepare finish rng new_mask grow_weights drop_fraction_at temperature_at threshold_at penalty_weight initial_mask "
     "sparsity_after view views portions assign remember left_undone adjust_pruning_threshold reallocate_free_parameters model_sparsity prune_by_threshold record "
     "lp_norm call_mask add_penalty gain prepare multiply matrix get_initial_state inner_loop convolution_op "
     "filter_axes position_axes apply_weight enable_lora reason_against batch assign_mask".split()

@@ -16,7 +16,7 @@ from tests.train.runs import classify, recipe_of, weights_of, write_digits
 pytestmark = pytest.mark.tensorflow
 
 # Other names of techniques.
-ALIASES = {"gmp", "snfs", "vd", "l0", "str", "dnw", "srste", "topkast", "powerprop", "movement_pruning"}
+ALIASES = {"gmp", "snfs", "vd", "l0", "str", "dnw", "srste", "topkast", "powerprop", "movement_pruning", "hashednet"}
 SGD = ("--optimizer=sgd", "--learning_rate=0.05")
 
 
