@@ -299,13 +299,8 @@ class _Reader:
                     same = recipes.setdefault(json.dumps(run_folder.as_plain(recipe), sort_keys=True), run)
                     if same is not run:
                         self.wrong(place, f"two runs of the study are the same: {same.label}; and {run.label}")
-                    held_out = getattr(recipe, "validation_split", 1)
-                    if study.program == "classifier" and not held_out:
-                        self.wrong(
-                            ("metric",),
-                            f"`metric` {study.metric} needs `validation_split` above 0 in [settings]: nothing is held "
-                            f"out to choose by. Received: validation_split=0.0 ({run.label})",
-                        )
+                    if problem := _unfit_to_choose(study, run, recipe):
+                        self.wrong(("metric",), problem)
                         return
 
     def _recipe(self, study, run, place):
@@ -334,6 +329,25 @@ class _Reader:
         own = [(*place, name), (*place, "axes", name), (*place, "tune", name)] if place else []
         shared = [(kind, name) for kind in _SHARED] + [(name,)]
         return next((one for one in (*own, *shared) if one in self.lines), (*place, name))
+
+
+def _unfit_to_choose(study, run, recipe):
+    """Says why a run has no figure on validation data, or a reported one that is not independent of it; or `None`."""
+    if study.program == "classifier" and not recipe.validation_split:
+        return (
+            f"`metric` {study.metric} needs `validation_split` above 0 in [settings]: nothing is held out to choose "
+            f"by. Received: validation_split=0.0 ({run.label})"
+        )
+    if study.metric.startswith("best.") and not recipe.keep_best:
+        return (
+            f"`metric` {study.metric} needs `keep_best` = true in [settings]. Received: keep_best=false ({run.label})"
+        )
+    if study.program == "translator" and run.tuned and recipe.bleu == "validation":
+        return (
+            "`bleu` must be test in [settings] if there are settings to tune: the pairs that choose must not give the "
+            f"score. Received: bleu='validation' ({run.label})"
+        )
+    return None
 
 
 _SHARED = ("settings", "axes", "tune")
