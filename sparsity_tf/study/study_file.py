@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import json
+import math
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from absl import flags
 from sparsity_tf.bounded_files import one_line
 from sparsity_tf.checks import check_path, shown
 from sparsity_tf.study import programs
-from sparsity_tf.study.plan import Method, Study, combinations
+from sparsity_tf.study.plan import Method, Study, combinations, values_of
 from sparsity_tf.study.selection import names_for
 from sparsity_tf.train import callback_settings, run_folder
 from sparsity_tf.type_names import PathLike
@@ -150,7 +151,7 @@ class _Reader:
         metric = self._choice("metric", names_for(program), names_for(program)[0])
         name = os.path.splitext(os.path.basename(self.path))[0]
         study = Study(name, program, tuple(methods), tuple(seeds), metric, threads, trials)
-        if sum(len(seeds) * len(combinations(one.axes)) * len(combinations(one.tune)) for one in methods) > _MOST_RUNS:
+        if sum(_count_of(one) for one in methods) * len(seeds) > _MOST_RUNS:
             self.wrong((), f"The study must make at most {_MOST_RUNS:,} runs.")
         elif metric is not None:
             self._check_runs(study)
@@ -188,6 +189,8 @@ class _Reader:
 
     def _methods(self):
         shared = {kind: self._values(self._get(kind, dict, {}), (kind,), kind != "settings") for kind in _SHARED}
+        for name in sorted({*shared["settings"]} & {*shared["axes"], *shared["tune"]}):
+            self.wrong(("settings", name), f"`{name}` must stand in settings, or in axes or tune, not in both")
         tables = self._get("methods", list, [])
         if not tables:
             return [self._method({}, ("config",), shared)]
@@ -198,7 +201,8 @@ class _Reader:
                 self.wrong(("methods",), f"`methods` must be tables: [[methods]]. Received: {shown(table)}")
                 continue
             method = self._method(table, place, shared)
-            if method.name in [one.name for one in methods]:
+            # Some file systems don't tell capital letters from small ones.
+            if method.name.lower() in [one.name.lower() for one in methods]:
                 self.wrong(place, f"`name` must differ from that of another method. Received: name={method.name!r}")
             methods.append(method)
         return methods
@@ -348,6 +352,11 @@ def _unfit_to_choose(study, run, recipe):
             f"score. Received: bleu='validation' ({run.label})"
         )
     return None
+
+
+def _count_of(method):
+    """The number of combinations of a method's axes and settings to tune."""
+    return math.prod(len(values_of(entry)) for entry in (*method.axes.values(), *method.tune.values()))
 
 
 _SHARED = ("settings", "axes", "tune")
