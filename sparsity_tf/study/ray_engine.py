@@ -63,7 +63,7 @@ def _asha(tune, study, runs):
         time_attr="epoch",
         metric=study.choice.column,
         mode="min",
-        max_t=epochs,
+        max_t=epochs + 1,  # At `max_t` ASHA ends a run, and the last epoch is not the end: the report follows.
         # Not before a fourth of the run: many schedules have hardly begun by then.
         grace_period=max(1, epochs // 4),
         reduction_factor=3,

@@ -163,7 +163,7 @@ without = ["learning_rate"]
         (("learning_rate = 0.1\n", "final_sparsity = 0.7\n"), 24, "`final_sparsity` has one value here and several"),
         (("epochs = 5", "epochs = 5\nlearning_rate = 0.1"), 9, "`learning_rate` must stand in settings, or in axes or"),
         (('technique = "rigl"', 'technique = "Magnitude"'), 23, "`technique` must be one of"),
-        (("[0.8, 0.95]", f"{MANY}\nbegin_step = {MANY}\nend_step = {MANY}"), 1, "The study must make at most 100,000 runs"),
+        (("[0.8, 0.95]", f"{MANY}\nbegin_step = {MANY}\nend_step = {MANY}"), 1, "The study must make at most 100,000"),
         (("tune.drop_fraction = [0.3, 0.5]", "tune.drop_fraction = {low = 0.1, high = 0.5}"), 26, "needs `trials`"),
         (("seeds = [0, 1]", "seeds = [0, 1]\ntune.rho.low = 3"), 16, "no TOML"),
         (('config = "lenet300_vd"', 'config = "lenet300_dv"'), 29, "`config` must be one of "),
