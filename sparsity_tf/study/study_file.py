@@ -324,7 +324,8 @@ class _Reader:
                 where = next((one for name in names if (one := self._place_of(name, place)) in self.lines), place)
                 self.wrong(where, error)
             left = [one for one in arguments if one.startswith("--config=") or one[2:].partition("=")[0] not in names]
-            if len(left) == len(arguments):
+            # Without its technique the run would be another one, whose errors mean nothing.
+            if len(left) == len(arguments) or "technique" in names:
                 return None
             arguments, sound = left, False
 
