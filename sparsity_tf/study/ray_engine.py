@@ -29,7 +29,8 @@ def run_all(study, runs, folder, jobs, retries, on_end, stopped, options):
     # Ray's own handler would end this process at once; `stopped` ends the study cleanly.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # The study says itself how far it is.
-    if not ray.is_initialized():
+    ours = not ray.is_initialized()
+    if ours:
         dashboard = {} if options.address else {"include_dashboard": False}
         ray.init(address=options.address, log_to_driver=False, logging_level=logging.WARNING, **dashboard)
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
@@ -52,13 +53,20 @@ def run_all(study, runs, folder, jobs, retries, on_end, stopped, options):
         if stopped.signal is None:
             raise
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
 
 
 def _asha(tune, study, runs):
-    epochs = [programs.recipe_of(study.program, run.arguments).epochs for run in runs]
+    epochs = max(programs.recipe_of(study.program, run.arguments).epochs for run in runs)
     return tune.schedulers.ASHAScheduler(
-        time_attr="epoch", metric=study.choice.column, mode="min", max_t=max(epochs), reduction_factor=3
+        time_attr="epoch",
+        metric=study.choice.column,
+        mode="min",
+        max_t=epochs + 1,  # At `max_t` ASHA ends a run, and the last epoch is not the end: the report follows.
+        # Not before a fourth of the run: many schedules have hardly begun by then.
+        grace_period=max(1, epochs // 4),
+        reduction_factor=3,
     )
 
 

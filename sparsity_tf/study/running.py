@@ -11,6 +11,7 @@ import keras
 from sparsity_tf.checks import check_choice, check_instance, check_integer, check_path
 from sparsity_tf.study import local, programs, progress, ray_engine, search
 from sparsity_tf.study.plan import Study
+from sparsity_tf.train import run_folder
 from sparsity_tf.train.folder_lock import FolderLock
 from sparsity_tf.type_names import PathLike
 
@@ -136,7 +137,7 @@ def _run(study, folder, jobs, engine, retries, ray):
 
 def check_folder(study, folder, runs):
     """Raises a ValueError if runs in the folder have other settings than the study."""
-    begun = [run for run in runs if os.path.exists(os.path.join(folder, run.folder, "recipe.json"))]
+    begun = [run for run in runs if os.path.exists(os.path.join(folder, run.folder, run_folder.RECIPE))]
     recipes = [(run, programs.recipe_of(study.program, run.arguments)) for run in begun]
     problems = progress.check_settings(folder, recipes)
     if problems:

@@ -11,7 +11,7 @@ class Metric:
 
     Attributes:
         chosen_by: `Figure` of `results.json`, on validation data. The lowest mean is the best one.
-        reported: `Figure` on the test data. The translator measures BLEU on its validation pairs: it has no others.
+        reported: `Figure` on the test data (for BLEU: on the pairs that the recipe's `bleu` names).
         column: The column of `metrics.csv` with the course of the first figure, for early stopping.
         score: Name of the reported figure in tables and pictures of published results.
         programs: Names of the training programs that measure it.

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import json
+import math
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from absl import flags
 from sparsity_tf.bounded_files import one_line
 from sparsity_tf.checks import check_path, shown
 from sparsity_tf.study import programs
-from sparsity_tf.study.plan import Method, Study, combinations
+from sparsity_tf.study.plan import Method, Study, combinations, values_of
 from sparsity_tf.study.selection import names_for
 from sparsity_tf.train import callback_settings, run_folder
 from sparsity_tf.type_names import PathLike
@@ -150,7 +151,7 @@ class _Reader:
         metric = self._choice("metric", names_for(program), names_for(program)[0])
         name = os.path.splitext(os.path.basename(self.path))[0]
         study = Study(name, program, tuple(methods), tuple(seeds), metric, threads, trials)
-        if sum(len(seeds) * len(combinations(one.axes)) * len(combinations(one.tune)) for one in methods) > _MOST_RUNS:
+        if sum(_count_of(one) for one in methods) * len(seeds) > _MOST_RUNS:
             self.wrong((), f"The study must make at most {_MOST_RUNS:,} runs.")
         elif metric is not None:
             self._check_runs(study)
@@ -188,6 +189,8 @@ class _Reader:
 
     def _methods(self):
         shared = {kind: self._values(self._get(kind, dict, {}), (kind,), kind != "settings") for kind in _SHARED}
+        for name in sorted({*shared["settings"]} & {*shared["axes"], *shared["tune"]}):
+            self.wrong(("settings", name), f"`{name}` must stand in settings, or in axes or tune, not in both")
         tables = self._get("methods", list, [])
         if not tables:
             return [self._method({}, ("config",), shared)]
@@ -198,7 +201,8 @@ class _Reader:
                 self.wrong(("methods",), f"`methods` must be tables: [[methods]]. Received: {shown(table)}")
                 continue
             method = self._method(table, place, shared)
-            if method.name in [one.name for one in methods]:
+            # Some file systems don't tell capital letters from small ones.
+            if method.name.lower() in [one.name.lower() for one in methods]:
                 self.wrong(place, f"`name` must differ from that of another method. Received: name={method.name!r}")
             methods.append(method)
         return methods
@@ -299,13 +303,8 @@ class _Reader:
                     same = recipes.setdefault(json.dumps(run_folder.as_plain(recipe), sort_keys=True), run)
                     if same is not run:
                         self.wrong(place, f"two runs of the study are the same: {same.label}; and {run.label}")
-                    held_out = getattr(recipe, "validation_split", 1)
-                    if study.program == "classifier" and not held_out:
-                        self.wrong(
-                            ("metric",),
-                            f"`metric` {study.metric} needs `validation_split` above 0 in [settings]: nothing is held "
-                            f"out to choose by. Received: validation_split=0.0 ({run.label})",
-                        )
+                    if problem := _unfit_to_choose(study, run, recipe):
+                        self.wrong(("metric",), problem)
                         return
 
     def _recipe(self, study, run, place):
@@ -325,7 +324,8 @@ class _Reader:
                 where = next((one for name in names if (one := self._place_of(name, place)) in self.lines), place)
                 self.wrong(where, error)
             left = [one for one in arguments if one.startswith("--config=") or one[2:].partition("=")[0] not in names]
-            if len(left) == len(arguments):
+            # Without its technique the run would be another one, whose errors mean nothing.
+            if len(left) == len(arguments) or "technique" in names:
                 return None
             arguments, sound = left, False
 
@@ -334,6 +334,30 @@ class _Reader:
         own = [(*place, name), (*place, "axes", name), (*place, "tune", name)] if place else []
         shared = [(kind, name) for kind in _SHARED] + [(name,)]
         return next((one for one in (*own, *shared) if one in self.lines), (*place, name))
+
+
+def _unfit_to_choose(study, run, recipe):
+    """Says why a run has no figure on validation data, or a reported one that is not independent of it; or `None`."""
+    if study.program == "classifier" and not recipe.validation_split:
+        return (
+            f"`metric` {study.metric} needs `validation_split` above 0 in [settings]: nothing is held out to choose "
+            f"by. Received: validation_split=0.0 ({run.label})"
+        )
+    if study.metric.startswith("best.") and not recipe.keep_best:
+        return (
+            f"`metric` {study.metric} needs `keep_best` = true in [settings]. Received: keep_best=false ({run.label})"
+        )
+    if study.program == "translator" and run.tuned and recipe.bleu == "validation":
+        return (
+            "`bleu` must be test in [settings] if there are settings to tune: the pairs that choose must not give the "
+            f"score. Received: bleu='validation' ({run.label})"
+        )
+    return None
+
+
+def _count_of(method):
+    """The number of combinations of a method's axes and settings to tune."""
+    return math.prod(len(values_of(entry)) for entry in (*method.axes.values(), *method.tune.values()))
 
 
 _SHARED = ("settings", "axes", "tune")

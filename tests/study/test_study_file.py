@@ -7,6 +7,7 @@ import pytest
 from sparsity_tf import study
 from sparsity_tf.study.plan import file_name
 
+MANY = list(range(40))
 WHOLE = """\
 program = "classifier"
 config = "lenet300_magnitude"
@@ -153,12 +154,16 @@ without = ["learning_rate"]
         (('"rigl"', '"ragl"'), 23, "`technique` must be one of "),
         (("validation_split = 0.1\n", ""), 4, "`metric` val_error needs `validation_split` above 0"),
         (('metric = "val_error"', 'metric = "test_error"'), 4, "`metric` must be one of val_error, best.val_error"),
+        (('metric = "val_error"', 'metric = "best.val_error"'), 4, "`metric` best.val_error needs `keep_best` = true"),
         (('"classifier"', '"classifyer"'), 1, "`program` must be one of classifier, translator, language_model"),
         (("epochs = 5", 'epochs = "many"'), 8, "epochs"),
         (("epochs = 5", "epochs = 5 5"), 8, "no TOML: "),
         (('technique = "rigl"', 'technique = "magnitude"\nname = "magnitude"'), 21, "no TOML"),
         (('name = "RigL, slow"', 'name = "magnitude"'), 21, "`name` must differ from that of another method"),
         (("learning_rate = 0.1\n", "final_sparsity = 0.7\n"), 24, "`final_sparsity` has one value here and several"),
+        (("epochs = 5", "epochs = 5\nlearning_rate = 0.1"), 9, "`learning_rate` must stand in settings, or in axes or"),
+        (('technique = "rigl"', 'technique = "Magnitude"'), 23, "`technique` must be one of"),
+        (("[0.8, 0.95]", f"{MANY}\nbegin_step = {MANY}\nend_step = {MANY}"), 1, "The study must make at most 100,000"),
         (("tune.drop_fraction = [0.3, 0.5]", "tune.drop_fraction = {low = 0.1, high = 0.5}"), 26, "needs `trials`"),
         (("seeds = [0, 1]", "seeds = [0, 1]\ntune.rho.low = 3"), 16, "no TOML"),
         (('config = "lenet300_vd"', 'config = "lenet300_dv"'), 29, "`config` must be one of "),
@@ -187,6 +192,14 @@ def test_a_search_has_ranges(tmp_path):
     for wrong in ("{low = 0.3, high = 0.01}", "{low = 0, high = 1, log = true}", "{low = 1}", "{low=1, high=2, x=1}"):
         found = problems_of(tmp_path, text.replace("{low = 0.01, high = 0.3, log = true}", wrong))
         assert any(one.startswith("17: `learning_rate` must be a range such as") for one in found), found
+
+
+def test_the_pairs_that_choose_do_not_give_the_score(tmp_path):
+    text = 'program = "translator"\nconfig = "tiny_magnitude"\n[tune]\nlearning_rate = [0.1, 0.2]\n[settings]\n'
+    [problem] = problems_of(tmp_path, text)
+    assert problem.startswith("1: `bleu` must be test in [settings] if there are settings to tune")
+    [method] = read(tmp_path, text + 'bleu = "test"\n').methods
+    assert method.settings == {"bleu": "test"}
 
 
 def test_a_missing_file_and_no_text(tmp_path):
