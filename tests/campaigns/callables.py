@@ -278,7 +278,7 @@ ALLOWED |= {
 GRNN = {
     "units": 2, "input_rank": 1, "recurrent_rank": 1, "gains": True, "activation": "tanh",
     "recurrent_activation": "sigmoid", "kernel_initializer": None, "bias_initializer": "ones", "zeta_initializer": 1.0,
-    "nu_initializer": -4.0, "gain_regularizer": None,
+    "nu_initializer": -4.0, "kernel_regularizer": None, "gain_regularizer": None,
 }  # fmt: skip
 
 CASES = {
