@@ -91,7 +91,7 @@ SPECS = {
     **dict.fromkeys("dropped_share final_sparsity".split(), "fraction"),
     **dict.fromkeys(
         "staircase gains causal split_heads packed cached reverse include_dense free_parameters dense_gradient "
-        "mask_in_training share_noise byte_fallback stop_early cumulative signed validation_stratified".split(),
+        "mask_in_training share_noise byte_fallback stop_early cumulative signed validation_stratified affine".split(),
         "bool",
     ),
     **dict.fromkeys("flash_attention zero_gamma dense_inference".split(), "optional_bool"),
@@ -420,8 +420,8 @@ CASES = {
     "models.CharRNN": Case(models.CharRNN, {"vocabulary_size": 4, "hidden_size": 2, "depth": 1, "cell": "rnn", "kernel_regularizer": None}),
     "models.cifar_resnet": Case(models.cifar_resnet, {"depth": 8, "input_shape": (8, 8, 3), "num_classes": 2, "spatial_mask": "none", "quarters": 2, "seed": 0, "kernel_initializer": None, "kernel_regularizer": None}, {"spatial_mask": "optional"}),
     "models.wide_resnet": Case(models.wide_resnet, {"depth": 10, "width": 0.1, "input_shape": (8, 8, 3), "num_classes": 2, "variant": "dsr", "dropout": None, "kernel_initializer": None, "kernel_regularizer": None}, {"dropout": "optional_fraction", "width": "big"}),
-    "models.resnet": Case(models.resnet, {"depth": 18, "input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "variant": "str", "classifier": None, "zero_gamma": None, "kernel_initializer": None, "kernel_regularizer": None}, {"width": "big"}),
-    "models.mobilenet_v1": Case(models.mobilenet_v1, {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "classifier": "conv", "kernel_initializer": None, "kernel_regularizer": None}, {"width": "big", "classifier": "nothing"}),
+    "models.resnet": Case(models.resnet, {"depth": 18, "input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "variant": "str", "classifier": None, "zero_gamma": None, "kernel_initializer": None, "kernel_regularizer": None, "affine": True}, {"width": "big"}),
+    "models.mobilenet_v1": Case(models.mobilenet_v1, {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "classifier": "conv", "kernel_initializer": None, "kernel_regularizer": None, "affine": True}, {"width": "big", "classifier": "nothing"}),
     **{
         f"models.{name}": Case(getattr(models, name), {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "kernel_initializer": None, "kernel_regularizer": None} | ({"variant": "sparse_vd"} if name == "vgg_like" else {}), {"width": "big"})
         for name in ("vgg_c", "vgg_d", "vgg_like")
