@@ -50,8 +50,9 @@ class FastGRNNCell(keras.layers.Layer):
         kernel_initializer: Initializer of all matrices. Default: normal with standard deviation 0.1.
         bias_initializer: Initializer of `gate_bias` and `update_bias`.
         zeta_initializer, nu_initializer: Initial values of zeta and nu before the sigmoid, numbers.
+        kernel_regularizer: Keras regularizer of all matrices (of low rank: of their factors), or `None`.
         gain_regularizer: Keras regularizer of the gains, or `None`. It draws them towards the soft threshold below
-            which they are zero.
+            which they are zero. The factors of a matrix can make up for smaller gains unless they are regularized, too.
 
     Raises:
         ValueError: An argument has a value that is not allowed, or, when the cell is built, a rank is above the full
@@ -70,6 +71,7 @@ class FastGRNNCell(keras.layers.Layer):
         bias_initializer="ones",
         zeta_initializer=1.0,
         nu_initializer=-4.0,
+        kernel_regularizer=None,
         gain_regularizer=None,
         **kwargs,
     ):
@@ -79,6 +81,7 @@ class FastGRNNCell(keras.layers.Layer):
             if rank is not None:
                 check_integer(name, rank, 1)
         check_bool("gains", gains)
+        self.kernel_regularizer = check_regularizer("kernel_regularizer", kernel_regularizer)
         self.gain_regularizer = check_regularizer("gain_regularizer", gain_regularizer)
         if gain_regularizer is not None and not gains:
             raise ValueError(f"`gain_regularizer` needs gains=True. Received: gain_regularizer={gain_regularizer!r}")
@@ -128,7 +131,8 @@ class FastGRNNCell(keras.layers.Layer):
         initializer = self.kernel_initializer
         # Each matrix gets a clone: one initializer object draws the same numbers in every call.
         initializer = initializer.clone() if hasattr(initializer, "clone") else initializer
-        setattr(self, name, self.add_weight(name=name, shape=shape, initializer=initializer))
+        options = {"initializer": initializer, "regularizer": self.kernel_regularizer}
+        setattr(self, name, self.add_weight(name=name, shape=shape, **options))
 
     def gain(self, name, training):
         """Tensor `(rank,)`: the gains that a call uses."""
@@ -201,6 +205,7 @@ class FastGRNNCell(keras.layers.Layer):
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in names},
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "gain_regularizer": keras.regularizers.serialize(self.gain_regularizer),
             "activation": keras.activations.serialize(self.activation),
             "recurrent_activation": keras.activations.serialize(self.recurrent_activation),
@@ -220,6 +225,7 @@ _CELL_ARGUMENTS = (
     "bias_initializer",
     "zeta_initializer",
     "nu_initializer",
+    "kernel_regularizer",
     "gain_regularizer",
 )
 
@@ -233,7 +239,7 @@ class FastGRNN(keras.layers.RNN):
     Args:
         units: Number of units.
         input_rank, recurrent_rank, gains, activation, recurrent_activation, kernel_initializer, bias_initializer,
-            zeta_initializer, nu_initializer, gain_regularizer: Keywords, see `FastGRNNCell`.
+            zeta_initializer, nu_initializer, kernel_regularizer, gain_regularizer: Keywords, see `FastGRNNCell`.
         **kwargs: Arguments of `keras.layers.RNN`: return_sequences, return_state, go_backwards, stateful, unroll,
             name...
 

@@ -11,6 +11,7 @@ import keras
 from keras import layers
 
 from sparsity_tf.checks import (
+    check_bool,
     check_initializer,
     check_instance,
     check_integer,
@@ -97,16 +98,27 @@ class Layers:
         override: The user's initializer for all kernels, or `None` for the initializers of the source.
         uniform_biases: Whether biases start uniform within 1 / sqrt(fan_in), as in PyTorch, instead of at 0.
         epsilon: Epsilon of batch normalisation. (The momentum is 0.9, which PyTorch calls 0.1.)
+        affine: Whether batch normalisation has gamma and beta.
     """
 
-    def __init__(self, kernel_initializer, kernel_regularizer=None, override=None, uniform_biases=False, epsilon=1e-5):
+    def __init__(
+        self,
+        kernel_initializer,
+        kernel_regularizer=None,
+        override=None,
+        uniform_biases=False,
+        epsilon=1e-5,
+        affine=True,
+    ):
         # Called once to check the arguments before any layer is built.
         kernel_arguments(override, kernel_regularizer)()
         self._kernel_initializer = kernel_initializer
         self._kernel_regularizer = kernel_regularizer
         self._override = override
         self._uniform_biases = uniform_biases
+        check_bool("affine", affine)
         self._epsilon = epsilon
+        self._affine = affine
 
     def conv(self, x, filters, size, strides=1, padding=None, use_bias=False, initializer=None, name=None):
         """A convolution that pads `padding` zeros (default `size // 2`) on every side."""
@@ -172,7 +184,14 @@ class Layers:
 
     def batch_norm(self, x, name, gamma="ones"):
         """Batch normalisation."""
-        return layers.BatchNormalization(momentum=0.9, epsilon=self._epsilon, gamma_initializer=gamma, name=name)(x)
+        return layers.BatchNormalization(
+            momentum=0.9,
+            epsilon=self._epsilon,
+            center=self._affine,
+            scale=self._affine,
+            gamma_initializer=gamma,
+            name=name,
+        )(x)
 
     def relu(self, x, name):
         """ReLU."""

@@ -38,7 +38,7 @@ def fast_grnn(
         gain_l2: L2 factor c of the gains: adds 2 c m to the gradient of a gain m. It needs `gains`.
         kernel_initializer: Keras initializer of every matrix. Default as in the source: normal with standard deviation
             0.1 in the FastGRNN, uniform within 1 / sqrt(units) in the classifier.
-        kernel_regularizer: Keras regularizer of the classifier's kernel, or `None`.
+        kernel_regularizer: Keras regularizer of every matrix, or `None`.
         technique: Name of a technique for `sparsity_tf.sparsify`, or `None` for a dense net. The FastGRNN has a form
             only for `"str"`, and only with `gains`.
         technique_options: Dict of keyword arguments of the technique, or `None`.
@@ -71,6 +71,7 @@ def fast_grnn(
         input_rank=input_rank,
         recurrent_rank=recurrent_rank,
         gains=gains,
+        kernel_regularizer=kernel()["kernel_regularizer"],
         gain_regularizer=keras.regularizers.L2(gain_l2) if gain_l2 else None,
         name="fast_grnn",
         **own,

@@ -28,6 +28,7 @@ def mobilenet_v1(
     technique_options: dict | None = None,
     where: Where = None,
     name: str = "mobilenet_v1",
+    affine: bool = True,
 ) -> keras.Model:
     """MobileNetV1: a 3x3 convolution, thirteen depthwise-separable convolutions, global average pooling, a classifier.
 
@@ -45,6 +46,7 @@ def mobilenet_v1(
         where: Which layers to make sparse, passed on to `sparsify`: `None` for all kernels, or e.g.
             `models.FIRST_AND_DEPTHWISE_DENSE`.
         name: Name of the model.
+        affine: Whether batch normalisation has gamma and beta. (Not so with STR's `NonAffineBatchNorm`.)
 
     Returns:
         A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). With the defaults it
@@ -59,7 +61,7 @@ def mobilenet_v1(
     """
     check_choice("classifier", classifier, ("conv", "dense"))
     _building.check_width(width)
-    net = Layers(_building.torch_default(), kernel_regularizer, override=kernel_initializer)
+    net = Layers(_building.torch_default(), kernel_regularizer, override=kernel_initializer, affine=affine)
 
     inputs = _building.image_input(input_shape, num_classes)
     x = net.conv_bn_relu(inputs, int(32 * width), 3, strides=2, name="stem")

@@ -112,6 +112,7 @@ def resnet(
     technique_options: dict | None = None,
     where: Where = None,
     name: str | None = None,
+    affine: bool = True,
 ) -> keras.Model:
     """A ResNet of any of the usual depths.
 
@@ -147,6 +148,8 @@ def resnet(
         where: Which layers to make sparse, passed on to `sparsify`: `None` for all kernels, or e.g.
             `models.FIRST_LAYER_DENSE`, `models.DSR_RESNET`.
         name: Name of the model, default `resnet_<depth>`.
+        affine: Whether batch normalisation has gamma and beta. (STR's `NonAffineBatchNorm` has none.) Without them
+            `zero_gamma` must be false, also where the variant's default is true.
 
     Returns:
         A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)` (no softmax). Weights of all
@@ -169,9 +172,13 @@ def resnet(
     source = _VARIANTS[variant]
     zero_gamma = source.zero_gamma if zero_gamma is None else zero_gamma
     check_bool("zero_gamma", zero_gamma)
+    if zero_gamma and affine is False:
+        raise ValueError(
+            f"`zero_gamma` must be False with affine=False. Received: zero_gamma=True, variant={variant!r}"
+        )
     gamma = "zeros" if zero_gamma else "ones"
     stage_filters = source.stage_filters(width)
-    net = Layers(source.conv_initializer(), kernel_regularizer, override=kernel_initializer)
+    net = Layers(source.conv_initializer(), kernel_regularizer, override=kernel_initializer, affine=affine)
 
     inputs = _building.image_input(input_shape, num_classes)
     x = net.conv_bn_relu(inputs, stage_filters[0], 7, strides=2, name="stem")

@@ -140,7 +140,7 @@ def set_log_alpha_threshold(weights, threshold):
     """
     techniques = [weight.technique for weight in weights if hasattr(weight.technique, "log_alpha_threshold")]
     if not techniques:
-        names = ", ".join(sorted({weight.technique.name for weight in weights}))
+        names = ", ".join(sorted({weight.technique.name for weight in weights})) or "no sparse layers"
         raise CommandError(
             f"Flag --log_alpha_threshold needs a network with variational dropout. Received: a network with {names}"
         )

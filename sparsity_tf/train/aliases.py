@@ -140,6 +140,7 @@ ALIASES = {
         ),
         Alias("scale-fan", "scale_fan"),
         Alias("no-bn-decay", "other_l2", "0"),
+        Alias("bn-type", "model_options", '{"affine": false} for NonAffineBatchNorm'),
         Alias("name", "output_dir", "a folder"),
         Alias("print-freq", "log_every", "in epochs, not in batches"),
         Alias("workers", None, "nothing: the loaders choose"),

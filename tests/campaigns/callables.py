@@ -92,7 +92,7 @@ SPECS = {
     **dict.fromkeys(
         "staircase gains causal split_heads packed cached reverse include_dense free_parameters dense_gradient "
         "mask_in_training share_noise byte_fallback stop_early cumulative signed validation_stratified signs "
-        "spatial_bottleneck".split(),
+        "spatial_bottleneck affine".split(),
         "bool",
     ),
     **dict.fromkeys("flash_attention zero_gamma dense_inference".split(), "optional_bool"),
@@ -306,7 +306,7 @@ ALLOWED |= {
 GRNN = {
     "units": 2, "input_rank": 1, "recurrent_rank": 1, "gains": True, "activation": "tanh",
     "recurrent_activation": "sigmoid", "kernel_initializer": None, "bias_initializer": "ones", "zeta_initializer": 1.0,
-    "nu_initializer": -4.0, "gain_regularizer": None,
+    "nu_initializer": -4.0, "kernel_regularizer": None, "gain_regularizer": None,
 }  # fmt: skip
 
 CASES = {
@@ -453,8 +453,8 @@ CASES = {
     "models.cifar_resnet": Case(models.cifar_resnet, {"depth": 8, "input_shape": (8, 8, 3), "num_classes": 2, "spatial_mask": "none", "quarters": 2, "seed": 0, "kernel_initializer": None, "kernel_regularizer": None, "spatial_bottleneck": False}, {"spatial_mask": "optional"}),
     "models.i1k_resnet": Case(models.i1k_resnet, {"depth": 18, "input_shape": (16, 16, 3), "num_classes": 2, "spatial_mask": "none", "quarters": 2, "spatial_bottleneck": False, "seed": 0, "kernel_initializer": None, "kernel_regularizer": None}, {"spatial_mask": "optional"}),
     "models.wide_resnet": Case(models.wide_resnet, {"depth": 10, "width": 0.1, "input_shape": (8, 8, 3), "num_classes": 2, "variant": "dsr", "dropout": None, "kernel_initializer": None, "kernel_regularizer": None, "spatial_bottleneck": False}, {"dropout": "optional_fraction", "width": "big"}),
-    "models.resnet": Case(models.resnet, {"depth": 18, "input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "variant": "str", "classifier": None, "zero_gamma": None, "kernel_initializer": None, "kernel_regularizer": None}, {"width": "big"}),
-    "models.mobilenet_v1": Case(models.mobilenet_v1, {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "classifier": "conv", "kernel_initializer": None, "kernel_regularizer": None}, {"width": "big", "classifier": "nothing"}),
+    "models.resnet": Case(models.resnet, {"depth": 18, "input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "variant": "str", "classifier": None, "zero_gamma": None, "kernel_initializer": None, "kernel_regularizer": None, "affine": True}, {"width": "big"}),
+    "models.mobilenet_v1": Case(models.mobilenet_v1, {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "classifier": "conv", "kernel_initializer": None, "kernel_regularizer": None, "affine": True}, {"width": "big", "classifier": "nothing"}),
     **{
         f"models.{name}": Case(getattr(models, name), {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "kernel_initializer": None, "kernel_regularizer": None} | ({"variant": "sparse_vd", "max_norm": None} if name == "vgg_like" else {}), {"width": "big", "max_norm": "optional_clip"})
         for name in ("vgg_c", "vgg_d", "vgg_like")

@@ -181,7 +181,7 @@ def assert_same(quiet, disturbed):
     for name in repeats:
         assert_same(quiet / name, disturbed / name)
     if repeats:
-        assert rows(quiet / summary.SUMMARY, "folder") == rows(disturbed / summary.SUMMARY, "folder")
+        assert rows(quiet / summary.SUMMARY, "folders") == rows(disturbed / summary.SUMMARY, "folders")
         return
     for file in (run_folder.MODEL, run_folder.BEST):
         ours, others = arrays(quiet / file), arrays(disturbed / file)

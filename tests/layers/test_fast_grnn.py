@@ -163,6 +163,14 @@ def test_models_are_saved_made_sparse_and_made_dense(tmp_path):
     assert dense.layers[0].ranks() == (2, 5)
 
 
+def test_every_matrix_has_its_penalty():
+    layer = layers.FastGRNN(4, gains=True, gain_regularizer=keras.regularizers.L1(1.0), kernel_regularizer="l1")
+    layer.build((None, 5, 3))
+    matrices = [v for v in layer.cell.trainable_variables if len(v.shape) == 2]
+    expected = 3 + 4 + 0.01 * sum(np.abs(array(v)).sum() for v in matrices)
+    assert len(matrices) == 4 and float(array(sum(layer.losses))) == pytest.approx(expected, rel=1e-5)
+
+
 def test_without_gains_there_is_nothing_to_make_sparse():
     model = keras.Sequential([keras.Input((STEPS, FEATURES)), layers.FastGRNN(UNITS), keras.layers.Dense(2)])
     sparsity_tf.sparsify(model, "str")
@@ -192,7 +200,8 @@ def test_compiled_by_xla_with_any_batch_size():
 
 @pytest.mark.parametrize("cls", [layers.FastGRNN, layers.FastGRNNCell, layers.STRFastGRNN, layers.STRFastGRNNCell])
 def test_config_round_trip(cls):
-    layer = cls(UNITS, input_rank=2, nu_initializer=-3.0, name="memory")
+    options = {"gains": True, "gain_regularizer": "l2", "kernel_regularizer": keras.regularizers.L1(0.5)}
+    layer = cls(UNITS, input_rank=2, nu_initializer=-3.0, name="memory", **options)
     assert cls.from_config(layer.get_config()).get_config() == layer.get_config()
 
 
@@ -202,6 +211,8 @@ def test_config_round_trip(cls):
         ({"units": 0}, "`units` must be an integer of at least 1. Received: units=0"),
         ({"units": 3, "input_rank": 1.5}, "`input_rank` must be an integer of at least 1. Received: input_rank=1.5"),
         ({"units": 5, "recurrent_rank": 6}, "`recurrent_rank` must be at most 5"),
+        ({"units": 3, "gain_regularizer": "l2"}, "`gain_regularizer` needs gains=True"),
+        ({"units": 3, "kernel_regularizer": 3}, "`kernel_regularizer`"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -25,6 +25,17 @@ def mobilenet():
     return built("mobilenet_v1")
 
 
+def test_batch_normalisation_without_gamma_and_beta():
+    """STR's `NonAffineBatchNorm`: the kernels alone are trained."""
+    for builder, options in (("mobilenet_v1", {}), ("resnet", {"depth": 18, "variant": "str"})):
+        model = getattr(models, builder)(
+            input_shape=(32, 32, 3), width=0.125, num_classes=2, affine=False, kernel_initializer="zeros", **options
+        )
+        assert {variable.name for variable in model.trainable_variables} <= {"kernel", "depthwise_kernel"}
+    with pytest.raises(ValueError, match="`zero_gamma` must be False with affine=False"):
+        models.resnet(18, affine=False)
+
+
 def test_layers_in_order():
     header, *rows = read_csv("layers_mobilenetv1.csv")
     operations = dense_operations(mobilenet())

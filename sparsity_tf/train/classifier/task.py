@@ -135,7 +135,8 @@ class ClassifierTask(Task):
         return always_compiles() or all(len(variable.shape) <= 2 for variable in model.trainable_variables)
 
     def introduction(self, recipe, batches, model):
-        counts = [f"{batches.num_examples:,} training", f"{batches.num_test:,} test images"]
+        examples = "images" if len(batches.image_shape) == 3 else "sequences"
+        counts = [f"{batches.num_examples:,} training", f"{batches.num_test:,} test {examples}"]
         if batches.num_validation:
             counts.insert(1, f"{batches.num_validation:,} validation")
         return f"{', '.join(counts[:-1])} and {counts[-1]}; {model.name}"
@@ -168,8 +169,9 @@ class ClassifierTask(Task):
         if findings.collapsed:
             return []
         dense, sparse = (findings.results["macs"][name] for name in ("dense", "sparse"))
+        example = "an image" if pictures.sees_images(prepared.model) else "a sequence"
         print(
-            f"multiply-accumulates an image: {dense:,} dense, {sparse:,} without the zeros "
+            f"multiply-accumulates {example}: {dense:,} dense, {sparse:,} without the zeros "
             f"({100 * (sparse / dense):.2f} %)"
         )
         for name, (inputs, recurrent) in findings.results.get("ranks", {}).items():

@@ -39,6 +39,7 @@ def test_a_run_on_sequences_reports_the_ranks(tmp_path, capsys, monkeypatch):
         status, lines, error = classify([*command, "--lr_schedule=constant"], capsys)
     assert (status, error) == (0, "")
     assert "rank of fast_grnn: 3 for the inputs, 4 for the state" in lines
+    assert any(line.startswith("12 training and 6 test sequences; ") for line in lines)
     results = json.loads((tmp_path / "run" / run_folder.RESULTS).read_text())
     assert results["ranks"] == {"fast_grnn": [3, 4]}
     model = run_folder.load(tmp_path / "run" / run_folder.MODEL)
