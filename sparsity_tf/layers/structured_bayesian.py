@@ -168,8 +168,7 @@ class LogNormalDropout(Technique):
             other layers: the authors' LeNet-500-300, LeNet-5 and VGG.
         draw: "batch" draws the noise of a unit once for each mini-batch, as the authors' program does. "example" draws
             it for each example (all positions of an image or a sequence share it; not for `EinsumDense`). Both estimate
-            the same loss. The gradients of "example" scatter less, so that training needs fewer steps, but each step
-            takes more time.
+            the same loss. A step of "example" takes more time, but batch normalisation leaves its noise alone.
         low: Lower end a of the interval of log theta.
         high: Upper end b of the interval, > `low`, in [-20, 20].
         snr_threshold: A unit lives if its signal-to-noise ratio is above this number, >= 0.

@@ -68,13 +68,13 @@ _VD = {"log_sigma2_initializer": -10.0, "log_alpha_threshold": 3.0, "mask_in_tra
 # the paper, noise is on filters of convolutions and on inputs of dense layers.
 _SBP = {
     "technique": "sbp",
-    "technique_options": {"axis": "mixed", "draw": "example"},
-    "learning_rate": 1e-3,
-    "technique_rate": 10.0,
-    "lr_decay_from": 0.5,
+    "technique_options": {"axis": "mixed"},
+    "learning_rate": 6e-3,
+    "technique_rate": 8.0,
+    "lr_decay_from": 0.6,
     "penalty_schedule": "none",
-    "epochs": 60,
-    "batch_size": 500,
+    "epochs": 45,
+    "batch_size": 250,
 }
 _LENET_500_300 = {"model": "mnist_mlp", "model_options": {"hidden": [500, 300], "batch_norm": "none"}}
 
@@ -179,7 +179,7 @@ MNIST = {
         epochs=200,
         batch_size=100,
     ),
-    "lenet5_sbp": Recipe(**_SBP, model="lenet_5_caffe"),
+    "lenet5_sbp": Recipe(**{**_SBP, "learning_rate": 3e-3, "technique_rate": 16.0}, model="lenet_5_caffe"),
     "lenet500_dense": Recipe(**_LENET_500_300, epochs=50),
     "lenet500_sbp": Recipe(**_SBP, **_LENET_500_300),
     "demo": Recipe(
