@@ -31,7 +31,7 @@ from sparsity_tf.datasets.text.characters import CharacterBatches, CharacterCorp
 from sparsity_tf.datasets.text.labelled import LabelledBatches, LabelledText, labelled_text
 from sparsity_tf.datasets.text.parallel_corpus import ParallelCorpus, parallel_corpus
 from sparsity_tf.datasets.text.translation_batches import TranslationBatches, translation_batches
-from sparsity_tf.datasets.text.words import WordVocabulary, split_words, word_vocabulary
+from sparsity_tf.datasets.text.words import WordVocabulary, word_vocabulary
 
 __all__ = [
     "Batches",
@@ -56,7 +56,6 @@ __all__ = [
     "mnist_demo",
     "parallel_corpus",
     "read_idx",
-    "split_words",
     "subwords",
     "translation_batches",
     "word_vocabulary",
