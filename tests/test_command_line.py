@@ -63,6 +63,7 @@ def test_every_program_is_named_by_its_module_and_listed_by_help(capsys):
         "classifier",
         "translator",
         "language-model",
+        "text-classifier",
     ]
 
 

@@ -36,7 +36,7 @@ from sparsity_tf.datasets.text.characters import CharacterBatches, CharacterCorp
 from sparsity_tf.datasets.text.labelled import LabelledBatches, LabelledText, labelled_text
 from sparsity_tf.datasets.text.parallel_corpus import ParallelCorpus, parallel_corpus
 from sparsity_tf.datasets.text.translation_batches import TranslationBatches, translation_batches
-from sparsity_tf.datasets.text.words import WordVocabulary, split_words, word_vocabulary
+from sparsity_tf.datasets.text.words import WordVocabulary, word_vocabulary
 
 __all__ = [
     "Batches",
@@ -66,7 +66,6 @@ __all__ = [
     "random_labels",
     "read_idx",
     "sequence_batches",
-    "split_words",
     "subwords",
     "tiny_imagenet",
     "translation_batches",

@@ -138,7 +138,10 @@ class Case:
 
     def arguments(self):
         valid = self.valid() if callable(self.valid) else self.valid
-        made = {id(function) for function in (net, sparse_net, _image_data, _corpus, _transformer, _checkpoint)}
+        made = {
+            id(function)
+            for function in (net, sparse_net, _image_data, _corpus, _labelled, _reader, _transformer, _checkpoint)
+        }
         lazy = {name for name, value in valid.items() if id(value) in made or is_lambda(value)}
         return {name: value() if name in lazy else value for name, value in valid.items()}
 
@@ -146,6 +149,10 @@ class Case:
 def net():
     return keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Conv2D(2, 3, activation="relu", name="conv"),
                              keras.layers.Flatten(), keras.layers.Dense(3, name="dense")])  # fmt: skip
+
+
+def _reader():
+    return keras.Sequential([keras.Input((6,), dtype="int32"), keras.layers.Embedding(5, 2, name="embedding")])
 
 
 def sparse_net(technique="masked"):
@@ -212,6 +219,20 @@ def _sequence_data():
 def _corpus():
     ids = np.arange(60, dtype="int32") % 5
     return datasets.CharacterCorpus(ids, ids, ids, tuple("abcde"), {}, "letters")
+
+
+WORD_IDS = {"<padding>": 0, "<unknown>": 1, "a": 2}
+
+
+@functools.cache
+def _labelled_file():
+    path = pathlib.Path(os.getcwd()) / "labelled.tsv"
+    path.write_text("".join(f"{'good' if n % 2 else 'bad'}\tword{n} a\n" for n in range(20)))
+    return str(path)
+
+
+def _labelled():
+    return datasets.labelled_text(_labelled_file(), held_out=0.2)
 
 
 @functools.cache
@@ -301,6 +322,8 @@ ALLOWED |= {
     "exponent": {"one_and_half", "huge_float"},
     "optional_clip": {"none", "half", "one_and_half"},
     "group_names": {"empty_list", "empty_tuple"},
+    "word_ids": {"range"},
+    "word_texts": {"empty_list", "empty_tuple", "string_array", "empty_array"},
     "negative": {"minus_one", "minus_half"},
 }
 GRNN = {
@@ -414,6 +437,14 @@ CASES = {
     "datasets.CharacterBatches": Case(datasets.CharacterBatches, {"corpus": _corpus, "batch_size": 2, "window": 3, "seed": 0, "eval_batch_size": 2, "eval_characters": 5}, {"seed": "nothing"}),
     "datasets.CharacterBatches.train": Case(lambda first_step: datasets.CharacterBatches(_corpus(), 2, 3).train(first_step), {"first_step": 0}),
     "datasets.character_corpus": Case(datasets.character_corpus, {"data_dir": None, "vocabulary_size": 50, "held_out": 0.05}, {"vocabulary_size": "optional", "held_out": "nothing"}),
+    "datasets.LabelledBatches": Case(datasets.LabelledBatches, {"text": _labelled, "batch_size": 2, "length": 3, "seed": 0, "eval_batch_size": 2}, {"text": "nothing", "seed": "nothing"}),
+    "datasets.LabelledBatches.train": Case(lambda first_step: datasets.LabelledBatches(_labelled(), 2, 3).train(first_step), {"first_step": 0}),
+    "datasets.labelled_text": Case(datasets.labelled_text, lambda: {"data_dir": _labelled_file(), "vocabulary_size": 5, "min_count": 1, "held_out": 0.2, "split_seed": 0}, {"vocabulary_size": "optional", "min_count": "nothing", "split_seed": "nothing", "data_dir": "path"}),
+    "datasets.WordVocabulary": Case(datasets.WordVocabulary, {"ids": WORD_IDS}, {"ids": "nothing"}),
+    "datasets.WordVocabulary.encode": Case(lambda text: datasets.WordVocabulary(WORD_IDS).encode(text), {"text": "a b"}, {"text": "label"}),
+    "datasets.WordVocabulary.renumbered": Case(lambda ids: datasets.WordVocabulary(WORD_IDS).renumbered(ids), {"ids": np.array([0, 1, 1])}, {"ids": "word_ids"}),
+    "datasets.WordVocabulary.save": Case(lambda path: datasets.WordVocabulary(WORD_IDS).save(path), {"path": "words.tsv"}),
+    "datasets.word_vocabulary": Case(datasets.word_vocabulary, {"texts": ["a b"], "size": 3, "min_count": 1}, {"texts": "word_texts", "size": "optional", "min_count": "nothing"}),
     **{f"datasets.{name}": Case(getattr(datasets, name), {"data_dir": None}) for name in ("cifar10", "cifar100", "fashion_mnist", "mnist")},
     **{f"datasets.{name}": Case(getattr(datasets, name), {"data_dir": "missing"}, {"data_dir": "path"}) for name in ("google12", "har2", "tiny_imagenet")},
     "datasets.imagenet": Case(datasets.imagenet, {"data_dir": ".", "num_classes": 3}, {"num_classes": "optional"}),
@@ -441,6 +472,7 @@ CASES = {
     "deploy.export": Case(sparsity_tf.export, {"model": net, "path": "net.tflite", "format": "litert", "shrink": False, "quantize": None, "data": None, "sparse": None, "batch_size": None}, {"format": "nothing", "shrink": "bool", "quantize": "optional", "data": "optional", "sparse": "optional_bool", "batch_size": "optional"}),
     "deploy.deployment_report": Case(sparsity_tf.deployment_report, {"model": net, "data": None, "targets": ("gpu_2_4",), "batch_sizes": (1,), "rounds": 1, "seconds": 0.001}, {"data": "optional", "targets": "nothing", "batch_sizes": "nothing", "seconds": "positive"}),
     "deploy.plot_deployment": Case(sparsity_tf.deploy.plot_deployment, lambda: {"report": _deployment_report(), "path": None}, {"report": "nothing", "path": "optional_path"}),
+    "deploy.shrink_vocabulary": Case(sparsity_tf.deploy.shrink_vocabulary, {"model": _reader, "layer": "embedding"}, {"layer": "optional"}),
     "deploy.shrink": Case(sparsity_tf.shrink, {"model": net, "select_inputs": False}, {"select_inputs": "bool"}),
     "to_dense.to_dense": Case(sparsity_tf.to_dense, {"model": sparse_net}),
     "load_masks.load_masks": Case(sparsity_tf.load_masks, {"model": sparse_net, "source": sparse_net}, {"source": "path"}),
@@ -449,6 +481,7 @@ CASES = {
     "models.lenet_5_caffe": Case(models.lenet_5_caffe, {"input_shape": (16, 16, 1), "num_classes": 2, "kernel_initializer": None, "kernel_regularizer": None}),
     "models.mnist_mlp": Case(models.mnist_mlp, {"input_shape": (4, 4, 1), "num_classes": 2, "hidden": (3,), "batch_norm": "all", "kernel_initializer": None, "kernel_regularizer": None}),
     "models.fast_grnn": Case(models.fast_grnn, {"input_shape": (4, 3), "num_classes": 2, "units": 2, "input_rank": 1, "recurrent_rank": 1, "gains": True, "gain_l2": 0.1, "kernel_initializer": None, "kernel_regularizer": None}),
+    "models.text_lstm": Case(models.text_lstm, {"vocabulary_size": 4, "num_classes": 2, "embedding_size": 2, "hidden_size": 2, "recurrent_activation": "sigmoid", "kernel_regularizer": None}, {"embedding_size": "nothing"}),
     "models.CharRNN": Case(models.CharRNN, {"vocabulary_size": 4, "hidden_size": 2, "depth": 1, "cell": "rnn", "kernel_regularizer": None}),
     "models.cifar_resnet": Case(models.cifar_resnet, {"depth": 8, "input_shape": (8, 8, 3), "num_classes": 2, "spatial_mask": "none", "quarters": 2, "seed": 0, "kernel_initializer": None, "kernel_regularizer": None, "spatial_bottleneck": False}, {"spatial_mask": "optional"}),
     "models.i1k_resnet": Case(models.i1k_resnet, {"depth": 18, "input_shape": (16, 16, 3), "num_classes": 2, "spatial_mask": "none", "quarters": 2, "spatial_bottleneck": False, "seed": 0, "kernel_initializer": None, "kernel_regularizer": None}, {"spatial_mask": "optional"}),
@@ -612,7 +645,7 @@ RECORDS = {
             "deploy.CompactFile", "deploy.DeploymentReport", "deploy.DeploymentRow", "deploy.ExportReport",
             "study.PublishedResult", "study.Run", "study.TradeoffPoint", "study.TradeoffTable",
             "datasets.ImageData", "datasets.ImageFiles", "datasets.ParallelCorpus", "datasets.CharacterCorpus",
-            "datasets.SequenceData",
+            "datasets.LabelledText", "datasets.SequenceData",
         ],
         RECORD,
     ),
@@ -666,7 +699,7 @@ HOOKS = set(
     "update prepare finish rng new_mask grow_weights drop_fraction_at temperature_at threshold_at penalty_weight initial_mask "
     "sparsity_after view views portions assign remember left_undone adjust_pruning_threshold reallocate_free_parameters model_sparsity prune_by_threshold record "
     "lp_norm call_mask add_penalty gain prepare multiply matrix get_initial_state inner_loop convolution_op "
-    "filter_axes position_axes apply_weight enable_lora reason_against batch assign_mask".split()
+    "filter_axes group_axes position_axes apply_weight enable_lora reason_against batch assign_mask".split()
 )
 # Arguments that are checked in one place for all callables: `models._building.apply_technique`, tested with
 # `lenet_300_100`; and the name of a model, which Keras checks.

@@ -62,7 +62,8 @@ def test_a_group_begins_with_the_published_posterior_and_its_penalty_counts_once
         total += float(ops.sum(kl_divergence(compute_log_alpha(theta, log_sigma2, 8.0))))
     # Inputs, units and gates: one divergence each at log alpha = -6. The gates belong to both kernels.
     for weight, group, count in ((kernel, "input", 3), (kernel, "gate", 16), (recurrent_kernel, "unit", 4)):
-        assert (array(weight.extra(f"{group}_mean")) == 1).all() and weight.extra(f"{group}_mean").shape.count(1) == 1
+        mean = array(weight.extra(f"{group}_mean"))
+        assert (mean == 1).all() and mean.shape.count(1) == 1 and mean.size == count
         total += count * float(kl_divergence(ops.convert_to_tensor(-6.0)))
     layer(sequences(), training=True)
     assert float(layer.losses[0]) == pytest.approx(0.5 * total, rel=1e-5)

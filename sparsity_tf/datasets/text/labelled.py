@@ -46,7 +46,9 @@ class LabelledText:
     Example:
 
     ```python
-    text = labelled_text("movieReviewSnippets_GroundTruth.txt")  # needs this file
+    with open("texts.tsv", "w") as file:
+        file.writelines(f"{('bad', 'good')[n % 2]}\\tfilm number {n}\\n" for n in range(50))
+    text = labelled_text("texts.tsv")
     print(text.classes, text.vocabulary)
     ```
     """
@@ -90,7 +92,9 @@ def labelled_text(
     Example:
 
     ```python
-    text = labelled_text("movieReviewSnippets_GroundTruth.txt", min_count=2)  # needs this file
+    with open("texts.tsv", "w") as file:
+        file.writelines(f"{('bad', 'good')[n % 2]}\\tfilm number {n}\\n" for n in range(50))
+    text = labelled_text("texts.tsv", min_count=2)
     ```
     """
     check_path("data_dir", data_dir)
@@ -188,8 +192,10 @@ class LabelledBatches(CallRepr):
     Example:
 
     ```python
-    text = labelled_text("movieReviewSnippets_GroundTruth.txt")  # needs this file
-    words, classes = LabelledBatches(text, batch_size=32, length=40).batch(0)
+    with open("texts.tsv", "w") as file:
+        file.writelines(f"{('bad', 'good')[n % 2]}\\tfilm number {n}\\n" for n in range(50))
+    text = labelled_text("texts.tsv")
+    words, classes = LabelledBatches(text, batch_size=32, length=5).batch(0)
     print(words.shape, classes.shape)
     ```
     """

@@ -144,12 +144,16 @@ def word_vocabulary(texts: Iterable[str], size: int | None = None, min_count: in
     >>> word_vocabulary(["so good", "so bad"], min_count=2).ids
     {'<padding>': 0, '<unknown>': 1, 'so': 2}
     """
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
+    try:
+        given = [None] if isinstance(texts, str | Mapping) else list(texts)
+    except TypeError:
+        given = [None]
+    if not all(isinstance(text, str) for text in given):
         raise ValueError(f"`texts` must be strings, for example a list. Received: texts={repr(texts)[:200]}")
     if size is not None:
         check_integer("size", size, 2)
     check_integer("min_count", min_count, 1)
-    counts = collections.Counter(word for text in texts for word in split_words(text))
+    counts = collections.Counter(word for text in given for word in split_words(text))
     frequent = sorted((word for word in counts if counts[word] >= min_count), key=lambda word: (-counts[word], word))
     words = [PADDING, UNKNOWN, *frequent][:size]
     return WordVocabulary({word: number for number, word in enumerate(words)})

@@ -10,6 +10,11 @@ RMSprop at 2e-3, weight decay 1e-5 on all parameters, no schedule and no clippin
   (0.5 by default in the program), and the threshold begins at 0.01;
 * `static` is the control: the same number of weights at random places that never change.
 
+`char_rnn_bayesian` follows the program of Chirkova, Lobacheva and Vetrov (EMNLP 2018, arXiv 1810.10927; for gates
+Lobacheva et al., arXiv 1812.05692): an LSTM of 1,000 units, 250 epochs of batches of 64 windows of 100 characters, Adam
+at 2e-3, clipping at 1, group variables on inputs (one for each character), units and gates, and a penalty of full
+weight from the first step. Its initial weights are those of `CharRNN`. (Theirs are orthogonal.)
+
 The recipes `small_char_rnn_` do the same with LSTMs of 256 units. They take minutes on one processor core.
 """
 
@@ -34,6 +39,19 @@ PRESETS = {
     "char_rnn_static": LanguageRecipe(**_DST, technique="static", final_sparsity=0.9),
     "char_rnn_dsr": LanguageRecipe(**_DST, **_DSR, frequency="0:100,10:200,20:400,30:800,40:1000000000"),
 }
+PRESETS["char_rnn_bayesian"] = LanguageRecipe(
+    cell="lstm",
+    hidden_size=1000,
+    depth=1,
+    window=100,
+    batch_size=64,
+    kernel_l2=0.0,
+    optimizer="adam",
+    clip_norm=1.0,
+    epochs=250,
+    technique="group_variational_dropout",
+    technique_options={"groups": ["input", "unit", "gate"]},
+)
 
 _SMALL = {
     "kernel_l2": 5e-6,
@@ -47,9 +65,11 @@ _SMALL = {
     "epoch_steps": 200,
     "epochs": 10,
 }
+# The prior of the weights takes the place of weight decay.
+_OF_SMALL = {"char_rnn_dsr": {"frequency": "50"}, "char_rnn_bayesian": {"kernel_l2": 0.0}}
 PRESETS.update(
     {
-        f"small_{name}": dataclasses.replace(recipe, **_SMALL, **({"frequency": "50"} if name.endswith("dsr") else {}))
+        f"small_{name}": dataclasses.replace(recipe, **{**_SMALL, **_OF_SMALL.get(name, {})})
         for name, recipe in PRESETS.items()
     }
 )

@@ -5,8 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
-from sparsity_tf.datasets import LabelledBatches, WordVocabulary, labelled_text, split_words, word_vocabulary
-from sparsity_tf.datasets.text.labelled import LabelledText
+from sparsity_tf.datasets import LabelledBatches, LabelledText, WordVocabulary, labelled_text, word_vocabulary
+from sparsity_tf.datasets.text.words import split_words
 
 
 def array(tensor):

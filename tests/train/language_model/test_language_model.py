@@ -204,10 +204,11 @@ def test_every_preset_can_be_prepared(name):
     corpus = character_corpus(None, recipe.vocabulary_size or None)
     batches = CharacterBatches(corpus, recipe.batch_size, recipe.window)
     model = TASK.make_model(recipe, batches)
-    expected = {"masked"} if recipe.technique in algorithms.ALGORITHMS else set()
+    masked = recipe.technique in algorithms.ALGORITHMS
+    expected = {"masked"} if masked else {recipe.technique} - {"none"}
     assert {weight.technique.name for weight in layers.get_sparse_weights(model)} == expected
     algorithm = trainer.make_algorithm(TASK, recipe, batches)
-    assert (algorithm is None) == (not expected)
+    assert (algorithm is None) == (not masked)
 
 
 def test_published_presets_have_the_published_numbers():
@@ -220,6 +221,11 @@ def test_published_presets_have_the_published_numbers():
         pytest.approx(1e-7),
         50,
     )
+    bayesian = presets.get_preset("char_rnn_bayesian")
+    assert (bayesian.cell, bayesian.hidden_size, bayesian.depth) == ("lstm", 1000, 1)
+    assert (bayesian.window, bayesian.batch_size, bayesian.clip_norm, bayesian.epochs) == (100, 64, 1.0, 250)
+    assert (bayesian.optimizer, bayesian.learning_rate, bayesian.kernel_l2) == ("adam", 2e-3, 0.0)
+    assert (bayesian.penalty_weight, bayesian.penalty_end_epoch) == (1.0, 0.0)
     frequency = algorithms.parse_frequency(recipe.frequency, 10)
     assert [frequency(step) for step in (0, 99, 101, 201, 301)] == [100, 100, 200, 400, 800]
     assert frequency(401) > 10_000
