@@ -42,7 +42,7 @@ def all_but(words):
 def source(program):
     """The reStructuredText of a program: list of lines."""
     lines = [".. code-block:: bash", "", f"   sparsity-tf {program} [FLAGS]", ""]
-    lines += [*markdown_docstrings.to_rst(_with_code(documentation_of(program))), ""]
+    lines += [*markdown_docstrings.to_rst(documentation_of(program)), ""]
     lines += [f".. program:: sparsity-tf {program}", ""]
     for flag in flags_of(program):
         kind = "" if flag.boolean else f"={_kind(flag)}"
@@ -61,16 +61,3 @@ def _kind(flag):
     return {"string enum": "|".join(getattr(flag.parser, "enum_values", [])), "int": "INTEGER", "float": "NUMBER"}.get(
         name, "A,B,..." if "list" in name else "TEXT"
     )
-
-
-def _with_code(lines):
-    """Commands that a docstring indents become fenced code."""
-    result, fenced, inside = [], False, False
-    for line in [*lines, ""]:
-        indented = line.startswith("    ") and not fenced
-        if indented != inside:
-            result += ["```bash" if indented else "```"]
-            inside = indented
-        fenced ^= line.startswith("```")
-        result.append(line.removeprefix("    ") if indented else line)
-    return result
