@@ -34,9 +34,10 @@ def documentation_of(program):
     return inspect.cleandoc(_module_of(program).__doc__).split("\n")
 
 
-def all_but(words):
-    """The programs whose name does not begin with one of some words: list of str."""
-    return [name for name in sparsity_tf_cli.PROGRAMS if name.split()[0] not in words]
+def chosen(word="", without=""):
+    """The programs whose name begins with a word, or all but those whose name begins with another: list of str."""
+    first = {name: name.split()[0] for name in sparsity_tf_cli.PROGRAMS}
+    return [name for name in first if word in ("", first[name]) and without != first[name]]
 
 
 def source(program):
