@@ -12,7 +12,7 @@ import numpy as np
 
 from sparsity_tf import distributions, masks, schedules
 from sparsity_tf.callbacks import criteria
-from sparsity_tf.callbacks.base import tied_weights
+from sparsity_tf.callbacks.base import shortfall, tied_weights
 from sparsity_tf.callbacks.base.cost_target import the_target
 from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.base.output_layers import dense_selection
@@ -120,10 +120,13 @@ class GradualPruning(MaskAlgorithm):
             self.check_not_over()
 
     def _has_more_to_prune(self):
-        """Whether masks are full or, without a structure, have more live entries than they shall have in the end."""
-        views = [view for view, target in zip(self.views(step=0), self.targets, strict=True) if target]
+        """Whether masks are full or have more live entries than they shall have in the end."""
+        everything = self.views(step=0)
+        views = [view for view, target in zip(everything, self.targets, strict=True) if target]
         if any(weight.technique.structure for weight in self.weights):
-            return bool(views) and all(view.mask.all() for view in views)
+            goal, found = self.goal(), self._sparsity_of([view.active for view in everything])
+            above = all(view.mask.all() for view in views) if goal is None else found < goal - shortfall.TOLERANCE
+            return bool(views) and above
         return self._counts_above_target(views, [target for target in self.targets if target])
 
     def _counts_above_target(self, views, targets):
