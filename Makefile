@@ -87,7 +87,8 @@ lint: $(HAS_DEV)
 bench: $(HAS_DEV)
 	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
-# Warnings are errors. Guides whose code has not changed since the last build are not run again.
+# Warnings are errors. A guide runs again only if its own code has changed; `rm -r build/docs` makes all of them run, for
+# example after a change of the package.
 docs: $(HAS_DOCS)
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs $(DOCS_HTML)
 	@echo "The site is in $(DOCS_HTML)/index.html"

@@ -45,7 +45,7 @@ exclude_patterns = ["ecosystem_entry.md", "figures", "extensions", "static"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 
-# A guide runs again only if its code has changed.
+# A guide runs again only if its own code has changed.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / "build" / "docs" / "cache")
 # Files that a guide writes disappear with its folder.

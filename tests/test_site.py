@@ -64,8 +64,8 @@ def test_every_program_has_its_place_and_every_flag_is_shown(extensions):
     import program_flags
 
     shown = []
-    for program, options in directives("programs"):
-        shown += [program] if program else program_flags.all_but(options["without"].split())
+    for _, options in directives("programs"):
+        shown += program_flags.chosen(options.get("with", ""), options.get("without", ""))
     assert sorted(shown) == sorted(sparsity_tf_cli.PROGRAMS)
     for program in shown:
         source = "\n".join(program_flags.source(program))
@@ -96,6 +96,23 @@ def test_docstrings_become_restructured_text(extensions, markdown, rst):
     import markdown_docstrings
 
     assert "\n".join(markdown_docstrings.to_rst(markdown.split("\n"), {"RigL": "a.RigL"})) == rst
+
+
+def test_the_picture_shows_every_room_above_the_rooms_that_it_imports(extensions):
+    import rooms
+
+    floors = rooms.floors()
+    numbers = {room: number for number, names in enumerate(reversed(floors)) for room in names}
+    assert numbers.keys() == rooms.rooms().keys() and {"", "layers", "callbacks", "deploy", "tools"} <= numbers.keys()
+    assert all(
+        numbers[other] < numbers[room] or (room, other) in rooms.UPWARDS
+        for room in numbers
+        for other in rooms.imports(room)
+    )
+    assert numbers["backend"] == 0 and numbers["layers"] < numbers["callbacks"] < numbers["train"] < numbers["tools"]
+    picture = rooms.picture()
+    assert [room for room in numbers if f"<b>{room}</b>" not in picture] == [""]
+    assert "<b>layers</b> Sparse layers: each technique on each kind of Keras layer that it suits." in picture
 
 
 # Links of the sources.

@@ -6,8 +6,9 @@
    :from: l0 masked
 .. public:: sparsity_tf.layers              all but those
    :not-from: l0 masked
-.. programs:: train classifier              a program of the console command, and its flags
-.. programs::                               all programs but those whose name begins with "train"
+.. programs::                               the programs of the console command that begin with "train", and their flags
+   :with: train
+.. programs::                               all but those
    :without: train
 .. guides::                                 a table of contents of the pages beside this one
 .. rooms::                                  the picture of the rooms, from the imports
@@ -49,18 +50,14 @@ class Public(Directive):
 
 
 class Programs(Directive):
-    """A program of `sparsity_tf_cli.PROGRAMS`, or several, each in a section of its own."""
+    """Programs of `sparsity_tf_cli.PROGRAMS`, each in a section of its own."""
 
-    optional_arguments = 1
-    final_argument_whitespace = True
-    option_spec = {"without": directives.unchanged}
+    option_spec = {"with": directives.unchanged, "without": directives.unchanged}
 
     def run(self):
-        if self.arguments:
-            return _parsed(self, program_flags.source(self.arguments[0]), nodes.container()).children
         sections = []
-        for program in program_flags.all_but(self.options.get("without", "").split()):
-            section = nodes.section(ids=[program], names=[program])
+        for program in program_flags.chosen(self.options.get("with", ""), self.options.get("without", "")):
+            section = nodes.section(ids=[program.replace(" ", "-")], names=[program])
             section += nodes.title(text=program)
             summary = sparsity_tf_cli.PROGRAMS[program][1]
             section += nodes.paragraph(text=f"{summary[0].upper()}{summary[1:]}.")

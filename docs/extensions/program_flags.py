@@ -34,15 +34,16 @@ def documentation_of(program):
     return inspect.cleandoc(_module_of(program).__doc__).split("\n")
 
 
-def all_but(words):
-    """The programs whose name does not begin with one of some words: list of str."""
-    return [name for name in sparsity_tf_cli.PROGRAMS if name.split()[0] not in words]
+def chosen(word="", without=""):
+    """The programs whose name begins with a word, or all but those whose name begins with another: list of str."""
+    first = {name: name.split()[0] for name in sparsity_tf_cli.PROGRAMS}
+    return [name for name in first if word in ("", first[name]) and without != first[name]]
 
 
 def source(program):
     """The reStructuredText of a program: list of lines."""
     lines = [".. code-block:: bash", "", f"   sparsity-tf {program} [FLAGS]", ""]
-    lines += [*markdown_docstrings.to_rst(_with_code(documentation_of(program))), ""]
+    lines += [*markdown_docstrings.to_rst(documentation_of(program)), ""]
     lines += [f".. program:: sparsity-tf {program}", ""]
     for flag in flags_of(program):
         kind = "" if flag.boolean else f"={_kind(flag)}"
@@ -61,16 +62,3 @@ def _kind(flag):
     return {"string enum": "|".join(getattr(flag.parser, "enum_values", [])), "int": "INTEGER", "float": "NUMBER"}.get(
         name, "A,B,..." if "list" in name else "TEXT"
     )
-
-
-def _with_code(lines):
-    """Commands that a docstring indents become fenced code."""
-    result, fenced, inside = [], False, False
-    for line in [*lines, ""]:
-        indented = line.startswith("    ") and not fenced
-        if indented != inside:
-            result += ["```bash" if indented else "```"]
-            inside = indented
-        fenced ^= line.startswith("```")
-        result.append(line.removeprefix("    ") if indented else line)
-    return result

@@ -10,9 +10,10 @@ import html
 import pathlib
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "sparsity_tf"
-# Imports that lead upwards, with the reason: `UPWARDS` in tests/test_house.py.
-UPWARDS = {("sparsify", "deploy"), ("", "study")}
-# Other spellings of commands, beside the rooms.
+# Imports that lead upwards. tests/test_house.py lists the first two with their reasons. `train.evaluate` and its
+# neighbours are other spellings of the commands in `tools`.
+UPWARDS = {("sparsify", "deploy"), ("", "study"), ("train", "tools")}
+# Another spelling of a command, beside the rooms.
 LEFT_OUT = {"checkpoint_sparsity"}
 
 
@@ -30,7 +31,7 @@ def rooms():
 
 @functools.cache
 def imports(room):
-    """The rooms that a room imports, anywhere in its files, but for the programs in `train` that are commands."""
+    """The rooms that a room imports, anywhere in its files."""
     found = set()
     for path in rooms()[room]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -51,13 +52,7 @@ def imports(room):
 @functools.cache
 def floor(room):
     """The number of the floor of a room, 0 for one that imports no other."""
-    below = [other for other in imports(room) if (room, other) not in UPWARDS and not _is_program(room, other)]
-    return 1 + max(map(floor, below), default=-1)
-
-
-def _is_program(room, other):
-    # `train.evaluate` and its neighbours are other spellings of the commands in `tools`, which stands above.
-    return room == "train" and other == "tools"
+    return 1 + max((floor(other) for other in imports(room) if (room, other) not in UPWARDS), default=-1)
 
 
 def floors():
