@@ -12,7 +12,7 @@ import numpy as np
 
 from sparsity_tf import distributions, masks, schedules
 from sparsity_tf.callbacks import criteria
-from sparsity_tf.callbacks.base import tied_weights
+from sparsity_tf.callbacks.base import shortfall, tied_weights
 from sparsity_tf.callbacks.base.cost_target import the_target
 from sparsity_tf.callbacks.base.mask_algorithm import MaskAlgorithm
 from sparsity_tf.callbacks.base.output_layers import dense_selection
@@ -119,10 +119,13 @@ class GradualPruning(MaskAlgorithm):
             self.check_not_over()
 
     def _has_more_to_prune(self):
-        """Whether masks are full or, without a structure, have more live entries than they shall have in the end."""
-        views = [view for view, target in zip(self.views(step=0), self.targets, strict=True) if target]
+        """Whether more entries live than shall live in the end. (Where that is not known: whether masks are full.)"""
+        everything = self.views(step=0)
+        views = [view for view, target in zip(everything, self.targets, strict=True) if target]
         if any(weight.technique.structure for weight in self.weights):
-            return bool(views) and all(view.mask.all() for view in views)
+            goal, found = self.goal(), self._sparsity_of([view.active for view in everything])
+            full = bool(views) and all(view.mask.all() for view in views)
+            return full if goal is None else found < goal - shortfall.TOLERANCE
         return self._counts_above_target(views, [target for target in self.targets if target])
 
     def _counts_above_target(self, views, targets):
@@ -208,17 +211,14 @@ class MagnitudePruning(GradualPruning):
     Unlike GMP, this schedule reaches p itself, at the end of epoch e1.
 
     Args:
-        final_sparsity: Fraction of zeros at the end, in [0, 1). With an N:M structure it is 1 - N/M, and may be left
-            out if `structure` is given here.
+        final_sparsity: Fraction of zeros at the end, in [0, 1). With `structure` N:M here it may be left out: 1 - N/M.
         begin_step: Integer >= 0: the step after which pruning begins.
         end_step: Integer > `begin_step`: the step after which the final sparsity holds. Default: half of training.
         frequency: Integer >= 1: steps between updates, or "epoch".
         initial_sparsity: Sparsity at `begin_step`.
-        schedule: "cubic" (the paper's), "linear", "constant" (all at once), or a schedule or other function from the
-            step to a sparsity.
+        schedule: "cubic" (the paper's), "linear", "constant" (all at once), or a schedule or function of the step.
         distribution: How the final sparsity is distributed over the weights: "uniform", "erk", a dict, a CSV file, ...
-            (`sparsity_tf.distributions.allocate`). On the way, every weight has reached the same share of its own
-            target.
+            (`sparsity_tf.distributions.allocate`). On the way, every weight is at the same share of its own target.
         dense: Weights that stay dense: "first", "last", names (`sparsity_tf.distributions.allocate`). Default: none.
             With structure "filter" the default is the output layers, unless `where` (".*" is all) or explicit
             sparsities say which weights to prune.

@@ -268,7 +268,7 @@ def new_figure(size, layout="constrained"):
     figure = import_optional("matplotlib.figure").Figure(figsize=size, layout=layout)
     import_optional("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     # IPython draws figures by itself only after an import of pyplot. It asks any other object for this method.
-    figure._repr_png_ = functools.partial(_as_png, figure)
+    vars(figure)["_repr_png_"] = functools.partial(_as_png, figure)
     return figure
 
 

@@ -351,3 +351,17 @@ def test_channels_are_pruned_at_once_without_training():
     assert widths(sparsity_tf.shrink(model))["one"] == 5
     by_algorithm = pruned(model_before, callbacks.MagnitudePruning(0.5, 0, 2, 1, structure="channel"))
     assert_equal_models(by_algorithm, model, data(model)[0])
+
+
+def test_a_second_training_whose_schedule_is_over_is_refused_before_it_begins():
+    model = tied_models.mlp()
+    x, y = data(model)
+    first = callbacks.MagnitudePruning(0.25, end_step=4, frequency=2, structure="channel")
+    model.compile("sgd", "mse", run_eagerly=True)
+    model.fit(x, y, batch_size=2, verbose=0, callbacks=[first])
+    model.fit(x, y, batch_size=2, verbose=0, callbacks=[callbacks.MagnitudePruning(0.25, structure="channel")])
+    for more in ({"final_sparsity": 0.5}, {"target_parameters": 0.3}):
+        with pytest.raises(ValueError, match="already taken 12 steps"):
+            model.fit(
+                x, y, batch_size=2, verbose=0, callbacks=[callbacks.MagnitudePruning(**more, structure="channel")]
+            )

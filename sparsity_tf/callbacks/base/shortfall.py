@@ -5,7 +5,7 @@ import warnings
 from sparsity_tf.backend import inner_optimizer
 
 # Sparsities are quotients of counts. A difference of less than one weight in a billion is no difference.
-_TOLERANCE = 1e-9
+TOLERANCE = 1e-9
 
 
 def warn_at_start(algorithm, epoch, params):
@@ -83,7 +83,7 @@ def warn_at_end(algorithm, in_fit):
     name, goal, step = type(algorithm).__name__, algorithm.goal(), algorithm.count()
     due = None if in_fit else algorithm.due(algorithm._seen, step)
     missed = "" if due is None else f" An update was due at step {due}: call `update(model)` after each step."
-    if goal is not None and algorithm.sparsity < goal - _TOLERANCE:
+    if goal is not None and algorithm.sparsity < goal - TOLERANCE:
         end = "" if algorithm._last is None else f", and its schedule ends at `end_step` {algorithm._last}"
         _warn(
             f"{name} ended at a sparsity of {algorithm.sparsity:.4f}, below its target sparsity of {goal:.4f}: the "
