@@ -10,7 +10,6 @@ import os
 import pathlib
 import sys
 import threading
-import time
 
 from sparsity_tf.extras import import_optional
 from sparsity_tf.study import local, programs, progress
@@ -161,5 +160,5 @@ def child():
 
 def _end_with_input():
     while os.read(0, 1):
-        time.sleep(0)
+        pass
     local.end_this_process()

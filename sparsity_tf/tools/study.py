@@ -127,11 +127,7 @@ def _table(values, plan, folder):
 def _plot(values, plan, folder):
     from sparsity_tf import study
 
-    published = None
-    if values.published is not None:
-        published = study.published_results(model=values.published)
-        if not published:
-            raise CommandError(f"no published result is of the model {values.published}")
+    published = None if values.published is None else study.published_results(model=values.published)
     table = study.study_table(plan, folder)
     if not any(row.test is not None for row in table):
         raise CommandError(f"no run of the study in {folder} has finished")

@@ -36,7 +36,7 @@ def of_config(config):
     check_instance("callback", config, dict)
     found = {one.callback.__name__: name for name, one in reversed(sparsity_settings.ALGORITHMS.items())}
     name, arguments = config.get("class_name"), config.get("config", {})
-    if name not in found:
+    if not isinstance(name, str) or name not in found:
         raise ValueError(
             f"`callback` must have a class_name of {', '.join(sorted(found))}. Received: class_name={name!r}"
         )

@@ -381,7 +381,7 @@ def test_hopeless_points_can_be_left_out():
 def test_bad_arguments_of_the_picture(tmp_path):
     published = published_results("state_of_sparsity", "Transformer")
     for arguments, message in (
-        ({"x": "macs"}, r"`x` must be one of \['sparsity', 'flops'\]"),
+        ({"x": "macs"}, r"`x` must be one of \['sparsity', 'flops', 'seconds'\]"),
         ({"x": "flops"}, "`published` and `runs` must hold a point to draw. Received: none has a number of multiply"),
         ({"title": ""}, "`title` must be a string"),
         ({"path": 3}, "`path` must be a path"),

@@ -49,6 +49,8 @@ def test_what_a_program_cannot_say():
         of(c.serialize(c.SparseMomentum(redistribution=None)))
     with pytest.raises(ValueError, match="`callback` must have a class_name of .*RigL"):
         of(c.serialize(c.PenaltyRamp(num_examples=3)))
+    with pytest.raises(ValueError, match="`callback` must have a class_name of"):
+        of({"class_name": ["RigL"]})
     with pytest.raises(ValueError, match="`config` of RigL may hold"):
         of({"class_name": "RigL", "config": {"sparcity": 0.9}})
     with pytest.raises(ValueError, match="`sparsity` must be"):
