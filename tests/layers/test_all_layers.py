@@ -8,13 +8,13 @@ from tests.layers.layer_checks import CASES, KINDS, POLICIES, PREFIXES, run_spar
 # `make test-all`.
 _LONG = ("RNN", "LSTM", "GRU", "Transpose", "SeparableConv", "DepthwiseConv1D")
 _OF_LONG = ("MaskedGRU", "MaskedConv2DTranspose", "MaskedSeparableConv2D")
-# Techniques that share their form with DNW or with the masks: two kinds of them here.
+# Techniques that share their form with DNW or with the masks: one kind of each here.
 _ALIKE = ("SRSTE", "TopKAST", "Movement", "Power")
 
 
 def is_fast(prefix, kind):
     if prefix in _ALIKE:
-        return kind in ("Dense", "Conv2D")
+        return kind == ("Conv2D" if prefix == "Power" else "Dense")
     return prefix + kind in _OF_LONG or not any(part in kind for part in _LONG)
 
 
