@@ -134,6 +134,8 @@ class SparsitySettings:
     keep_initial = False
     keep_best = False
     log_every = 1
+    save_every = 0
+    keep_checkpoint_max = 0
 
     technique: str = choice(
         "none",
