@@ -165,7 +165,7 @@ class LogNormalDropout(Technique):
         log_sigma_initializer: Initial log sigma: a Keras initializer or a number, clipped to [-20, 5]. Default -5.
         axis: "output" for noise on output units and filters; "input" for noise on the units that the kernel reads. Of
             an `EinsumDense` these are all axes that are summed. "mixed" for "output" in convolutions and "input" in all
-            other layers: the authors' LeNet-500-300, LeNet-5 and VGG.
+            other layers, which is the layout of the paper's networks.
         draw: "batch" draws the noise of a unit once for each mini-batch, as the authors' program does. "example" draws
             it for each example (all positions of an image or a sequence share it; not for `EinsumDense`). Both estimate
             the same loss. A step of "example" takes more time, but batch normalisation leaves its noise alone.
