@@ -368,20 +368,8 @@ def _changes(before, after):
 def _outputs(folder):
     """Paths of the files that a run has written into the folder, except the recipe, which would be no loss."""
     files = (CHECKPOINT, _UNFINISHED, SNAPSHOT, INITIAL, BEST, MODEL, METRICS, RESULTS, SPARSITY, SPARSITY_BY_STEP)
-    names = (
-        *files,
-        TRANSLATIONS,
-        WORDS,
-        SMALL,
-        SMALL_WORDS,
-        SPEEDUP,
-        FEATURES,
-        FEATURES_TABLE,
-        "unfinished_*.keras",
-        TENSORBOARD,
-        FRAMES,
-    )
-    names += PICTURES
+    names = (*files, TRANSLATIONS, SPEEDUP, FEATURES, FEATURES_TABLE, "unfinished_*.keras", TENSORBOARD, FRAMES)
+    names += (WORDS, SMALL, SMALL_WORDS, *PICTURES)
     return [path for name in names for path in sorted(glob.glob(os.path.join(glob.escape(folder), name)))]
 
 
