@@ -62,10 +62,10 @@ def shrink_vocabulary(model: keras.Model, layer: str | None = None) -> tuple[ker
     table = weight_value(embedding, "embeddings")
     new_ids, rows = _renumber(~(table != 0).any(axis=1), embedding.mask_zero)
     for call in graph.calls:
-        call.rule = (
-            _FewerWords(call, rows, table) if call.operation is embedding else OpaqueRule(call, "not an embedding")
-        )
+        fewer = call.operation is embedding
+        call.rule = _FewerWords(call, rows, table) if fewer else OpaqueRule(call, "it does not read words")
         call.rule.graph = graph
+        call.rule.set_axes()
     kept = {tensor: np.ones(tensor.channels, bool) for tensor in graph.tensors}
     small, report_rows = rebuild(graph, Plan(None, {}, {}, kept))
     difference = largest_difference(model, _with_old_ids(graph, small, words, new_ids), graph)
@@ -88,7 +88,7 @@ def _find_embedding(graph, name):
     found = {
         call.operation: call
         for call in graph.calls
-        if type(call.operation) is layers.Embedding and call.inputs[0] in inputs
+        if type(call.operation) is layers.Embedding and call.inputs and call.inputs[0] in inputs
     }
     chosen = [one for one in found if name in (None, one.name, found[one].path)]
     if len(chosen) != 1:
@@ -102,10 +102,10 @@ def _find_embedding(graph, name):
     others = [call for call in graph.calls if words in call.read and not _keeps_meaning(call, embedding)]
     others += [call for call in graph.calls_of(embedding) if call.inputs[0] is not words]
     if others or words in graph.outputs:
-        text = others[0].path if others else "the model's output"
+        text = others[0].path if others else "an output"
         raise ValueError(
-            f"The ids that the embedding {embedding.name!r} reads must go nowhere else, or new ids would change more. "
-            f"Received: a model in which they also go with {text!r}"
+            f"`model` must give the ids of its embedding {embedding.name!r} to no other layer, for which new ids "
+            f"would mean something else. Received: a model in which {text!r} reads them"
         )
     return embedding, words
 

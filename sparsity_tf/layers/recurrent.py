@@ -8,7 +8,7 @@ A layer takes the stock arguments and the technique's options. If both have a `s
 dropout. Variational dropout follows Gale et al. (2019), whose cells do not clip log alpha in the forward pass
 (`clip_log_alpha=None`). If Keras's dropout is used with it, one dropout mask serves all gates. There is no `ConvLSTM`
 with variational dropout: its noise belongs to pre-activations, and no paper says which positions and time steps of a
-recurrent convolution share it.
+recurrent convolution share it. Variational dropout with group variables follows Chirkova et al. (2018).
 
 A recurrent cell that you write can hold sparse layers, too. On JAX it can't hold a layer that draws noise (`VD...`,
 `L0...`), just as it can't hold Keras's `Dropout`: the state of a random generator can't leave the loop over time.

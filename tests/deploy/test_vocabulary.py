@@ -47,6 +47,7 @@ def test_dead_words_share_one_id_and_live_words_keep_rows_and_order(mask_zero, t
     np.testing.assert_allclose(array(small(new_ids[ids()])), array(model(ids())), atol=1e-6)
     assert small.shrink_report.parameters == (model.count_params(), small.count_params())
     assert f"{len(live) + 1} of 12 rows left" in str(small.shrink_report)
+    assert [(row.layer, row.before, row.after) for row in small.shrink_report] == [("embedding", SIZE, SIZE)]
     small.save(tmp_path / "small.keras")
     loaded = keras.saving.load_model(tmp_path / "small.keras")
     np.testing.assert_array_equal(array(loaded(new_ids[ids()])), array(small(new_ids[ids()])))
@@ -123,7 +124,7 @@ def tells_ids_apart():
         (two_tables, None, "`layer` must name one `Embedding` that reads an input.*Found: first, second"),
         (network, "lstm", "Found: embedding. Received: layer='lstm'"),
         (network, 3, "`layer` must be a string"),
-        (tells_ids_apart, None, "must go nowhere else.*they also go"),
+        (tells_ids_apart, None, "`model` must give the ids .* to no other layer"),
         (lambda: "model", None, "`model` must be a Keras model"),
     ],
 )

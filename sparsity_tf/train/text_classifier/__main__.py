@@ -4,7 +4,7 @@
 
 `--config` names a recipe of `presets.py`, which also says where the texts come from. Every setting of a recipe has a
 flag of the same name that overrides it. The last line of the output is
-`test error 25.19 %, 412 of 8,834 words, 9 of 64 units, sparsity 99.61 %, compression 258.1x`. If the network diverged
+`test error 23.96 %, 2,414 of 6,151 words, 32 of 32 units, sparsity 96.81 %, compression 31.3x`. If the network diverged
 or collapsed, the last line says so and the exit status is 1. The exit status is 2 if flags, texts or files can't be
 used.
 """

@@ -44,14 +44,12 @@ class TextClassifierTask(Task):
     error = "val_error"
     validates = True
 
-    def check(self, recipe, replicas):
+    def open_data(self, recipe, folder, resume, replicas):
         if recipe.data_dir is None:
             raise ValueError(
                 "`data_dir` must be a file or folder of labelled texts: the package has none. presets.py says where to "
                 "get some. Received: data_dir=None"
             )
-
-    def open_data(self, recipe, folder, resume, replicas):
         text = labelled_text(
             recipe.data_dir, recipe.vocabulary_size or None, recipe.min_count, recipe.held_out, recipe.split_seed
         )

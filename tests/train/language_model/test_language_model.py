@@ -232,7 +232,7 @@ def test_published_presets_have_the_published_numbers():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("technique", ["vd", "l0", "str", "dnw", "magnitude"])
+@pytest.mark.parametrize("technique", ["vd", "gvd", "l0", "str", "dnw", "magnitude"])
 def test_every_technique_trains_the_recurrent_layers(technique, tmp_path, capsys):
     arguments = [argument for argument in SMALL if "frequency" not in argument and "epochs" not in argument]
     arguments += ["--frequency=3"] if technique == "magnitude" else []
