@@ -261,7 +261,7 @@ class DynamicSparseReparameterization(SparseFromTheStart):
         threshold, kept, alive = self.threshold, [], self._alive(views)
         for index, (kind, view, groups) in enumerate(zip(self._kinds, views, alive, strict=True)):
             if kind.spec is not None and index not in self.moving:
-                kept.append(groups)  # An output unit whose whole filter is pruned could never be right again.
+                kept.append(groups)  # `dense` selects it: by default an output layer, which needs all its units.
                 continue
             remaining = groups & ~(kind.reduce(np.abs(view.value), view.filter_axes) < threshold)
             if self.variant == "paper" and groups.any() and not remaining.any():

@@ -295,9 +295,11 @@ class _Counter:
         value = self._tensor(name)
         # Reads the sparsity as the decimal that was meant: 0.29 of 100 is 29, though the float 0.29 lies just below.
         dropped = masks.number_of_zeros(sparsity, value.size)
-        # The smallest magnitudes are dropped first, and zeros are the smallest.
-        live = masks.highest(np.abs(value), min(value.size - dropped, np.count_nonzero(value)))
-        return self._row(name, "discovering_wirings", live)
+        # The smallest magnitudes are dropped first, and zeros are the smallest, so ties do not change the count.
+        nonzeros = min(value.size - dropped, np.count_nonzero(value))
+        if self.picture_width is None:
+            return self._row(name, "discovering_wirings", nonzeros)
+        return self._row(name, "discovering_wirings", masks.highest(np.abs(value.astype("float64")), nonzeros))
 
     def _all_zeros(self):
         quantized = [name for name in self.checkpoint.names() if self.checkpoint.is_quantized(name)]
@@ -316,10 +318,12 @@ class _Counter:
         ]
 
     def _row(self, name, technique, live, nonzero_values=None):
-        shape, nonzeros = self.checkpoint.shape(name), int(np.count_nonzero(live))
-        values, picture = None if nonzero_values is None else int(nonzero_values), None
-        if self.picture_width is not None and live.size and live.ndim:
+        """A row. `live` marks the entries that are not zero, or is their number if no picture is wanted."""
+        shape, picture = self.checkpoint.shape(name), None
+        nonzeros = int(live if np.ndim(live) == 0 else np.count_nonzero(live))
+        if self.picture_width is not None and np.ndim(live) and live.size:
             picture = mask_to_braille(live, width=self.picture_width)
+        values = None if nonzero_values is None else int(nonzero_values)
         return TensorSparsity(name, technique, shape, math.prod(shape), nonzeros, values, picture)
 
     def _nonzero_values(self, name, variable, live):

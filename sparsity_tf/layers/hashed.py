@@ -22,6 +22,7 @@ from sparsity_tf.checks import check_bool, check_choice, check_integer, check_nu
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.sparse_weight import SparseWeight
 from sparsity_tf.layers.technique import Technique
+from sparsity_tf.ops.fused import fused
 from sparsity_tf.type_names import Tensor
 
 ASSIGNMENTS = ("hash", "balanced")
@@ -71,6 +72,18 @@ def _mix(x):
     return x ^ (x >> np.uint32(16))
 
 
+def _look_up(bank, index, signs):
+    return ops.take(bank, index, axis=0) * signs, (bank, index, signs)
+
+
+def _sum_over_positions(upstream, bank, index, signs):
+    return ops.segment_sum(upstream * signs, index, num_segments=bank.shape[0]), None, None
+
+
+# The same as `_look_up`, with a dense gradient. The gradient of `take` names all positions, which optimizers sort.
+_fused_look_up = fused(_look_up, _sum_over_positions)
+
+
 class Hashed(Technique):
     """A kernel whose weights share the numbers of a small bank: HashedNets.
 
@@ -111,9 +124,9 @@ class Hashed(Technique):
         self.assignment = assignment
         self.signs = bool(signs)
         self.seed = int(seed)  # A config can't hold numpy's integers.
-        # The shape of the kernel, once the bank has taken its place, and the number that each position reads: an index
-        # into the bank and its negative.
-        self._shape = self._index = None
+        # Once the bank has taken its place: the shape of the kernel, and for each position the number that it reads and
+        # its sign.
+        self._shape = self._index = self._signs = None
 
     @property
     def holds_bank(self) -> bool:
@@ -141,28 +154,27 @@ class Hashed(Technique):
             dtype=kernel.dtype,
         )
         # Fresh values for this layer alone: `sparsify` gives each layer a shallow copy of one technique.
-        self._shape, self._index = shape, self._index_for(weight.size, count)
+        self._shape = shape
+        self._index, self._signs = self._index_and_signs(weight.size, count)
         delete_variable(weight.layer, weight.name)
 
-    def _index_for(self, size, count):
-        index = shared_positions(size, count, self.assignment, self.seed)
-        if self.signs:
-            index = np.where(signs_of_positions(size, self.seed) < 0, index + count, index)
-        return index.astype("int32")
+    def _index_and_signs(self, size, count):
+        signs = signs_of_positions(size, self.seed) if self.signs else np.ones(size, "int8")
+        return shared_positions(size, count, self.assignment, self.seed), signs
 
     def _first_values(self, kernel, count):
         """The value of one position for each number of the bank, up to the sign."""
         tensor = ops.reshape(ops.convert_to_tensor(kernel), (-1,))
         size = int(tensor.shape[0])
+        index, signs = self._index_and_signs(size, count)
         positions = np.arange(count) % size  # A number that no position reads may have any value.
-        numbers, first = np.unique(shared_positions(size, count, self.assignment, self.seed), return_index=True)
+        numbers, first = np.unique(index, return_index=True)
         positions[numbers] = first
-        signs = signs_of_positions(size, self.seed) if self.signs else np.ones(size, "int8")
         return ops.take(tensor, positions, axis=0) * ops.cast(signs[positions], tensor.dtype)
 
     def release(self, weight: SparseWeight) -> None:
         value, regularizer = self.value(weight), weight.variable.regularizer
-        self._shape = self._index = None
+        self._shape = self._index = self._signs = None
         restore_kernel(weight.layer, value, regularizer)
 
     def variable_of(self, weight: SparseWeight) -> keras.Variable:
@@ -175,11 +187,15 @@ class Hashed(Technique):
         return self.variable_of(weight).shape[0] if self.holds_bank else None
 
     def value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        return self._expanded(weight, lambda *tensors: _look_up(*tensors)[0], select)
+
+    def training_value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        return self._expanded(weight, _fused_look_up, select)
+
+    def _expanded(self, weight, look_up, select):
         bank = ops.cast(weight.extra("bank"), weight.tensor_dtype)
-        if self.signs:
-            # One look-up in the bank and its negative, rather than a look-up and a product.
-            bank = ops.concatenate([bank, -bank])
-        value = ops.reshape(ops.take(bank, self._index, axis=0), self._shape)
+        value = look_up(bank, ops.convert_to_tensor(self._index), ops.cast(self._signs, bank.dtype))
+        value = ops.reshape(value, self._shape)
         return value if select is None else select(value)
 
 
