@@ -6,12 +6,14 @@
 import ast
 import functools
 import html.parser
+import importlib
 import itertools
 import pathlib
 import re
 import shlex
 import subprocess
 import sys
+import types
 import urllib.parse
 
 import pytest
@@ -50,6 +52,27 @@ def test_every_public_object_has_its_place_in_the_reference(extensions):
         documented += [f"{module}.{name}" for name in public_names.names(module, *chosen)]
     assert len(set(documented)) == len(documented)
     assert set(documented) == set(public_objects())
+
+
+def test_every_name_of_every_public_package_is_on_a_page(extensions):
+    """Classes, functions and constants of `__all__`; modules have a page or section of their own."""
+    import public_names
+
+    text = ""
+    for module, options in directives("public"):
+        chosen = [options.get(key, "").split() for key in ("from", "not-from")]
+        text += "\n".join(public_names.source(module, *chosen)) + "\n"
+    for name in public_names.OFFERED:
+        module = importlib.import_module(name)
+        for key in getattr(module, "__all__", ()):
+            value = getattr(module, key)
+            if isinstance(value, types.ModuleType):
+                assert value.__name__ in public_names.OFFERED
+            elif not getattr(value, "__module__", "").startswith("sparsity_tf.backend"):
+                home = public_names.homes().get(id(value), f"{name}.{key}")
+                assert re.search(rf"^\.\. (autoclass|autofunction|py:data):: {re.escape(home)}$", text, re.MULTILINE), (
+                    home
+                )
 
 
 def test_every_module_that_a_page_chooses_by_defines_something(extensions):

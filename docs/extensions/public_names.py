@@ -1,8 +1,13 @@
 """What is public: the names of every `__all__`, the page of the reference that shows each, and links to them."""
 
+import ast
 import functools
 import importlib
 import inspect
+import pathlib
+import types
+
+import markdown_docstrings
 
 # What is documented under the first module that offers it.
 PACKAGES = "callbacks checkpoints datasets decoding deploy distributions inspection layers masks models study".split()
@@ -72,6 +77,33 @@ def names(module, only=(), without=()):
     )
 
 
+def constants(module_name):
+    """Public names of a package that are neither classes, functions nor modules: dict name -> (value, its comment)."""
+    module = importlib.import_module(module_name)
+    values = {name: getattr(module, name) for name in getattr(module, "__all__", ())}
+    values = {name: value for name, value in values.items() if not callable(value)}
+    return {
+        name: (value, _comment_above(module, name))
+        for name, value in values.items()
+        if not isinstance(value, types.ModuleType)
+    }
+
+
+def _comment_above(package, name):
+    """The comment above the line that defines a name in one of the files of a package: a str."""
+    for path in sorted(pathlib.Path(package.__file__).parent.glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == name:
+                comment = []
+                for line in reversed(text.splitlines()[: node.lineno - 1]):
+                    if not line.startswith("# "):
+                        break
+                    comment.insert(0, line.removeprefix("# "))
+                return "\n".join(comment)
+    raise LookupError(f"{package.__name__} defines no {name}")
+
+
 def elsewhere(module):
     """Dict from a public name of a module to the full name under which it is documented, with another module."""
     found = {name: homes()[id(value)] for name, value in offered(module).items()}
@@ -93,5 +125,9 @@ def source(module, only=(), without=()):
         elif inspect.isroutine(value):
             lines += [f".. autofunction:: {module}.{name}", ""]
         else:
-            lines += [f".. autodata:: {module}.{name}", ""]
+            raise TypeError(f"{module}.{name} is neither a class nor a function")
+    for name, (value, comment) in [] if only else sorted(constants(module).items()):
+        lines += [f".. py:data:: {module}.{name}"]
+        lines += [f"   :value: {value!r}"] if 0 < len(value) and len(repr(value)) < 200 else []
+        lines += ["", *(f"   {line}" for line in markdown_docstrings.to_rst(comment.split("\n"))), ""]
     return lines
