@@ -155,7 +155,7 @@ without = ["learning_rate"]
         (("validation_split = 0.1\n", ""), 4, "`metric` val_error needs `validation_split` above 0"),
         (('metric = "val_error"', 'metric = "test_error"'), 4, "`metric` must be one of val_error, best.val_error"),
         (('metric = "val_error"', 'metric = "best.val_error"'), 4, "`metric` best.val_error needs `keep_best` = true"),
-        (('"classifier"', '"classifyer"'), 1, "`program` must be one of classifier, translator, language_model"),
+        (('"classifier"', '"classifyer"'), 1, "`program` must be one of classifier, translator, language_model, "),
         (("epochs = 5", 'epochs = "many"'), 8, "epochs"),
         (("epochs = 5", "epochs = 5 5"), 8, "no TOML: "),
         (('technique = "rigl"', 'technique = "magnitude"\nname = "magnitude"'), 21, "no TOML"),
