@@ -13,7 +13,7 @@ from sparsity_tf.type_names import PathLike
 
 # Settings that may differ between repeats of an experiment: the seed, and what does not influence the weights. (The
 # folder of the data counts, because another text or corpus is another experiment.)
-_NOT_OF_EXPERIMENT = ("seed", "log_every", "frame_every", "keep_best", "keep_initial")
+_NOT_OF_EXPERIMENT = {"seed", *run_folder.FREE} - {"data_dir"}
 # Other names of techniques.
 _TECHNIQUES = {"gmp": "magnitude", "snfs": "sparse_momentum"}
 SPARSITY_OF = ("sparse_weights", "kernels")
