@@ -68,11 +68,12 @@ def test_every_name_of_every_public_package_is_on_a_page(extensions):
             value = getattr(module, key)
             if isinstance(value, types.ModuleType):
                 assert value.__name__ in public_names.OFFERED
+            elif not callable(value):
+                assert public_names.constants(name)[key][1], f"{name}.{key} has no comment"
+                assert f".. py:data:: {name}.{key}\n" in text
             elif not getattr(value, "__module__", "").startswith("sparsity_tf.backend"):
-                home = public_names.homes().get(id(value), f"{name}.{key}")
-                assert re.search(rf"^\.\. (autoclass|autofunction|py:data):: {re.escape(home)}$", text, re.MULTILINE), (
-                    home
-                )
+                home = public_names.homes()[id(value)]
+                assert re.search(rf"^\.\. auto(class|function):: {re.escape(home)}$", text, re.MULTILINE), home
 
 
 def test_every_module_that_a_page_chooses_by_defines_something(extensions):

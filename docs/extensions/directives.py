@@ -24,21 +24,23 @@ import program_flags
 import public_names
 import rooms
 from docutils import nodes
-from docutils.parsers.rst import Directive, directives
+from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.directives.other import TocTree
+from sphinx.util.docutils import SphinxDirective
 
 import sparsity_tf_cli
 
 
 def _parsed(directive, lines, node):
-    """Parses lines of reStructuredText into a node, and returns the node."""
+    """Parses lines of reStructuredText into a node, and returns the node. The page is made anew in every build."""
+    directive.env.note_reread()
     node.document = directive.state.document
     directive.state.nested_parse(StringList(lines, source=directive.name), 0, node)
     return node
 
 
-class Public(Directive):
+class Public(SphinxDirective):
     """Everything that a package offers in its `__all__`, chosen by the modules of the package that define it."""
 
     required_arguments = 1
@@ -49,7 +51,7 @@ class Public(Directive):
         return _parsed(self, public_names.source(self.arguments[0], *chosen), nodes.container()).children
 
 
-class Programs(Directive):
+class Programs(SphinxDirective):
     """Programs of `sparsity_tf_cli.PROGRAMS`, each in a section of its own."""
 
     option_spec = {"with": directives.unchanged, "without": directives.unchanged}
@@ -65,10 +67,11 @@ class Programs(Directive):
         return sections
 
 
-class Rooms(Directive):
+class Rooms(SphinxDirective):
     """The packages and modules of sparsity_tf on floors."""
 
     def run(self):
+        self.env.note_reread()
         return [nodes.raw("", rooms.picture(), format="html")]
 
 

@@ -47,6 +47,7 @@ FIRST_LAYER_DENSE = all_but("stem")
 # The last layer stays dense: `--last-layer-dense` in STR, `prune_last_layer=False` in State of Sparsity.
 LAST_LAYER_DENSE = all_but("classifier")
 
+# The first and the last layer stay dense.
 FIRST_AND_LAST_LAYER_DENSE = all_but("stem", "classifier")
 
 # MobileNet in RigL: the first layer and the depthwise convolutions stay dense.

@@ -27,6 +27,7 @@ from sparsity_tf.models.transformer_layers import (
 )
 from sparsity_tf.type_names import Where
 
+# Arguments of `Transformer` by the name of a size.
 TRANSFORMER_SIZES = {
     "base": {"num_layers": 6, "hidden_size": 512, "filter_size": 2048, "num_heads": 8},
     "tiny": {"num_layers": 2, "hidden_size": 128, "filter_size": 512, "num_heads": 4},
