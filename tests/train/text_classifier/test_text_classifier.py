@@ -134,7 +134,7 @@ def test_what_cannot_be_used_is_said_before_anything_is_written(tmp_path, capsys
             (f"--data_dir={data}", "--batch_size=9", '--technique_options={"groups": ["rows"]}'),
             "`groups` must be a list or tuple",
         ),
-        ((f"--data_dir={data}", "--penalty_begin_epoch=1"), "`penalty_end_epoch` must not come before"),
+        ((f"--data_dir={data}", "--penalty_begin_epoch=9"), "`penalty_end_epoch` must not come before"),
     ):
         assert run(f"--output_dir={tmp_path / 'run'}", *arguments) == 2
         assert message in capsys.readouterr().err
