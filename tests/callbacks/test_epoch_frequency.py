@@ -18,6 +18,8 @@ from tests.callbacks.algorithm_checks import (
     state_of,
 )
 
+pytestmark = pytest.mark.not_on_torch("Keras takes steps_per_execution=1 only")
+
 
 class AtEpochEnds(keras.callbacks.Callback):
     """The masks at the ends of epochs, whether live weights are zero then, and the state that a file would hold."""

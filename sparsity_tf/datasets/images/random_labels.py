@@ -30,7 +30,8 @@ def random_labels(data: ImageData | SequenceData, kind: str = "uniform", seed: i
         seed: Integer from 0 to 2^32 - 1. The same seed gives the same labels in every version of numpy.
 
     Returns:
-        A new object of the same class, which shares the examples with `data`. Its `source` says that the labels are random.
+        A new object of the same class, which shares the examples with `data`. Its `source` says that the labels are
+        random.
 
     Raises:
         ValueError: An argument is not as described.

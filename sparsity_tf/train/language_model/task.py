@@ -20,8 +20,6 @@ class LanguageModelLog(log.EpochLog):
     def figures(self, logs):
         return {name: float(logs[name]) for name in ("bits_per_character", "val_bits_per_character")}
 
-        return {name: float(logs[name]) for name in ("bits_per_character", "val_bits_per_character")}
-
     def line(self, row):
         return (
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  loss {row['loss']:.4f}  "
