@@ -218,6 +218,12 @@ def test_reading_says_nothing_of_single_runs(tmp_path, capsys):
     assert [one.end_step for one in recipes][2] == 300_000 and capsys.readouterr().err == ""
 
 
+def test_a_missing_preset_is_one_error(tmp_path):
+    found = problems_of(tmp_path, 'progam = "classifier"\n')
+    assert "1: `config` must be the name of a preset, for the study or for each method" in found
+    assert not any("`name`" in one for one in found)
+
+
 def test_a_missing_file_and_no_text(tmp_path):
     with pytest.raises(OSError):
         study.read_study(tmp_path / "none.toml")
