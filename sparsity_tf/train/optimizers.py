@@ -1,6 +1,7 @@
 """Makes the learning rate and the optimizer of a recipe, and converts the recipe's epochs into steps."""
 
 import math
+import warnings
 
 import keras
 from keras import ops
@@ -139,6 +140,11 @@ class AdamOfTwoRates(keras.optimizers.Adam):
         paths: List of the paths of the variables that the factor is for.
         *args, **kwargs: Arguments of `keras.optimizers.Adam`.
 
+    A path that no variable has is left out, with a warning when the optimizer is built.
+
+    Raises:
+        ValueError: `factor` is not above 0.
+
     Example:
         >>> optimizer = AdamOfTwoRates(10.0, ["dense/log_sigma"], learning_rate=1e-3)
     """
@@ -150,6 +156,11 @@ class AdamOfTwoRates(keras.optimizers.Adam):
         self.paths = list(paths)
 
     def build(self, variables):
+        unknown = sorted(set(self.paths) - {variable.path for variable in variables})
+        if unknown:
+            # No error, because Keras gives the variables of a `Sequential` other paths when it loads one.
+            message = f"`factor` has no effect on `paths` that no trained variable has: {', '.join(unknown)}"
+            warnings.warn(message, stacklevel=2)
         super().build(variables)
         self._factors = [self.factor if variable.path in self.paths else 1.0 for variable in variables]
 

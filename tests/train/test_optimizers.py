@@ -152,3 +152,10 @@ def test_a_rate_for_variables_that_are_not_there_is_refused():
     recipe = presets.Recipe(technique="masked", technique_rate=2.0)
     with pytest.raises(ValueError, match="`technique_rate` needs .*technique=masked"):
         optimizers.with_rate_of_technique(keras.optimizers.Adam(), recipe, sparse_model("masked"))
+
+
+def test_a_path_that_no_variable_has_is_named():
+    variables = [keras.Variable([1.0], name="bias")]
+    optimizers.AdamOfTwoRates(10.0, ["bias"]).build(variables)
+    with pytest.warns(UserWarning, match=r"`factor` has no effect on `paths` that no trained variable has: d/bias$"):
+        optimizers.AdamOfTwoRates(10.0, ["bias", "d/bias"]).build(variables)
