@@ -315,7 +315,8 @@ def test_only_tensorflow_writes_in_place_and_hashes_noise():
     assert backend.can_write_in_place([]) == backend.noise_is_hashed() == on_tensorflow
     assert backend.fit_builds_models() == backend.has_strategies() == backend.uses_tf_data() == on_tensorflow
     assert backend.masks_in_forward_pass() == (BACKEND == "jax")
-    assert on_tensorflow or backend.always_compiles()
+    assert on_tensorflow or backend.always_compiles() == (BACKEND == "jax")
+    assert backend.has_xla() == (BACKEND != "torch")
 
 
 # Layers.
