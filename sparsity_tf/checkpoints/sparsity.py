@@ -157,7 +157,7 @@ class _Counter:
         for name in self.checkpoint.names():
             if self._is_uncountable(name):
                 raise CheckpointError(
-                    f"The zeros that '{name}' of '{self.checkpoint.path}' belongs to can't be counted in the file: "
+                    f"'{name}' in '{self.checkpoint.path}' belongs to a layer whose zeros can't be counted in the file: "
                     "load the model and use `inspection.sparsity_table`"
                 )
 
@@ -171,8 +171,9 @@ class _Counter:
         # The two arguments of SR-STE.
         if not any(leaf(alias) in _KERNELS for alias in self.checkpoint.aliases(name)):
             return False
-        structure, decay = (self.checkpoint.layer_option(name, option) for option in ("structure", "decay"))
-        return ":" in str(structure) and decay is not None
+        if self.checkpoint.layer_option(name, "decay") is None:
+            return False
+        return ":" in str(self.checkpoint.layer_option(name, "structure"))
 
     def _technique(self, name):
         """The technique that the variable `name` belongs to; "_aux" if only the other tensors can tell."""

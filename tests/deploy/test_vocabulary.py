@@ -61,6 +61,14 @@ def test_ids_may_be_floats_as_of_an_input_without_a_dtype():
     np.testing.assert_allclose(array(small(new_ids[ids()])), array(model(ids())), atol=1e-6)
 
 
+@pytest.mark.parametrize("change", [lambda one: one.quantize("int8"), lambda one: one.enable_lora(2)])
+def test_an_embedding_that_is_quantized_or_adapted_is_refused(change):
+    model = network()
+    change(model.get_layer("embedding"))
+    with pytest.raises(ValueError, match="`model` must hold its embedding 'embedding' as plain numbers.*Received: "):
+        shrink_vocabulary(model)
+
+
 @pytest.mark.parametrize("dead", [[], [7]])
 def test_nothing_to_gain_changes_nothing(dead):
     model = network(dead)
