@@ -157,7 +157,7 @@ class _Counter:
         for name in self.checkpoint.names():
             if self._is_uncountable(name):
                 raise CheckpointError(
-                    f"'{name}' in '{self.checkpoint.path}' belongs to a layer whose zeros can't be counted in the file: "
+                    f"'{name}' in '{self.checkpoint.path}' is of a layer whose zeros can't be counted in the file: "
                     "load the model and use `inspection.sparsity_table`"
                 )
 
