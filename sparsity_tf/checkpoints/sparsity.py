@@ -17,8 +17,7 @@ package's layers. The list says for each technique which names it looks for, and
   argument in a `.keras` file; W != 0 and abs(W) among the n - floor(sparsity n) largest.
 - zeros: floating-point tensors with two or more dimensions; value != 0.
 
-Some layers of this package choose their zeros by a rule that is not in the file, or hold no kernel: hashed layers,
-movement pruning, structured Bayesian pruning, SR-STE. "auto" refuses a checkpoint with such layers.
+"auto" refuses a checkpoint with layers of other techniques of this package (`uncountable.py`).
 
 Where there is a mask, gate or variance, it alone decides: a weight that it keeps counts as non-zero even if its value
 is zero, as the value of a weight that was just grown is. The report also says how many values are not zero, if the
@@ -34,6 +33,7 @@ from sparsity_tf.checkpoints.checkpoint import CheckpointError
 from sparsity_tf.checkpoints.readers import open_checkpoint
 from sparsity_tf.checkpoints.report import CheckpointSparsity, TensorSparsity
 from sparsity_tf.checkpoints.sibling_names import base, is_variable, leaf, weight_names, with_leaf
+from sparsity_tf.checkpoints.uncountable import refuse_uncountable
 from sparsity_tf.checks import check_choice, check_integer, check_number, is_finite_number
 from sparsity_tf.inspection import mask_to_braille
 from sparsity_tf.layers.group_variational_dropout import GROUPS
@@ -62,8 +62,6 @@ _ENDINGS = {
 _KERNELS = ("kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel")
 # The first sparse weight of a layer. Only the variables of further weights begin with the name of their weight.
 _FIRST_KERNELS = ("kernel", "depthwise_kernel")
-# A variable of a technique whose zeros can't be counted in a file -> a variable that is beside it.
-_UNCOUNTABLE = {"scores": "live", "mu": "log_sigma", "bank": None}
 _LOG_ALPHA_THRESHOLD = 3.0
 _EPSILON = 1e-8
 _GAMMA, _ZETA = -0.1, 1.1
@@ -138,7 +136,7 @@ class _Counter:
 
     def _by_names(self, technique):
         if technique == "auto":
-            self._refuse_uncountable()
+            refuse_uncountable(self.checkpoint)
         found = {name: self._technique(name) for name in self.checkpoint.names()}
         found = {name: kind for name, kind in found.items() if kind is not None}
         if technique == "auto" and not found:
@@ -152,28 +150,6 @@ class _Counter:
                 f"in {' or '.join(_ENDINGS[technique])}). Techniques found: " + "; ".join([others, *self.notes])
             )
         return [getattr(self, "_" + kind)(name) for name, kind in chosen.items()]
-
-    def _refuse_uncountable(self):
-        for name in self.checkpoint.names():
-            if self._is_uncountable(name):
-                raise CheckpointError(
-                    f"'{name}' in '{self.checkpoint.path}' is of a layer whose zeros can't be counted in the file: "
-                    "load the model and use `inspection.sparsity_table`"
-                )
-
-    def _is_uncountable(self, name):
-        for alias in self.checkpoint.aliases(name):
-            variable = leaf(alias)
-            # Only layers of this package name their variables in a file of Keras.
-            if variable in _UNCOUNTABLE and alias.endswith(f"/vars/{variable}"):
-                other = _UNCOUNTABLE[variable]
-                return other is None or bool(self.checkpoint.find(base(alias, variable) + other))
-        # The two arguments of SR-STE.
-        if not any(leaf(alias) in _KERNELS for alias in self.checkpoint.aliases(name)):
-            return False
-        if self.checkpoint.layer_option(name, "decay") is None:
-            return False
-        return ":" in str(self.checkpoint.layer_option(name, "structure"))
 
     def _technique(self, name):
         """The technique that the variable `name` belongs to; "_aux" if only the other tensors can tell."""
