@@ -76,7 +76,7 @@ PRIVATE = {
         lambda: built(keras.layers.BatchNormalization(), (None, 4)),
         ["_moments", "_reduction_axes"],
     ),
-    "variable": (lambda: dense().bias, ["_autocast", "_initializer", "_layout", "_value"]),
+    "variable": (lambda: dense().bias, ["_autocast", "_deferred_initialize", "_layout", "_value"]),
     "symbolic tensor": (lambda: functional().output, ["_keras_history"]),
     "output of an embedding with masks": (
         lambda: keras.layers.Embedding(5, 2, mask_zero=True)(np.array([[1, 0]])),

@@ -15,6 +15,7 @@ PACKAGES = "callbacks checkpoints datasets decoding deploy distributions inspect
 MODULES = (
     "sparsity_tf.schedules",
     "sparsity_tf.initializers",
+    "sparsity_tf.regularizers",
     "sparsity_tf.masks.structures",
     "sparsity_tf.distributions.budgets",
     "sparsity_tf.datasets.text.subwords",

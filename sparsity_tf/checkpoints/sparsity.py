@@ -8,13 +8,16 @@ package's layers. The list says for each technique which names it looks for, and
 - l0_regularization: names ending in "log_alpha" or "_aux"; the deterministic gate
   clip(sigmoid(a) (zeta - gamma) + gamma, 0, 1) != 0.
 - variational_dropout: names ending in "log_sigma2" or "_aux", with a weight theta of equal shape
-  beside them; s - ln(theta^2 + 1e-8) < threshold, not clipped.
+  beside them; s - ln(theta^2 + 1e-8) < threshold, not clipped. Group variables ("gate_log_sigma2" with "gate_mean", and
+  so on) zero the rows and columns of the weights beside them by the same rule.
 - soft_threshold (Kusupati et al., arXiv:2002.03231): "raw_threshold" or "threshold" with a weight
   and no mask beside it; abs(W) > g(s).
 - discovering_wirings (Wortsman et al., arXiv:1906.00586): a weight "kernel", "recurrent_kernel",
   "depthwise_kernel" or "pointwise_kernel" with a number "sparsity", either a tensor beside it or the layer's
   argument in a `.keras` file; W != 0 and abs(W) among the n - floor(sparsity n) largest.
 - zeros: floating-point tensors with two or more dimensions; value != 0.
+
+"auto" refuses a checkpoint with layers of other techniques of this package (`uncountable.py`).
 
 Where there is a mask, gate or variance, it alone decides: a weight that it keeps counts as non-zero even if its value
 is zero, as the value of a weight that was just grown is. The report also says how many values are not zero, if the
@@ -30,8 +33,10 @@ from sparsity_tf.checkpoints.checkpoint import CheckpointError
 from sparsity_tf.checkpoints.readers import open_checkpoint
 from sparsity_tf.checkpoints.report import CheckpointSparsity, TensorSparsity
 from sparsity_tf.checkpoints.sibling_names import base, is_variable, leaf, weight_names, with_leaf
+from sparsity_tf.checkpoints.uncountable import refuse_uncountable
 from sparsity_tf.checks import check_choice, check_integer, check_number, is_finite_number
 from sparsity_tf.inspection import mask_to_braille
+from sparsity_tf.layers.group_variational_dropout import GROUPS
 from sparsity_tf.type_names import PathLike
 
 TECHNIQUES = (
@@ -130,6 +135,8 @@ class _Counter:
         return rows
 
     def _by_names(self, technique):
+        if technique == "auto":
+            refuse_uncountable(self.checkpoint)
         found = {name: self._technique(name) for name in self.checkpoint.names()}
         found = {name: kind for name, kind in found.items() if kind is not None}
         if technique == "auto" and not found:
@@ -147,6 +154,8 @@ class _Counter:
     def _technique(self, name):
         """The technique that the variable `name` belongs to; "_aux" if only the other tensors can tell."""
         aliases = self.checkpoint.aliases(name)
+        if self._is_group(name):
+            return None  # It is counted with the weights of its group.
         for ending, technique in (
             ("mask", "magnitude_pruning"),
             ("log_sigma2", "variational_dropout"),
@@ -216,7 +225,7 @@ class _Counter:
         threshold = self.log_alpha_threshold
         if threshold is None:
             threshold = self._option(name, "log_alpha_threshold", _LOG_ALPHA_THRESHOLD)
-        tensors, values = (self._tensor(name), self._tensor(weight)), 0
+        tensors = self._tensor(name), self._tensor(weight)
         live = np.empty(tensors[0].size, bool)
         for start, (s, theta) in zip(range(0, live.size, _CHUNK), _chunks(*tensors), strict=True):
             with np.errstate(invalid="ignore"):
@@ -226,8 +235,38 @@ class _Counter:
                     f"Log alpha of '{name}' in '{self.checkpoint.path}' is NaN: an entry is infinite in both tensors"
                 )
             live[start : start + _CHUNK] = log_alpha < threshold
-            values += np.count_nonzero((log_alpha < threshold) & (theta != 0))
-        return self._row(name, "variational_dropout", live.reshape(tensors[0].shape), values)
+        live = live.reshape(tensors[0].shape)
+        values = live & (tensors[1] != 0)
+        for group_live, mean in self._groups(name, threshold):
+            live &= group_live
+            values &= group_live & (mean != 0)
+        return self._row(name, "variational_dropout", live, np.count_nonzero(values))
+
+    def _is_group(self, name):
+        """Whether `name` is the log sigma^2 of a group variable: the group's mean is beside it."""
+        return any(
+            is_variable(alias, f"{group}_log_sigma2") and self.checkpoint.shape(mean) == self.checkpoint.shape(name)
+            for alias in self.checkpoint.aliases(name)
+            for group in GROUPS
+            for mean in self.checkpoint.find(alias.removesuffix("log_sigma2") + "mean")
+        )
+
+    def _groups(self, name, threshold):
+        """Pairs of which groups live, and their means, for the groups of the weight whose log sigma^2 is `name`."""
+        shape = self.checkpoint.shape(name)
+
+        def variables(base):
+            names = with_leaf(base, [f"{group}_log_sigma2" for group in GROUPS])
+            # Both kernels of a recurrent layer have the same gates, whose variables are beside the first kernel.
+            layer = base[: base.rfind("/") + 1]
+            return [*names, f"{layer}gate_log_sigma2"]
+
+        for group in self._siblings(name, "log_sigma2", variables):
+            if not self._is_group(group) or _broadcast_shape(self.checkpoint.shape(group), shape) != shape:
+                continue
+            [mean] = self._siblings(group, "log_sigma2", lambda base: with_leaf(base, ["mean"]))
+            log_sigma2, mean = (self._tensor(one).astype("float64") for one in (group, mean))
+            yield log_sigma2 - np.log(np.square(mean) + _EPSILON) < threshold, mean
 
     def _soft_threshold(self, name):
         weight = self._weight(name, self._threshold_variable(name))
@@ -271,8 +310,8 @@ class _Counter:
         if any(alias.endswith(f"/vars/{kernel}") for alias in self.checkpoint.aliases(name)):
             # Files number the variables of Keras's own layers. A variable with a name belongs to this package's layers.
             self._note(
-                f"'{name}' is counted as dense. If its layer discovers wirings, its sparsity is not in this file: "
-                "give the .keras file"
+                f"'{name}' is counted as dense. If its layer chooses its zeros by an argument (discovered wirings, "
+                "Top-KAST, SR-STE), the argument is not in this file: give the .keras file"
             )
         return None
 

@@ -17,7 +17,7 @@ def largest_difference(model, other, graph):
     Args:
         model: Keras model.
         other: Keras model with the same inputs and outputs.
-        graph: `Graph` of one of the models, which gives the ranges of integer inputs.
+        graph: `Graph` of one of the models, which gives the ranges of integer inputs and of ids.
 
     Returns:
         Float: the largest difference of two outputs, divided by the largest magnitude of an output (or by 1e-6 if that
@@ -69,9 +69,11 @@ def _difference(one, two):
 
 def _random_input(tensor, graph, rng):
     shape = concrete_shape(tensor.shape, tensor.shape[0] or _BATCH)
-    if "float" in tensor.dtype:
+    # An input without a dtype is one of floats, also if an embedding reads ids from it.
+    is_ids = any(isinstance(call.operation, keras.layers.Embedding) and tensor in call.inputs for call in graph.calls)
+    if "float" in tensor.dtype and not is_ids:
         return keras.ops.convert_to_tensor(rng.normal(size=shape), dtype=tensor.dtype)
-    if "int" in tensor.dtype:
+    if "int" in tensor.dtype or is_ids:
         return keras.ops.convert_to_tensor(rng.integers(0, _bound(graph), size=shape), dtype=tensor.dtype)
     if tensor.dtype == "bool":
         return keras.ops.convert_to_tensor(rng.random(shape) < 0.5)

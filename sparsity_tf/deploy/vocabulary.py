@@ -38,8 +38,8 @@ def shrink_vocabulary(model: keras.Model, layer: str | None = None) -> tuple[ker
         A new plain model, with a `shrink_report`, and an int32 array `(input_dim,)`: the new id of each old id.
 
     Raises:
-        ValueError: `model` is not a built Keras model, it has no such layer or more than one, or other layers read the
-            ids, too.
+        ValueError: `model` is not a built Keras model, it has no such layer or more than one, the layer is quantized or
+            has LoRA adapters, or other layers read the ids, too.
         RuntimeError: the predictions of the smaller model differ from the given model's. This is a bug of this
             function: please report it.
 
@@ -98,6 +98,12 @@ def _find_embedding(graph, name):
             f"Found: {names}. Received: layer={name!r}"
         )
     [embedding] = chosen
+    if embedding.quantization_mode or embedding.lora_enabled:
+        raise ValueError(
+            f"`model` must hold its embedding {embedding.name!r} as plain numbers: call `shrink_vocabulary` before "
+            f"`quantize` and `enable_lora`. Received: quantization_mode={embedding.quantization_mode!r}, "
+            f"lora_enabled={embedding.lora_enabled}"
+        )
     words = found[embedding].inputs[0]
     others = [call for call in graph.calls if words in call.read and not _keeps_meaning(call, embedding)]
     others += [call for call in graph.calls_of(embedding) if call.inputs[0] is not words]

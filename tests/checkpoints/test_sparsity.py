@@ -365,6 +365,24 @@ def recurrent_model(technique, **options):
     return model
 
 
+def text_model(**options):
+    """Group variables: some groups are dead, one gate has a mean of exactly 0."""
+    inputs = keras.Input((None,), dtype="int32")
+    x = keras.layers.LSTM(5, name="lstm")(keras.layers.Embedding(20, 4, name="words")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(x))
+    sparsify(model, "gvd", log_alpha_threshold=-1.0, **options)
+    generator = np.random.default_rng(0)
+    for weight in get_sparse_weights(model):
+        weight.extra_variable("log_sigma2").assign(generator.normal(-6, 2, weight.shape))
+        for group in ("word", "input", "unit", "gate"):
+            try:
+                variable = weight.extra_variable(f"{group}_log_sigma2")
+            except AttributeError:
+                continue
+            variable.assign(generator.normal(-2, 2, variable.shape))
+    return model
+
+
 def convolutional_model(technique, **options):
     """Layers with other names of weights than `kernel`, or with two of them."""
     model = keras.Sequential(
@@ -399,6 +417,9 @@ def convolutional_model(technique, **options):
         lambda: recurrent_model("l0", gamma=-0.4),
         lambda: recurrent_model("str", threshold_function="exponential", threshold_initializer=-1.0),
         lambda: recurrent_model("dnw", sparsity=0.6),
+        text_model,
+        lambda: text_model(groups=["gate"]),
+        lambda: text_model(groups=[]),
         sparse_model,
         lambda: attention_model("soft_threshold", threshold_function="exponential", threshold_initializer=-2),
         lambda: attention_model("discovering_wirings", sparsity=0.6),
@@ -413,6 +434,40 @@ def test_a_keras_file_is_as_sparse_as_the_model_says(tmp_path, build):
     assert sorted(row.nonzeros for row in report.rows) == sorted(w.count() for w in weights)
     assert sorted(row.size for row in report.rows) == sorted(w.size for w in weights)
     assert report.notes == ()
+
+
+def test_group_variables_zero_their_rows_and_columns(tmp_path):
+    """Row 1 of the table is dead, row 0 has a mean of 0. A picture shows the same entries."""
+    low, one = np.full((3, 2), -20, "float32"), np.ones((3, 1), "float32")
+    path = save_keras(
+        tmp_path / "m.weights.h5",
+        {
+            "words": {
+                "embeddings": np.ones((3, 2), "float32"),
+                "log_sigma2": low,
+                "word_mean": np.array([[0], [1], [1]], "float32"),
+                "word_log_sigma2": np.array([[-40], [3.1], [2.9]], "float32"),
+            },
+            # A variable whose name looks like a group's, but which has no mean beside it.
+            "odd": {"input": one, "input_log_sigma2": one * -20},
+        },
+    )
+    report = checkpoint_sparsity(path, picture_width=4)
+    assert counts(report) == {"words/log_sigma2": (4, 6), "odd/input_log_sigma2": (3, 3)}
+    row = next(row for row in report.rows if row.name == "words/log_sigma2")
+    assert (row.nonzero_values, row.picture) == (2, "\u282d")
+
+
+@pytest.mark.parametrize(
+    "technique,options",
+    [("hashed", {}), ("movement", {"initial_sparsity": 0.5}), ("sbp", {}), ("sr_ste", {})],
+)
+def test_techniques_whose_zeros_are_not_in_the_file_are_refused(tmp_path, technique, options):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="first"), keras.layers.Dense(4)])
+    sparsify(model, technique, where=["first"], **options)
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(CheckpointError, match="'first/.*load the model and use `inspection.sparsity_table`"):
+        checkpoint_sparsity(tmp_path / "m.keras")
 
 
 def test_assumptions_are_noted(tmp_path):

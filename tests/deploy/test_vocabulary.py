@@ -53,6 +53,22 @@ def test_dead_words_share_one_id_and_live_words_keep_rows_and_order(mask_zero, t
     np.testing.assert_array_equal(array(loaded(new_ids[ids()])), array(small(new_ids[ids()])))
 
 
+def test_ids_may_be_floats_as_of_an_input_without_a_dtype():
+    words = keras.Input((5,))
+    x = layers.Embedding(WORDS, SIZE, weights=[table([0, *DEAD])], mask_zero=True)(words)
+    model = keras.Model(words, layers.LSTM(4)(x))
+    small, new_ids = shrink_vocabulary(model)
+    np.testing.assert_allclose(array(small(new_ids[ids()])), array(model(ids())), atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [lambda one: one.quantize("int8"), lambda one: one.enable_lora(2)])
+def test_an_embedding_that_is_quantized_or_adapted_is_refused(change):
+    model = network()
+    change(model.get_layer("embedding"))
+    with pytest.raises(ValueError, match="`model` must hold its embedding 'embedding' as plain numbers.*Received: "):
+        shrink_vocabulary(model)
+
+
 @pytest.mark.parametrize("dead", [[], [7]])
 def test_nothing_to_gain_changes_nothing(dead):
     model = network(dead)
