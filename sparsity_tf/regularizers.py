@@ -14,7 +14,10 @@ from sparsity_tf.type_names import Tensor
 
 def _norms(x, axis):
     """The Euclidean norms of the groups, with the gradient 0 at 0, in a shape that broadcasts against `x`."""
-    axes = [other for other in range(len(x.shape)) if other != axis % len(x.shape)]
+    rank = len(x.shape)
+    if not -rank <= axis < rank:
+        raise ValueError(f"`axis` must be from {-rank} to {rank - 1} for this weight. Received: axis={axis}")
+    axes = [other for other in range(rank) if other != axis % rank]
     squares = ops.sum(ops.square(x), axes, keepdims=True)
     positive = squares > 0
     return ops.where(positive, ops.sqrt(ops.where(positive, squares, 1)), 0)

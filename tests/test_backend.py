@@ -76,7 +76,7 @@ PRIVATE = {
         lambda: built(keras.layers.BatchNormalization(), (None, 4)),
         ["_moments", "_reduction_axes"],
     ),
-    "variable": (lambda: dense().bias, ["_autocast", "_initializer", "_layout", "_value"]),
+    "variable": (lambda: dense().bias, ["_autocast", "_deferred_initialize", "_layout", "_value"]),
     "symbolic tensor": (lambda: functional().output, ["_keras_history"]),
     "output of an embedding with masks": (
         lambda: keras.layers.Embedding(5, 2, mask_zero=True)(np.array([[1, 0]])),
@@ -315,7 +315,8 @@ def test_only_tensorflow_writes_in_place_and_hashes_noise():
     assert backend.can_write_in_place([]) == backend.noise_is_hashed() == on_tensorflow
     assert backend.fit_builds_models() == backend.has_strategies() == backend.uses_tf_data() == on_tensorflow
     assert backend.masks_in_forward_pass() == (BACKEND == "jax")
-    assert on_tensorflow or backend.always_compiles()
+    assert on_tensorflow or backend.always_compiles() == (BACKEND == "jax")
+    assert backend.has_xla() == (BACKEND != "torch")
 
 
 # Layers.

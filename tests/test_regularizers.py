@@ -68,3 +68,6 @@ def test_bad_arguments(make, name):
             make(value)
     with pytest.raises(ValueError, match="`axis` must be an integer.*axis=0.5"):
         make(axis=0.5)
+    for axis in (2, -3):
+        with pytest.raises(ValueError, match=f"`axis` must be from -2 to 1 .*axis={axis}"):
+            make(axis=axis)(np.ones((2, 3), "float32"))

@@ -114,21 +114,31 @@ def set_autocast(variable, casts):
     variable._autocast = casts
 
 
-def change_initial_value(variable, function):
+def change_initial_value(variable, function, after=None):
     """Replaces the value of a new variable by a function of it.
 
-    If a model is built by its first symbolic call, Keras initializes its variables only after the call. An `assign`
-    inside the call would be lost, so the function then follows the initializer.
+    If a model is built by its first symbolic call, Keras initializes its variables only after the call, in the order of
+    their creation. An `assign` inside the call would be lost, so the function then waits for the variable.
 
     Args:
         variable: `keras.Variable`.
         function: Function from a tensor to a tensor of the same shape.
+        after: A later `keras.Variable` that the function reads, too. The function waits for it.
     """
-    if variable._value is None:
-        initializer = variable._initializer
-        variable._initializer = lambda shape, dtype=None: function(initializer(shape, dtype=dtype))
-    else:
+    last = variable if after is None else after
+
+    def change():
         variable.assign(function(ops.convert_to_tensor(variable)))
+
+    def initialize_and_change():
+        del last._deferred_initialize
+        last._deferred_initialize()
+        change()
+
+    if last._value is None:
+        last._deferred_initialize = initialize_and_change
+    else:
+        change()
 
 
 def sublayers(layer):

@@ -378,10 +378,18 @@ def uses_tf_data():
     return keras.backend.backend() == "tensorflow"
 
 
+def has_xla():
+    """Whether XLA can compile training, with several steps in one call.
+
+    Torch has another compiler, which needs minutes to start, and Keras makes one step a call there.
+    """
+    return keras.backend.backend() != "torch"
+
+
 def always_compiles():
-    """Whether training is always compiled by XLA: on a GPU, and on every backend but TensorFlow."""
+    """Whether training is always compiled by XLA: on JAX, and on TensorFlow with a GPU."""
     if keras.backend.backend() != "tensorflow":
-        return True
+        return keras.backend.backend() == "jax"
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))

@@ -11,13 +11,14 @@ import keras
 from sparsity_tf import schedules
 from sparsity_tf.backend import inner_optimizer
 from sparsity_tf.call_repr import CallRepr
+from sparsity_tf.callbacks.base.configured import Configured
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.callbacks.base.optimizer_slots import count_steps
 from sparsity_tf.checks import check_fraction, check_integer
 from sparsity_tf.layers import get_sparse_weights
 
 
-class SparsityRamp(CallRepr, Copyable, keras.callbacks.Callback):
+class SparsityRamp(CallRepr, Configured, Copyable, keras.callbacks.Callback):
     """Changes the sparsity of the layers of technique "movement" during training.
 
     With the initial sparsity s_i, the final sparsity s_f, begin b and end e, step number t (t steps have been taken

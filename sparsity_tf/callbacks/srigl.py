@@ -33,7 +33,8 @@ def next_mask(weights, gradients, live, budget, drops, least_salient, least_unit
         least_units: Integer >= 1: this many units live at least, those with the most salient entries.
 
     Returns:
-        Bool array: the live units have `fan_in_of(budget, live units, inputs)` entries each, the others none.
+        Bool array: the live units have `fan_in_of(budget, live units, inputs)` entries each, the others none. At most
+        `budget` units live, those with the most salient entries.
     """
     size, growth = np.abs(weights), np.abs(gradients)
     stay = int(np.count_nonzero(live)) - drops
@@ -41,6 +42,8 @@ def next_mask(weights, gradients, live, budget, drops, least_salient, least_unit
     counts = salient.sum(axis=1)
     least_salient = min(least_salient, np.sort(counts)[::-1][min(least_units, len(counts)) - 1])
     units = counts >= least_salient
+    # With fewer entries than units, only as many units as there are entries can have an input.
+    units = masks.highest(counts, min(budget, int(np.count_nonzero(units))), units)
     k = fan_in_of(budget, int(np.count_nonzero(units)), live.shape[1])
     among = live & units[:, None]
     kept = masks.highest(size, min(stay, int(np.count_nonzero(among))), among)
@@ -62,8 +65,9 @@ class SRigL(DropAndGrow):
 
     A weight with n units of d inputs and its sparsity s under `distribution` has the budget B = floor((1 - s) n d).
     With a live units, every live unit has k = min(floor(B / a), d) inputs. So a k may be less than B, and the sparsity
-    is at least the target. Training begins with random inputs. (If B < n, B random units have one input each.) With c
-    live entries and the drop fraction f of the step, an update does this in each weight:
+    is at least the target. Training begins with random inputs. (If B < n, B random units have one input each. An update
+    then leaves at most B live units, the ones with the most salient entries, in output layers, too.) With c live
+    entries and the drop fraction f of the step, an update does this in each weight:
 
     1. **Salient** are the c - floor(f c) live entries of the largest |w|, and the floor(f c) entries of the largest
        |dL/dw|.

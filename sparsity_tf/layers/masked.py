@@ -29,7 +29,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.backend import masks_in_forward_pass, unlocked, zero_outside
+from sparsity_tf.backend import change_initial_value, masks_in_forward_pass, unlocked, zero_outside
 from sparsity_tf.checks import check_array, check_bool, check_integer, check_number
 from sparsity_tf.layers import kinds, lora
 from sparsity_tf.layers.sparse_layer import SparseLayer
@@ -96,7 +96,9 @@ class Masked(Technique):
         elif weight.variable.regularizer is not None:
             weight.variable.regularizer = MaskedRegularizer(mask, weight.variable.regularizer)
         if not isinstance(self.mask_initializer, keras.initializers.Ones):
-            weight.variable.assign(self.masked_variable(weight))
+            change_initial_value(
+                weight.variable, lambda tensor: zero_outside(ops.convert_to_tensor(mask), tensor), after=mask
+            )
 
     def release(self, weight: SparseWeight) -> None:
         if lora.enabled(weight):

@@ -63,7 +63,7 @@ def highest_mask(scores, k):
         marked.
     """
     flat = ops.reshape(ops.cast(scores, "float32"), (-1,))
-    bits, negative = ops.minimum(_magnitude_bits(flat), _INFINITY), flat < 0
+    bits, negative = ops.minimum(_magnitude_bits(flat), _INFINITY + 1), flat < 0
     # Only one of the signs has to be ranked: all others are marked, or none of them.
     k = ops.clip(ops.cast(k, "int32"), 0, ops.shape(flat)[0])
     positive_count = _count(ops.logical_not(negative))

@@ -67,7 +67,7 @@ class Study:
 
     Args:
         name: The file's name without its ending.
-        program: `"classifier"`, `"translator"` or `"language_model"`.
+        program: `"classifier"`, `"translator"`, `"language_model"` or `"text_classifier"`.
         methods: Tuple of methods.
         seeds: Tuple of integers.
         metric: Name of the figure on validation data that chooses settings: `"val_error"`, ...

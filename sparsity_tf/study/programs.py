@@ -4,13 +4,15 @@ The commands of `sparsity_tf.train` are not imported, because nobody imports a c
 the name under which `python -m` finds them, so a run of a study is the run of that command line.
 """
 
+import contextlib
 import functools
+import io
 import json
 import runpy
 
 from absl import flags
 
-PROGRAMS = ("classifier", "translator", "language_model")
+PROGRAMS = ("classifier", "translator", "language_model", "text_classifier")
 # Flags that a study itself gives to each run.
 OF_THE_STUDY = ("config", "output_dir", "overwrite", "repeats", "resume", "seed")
 
@@ -50,11 +52,15 @@ def _parsed(program, arguments):
 def recipe_of(program, arguments):
     """The recipe that a command line asks for.
 
+    A study asks for the recipe of every run, several times. The program's notes on it stand in the log of each run.
+
     Raises:
         absl.flags.Error: A flag is unknown, or its text has another type.
         ValueError: The preset is unknown, or a value is not allowed.
     """
-    return _command(program)["recipe_from_flags"](_parsed(program, arguments))
+    values = _parsed(program, arguments)
+    with contextlib.redirect_stderr(io.StringIO()):
+        return _command(program)["recipe_from_flags"](values)
 
 
 def run(program, arguments):

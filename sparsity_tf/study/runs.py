@@ -13,7 +13,7 @@ from sparsity_tf.type_names import PathLike
 
 # Settings that may differ between repeats of an experiment: the seed, and what does not influence the weights. (The
 # folder of the data counts, because another text or corpus is another experiment.)
-_NOT_OF_EXPERIMENT = ("seed", "log_every", "frame_every", "keep_best", "keep_initial")
+_NOT_OF_EXPERIMENT = {"seed", *run_folder.FREE} - {"data_dir"}
 # Other names of techniques.
 _TECHNIQUES = {"gmp": "magnitude", "snfs": "sparse_momentum"}
 SPARSITY_OF = ("sparse_weights", "kernels")
@@ -25,7 +25,8 @@ class Run:
 
     Args:
         folder: Folder of the run.
-        model: The recipe's `model`; `"Transformer"` for the translator, `"CharRNN"` for the language model.
+        model: The recipe's `model`; `"Transformer"` for the translator, `"CharRNN"` for the language model,
+            `"TextLSTM"` for the text classifier.
         technique: The recipe's `technique`.
         sparsity: Fraction of zeros; `None` if the network collapsed.
         metric: `"top-1 accuracy"` (percent), `"BLEU"`, `"perplexity"` or `"bits per character"`.
@@ -105,7 +106,7 @@ def read_run(folder: PathLike, sparsity_of: str = "sparse_weights") -> Run:
     technique = _Entries(path, settings).get("technique", str)
     return Run(
         folder=folder,
-        model=settings.get("model") or ("CharRNN" if "cell" in settings else "Transformer"),
+        model=settings.get("model") or _network(settings),
         technique=_TECHNIQUES.get(technique, technique),
         sparsity=kernels if of_kernels else sparsity,
         metric=metric,
@@ -115,6 +116,11 @@ def read_run(folder: PathLike, sparsity_of: str = "sparse_weights") -> Run:
         settings={name: value for name, value in settings.items() if name not in _NOT_OF_EXPERIMENT},
         collapsed=collapsed,
     )
+
+
+def _network(settings):
+    """The network of a program that has only one."""
+    return "CharRNN" if "cell" in settings else "TextLSTM" if "min_count" in settings else "Transformer"
 
 
 class _Entries:

@@ -35,6 +35,7 @@ class Metric:
 
 
 _TEXT = ("language_model",)
+_CLASSIFIERS = ("classifier", "text_classifier")
 METRICS = {
     metric.chosen_by.name: metric
     for metric in (
@@ -43,7 +44,7 @@ METRICS = {
             Figure("test_error", "test error, %", 100.0),
             "val_error",
             "top-1 accuracy",
-            ("classifier",),
+            _CLASSIFIERS,
             inverted=True,
         ),
         Metric(
@@ -51,7 +52,7 @@ METRICS = {
             Figure("best.test_error", "test error of best.keras, %", 100.0),
             "val_error",
             "top-1 accuracy",
-            ("classifier",),
+            _CLASSIFIERS,
             inverted=True,
         ),
         Metric(

@@ -243,7 +243,7 @@ class _Reader:
         config = table.get("config", self.data.get("config"))
         if not isinstance(config, str):
             self.wrong(place, "`config` must be the name of a preset, for the study or for each method")
-        name = table.get("name", settings.get("technique", config))
+        name = table.get("name", settings.get("technique", str(config)))
         if not isinstance(name, str) or not name.strip():
             self.wrong((*place, "name"), f"`name` must be a string. Received: name={shown(name)}")
         return Method(str(name), str(config), settings, axes, tune, self.lines.get(place, 1))

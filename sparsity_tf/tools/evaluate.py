@@ -53,9 +53,10 @@ def _recipe(values):
         recipe = presets.get_preset(values.config)
     else:
         folder = os.path.dirname(values.checkpoint)
-        if os.path.basename(folder) == state.KEPT:
-            folder = os.path.dirname(folder)  # a copy that `save_every` made
         saved = state.read_recipe(folder)
+        if saved is None and os.path.basename(folder) == state.KEPT:
+            folder = os.path.dirname(folder)  # a copy that `save_every` made
+            saved = state.read_recipe(folder)
         if saved is None:
             raise flags.Error(f"Flag --config must be given where no {state.RECIPE} lies beside the checkpoint")
         recipe = from_settings(saved, os.path.join(folder, state.RECIPE))

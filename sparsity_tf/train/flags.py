@@ -79,6 +79,8 @@ def at_level(flag_values, recipe, published):
     sparsity, technique = _sparsity_flag(flag_values), flag_values.technique or recipe.technique
     if published is None or sparsity is None or not _same_technique(technique, recipe):
         return recipe, False
+    if flag_values.resume and _began_without_levels(folder_of(flag_values)):
+        return recipe, False
     found, note = levels.pick(flag_values.config, recipe, published, sparsity)
     print(f"note: {note}", file=sys.stderr)
     return found, found is not recipe
@@ -115,6 +117,14 @@ def recipe_from(flag_values, recipe, changes=None, picked=False):
     if picked and "final_sparsity" not in sparsity_settings.settings_of(technique):
         changes["final_sparsity"] = None
     return dataclasses.replace(recipe, **changes)
+
+
+def _began_without_levels(folder):
+    """Whether a version without levels began the run in a folder. Its recipes have no `save_every` either."""
+    from sparsity_tf.train import run_folder
+
+    settings = run_folder.read_recipe(folder)
+    return settings is not None and "save_every" not in settings
 
 
 def _same_technique(technique, recipe):

@@ -7,7 +7,7 @@ trainer does everything else: folder, checkpoints, masks, penalties, `fit` and t
 import abc
 import dataclasses
 
-from sparsity_tf.backend import always_compiles
+from sparsity_tf.backend import always_compiles, has_xla
 from sparsity_tf.datasets.batches import first_of
 from sparsity_tf.train import run_folder
 
@@ -138,9 +138,10 @@ class Task(abc.ABC):
         The number is the largest divisor of `steps`, the steps in an epoch, that is at most the recipe's number (0:
         `steps_per_call`). It must be a divisor, because Keras runs the last call of an epoch in full, into the next
         epoch's data. With several replicas or workers the number is 1, because the collective operations of TensorFlow
-        2.21 fail in the loop over steps. (A TPU needs the loop.)
+        2.21 fail in the loop over steps. (A TPU needs the loop.) On torch it is 1 unless the recipe says another
+        number, which Keras refuses.
         """
-        if recipe.strategy in ("mirrored", "multiworker"):
+        if recipe.strategy in ("mirrored", "multiworker") or not (has_xla() or recipe.steps_per_execution):
             return 1
         limit = recipe.steps_per_execution or self.steps_per_call
         return max(k for k in range(1, min(limit, steps) + 1) if steps % k == 0)

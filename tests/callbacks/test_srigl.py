@@ -100,6 +100,15 @@ def test_never_fewer_units_than_the_budget_fills():
     assert counts.tolist() == [4, 0, 4]
 
 
+def test_a_budget_below_one_input_a_unit_never_empties_a_weight():
+    live = np.eye(5, 4, dtype=bool)[[0, 1, 4, 4, 4]]
+    weights, gradients = np.where(live, 1.0, 0.0), np.zeros((5, 4))
+    np.testing.assert_array_equal(update(weights, gradients, live), live)
+    gradients[3, 2] = 9.0
+    found = update(np.where(live, [[2.0], [1.0], [0], [0], [0]], 0), gradients, live, drops=1)
+    np.testing.assert_array_equal(np.argwhere(found), [[0, 0], [3, 2]])
+
+
 def test_an_update_of_the_algorithm_and_its_slots():
     value = np.zeros((6, 4), "float32")
     value[:2] = RNG.normal(size=(2, 4))

@@ -121,6 +121,26 @@ def test_mask_is_a_bool_variable_that_is_not_trained():
     assert layer.sparse_weights[0].sparsity() == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("layer_class", [layers.MaskedDense, layers.PowerDense])
+def test_an_initial_mask_holds_in_a_model_that_its_first_symbolic_call_builds(layer_class):
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            # The mask and the kernel are drawn, so each must be read once it has its final value.
+            drawn = keras.initializers.RandomUniform(-1, 1, seed=keras.random.SeedGenerator(1))
+            self.part = layer_class(30, mask_initializer=lambda shape, dtype=None: drawn(shape, dtype) > 0)
+
+        def call(self, inputs):
+            return self.part(inputs)
+
+    net = Net()
+    net(keras.Input((20,)))
+    (weight,) = net.part.sparse_weights
+    stored, mask = ops.convert_to_numpy(weight.variable), ops.convert_to_numpy(weight.mask())
+    assert 200 < mask.sum() < 400
+    np.testing.assert_array_equal(stored != 0, mask)
+
+
 def test_the_users_own_constraint_still_applies():
     layer = layers.MaskedDense(3, kernel_constraint=keras.constraints.UnitNorm(axis=0))
     model = keras.Sequential([layer])

@@ -43,6 +43,8 @@ def test_the_highest_of_signed_numbers(scores, k):
 def test_a_score_that_is_not_a_number_is_kept():
     found = highest_mask(ops.convert_to_tensor(np.array([1.0, np.nan, 5.0, -2.0], "float32")), 2)
     assert ops.convert_to_numpy(found).tolist() == [False, True, True, False]
+    found = highest_mask(ops.convert_to_tensor(np.array([np.inf, np.nan, -np.inf], "float32")), 1)
+    assert ops.convert_to_numpy(found).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("size,sparsity,live", [(10, 0.85, 1), (20, 0.85, 3), (7, 0.5, 3), (10, 0.0, 10)])

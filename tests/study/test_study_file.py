@@ -5,6 +5,7 @@ import re
 import pytest
 
 from sparsity_tf import study
+from sparsity_tf.study import programs
 from sparsity_tf.study.plan import file_name
 
 MANY = list(range(40))
@@ -155,7 +156,7 @@ without = ["learning_rate"]
         (("validation_split = 0.1\n", ""), 4, "`metric` val_error needs `validation_split` above 0"),
         (('metric = "val_error"', 'metric = "test_error"'), 4, "`metric` must be one of val_error, best.val_error"),
         (('metric = "val_error"', 'metric = "best.val_error"'), 4, "`metric` best.val_error needs `keep_best` = true"),
-        (('"classifier"', '"classifyer"'), 1, "`program` must be one of classifier, translator, language_model"),
+        (('"classifier"', '"classifyer"'), 1, "`program` must be one of classifier, translator, language_model, "),
         (("epochs = 5", 'epochs = "many"'), 8, "epochs"),
         (("epochs = 5", "epochs = 5 5"), 8, "no TOML: "),
         (('technique = "rigl"', 'technique = "magnitude"\nname = "magnitude"'), 21, "no TOML"),
@@ -200,6 +201,27 @@ def test_the_pairs_that_choose_do_not_give_the_score(tmp_path):
     assert problem.startswith("1: `bleu` must be test in [settings] if there are settings to tune")
     [method] = read(tmp_path, text + 'bleu = "test"\n').methods
     assert method.settings == {"bleu": "test"}
+
+
+def test_text_classifiers_are_chosen_by_their_validation_error(tmp_path):
+    found = read(
+        tmp_path, 'program = "text_classifier"\nconfig = "reviews_groups"\n[axes]\npenalty_weight = [0.1, 0.3]\n'
+    )
+    assert (found.metric, len(found.runs())) == ("val_error", 2)
+
+
+def test_reading_says_nothing_of_single_runs(tmp_path, capsys):
+    """A preset with levels has a note for each run, which the log of the run holds."""
+    text = 'program = "translator"\nconfig = "transformer_magnitude"\n[axes]\nfinal_sparsity = [0.5, 0.85, 0.98]\n'
+    runs = read(tmp_path, text).runs()
+    recipes = [programs.recipe_of("translator", run.arguments) for run in runs]
+    assert [one.end_step for one in recipes][2] == 300_000 and capsys.readouterr().err == ""
+
+
+def test_a_missing_preset_is_one_error(tmp_path):
+    found = problems_of(tmp_path, 'progam = "classifier"\n')
+    assert "1: `config` must be the name of a preset, for the study or for each method" in found
+    assert not any("`name`" in one for one in found)
 
 
 def test_a_missing_file_and_no_text(tmp_path):

@@ -190,6 +190,15 @@ def test_runs_of_the_other_programs(tmp_path):
     write_run(tmp_path / "bits", model=None, sparsity=0.9, results=bits, cell="lstm")
     run = read_run(tmp_path / "bits")
     assert (run.model, run.metric, run.score) == ("CharRNN", "bits per character", 2.1)
+    write_run(tmp_path / "words", model=None, test_error=0.25, sparsity=0.9, min_count=3)
+    assert read_run(tmp_path / "words").model == "TextLSTM"
+
+
+def test_what_a_run_keeps_makes_no_other_experiment(tmp_path):
+    write_run(tmp_path / "a", test_error=0.02, sparsity=0.9, seed=0)
+    write_run(tmp_path / "b", test_error=0.03, sparsity=0.9, seed=1, save_every=5, bench=True)
+    [row] = tradeoff_table(runs=[tmp_path / "a", tmp_path / "b"])
+    assert row.repeats == 2
 
 
 def test_names_of_earlier_versions_and_other_names_of_techniques(tmp_path):

@@ -1,5 +1,7 @@
 """Copies of checkpoints: those of the epochs that were asked for, also after a kill, and each a usable network."""
 
+import shutil
+
 import pytest
 
 from sparsity_tf.tools import evaluate
@@ -66,6 +68,9 @@ def test_a_killed_run_ends_with_the_same_copies(tmp_path, capsys, monkeypatch):
     copy = run / "checkpoints" / "epoch_4.keras"
     assert copy.read_bytes() == (run / run_folder.CHECKPOINT).read_bytes()
     assert evaluate.main(["evaluate", f"--checkpoint={copy}"]) == 0
+    # A run may lie in a folder of the same name.
+    shutil.copytree(run, tmp_path / "other" / "checkpoints")
+    assert evaluate.main(["evaluate", f"--checkpoint={tmp_path}/other/checkpoints/model.keras"]) == 0
 
 
 def test_copies_alone_are_an_earlier_run(tmp_path):

@@ -1,5 +1,7 @@
 """Presets with several published sparsities: `--final_sparsity` picks published settings, or says there are none."""
 
+import dataclasses
+import json
 import types
 
 import pytest
@@ -7,7 +9,7 @@ from absl import flags
 
 from sparsity_tf.distributions import TensorSpec
 from sparsity_tf.study import published_results
-from sparsity_tf.train import levels
+from sparsity_tf.train import levels, run_folder
 from sparsity_tf.train import sparsity_settings as settings
 from sparsity_tf.train.classifier import presets
 from sparsity_tf.train.classifier.task import ClassifierTask
@@ -70,6 +72,21 @@ def test_the_sheets_example_of_the_highest_level(capsys):
         "--config=transformer_magnitude", "--final_sparsity=0.98", "--end_step=7", "--regularization=label_smoothing"
     )
     assert (other.end_step, other.label_smoothing, other.frequency) == (7, 0.1, "1000")
+
+
+def test_a_run_that_began_before_there_were_levels_goes_on_with_its_own_settings(tmp_path):
+    for recipes, recipe_by, config in (
+        (translation_presets.PRESETS, translation_recipe, "transformer_magnitude"),
+        (presets.PRESETS, recipe_of, "resnet50_gmp"),
+    ):
+        old = dataclasses.replace(recipes[config], final_sparsity=0.95)
+        given = (f"--config={config}", "--final_sparsity=0.95", f"--output_dir={tmp_path}")
+        assert recipe_by(*given) != old
+        settings = run_folder.as_plain(old)
+        for name in ("save_every", "keep_checkpoint_max"):
+            del settings[name]
+        (tmp_path / run_folder.RECIPE).write_text(json.dumps(settings))
+        assert recipe_by(*given, "--resume") == old
 
 
 def test_a_level_without_published_settings_says_so(capsys):

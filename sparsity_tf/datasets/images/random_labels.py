@@ -11,25 +11,27 @@ import numpy as np
 
 from sparsity_tf.checks import check_choice, check_instance, check_integer
 from sparsity_tf.datasets.images.image_data import ImageData
+from sparsity_tf.datasets.sequences.sequence_data import SequenceData
 
 KINDS = ("uniform", "permuted")
 _LARGEST_SEED = 2**32 - 1
 
 
-def random_labels(data: ImageData, kind: str = "uniform", seed: int = 0) -> ImageData:
-    """Replaces the labels of the training images by random ones. Images and test labels stay.
+def random_labels(data: ImageData | SequenceData, kind: str = "uniform", seed: int = 0) -> ImageData | SequenceData:
+    """Replaces the labels of the training examples by random ones. Examples and test labels stay.
 
     Since the test labels stay, a network that has memorised the labels has the test error of a guess: 1 - 1 / classes
     for `"uniform"`.
 
     Args:
-        data: An `ImageData`.
+        data: An `ImageData` or a `SequenceData`.
         kind: `"uniform"`: each label is drawn independently, every class with the same probability (SparseVD's
-            program). `"permuted"`: the labels change places, so each class keeps its number of images.
+            program). `"permuted"`: the labels change places, so each class keeps its number of examples.
         seed: Integer from 0 to 2^32 - 1. The same seed gives the same labels in every version of numpy.
 
     Returns:
-        A new `ImageData`, which shares the images with `data`. Its `source` says that the labels are random.
+        A new object of the same class, which shares the examples with `data`. Its `source` says that the labels are
+        random.
 
     Raises:
         ValueError: An argument is not as described.
@@ -41,7 +43,7 @@ def random_labels(data: ImageData, kind: str = "uniform", seed: int = 0) -> Imag
     >>> random_labels(data, "permuted", seed=1).y_train
     array([2, 1, 4, 0, 3, 5], dtype=uint8)
     """
-    check_instance("data", data, ImageData)
+    check_instance("data", data, ImageData, SequenceData)
     check_choice("kind", kind, KINDS)
     check_integer("seed", seed, 0, _LARGEST_SEED)
     random = np.random.RandomState(seed)  # gives the same numbers in every version of numpy

@@ -19,7 +19,7 @@ import numpy as np
 
 from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.checks import check_instance, check_integer, check_number, check_path
-from sparsity_tf.datasets.batches import with_options
+from sparsity_tf.datasets.batches import epoch_order, with_options
 from sparsity_tf.datasets.numbered import numbered_batches
 from sparsity_tf.datasets.text.characters import SPLITS, split_file
 from sparsity_tf.datasets.text.words import WordVocabulary, read_lines, split_words, word_vocabulary
@@ -253,7 +253,7 @@ class LabelledBatches(CallRepr):
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  (one object a run)
     def _order(self, epoch):
-        return np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)
+        return epoch_order(self.num_examples, self.seed, epoch)
 
     def train(self, first_step: int = 0) -> Dataset:
         """An endless `tf.data.Dataset` of (words, classes), beginning with the batch of a step.

@@ -67,7 +67,7 @@ def _of_earlier_version(flag_values, preset):
     """
     folder = recipe_flags.folder_of(flag_values)
     settings = run_folder.read_recipe(folder)
-    if settings is None or not run_folder.ADDED.keys().isdisjoint(settings):
+    if settings is None or run_folder.ADDED.keys() <= settings.keys():
         return preset
     before = from_settings(settings, os.path.join(folder, run_folder.RECIPE))
     for name in ("dataset", "model", "technique"):

@@ -7,7 +7,7 @@ import os
 import keras
 
 from sparsity_tf import initializers, inspection, models
-from sparsity_tf.backend import always_compiles
+from sparsity_tf.backend import always_compiles, has_xla
 from sparsity_tf.layers import FastGRNN
 from sparsity_tf.train import log, optimizers, run_folder, technique
 from sparsity_tf.train.classifier import analysis, pictures
@@ -125,14 +125,15 @@ class ClassifierTask(Task):
     def choose_jit_compile(self, recipe, model):
         """Whether to compile the step with XLA if the recipe says "auto".
 
-        XLA is used always on a GPU and with JAX. On a CPU, it is used for nets of dense layers (LeNet-300-100 without
-        technique: 0.94 s an epoch against 1.12 s, two cores), and not for nets with convolutions, because XLA:CPU
-        computes their gradients about three times slower than TensorFlow's own kernels (LeNet-5: 8.2 s against 2.6 s
-        for 60 steps).
+        XLA is used always on a GPU and with JAX, and never on torch, which has another compiler. With TensorFlow on a
+        CPU, it is used for nets of dense layers (LeNet-300-100 without technique: 0.94 s an epoch against 1.12 s, two
+        cores), and not for nets with convolutions, because XLA:CPU computes their gradients about three times slower
+        than TensorFlow's own kernels (LeNet-5: 8.2 s against 2.6 s for 60 steps).
         """
         if recipe.jit_compile != "auto":
             return recipe.jit_compile == "true"
-        return always_compiles() or all(len(variable.shape) <= 2 for variable in model.trainable_variables)
+        few_axes = all(len(variable.shape) <= 2 for variable in model.trainable_variables)
+        return always_compiles() or (has_xla() and few_axes)
 
     def introduction(self, recipe, batches, model):
         examples = "images" if len(batches.image_shape) == 3 else "sequences"

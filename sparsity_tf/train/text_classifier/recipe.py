@@ -3,7 +3,7 @@
 import dataclasses
 
 from sparsity_tf.train.classifier.recipe import Recipe
-from sparsity_tf.train.fields import check_order, choice, like, number, other
+from sparsity_tf.train.fields import check_copies, check_order, choice, like, number, other
 from sparsity_tf.train.sparsity_settings import SparsitySettings
 
 LR_SCHEDULES = ("constant", "linear", "cosine")
@@ -62,6 +62,8 @@ class TextRecipe(SparsitySettings):
     jit_compile: str = like(Recipe, "jit_compile", help="Compile with XLA. auto: only on a GPU.")
     dtype_policy: str = like(Recipe, "dtype_policy")
     steps_per_execution: int = like(Recipe, "steps_per_execution")
+    save_every: int = like(Recipe, "save_every")
+    keep_checkpoint_max: int = like(Recipe, "keep_checkpoint_max")
     keep_best: bool = like(
         Recipe,
         "keep_best",
@@ -75,3 +77,4 @@ class TextRecipe(SparsitySettings):
                 f"`vocabulary_size` must be 0 or at least 3. Received: vocabulary_size={self.vocabulary_size}"
             )
         check_order(self, "penalty_begin_epoch", "penalty_end_epoch")
+        check_copies(self)

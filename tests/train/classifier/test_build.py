@@ -12,8 +12,10 @@ import pytest
 from sparsity_tf import datasets, layers
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.train import sparsity_settings as algorithms
+from sparsity_tf.train import task as shared_task
 from sparsity_tf.train import technique, trainer
 from sparsity_tf.train.classifier import presets
+from sparsity_tf.train.classifier import task as classifier_task
 from sparsity_tf.train.classifier.task import ClassifierTask
 
 pytestmark = pytest.mark.tensorflow
@@ -174,6 +176,17 @@ def test_steps_of_one_call_divide_the_epoch():
     for steps, requested, expected in [(240, 0, 20), (40, 0, 20), (7, 3, 1), (30, 16, 15), (3, 0, 3)]:
         recipe = presets.Recipe(steps_per_execution=requested)
         assert TASK.choose_steps_per_execution(recipe, steps) == expected
+
+
+def test_where_there_is_no_xla_a_step_is_a_call_and_nothing_is_compiled(batches, monkeypatch):
+    dense = TASK.make_model(presets.Recipe(), batches)
+    for module in (classifier_task, shared_task):
+        monkeypatch.setattr(module, "has_xla", lambda: False)
+        monkeypatch.setattr(module, "always_compiles", lambda: False)
+    assert TASK.choose_jit_compile(presets.Recipe(), dense) is False
+    assert TASK.choose_steps_per_execution(presets.Recipe(), 240) == 1
+    # A number that the user gives is not changed in silence.
+    assert TASK.choose_steps_per_execution(presets.Recipe(steps_per_execution=2), 240) == 2
 
 
 def test_jit_compile_is_as_asked(batches):

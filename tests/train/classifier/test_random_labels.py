@@ -34,6 +34,16 @@ def test_training_labels_of_a_recipe_are_random_and_test_labels_are_not(digits, 
     assert data.describe(true)["checksum"] != data.describe(drawn)["checksum"] != data.describe(other)["checksum"]
 
 
+def test_sequences_have_random_labels_too(tmp_path):
+    rows = np.zeros((40, 1 + 128 * 9))
+    rows[:, 0] = np.arange(40) % 2
+    for part in ("train", "test"):
+        np.save(tmp_path / f"{part}.npy", rows)
+    where = ("--config=har2_fastgrnn_dense", f"--data_dir={tmp_path}", "--random_labels=uniform")
+    found = data.load_data(recipe_of(*where))
+    assert (found.y_train != rows[:, 0]).any() and (found.y_test == rows[:, 0]).all()
+
+
 def test_imagenet_has_no_random_labels(tmp_path):
     recipe = recipe_of("--config=resnet50_dense", f"--data_dir={tmp_path}", "--random_labels=uniform")
     with pytest.raises(ValueError, match="`random_labels` must be none with dataset=imagenet"):

@@ -227,6 +227,15 @@ def test_a_run_of_an_earlier_version_is_known_by_its_flags_too(tmp_path):
     assert recipe("--config=wrn-28-2_snfs", "--technique=set").model_options["depth"] == 28
 
 
+def test_a_run_that_lacks_only_the_newest_settings_goes_on_with_its_own(tmp_path):
+    """`lenet300_sbp` had other settings before it had a `technique_rate`."""
+    old = recipe_of("--config=lenet300_sbp", "--where=dense_[12]", "--epochs=200", "--technique_rate=1")
+    settings = run_folder.as_plain(old)
+    del settings["technique_rate"]
+    (tmp_path / run_folder.RECIPE).write_text(json.dumps(settings))
+    assert recipe_of("--config=lenet300_sbp", "--resume", f"--output_dir={tmp_path}") == old
+
+
 @pytest.mark.parametrize("more", [["--validation_split=0.25"], ["--config=lenet300_set"], ["--learning_rate=0.5"]])
 def test_a_run_of_an_earlier_version_is_not_continued_as_another(old_run, digits, capsys, more):
     status, _, error = classify(command(digits, old_run, "--resume", *more), capsys)

@@ -70,7 +70,7 @@ def data(tmp_path_factory):
 def finished(tmp_path_factory, data):
     """Folder of a finished run with group variables."""
     folder = tmp_path_factory.mktemp("finished")
-    assert run(*SMALL, f"--data_dir={data}", f"--output_dir={folder}", "--keep_best") == 0
+    assert run(*SMALL, f"--data_dir={data}", f"--output_dir={folder}", "--keep_best", "--save_every=7") == 0
     return folder
 
 
@@ -81,6 +81,7 @@ def predictions(model, batches):
 def test_a_run_leaves_its_figures(finished, data):
     names = {"best.keras", "checkpoint.keras", "metrics.csv", "model.keras", "recipe.json", "results.json"}
     assert {*names, "small.keras", "small_words.tsv", "sparsity.csv", "words.tsv"} <= set(os.listdir(finished))
+    assert sorted(os.listdir(finished / "checkpoints")) == ["epoch_14.keras", "epoch_7.keras"]
     results = json.loads((finished / "results.json").read_text())
     assert results["classes"] == ["negative", "positive"] and results["collapsed"] is None
     with open(finished / "metrics.csv", newline="") as file:
@@ -134,6 +135,7 @@ def test_what_cannot_be_used_is_said_before_anything_is_written(tmp_path, capsys
             (f"--data_dir={data}", "--batch_size=9", '--technique_options={"groups": ["rows"]}'),
             "`groups` must be a list or tuple",
         ),
+        ((f"--data_dir={data}", "--keep_checkpoint_max=2"), "`keep_checkpoint_max` needs a `save_every` above 0"),
         ((f"--data_dir={data}", "--penalty_begin_epoch=9"), "`penalty_end_epoch` must not come before"),
     ):
         assert run(f"--output_dir={tmp_path / 'run'}", *arguments) == 2

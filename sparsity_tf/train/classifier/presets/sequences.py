@@ -8,7 +8,7 @@ Sources of the numbers:
 - `..._fastgrnn_str`: STR (Kusupati et al., arXiv 2002.03231, section 4.3): gains of 1 between the factors of full rank,
   under a soft threshold each. The settings of this experiment are not published. `threshold_initializer` is -10 as it
   is remembered. `threshold_l2`, `gain_l2` and `kernel_l2` are our own. They were tried on generated sequences only
-  (`docs/figures/recipes.md`), and will have to be tuned for the real data: more decay gives a lower rank.
+  (docs/results.md), and will have to be tuned for the real data: more decay gives a lower rank.
 
 The published accuracies (full; low rank; STR at that rank), as they are remembered: Google-12 92.30, 93.18, 94.45;
 HAR-2 96.10, 94.88, 95.59. None of these recipes has been run on the real data, which no package ships.
