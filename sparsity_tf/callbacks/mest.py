@@ -5,6 +5,8 @@ variant with a soft bound on the memory, EM&S, drops after it has trained the su
 are taken from the authors' scripts. Their scoring function was not at hand: the score follows the paper.
 """
 
+import functools
+
 import numpy as np
 
 from sparsity_tf import masks
@@ -77,7 +79,9 @@ class MEST(DropAndGrow):
         super().__init__(
             sparsity,
             distribution,
-            _score(gradient_weight) if gradient_weight else "magnitude",
+            functools.partial(_magnitude_and_gradient, gradient_weight=gradient_weight)
+            if gradient_weight
+            else "magnitude",
             "random",
             None,
             drop_fraction,
@@ -143,9 +147,7 @@ class MEST(DropAndGrow):
         self.grow_weights(views, kept, [min(count, mask.size) - int(np.count_nonzero(mask)) for mask, count in pairs])
 
 
-def _score(gradient_weight):
-    @criteria.uses("gradient")
-    def magnitude_and_gradient(weight):
-        return np.abs(weight.value) + gradient_weight * np.abs(weight.gradient)
-
-    return magnitude_and_gradient
+@criteria.uses("gradient")
+def _magnitude_and_gradient(weight, gradient_weight=0.0):
+    # At the level of the module, so that a callback can be copied and pickled.
+    return np.abs(weight.value) + gradient_weight * np.abs(weight.gradient)
