@@ -8,7 +8,15 @@ import time
 
 import keras
 
-from sparsity_tf.checks import check_choice, check_instance, check_integer, check_path
+from sparsity_tf.checks import (
+    check_bool,
+    check_choice,
+    check_instance,
+    check_integer,
+    check_number,
+    check_path,
+    check_string,
+)
 from sparsity_tf.study import local, programs, progress, ray_engine, search
 from sparsity_tf.study.plan import Study
 from sparsity_tf.train import run_folder
@@ -29,6 +37,9 @@ class RayOptions:
         asha: Whether ASHA ends runs early whose validation figure is worse than that of other runs at the same epoch.
             The runs that it ends have no part in the table.
 
+    Raises:
+        ValueError: For any other value.
+
     Example:
 
     >>> RayOptions(address="auto", gpus=0.5).gpus
@@ -39,6 +50,13 @@ class RayOptions:
     cpus: float = 1
     gpus: float = 0
     asha: bool = False
+
+    def __post_init__(self) -> None:
+        if self.address is not None:
+            check_string("address", self.address)
+        check_number("cpus", self.cpus, above=0)
+        check_number("gpus", self.gpus, least=0)
+        check_bool("asha", self.asha)
 
 
 @dataclasses.dataclass(frozen=True)

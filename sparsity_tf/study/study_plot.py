@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sparsity_tf.checks import check_choice, check_instance
+from sparsity_tf.checks import check_choice, check_instance, check_string
 from sparsity_tf.study import tradeoff_plot
 from sparsity_tf.study.result import PublishedResult
 from sparsity_tf.study.study_table import StudyTable
@@ -48,7 +48,9 @@ def plot_study(
     check_choice("x", x, tradeoff_plot.AXES)
     own = table.to_tradeoff()
     rows = list(own)
-    if published:
+    if title is not None:
+        check_string("title", title)
+    if published is not None and not (isinstance(published, list | tuple) and not published):
         others = tradeoff_table(published)
         if others.metric != own.metric:
             raise ValueError(

@@ -8,7 +8,7 @@ import statistics
 import typing
 from collections.abc import Iterator
 
-from sparsity_tf.checks import check_choice, check_instance, check_path
+from sparsity_tf.checks import check_bool, check_choice, check_instance, check_path
 from sparsity_tf.study import progress, search
 from sparsity_tf.study.plan import Study
 from sparsity_tf.study.result import standard_error
@@ -221,6 +221,7 @@ def study_table(study: Study, folder: PathLike, everything: bool = False) -> Stu
     """
     check_instance("study", study, Study)
     check_path("folder", folder)
+    check_bool("everything", everything)
     rows = {}
     for one in progress.of_study(os.fspath(folder), search.planned_runs(study, folder)):
         place = json.dumps([one.run.method.name, one.run.axes], sort_keys=True, default=str)

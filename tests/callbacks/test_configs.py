@@ -175,7 +175,7 @@ def test_what_a_config_cannot_hold_is_said():
 @pytest.mark.parametrize(
     "config,message",
     [
-        ({"class_name": "Rigl", "config": {}}, r"`class_name` must be one of .*RigL, .*class_name='Rigl'"),
+        ({"class_name": "Rigl", "config": {}}, r"`class_name` of `config` must be one of .*RigL, .*class_name='Rigl'"),
         ({"config": {}}, "class_name=None"),
         ({"class_name": "RigL", "config": {"sparcity": 0.9}}, r"`config` of RigL may hold sparsity, .*: sparcity"),
         ({"class_name": "RigL", "config": {"self": 1}}, "Received: self"),

@@ -159,6 +159,22 @@ def sparse_net(technique="masked"):
     return sparsity_tf.sparsify(net(), technique)
 
 
+def _study_file():
+    path = pathlib.Path(os.getcwd()) / "study.toml"
+    path.write_text('program = "classifier"\nconfig = "lenet300_magnitude"\n[settings]\nvalidation_split = 0.1\n')
+    return str(path)
+
+
+def _study():
+    return study.Study("empty", "classifier", methods=(), seeds=(0,), metric="val_error")
+
+
+def _study_table():
+    figures = {"validation": 0.021, "validation_error": None, "test": 0.019, "test_error": None, "sparsity": 0.9}
+    costs = {"macs": 26620, "dense_macs": 266200, "seconds": 12.5, "provisional": False}
+    return study.StudyTable([study.StudyRow("rigl", {}, {}, 1, 1, 1, 0, **figures, **costs)], "val_error")
+
+
 _BASELINES = "state_of_sparsity/sparse_transformer/technique_comparison/transformer_baselines.csv"
 _OF_RUNS = {
     "folder": "path",
@@ -417,6 +433,14 @@ CASES = {
     "study.tradeoff_table": Case(study.tradeoff_table, lambda: {"published": study.published_results("str", "ResNet-50"), "runs": [_run_folder()], "levels": None, "sparsity_of": "kernels"}, _OF_RUNS),
     "study.plot_tradeoff": Case(study.plot_tradeoff, lambda: {"published": study.published_results("str", "ResNet-50"), "runs": [_run_folder()], "x": "sparsity", "levels": None, "worst_score": None, "sparsity_of": "kernels", "title": None, "path": None}, {**_OF_RUNS, "path": "optional_path"}),
     "study.plot_widths": Case(study.plot_widths, lambda: {"runs": [_width_run()], "sparsity_of": "kernels", "title": None, "path": None}, {**_OF_RUNS, "path": "optional_path"}),
+    "study.read_study": Case(study.read_study, lambda: {"path": _study_file()}),
+    "study.RayOptions": Case(study.RayOptions, {"address": None, "cpus": 1, "gpus": 0.5, "asha": False}, {"cpus": "positive", "gpus": "positive", "asha": "bool", "address": "optional_path"}),
+    "study.run_study": Case(study.run_study, lambda: {"study": _study(), "folder": "study", "jobs": 1, "engine": "local", "retries": 0, "ray": None}, {"study": "nothing", "folder": "path", "jobs": "nothing", "engine": "nothing", "retries": "nothing", "ray": "optional"}),
+    "study.study_table": Case(study.study_table, lambda: {"study": _study(), "folder": "study", "everything": False}, {"study": "nothing", "folder": "path", "everything": "bool"}),
+    "study.plot_study": Case(study.plot_study, lambda: {"table": _study_table(), "x": "sparsity", "published": None, "worst_score": None, "title": None, "path": None}, {**_OF_RUNS, "path": "optional_path"}),
+    "study.StudyTable.to_csv": Case(lambda path: _study_table().to_csv(path), {"path": "study.csv"}),
+    "callbacks.serialize": Case(callbacks.serialize, {"callback": lambda: callbacks.MagnitudePruning(0.5)}, {"callback": "nothing"}),
+    "callbacks.deserialize": Case(callbacks.deserialize, {"config": {"class_name": "SET", "config": {"sparsity": 0.5}}}, {"config": "nothing"}),
     "study.TradeoffTable.to_csv": Case(lambda path: study.tradeoff_table(study.published_results("str", "ResNet-50")).to_csv(path), {"path": "tradeoff.csv"}),
     "prune.prune": Case(sparsity_tf.prune, lambda: {"model": net(), "sparsity": 0.5, "by": "taylor", "data": (np.ones((2, 6, 6, 1), "float32"), np.array([0, 1])), "loss": "sparse_categorical_crossentropy", "scope": "layer", "distribution": "uniform", "structure": None, "where": None, "dense": None, "seed": 0, "target_flops": None, "target_parameters": None}, {"model": "model_or_layer", "by": "nothing", "scope": "optional", "dense": "dense_tensors", "seed": "nothing", "target_flops": "optional", "target_parameters": "optional"}),
     "refresh_statistics.refresh_statistics": Case(sparsity_tf.refresh_statistics, lambda: {"model": _normalised(), "data": np.ones((2, 3), "float32"), "batch_size": 2}, {"data": "numbers"}),
@@ -644,6 +668,7 @@ RECORDS = {
             "deploy.ChannelGroup", "deploy.GroupMember", "deploy.ChannelFamily", "deploy.FamilyPart", "deploy.ShrinkReport", "deploy.ShrinkRow",
             "deploy.CompactFile", "deploy.DeploymentReport", "deploy.DeploymentRow", "deploy.ExportReport",
             "study.PublishedResult", "study.Run", "study.TradeoffPoint", "study.TradeoffTable",
+            "study.Outcome", "study.Study", "study.StudyFileError", "study.StudyRow", "study.StudyTable",
             "datasets.ImageData", "datasets.ImageFiles", "datasets.ParallelCorpus", "datasets.CharacterCorpus",
             "datasets.LabelledText", "datasets.SequenceData",
         ],
@@ -676,8 +701,8 @@ RECORDS = {
             "distributions.names_of", "distributions.check_tensors", "distributions.select_dense",
             "distributions.shorten", "masks.structures.check", "masks.structures.problem",
             "masks.structures.NM.sparsity_of", "masks.structures.NM.problem", "masks.structures.TiedUnits.number_to_keep",
-            "sparsify.reason_to_skip",
-             "sparsify.plan",
+            "sparsify.reason_to_skip", "sparsify.plan", "sparsify.mask_selected",
+            "study.Study.of", "study.Study.repeats", "study.StudyTable.write_csv",
         ],
         "shared by modules of the package, which call it with what has been checked",
     ),

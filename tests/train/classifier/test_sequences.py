@@ -34,7 +34,7 @@ def test_a_run_on_sequences_reports_the_ranks(tmp_path, capsys, monkeypatch):
     write_npy(tmp_path, "har2", (12, 6))
     command = ["--config=har2_fastgrnn_str", f"--data_dir={tmp_path}", f"--output_dir={tmp_path / 'run'}"]
     command += ["--batch_size=12", "--epochs=1", "--jit_compile=false", '--model_options={"units": 4}']
-    monkeypatch.setattr(task, "verdict", lambda table, figures, loss: None)  # one step may predict one class
+    monkeypatch.setattr(task, "verdict", lambda table, figures, loss, **_: None)  # one step may predict one class
     with compiled_parts.uncompiled_steps():
         status, lines, error = classify([*command, "--lr_schedule=constant"], capsys)
     assert (status, error) == (0, "")
