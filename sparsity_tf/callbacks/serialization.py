@@ -70,8 +70,8 @@ def deserialize(config: dict, data: tuple | None = None) -> Any:
 
         known = sorted(key for key in callbacks.__all__ if _is_callback(getattr(callbacks, key)))
         raise ValueError(
-            f"`class_name` of `config` must be one of {', '.join(known)}, or the registered name of a callback of your own. "
-            f"Received: class_name={shown(name)}"
+            f"`class_name` of `config` must be one of {', '.join(known)}, or the registered name of a callback of your "
+            f"own. Received: class_name={shown(name)}"
         )
     return kind.from_config(arguments, data)
 

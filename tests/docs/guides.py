@@ -33,9 +33,13 @@ class Cell:
         return ast.parse(self.code)
 
 
+# Guides that are not notebooks: the study takes minutes, and its output is printed in the text.
+PLAIN = {"index.md", "studies.md"}
+
+
 def names():
-    """The file names of all guides."""
-    return sorted(path.name for path in FOLDER.glob("*.md") if path.name != "index.md")
+    """The file names of all guides that are notebooks."""
+    return sorted(path.name for path in FOLDER.glob("*.md") if path.name not in PLAIN)
 
 
 def cells(text):
