@@ -449,7 +449,7 @@ def test_sparse_layers_refuse_lora():
 class _HardThreshold(Technique):
     """The example of `Technique`'s docstring."""
 
-    name = "hard_threshold"
+    name = "hard_threshold_of_a_test"
 
     def __init__(self, cutoff=0.01):
         self.cutoff = cutoff
@@ -465,7 +465,7 @@ class _HardThresholdDense(SparseDense):
 
 
 def test_a_users_own_technique(tmp_path):
-    model = sparsity_tf.sparsify(functional_model(), "hard_threshold", cutoff=0.1)
+    model = sparsity_tf.sparsify(functional_model(), "hard_threshold_of_a_test", cutoff=0.1)
     assert [entry.kind for entry in model.sparsify_report.changed] == ["_HardThresholdDense"] * 2
     for weight in get_sparse_weights(model):
         kernel = ops.convert_to_numpy(weight.variable)
