@@ -63,7 +63,11 @@ def fast_grnn(
     check_number("gain_l2", gain_l2, least=0)
     if gain_l2 and not gains:
         raise ValueError(f"`gain_l2` needs gains=True. Received: gain_l2={gain_l2}")
-    kernel = _building.kernel_arguments(kernel_initializer or _building.torch_default(), kernel_regularizer)
+    for argument, value in (("units", units), ("input_rank", input_rank), ("recurrent_rank", recurrent_rank)):
+        if value is not None or argument == "units":
+            check_integer(argument, value, 1)
+    initializer = _building.torch_default() if kernel_initializer is None else kernel_initializer
+    kernel = _building.kernel_arguments(initializer, kernel_regularizer)
     own = {} if kernel_initializer is None else {"kernel_initializer": kernel()["kernel_initializer"]}
     inputs = keras.Input(input_shape, name="sequence")
     x = FastGRNN(

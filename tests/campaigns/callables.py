@@ -337,6 +337,7 @@ OPTION_SPECS = {
 ALLOWED |= {
     "exponent": {"one_and_half", "huge_float"},
     "optional_clip": {"none", "half", "one_and_half"},
+    "optional_norm": {"none", "half", "one_and_half", "huge_float"},
     "group_names": {"empty_list", "empty_tuple"},
     "word_ids": {"range"},
     "word_texts": {"empty_list", "empty_tuple", "string_array", "empty_array"},
@@ -457,7 +458,7 @@ CASES = {
     "initializers.reinitialize": Case(initializers.reinitialize, lambda: {"model": sparse_net(), "kind": "per_unit", "initializer": "he_normal", "seed": 0}, {"initializer": "optional"}),
     "datasets.random_labels": Case(datasets.random_labels, {"data": _image_data, "kind": "permuted", "seed": 0}, {"seed": "nothing"}),
     "datasets.array_batches": Case(datasets.array_batches, {"data": _image_data, "batch_size": 4, "normalize": "none", "augment": "none", "pixels": 2, "validation_split": 0.1, "eval_batch_size": 4, "seed": 0, "dtype": "float32", "validation_stratified": False}, {"seed": "nothing", "validation_split": "fraction"}),
-    "datasets.sequence_batches": Case(datasets.sequence_batches, {"data": _sequence_data, "batch_size": 4, "validation_split": 0.1, "eval_batch_size": 4, "seed": 0, "dtype": "float32", "validation_stratified": False}, {"seed": "nothing", "validation_split": "fraction"}),
+    "datasets.sequence_batches": Case(datasets.sequence_batches, {"data": lambda: _sequence_data(), "batch_size": 4, "validation_split": 0.1, "eval_batch_size": 4, "seed": 0, "dtype": "float32", "validation_stratified": False}, {"seed": "nothing", "validation_split": "fraction"}),
     "datasets.CharacterBatches": Case(datasets.CharacterBatches, {"corpus": _corpus, "batch_size": 2, "window": 3, "seed": 0, "eval_batch_size": 2, "eval_characters": 5}, {"seed": "nothing"}),
     "datasets.CharacterBatches.train": Case(lambda first_step: datasets.CharacterBatches(_corpus(), 2, 3).train(first_step), {"first_step": 0}),
     "datasets.character_corpus": Case(datasets.character_corpus, {"data_dir": None, "vocabulary_size": 50, "held_out": 0.05}, {"vocabulary_size": "optional", "held_out": "nothing"}),
@@ -513,7 +514,7 @@ CASES = {
     "models.resnet": Case(models.resnet, {"depth": 18, "input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "variant": "str", "classifier": None, "zero_gamma": None, "kernel_initializer": None, "kernel_regularizer": None, "affine": True}, {"width": "big"}),
     "models.mobilenet_v1": Case(models.mobilenet_v1, {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "classifier": "conv", "kernel_initializer": None, "kernel_regularizer": None, "affine": True}, {"width": "big", "classifier": "nothing"}),
     **{
-        f"models.{name}": Case(getattr(models, name), {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "kernel_initializer": None, "kernel_regularizer": None} | ({"variant": "sparse_vd", "max_norm": None} if name == "vgg_like" else {}), {"width": "big", "max_norm": "optional_clip"})
+        f"models.{name}": Case(getattr(models, name), {"input_shape": (32, 32, 3), "num_classes": 2, "width": 0.1, "kernel_initializer": None, "kernel_regularizer": None} | ({"variant": "sparse_vd", "max_norm": None} if name == "vgg_like" else {}), {"width": "big", "max_norm": "optional_norm"})
         for name in ("vgg_c", "vgg_d", "vgg_like")
     },
     **{
