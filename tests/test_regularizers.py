@@ -42,7 +42,7 @@ def test_the_proximal_form_makes_exact_zeros():
 @pytest.mark.parametrize("proximal", [False, True])
 def test_training_and_shrinking(proximal, tmp_path):
     """The penalty alone makes no exact zeros. The proximal form does, and `shrink` removes the dead units."""
-    options = {"kernel_constraint": ProximalGroupLasso(0.03)} if proximal else {"kernel_regularizer": GroupLasso(0.6)}
+    options = {"kernel_constraint": ProximalGroupLasso(0.015)} if proximal else {"kernel_regularizer": GroupLasso(0.6)}
     model = keras.Sequential(
         [keras.Input((6,)), keras.layers.Dense(12, "relu", name="hidden", **options), keras.layers.Dense(1)]
     )
