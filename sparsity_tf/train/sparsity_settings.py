@@ -33,6 +33,8 @@ def _same(*names):
     return {name: name for name in names}
 
 
+# The one setting whose name is not that of every argument that it becomes. Algorithms that hold a sparsity call it
+# `sparsity`. With one name for all algorithms, a study can compare them along one axis.
 _TARGET = {"final_sparsity": "sparsity", **_same("distribution", "dense")}
 _WHEN = _same("begin_step", "end_step", "frequency")
 _GRADUAL = {**_TARGET, **_WHEN, **_same("final_sparsity", "initial_sparsity", "structure")}
