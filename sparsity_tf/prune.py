@@ -318,7 +318,7 @@ def _check_kinds(scope, weights, kinds):
 
 @contextlib.contextmanager
 def _unchanged_on_failure(model):
-    """A context that undoes changes of layers if its body fails. The body must not change weights."""
+    """A context that undoes changes of layers if its body fails. The body must leave weights alone, or restore them."""
     layers = flatten_layers(model)
     sparse = {id(layer) for layer in layers if isinstance(layer, SparseLayer)}
     composite = {id(layer) for layer in layers if isinstance(layer, SparseComposite)}

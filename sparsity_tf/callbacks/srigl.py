@@ -11,6 +11,7 @@ from sparsity_tf.callbacks.base.output_layers import output_layers
 from sparsity_tf.callbacks.base.weight_view import WeightView
 from sparsity_tf.callbacks.dynamic import DropAndGrow
 from sparsity_tf.checks import check_number, is_integer
+from sparsity_tf.masks.matrices import as_matrix, from_matrix
 from sparsity_tf.type_names import DenseWeights, DistributionLike, Frequency, NumberOrSchedule, Where
 
 
@@ -178,13 +179,9 @@ class SRigL(DropAndGrow):
 
 def _rows(array, filter_axes):
     """An array as units x inputs."""
-    axes = [axis % array.ndim for axis in filter_axes]
-    units = int(np.prod([array.shape[axis] for axis in axes]))
-    return np.moveaxis(array, axes, range(len(axes))).reshape(units, array.size // max(units, 1))
+    return as_matrix(array, filter_axes).T
 
 
 def _array(rows, view):
     """The inverse of `_rows` for a weight."""
-    shape, axes = view.mask.shape, [axis % view.mask.ndim for axis in view.filter_axes]
-    moved = [shape[axis] for axis in axes] + [size for axis, size in enumerate(shape) if axis not in axes]
-    return np.moveaxis(rows.reshape(moved), range(len(axes)), axes)
+    return from_matrix(rows.T, view.mask.shape, view.filter_axes)

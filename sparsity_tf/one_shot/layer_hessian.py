@@ -42,21 +42,6 @@ def problem(weight):
     return f"it is not a kernel of Dense, EinsumDense or a convolution, but {weight.name!r} of {type(layer).__name__}"
 
 
-def as_matrix(array, filter_axes):
-    """An array of a kernel's shape as a matrix (inputs of a unit, output units)."""
-    outputs = [axis % array.ndim for axis in filter_axes]
-    inputs = [axis for axis in range(array.ndim) if axis not in outputs]
-    moved = np.transpose(array, inputs + outputs)
-    return moved.reshape(math.prod(moved.shape[: len(inputs)]), -1)
-
-
-def from_matrix(matrix, shape, filter_axes):
-    """Undoes `as_matrix` for a kernel of this shape."""
-    outputs = [axis % len(shape) for axis in filter_axes]
-    order = [axis for axis in range(len(shape)) if axis not in outputs] + outputs
-    return np.transpose(matrix.reshape([shape[axis] for axis in order]), np.argsort(order))
-
-
 def in_order_of_use(model, weights, data):
     """The weights in the order in which the model first uses them on the first batch of `data`."""
     first = {}

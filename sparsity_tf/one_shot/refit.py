@@ -9,6 +9,7 @@ from keras import ops
 from sparsity_tf.callbacks.base.weight_view import read_mask
 from sparsity_tf.inspection.forward import whole_batches
 from sparsity_tf.masks import number_to_keep, structures
+from sparsity_tf.masks.matrices import as_matrix, from_matrix
 from sparsity_tf.one_shot import layer_hessian, optimal_brain_surgeon, sparse_gpt
 
 SOLVERS = {"obs": optimal_brain_surgeon.prune, "sparsegpt": sparse_gpt.prune}
@@ -68,8 +69,8 @@ def _prune_one(model, weight, sparsity, solver, per_output, data):
     axes, shape = weight.filter_axes, tuple(weight.shape)
     hessian = layer_hessian.hessian(model, weight, data)
     hessian[np.diag_indices_from(hessian)] += DAMPING * np.mean(np.diagonal(hessian))
-    alive = layer_hessian.as_matrix(read_mask(weight), axes)
-    values = layer_hessian.as_matrix(np.asarray(ops.convert_to_numpy(weight.value()), "float64"), axes)
+    alive = as_matrix(read_mask(weight), axes)
+    values = as_matrix(np.asarray(ops.convert_to_numpy(weight.value()), "float64"), axes)
     inputs, outputs = values.shape
     kind, group, count = structures.get(weight.technique.structure), None, None
     if isinstance(kind, structures.NM):
@@ -81,5 +82,5 @@ def _prune_one(model, weight, sparsity, solver, per_output, data):
         size = inputs if per_output else inputs * outputs
         count = size - number_to_keep(sparsity, size)
     new, kept = solver(values, hessian, count, alive, per_output, group)
-    weight.assign_mask(layer_hessian.from_matrix(kept, shape, axes))
-    weight.variable.assign(layer_hessian.from_matrix(new, shape, axes).astype("float32"))
+    weight.assign_mask(from_matrix(kept, shape, axes))
+    weight.variable.assign(from_matrix(new, shape, axes).astype("float32"))

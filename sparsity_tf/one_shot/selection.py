@@ -4,6 +4,7 @@ import numpy as np
 
 from sparsity_tf import masks
 from sparsity_tf.masks import structures
+from sparsity_tf.masks.matrices import as_matrix, from_matrix
 
 
 def new_masks(views, kinds, scores, targets, scope, sparsity):
@@ -47,14 +48,12 @@ def _keep_in_each_output(view, kind, scores, sparsity):
     """Each output unit keeps its floor((1 - sparsity) n) entries with the highest scores; of equal scores the first."""
     if isinstance(kind, structures.NM):
         return kind.keep_highest(scores, sparsity, view.mask, view.filter_axes)
-    axes = tuple(axis % scores.ndim for axis in view.filter_axes)
-    order = axes + tuple(axis for axis in range(scores.ndim) if axis not in axes)
-    moved = np.transpose(scores, order)
-    rows = moved.reshape(int(np.prod(moved.shape[: len(axes)])), -1)
-    if np.isnan(rows).any():
-        raise ValueError(f"Scores of {view.path!r} must not be NaN. Received: {np.isnan(rows).sum()} of {rows.size}")
-    dead = ~np.transpose(view.mask, order).reshape(rows.shape)
-    chosen = np.zeros(rows.shape, bool)
-    count = masks.number_to_keep(sparsity, rows.shape[1])
-    np.put_along_axis(chosen, np.lexsort((-rows, dead), axis=1)[:, :count], True, axis=1)
-    return np.transpose((chosen & ~dead).reshape(moved.shape), np.argsort(order))
+    matrix, dead = as_matrix(scores, view.filter_axes), ~as_matrix(view.mask, view.filter_axes)
+    if np.isnan(matrix).any():
+        raise ValueError(
+            f"Scores of {view.path!r} must not be NaN. Received: {np.isnan(matrix).sum()} of {matrix.size}"
+        )
+    chosen = np.zeros(matrix.shape, bool)
+    count = masks.number_to_keep(sparsity, len(matrix))
+    np.put_along_axis(chosen, np.lexsort((-matrix, dead), axis=0)[:count], True, axis=0)
+    return from_matrix(chosen & ~dead, scores.shape, view.filter_axes)

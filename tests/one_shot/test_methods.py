@@ -8,6 +8,7 @@ from keras import ops
 
 import sparsity_tf
 from sparsity_tf import get_sparse_weights, prune
+from sparsity_tf.masks.matrices import as_matrix, from_matrix
 from sparsity_tf.one_shot import layer_hessian, refit, synflow
 
 RNG = np.random.default_rng(0)
@@ -48,8 +49,8 @@ def test_the_hessian_gives_the_layers_squared_error(name):
     hessian = layer_hessian.hessian(model, weight, [x[:4], (x[4:], None)])
     before, value = numpy_of(model(x)), numpy_of(weight.variable)
     change = RNG.normal(size=weight.shape).astype("float32")
-    matrix = layer_hessian.as_matrix(change, weight.filter_axes)
-    np.testing.assert_array_equal(layer_hessian.from_matrix(matrix, change.shape, weight.filter_axes), change)
+    matrix = as_matrix(change, weight.filter_axes)
+    np.testing.assert_array_equal(from_matrix(matrix, change.shape, weight.filter_axes), change)
     weight.variable.assign(value + change)
     difference = numpy_of(model(x)) - before
     positions = difference.size / matrix.shape[1]
