@@ -73,6 +73,8 @@ class Study:
         metric: Name of the figure on validation data that chooses settings: `"val_error"`, ...
         threads: Number of threads of each run, or `None` for the backend's own number.
         trials: Number of settings that a search tries for each row, or `None` for the whole grid.
+        tune_seeds: Tuple of those seeds with which every combination of the settings to tune runs. The other seeds
+            run the chosen combination alone. Empty: every combination runs with every seed.
 
     Example:
 
@@ -88,6 +90,7 @@ class Study:
     metric: str
     threads: int | None = None
     trials: int | None = None
+    tune_seeds: tuple = ()
 
     def runs(self) -> list[PlannedRun]:
         """All runs of the grid, in the order of the file. Each has a `label`, a `folder` and `arguments`."""
@@ -100,6 +103,10 @@ class Study:
     def repeats(self, method: Method, axes: dict, tuned: dict) -> list[PlannedRun]:
         """The runs of one combination of settings, one for each seed."""
         return [self._run(method, axes, tuned, seed) for seed in self.seeds]
+
+    def chooses_by(self, run: PlannedRun) -> bool:
+        """Whether a run has a part in the choice of the settings of its row."""
+        return not self.tune_seeds or not run.tuned or run.seed in self.tune_seeds
 
     def _run(self, method, axes, tuned, seed):
         chosen = {**axes, **tuned}

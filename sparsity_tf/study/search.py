@@ -1,8 +1,12 @@
-"""A search in the place of the grid: Optuna proposes the settings to tune, a round at a time.
+"""Which runs a study makes, a round at a time: `rounds`.
 
-For each row of the table Optuna's TPE sampler proposes one combination a round. All rows and seeds of a round run at
-once, on any engine. The proposals stand in `trials.json` in the folder of the study, so a second start goes on where
-the first was stopped. A search draws the same proposals again, because each round has a seed of its own.
+The whole grid is one round. With `tune_seeds` it is two: every combination with those seeds, then the best combination
+of each row with the other seeds.
+
+With `trials`, a search takes the place of the grid: Optuna proposes the settings to tune. For each row of the table
+Optuna's TPE sampler proposes one combination a round. All rows and seeds of a round run at once, on any engine. The
+proposals stand in `trials.json` in the folder of the study, so a second start goes on where the first was stopped. A
+search draws the same proposals again, because each round has a seed of its own.
 """
 
 import json
@@ -12,7 +16,7 @@ import zlib
 
 from sparsity_tf.bounded_files import DamagedFileError, read_json
 from sparsity_tf.extras import import_optional
-from sparsity_tf.study import progress
+from sparsity_tf.study import progress, selection
 from sparsity_tf.study.plan import combinations
 from sparsity_tf.train import run_folder
 
@@ -20,9 +24,12 @@ TRIALS = "trials.json"
 
 
 def planned_runs(study, folder):
-    """The runs of a study that are known so far, a list: the whole grid, or the proposals of a search."""
+    """The runs of a study that are known so far, a list: the grid, or the proposals of a search.
+
+    With `tune_seeds`, the runs with the other seeds are known as soon as the settings of their row are chosen.
+    """
     if study.trials is None:
-        return study.runs()
+        return [run for method, axes in _rows(study) for run in _of_grid(study, folder, method, axes)]
     proposed = _read(folder)
     return [
         run
@@ -35,14 +42,21 @@ def planned_runs(study, folder):
 def count_runs(study):
     """The number of runs that a study makes in the end."""
     if study.trials is None:
-        return len(study.runs())
+        runs = study.runs()
+        later = len(study.seeds) - len(study.tune_seeds) if study.tune_seeds else 0
+        tuned_rows = sum(bool(method.tune) for method, _ in _rows(study))
+        return sum(study.chooses_by(run) for run in runs) + later * tuned_rows
     return sum((study.trials if method.tune else 1) * len(study.seeds) for method, _ in _rows(study))
 
 
 def rounds(study, folder):
     """Yields the runs of each round, a list, to be made before the next one is asked for."""
     if study.trials is None:
-        yield study.runs()
+        first = [run for run in study.runs() if study.chooses_by(run)]
+        yield first
+        if study.tune_seeds:
+            begun = {run.folder for run in first}
+            yield [run for run in planned_runs(study, folder) if run.folder not in begun]
         return
     for number in range(study.trials):
         proposed = _read(folder)
@@ -62,6 +76,16 @@ def rounds(study, folder):
 
 def _rows(study):
     return [(method, axes) for method in study.methods for axes in combinations(method.axes)]
+
+
+def _of_grid(study, folder, method, axes):
+    """The known runs of a row, in the order of the grid."""
+    runs = study.of(method, axes)
+    found = progress.of_study(folder, [run for run in runs if study.chooses_by(run)])
+    chosen = None
+    if study.tune_seeds and method.tune and all(one.settled for one in found):
+        chosen = selection.best_of(selection.by_settings(found), study.choice)
+    return [run for run in runs if study.chooses_by(run) or run.tuned == chosen]
 
 
 def _key(method, axes):

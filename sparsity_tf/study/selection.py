@@ -1,6 +1,8 @@
 """The figures by which a study chooses settings: measured on validation data, each with the test figure to report."""
 
 import dataclasses
+import json
+import statistics
 
 from sparsity_tf.train.summary import Figure
 
@@ -71,6 +73,37 @@ METRICS = {
         ),
     )
 }
+
+
+def by_settings(runs):
+    """Groups runs of one row by their tuned settings: a list of lists of `Progress`."""
+    groups = {}
+    for one in runs:
+        groups.setdefault(json.dumps(one.run.tuned, sort_keys=True, default=str), []).append(one)
+    return list(groups.values())
+
+
+def best_of(groups, metric):
+    """The tuned settings, a dict, of the best group of runs; `None` if none of them has run to its end.
+
+    The best one has the fewest broken networks, and then the lowest mean of the figure on validation data. Runs that a
+    scheduler ended early take their group out of the choice.
+    """
+    whole = [group for group in groups if is_whole(group)]
+    return min(whole, key=lambda group: _rank(group, metric))[0].run.tuned if whole else None
+
+
+def is_whole(group):
+    """Whether some run of a group has ended, and none was ended early."""
+    states = [one.state for one in group]
+    return "stopped early" not in states and ("finished" in states or "collapsed" in states)
+
+
+def _rank(group, metric):
+    values = [metric.chosen_by.of(one.results) for one in group if one.state == "finished"]
+    known = [value for value in values if isinstance(value, int | float)]
+    broken = sum(one.state == "collapsed" for one in group)
+    return broken, not known, statistics.fmean(known) if known else 0.0
 
 
 def names_for(program):

@@ -18,7 +18,7 @@ from sparsity_tf.study.selection import names_for
 from sparsity_tf.train import callback_settings, run_folder
 from sparsity_tf.type_names import PathLike
 
-_KEYS = ("program", "config", "seeds", "metric", "threads", "trials", "settings", "axes", "tune", "methods")
+_KEYS = tuple("program config seeds metric threads trials tune_seeds settings axes tune methods".split())
 _OF_METHOD = ("name", "config", "callback", "without", "axes", "tune")
 _MOST_RUNS = 100_000
 
@@ -144,13 +144,14 @@ class _Reader:
         if not seeds or not right or len(set(seeds)) < len(seeds):
             self.wrong(("seeds",), f"`seeds` must be a list of different integers. Received: seeds={shown(seeds)}")
             seeds = [0]
+        tune_seeds = self._tune_seeds(seeds)
         threads, trials = (self._count(name) for name in ("threads", "trials"))
         methods = self._methods()
         if program is None:
             return None
         metric = self._choice("metric", names_for(program), names_for(program)[0])
         name = os.path.splitext(os.path.basename(self.path))[0]
-        study = Study(name, program, tuple(methods), tuple(seeds), metric, threads, trials)
+        study = Study(name, program, tuple(methods), tuple(seeds), metric, threads, trials, tune_seeds)
         if sum(_count_of(one) for one in methods) * len(seeds) > _MOST_RUNS:
             self.wrong((), f"The study must make at most {_MOST_RUNS:,} runs.")
         elif metric is not None:
@@ -171,6 +172,19 @@ class _Reader:
             return value
         self.wrong((name,), f"`{name}` must be one of {', '.join(allowed)}. Received: {name}={shown(value)}")
         return None
+
+    def _tune_seeds(self, seeds):
+        chosen = self._get("tune_seeds", list, [])
+        if not all(type(seed) is int and seed in seeds for seed in chosen) or len(set(chosen)) < len(chosen):
+            self.wrong(
+                ("tune_seeds",),
+                f"`tune_seeds` must be different ones of the seeds {shown(seeds)}. "
+                f"Received: tune_seeds={shown(chosen)}",
+            )
+            return ()
+        if chosen and "trials" in self.data:
+            self.wrong(("tune_seeds",), "`tune_seeds` belongs to a grid, `trials` to a search: leave one of them out")
+        return tuple(chosen)
 
     def _count(self, name):
         value = self.data.get(name)

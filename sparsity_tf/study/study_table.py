@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterator
 
 from sparsity_tf.checks import check_bool, check_choice, check_instance, check_path
-from sparsity_tf.study import progress, search
+from sparsity_tf.study import progress, search, selection
 from sparsity_tf.study.plan import Study
 from sparsity_tf.study.result import standard_error
 from sparsity_tf.study.selection import METRICS, Metric
@@ -198,8 +198,9 @@ def study_table(study: Study, folder: PathLike, everything: bool = False) -> Stu
     """Makes the table of a study from the folders of its runs.
 
     Of each row, the combination of the settings to tune is chosen whose figure on validation data has the lowest mean
-    over the seeds. The test figure chooses nothing. A combination with broken networks comes after all others, in the
-    order of their number. Runs that ASHA ended early take their combination out of the choice.
+    over the seeds, or over the study's `tune_seeds`. The test figure chooses nothing. A combination with broken
+    networks comes after all others, in the order of their number. Runs that ASHA ended early take their combination out
+    of the choice.
 
     Args:
         study: A `Study`.
@@ -225,27 +226,20 @@ def study_table(study: Study, folder: PathLike, everything: bool = False) -> Stu
     rows = {}
     for one in progress.of_study(os.fspath(folder), search.planned_runs(study, folder)):
         place = json.dumps([one.run.method.name, one.run.axes], sort_keys=True, default=str)
-        setting = json.dumps(one.run.tuned, sort_keys=True, default=str)
-        rows.setdefault(place, {}).setdefault(setting, []).append(one)
+        rows.setdefault(place, []).append(one)
     found = []
-    for settings in rows.values():
-        candidates = [_row(group, len(settings), study.choice) for group in settings.values()]
-        provisional = any(not one.settled for group in settings.values() for one in group)
-        whole = [
-            row
-            for row, group in zip(candidates, settings.values(), strict=True)
-            if not any(one.state == "stopped early" for one in group) and (row.runs or row.collapsed)
-        ]
+    for runs in rows.values():
+        groups = selection.by_settings(runs)
         if everything:
+            whole = [_row(group, len(groups), study.choice) for group in groups if selection.is_whole(group)]
             found += [dataclasses.replace(row, provisional=row.runs + row.collapsed < row.planned) for row in whole]
-        elif whole:
-            found.append(dataclasses.replace(min(whole, key=_rank), provisional=provisional))
+            continue
+        choosing = selection.by_settings([one for one in runs if study.chooses_by(one.run)])
+        best = selection.best_of(choosing, study.choice)
+        if best is not None:
+            row = _row(next(group for group in groups if group[0].run.tuned == best), len(groups), study.choice)
+            found.append(dataclasses.replace(row, provisional=not all(one.settled for one in runs)))
     return StudyTable(found, study.metric, everything)
-
-
-def _rank(row):
-    """The order of the candidates: few broken networks, then the figure on validation data."""
-    return row.collapsed, row.validation is None, row.validation or 0.0
 
 
 def _row(group, candidates, metric):

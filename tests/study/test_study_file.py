@@ -167,6 +167,18 @@ without = ["learning_rate"]
         (("[0.8, 0.95]", f"{MANY}\nbegin_step = {MANY}\nend_step = {MANY}"), 1, "The study must make at most 100,000"),
         (("tune.drop_fraction = [0.3, 0.5]", "tune.drop_fraction = {low = 0.1, high = 0.5}"), 26, "needs `trials`"),
         (("seeds = [0, 1]", "seeds = [0, 1]\ntune.rho.low = 3"), 16, "no TOML"),
+        (("seeds = [0, 1]", "seeds = [0, 1]\ntune_seeds = [2]"), 4, "`tune_seeds` must be different"),
+        (
+            ("seeds = [0, 1]", "seeds = [0, 1]\ntune_seeds = [0, 0]"),
+            4,
+            "`tune_seeds` must be different",
+        ),
+        (
+            ("seeds = [0, 1]", "seeds = [0, 1]\ntune_seeds = [true]"),
+            4,
+            "`tune_seeds` must be different",
+        ),
+        (("seeds = [0, 1]", "seeds = [0, 1]\ntune_seeds = [0]\ntrials = 3"), 4, "`tune_seeds` belongs to a grid"),
         (('config = "lenet300_vd"', 'config = "lenet300_dv"'), 29, "`config` must be one of "),
         (
             ("axes.penalty_weight = [0.5, 1.0]", "axes.penalty_weight = [1, 1.0]"),

@@ -149,6 +149,42 @@ def _labels(figure):
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
+def test_few_seeds_choose_and_the_others_run_the_chosen_settings(plan, folder):
+    plan = dataclasses.replace(plan, seeds=(0, 1, 2), tune_seeds=(1,))
+    assert search.count_runs(plan) == 4 * (2 + 2)
+    results, rounds = {}, search.rounds(plan, folder)
+    first = next(rounds)
+    assert len(first) == 8 and {run.seed for run in first} == {1}
+    for run in first[:-1]:
+        results[run.folder] = study_runs.write(folder, run)
+    # The last row has no choice yet, so its other seeds are not known. Those of the first rows are.
+    assert len(search.planned_runs(plan, folder)) == 8 + 3 * 2
+    results[first[-1].folder] = study_runs.write(folder, first[-1])
+    chosen = {(row.method, row.axes["final_sparsity"]): row.tuned for row in study.study_table(plan, folder)}
+    second = next(rounds)
+    assert len(second) == 8 and {run.seed for run in second} == {0, 2}
+    assert all(run.tuned == chosen[run.method.name, run.axes["final_sparsity"]] for run in second)
+    assert study.study_table(plan, folder).rows[0].provisional
+    for run in second:
+        # Far worse with the other seeds: they must not change what the first seed chose.
+        results[run.folder] = study_runs.write(folder, run, val_error=0.5)
+    assert next(rounds, None) is None and len(search.planned_runs(plan, folder)) == 16
+    table = study.study_table(plan, folder)
+    for row in table:
+        rates = {rate: _val_error(results, row, rate) for rate in (0.1, 0.03)}
+        assert row.tuned == {"learning_rate": min(rates, key=rates.get)}
+        assert (row.candidates, row.runs, row.planned, row.provisional) == (2, 3, 3, False)
+    assert len(study.study_table(plan, folder, everything=True)) == 8
+    # Without settings to tune nothing is chosen: all seeds run at once.
+    plain = dataclasses.replace(plan, methods=(dataclasses.replace(plan.methods[0], tune={}),))
+    assert search.count_runs(plain) == len(next(search.rounds(plain, folder))) == 6
+
+
+def _val_error(results, row, rate):
+    axis = row.axes["final_sparsity"]
+    return results[f"{row.method}/final_sparsity={axis},learning_rate={rate}/seed-1"]["val_error"]
+
+
 def test_a_search_goes_on_where_it_was_stopped(plan, folder):
     pytest.importorskip("optuna")
     [magnitude, _] = plan.methods
