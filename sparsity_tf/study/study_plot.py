@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sparsity_tf.checks import check_choice, check_instance, check_string
+from sparsity_tf.checks import check_choice, check_instance, check_string, shown
 from sparsity_tf.study import tradeoff_plot
 from sparsity_tf.study.result import PublishedResult
 from sparsity_tf.study.study_table import StudyTable
@@ -17,6 +17,7 @@ def plot_study(
     worst_score: float | None = None,
     title: str | None = None,
     path: PathLike | None = None,
+    methods: Sequence[str] | None = None,
 ) -> Figure:
     """Draws the rows of a study's table: a line for each method, with standard errors over the seeds.
 
@@ -27,6 +28,7 @@ def plot_study(
         worst_score: Points with a worse score are not drawn; `None` draws all.
         title: Title; the metric by default.
         path: Where to write a PNG file, or `None`.
+        methods: Names of the methods to draw; `None` draws all. A picture of more than a dozen is hard to read.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -46,6 +48,8 @@ def plot_study(
     """
     check_instance("table", table, StudyTable)
     check_choice("x", x, tradeoff_plot.AXES)
+    if methods is not None:
+        table = StudyTable(_of_methods(table, methods), table.metric)
     own = table.to_tradeoff()
     rows = list(own)
     if title is not None:
@@ -61,3 +65,16 @@ def plot_study(
     if title is None:
         title = tradeoff_plot.title_of(published, both)
     return tradeoff_plot.draw_table(both, x, worst_score, title, path, joined=True)
+
+
+def _of_methods(table, methods):
+    """The rows of the named methods, each of which must have one."""
+    check_instance("methods", methods, list, tuple)
+    known = list(dict.fromkeys(row.method for row in table))
+    unknown = [one for one in methods if one not in known]
+    if unknown or not methods:
+        raise ValueError(
+            f"`methods` must be a list of methods that have rows, such as {', '.join(known[:20])}. "
+            f"Received: methods={shown(methods)}"
+        )
+    return [row for row in table if row.method in methods]

@@ -185,7 +185,9 @@ def _label(row, rows):
 def _draw_series(axes, series, rows, table, x, color, joined):
     own = series[0].system == OWN
     systems = list(dict.fromkeys(row.system for row in rows if row.system != OWN))
-    marker = "*" if own else _MARKERS[systems.index(series[0].system) % len(_MARKERS)]
+    # A star stands out among published results. The points of a study are many, and lines show what belongs together.
+    starred = own and not joined
+    marker = "*" if starred else "o" if own else _MARKERS[systems.index(series[0].system) % len(_MARKERS)]
     if own and joined:
         axes.plot([_x(row, x) for row in series], [row.score for row in series], color=color, linewidth=1.2, zorder=2)
     if not own:
@@ -202,12 +204,12 @@ def _draw_series(axes, series, rows, table, x, color, joined):
         color=color,
         linestyle="none",
         marker=marker,
-        markersize=12 if own else 5.5,
-        markeredgecolor="black" if own else color,
+        markersize=12 if starred else 5.5,
+        markeredgecolor="black" if starred else color,
         markeredgewidth=0.8,
         capsize=3,
         elinewidth=1.2,
-        ecolor="black" if own else color,
+        ecolor="black" if starred else color,
         label=_label(series[0], rows),
         zorder=4 if own else 3,
     )

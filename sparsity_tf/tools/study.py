@@ -6,7 +6,7 @@ python -m sparsity_tf.tools.study run STUDY.toml --engine=ray [--address=auto] [
 python -m sparsity_tf.tools.study status STUDY.toml
 python -m sparsity_tf.tools.study table STUDY.toml [--format=table|csv] [--all_settings]
 python -m sparsity_tf.tools.study plot STUDY.toml --output=picture.png [--x=sparsity|flops|seconds] \
-    [--published=ResNet-50] [--worst_score=90]
+    [--published=ResNet-50] [--worst_score=90] [--method=rigl --method=set]
 ```
 
 `run` starts the runs. After a signal, a crash or a kill the same command continues them, to the bit; `resume` is
@@ -48,6 +48,9 @@ def _define_flags(values):
     flags.DEFINE_enum("x", "sparsity", ["sparsity", "flops", "seconds"], "The horizontal axis (plot).", **own)
     flags.DEFINE_string("published", None, "Draw published results of this model beside the study (plot).", **own)
     flags.DEFINE_float("worst_score", None, "Leave worse points out of the picture (plot).", **own)
+    flags.DEFINE_multi_string(
+        "method", None, "Draw this method; once for each. By default all are drawn (plot).", **own
+    )
     flags.DEFINE_string("title", None, "Title of the picture (plot).", **own)
     flags.DEFINE_string("output", None, "Where to write the picture, a .png file (plot).", **own)
     flags.DEFINE_boolean("overwrite", False, "Replace the picture if it is there (plot).", **own)
@@ -57,7 +60,7 @@ def _define_flags(values):
 _OF_COMMAND = {
     **dict.fromkeys(("jobs", "retries", "engine", "address", "cpus", "gpus", "asha"), ("run", "resume")),
     **dict.fromkeys(("format", "all_settings"), ("table",)),
-    **dict.fromkeys(("x", "published", "worst_score", "title", "output", "overwrite"), ("plot",)),
+    **dict.fromkeys(("x", "published", "worst_score", "method", "title", "output", "overwrite"), ("plot",)),
 }
 
 
@@ -132,7 +135,9 @@ def _plot(values, plan, folder):
     if not any(row.test is not None for row in table):
         raise CommandError(f"no run of the study in {folder} has finished")
     with appearing(values.output, values.overwrite) as unfinished:
-        study.plot_study(table, values.x, published, values.worst_score, values.title, unfinished)
+        study.plot_study(
+            table, values.x, published, values.worst_score, values.title, unfinished, methods=values.method
+        )
 
 
 if __name__ == "__main__":

@@ -438,7 +438,7 @@ CASES = {
     "study.RayOptions": Case(study.RayOptions, {"address": None, "cpus": 1, "gpus": 0.5, "asha": False}, {"cpus": "positive", "gpus": "positive", "asha": "bool", "address": "optional_path"}),
     "study.run_study": Case(study.run_study, lambda: {"study": _study(), "folder": "study", "jobs": 1, "engine": "local", "retries": 0, "ray": None}, {"study": "nothing", "folder": "path", "jobs": "nothing", "engine": "nothing", "retries": "nothing", "ray": "optional"}),
     "study.study_table": Case(study.study_table, lambda: {"study": _study(), "folder": "study", "everything": False}, {"study": "nothing", "folder": "path", "everything": "bool"}),
-    "study.plot_study": Case(study.plot_study, lambda: {"table": _study_table(), "x": "sparsity", "published": None, "worst_score": None, "title": None, "path": None}, {**_OF_RUNS, "path": "optional_path"}),
+    "study.plot_study": Case(study.plot_study, lambda: {"table": _study_table(), "x": "sparsity", "published": None, "worst_score": None, "title": None, "path": None, "methods": None}, {**_OF_RUNS, "path": "optional_path"}),
     "study.StudyTable.to_csv": Case(lambda path: _study_table().to_csv(path), {"path": "study.csv"}),
     "callbacks.serialize": Case(callbacks.serialize, {"callback": lambda: callbacks.MagnitudePruning(0.5)}, {"callback": "nothing"}),
     "callbacks.deserialize": Case(callbacks.deserialize, {"config": {"class_name": "SET", "config": {"sparsity": 0.5}}}, {"config": "nothing"}),

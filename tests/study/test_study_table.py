@@ -141,6 +141,10 @@ def test_pictures_of_a_study(plan, folder, tmp_path):
         assert len(lines) >= 2  # The points of each method are joined.
         if x == "seconds":
             assert sorted(lines[0].get_xdata()) == sorted(row.seconds for row in table.rows[:2])
+    assert set(_labels(study.plot_study(table, methods=["rigl"]))) == {"RigL"}
+    for wrong in (["ragl"], [], "rigl", [["rigl"]]):
+        with pytest.raises((ValueError, TypeError), match="`methods` must"):
+            study.plot_study(table, methods=wrong)
     with pytest.raises(ValueError, match="`published` must have the metric of the study"):
         study.plot_study(table, published=study.published_results(model="Transformer"))
 

@@ -41,6 +41,9 @@ def test_table_status_and_plot_of_a_finished_study(file, tmp_path, capsys):
     assert run("plot", file, "--output=mine.png", "--x=seconds") == 0
     assert (tmp_path / "mine.png").read_bytes()[:4] == b"\x89PNG"
     assert run("plot", file, "--output=mine.png") == 1 and "pass --overwrite" in capsys.readouterr().err
+    assert run("plot", file, "--output=rigl.png", "--method=rigl") == 0
+    assert run("plot", file, "--output=other.png", "--method=rigl", "--method=ragl") == 1
+    assert "`methods` must be a list of methods that have rows, such as magnitude, rigl" in capsys.readouterr().err
     assert run("plot", file, "--output=other.png", "--published=nonsense") == 1
     assert "`model` must be one of Transformer, ResNet-50" in capsys.readouterr().err
 
