@@ -42,6 +42,7 @@ TECHNIQUES = {
     "extended": "gmp",
     "fp16": "snfs",
     "baseline": "snfs",
+    "lasso": "magnitude",
     "dst": "dsr",
     "kernel": "dsr",
     "bottleneck": "none",
