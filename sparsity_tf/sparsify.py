@@ -69,7 +69,7 @@ def sparsify(
         model: Keras model or layer: functional, sequential or subclassed, nested, built or not.
         technique: Name ("variational_dropout" or "vd", "group_variational_dropout", "structured_bayesian", "l0",
             "soft_threshold" or "str", "masked", "discovering_wirings" or "dnw", "sr_ste", "top_kast", "movement",
-            "powerpropagation", "hashed") or a configured object such as
+            "soft_movement", "powerpropagation", "hashed") or a configured object such as
             `layers.VariationalDropout(log_alpha_threshold=2.0)`.
         where: Selects layers: `None` for all layers that can be sparse; a predicate, which is called for layers that
             can be sparse; or a name or regular expression, or a list of these, matched in full against the layer's name

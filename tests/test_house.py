@@ -363,7 +363,8 @@ def test_what_programs_share_knows_no_program():
 # Files that can be read in one sitting.
 
 LINES = 450
-LONGER = {}
+# The list of all layers: every technique adds a dozen lines.
+LONGER = {"sparsity_tf.layers": 460}
 
 
 def test_no_file_is_long():

@@ -19,6 +19,7 @@ from sparsity_tf import masks, schedules
 from sparsity_tf.backend import inner_optimizer
 from sparsity_tf.callbacks.dynamic import SparseFromTheStart
 from sparsity_tf.checks import check_number
+from sparsity_tf.masks import packed_bits
 from sparsity_tf.type_names import DenseWeights, DistributionLike, Frequency, NumberOrSchedule, Where
 
 # The name under which the signs of a weight are saved with the model, before the name of the weight.
@@ -112,10 +113,10 @@ class DeepRewiring(SparseFromTheStart):
     def _signs_of(self, index):
         weight, view = self.weights[index], self.view(index, step=0)
         states, name = weight.technique.states, f"{_SIGNS}{weight.name}"
-        if name not in states or len(states[name]) != math.ceil(weight.size / 48):
+        if name not in states or len(states[name]) != packed_bits.length(weight.size):
             drawn = np.random.default_rng([self.seed, 0, index, 1]).random(weight.shape) < 0.5
-            states[name] = _pack(np.where(view.value == 0, drawn, view.value > 0))
-        positive = _unpack(states[name], weight.size).reshape(weight.shape)
+            states[name] = packed_bits.pack(np.where(view.value == 0, drawn, view.value > 0))
+        positive = packed_bits.unpack(states[name], tuple(weight.shape))
         return np.where(positive, np.int8(1), np.int8(-1))
 
     def temperature_at(self, step: int) -> float:
@@ -156,16 +157,3 @@ class DeepRewiring(SparseFromTheStart):
         written[view.live] = values if narrow else changes
         written = written.reshape(view.mask.shape)
         variable.assign(written) if narrow else variable.assign_add(written)
-
-
-def _pack(bits):
-    """Packs a bool array into the form in which a layer keeps states, a float64 array: 48 bits in a number."""
-    words = np.packbits(bits)
-    words = np.pad(words, (0, -len(words) % 6)).reshape(-1, 6)
-    return words.astype("float64") @ 256.0 ** np.arange(6)
-
-
-def _unpack(numbers, size):
-    """The inverse of `_pack`: a bool vector."""
-    words = numbers.astype("uint64")[:, np.newaxis] >> np.arange(0, 48, 8, dtype="uint64")
-    return np.unpackbits((words & np.uint64(255)).astype("uint8").reshape(-1), count=size).astype(bool)

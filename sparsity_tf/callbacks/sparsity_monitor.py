@@ -13,9 +13,10 @@ from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.callbacks.base import train_function
 from sparsity_tf.callbacks.base.configured import Configured
 from sparsity_tf.callbacks.base.copying import Copyable
-from sparsity_tf.checks import check_choice, check_integer, check_path
+from sparsity_tf.checks import check_bool, check_choice, check_integer, check_path
 from sparsity_tf.extras import import_optional
 from sparsity_tf.layers import get_sparse_weights
+from sparsity_tf.masks import packed_bits
 from sparsity_tf.type_names import PathLike
 
 COLUMNS = (
@@ -32,6 +33,8 @@ COLUMNS = (
     "mask_change",
 )
 _TOTAL = "total"
+# The column that `explored=True` adds.
+_EXPLORED = "explored"
 
 
 class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
@@ -43,12 +46,18 @@ class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
     has changed since the last record. Cells that do not apply stay empty. The monitor may stand anywhere among the
     callbacks.
 
+    With `explored`, rows of weights whose masks an algorithm changes also hold the share of entries that have been live
+    at any time: the in-time over-parameterization rate R_s of ITOP (Liu et al., arXiv 2102.02887). Masks count between
+    records, too. The entries are saved with the model (one bit each, in packs of 48 bits in a float64), so a resumed
+    run goes on with them, and so does a second training of the same model.
+
     Args:
         csv_path: Path of a CSV file with the columns `COLUMNS`. A resumed run (`initial_epoch`, `BackupAndRestore`)
             keeps the rows of earlier steps and appends to them.
         log_dir: Folder for TensorBoard: `sparsity/<weight>`, `threshold/<weight>`, ... over the optimizer's step.
         every: "epoch", or an integer >= 1: steps between records.
         verbose: 1 prints `sparsity_table(model)` when training ends, 2 prints it after every record.
+        explored: Bool; whether there is a column `explored`.
 
     Raises:
         ValueError: For any other argument; at the start of training, if the model has no sparse weights, or if the CSV
@@ -70,6 +79,7 @@ class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
         log_dir: PathLike | None = None,
         every: int | str = "epoch",
         verbose: int = 0,
+        explored: bool = False,
     ) -> None:
         super().__init__()
         for name, path in (("csv_path", csv_path), ("log_dir", log_dir)):
@@ -78,14 +88,17 @@ class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
         if not (isinstance(every, str) and every == "epoch"):
             check_integer("every", every, 1)
         check_choice("verbose", verbose, (0, 1, 2))
+        check_bool("explored", explored)
         self.csv_path, self.log_dir, self.every, self.verbose = csv_path, log_dir, every, verbose
+        self.explored = explored
+        self._columns = (*COLUMNS, _EXPLORED) if explored else COLUMNS
         # All rows of this run: a list of dicts from columns to values.
         self.rows = []
         self._epoch = self._steps_seen = self._recorded_at = 0
         vars(self).update(self._forget_model())
 
     def _forget_model(self):
-        return {**super()._forget_model(), "_writer": None, "_masks": {}, "_moved": {}, "_started": False}
+        return {**super()._forget_model(), "_writer": None, "_masks": {}, "_moved": {}, "_started": False, "_grown": 0}
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._started = False
@@ -111,6 +124,8 @@ class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
         # The keys are layers, because paths in nested models need not be distinct.
         self._masks = {_key(weight): ops.convert_to_numpy(weight.mask()) for weight in weights}
         self._steps_seen = self._recorded_at = self._step()
+        if self.explored:
+            self._explore()
         if self.csv_path:
             self._open_csv()
         if self.log_dir:
@@ -121,6 +136,9 @@ class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if not self._started:
             self._start()
+        # Masks change between calls of the compiled function, at most once for each call.
+        if self.explored and self._count_grown() != self._grown:
+            self._explore()
         if self.every == "epoch":
             return
         # `_steps_seen` is an upper bound of the optimizer's count. Read the count itself only when the bound says that
@@ -156,12 +174,26 @@ class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
         self.rows.extend(rows)
         if self.csv_path:
             with open(self.csv_path, "a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, COLUMNS).writerows(rows)
+                csv.DictWriter(file, self._columns).writerows(rows)
         if self._writer is not None:
             self._write_scalars(rows, step)
         if self.verbose == 2:
             self._print()
         return rows
+
+    def _count_grown(self):
+        return sum(sum(algorithm.grown.values()) for algorithm in train_function.algorithms(self.model))
+
+    def _explore(self):
+        """Adds the live entries of the present masks to the explored ones."""
+        self._grown = self._count_grown()
+        moved = {path for algorithm in train_function.algorithms(self.model) for path in algorithm.dropped}
+        for weight in get_sparse_weights(self.model):
+            if weight.path in moved:
+                explored, before = ops.convert_to_numpy(weight.mask()), _explored(weight)
+                if before is not None:
+                    explored = explored | before
+                weight.technique.states[f"{_EXPLORED}_{weight.name}"] = packed_bits.pack(explored)
 
     def _row(self, weight, step, algorithms):
         value, mask = ops.convert_to_numpy(weight.value()), ops.convert_to_numpy(weight.mask())
@@ -177,6 +209,8 @@ class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
             "sparsity": 1 - nonzeros / weight.size if weight.size else 0.0,
             "mask_change": float(np.mean(before != mask)) if mask.size else 0.0,
         }
+        if self.explored and (explored := _explored(weight)) is not None:
+            row[_EXPLORED] = float(np.mean(explored))
         threshold = weight.threshold()
         if threshold is not None:
             row["threshold"] = float(np.mean(threshold))
@@ -210,6 +244,10 @@ class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
         for name in ("dropped", "grown"):
             if any(name in row for row in rows):
                 total[name] = sum(row.get(name, 0) for row in rows)
+        explored = [row for row in rows if _EXPLORED in row]
+        if explored:
+            live = sum(row[_EXPLORED] * row["size"] for row in explored)
+            total[_EXPLORED] = live / sum(row["size"] for row in explored)
         return total
 
     def _open_csv(self):
@@ -221,7 +259,7 @@ class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
         # Write under another name first: a process that is killed here must not lose the earlier rows.
         unfinished = f"{self.csv_path}.unfinished"
         with open(unfinished, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(kept)
         os.replace(unfinished, self.csv_path)
@@ -229,8 +267,8 @@ class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
     def _read_csv(self):
         try:
             header, rows = read_figures(self.csv_path, ("epoch", "step", "size", "nonzeros"), ("weight",))
-            if header != list(COLUMNS):
-                raise DamagedFileError(self.csv_path, f"its columns must be {', '.join(COLUMNS)}")
+            if header != list(self._columns):
+                raise DamagedFileError(self.csv_path, f"its columns must be {', '.join(self._columns)}")
         except DamagedFileError as error:
             raise ValueError(
                 f"{error} Correct the file, or remove it: the monitor then starts a new file without the earlier "
@@ -250,7 +288,7 @@ class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
     def _write_scalars(self, rows, step):
         with self._writer.as_default(step=step):
             for row in rows:
-                for name in COLUMNS[5:]:
+                for name in self._columns[5:]:
                     if name in row:
                         write_scalar(f"{name}/{row['weight']}", row[name], step)
         self._writer.flush()
@@ -267,6 +305,14 @@ class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
 
 def _key(weight):
     return id(weight.layer), weight.name
+
+
+def _explored(weight):
+    """The entries of a weight that have been live while a monitor watched them, a bool array; `None` if none did."""
+    numbers = getattr(weight.technique, "states", {}).get(f"{_EXPLORED}_{weight.name}")
+    if numbers is None or len(numbers) != packed_bits.length(weight.size):
+        return None
+    return packed_bits.unpack(numbers, tuple(weight.shape))
 
 
 def write_scalar(name, value, step):

@@ -9,7 +9,7 @@ from sparsity_tf.checkpoints.checkpoint import CheckpointError
 from sparsity_tf.checkpoints.sibling_names import base, leaf
 
 # A variable of such a technique -> another one that is beside it.
-_VARIABLES = {"scores": "live", "mu": "log_sigma", "bank": None}
+_VARIABLES = {"scores": "live", "soft_scores": None, "mu": "log_sigma", "bank": None}
 
 
 def refuse_uncountable(checkpoint):

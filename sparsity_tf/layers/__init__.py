@@ -158,6 +158,14 @@ from sparsity_tf.layers.recurrent_kinds import (
     SparseSimpleRNN,
     SparseSimpleRNNCell,
 )
+from sparsity_tf.layers.soft_movement import (
+    SoftMovementConv1D,
+    SoftMovementConv2D,
+    SoftMovementConv3D,
+    SoftMovementDense,
+    SoftMovementEinsumDense,
+    SoftMovementPruning,
+)
 from sparsity_tf.layers.soft_threshold import (
     SoftThreshold,
     STRConv1D,
@@ -363,6 +371,12 @@ __all__ = [
     "STRSeparableConv2D",
     "STRSimpleRNN",
     "STRSimpleRNNCell",
+    "SoftMovementConv1D",
+    "SoftMovementConv2D",
+    "SoftMovementConv3D",
+    "SoftMovementDense",
+    "SoftMovementEinsumDense",
+    "SoftMovementPruning",
     "SoftThreshold",
     "SparseActivation",
     "SparseBatchNormalization",

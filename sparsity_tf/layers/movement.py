@@ -33,7 +33,7 @@ class MovementPruning(Technique):
     The paper gives the scores a learning rate of their own, 1e-2. Here they have the optimizer's. That changes nothing:
     scores that begin at zero are only ranked, so a common factor of their updates (of SGD's and of Adam's) changes no
     mask. (The paper's soft variant, which cuts at a threshold of the scores and punishes high ones, depends on that
-    rate. It is not here.)
+    rate: technique "soft_movement".)
 
     Args:
         initial_sparsity: Fraction of zeros, in [0, 1), until `SparsityRamp` changes it.

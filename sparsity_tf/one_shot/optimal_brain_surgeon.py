@@ -40,7 +40,10 @@ def prune(weights, hessian, count, alive=None, per_output=False, group=None):
     alive = np.ones(weights.shape, bool) if alive is None else np.asarray(alive, bool)
     inverse = np.linalg.inv(np.asarray(hessian, "float64"))
     limit = count if per_output else None
-    orders = [_removals(column, inverse, live, limit, group) for column, live in zip(weights.T, alive.T, strict=True)]
+    # Room for the products of all columns: a new array for each product would cost more than the product.
+    room = np.empty(inverse.shape)
+    columns = zip(weights.T, alive.T, strict=True)
+    orders = [_removals(column, inverse, live, limit, group, room) for column, live in columns]
     kept = alive.copy()
     if group is None and not per_output:
         numbers = _numbers_of_cheapest(orders, count - np.count_nonzero(~alive))
@@ -67,7 +70,7 @@ def refit(weights, hessian, kept):
     return new
 
 
-def _removals(weights, inverse, alive, limit, group):
+def _removals(weights, inverse, alive, limit, group, room):
     """The order in which the weights of one output unit are removed, and the loss of each removal.
 
     Entries that are dead at the start are eliminated first. They are not in the result. Weights removed are swapped to
@@ -80,8 +83,10 @@ def _removals(weights, inverse, alive, limit, group):
         nonlocal left
         pivot, loss = inverse[place, place], weights[place] ** 2 / inverse[place, place]
         column = inverse[:left, place].copy()
-        weights[:left] -= (weights[place] / pivot) * column
-        inverse[:left, :left] -= np.outer(column, column / pivot)
+        # An input that is zero in all examples has no part in the other weights.
+        if np.count_nonzero(column) > 1:
+            weights[:left] -= (weights[place] / pivot) * column
+            inverse[:left, :left] -= np.multiply.outer(column, column / pivot, out=room[:left, :left])
         last = left - 1
         inverse[[place, last], :left] = inverse[[last, place], :left]
         inverse[:left, [place, last]] = inverse[:left, [last, place]]

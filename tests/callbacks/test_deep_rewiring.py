@@ -8,7 +8,7 @@ import pytest
 
 import sparsity_tf
 from sparsity_tf import schedules
-from sparsity_tf.callbacks import DeepRewiring, deep_rewiring
+from sparsity_tf.callbacks import DeepRewiring
 from tests.callbacks.bags import make_bag, masks_of, set_slots, values_of
 
 VALUES = np.array([[0.5, -0.5, 0.03, -0.03], [0.0, 0.0, 0.0, 0.0]])
@@ -118,14 +118,6 @@ def test_the_signs_of_two_weights_of_a_layer_are_saved_apart(tmp_path):
     for one, other in zip(algorithm._signs.values(), again._signs.values(), strict=True):
         assert one.size in (60, 36) and {-1, 1} == set(one.ravel().tolist())
         np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.parametrize("size", [1, 8, 47, 48, 49, 1000])
-def test_signs_are_packed_without_loss(size):
-    bits = np.random.default_rng(0).random(size) < 0.5
-    numbers = deep_rewiring._pack(bits)
-    assert numbers.dtype == np.float64 and len(numbers) == -(-size // 48)
-    np.testing.assert_array_equal(deep_rewiring._unpack(numbers, size), bits)
 
 
 def test_weights_that_stay_dense_are_left_alone():

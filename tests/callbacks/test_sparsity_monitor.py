@@ -55,6 +55,44 @@ def test_records_of_rigl(monitor_first, tmp_path):
     assert [str(row["step"]) for row in monitor.rows] == [row["step"] for row in rows]
 
 
+@pytest.mark.parametrize("name", ["set", "rigl"])
+def test_explored_entries_are_all_that_have_ever_been_live_also_between_records(name, tmp_path):
+    case = CASES[name]
+    model = make_model(case, run_eagerly=True)
+    monitor = callbacks.SparsityMonitor(tmp_path / "log.csv", every=4, explored=True)
+    watch = checks.Watch()
+    fit(model, monitor, case.make(), watch)
+    rows = read(tmp_path / "log.csv")
+    assert tuple(rows[0]) == (*COLUMNS, "explored")
+    for index, weight in enumerate(("first/kernel", "second/kernel")):
+        for row in rows_of(rows, weight):
+            seen = np.any([masks[index] for masks in watch.masks[: int(row["step"])]], axis=0)
+            assert float(row["explored"]) == np.mean(seen)
+    shares = [float(row["explored"]) for row in rows_of(rows, "first/kernel")]
+    assert 58 / 192 < shares[0] < shares[-1] < 1
+    # The total is over the weights whose masks change.
+    last = {row["weight"]: row for row in rows[-3:]}
+    total = sum(float(row["explored"]) * int(row["size"]) for name, row in last.items() if name != "total")
+    assert float(last["total"]["explored"]) == pytest.approx(total / int(last["total"]["size"]))
+
+    # A model from a file remembers. A static mask explores nothing more.
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    again.compile("sgd", "mse", run_eagerly=True)
+    later = callbacks.SparsityMonitor(explored=True)
+    fit(again, later, callbacks.StaticSparsity(0.5))
+    assert float(rows_of(later.rows, "first/kernel")[-1]["explored"]) == shares[-1]
+
+
+def test_a_file_without_the_explored_entries_is_not_continued(tmp_path):
+    path = tmp_path / "log.csv"
+    case = CASES["rigl"]
+    model = make_model(case)
+    fit(model, case.make(), callbacks.SparsityMonitor(path))
+    with pytest.raises(ValueError, match="its columns must be .*, explored"):
+        fit(model, case.make(), callbacks.SparsityMonitor(path, explored=True))
+
+
 def test_thresholds_of_algorithms_and_of_techniques():
     case = CASES["dsr"]
     model, algorithm, monitor = make_model(case, run_eagerly=True), case.make(), callbacks.SparsityMonitor(every=1)

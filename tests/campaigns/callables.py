@@ -315,6 +315,9 @@ OPTIONS = {
     "top_kast": {"sparsity": 0.9, "exploration": 0.1, "l2": 5e-5},
     "powerpropagation": {"alpha": 2.0, "mask_initializer": "ones", "structure": None},
     "movement": {"initial_sparsity": 0.0, "scores_initializer": 0.0},
+    "soft_movement": {
+        "score_threshold": 0.1, "least_live": 0.005, "scores_initializer": 0.0, "penalty_weight": 0.0,
+    },
     "structured_bayesian": {
         "mu_initializer": 0.0, "log_sigma_initializer": -5.0, "axis": "output", "draw": "batch",
         "low": -20.0, "high": 0.0, "snr_threshold": 1.0, "penalty_weight": 0.0, "seed": 0,
@@ -331,6 +334,8 @@ OPTION_SPECS = {
     "l2": "positive",
     "alpha": "exponent",
     "initial_sparsity": "fraction",
+    "score_threshold": "fraction",
+    "least_live": "fraction",
     "scores_initializer": "number_or_initializer",
     "compression": "at_least_1",
 }
@@ -545,7 +550,7 @@ CASES = {
     "callbacks.SRigL": Case(callbacks.SRigL, {"sparsity": 0.9, "distribution": "erk", "ablation": 0.3, "drop_fraction": 0.3, "decay": "cosine", "frequency": 10, **STEPS, "where": None, "seed": 0}, {"ablation": "fraction"}),
     "callbacks.NetworkSlimming": Case(callbacks.NetworkSlimming, {"final_sparsity": 0.9, "end_step": 10, "factor": 1e-4, "scope": "global", "distribution": "uniform", "where": None, "seed": 0}, {"factor": "positive"}),
     "callbacks.SparsityRamp": Case(callbacks.SparsityRamp, {"final_sparsity": 0.9, "initial_sparsity": 0.0, **STEPS, "frequency": 1}, {"initial_sparsity": "fraction"}),
-    "callbacks.SparsityMonitor": Case(callbacks.SparsityMonitor, {"csv_path": None, "log_dir": None, "every": 1, "verbose": 0}),
+    "callbacks.SparsityMonitor": Case(callbacks.SparsityMonitor, {"csv_path": None, "log_dir": None, "every": 1, "verbose": 0, "explored": False}),
 }  # fmt: skip
 ALLOWED |= {
     # Of any arguments: it is called without.

@@ -84,6 +84,7 @@ MODULES = {
     "layers/top_kast": ["tests/layers/test_top_kast.py"],
     "layers/powerpropagation": ["tests/layers/test_powerpropagation.py"],
     "layers/movement": ["tests/layers/test_movement.py"],
+    "layers/soft_movement": ["tests/layers/test_soft_movement.py"],
     "layers/activation": ["tests/layers/test_activation.py"],
     "layers/fast_grnn": ["tests/layers/test_fast_grnn.py"],
     "layers/technique": [

@@ -460,7 +460,7 @@ def test_group_variables_zero_their_rows_and_columns(tmp_path):
 
 @pytest.mark.parametrize(
     "technique,options",
-    [("hashed", {}), ("movement", {"initial_sparsity": 0.5}), ("sbp", {}), ("sr_ste", {})],
+    [("hashed", {}), ("movement", {"initial_sparsity": 0.5}), ("soft_movement", {}), ("sbp", {}), ("sr_ste", {})],
 )
 def test_techniques_whose_zeros_are_not_in_the_file_are_refused(tmp_path, technique, options):
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="first"), keras.layers.Dense(4)])

@@ -110,6 +110,7 @@ PREFIXES = {
     "SBP": Prefix(FORWARD, trainable=2, seed_generators=1, losses=1),
     "SRSTE": Prefix(FORWARD),
     "Movement": Prefix(FORWARD, trainable=1, masks=1),
+    "SoftMovement": Prefix(FORWARD, trainable=1, losses=1),
     "Power": Prefix(FORWARD, masks=1),
     "TopKAST": Prefix(FORWARD),
 }
@@ -147,6 +148,8 @@ def make_half_sparse(layer, seed=0):
         elif technique == "movement":
             weight.extra_variable("scores").assign(np.where(chosen, -1.0, 1.0) * rng.random(weight.shape))
             layer.technique.assign_sparsity(weight, 0.5)
+        elif technique == "soft_movement":
+            weight.extra_variable("soft_scores").assign(np.where(chosen, -5.0, 5.0))
         elif technique in ("variational_dropout", "group_variational_dropout"):
             weight.extra_variable("log_sigma2").assign(np.where(chosen, 20.0, -20.0))
         elif technique == "l0":

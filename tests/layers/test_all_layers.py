@@ -9,7 +9,7 @@ from tests.layers.layer_checks import CASES, KINDS, POLICIES, PREFIXES, run_spar
 _LONG = ("RNN", "LSTM", "GRU", "Transpose", "SeparableConv", "DepthwiseConv1D")
 _OF_LONG = ("MaskedGRU", "MaskedConv2DTranspose", "MaskedSeparableConv2D")
 # Techniques that share their form with DNW or with the masks: one kind of each here.
-_ALIKE = ("SRSTE", "TopKAST", "Movement", "Power")
+_ALIKE = ("SRSTE", "TopKAST", "Movement", "SoftMovement", "Power")
 
 
 def is_fast(prefix, kind):

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.tensorflow
 
 # Other names of techniques.
 ALIASES = {"gmp", "snfs", "vd", "l0", "str", "dnw", "srste", "topkast", "powerprop", "movement_pruning", "hashednet"}
+ALIASES |= {"soft_movement_pruning"}
 SGD = ("--optimizer=sgd", "--learning_rate=0.05")
 
 
@@ -73,7 +74,7 @@ def settings_of_a_short_run(technique):
 
 
 # They diverge as RigL, DNW or masked layers do: `make test-all` has them.
-ALIKE = {"granet", "mest", "srigl", "sr_ste", "top_kast", "movement", "powerpropagation"}
+ALIKE = {"granet", "mest", "srigl", "sr_ste", "top_kast", "movement", "soft_movement", "powerpropagation"}
 
 
 def every_technique():

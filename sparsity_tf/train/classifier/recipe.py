@@ -140,6 +140,13 @@ class Recipe(SparsitySettings):
         0,
     )
     kernel_l1: float = number(0.0, "L1 factor c of the kernels: adds c sign(w) to the gradient of a weight w.", 0)
+    group_lasso: float = number(
+        0.0,
+        "Factor c of group lasso on the kernels, in the place of kernel_l1 and kernel_l2: adds c w / |w| to the "
+        "gradient of a weight w, where |w| is the Euclidean norm of the unit or filter that the weight belongs to. "
+        "Technique magnitude with structure=channel cuts the small units.",
+        0,
+    )
     other_l2: float = number(
         0.0,
         "L2 factor of biases and batch normalisation, which kernel_l2 leaves out. (PyTorch's weight decay includes "
@@ -257,6 +264,11 @@ class Recipe(SparsitySettings):
                     f"`kernel_initializer` must be one of {', '.join(INITIALIZERS)}, or "
                     f"normal:STDDEV. Received: kernel_initializer={self.kernel_initializer}"
                 )
+        if self.group_lasso and (self.kernel_l1 or self.kernel_l2):
+            raise ValueError(
+                "`group_lasso` takes the place of `kernel_l1` and `kernel_l2`, which must be 0. Received: "
+                f"group_lasso={self.group_lasso}, kernel_l1={self.kernel_l1}, kernel_l2={self.kernel_l2}"
+            )
         if self.validation_seed and not self.validation_split:
             raise ValueError(
                 "`validation_seed` needs a `validation_split` above 0. "

@@ -9,6 +9,7 @@ import keras
 from sparsity_tf import initializers, inspection, models
 from sparsity_tf.backend import always_compiles, has_xla
 from sparsity_tf.layers import FastGRNN
+from sparsity_tf.regularizers import GroupLasso
 from sparsity_tf.train import log, optimizers, run_folder, technique
 from sparsity_tf.train.classifier import analysis, pictures
 from sparsity_tf.train.classifier.data import describe, load_data, make_batches
@@ -283,6 +284,8 @@ def _regularize_others(model, factor):
 
 
 def _regularizer(recipe):
+    if recipe.group_lasso:
+        return GroupLasso(recipe.group_lasso)
     if recipe.kernel_l1:
         return keras.regularizers.L1L2(recipe.kernel_l1, recipe.kernel_l2)
     return keras.regularizers.L2(recipe.kernel_l2) if recipe.kernel_l2 else None

@@ -68,6 +68,16 @@ def test_both_penalties_of_the_kernel(batches):
     assert (float(regularizer.l1), float(regularizer.l2)) == (0.25, 0.5)
 
 
+def test_group_lasso_of_the_kernels(batches):
+    settings = {"technique": "magnitude", "structure": "channel", "final_sparsity": 0.5, "other_l2": 0.25}
+    model = TASK.make_model(presets.Recipe(group_lasso=0.125, **settings), batches)
+    for name in ("dense_1", "dense_2", "dense_3"):
+        kernel = model.get_layer(name).kernel
+        norms = np.linalg.norm(keras.ops.convert_to_numpy(kernel), axis=0)
+        assert float(kernel.regularizer(kernel)) == pytest.approx(0.125 * norms.sum(), rel=1e-5)
+        assert model.get_layer(name).bias.regularizer.l2 == 0.25
+
+
 @pytest.mark.parametrize("name", ["dnw", "discovering_wirings"])
 def test_technique_with_a_sparsity_gets_it(batches, name):
     recipe = presets.Recipe(technique=name, final_sparsity=0.5, where="dense_1")

@@ -8,8 +8,8 @@ program for sparse momentum, and for the training under all algorithms that move
 2106.10404) for `granet`; Zhou et al. 2021 (arXiv 2102.04010) for `srste`; Jayakumar et al. 2020 (arXiv 2106.03517) for
 `topkast`; Schwarz et al. 2021 (arXiv 2110.00296) for `powerprop`; Sanh et al. 2020 (arXiv 2005.07683) for `movement`;
 Lasby et al. 2024 (arXiv 2305.02299) for `srigl`; Yuan et al. 2021 (arXiv 2110.14032) for `mest`; Liu et al. 2017 (arXiv
-1708.06519) for `slimming`. A setting that a recipe leaves out has the callback's or technique's default, which is taken
-from its paper.
+1708.06519) for `slimming`; Wen et al. 2016 (arXiv 1608.03665) for `group_lasso`. A setting that a recipe leaves out has
+the callback's or technique's default, which is taken from its paper.
 """
 
 from sparsity_tf.train.classifier.recipe import Recipe
@@ -136,6 +136,14 @@ MNIST = {
     ),
     # Half of the units of a net with batch normalisation. The cut comes after half of training, as in the paper.
     "lenet300_slimming": Recipe(**{**_MASKS, "final_sparsity": 0.5}, model="mnist_mlp", technique="slimming"),
+    # Half of the units, as for slimming. Group lasso takes the place of the weight decay of kernels.
+    "lenet300_group_lasso": Recipe(
+        **{**_MASKS, "kernel_l2": 0.0, "final_sparsity": 0.5},
+        technique="magnitude",
+        structure="channel",
+        scope="global",
+        group_lasso=5e-4,
+    ),
     # Sparsity rises from the end of the first tenth of training to the last fifth.
     "lenet300_powerprop": Recipe(**_MASKS, technique="powerprop", begin_step=10 * 540, end_step=80 * 540),
     "lenet300_movement": Recipe(**_MASKS, technique="movement", begin_step=10 * 540, end_step=80 * 540),
