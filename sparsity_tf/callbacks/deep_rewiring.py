@@ -7,6 +7,14 @@ live connections drift towards zero and get noise (learning rate eta, L1 coeffic
 
 A connection whose theta is now negative becomes dormant, and as many dormant connections, drawn at random, become live
 with theta = 0. So a live weight never changes its sign, and the number of live weights never changes.
+
+Soft-DEEP R has a prior on the number of live connections in the place of the fixed number. Dormant connections keep a
+theta < 0, which gets the noise alone and never falls below
+
+    theta_min = -(1 - p) T / (p alpha)
+
+where p is the expected share of live connections. A connection lives while its theta is at least 0. Without a gradient,
+theta has the density exp(-alpha theta / T) where it is positive, and a uniform one down to theta_min: hence p.
 """
 
 import math
@@ -18,12 +26,14 @@ from keras import ops
 from sparsity_tf import masks, schedules
 from sparsity_tf.backend import inner_optimizer
 from sparsity_tf.callbacks.dynamic import SparseFromTheStart
-from sparsity_tf.checks import check_number
+from sparsity_tf.checks import check_bool, check_number
 from sparsity_tf.masks import packed_bits
 from sparsity_tf.type_names import DenseWeights, DistributionLike, Frequency, NumberOrSchedule, Where
 
-# The name under which the signs of a weight are saved with the model, before the name of the weight.
+# The names under which the signs of a weight, and the thetas of its dormant entries, are saved with the model. The name
+# of the weight follows.
 _SIGNS = "deep_rewiring_"
+_DORMANT = "soft_deep_rewiring_"
 
 
 class DeepRewiring(SparseFromTheStart):
@@ -42,13 +52,19 @@ class DeepRewiring(SparseFromTheStart):
     temperature. The comparison in DSR's paper (arXiv 1902.05967) has temperatures from 1e-5 down to 1e-15, which its
     program adds to the gradient: its noise has the standard deviation eta sqrt(2 eta T), not the paper's sqrt(2 eta T).
 
-    The paper's variant with a prior on the number of live connections (soft-DEEP R), and a number of live connections
-    that only the whole network keeps, are not here.
+    **Soft-DEEP R** (`soft=True`): the number of live entries is not fixed. `sparsity` is that of the initial masks and
+    the expected one without a gradient (1 - p); the loss may move it far. Dormant entries have a theta of their own,
+    which begins uniformly distributed between its lower bound and 0 (our choice) and is saved with the model: eight
+    bytes an entry. An entry begins to live with the theta that it has walked to.
+
+    A number of live connections that only the whole network keeps is not here.
 
     Args:
-        sparsity: Fraction of zeros, in [0, 1), over all weights together.
+        sparsity: Fraction of zeros, in [0, 1), over all weights together. See above for `soft`.
         l1: The L1 coefficient alpha, at least 0: in a step every live weight moves by eta * alpha towards zero.
         temperature: T, at least 0: a number, or a schedule or other function of the step.
+        soft: Whether a prior takes the place of the fixed number of live entries. Then `l1` and `temperature` must be
+            above 0.
         frequency: Steps between updates.
         distribution: How the sparsity is distributed over the weights: "uniform", "erk", a dict, a CSV file, ...
             (`sparsity_tf.distributions.allocate`).
@@ -84,6 +100,7 @@ class DeepRewiring(SparseFromTheStart):
         where: Where = None,
         structure: str | None = None,
         seed: int = 0,
+        soft: bool = False,
     ) -> None:
         super().__init__(
             sparsity,
@@ -96,10 +113,16 @@ class DeepRewiring(SparseFromTheStart):
             structure=structure,
             seed=seed,
         )
-        check_number("l1", l1, least=0)
+        check_bool("soft", soft)
+        self.soft = bool(soft)
+        check_number("l1", l1, **self._bound())
         if not callable(temperature) and not isinstance(temperature, dict):
-            check_number("temperature", temperature, least=0)
+            check_number("temperature", temperature, **self._bound())
         self.l1, self.temperature = l1, schedules.of_argument("temperature", temperature)
+
+    def _bound(self):
+        # Without drift the prior has no finite bound, and without noise dormant entries would all live at once.
+        return {"above": 0} if self.soft else {"least": 0}
 
     def _forget_model(self):
         return {**super()._forget_model(), "_signs": {}}
@@ -109,6 +132,11 @@ class DeepRewiring(SparseFromTheStart):
         super().start()
         # Index of a weight -> int8 array of its shape: 1 or -1.
         self._signs = {index: self._signs_of(index) for index in self.moving}
+
+    def _compare_masks(self, views, targets):
+        # The prior of soft-DEEP R does not fix a number, so earlier masks may have any.
+        if not self.soft:
+            super()._compare_masks(views, targets)
 
     def _signs_of(self, index):
         weight, view = self.weights[index], self.view(index, step=0)
@@ -120,40 +148,92 @@ class DeepRewiring(SparseFromTheStart):
         return np.where(positive, np.int8(1), np.int8(-1))
 
     def temperature_at(self, step: int) -> float:
-        """The temperature T after a step: a float of at least 0."""
+        """The temperature T after a step: a float of at least 0, with `soft` above 0."""
         value = float(self.temperature(step))
-        check_number("temperature", value, least=0)
+        check_number("temperature", value, **self._bound())
         return value
+
+    def lowest_theta(self, sparsity: float, step: int) -> float:
+        """theta_min of dormant entries after a step, for a weight whose expected sparsity 1 - p is `sparsity`."""
+        return -sparsity / (1 - sparsity) * self.temperature_at(step) / self.l1
 
     def change_masks(self, step: int) -> None:
         rate = float(ops.convert_to_numpy(inner_optimizer(self._optimizer).learning_rate))
         drift, deviation = rate * self.l1, math.sqrt(2 * rate * self.temperature_at(step))
         for portion in self.portions(self.moving):
-            self._rewire([(self.view(index, step), self._signs[index]) for index in portion], drift, deviation)
+            pairs = [(self.view(index, step), self._signs[index].reshape(-1)) for index in portion]
+            if self.soft:
+                self._walk(pairs, drift, deviation)
+            else:
+                self._rewire(pairs, drift, deviation)
 
     def _rewire(self, pairs, drift, deviation):
         kept, grown = [], []
         for view, signs in pairs:
-            sign = signs.reshape(-1)[view.live]
-            theta = view.value.reshape(-1)[view.live] * sign
+            live, sign = view.live, signs[view.live]
+            theta, move = _moved(view, sign, drift, deviation)
             if drift or deviation:
-                move = (deviation * view.rng.standard_normal(sign.size) - drift).astype("float32")
-                theta = theta + move
-                self._write(view, theta * sign, move * sign)
+                _write(view._weight, live, theta * sign, move * sign)
             mask = view.mask.copy()
             # A comparison with NaN is false: a weight that diverged stays, and is seen.
-            mask.reshape(-1)[view.live[theta < 0]] = False
+            mask.reshape(-1)[live[theta < 0]] = False
             kept.append(mask)
             grown.append(masks.random_mask(mask.shape, view.active - int(np.count_nonzero(mask)), view.rng, ~mask))
-        views = [view for view, _ in pairs]
+        self._assign([view for view, _ in pairs], kept, grown)
+
+    def _walk(self, pairs, drift, deviation):
+        kept, grown, written = [], [], []
+        for view, signs in pairs:
+            live, sign = view.live, signs[view.live]
+            theta, move = _moved(view, sign, drift, deviation)
+            thetas = self._dormant(view)
+            thetas += deviation * view.rng.standard_normal(thetas.size)
+            thetas[live] = theta
+            lowest = self.lowest_theta(self.targets[view.path], view.step)
+            thetas = np.where(thetas < lowest, lowest, thetas)
+            alive = ~(thetas < 0)  # As above: NaN lives, and is seen.
+            before = view.mask.reshape(-1)
+            kept.append((before & alive).reshape(view.mask.shape))
+            grown.append((~before & alive).reshape(view.mask.shape))
+            changes = thetas.copy()
+            changes[live] = move
+            positions = np.flatnonzero(alive)
+            written.append([view._weight, positions, *(signs[positions] * a[positions] for a in (thetas, changes))])
+            view._weight.technique.states[f"{_DORMANT}{view._weight.name}"] = np.where(alive, 0.0, thetas)
+        self._assign([view for view, _ in pairs], kept, grown)
+        # Entries that begin to live have been set to zero. Their values come afterwards.
+        for arguments in written:
+            _write(*arguments)
+
+    def _assign(self, views, kept, grown):
         chosen = [mask | new for mask, new in zip(kept, grown, strict=True)]
         self.assign(views, chosen, kept=kept, cleared=grown)
 
-    def _write(self, view, values, changes):
-        """Writes the values of the live entries of a weight, of which `changes` are the changes."""
-        variable, written = view._weight.variable, np.zeros(view.mask.size, "float32")
-        # The values were read as float32. A wider variable would lose digits if they were written back.
-        narrow = keras.backend.standardize_dtype(variable.dtype) != "float64"
-        written[view.live] = values if narrow else changes
-        written = written.reshape(view.mask.shape)
-        variable.assign(written) if narrow else variable.assign_add(written)
+    def _dormant(self, view):
+        """A copy of the thetas of a weight's dormant entries, a float64 vector over all entries."""
+        weight = view._weight
+        saved = weight.technique.states.get(f"{_DORMANT}{weight.name}")
+        if saved is not None and len(saved) == weight.size:
+            return np.array(saved)
+        index = [one.path for one in self.weights].index(view.path)
+        share = np.random.default_rng([self.seed, 0, index, 2]).random(weight.size)
+        return (1 - share) * self.lowest_theta(self.targets[view.path], view.step)
+
+
+def _moved(view, sign, drift, deviation):
+    """The thetas of the live entries after drift and noise, and what these add: float32 vectors."""
+    theta = view.value.reshape(-1)[view.live] * sign
+    if not (drift or deviation):
+        return theta, np.zeros_like(theta)
+    move = (deviation * view.rng.standard_normal(sign.size) - drift).astype("float32")
+    return theta + move, move
+
+
+def _write(weight, positions, values, changes):
+    """Writes the values of the live entries of a weight, at `positions`, of which `changes` are the changes."""
+    variable, written = weight.variable, np.zeros(weight.size, "float32")
+    # The values were read as float32. A wider variable would lose digits if they were written back.
+    narrow = keras.backend.standardize_dtype(variable.dtype) != "float64"
+    written[positions] = values if narrow else changes
+    written = written.reshape(weight.shape)
+    variable.assign(written) if narrow else variable.assign_add(written)

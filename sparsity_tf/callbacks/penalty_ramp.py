@@ -4,7 +4,12 @@ Source: Gale, Elsen and Hooker, "The State of Sparsity in Deep Neural Networks" 
 the coefficient of the KL term or of the expected L0 norm rises from 0 to its full value between two
 steps, in a straight line (ResNet-50 and Transformer) or as a cubic followed by an exponential
 moving average (Transformer).
+
+Factors for single layers are those of SBPa, structured Bayesian pruning for acceleration (Neklyudov et al., NIPS 2017,
+arXiv 1705.07283): the divergence counts more in the layers that cost more operations.
 """
+
+from collections.abc import Mapping
 
 import keras
 
@@ -13,7 +18,8 @@ from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.callbacks.base.configured import Configured
 from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.checks import check_integer, check_number
-from sparsity_tf.layers import get_penalty_weights
+from sparsity_tf.distributions.base import match
+from sparsity_tf.layers import get_penalty_weights, get_sparse_weights
 from sparsity_tf.type_names import NumberOrSchedule
 
 RAMPS = ("linear", "cubic", "none")
@@ -45,7 +51,18 @@ def _make_schedule(schedule, begin_step, end_step):
     return ramp
 
 
-def _find_variables(model):
+def _checked_factors(factors):
+    if factors is None:
+        return None
+    if not isinstance(factors, Mapping) or not all(isinstance(entry, str) for entry in factors):
+        raise ValueError(f"`factors` must be a dict from strings, or None. Received: factors={factors!r}")
+    for entry, factor in factors.items():
+        check_number(f"factors[{entry!r}]", factor, least=0)
+    return dict(factors)
+
+
+def _find_variables(model, factors):
+    """A list of pairs: the `penalty_weight` of a layer, and the layer's factor."""
     variables = get_penalty_weights(model)
     if not variables:
         raise ValueError(
@@ -53,7 +70,22 @@ def _find_variables(model):
             'sparsity_tf.sparsify(model, "variational_dropout"), or "l0", makes one. '
             f"Received: model={model.name!r} with no such layer"
         )
-    return variables
+    entries = _entries_of_layers(model, factors or {})
+    return [(variable, factors[entries[id(variable)]] if id(variable) in entries else 1.0) for variable in variables]
+
+
+def _entries_of_layers(model, factors):
+    """The id of a layer's `penalty_weight` -> the entry of `factors` that matches the layer."""
+    weights = [weight for weight in get_sparse_weights(model) if weight.technique.penalized]
+    found = {}
+    for weight, entries in zip(weights, match("factors", factors, weights), strict=True):
+        known = found.setdefault(id(weight.layer.penalty_weight), [])
+        known.extend(entry for entry in entries if entry not in known)
+        if len(known) > 1:
+            raise ValueError(
+                f"`factors` must match each layer at most once. Received: {weight.path!r}, matched by {known}"
+            )
+    return {key: entries[0] for key, entries in found.items() if entries}
 
 
 class PenaltyRamp(CallRepr, Configured, Copyable, keras.callbacks.Callback):
@@ -62,6 +94,8 @@ class PenaltyRamp(CallRepr, Configured, Copyable, keras.callbacks.Callback):
     At optimizer step t every such layer (`VDDense`, `L0Conv2D`, ...) gets
 
     `penalty_weight = weight * factor(t) / num_examples`
+
+    times the layer's own entry of `factors`.
 
     **Unit.** A loss in Keras is a mean over examples. The penalty of a layer is a sum over its
     weights, and the variational bound counts this sum once for the whole training set. Hence the
@@ -72,7 +106,7 @@ class PenaltyRamp(CallRepr, Configured, Copyable, keras.callbacks.Callback):
     The weight is set before each step and depends on `model.optimizer.iterations` alone, so a
     resumed run continues exactly. With `steps_per_execution=k` the weight is set every k steps, to
     the value for the first of these steps. The present value appears as `penalty_weight` in the
-    logs of each epoch (History, CSVLogger, the progress bar). On the JAX backend, Keras brings the
+    logs of each epoch (History, CSVLogger, the progress bar), without `factors`. On the JAX backend, Keras brings the
     model's variables up to date before each step of the ramp, which costs some time. After the end
     of the ramp the callback costs nothing on any backend.
 
@@ -90,10 +124,14 @@ class PenaltyRamp(CallRepr, Configured, Copyable, keras.callbacks.Callback):
             `"none"`: the factor is always 1, and `begin_step` and `end_step` have no effect; a
             number; or a schedule (see `sparsity_tf.schedules`) or other callable that takes the
             step (an `int`) and returns a factor in [0, 1].
+        factors: Dict from entries to numbers >= 0, which multiply the penalty of single layers, or `None`. An entry is
+            a layer's name or path, or a regular expression that matches one of them in full. Other layers have factor
+            1. The authors' SBPa of VGG has 10 in the first two convolutions and 5 in the next two.
 
     Raises:
         ValueError: for any other argument; at the start of training, if no layer of the model has a
-            `penalty_weight`; during training, if `schedule` returns anything but a number in [0, 1].
+            `penalty_weight`, if an entry of `factors` matches no such layer, or if two match one;
+            during training, if `schedule` returns anything but a number in [0, 1].
 
     Example:
 
@@ -112,6 +150,7 @@ class PenaltyRamp(CallRepr, Configured, Copyable, keras.callbacks.Callback):
         begin_step: int = 0,
         end_step: int = 0,
         schedule: str | NumberOrSchedule = "linear",
+        factors: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         check_number("weight", weight, least=0)
@@ -121,6 +160,7 @@ class PenaltyRamp(CallRepr, Configured, Copyable, keras.callbacks.Callback):
         self.begin_step = begin_step
         self.end_step = end_step
         self.schedule = _make_schedule(schedule, begin_step, end_step)
+        self.factors = _checked_factors(factors)
         vars(self).update(self._forget_model())
 
     def _forget_model(self):
@@ -128,7 +168,7 @@ class PenaltyRamp(CallRepr, Configured, Copyable, keras.callbacks.Callback):
         return {**super()._forget_model(), "_variables": [], "_value": None, "_settled": False}
 
     def penalty_weight(self, step: int) -> float:
-        """The weight at a step: `weight * factor(step) / num_examples`.
+        """The weight at a step, without `factors`: `weight * factor(step) / num_examples`.
 
         Args:
             step: integer >= 0, the number of optimizer updates before this step.
@@ -151,12 +191,12 @@ class PenaltyRamp(CallRepr, Configured, Copyable, keras.callbacks.Callback):
             model: compiled Keras model.
 
         Returns:
-            float, the new weight.
+            float, the new weight, without `factors`.
 
         Raises:
-            ValueError: if no layer of `model` has a `penalty_weight`.
+            ValueError: if no layer of `model` has a `penalty_weight`, or if `factors` does not fit the model.
         """
-        self._variables = _find_variables(model)
+        self._variables = _find_variables(model, self.factors)
         self._value = None
         return self._move(model)
 
@@ -165,9 +205,9 @@ class PenaltyRamp(CallRepr, Configured, Copyable, keras.callbacks.Callback):
         step = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
         value = self.penalty_weight(step)
         if value != self._value:
-            for variable in self._variables:
+            for variable, factor in self._variables:
                 # Assign a number, not one tensor to all variables: JAX donates the buffer of each variable.
-                variable.assign(value)
+                variable.assign(value * factor)
             self._value = value
         settled_from = getattr(self.schedule, "settled_from", None)
         self._settled = settled_from is not None and step >= settled_from

@@ -155,6 +155,8 @@ def _with_another_technique(recipe, technique):
         changes["threshold_l2"] = 0.0
     if hasattr(recipe, "technique_rate"):
         changes["technique_rate"] = 1.0
+    if not getattr(sparsity_settings.identity(technique), "penalized", False):
+        changes["penalty_factors"] = {}
     if "final_sparsity" in sparsity_settings.settings_of(technique):
         changes["final_sparsity"] = recipe.final_sparsity
     return dataclasses.replace(recipe, technique=technique, technique_options={}, **changes)

@@ -71,6 +71,7 @@ ADDED = {
     "random_labels": "none",
     "label_seed": 0,
     "technique_rate": 1.0,
+    "penalty_factors": {},
 }
 # The same for all programs. (The translator's and the classifier's files always had a strategy.)
 DEFAULTS = {**ADDED, "strategy": "none"}

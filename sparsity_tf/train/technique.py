@@ -193,5 +193,6 @@ def penalty_callbacks(recipe, num_examples, steps):
             begin_step=begin_step,
             end_step=end_step,
             schedule=recipe.penalty_schedule,
+            factors=recipe.penalty_factors or None,
         )
     ]

@@ -159,6 +159,11 @@ CASES = {
     ),
     # A learning rate of 0.1 and this temperature: noise of 0.014, so that many weights change their sign.
     "deepr": Case(drop_and_grow(callbacks.DeepRewiring, l1=1e-3, temperature=1e-3), each_is(0.7)),
+    # The prior promises no count. With this temperature, entries begin to live at every update.
+    "deepr-soft": Case(
+        drop_and_grow(callbacks.DeepRewiring, l1=0.2, temperature=1e-3, soft=True),
+        lambda algorithm, sizes, counts, step: all(0 < count < size for count, size in zip(counts, sizes, strict=True)),
+    ),
     "narang": Case(
         lambda d=None, seed=0: callbacks.NarangPruning(0.3, ramp_step=5, seed=seed, **WINDOW),
         # What the threshold leaves: all of it up to `begin_step`, less from then on.

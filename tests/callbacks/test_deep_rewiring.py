@@ -128,9 +128,110 @@ def test_weights_that_stay_dense_are_left_alone():
     np.testing.assert_array_equal(values_of(model)[0], np.full((3, 4), np.float32(1e-4)))
 
 
+def soft(values, masks=None, seed=0, **options):
+    model = make_bag([values], masks)
+    algorithm = DeepRewiring(0.8, end_step=10_000, soft=True, seed=seed, **options)
+    algorithm.prepare(model)
+    return model, algorithm
+
+
+def test_the_lowest_theta_of_soft_deep_r_is_that_of_the_authors_program():
+    """Density 0.005, rate 0.05, noise and L1 coefficient 1e-5: T = 2.5e-12, beta = l1 / T = 4e6."""
+    algorithm = DeepRewiring(0.995, l1=1e-5, temperature=2.5e-12, soft=True)
+    assert algorithm.lowest_theta(0.995, 0) == pytest.approx(-4.975e-5)
+    assert algorithm.lowest_theta(0.0, 0) == 0
+
+
+def test_dormant_thetas_walk_between_their_bound_and_zero_and_live_beyond():
+    values = np.zeros((40, 50))
+    values[:10] = 0.5
+    model, algorithm = soft(values, l1=0.1, temperature=0.01)
+    deviation, lowest = math.sqrt(2 * 0.1 * 0.01), -0.8 / 0.2 * 0.01 / 0.1
+    (weight,) = algorithm.weights
+    state = f"{deep_rewiring._DORMANT}kernel"
+    algorithm.change_masks(1)
+    (mask,), (value,) = masks_of(model), values_of(model)
+    theta, dormant = weight.technique.states[state].reshape(mask.shape), ~mask
+    assert mask[:10].all() and (theta[mask] == 0).all()  # 0.5 is eleven deviations from 0
+    assert theta[dormant].min() == pytest.approx(lowest) and (theta[dormant] < 0).all()
+    # Of thetas that are uniform on [lowest, 0), deviation / sqrt(2 pi) / -lowest cross 0 in a step.
+    grown = mask[10:].sum()
+    assert grown == algorithm.grown["part0/kernel"]
+    assert grown == pytest.approx(1500 * deviation / math.sqrt(2 * math.pi) / -lowest, rel=0.35)
+    # An entry begins to live where it has walked to, with the sign of its position.
+    began = value[10:][mask[10:]]
+    assert (began != 0).mean() > 0.99 and 0.3 < (began > 0).mean() < 0.7 and np.abs(began).max() < 4 * deviation
+    before = theta.copy()
+    algorithm.change_masks(2)
+    stays = dormant & ~masks_of(model)[0]
+    steps = (weight.technique.states[state].reshape(mask.shape) - before)[stays]
+    assert 0 < np.abs(steps).max() < 5 * deviation and steps.std() == pytest.approx(deviation, rel=0.3)
+
+
+def test_without_a_gradient_the_share_of_live_entries_comes_to_the_prior():
+    """Of 2,000 entries, half live at first. The prior has 20 %, whose mean theta is T / l1 = 0.1."""
+    values = np.zeros((40, 50))
+    values[:20] = 0.3
+    model, algorithm = soft(values, l1=0.1, temperature=0.01)
+    shares, means = [], []
+    for step in range(1, 500):
+        algorithm.change_masks(step)
+        if step >= 300 and step % 20 == 0:
+            (value,), (mask,) = values_of(model), masks_of(model)
+            shares.append(mask.mean())
+            means.append(np.abs(value[mask]).mean())
+    assert np.mean(shares) == pytest.approx(0.2, abs=0.03)
+    assert np.mean(means) == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_live_entry_of_soft_deep_r_that_falls_below_zero_sleeps_from_there_on():
+    model, algorithm = soft([[0.5, -0.5, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]], l1=1e-3, temperature=1e-9)
+    algorithm.weights[0].variable.assign([[0.5, 0.2, -1e-9] + [0.0] * 7])
+    algorithm.change_masks(1)
+    states = algorithm.weights[0].technique.states[f"{deep_rewiring._DORMANT}kernel"]
+    assert masks_of(model)[0][0, :3].tolist() == [True, False, False]
+    # Of the second entry, 0.2 on the wrong side, the bound is left: -4e-6. The rate is 0.1, so the drift is 1e-4.
+    assert states[:3] == pytest.approx([0, -4e-6, -4e-6])
+
+
+def test_dormant_thetas_are_saved_and_a_stopped_run_continues_exactly(tmp_path):
+    def make():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((6,)), sparsity_tf.layers.MaskedDense(20)])
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        return model
+
+    def go(model, steps):
+        algorithm = DeepRewiring(0.8, l1=0.1, temperature=0.01, end_step=9, soft=True)
+        algorithm.prepare(model)
+        for _ in range(steps):
+            model.train_on_batch(np.ones((2, 6)), np.ones((2, 20)))
+            algorithm.update(model)
+        algorithm.detach()
+        return model
+
+    whole = go(make(), 6)
+    go(make(), 3).save(tmp_path / "model.keras")
+    resumed = go(keras.saving.load_model(tmp_path / "model.keras"), 3)
+    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    states = [model.layers[0].technique.states[f"{deep_rewiring._DORMANT}kernel"] for model in (whole, resumed)]
+    np.testing.assert_array_equal(*states)
+    assert (states[0] < 0).sum() > 40
+
+
+def test_the_temperature_of_soft_deep_r_must_stay_above_zero():
+    _, algorithm = soft(VALUES, temperature=schedules.Piecewise((2,), (1e-6, 0.0)))
+    with pytest.raises(ValueError, match="`temperature` must be a finite number above 0.*0.0"):
+        algorithm.change_masks(2)
+
+
 @pytest.mark.parametrize(
     "options,message",
     [
+        ({"soft": 1}, "`soft` must be"),
+        ({"soft": True, "l1": 0.0}, "`l1` must be a finite number above 0.*l1=0.0"),
+        ({"soft": True, "temperature": 0.0}, "`temperature` must be a finite number above 0.*temperature=0.0"),
         ({"l1": -1e-5}, "`l1` must be a finite number at least 0.*l1=-1e-05"),
         ({"temperature": -1.0}, "`temperature` must be a finite number at least 0.*temperature=-1.0"),
         ({"temperature": "hot"}, "`temperature` must be .*temperature='hot'"),

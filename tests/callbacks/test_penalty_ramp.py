@@ -179,6 +179,36 @@ def test_the_weight_in_force_is_logged_at_the_end_of_each_epoch():
     assert history["penalty_weight"] == [4 / 8, 1.0]
 
 
+def test_each_layer_has_its_own_factor():
+    """SBPa of the authors' program: ten times the divergence in some layers, five times in others, once in the rest."""
+    model = make_model()
+    ramp = PenaltyRamp(num_examples=20, begin_step=0, end_step=4, factors={"first": 10, "nes.*": 5.0})
+    history = fit(model, ramp, epochs=1).history
+    ramped = np.array([0, 0.25, 0.5, 0.75, 1]) / 20
+    by_name = dict(zip((layer.name for layer in layers_of(model)), seen_by(model), strict=True))
+    np.testing.assert_allclose(by_name["first"], 10 * ramped, rtol=1e-6)
+    np.testing.assert_allclose(by_name["nested"], 5 * ramped, rtol=1e-6)
+    assert history["penalty_weight"] == [1 / 20]  # without the factors
+    PenaltyRamp(num_examples=20, factors={"first/kernel": 0}).update(model)
+    weights = {layer.name: float(keras.ops.convert_to_numpy(layer.penalty_weight)) for layer in layers_of(model)}
+    assert weights == {"first": 0.0, "nested": pytest.approx(0.05)}
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ({"second": 2.0}, "`factors` must hold entries that match a tensor.*'second'.*first/kernel"),
+        (
+            {"fir.*": 2.0, "first": 3.0},
+            r"`factors` must match each layer at most once.*'first/kernel', matched by \['fir",
+        ),
+    ],
+)
+def test_factors_that_do_not_fit_the_model_are_refused(factors, message):
+    with pytest.raises(ValueError, match=message):
+        PenaltyRamp(num_examples=20, factors=factors).update(make_model())
+
+
 def test_update_serves_a_loop_of_ones_own():
     model = make_model()
     ramp = PenaltyRamp(num_examples=1, begin_step=0, end_step=4)
@@ -261,6 +291,9 @@ def test_every_replica_of_a_distributed_model_gets_the_weight():
         (dict(num_examples=5, begin_step=-1, end_step=6), "begin_step=-1"),
         (dict(num_examples=5, begin_step=0.5, end_step=6), "begin_step=0.5"),
         (dict(num_examples=5, end_step=None), "end_step=None"),
+        (dict(num_examples=5, factors=3.0), "`factors` must be a dict from strings.*factors=3.0"),
+        (dict(num_examples=5, factors={1: 3.0}), "`factors` must be a dict from strings.*factors={1: 3.0}"),
+        (dict(num_examples=5, factors={"a": -1.0}), r"`factors\['a'\]` must be a finite number at least 0.*-1.0"),
     ],
 )
 def test_bad_arguments_are_named(options, message):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from sparsity_tf import datasets, layers
+from sparsity_tf import datasets, layers, models
 from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.train import sparsity_settings as algorithms
 from sparsity_tf.train import task as shared_task
@@ -111,6 +111,21 @@ def test_penalty_ramp_is_in_epochs(name):
     recipe = presets.Recipe(technique=name, penalty_weight=2.0, penalty_begin_epoch=1.0, penalty_end_epoch=3.0)
     (ramp,) = technique.penalty_callbacks(recipe, num_examples=100, steps=10)
     assert [ramp.penalty_weight(step) for step in (0, 10, 20, 30)] == [0, 0, 0.01, 0.02]
+
+
+def test_sbpa_counts_the_divergence_of_costly_layers_more():
+    recipe = dataclasses.replace(presets.PRESETS["vgg_like_sbpa"], model_options={"width": 0.02})
+    model = models.vgg_like(width=0.02, technique="sbp")
+    (ramp,) = technique.penalty_callbacks(recipe, num_examples=50_000, steps=500)
+    model.compile("sgd", "mse")
+    assert ramp.update(model) == 1 / 50_000
+    found = {
+        layer.name: round(float(keras.ops.convert_to_numpy(layer.penalty_weight)) * 50_000, 4)
+        for layer in model.layers
+        if hasattr(layer, "penalty_weight")
+    }
+    costly = {"stem": 10.0, "stage1_conv2": 10.0, "stage2_conv1": 5.0, "stage2_conv2": 5.0}
+    assert len(found) == 15 and found == {**dict.fromkeys(found, 1.0), **costly}
 
 
 @pytest.mark.parametrize("name", ["none", "str", "masked", "dnw"])
@@ -247,16 +262,20 @@ def test_training_begins_with_the_weights_of_a_saved_model(batches, tmp_path):
         np.testing.assert_array_equal(model.get_layer(name).kernel, dense.get_layer(name).kernel)
 
 
-@pytest.mark.parametrize("technique", ["vd", "l0", "str", "dnw", "masked"])
+@pytest.mark.parametrize("technique", ["vd", "l0", "str", "dnw", "masked", "sbp"])
 def test_another_technique_begins_with_the_weights_of_inference(batches, tmp_path, technique):
     """Training on from a sparse network begins with what it predicts, not with the variables behind it."""
     keras.utils.set_random_seed(1)
     sparse = TASK.make_model(presets.Recipe(technique=technique), batches)
     for weight in get_sparse_weights(sparse):
         options = {"vd": ("log_sigma2", -2.0), "l0": ("log_alpha", -0.5), "str": ("raw_threshold", -4.0)}
+        # The ratio of some units is above 1, that of others below.
+        options["sbp"] = ("log_sigma", None)
         if technique in options:
             name, value = options[technique]
-            weight.extra_variable(name).assign(keras.ops.full(weight.extra_variable(name).shape, value))
+            variable = weight.extra_variable(name)
+            spread = np.resize(np.linspace(-1.0, 3.0, 7), variable.shape)
+            variable.assign(spread if value is None else keras.ops.full(variable.shape, value))
     sparse.save(tmp_path / "sparse.keras")
     images = np.random.default_rng(0).normal(size=(4, *batches.image_shape)).astype("float32")
     dense = TASK.make_model(presets.Recipe(load_weights=str(tmp_path / "sparse.keras")), batches)
