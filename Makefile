@@ -17,7 +17,7 @@ MODULES ?=
 # What runs again on the JAX and torch backends.
 BACKEND_TESTS ?= tests/layers tests/callbacks tests/models tests/decoding tests/inspection tests/checkpoints \
 	tests/test_schedules.py tests/test_sparsify.py tests/test_to_dense.py tests/test_load_masks.py \
-	tests/test_initializers.py tests/masks/test_ranking.py tests/ops/test_noise.py tests/ops/test_fused.py \
+	tests/test_initializers.py tests/test_prune.py tests/one_shot tests/masks/test_ranking.py tests/ops/test_noise.py tests/ops/test_fused.py \
 	tests/test_docstrings.py
 
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))

@@ -15,7 +15,7 @@ from keras import ops
 
 from sparsity_tf import distributions
 from sparsity_tf.backend import slots_of, strategy_scope, trained_variables
-from sparsity_tf.callbacks.base import tied_weights
+from sparsity_tf.callbacks.base import optimizer_slots, tied_weights
 from sparsity_tf.callbacks.base.cost_target import the_target
 from sparsity_tf.callbacks.base.output_layers import dense_selection
 from sparsity_tf.callbacks.base.weight_view import WeightView, read_mask
@@ -174,7 +174,7 @@ def prune(
             views = [_view(weight, index, seed) for index, weight in enumerate(chosen)]
             computed = scores.compute(by, model, chosen, views, data, loss)
             found = selection.new_masks(views, kinds, computed, goals, scope, sparsity)
-    _assign(model, chosen, found)
+    _assign(model, chosen, found, adapted=isinstance(by, str) and by in refit.SOLVERS)
     _report(model, by, scope, [(weight, read_mask(weight), targets[weight.path]) for weight in weights])
     return model
 
@@ -368,8 +368,12 @@ def _has_batch_normalization(model):
     return any(isinstance(layer, keras.layers.BatchNormalization) for layer in flatten_layers(model))
 
 
-def _assign(model, weights, found):
-    """Sets masks. The optimizer's slots of pruned entries, averages of weights included, get their initial value."""
+def _assign(model, weights, found, adapted=False):
+    """Sets masks. The optimizer's slots of pruned entries, averages of weights included, get their initial value.
+
+    With `adapted` the weights that are left have new values, and their averages become these values: an average of the
+    old ones, written back at the end of training, would undo the method's work.
+    """
     optimizer = getattr(model, "optimizer", None)
     trained = set()
     if optimizer is not None and optimizer.built:
@@ -380,3 +384,5 @@ def _assign(model, weights, found):
             for slot, initial in slots_of(optimizer, weight.variable) if id(weight.variable) in trained else ():
                 tensor = ops.convert_to_tensor(slot)
                 slot.assign(ops.where(ops.convert_to_tensor(mask), tensor, ops.cast(initial, tensor.dtype)))
+            if adapted and id(weight.variable) in trained:
+                optimizer_slots.restart_average(optimizer, weight.variable)

@@ -167,7 +167,7 @@ def _make_all_sparse(layers, technique):
 def _own_copy(technique, position):
     """A copy of the technique for one layer. Later changes of its options concern this layer alone.
 
-    A common seed becomes a different seed, and so different noise, for each layer.
+    A common seed becomes a different seed, and so different noise (or a different hash), for each layer.
     """
     own = copy.copy(technique)
     for name in technique.option_names():
@@ -175,7 +175,7 @@ def _own_copy(technique, position):
         if hasattr(option, "get_config"):
             # Copied without the registry of serialisable classes: a user's own initializer need not be in it.
             setattr(own, name, type(option).from_config(option.get_config()))
-    if technique.stochastic and technique.seed is not None:
+    if (technique.stochastic or technique.seed_per_layer) and technique.seed is not None:
         own.seed = technique.seed + position
     return own
 

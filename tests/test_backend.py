@@ -88,8 +88,8 @@ PRIVATE = {
     "trained model": (trained_model, MODEL_ON_JAX),
     "optimizer": (
         lambda: optimizer_of(keras.optimizers.SGD)[0],
-        """_backend_update_step _get_variable_index _iterations _trainable_variables _untrack_variable
-        _use_weight_decay _variables""".split(),
+        """_backend_update_step _get_variable_index _iterations _learning_rate _trainable_variables
+        _untrack_variable _use_weight_decay _variables""".split(),
     ),
     "Adam": (lambda: optimizer_of(keras.optimizers.Adam)[0], ["_momentums", "_velocities"]),
     "Adamax": (lambda: optimizer_of(keras.optimizers.Adamax)[0], ["_m"]),
@@ -619,6 +619,28 @@ def test_every_optimizer_of_keras_calls_the_method_of_the_update():
         optimizer.apply([ops.ones((4, 3)), ops.ones((3,))])
         assert len(heard) == (1 if batched else 2)
         assert batched == (BACKEND == "torch")
+
+
+@pytest.mark.parametrize("steps,wrap", [(1, False), (2, False), (1, True)])
+def test_the_learning_rate_of_the_last_update(steps, wrap):
+    """The rate that the update received, also of a schedule, with accumulation and in a loss-scaled optimizer."""
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1, 2, 3, 4], [0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    inner = keras.optimizers.SGD(schedule, gradient_accumulation_steps=steps if steps > 1 else None)
+    variable = keras.Variable(np.zeros(2, "float32"))
+    optimizer = keras.optimizers.LossScaleOptimizer(inner) if wrap else inner
+    optimizer.build([variable])
+    assert backend.last_learning_rate(optimizer) == pytest.approx(0.6)
+    before, rates = 0.0, []
+    for _ in range(4):
+        # A loss-scaled optimizer divides gradients by its scale.
+        optimizer.apply([optimizer.scale_loss(ops.ones(2))])
+        now = float(to_numpy(variable)[0])
+        if now != before:
+            rates.append(before - now)
+            assert backend.last_learning_rate(optimizer) == pytest.approx(before - now, rel=1e-5)
+        before = now
+    assert len(rates) == 4 // steps and len({round(rate, 6) for rate in rates}) == len(rates)
+    assert backend.last_learning_rate(keras.optimizers.SGD(0.25)) == 0.25
 
 
 SLOTS = {

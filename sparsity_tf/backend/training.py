@@ -39,6 +39,20 @@ def call_counter(optimizer):
     return inner_optimizer(optimizer)._iterations
 
 
+def last_learning_rate(optimizer):
+    """The learning rate that a Keras optimizer used in its last update, a float.
+
+    A schedule is a function of the count of calls, which the update has raised by one. Before the first update: the
+    rate of the first.
+    """
+    optimizer = inner_optimizer(optimizer)
+    rate = optimizer.learning_rate
+    if isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        count = max(int(ops.convert_to_numpy(optimizer._iterations)) - 1, 0)
+        rate = optimizer._learning_rate(ops.convert_to_tensor(count, optimizer._iterations.dtype))
+    return float(ops.convert_to_numpy(rate))
+
+
 def decays(optimizer, variable):
     """Whether an optimizer has weight decay and applies it to a variable."""
     optimizer = inner_optimizer(optimizer)

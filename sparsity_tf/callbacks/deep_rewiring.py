@@ -21,10 +21,9 @@ import math
 
 import keras
 import numpy as np
-from keras import ops
 
 from sparsity_tf import masks, schedules
-from sparsity_tf.backend import inner_optimizer
+from sparsity_tf.backend import last_learning_rate
 from sparsity_tf.callbacks.dynamic import SparseFromTheStart
 from sparsity_tf.checks import check_bool, check_number
 from sparsity_tf.masks import packed_bits
@@ -46,7 +45,8 @@ class DeepRewiring(SparseFromTheStart):
 
     Every entry has a fixed sign. The sign of an entry that is not zero when training begins is the sign of its value.
     The sign of any other entry is random. Signs are saved with the model. The drift and the noise are those of one
-    step, with the optimizer's learning rate eta. So leave `frequency` at 1, and `steps_per_execution`, too.
+    step, with the learning rate eta that the optimizer used in it. So leave `frequency` at 1, and
+    `steps_per_execution`, too.
 
     The authors' program adds noise of the standard deviation eta * 1e-5. At their rate, 0.05, this is the default
     temperature. The comparison in DSR's paper (arXiv 1902.05967) has temperatures from 1e-5 down to 1e-15, which its
@@ -158,7 +158,7 @@ class DeepRewiring(SparseFromTheStart):
         return -sparsity / (1 - sparsity) * self.temperature_at(step) / self.l1
 
     def change_masks(self, step: int) -> None:
-        rate = float(ops.convert_to_numpy(inner_optimizer(self._optimizer).learning_rate))
+        rate = last_learning_rate(self._optimizer)
         drift, deviation = rate * self.l1, math.sqrt(2 * rate * self.temperature_at(step))
         for portion in self.portions(self.moving):
             pairs = [(self.view(index, step), self._signs[index].reshape(-1)) for index in portion]

@@ -12,7 +12,7 @@ class TensorSparsity:
 
     Attributes:
         name: str, the checkpoint's name of the counted tensor: the mask, gate or variance where there is one;
-            the weight itself for `soft_threshold`, `discovering_wirings` and `zeros`.
+            the weight itself for `soft_threshold`, `discovering_wirings`, `top_kast` and `zeros`.
         technique: str, the naming rule that applied.
         shape: Tuple of ints, the shape of the weight.
         size: int, number of entries.

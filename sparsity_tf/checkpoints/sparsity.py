@@ -15,6 +15,8 @@ package's layers. The list says for each technique which names it looks for, and
 - discovering_wirings (Wortsman et al., arXiv:1906.00586): a weight "kernel", "recurrent_kernel",
   "depthwise_kernel" or "pointwise_kernel" with a number "sparsity", either a tensor beside it or the layer's
   argument in a `.keras` file; W != 0 and abs(W) among the n - floor(sparsity n) largest.
+- top_kast (Jayakumar et al., arXiv:2106.03517): a "kernel" whose layer has the arguments "sparsity" and "exploration"
+  in a `.keras` file; the same rule, for the forward set.
 - zeros: floating-point tensors with two or more dimensions; value != 0.
 
 "auto" refuses a checkpoint with layers of other techniques of this package (`uncountable.py`).
@@ -47,6 +49,7 @@ TECHNIQUES = (
     "l0_regularization",
     "soft_threshold",
     "discovering_wirings",
+    "top_kast",
     "zeros",
 )
 _ENDINGS = {
@@ -56,6 +59,7 @@ _ENDINGS = {
     "l0_regularization": ("log_alpha", "_aux"),
     "soft_threshold": ("threshold",),
     "discovering_wirings": ("kernel, with a number called sparsity",),
+    "top_kast": ("kernel, of a layer with arguments sparsity and exploration",),
 }
 # Weights that discovering wirings may make sparse: the second belongs to recurrent layers, the last two to separable
 # convolutions.
@@ -299,14 +303,15 @@ class _Counter:
         return None
 
     def _technique_of_kernel(self, name, kernel):
-        """Recognises discovering wirings by its layer's argument: the technique has no variable beside the kernel."""
+        """Recognises the techniques that have no variable beside the kernel by the arguments of the layer."""
         others = ("mask", "log_sigma2", "log_alpha", "raw_threshold", "threshold")
         prefix = "" if kernel in _FIRST_KERNELS else f"{kernel}_"
         if self._siblings(name, kernel, lambda base: [base + prefix + other for other in others]):
             return None
         tensors, option = self._dnw_sparsity(name)
         if tensors or option is not None:
-            return "discovering_wirings"
+            top_kast = not tensors and self.checkpoint.layer_option(name, "exploration") is not None
+            return "top_kast" if top_kast else "discovering_wirings"
         if any(alias.endswith(f"/vars/{kernel}") for alias in self.checkpoint.aliases(name)):
             # Files number the variables of Keras's own layers. A variable with a name belongs to this package's layers.
             self._note(
@@ -323,7 +328,10 @@ class _Counter:
         scalars = [tensor for tensor in beside if self.checkpoint.shape(tensor) == ()]
         return scalars, self.checkpoint.layer_option(name, "sparsity")
 
-    def _discovering_wirings(self, name):
+    def _top_kast(self, name):
+        return self._discovering_wirings(name, "top_kast")
+
+    def _discovering_wirings(self, name, technique="discovering_wirings"):
         tensors, sparsity = self._dnw_sparsity(name)
         if tensors:
             sparsity = self._tensor(tensors[0])[()]
@@ -337,8 +345,8 @@ class _Counter:
         # The smallest magnitudes are dropped first, and zeros are the smallest, so ties do not change the count.
         nonzeros = min(value.size - dropped, np.count_nonzero(value))
         if self.picture_width is None:
-            return self._row(name, "discovering_wirings", nonzeros)
-        return self._row(name, "discovering_wirings", masks.highest(np.abs(value.astype("float64")), nonzeros))
+            return self._row(name, technique, nonzeros)
+        return self._row(name, technique, masks.highest(np.abs(value.astype("float64")), nonzeros))
 
     def _all_zeros(self):
         quantized = [name for name in self.checkpoint.names() if self.checkpoint.is_quantized(name)]
@@ -404,6 +412,12 @@ class _Counter:
         elif present:
             shapes = ", ".join(f"{weight} {self.checkpoint.shape(weight)}" for weight in present)
             problem = f"{self.checkpoint.shape(name)} has another shape than its weight: {shapes}"
+        elif shared := [sibling for sibling in tried if len(self.checkpoint.find(sibling)) > 1]:
+            problem = (
+                f"can't be paired with its weight: several tensors are called {shared[0]!r}, and the file does not "
+                "name their layers. (Keras writes no names of layers into the SavedModel of a JAX model.) Give the "
+                ".keras file"
+            )
         else:
             problem = f"has no partner tensor. Tried: {', '.join(tried)}"
         raise CheckpointError(f"'{name}' in '{self.checkpoint.path}' {problem}")

@@ -146,14 +146,14 @@ class GroupVariationalDropout(VariationalDropout):
         return total
 
     def training_value(self, weight: SparseWeight, select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """One sample of the weights, for all examples and time steps of a mini-batch."""
+        """One sample of the weights, for all examples and time steps of a mini-batch, on all replicas."""
         generator, dtype = weight.layer.seed_generator, weight.tensor_dtype
         theta, sigma2 = self._means_and_variances(weight, select)
         if select is None:
-            value = noise.add_normal(theta, sigma2, generator, EPSILON)
+            value = noise.add_normal(theta, sigma2, generator, EPSILON, of_model=True)
         else:
             # The noise of the whole table, so that a row is the same wherever it is looked up.
-            value = theta + ops.sqrt(sigma2 + EPSILON) * select(noise.normal(weight.shape, generator, dtype))
+            value = theta + ops.sqrt(sigma2 + EPSILON) * select(noise.normal_of_model(weight.shape, generator, dtype))
         for z in self._samples(weight, select):
             value = value * z
         return value
@@ -201,7 +201,7 @@ class GroupVariationalDropout(VariationalDropout):
             if group not in drawn:
                 mean, log_sigma2 = self._variables(group, owner, weight.tensor_dtype)
                 deviation = ops.sqrt(self._sigma2(mean, log_sigma2, compiled=False) + EPSILON)
-                n = noise.normal(tuple(mean.shape), weight.layer.seed_generator, weight.tensor_dtype)
+                n = noise.normal_of_model(tuple(mean.shape), weight.layer.seed_generator, weight.tensor_dtype)
                 drawn[group] = mean + deviation * n
             yield drawn[group] if select is None else select(drawn[group])
 

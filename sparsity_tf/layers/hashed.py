@@ -4,14 +4,16 @@ A layer stores a bank b of K numbers instead of a kernel of n weights. The weigh
 
     w_p = xi(p) b[h(p)]
 
-with two hash functions: h gives one of the K numbers, and xi a sign. They depend on the position and a seed alone, so
-they take no memory in a file. The gradient of a number of the bank is the sum of xi(p) g_p over its positions.
+with two hash functions: h gives one of the K numbers, and xi a sign. They depend on the position and the layer's seed
+alone, so a file holds the seed beside the bank. The gradient of a number of the bank is the sum of xi(p) g_p over its
+positions.
 
 The network computes with dense kernels. What is small is the number of parameters, not the number of operations.
 """
 
 import fractions
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,6 +28,8 @@ from sparsity_tf.ops.fused import fused
 from sparsity_tf.type_names import Tensor
 
 ASSIGNMENTS = ("hash", "balanced")
+# The name under which a layer saves its seed beside its bank, as two words.
+_SEED = "hash_seed"
 
 
 def shared_positions(size: int, count: int, assignment: str, seed: int) -> np.ndarray:
@@ -60,9 +64,14 @@ def signs_of_positions(size: int, seed: int) -> np.ndarray:
 def _hash_of_positions(size, seed, use):
     """A word of 32 bits for each position. `use` tells apart the hash functions of one seed."""
     key = np.zeros(1, "uint32")
-    for word in (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, use):
+    for word in (*_words(seed), use):
         key = _mix(key + np.uint32(word) + np.uint32(0x3C6EF372))
     return _mix(_mix(np.arange(size, dtype="uint32") + key) ^ _mix(key ^ np.uint32(0x1B873593)))
+
+
+def _words(seed):
+    """The 64 bits of a seed that the hash functions use, as two words: the lower first."""
+    return np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF], "uint32")
 
 
 def _mix(x):
@@ -100,7 +109,9 @@ class Hashed(Technique):
         assignment: "hash" (the paper: every position draws a number of the bank), or "balanced" (every number has the
             same number of positions, up to one: "tied" in the program of DSR, Mostafa and Wang 2019).
         signs: Whether a second hash gives each position a sign, as in the paper. (DSR's program has no signs.)
-        seed: Integer of at least 0, the seed of both hash functions.
+        seed: Integer of at least 0, the seed of both hash functions. `sparsify` counts it up from layer to layer, so
+            layers of one shape share their numbers in different patterns. Layers that you make yourself have the
+            pattern of the seed that you give them.
 
     Example:
 
@@ -114,6 +125,7 @@ class Hashed(Technique):
     aliases = ("hashednet",)
     # LiteRT drops the bias and the activation of a layer whose kernel is computed.
     export_refusal = "the exported model would compute its kernel from the bank in every call"
+    seed_per_layer = True
 
     def __init__(self, compression: float = 8.0, assignment: str = "hash", signs: bool = True, seed: int = 0) -> None:
         check_number("compression", compression, least=1)
@@ -124,6 +136,8 @@ class Hashed(Technique):
         self.assignment = assignment
         self.signs = bool(signs)
         self.seed = int(seed)  # A config can't hold numpy's integers.
+        # The seed before `sparsify` counted it up for a layer: the seed of all layers in files that hold no seeds.
+        self.common_seed = self.seed
         # Once the bank has taken its place: the shape of the kernel, and for each position the number that it reads and
         # its sign.
         self._shape = self._index = self._signs = None
@@ -157,6 +171,15 @@ class Hashed(Technique):
         self._shape = shape
         self._index, self._signs = self._index_and_signs(weight.size, count)
         delete_variable(weight.layer, weight.name)
+
+    def set_seed(self, weight: SparseWeight, seed: int) -> None:
+        """Gives a built layer the pattern of another seed: the pattern of the file from which its bank comes.
+
+        A function that was compiled before this goes on with the old pattern. So call it on a new model only.
+        """
+        if seed != self.seed:
+            self.seed = seed
+            self._index, self._signs = self._index_and_signs(weight.size, self.variable_of(weight).shape[0])
 
     def _index_and_signs(self, size, count):
         signs = signs_of_positions(size, self.seed) if self.signs else np.ones(size, "int8")
@@ -217,6 +240,25 @@ class HashedLayer:
         if self.technique.holds_bank:
             return self.technique.value(SparseWeight(self, "kernel"))
         return super().kernel
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        if self.technique.holds_bank:
+            store[_SEED] = _words(self.technique.seed)
+
+    def load_own_variables(self, store: Any) -> None:
+        names = set(store.keys())
+        if self.technique.holds_bank and _SEED in names:
+            saved = np.asarray(store[_SEED], "uint32")
+            if not np.array_equal(saved, _words(self.technique.seed)):
+                raise ValueError(
+                    f"`seed` of layer {self.name!r} must be the seed in the file, because the bank belongs to its "
+                    f"pattern: {int(saved[0]) + (int(saved[1]) << 32)}. Received: seed={self.technique.seed}"
+                )
+        elif self.technique.holds_bank and "bank" in names:
+            # In files without seeds all layers of a call of `sparsify` have one.
+            self.technique.set_seed(SparseWeight(self, "kernel"), self.technique.common_seed)
+        super().load_own_variables({name: store[name] for name in names if name != _SEED})
 
     @classmethod
     def reason_against(cls, layer: keras.layers.Layer) -> str | None:

@@ -51,6 +51,8 @@ class Technique:
     penalized = False
     # Whether the technique draws random numbers in training. If so, the layer gets a `seed_generator`.
     stochastic = False
+    # Whether `sparsify` gives each layer a `seed` of its own, counted up from the technique's.
+    seed_per_layer = False
     # Why a layer of the technique can't be exported as it is. `None` if converters store the plain kernel.
     export_refusal = None
 

@@ -65,6 +65,22 @@ def uniform_of_model(shape, seed_generator, dtype="float32"):
     return uniform(shape, seed_generator, dtype)
 
 
+def normal_of_model(shape, seed_generator, dtype="float32"):
+    """Draws as `normal` does, but the same numbers on every replica, as `uniform_of_model`.
+
+    Args:
+        shape: Tuple of integers or scalar tensors (dynamic sizes).
+        seed_generator: `keras.random.SeedGenerator`; its counter advances by one.
+        dtype: "float32" or "float64".
+
+    Returns:
+        Tensor of the given shape, N(0, 1).
+    """
+    if noise_is_hashed():
+        return hashed_noise.normal(shape, seed_generator.next(), dtype)
+    return normal(shape, seed_generator, dtype)
+
+
 def uniform_source(shape, seed_generator, dtype="float32"):
     """Prepares a draw: `uniform_from` turns the result, inside a compiled function, into the numbers of `uniform`.
 
@@ -87,7 +103,7 @@ def uniform_from(source, shape, dtype="float32"):
     return hashed_noise.uniform(shape, source, dtype) if noise_is_hashed() else source
 
 
-def add_normal(mean, variance, seed_generator, epsilon=0.0, shared_axes=()):
+def add_normal(mean, variance, seed_generator, epsilon=0.0, shared_axes=(), of_model=False):
     """Samples N(mean, variance + epsilon), elementwise: mean + sqrt(max(variance, 0) + epsilon) n.
 
     On TensorFlow this is one pass over memory, also in a step that XLA does not compile as a whole. Its gradient is one
@@ -101,13 +117,14 @@ def add_normal(mean, variance, seed_generator, epsilon=0.0, shared_axes=()):
         seed_generator: `keras.random.SeedGenerator`; its counter advances by one.
         epsilon: Float added to the variance. It keeps the gradient of the square root finite.
         shared_axes: Tuple of axes along which the same number n is used everywhere.
+        of_model: Whether every replica draws the same numbers: for noise on the model, not on the examples.
 
     Returns:
         Tensor of the shape and dtype of `mean`.
     """
     if noise_is_hashed():
         add = hashed_noise.fused_add_normal(epsilon, tuple(shared_axes))
-        return add(mean, variance, hashed_noise.next_seed(seed_generator))
+        return add(mean, variance, seed_generator.next() if of_model else hashed_noise.next_seed(seed_generator))
     shape = [1 if axis in shared_axes else size for axis, size in enumerate(ops.shape(mean))]
     deviation = ops.sqrt(ops.maximum(variance, 0) + epsilon)
     return mean + ops.cast(deviation * normal(shape, seed_generator, variance.dtype), mean.dtype)

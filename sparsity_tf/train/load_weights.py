@@ -57,6 +57,10 @@ def load_weights(model, path):
             chosen.append((variable, saved if same else weight.value()))
     for variable, value in chosen:
         variable.assign(value)
+        weight, saved = of_model.get(variable.path), sparse.get(variable.path)
+        if _technique(weight) == _technique(saved) == "hashed":
+            # A bank belongs to the pattern of its seed.
+            weight.technique.set_seed(weight, saved.technique.seed)
     if head:
         counts = [one.output_shape[-1] for one in (source, model)]
         warnings.warn(

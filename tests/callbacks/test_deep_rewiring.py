@@ -50,6 +50,17 @@ def test_live_weights_drift_towards_zero():
     assert mask.sum() == 4 and np.count_nonzero(value) == 2
 
 
+def test_the_drift_has_the_learning_rate_of_the_step_before_it():
+    """A schedule of Keras has moved on by one when the callback acts."""
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [0.2, 0.1, 0.0])
+    model, algorithm = prepared(l1=0.5, optimizer=keras.optimizers.SGD(schedule))
+    for drift in (0.1, 0.05, 0.0):
+        optimizer, before = model.optimizer, values_of(model)[0][0, 0]
+        optimizer.apply([keras.ops.zeros(variable.shape) for variable in model.trainable_variables])
+        algorithm.change_masks(int(keras.ops.convert_to_numpy(optimizer.iterations)))
+        assert before - values_of(model)[0][0, 0] == pytest.approx(drift, abs=1e-6)
+
+
 def test_a_weight_at_zero_stays_without_drift_and_goes_with_it():
     for l1, stay in ((0.0, True), (1e-3, False)):
         model, algorithm = prepared(l1=l1)

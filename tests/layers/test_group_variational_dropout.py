@@ -9,6 +9,7 @@ import sparsity_tf
 from sparsity_tf import layers
 from sparsity_tf.layers import GVDGRU, GVDLSTM, GroupVariationalDropout, GVDDense, GVDEmbedding, GVDSimpleRNN
 from sparsity_tf.layers.variational_dropout import compute_log_alpha, kl_divergence
+from tests import fresh_process
 
 UNITS, FEATURES, STEPS, BATCH = 4, 3, 5, 6
 # log alpha -> divergence (Molchanov's fit), and the older fit of the authors' program.
@@ -227,6 +228,45 @@ def test_a_dense_layer_samples_pre_activations_with_one_group_sample_a_batch():
     steps = array(layer(np.ones((3, 5, 2), "float32"), training=True))
     np.testing.assert_allclose(steps, np.repeat(steps[:, :1], 5, axis=1), rtol=1e-5)
     assert np.abs(steps[0] - steps[1]).max() > 0.1
+
+
+REPLICAS = """
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+from sparsity_tf.layers import GVDEmbedding, GVDLSTM, GVDDense, VDDense
+
+noisy = {"log_sigma2_initializer": 0.0, "clip_log_alpha": None}
+groups = {"log_sigma2_initializer": -60.0, "group_log_sigma2_initializer": 0.0, "clip_log_alpha": None}
+cases = [
+    (GVDLSTM(4, **noisy), (None, 5, 3), tf.ones((1, 5, 3))),
+    (GVDLSTM(4, **groups), (None, 5, 3), tf.ones((1, 5, 3))),
+    (GVDEmbedding(6, 4, **noisy), (None, 5), tf.ones((1, 5), "int32")),
+    (GVDDense(20, **groups), (None, 3), tf.ones((1, 3))),
+    # Noise of the examples: each replica has others.
+    (GVDDense(20, **noisy), (None, 3), tf.ones((1, 3))),
+    (VDDense(20, **noisy), (None, 3), tf.ones((1, 3))),
+]
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+for layer, shape, inputs in cases:
+    with strategy.scope():
+        layer = type(layer).from_config(layer.get_config())
+        layer.build(shape)
+    outputs = tf.function(lambda: strategy.run(lambda: layer(inputs, training=True)))()
+    one, other = (output.numpy() for output in strategy.experimental_local_results(outputs))
+    # Noise of the examples with a deviation of 1e-4 remains where that of the weights is off.
+    print(abs(one - other).max() < 5e-3, abs(one - layer(inputs).numpy()).max() > 1e-2)
+"""
+
+
+@pytest.mark.tensorflow
+def test_all_replicas_share_the_sample_of_a_mini_batch():
+    # A process of its own: logical devices must be set before TensorFlow starts.
+    process = fresh_process.run(REPLICAS)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert process.stdout.splitlines() == ["True True"] * 4 + ["False True"] * 2
 
 
 def test_a_layer_takes_the_groups_that_it_has_of_those_that_are_asked_for():

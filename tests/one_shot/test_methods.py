@@ -154,6 +154,27 @@ def test_training_continues_under_the_masks_with_the_new_values():
         np.testing.assert_array_equal(numpy_of(weight.value()) != 0, mask)
 
 
+@pytest.mark.parametrize("by", refit.SOLVERS)
+def test_averages_of_weights_do_not_bring_the_old_values_back(by):
+    x, model = RNG.normal(size=(64, 10)).astype("float32"), mlp()
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.9), "mse", jit_compile=False)
+    model.train_on_batch(x, np.ones((64, 3), "float32"))
+    bias, momenta = model.get_layer("last").bias, [numpy_of(slot) for slot in model.optimizer.momentums]
+    average = numpy_of(model.optimizer._model_variables_moving_average[3])
+    prune(model, 0.5, by=by, data=x)
+    values = [numpy_of(weight.variable) for weight in get_sparse_weights(model)]
+    for index, mask in zip((0, 2), (weight.mask() for weight in get_sparse_weights(model)), strict=True):
+        # Momenta of the weights that are left go on.
+        momentum = numpy_of(model.optimizer.momentums[index])
+        np.testing.assert_array_equal(momentum, momenta[index] * numpy_of(mask))
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    for weight, value in zip(get_sparse_weights(model), values, strict=True):
+        np.testing.assert_array_equal(numpy_of(weight.variable), value)
+    # The method leaves biases alone, and so their averages.
+    assert average.any()
+    np.testing.assert_array_equal(numpy_of(bias), average)
+
+
 def test_refused_layers_are_named_and_nothing_changes():
     x = RNG.normal(size=(4, 6, 6, 4))
     model = keras.Sequential(

@@ -106,9 +106,40 @@ def test_two_devices_train_the_translator(tmp_path):
     shared = f"--config=tiny_magnitude --data_dir={corpus} --num_layers=1 --hidden_size=16 --filter_size=32".split()
     shared += "--num_heads=2 --vocabulary_size=320 --batch_tokens=160 --max_length=32 --eval_max_length=64".split()
     shared += "--train_steps=6 --eval_every=3 --begin_step=1 --end_step=5 --frequency=1".split()
+    # Sequences that are packed to one length: both runs have the same batches.
+    shared += ["--packed", "--batch_tokens=128"]
+    run("translator", 1, *shared, f"--output_dir={tmp_path / 'one'}")
     run("translator", 2, *shared, f"--output_dir={tmp_path / 'two'}", "--strategy=data_parallel")
+    check_close(tmp_path / "two", tmp_path / "one")
     rows = figures_of(tmp_path / "two")
     assert [row["step"] for row in rows] == [3, 6] and rows[-1]["loss"] < rows[0]["loss"]
+
+
+def write_reviews(path):
+    """120 texts, in which one word says the class; 12 are held out, in batches that two devices can't share evenly."""
+    words = "the film was very long and loud".split()
+    lines = [
+        f"{('bad', 'good')[n % 2]}\t{words[n % 7]} {('dull', 'superb')[n % 2]} {words[n % 5]} w{n % 10}\n"
+        for n in range(120)
+    ]
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.mark.slow
+@needs_jax
+@pytest.mark.parametrize(
+    "technique",
+    ["--config=reviews_groups", "--config=reviews_dense --technique=rigl --frequency=2 --final_sparsity=0.5"],
+)
+def test_two_devices_train_the_text_classifier(tmp_path, technique):
+    data = write_reviews(tmp_path / "texts.tsv")
+    shared = f"{technique} --data_dir={data} --length=4 --embedding_size=5 --hidden_size=4 --batch_size=10".split()
+    shared += "--eval_batch_size=5 --epochs=2 --learning_rate=0.03 --min_count=1 --steps_per_execution=1".split()
+    run("text_classifier", 1, *shared, f"--output_dir={tmp_path / 'one'}")
+    lines = run("text_classifier", 2, *shared, f"--output_dir={tmp_path / 'two'}", "--strategy=data_parallel")
+    assert any("2 replicas" in line for line in lines)
+    check_close(tmp_path / "two", tmp_path / "one")
 
 
 @pytest.mark.tensorflow

@@ -77,6 +77,14 @@ def mask_averages(optimizer, weights):
                 variable.assign(zero_outside(mask, ops.convert_to_tensor(variable)))
 
 
+def restart_average(optimizer, variable):
+    """Sets the average of a weight, in an optimizer with `use_ema=True`, to the value that the weight has now."""
+    averages = slots_of_kind(optimizer, "average")
+    average = None if averages is None else averages[variable_index(optimizer, variable)]
+    if average is not None:
+        average.assign(variable)
+
+
 def reset_momentum(optimizer):
     """Sets the momentum of every variable of the model to zero. Second moments stay."""
     for slot in slots_of_kind(optimizer, "momentum") or ():

@@ -61,6 +61,7 @@ class TextRecipe(SparsitySettings):
     seed: int = like(Recipe, "seed")
     jit_compile: str = like(Recipe, "jit_compile", help="Compile with XLA. auto: only on a GPU.")
     dtype_policy: str = like(Recipe, "dtype_policy")
+    strategy: str = choice("none", ("none", "data_parallel"), "data_parallel takes all devices (JAX).")
     steps_per_execution: int = like(Recipe, "steps_per_execution")
     save_every: int = like(Recipe, "save_every")
     keep_checkpoint_max: int = like(Recipe, "keep_checkpoint_max")

@@ -44,6 +44,12 @@ class TextClassifierTask(Task):
     error = "val_error"
     validates = True
 
+    def check(self, recipe, replicas):
+        if recipe.batch_size % replicas:
+            raise ValueError(
+                f"`batch_size` must be a multiple of the {replicas} replicas. Received: batch_size={recipe.batch_size}"
+            )
+
     def open_data(self, recipe, folder, resume, replicas):
         if recipe.data_dir is None:
             raise ValueError(

@@ -70,6 +70,22 @@ def test_without_averages_weights_stay_as_they_are():
     np.testing.assert_array_equal(ops.convert_to_numpy(variable), np.full((2, 2), 5.0))
 
 
+def test_the_average_of_one_weight_starts_again_at_its_value():
+    model, variable = bag(keras.optimizers.SGD(0.1, use_ema=True))
+    average = model.optimizer._model_variables_moving_average[0]
+    average.assign(np.full((2, 2), 5.0))
+    optimizer_slots.restart_average(model.optimizer, variable)
+    np.testing.assert_array_equal(ops.convert_to_numpy(average), ops.convert_to_numpy(variable))
+
+
+def test_without_averages_nothing_starts_again():
+    model, variable = bag(keras.optimizers.SGD(0.1, momentum=0.9))
+    before = [np.array(ops.convert_to_numpy(v)) for v in model.optimizer.variables]
+    optimizer_slots.restart_average(model.optimizer, variable)
+    for v, old in zip(model.optimizer.variables, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(v), old)
+
+
 @pytest.mark.parametrize("optimizer,initial", [("adam", 0.0), ("ftrl", 0.1)])
 def test_every_slot_goes_back_to_its_initial_value(optimizer, initial):
     model, variable = bag(keras.optimizers.get({"class_name": optimizer, "config": {"use_ema": True}}))
