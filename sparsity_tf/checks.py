@@ -3,6 +3,7 @@
 A check raises a `ValueError` for every wrong value, also for a value of the wrong type.
 """
 
+import difflib
 import inspect
 import math
 import numbers
@@ -72,7 +73,16 @@ def check_bool(name, value):
 def check_choice(name, value, choices):
     """Raises a ValueError unless `value` equals one of `choices`."""
     if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise ValueError(f"`{name}` must be one of {list(choices)}. Received: {name}={shown(value)}")
+        raise ValueError(
+            f"`{name}` must be one of {list(choices)}. Received: {name}={shown(value)}{meant(value, choices)}"
+        )
+
+
+def meant(value, choices):
+    """The end of a message about a misspelt name, " (Did you mean 'masked'?)", or "" if no choice is like the value."""
+    names = [choice for choice in choices if isinstance(choice, str)]
+    close = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
+    return f" (Did you mean {close[0]!r}?)" if close else ""
 
 
 def check_string(name, value):

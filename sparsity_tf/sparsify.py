@@ -17,7 +17,7 @@ import keras
 from keras import ops
 
 from sparsity_tf.backend import own_variables, sublayers
-from sparsity_tf.checks import check_layer, selection_entries
+from sparsity_tf.checks import check_layer, meant, selection_entries
 from sparsity_tf.layers import (
     LAYER_CLASSES,
     TECHNIQUES,
@@ -195,11 +195,17 @@ def get_technique(technique, **options):
             )
         return technique
     if not isinstance(technique, str) or technique not in TECHNIQUES:
-        raise ValueError(f"`technique` must be one of {sorted(TECHNIQUES)}. Received: technique={technique!r}")
+        raise ValueError(
+            f"`technique` must be one of {sorted(TECHNIQUES)}. Received: technique={technique!r}"
+            f"{meant(technique, TECHNIQUES)}"
+        )
     cls = TECHNIQUES[technique]
     unknown = sorted(set(options) - set(cls.option_names()))
     if unknown:
-        raise ValueError(f"Technique {cls.name!r} has the options {list(cls.option_names())}. Received: {unknown}")
+        raise ValueError(
+            f"Technique {cls.name!r} has the options {list(cls.option_names())}. Received: {unknown}"
+            f"{meant(unknown[0], cls.option_names())}"
+        )
     return cls(**options)
 
 

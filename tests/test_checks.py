@@ -180,3 +180,26 @@ def test_a_value_that_can_not_be_shown_does_not_hide_the_message():
 
     with pytest.raises(ValueError, match="`x` must be an integer.*Received: x=<Broken>"):
         checks.check_integer("x", Broken())
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        (lambda: checks.check_choice("x", "masekd", ["masked", "vd"]), "(Did you mean 'masked'?)"),
+        (lambda: sparsity_tf.sparsify(net(), "maksed"), "(Did you mean 'masked'?)"),
+        (lambda: sparsity_tf.sparsify(net(), "masked", structur="channel"), "(Did you mean 'structure'?)"),
+        (lambda: sparsity_tf.prune(net(), 0.5, by="magnitud"), "(Did you mean 'magnitude'?)"),
+        (lambda: sparsity_tf.prune(net(), 0.5, distribution="unifrom"), "(Did you mean 'uniform'?)"),
+        (lambda: sparsity_tf.callbacks.RigL(0.9, grow="gradiant"), "(Did you mean 'gradient'?)"),
+    ],
+)
+def test_a_misspelt_name_gets_the_right_one(call, hint):
+    with pytest.raises(ValueError, match=re.escape(hint) + "$"):
+        call()
+
+
+@pytest.mark.parametrize("value", ["quantum", 3, None, []])
+def test_a_value_that_is_like_no_choice_gets_no_hint(value):
+    with pytest.raises(ValueError, match="must be one of") as refused:
+        checks.check_choice("x", value, ["masked", 2])
+    assert "Did you mean" not in str(refused.value)

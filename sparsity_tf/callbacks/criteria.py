@@ -18,7 +18,7 @@ import numpy as np
 
 from sparsity_tf import masks
 from sparsity_tf.callbacks.base.weight_view import WeightView
-from sparsity_tf.checks import check_callable, check_choice
+from sparsity_tf.checks import check_callable, check_choice, meant
 
 SLOTS = ("gradient", "momentum", "variance")
 
@@ -291,7 +291,7 @@ def get(argument, identifier, table):
         return table[identifier]
     raise ValueError(
         f"`{argument}` must be one of {sorted(table)}, or a function of a `WeightView`. "
-        f"Received: {argument}={identifier!r}"
+        f"Received: {argument}={identifier!r}{meant(identifier, table)}"
     )
 
 

@@ -11,7 +11,7 @@ from keras import layers as kl
 from sparsity_tf.atomic_files import appearing
 from sparsity_tf.backend import backend_name
 from sparsity_tf.bounded_files import one_line
-from sparsity_tf.checks import check_bool, check_built, check_choice, check_integer, check_model, check_path
+from sparsity_tf.checks import check_bool, check_built, check_choice, check_integer, check_model, check_path, shown
 from sparsity_tf.deploy import litert
 from sparsity_tf.deploy.export_report import ExportReport
 from sparsity_tf.deploy.runtimes import open_runtime, require_runtime
@@ -51,7 +51,7 @@ _BATCH_TOLERANCE = 1e-3
 def export(
     model: keras.Model,
     path: PathLike,
-    format: str = "litert",
+    format: str | None = None,
     shrink: bool = False,
     quantize: str | None = None,
     data: Data | None = None,
@@ -72,9 +72,10 @@ def export(
         model: Built Keras model, sparse or dense, whose input shapes are fixed except for the batch.
         path: Where to write. The ending must fit the format: `.tflite`, `.onnx`, `.xml` (OpenVINO, which writes a
             `.bin` beside it), `.pt2` (torch); a SavedModel is a folder.
-        format: "litert" (default), "onnx", "openvino", "tf_saved_model", or "torch" (`torch.export`). The first four
-            need the TensorFlow backend of Keras, the last the torch backend. The runtimes are separate packages; if one
-            is missing, the error says what to install.
+        format: "litert", "onnx", "openvino", "tf_saved_model", or "torch" (`torch.export`); `None` (default): the
+            ending of `path` decides. A SavedModel is a folder, has no ending, and so needs the argument. The first
+            four need the TensorFlow backend of Keras, the last the torch backend. The runtimes are separate packages;
+            if one is missing, the error says what to install.
         shrink: Whether to remove units and filters that do nothing (`sparsity_tf.shrink`).
         quantize: `None`, or "int8" for LiteRT: quantisation of weights and activations after training. Inputs and
             outputs stay float32. It needs `data`. (A model that Keras's `quantize("int8")` made is exported as it is.)
@@ -104,6 +105,8 @@ def export(
     """
     check_model("model", model)
     check_built("model", model)
+    if format is None:
+        format = _format_of(path)
     check_choice("format", format, FORMATS)
     path = _checked_path(path, format)
     check_bool("shrink", shrink)
@@ -138,6 +141,19 @@ def export(
         if format == "openvino":
             size += _move_weights(unfinished, path)
     return ExportReport(path, format, size, difference, dense.count_params(), operators, sparse_tensors, tuple(notes))
+
+
+def _format_of(path):
+    """The format that the ending of a path means."""
+    check_path("path", path)
+    endings = {one.ending: name for name, one in FORMATS.items() if one.ending}
+    ending = os.path.splitext(os.fspath(path))[1]
+    if ending not in endings:
+        raise ValueError(
+            f"`path` must end in one of {list(endings)} unless `format` is given, which is one of {list(FORMATS)}. "
+            f"Received: path={shown(os.fspath(path))}"
+        )
+    return endings[ending]
 
 
 def _checked_path(path, format):

@@ -35,6 +35,8 @@ _READ_GPU = (
 )
 # A ratio below this one is no gain: the medians of equal networks differ by as much.
 _GAIN = 1.1
+# A reason of more characters goes on in the next line of the printed table.
+_WIDTH_OF_WHY = 60
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,10 @@ class DeploymentReport:
         dense, small = self.parameters
         if small is not None:
             lines[0] += f"; {dense:,} parameters, {small:,} after `shrink`"
-        lines.append(tabulate(body, header, tablefmt="simple", colalign=align, disable_numparse=True))
+        widths = [None] * (len(header) - 1) + [_WIDTH_OF_WHY]
+        lines.append(
+            tabulate(body, header, tablefmt="simple", colalign=align, disable_numparse=True, maxcolwidths=widths)
+        )
         lines.append(
             "faster: processor time of a dense network with the same layers, divided by the time of this row (medians)"
         )

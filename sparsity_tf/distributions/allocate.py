@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sparsity_tf.checks import check_callable, check_fraction, is_number
+from sparsity_tf.checks import check_callable, check_fraction, is_number, meant
 from sparsity_tf.distributions.base import as_written, check_tensors, match, shorten
 from sparsity_tf.distributions.budgets import read_csv
 from sparsity_tf.distributions.families import BySize, ErdosRenyi, ErdosRenyiKernel, PerLayer, Uniform
@@ -54,7 +54,7 @@ def get(identifier: DistributionLike) -> Callable[[Sequence[Any], float | None],
         return identifier
     raise ValueError(
         f"`distribution` must be one of {sorted(_CLASSES)}, a dict, the path of a .csv file or a "
-        f"callable of (tensors, sparsity). Received: distribution={identifier!r}"
+        f"callable of (tensors, sparsity). Received: distribution={identifier!r}{meant(identifier, _CLASSES)}"
     )
 
 

@@ -499,7 +499,7 @@ CASES = {
     "masks.structures.TiedUnits": Case(structures.TiedUnits, {"spec": "channel"}, {"spec": "nothing"}),
     "deploy.channel_groups": Case(sparsity_tf.deploy.channel_groups, {"model": net}),
     "deploy.save_compact": Case(sparsity_tf.save_compact, {"model": net, "path": "small.keras", "masks": False, "optimizer": False, "compression": "bzip2", "codebook_bits": None}, {"masks": "bool", "optimizer": "bool", "compression": "nothing", "codebook_bits": "optional"}),
-    "deploy.export": Case(sparsity_tf.export, {"model": net, "path": "net.tflite", "format": "litert", "shrink": False, "quantize": None, "data": None, "sparse": None, "batch_size": None}, {"format": "nothing", "shrink": "bool", "quantize": "optional", "data": "optional", "sparse": "optional_bool", "batch_size": "optional"}),
+    "deploy.export": Case(sparsity_tf.export, {"model": net, "path": "net.tflite", "format": "litert", "shrink": False, "quantize": None, "data": None, "sparse": None, "batch_size": None}, {"format": "optional", "shrink": "bool", "quantize": "optional", "data": "optional", "sparse": "optional_bool", "batch_size": "optional"}),
     "deploy.deployment_report": Case(sparsity_tf.deployment_report, {"model": net, "data": None, "targets": ("gpu_2_4",), "batch_sizes": (1,), "rounds": 1, "seconds": 0.001}, {"data": "optional", "targets": "nothing", "batch_sizes": "nothing", "seconds": "positive"}),
     "deploy.plot_deployment": Case(sparsity_tf.deploy.plot_deployment, lambda: {"report": _deployment_report(), "path": None}, {"report": "nothing", "path": "optional_path"}),
     "deploy.shrink_vocabulary": Case(sparsity_tf.deploy.shrink_vocabulary, {"model": _reader, "layer": "embedding"}, {"layer": "optional"}),

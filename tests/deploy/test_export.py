@@ -178,12 +178,23 @@ def refuse(error, match, *arguments, **options):
 
 
 @tensorflow_only
+@pytest.mark.parametrize("format", ["litert", "onnx", "openvino"])
+def test_the_ending_of_the_path_decides_the_format(tmp_path, format):
+    skip_without(format)
+    report = export_function(mlp(), tmp_path / PATHS[format])
+    assert report.format == format
+
+
+@tensorflow_only
 def test_bad_input_is_refused_and_nothing_appears(tmp_path):
     model, path = mlp(), tmp_path / "m.tflite"
     refuse(ValueError, "`model` must be a Keras model", layers.Dense(3), path)
     refuse(ValueError, "`model` must be built", keras.Sequential([layers.Dense(3)]), path)
     refuse(ValueError, "`format` must be one of.*'coreml'", model, path, format="coreml")
-    refuse(ValueError, "a file that ends in .tflite", model, tmp_path / "m.onnx")
+    refuse(ValueError, "a file that ends in .tflite", model, tmp_path / "m.onnx", format="litert")
+    refuse(ValueError, r"`path` must end in .*'.onnx'.*unless `format` is given.*m.bin", model, tmp_path / "m.bin")
+    refuse(ValueError, r"'.onnx'.*unless `format` is given", model, tmp_path / "folder")
+    refuse(ValueError, "`path` must be a path", model, 3)
     refuse(ValueError, "a folder, without an ending", model, tmp_path / "m.pb", format="tf_saved_model")
     refuse(ValueError, "in a folder that exists", model, tmp_path / "no" / "m.tflite")
     refuse(ValueError, "`shrink` must be True or False", model, path, shrink="yes")

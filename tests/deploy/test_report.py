@@ -153,6 +153,14 @@ def test_the_gain_is_the_best_that_was_measured():
     assert made(read).gain == "Shipping: nothing could be measured."
 
 
+def test_a_long_reason_is_wrapped_in_the_printed_table_and_whole_in_its_values():
+    why = " ".join(["convolutions are computed densely:"] * 8)
+    report = made(("gpu_2_4", "sparse", None, None, {}, {}, why, "read: somewhere"))
+    assert max(len(line) for line in str(report).splitlines()[1:-2]) < 150
+    assert " ".join(str(report).split()).count("densely:") == 8
+    assert report.to_dict()["rows"][0]["why"] == why
+
+
 def test_the_picture_has_a_bar_for_each_figure(tmp_path):
     pytest.importorskip("matplotlib")
     report = made(
