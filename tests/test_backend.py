@@ -16,6 +16,7 @@ import sparsity_tf
 from sparsity_tf import backend
 
 BACKEND = keras.config.backend()
+KERAS_VERSION = tuple(map(int, keras.__version__.split(".")[:2]))
 FOLDER = Path(backend.__file__).parent
 to_numpy = ops.convert_to_numpy
 
@@ -60,6 +61,8 @@ def trained_model():
 LAYER_ON_TENSORFLOW = ["_trackable_children"] if BACKEND == "tensorflow" else []
 MODEL_ON_TENSORFLOW = ["_maybe_symbolic_build"] if BACKEND == "tensorflow" else []
 MODEL_ON_JAX = ["_get_jax_state", "_jax_state", "_jax_state_synced"] if BACKEND == "jax" else []
+# Before Keras 3.15 only JAX's variables have layouts.
+LAYOUT = ["_layout"] if BACKEND == "jax" or KERAS_VERSION >= (3, 15) else []
 # What it is (a function that makes it) -> the private names of it that `backend/` uses.
 PRIVATE = {
     "layer": (
@@ -76,7 +79,7 @@ PRIVATE = {
         lambda: built(keras.layers.BatchNormalization(), (None, 4)),
         ["_moments", "_reduction_axes"],
     ),
-    "variable": (lambda: dense().bias, ["_autocast", "_deferred_initialize", "_layout", "_value"]),
+    "variable": (lambda: dense().bias, ["_autocast", "_deferred_initialize", "_value", *LAYOUT]),
     "symbolic tensor": (lambda: functional().output, ["_keras_history"]),
     "output of an embedding with masks": (
         lambda: keras.layers.Embedding(5, 2, mask_zero=True)(np.array([[1, 0]])),
@@ -126,7 +129,14 @@ PRIVATE = {
     ),
 }
 # Named in `backend/`, but on other backends only.
-ELSEWHERE = {"_trackable_children", "_maybe_symbolic_build", "_get_jax_state", "_jax_state", "_jax_state_synced"}
+ELSEWHERE = {
+    "_layout",
+    "_trackable_children",
+    "_maybe_symbolic_build",
+    "_get_jax_state",
+    "_jax_state",
+    "_jax_state_synced",
+}
 
 
 def context_of_call():
@@ -355,6 +365,20 @@ def test_keras_calls_the_hooks_of_a_layer(tmp_path):
         model = keras.Sequential([keras.Input((4,)), layer])
         with pytest.raises(ValueError, match="no export"):
             model.export(tmp_path / "model", verbose=False)
+
+
+def test_the_hook_of_an_export_is_not_called_by_other_work(tmp_path):
+    layer = Hooked(3)
+    model = keras.Sequential([keras.Input((4,)), layer])
+    model.compile("sgd", "mse")
+    model.fit(*batch(), verbose=0)
+    model.predict(batch()[0], verbose=0)
+    model.save(tmp_path / "model.keras")
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        tf.train.Checkpoint(model=model).save(str(tmp_path / "checkpoint"))
+        tf.function(model)(batch()[0])
 
 
 def test_hooks_that_are_not_defined_change_nothing():

@@ -7,12 +7,16 @@ vanishes.
 import contextlib
 import functools
 import inspect
+import sys
 
 import keras
 from keras import ops
 from keras.src.backend import get_stateless_scope
 from keras.src.layers.rnn import conv_lstm
 from keras.src.models.functional import Functional
+
+# Before 3.14, Keras's export lists the parts of a model as a checkpoint does, so a layer can't tell the two apart.
+_EXPORT_LOOKS_LIKE_A_CHECKPOINT = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
 
 # The cell of `keras.layers.ConvLSTM1D`, `ConvLSTM2D` and `ConvLSTM3D`. Keras has no public name for it.
 ConvLSTMCell = conv_lstm.ConvLSTMCell
@@ -51,10 +55,30 @@ class LayerHooks:
         super()._check_quantize_args(mode, compute_dtype)
 
     def _trackable_children(self, save_type="checkpoint", **kwargs):
-        # TensorFlow lists the parts of every object that it exports. Every format of export goes through this method.
+        # TensorFlow lists the parts of every object that it exports. Since Keras 3.14 all formats of export go through
+        # this method.
         if save_type == "savedmodel":
             self._check_export()
         return super()._trackable_children(save_type, **kwargs)
+
+    if _EXPORT_LOOKS_LIKE_A_CHECKPOINT and keras.config.backend() == "tensorflow":
+
+        def __call__(self, *args, **kwargs):
+            if _is_traced_for_export():
+                self._check_export()
+            return super().__call__(*args, **kwargs)
+
+
+def _is_traced_for_export():
+    """Whether TensorFlow records this call for one of Keras's exports: a function of `keras.src.export` is running."""
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return False
+    frame = sys._getframe()
+    while frame is not None and not frame.f_globals.get("__name__", "").startswith("keras.src.export."):
+        frame = frame.f_back
+    return frame is not None
 
 
 class MomentsHook:

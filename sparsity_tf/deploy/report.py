@@ -7,6 +7,7 @@ this machine (a GPU with 2:4 sparsity). They come from publications, and the rep
 import os
 import statistics
 import tempfile
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,8 +36,9 @@ _READ_GPU = (
 )
 # A ratio below this one is no gain: the medians of equal networks differ by as much.
 _GAIN = 1.1
-# A reason of more characters goes on in the next line of the printed table.
-_WIDTH_OF_WHY = 60
+# The printed report fits a page of so many columns. A table with more batch sizes is continued in a second one.
+_COLUMNS = 100
+_BATCHES_ACROSS = 3
 
 
 @dataclass(frozen=True)
@@ -123,36 +125,47 @@ class DeploymentReport:
         return f"Shipping gains most in {TARGETS[best.target]} ({best.way}): {gain}."
 
     def __str__(self):
+        first = f"{100 * self.sparsity:.2f} % of the weights of kernels are zero"
+        dense, small = self.parameters
+        if small is not None:
+            first += f"; {dense:,} parameters, {small:,} after `shrink`"
+        lines = _wrapped(first)
+        for start in range(0, len(self.batch_sizes), _BATCHES_ACROSS):
+            lines.append(self._table(self.batch_sizes[start : start + _BATCHES_ACROSS]))
+        lines += _wrapped(
+            "faster: processor time of a dense network with the same layers, divided by the time of this row (medians)"
+        )
+        reasons = {}
+        for row in self.rows:
+            why = row.why if row.source == _MEASURED else f"{row.why} ({row.source})".strip()
+            if why:
+                reasons.setdefault(why, []).append(f"{TARGETS[row.target]} ({row.way})")
+        rules = {}
+        for finding in self.lint:
+            rules.setdefault(f"{finding.rule} ({finding.source})", []).append(finding.layer)
+        for title, items in (("Why:", reasons), ("LiteRT's rules:", rules)):
+            if items:
+                lines.append(title)
+            for text, names in items.items():
+                lines += _wrapped(f"- {', '.join(names)}: {text}", "  ")
+        return "\n".join([*lines, *_wrapped(self.gain)])
+
+    def _table(self, batch_sizes):
         from tabulate import tabulate
 
-        header = ["runtime", "way", "bytes", "smaller", *(f"batch {n}, faster" for n in self.batch_sizes), "why"]
+        header = ["runtime", "way", "bytes", "smaller", *(f"batch {n}:\nfaster" for n in batch_sizes)]
         body = [
             [
                 TARGETS[row.target],
                 row.way,
                 "" if row.bytes is None else f"{row.bytes:,}",
                 "" if row.smaller is None else f"{row.smaller:.2f}x",
-                *(f"{row.speedup[n]:.2f}x" if n in row.speedup else "" for n in self.batch_sizes),
-                row.why if row.source == _MEASURED else f"{row.why} ({row.source})",
+                *(f"{row.speedup[n]:.2f}x" if n in row.speedup else "" for n in batch_sizes),
             ]
             for row in self.rows
         ]
-        align = ["left", "left", "right", "right", *["right"] * len(self.batch_sizes), "left"]
-        lines = [f"{100 * self.sparsity:.2f} % of the weights of kernels are zero"]
-        dense, small = self.parameters
-        if small is not None:
-            lines[0] += f"; {dense:,} parameters, {small:,} after `shrink`"
-        widths = [None] * (len(header) - 1) + [_WIDTH_OF_WHY]
-        lines.append(
-            tabulate(body, header, tablefmt="simple", colalign=align, disable_numparse=True, maxcolwidths=widths)
-        )
-        lines.append(
-            "faster: processor time of a dense network with the same layers, divided by the time of this row (medians)"
-        )
-        if self.lint:
-            lines.append("LiteRT's rules:")
-            lines += [f"  {finding}" for finding in self.lint]
-        return "\n".join([*lines, self.gain])
+        align = ["left", "left", *["right"] * (2 + len(batch_sizes))]
+        return tabulate(body, header, tablefmt="simple", colalign=align, disable_numparse=True)
 
     def to_dict(self) -> dict:
         """Returns the report as plain Python values.
@@ -169,6 +182,11 @@ class DeploymentReport:
             "batch_sizes": list(self.batch_sizes),
             "gain": self.gain,
         }
+
+
+def _wrapped(text, indent=""):
+    """The lines of a text that is too long for one line; `indent` stands before all lines but the first."""
+    return textwrap.wrap(text, _COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def deployment_report(

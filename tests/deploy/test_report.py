@@ -8,7 +8,8 @@ import pytest
 from keras import layers, ops
 
 import sparsity_tf
-from sparsity_tf.deploy import DeploymentReport, DeploymentRow, deployment_report, plot_deployment
+from sparsity_tf.deploy import DeploymentReport, DeploymentRow, deployment_report, litert, plot_deployment
+from sparsity_tf.deploy.report import TARGETS
 from tests.deploy.models import randomize
 
 QUICK = {"rounds": 1, "seconds": 1e-4, "batch_sizes": (1, 2)}
@@ -79,7 +80,7 @@ def test_the_report_is_a_table_and_plain_values(unstructured):
     _, report = unstructured
     text = str(report)
     assert "90." in text.splitlines()[0] or "89." in text.splitlines()[0]
-    assert "LiteRT" in text and text.splitlines()[-1] == report.gain
+    assert "LiteRT" in text and " ".join(text.split()).endswith(report.gain)
     found = json.loads(json.dumps(report.to_dict()))
     assert [row["target"] for row in found["rows"]] == [row.target for row in report]
     assert found["gain"] == report.gain
@@ -140,6 +141,33 @@ def test_the_model_is_left_as_it_is(unstructured):
 
 def made(*arguments):
     return DeploymentReport([DeploymentRow(*a) for a in arguments], [], 0.9, (100, 50), (1, 32))
+
+
+def test_the_printed_report_fits_100_columns(unstructured):
+    assert max(len(line) for line in str(unstructured[1]).splitlines()) <= 100
+    large = dict.fromkeys(range(1, 1_000_001, 250_000), 1234.567)
+    rows = [
+        DeploymentRow(target, way, 10**11, 10**12, large, large, "the reason is long " * 9)
+        for target in TARGETS
+        for way in ("sparse", "shrunk", "shrunk, int8")
+    ]
+    rules = [
+        litert.Finding(layer, "the rule is long " * 9, False, "measured: somewhere")
+        for layer in ("network/first/convolution", "network/second/convolution")
+    ]
+    text = str(DeploymentReport(rows, rules, 0.9, (10**11, 10**10), tuple(large)))
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert all(f"batch {size}:" in text for size in large)
+    # A rule that several layers break stands once.
+    assert " ".join(text.split()).count("the rule is long") == 9
+    assert "- network/first/convolution, network/second/convolution: the rule" in text
+
+
+def test_a_reason_of_several_rows_stands_once_below_the_table():
+    text = str(made(*((target, "shrunk", None, None, {}, {}, "nothing to remove") for target in ("keras", "litert"))))
+    assert text.count("nothing to remove") == 1
+    assert "\n- Keras (shrunk), LiteRT (shrunk): nothing to remove\n" in text
+    assert "Why:" not in str(made(("keras", "sparse", 10, 100)))
 
 
 def test_the_gain_is_the_best_that_was_measured():
