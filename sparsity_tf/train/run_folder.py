@@ -72,6 +72,7 @@ ADDED = {
     "label_seed": 0,
     "technique_rate": 1.0,
     "penalty_factors": {},
+    "group_lasso": 0.0,
 }
 # The same for all programs. (The translator's and the classifier's files always had a strategy.)
 DEFAULTS = {**ADDED, "strategy": "none"}

@@ -8,7 +8,7 @@ import pytest
 
 import sparsity_tf
 from sparsity_tf import schedules
-from sparsity_tf.callbacks import DeepRewiring
+from sparsity_tf.callbacks import DeepRewiring, deep_rewiring
 from tests.callbacks.bags import make_bag, masks_of, set_slots, values_of
 
 VALUES = np.array([[0.5, -0.5, 0.03, -0.03], [0.0, 0.0, 0.0, 0.0]])
