@@ -9,7 +9,9 @@ Layers that create their own sublayers (`MultiHeadAttention`, a subclassed model
 """
 
 import copy
+import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -114,7 +116,28 @@ def sparsify(
         notes=_structure_notes(selected)
         + _forget_compiled_functions(model, len(model.trainable_variables) != trainable_before),
     )
+    if where is None:
+        _warn_of_unknown_layers(skipped)
     return model
+
+
+def _warn_of_unknown_layers(skipped):
+    """Warns of layers of the user's own that stay dense. (Which of Keras's have a sparse form is no surprise.)"""
+    own = [
+        layer
+        for layer, reason in skipped
+        if reason.startswith(SparsifyReport.SKIP_NO_SUPPORT)
+        and type(layer).__module__.partition(".")[0] not in ("keras", "sparsity_tf")
+        and any(len(variable.shape) > 1 for variable in own_variables(layer))
+    ]
+    if own:
+        weights = sum(math.prod(variable.shape) for layer in own for variable in own_variables(layer))
+        warnings.warn(
+            f"`sparsify` leaves {shorten([path_of(layer) for layer in own], 6)} dense, {weights:,} weights: "
+            f"{', '.join(dict.fromkeys(type(layer).__name__ for layer in own))} has no sparse form. To write one, see "
+            "docs/guides/extending.md; if it is meant, give `where`.",
+            stacklevel=3,
+        )
 
 
 def mask_selected(model, where, structure=None):

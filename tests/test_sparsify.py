@@ -1,6 +1,7 @@
 """`sparsify`: which layers of which models, the report, and what stays as it was."""
 
 import re
+import warnings
 
 import keras
 import numpy as np
@@ -338,6 +339,24 @@ def test_a_subclass_of_a_stock_layer_is_skipped_with_the_reason():
     (entry,) = model.sparsify_report.skipped
     assert entry.path.endswith("twice")
     assert "a subclass of Dense may compute something else" in entry.reason
+
+
+def test_a_layer_of_ones_own_that_stays_dense_is_warned_of():
+    class Twice(keras.layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], 8), name="kernel")
+
+        def call(self, x):
+            return keras.ops.matmul(x, self.kernel)
+
+    def model():
+        return keras.Sequential([keras.Input((4,)), Twice(name="twice"), keras.layers.Dense(2, name="out")])
+
+    with pytest.warns(UserWarning, match="leaves twice dense, 32 weights: Twice has no sparse form"):
+        sparsity_tf.sparsify(model(), "masked")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sparsity_tf.sparsify(model(), "masked", where="out")
 
 
 def test_lora_and_quantized_layers_are_skipped():

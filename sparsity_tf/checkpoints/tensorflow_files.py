@@ -108,8 +108,10 @@ def open_tensorflow(prefix, path):
     except CheckpointError:
         raise
     except Exception as error:  # TensorFlow raises its own errors, ValueError and RuntimeError
+        ending = os.path.splitext(path)[1]
+        kind = f", and a {ending} file is none" if ending in (".tflite", ".onnx", ".pb", ".xml") else ""
         raise CheckpointError(
-            f"'{path}' is not a readable TensorFlow checkpoint (damaged or cut off?): {one_line(error)}"
+            f"'{path}' is not a readable TensorFlow checkpoint (damaged or cut off?){kind}: {one_line(error)}"
         ) from error
 
 

@@ -16,6 +16,7 @@ takes folders of finished training runs; patterns are expanded. Exit status 1 if
 import collections
 import glob
 import json
+import os
 import sys
 
 from absl import flags
@@ -114,8 +115,15 @@ def _folders(patterns):
         found = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
         if not found:
             raise CommandError(f"--runs: nothing matches {pattern}")
-        folders += found
+        folders += [run for folder in found for run in _runs_in(folder)]
     return folders
+
+
+def _runs_in(folder):
+    """The runs below a folder of `--repeats`; otherwise the folder itself."""
+    if os.path.exists(os.path.join(folder, "results.json")):
+        return [folder]
+    return sorted(map(os.path.dirname, glob.glob(os.path.join(glob.escape(folder), "*", "results.json")))) or [folder]
 
 
 def _overview():

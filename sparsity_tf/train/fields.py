@@ -4,6 +4,8 @@ import dataclasses
 import math
 import operator
 
+from sparsity_tf.checks import meant
+
 
 def choices(field):
     """The values that a field of `Recipe` allows. A function gives them if they can grow, as the techniques can."""
@@ -50,7 +52,7 @@ def named(presets, name):
         ValueError: The name is unknown. The message lists the known names.
     """
     if name not in presets:
-        raise ValueError(f"`config` must be one of {', '.join(presets)}. Received: config={name}")
+        raise ValueError(f"`config` must be one of {', '.join(presets)}. Received: config={name}{meant(name, presets)}")
     return presets[name]
 
 

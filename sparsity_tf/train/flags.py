@@ -253,6 +253,10 @@ def run_main(main):
 
 def parse(argv):
     """The command line without its flags."""
+    if {"--help", "-help", "-h", "-?"} & {*argv[1:]}:
+        # Asked of absl, help would end with the exit status of an error.
+        app.usage(shorthelp=True, writeto_stdout=True)
+        sys.exit(0)
     try:
         return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:

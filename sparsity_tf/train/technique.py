@@ -20,7 +20,7 @@ from sparsity_tf.callbacks import (
 from sparsity_tf.layers import set_sparsities
 from sparsity_tf.load_masks import load_masks
 from sparsity_tf.masks import structures
-from sparsity_tf.train import sparsity_settings
+from sparsity_tf.train import setting_texts, sparsity_settings
 from sparsity_tf.train.load_weights import load_weights
 
 # Algorithms whose sparsity rises gradually up to a last step.
@@ -68,7 +68,7 @@ def begin_with(model, recipe):
         FileNotFoundError, ValueError: A file is missing or does not fit.
     """
     if recipe.distribution is not None and sparsity_settings.algorithm_of(recipe.technique) is None:
-        set_sparsities(model, sparsity_settings.parse_distribution(recipe.distribution), recipe.final_sparsity)
+        set_sparsities(model, setting_texts.parse_distribution(recipe.distribution), recipe.final_sparsity)
     if recipe.load_weights is not None:
         load_weights(model, recipe.load_weights)
     if recipe.load_masks is not None:

@@ -66,6 +66,15 @@ def test_own_runs_stand_beside_published_results(run, tmp_path):
     assert status == 0 and "own runs" in out and len(out.splitlines()) == 3
 
 
+def test_a_folder_of_repeats_stands_for_its_runs(run, tmp_path):
+    for seed in (1, 2):
+        (tmp_path / "mine" / f"seed-{seed}").mkdir(parents=True)
+        (tmp_path / "mine" / f"seed-{seed}" / "results.json").write_text("{}")
+    assert command._folders([str(tmp_path / "min*")]) == [str(tmp_path / "mine" / f"seed-{seed}") for seed in (1, 2)]
+    assert command._folders([str(tmp_path / "mine" / "seed-1")]) == [str(tmp_path / "mine" / "seed-1")]
+    assert command._folders([str(tmp_path)]) == [str(tmp_path)]  # The reader says what is wrong with it.
+
+
 def test_a_clone_takes_the_place_of_the_packaged_tables(run, tmp_path):
     tables = dict(TABLES)
     name = f"{COMPARED}transformer_magnitude_pruning.csv"

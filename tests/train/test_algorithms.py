@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sparsity_tf import callbacks, layers, schedules
-from sparsity_tf.train import log, run_folder
+from sparsity_tf.train import log, run_folder, setting_texts
 from sparsity_tf.train import sparsity_settings as algorithms
 from sparsity_tf.train.classifier import pictures, presets
 from tests.train.runs import classify, recipe_of, weights_of, write_digits
@@ -157,10 +157,10 @@ def test_every_setting_is_tried_and_has_a_flag():
 
 
 def test_distribution_may_be_a_number_for_each_layer():
-    assert algorithms.parse_distribution("erk") == "erk"
-    assert algorithms.parse_distribution("dense_1=0.9,dense_[23]=0.5") == {"dense_1": 0.9, "dense_[23]": 0.5}
+    assert setting_texts.parse_distribution("erk") == "erk"
+    assert setting_texts.parse_distribution("dense_1=0.9,dense_[23]=0.5") == {"dense_1": 0.9, "dense_[23]": 0.5}
     with pytest.raises(ValueError, match="`distribution` must be a name.*distribution=dense_1=much"):
-        algorithms.parse_distribution("dense_1=much")
+        setting_texts.parse_distribution("dense_1=much")
 
 
 def test_setting_that_is_not_given_is_the_callbacks_default():

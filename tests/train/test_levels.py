@@ -9,8 +9,7 @@ from absl import flags
 
 from sparsity_tf.distributions import TensorSpec
 from sparsity_tf.study import published_results
-from sparsity_tf.train import levels, run_folder
-from sparsity_tf.train import sparsity_settings as settings
+from sparsity_tf.train import levels, run_folder, setting_texts
 from sparsity_tf.train.classifier import presets
 from sparsity_tf.train.classifier.task import ClassifierTask
 from sparsity_tf.train.translator import __main__ as translator
@@ -151,10 +150,11 @@ def test_levels_of_str_have_their_own_decay_and_threshold(capsys):
 def test_published_budgets_have_the_published_totals():
     """Of all 54 layers in order, the published numbers of weights are left."""
     for percent, left in (("81.27", 4_775_866), ("90.23", 2_492_045), ("98.98", 259_835)):
-        budget = settings.parse_distribution(f"str:{percent}")
+        budget = setting_texts.parse_distribution(f"str:{percent}")
         assert round(sum((1 - budget[name]) * size for name, size in budget.sizes.items())) == left
     kernels = zoo.kernels(zoo.built("resnet", 50, variant="str", input_shape=(32, 32, 3)))
-    budget = settings.parse_distribution(recipe_of("--config=resnet50_budget_gmp", "--density=0.0102").distribution)
+    recipe = recipe_of("--config=resnet50_budget_gmp", "--density=0.0102")
+    budget = setting_texts.parse_distribution(recipe.distribution)
     matched = budget.match([TensorSpec(f"{name}/kernel", shape) for name, shape in kernels.items()])
     assert list(matched.values()) == list(budget.values()) and matched["classifier/kernel"] == budget["fc"]
 
@@ -162,11 +162,11 @@ def test_published_budgets_have_the_published_totals():
 def test_budgets_are_named_by_file_and_column(tmp_path):
     path = tmp_path / "budgets.csv"
     path.write_text("Layer,A,B\n1,50%,75%\n2,25%,0%\n")
-    assert dict(settings.parse_distribution(f"{path}:B")) == {"1": 0.75, "2": 0.0}
-    assert settings.parse_distribution("str:SNFS")["1"] == 0.025
+    assert dict(setting_texts.parse_distribution(f"{path}:B")) == {"1": 0.75, "2": 0.0}
+    assert setting_texts.parse_distribution("str:SNFS")["1"] == 0.025
     for text, known in ((f"{path}:C", "A"), ("str:12", "79.55"), ("str:GMP", "Uniform")):
         with pytest.raises(ValueError, match=f"`distribution` must be a budget .*{known}.*distribution="):
-            settings.parse_distribution(text)
+            setting_texts.parse_distribution(text)
 
 
 def test_scratch_and_lottery_take_the_masks_of_the_pruned_run():

@@ -467,7 +467,7 @@ def test_convolutional_net_trains_and_is_filmed(digits, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=lenet"], "`config` must be one of lenet300_dense"),
+        (["--config=lenet300_densee"], "`config` must be one of lenet300_dense"),
         (["--optimizer=lion"], "`optimizer` must be one of adam, adamw, sgd"),
         (["--data_dir=/nowhere", "--dataset=mnist"], "`data_dir` does not exist"),
         (["--batch_size=100000"], "`batch_size` must be an integer from 1 to the 64"),
@@ -569,6 +569,12 @@ def test_help_lists_the_flags(program):
     program.define_flags(values)
     shown = {flag.name for flag in values.get_key_flags_for_module(program.__name__)}
     assert {"config", "output_dir", "learning_rate", "technique"} <= shown
+
+
+def test_help_is_no_error(capsys):
+    with pytest.raises(SystemExit) as ended:
+        recipe_flags.parse(["classifier", "--help"])
+    assert ended.value.code == 0 and "--help" in capsys.readouterr().out
 
 
 def test_the_settings_of_a_preset_can_be_seen_without_a_run(tmp_path, capsys):

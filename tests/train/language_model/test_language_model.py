@@ -17,8 +17,8 @@ from keras import ops
 from sparsity_tf import layers
 from sparsity_tf.datasets import CharacterBatches, character_corpus
 from sparsity_tf.train import run_folder as state
+from sparsity_tf.train import setting_texts, trainer
 from sparsity_tf.train import sparsity_settings as algorithms
-from sparsity_tf.train import trainer
 from sparsity_tf.train.language_model import __main__ as language_model
 from sparsity_tf.train.language_model import presets
 from sparsity_tf.train.language_model import recipe as language_recipe
@@ -226,7 +226,7 @@ def test_published_presets_have_the_published_numbers():
     assert (bayesian.window, bayesian.batch_size, bayesian.clip_norm, bayesian.epochs) == (100, 64, 1.0, 250)
     assert (bayesian.optimizer, bayesian.learning_rate, bayesian.kernel_l2) == ("adam", 2e-3, 0.0)
     assert (bayesian.penalty_weight, bayesian.penalty_end_epoch) == (1.0, 0.0)
-    frequency = algorithms.parse_frequency(recipe.frequency, 10)
+    frequency = setting_texts.parse_frequency(recipe.frequency, 10)
     assert [frequency(step) for step in (0, 99, 101, 201, 301)] == [100, 100, 200, 400, 800]
     assert frequency(401) > 10_000
 
