@@ -4,6 +4,8 @@ import dataclasses
 import math
 import operator
 
+from sparsity_tf import checks
+
 
 def choices(field):
     """The values that a field of `Recipe` allows. A function gives them if they can grow, as the techniques can."""
@@ -96,6 +98,17 @@ def check_copies(recipe):
             "`keep_checkpoint_max` needs a `save_every` above 0. "
             f"Received: keep_checkpoint_max={recipe.keep_checkpoint_max}, save_every={recipe.save_every}"
         )
+
+
+def check_penalty_factors(recipe, penalized):
+    """Raises a ValueError for factors that are no numbers, or if the recipe's technique is not `penalized`."""
+    if recipe.penalty_factors and not penalized:
+        raise ValueError(
+            f"`penalty_factors` is not used by technique {recipe.technique}, which has no penalty. "
+            f"Received: penalty_factors={recipe.penalty_factors}"
+        )
+    for entry, factor in recipe.penalty_factors.items():
+        checks.check_number(f"penalty_factors[{entry!r}]", factor, least=0)
 
 
 _BOUNDS = {
