@@ -4,7 +4,7 @@ import dataclasses
 import math
 import operator
 
-from sparsity_tf.checks import meant
+from sparsity_tf import checks
 
 
 def choices(field):
@@ -52,7 +52,7 @@ def named(presets, name):
         ValueError: The name is unknown. The message lists the known names.
     """
     if name not in presets:
-        raise ValueError(f"`config` must be one of {', '.join(presets)}. Received: config={name}{meant(name, presets)}")
+        raise ValueError(f"`config` must be one of {', '.join(presets)}. Received: config={name}{checks.meant(name, presets)}")
     return presets[name]
 
 
@@ -98,6 +98,17 @@ def check_copies(recipe):
             "`keep_checkpoint_max` needs a `save_every` above 0. "
             f"Received: keep_checkpoint_max={recipe.keep_checkpoint_max}, save_every={recipe.save_every}"
         )
+
+
+def check_penalty_factors(recipe, penalized):
+    """Raises a ValueError for factors that are no numbers, or if the recipe's technique is not `penalized`."""
+    if recipe.penalty_factors and not penalized:
+        raise ValueError(
+            f"`penalty_factors` is not used by technique {recipe.technique}, which has no penalty. "
+            f"Received: penalty_factors={recipe.penalty_factors}"
+        )
+    for entry, factor in recipe.penalty_factors.items():
+        checks.check_number(f"penalty_factors[{entry!r}]", factor, least=0)
 
 
 _BOUNDS = {

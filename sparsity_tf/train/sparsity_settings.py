@@ -16,9 +16,8 @@ import re
 import typing
 
 from sparsity_tf import callbacks, layers
-from sparsity_tf.checks import check_number
 from sparsity_tf.train import run_folder
-from sparsity_tf.train.fields import check_field, choice, number, other, string
+from sparsity_tf.train.fields import check_field, check_penalty_factors, choice, number, other, string
 from sparsity_tf.train.setting_texts import parse_distribution, parse_frequency
 
 
@@ -228,9 +227,8 @@ class SparsitySettings:
     )
     penalty_factors: dict = other(
         dict,
-        "Factors of the penalty of single layers: their names or regular expressions, each with a number of at least "
-        "0 (techniques with a penalty, such as sbp and vd). The flag takes a JSON object, which changes only the "
-        "layers that it names.",
+        "Factors of the penalty of layers, by name or regular expression (techniques with a penalty, such as sbp and "
+        "vd). The flag takes a JSON object, which changes only the layers that it names.",
     )
 
     def __post_init__(self):
@@ -261,13 +259,7 @@ def check_settings(recipe):
             f"`threshold_l2` is not used by technique {recipe.technique}, which has no thresholds to learn. "
             f"Received: threshold_l2={recipe.threshold_l2}"
         )
-    if recipe.penalty_factors and not getattr(layers.TECHNIQUES.get(recipe.technique), "penalized", False):
-        raise ValueError(
-            f"`penalty_factors` is not used by technique {recipe.technique}, which has no penalty. "
-            f"Received: penalty_factors={recipe.penalty_factors}"
-        )
-    for entry, factor in recipe.penalty_factors.items():
-        check_number(f"penalty_factors[{entry!r}]", factor, least=0)
+    check_penalty_factors(recipe, getattr(layers.TECHNIQUES.get(recipe.technique), "penalized", False))
     if recipe.frequency is not None:
         parse_frequency(recipe.frequency, 1)
 
