@@ -15,6 +15,8 @@ from keras import ops
 import sparsity_tf
 from sparsity_tf import backend
 
+pytestmark = pytest.mark.compiled
+
 BACKEND = keras.config.backend()
 FOLDER = Path(backend.__file__).parent
 to_numpy = ops.convert_to_numpy

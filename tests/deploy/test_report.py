@@ -11,6 +11,8 @@ import sparsity_tf
 from sparsity_tf.deploy import DeploymentReport, DeploymentRow, deployment_report, plot_deployment
 from tests.deploy.models import randomize
 
+pytestmark = pytest.mark.compiled
+
 QUICK = {"rounds": 1, "seconds": 1e-4, "batch_sizes": (1, 2)}
 
 

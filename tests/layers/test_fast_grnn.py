@@ -135,12 +135,13 @@ def test_only_a_built_fast_grnn_is_folded():
             layers.fold_rank(layer)
 
 
+@pytest.mark.compiled
 def test_decay_of_the_threshold_lowers_the_rank_in_training():
     layer = layers.STRFastGRNN(UNITS, threshold_initializer=-3.0, threshold_regularizer=keras.regularizers.L2(0.05))
     model = keras.Sequential([keras.Input((None, FEATURES)), layer, keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.5), "mse", jit_compile=False)
     before = float(layer.cell.raw_threshold)
-    model.fit(example(8), np.ones((8, 1)), epochs=40, verbose=0)
+    model.fit(np.tile(example(8), (40, 1, 1)), np.ones((320, 1)), batch_size=8, shuffle=False, verbose=0)
     assert float(layer.cell.raw_threshold) > before + 1
 
 
@@ -188,6 +189,7 @@ def test_precision_policies(policy):
     assert np.isfinite(array(ops.cast(outputs, "float32"))).all()
 
 
+@pytest.mark.compiled
 @pytest.mark.not_on_torch("XLA compiles for TensorFlow and JAX only")
 def test_compiled_by_xla_with_any_batch_size():
     model = keras.Sequential([keras.Input((STEPS, FEATURES)), layers.STRFastGRNN(UNITS, recurrent_rank=2)])
