@@ -12,7 +12,7 @@ import pytest
 # Keras and what imports it are imported where a test runs: with `-n` the process that hands out the tests needs none.
 
 # Rooms in which the fast tests run the steps of `fit` as Python calls them.
-UNCOMPILED = ("tests/callbacks/",)
+UNCOMPILED = ("tests/callbacks/", "tests/layers/")
 
 
 @pytest.fixture(autouse=True)
