@@ -7,15 +7,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker is a process of its own: more threads would only get in each other's way.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
-import keras
 import pytest
 
-from tests import compiled_parts
+# Keras and what imports it are imported where a test runs: with `-n` the process that hands out the tests needs none.
+
+# Rooms in which the fast tests run the steps of `fit` as Python calls them.
+UNCOMPILED = ("tests/callbacks/", "tests/layers/")
 
 
 @pytest.fixture(autouse=True)
 def fresh_keras_state():
     """Seeds every generator before a test and restores Keras' global settings after it."""
+    import keras
+
     floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
     image_data_format = keras.config.image_data_format()
     keras.utils.set_random_seed(1902)
@@ -28,6 +32,8 @@ def fresh_keras_state():
 @pytest.fixture(scope="session", autouse=True)
 def package_functions_can_run_uncompiled(request):
     """In the fast tests XLA compiles the package's own functions only where a test asks for it."""
+    from tests import compiled_parts
+
     compiled_parts.install()
     compiled_parts.enabled = request.config.option.markexpr != "not slow"
 
@@ -35,20 +41,41 @@ def package_functions_can_run_uncompiled(request):
 @pytest.fixture(autouse=True)
 def compiled_where_a_test_asks(request):
     """Tests marked `xla` run what the package compiles by itself compiled."""
+    from tests import compiled_parts
+
     before = compiled_parts.enabled
     compiled_parts.enabled = before or request.node.get_closest_marker("xla") is not None
     yield
     compiled_parts.enabled = before
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """In the fast tests of `UNCOMPILED` steps are not compiled unless a test is marked `compiled` or `xla`.
+
+    To trace a step of a small model takes longer than to take it a hundred times. `make test-all` compiles all steps.
+    """
+    from tests import compiled_parts
+
+    asked = any(item.get_closest_marker(name) for name in ("compiled", "xla"))
+    if asked or not item.nodeid.startswith(UNCOMPILED) or item.config.option.markexpr != "not slow":
+        return (yield)
+    with compiled_parts.uncompiled_steps():
+        return (yield)
+
+
 @pytest.fixture
 def uncompiled():
+    from tests import compiled_parts
+
     with compiled_parts.uncompiled_steps():
         yield
 
 
 def pytest_collection_modifyitems(items):
     """Skips tests marked `tensorflow` under another Keras backend, and those marked `not_on_torch` under torch."""
+    import keras
+
     for item in items:
         if item.get_closest_marker("tensorflow") and keras.config.backend() != "tensorflow":
             item.add_marker(pytest.mark.skip(reason="needs KERAS_BACKEND=tensorflow"))

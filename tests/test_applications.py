@@ -66,18 +66,34 @@ def round_trip(make_model, technique, directory, expected_tensors, compiled=Fals
     assert sparsity_tf.inspection.sparsity_table(dense, include_dense=True).nonzeros >= table.nonzeros
 
 
-@pytest.mark.parametrize("technique,tensors", [("masked", 8), ("vd", 8), ("l0", 8), ("str", 7), ("dnw", 7)])
+# `layers/test_all_layers.py` has every technique, one in each way of training.
+@pytest.mark.parametrize(
+    "technique,tensors",
+    [
+        pytest.param("masked", 8, marks=pytest.mark.compiled),
+        ("vd", 8),
+        pytest.param("l0", 8, marks=pytest.mark.slow),
+        ("str", 7),
+        pytest.param("dnw", 7, marks=pytest.mark.slow),
+    ],
+)
 def test_transformer(technique, tensors, tmp_path):
     round_trip(transformer_block, technique, tmp_path, tensors, compiled=technique == "masked")
 
 
-def test_mobilenet_v2(tmp_path):
-    # 35 convolutions, 17 depthwise ones and the classifier.
-    round_trip(mobilenet, "masked", tmp_path, 53)
+def test_the_first_blocks_of_mobilenet_v2(tmp_path):
+    def first_blocks():
+        whole = mobilenet()
+        features = layers.GlobalAveragePooling2D()(whole.get_layer("block_2_add").output)
+        return keras.Model(whole.input, layers.Dense(5)(features))
+
+    # Six convolutions, three depthwise ones and the classifier.
+    round_trip(first_blocks, "masked", tmp_path, 10)
 
 
+# Of all techniques: 35 convolutions, the classifier, and 17 depthwise convolutions where the technique has that kind.
 @pytest.mark.slow
-@pytest.mark.parametrize("technique,tensors", [("vd", 36), ("l0", 36), ("str", 53), ("dnw", 53)])
+@pytest.mark.parametrize("technique,tensors", [("masked", 53), ("vd", 36), ("l0", 36), ("str", 53), ("dnw", 53)])
 def test_mobilenet_v2_with_every_technique(technique, tensors, tmp_path):
     round_trip(mobilenet, technique, tmp_path, tensors)
 

@@ -15,6 +15,8 @@ from keras import ops
 import sparsity_tf
 from sparsity_tf import backend
 
+pytestmark = pytest.mark.compiled
+
 BACKEND = keras.config.backend()
 KERAS_VERSION = tuple(map(int, keras.__version__.split(".")[:2]))
 FOLDER = Path(backend.__file__).parent

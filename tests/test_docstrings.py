@@ -36,6 +36,26 @@ SLOW = {
     "sparsity_tf.models.wide_resnet",
     *(f"sparsity_tf.models.resnet_{depth}" for depth in (18, 34, 50, 101, 152, 200)),
 }
+# They train as the examples of `RigL`, `SET`, `MagnitudePruning` and `sensitivity` do, for longer. What they show of
+# their own is tested in `tests/callbacks` and `tests/inspection`.
+SLOW |= {
+    "sparsity_tf.inspection.SensitivityTable",
+    *(
+        f"sparsity_tf.callbacks.{name}"
+        for name in (
+            "ACDC",
+            "DropAndGrow",
+            "DynamicSparseReparameterization",
+            "GraNet",
+            "IterativePruning",
+            "MEST",
+            "NetworkSlimming",
+            "SRigL",
+            "SparseMomentum",
+            "SparsityRamp",
+        )
+    ),
+}
 # The rooms whose examples run on any backend of Keras.
 ANY_BACKEND = {"datasets", "decoding", "distributions", "initializers", "masks", "schedules", "study"}
 

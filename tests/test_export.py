@@ -8,6 +8,8 @@ from keras import ops
 import sparsity_tf
 from sparsity_tf.layers import DNWDense, get_sparse_weights
 
+pytestmark = pytest.mark.compiled
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(1, 64)).astype("float32")
 OPTIONS = {"masked": {}, "str": {"threshold_initializer": -3.0}, "vd": {}, "l0": {}}

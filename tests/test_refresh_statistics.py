@@ -9,6 +9,8 @@ from keras import ops
 import sparsity_tf
 from sparsity_tf import refresh_statistics
 
+pytestmark = pytest.mark.compiled
+
 RNG = np.random.default_rng(8)
 X = (RNG.normal(size=(50, 6, 6, 3)) * [1, 5, 0.1] + [0, -20, 3]).astype("float32")
 

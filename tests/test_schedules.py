@@ -233,6 +233,7 @@ def test_tensors_and_variables_give_the_same_values_in_float32(schedule):
     assert keras.ops.convert_to_numpy(schedule(iterations)) == pytest.approx(schedule(37), abs=1e-6)
 
 
+@pytest.mark.compiled
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("schedule", ALL, ids=IDS)
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -52,7 +52,8 @@ def named(presets, name):
         ValueError: The name is unknown. The message lists the known names.
     """
     if name not in presets:
-        raise ValueError(f"`config` must be one of {', '.join(presets)}. Received: config={name}{checks.meant(name, presets)}")
+        meant = checks.meant(name, presets)
+        raise ValueError(f"`config` must be one of {', '.join(presets)}. Received: config={name}{meant}")
     return presets[name]
 
 

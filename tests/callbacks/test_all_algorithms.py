@@ -38,6 +38,7 @@ def test_every_loop_comes_to_the_same(whole):
     checks.check_other_loops(whole)
 
 
+@pytest.mark.compiled
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("name", ["magnitude", "rigl", "sparse-momentum", "dsr"])
 def test_a_compiled_loop_of_ones_own(name):

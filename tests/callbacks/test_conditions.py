@@ -34,6 +34,7 @@ def test_xla(name):
     checks.check_counts(case, algorithm, [weight.size for weight in get_sparse_weights(model)], seen)
 
 
+@pytest.mark.compiled
 @pytest.mark.not_on_torch("Keras takes steps_per_execution=1 only")
 @pytest.mark.parametrize("name", ["rigl", "magnitude"])
 def test_several_steps_in_one_execution(name):
@@ -50,6 +51,7 @@ def test_several_steps_in_one_execution(name):
     assert promised(case, algorithm, model, 12)
 
 
+@pytest.mark.compiled
 @pytest.mark.not_on_torch("Keras takes steps_per_execution=1 only")
 def test_rigl_grows_by_the_gradient_of_the_step_on_the_schedule():
     """With several steps in one execution, too: the gradient is that of step 8, not of step 10."""

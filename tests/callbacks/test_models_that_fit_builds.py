@@ -35,7 +35,7 @@ def sparsity_of(model):
 
 
 @pytest.mark.parametrize("make", [sequential, Subclassed, masked])
-@pytest.mark.parametrize("eagerly", [True, False])
+@pytest.mark.parametrize("eagerly", [True, pytest.param(False, marks=pytest.mark.compiled)])
 def test_a_model_that_fit_builds(make, eagerly):
     model, watch, monitor = make(), Watch(), c.SparsityMonitor()
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", run_eagerly=eagerly, jit_compile=False)

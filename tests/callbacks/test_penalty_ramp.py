@@ -159,6 +159,7 @@ def test_weights_restored_by_another_callback_do_not_bring_an_old_penalty_back()
     np.testing.assert_array_equal(seen_by(model)[0], np.full(5, 0.25))
 
 
+@pytest.mark.compiled
 @pytest.mark.not_on_torch("Keras takes steps_per_execution=1 only")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_several_steps_per_execution_share_the_weight_of_the_first(jit_compile):

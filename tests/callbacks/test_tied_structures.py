@@ -58,7 +58,17 @@ def live(algorithm):
     return {weight.path: int(weight.mask().sum()) for weight in algorithm.weights}
 
 
-@pytest.mark.parametrize("build,structure,left", CASES, ids=[f"{build.__name__}-{kind}" for build, kind, _ in CASES])
+@pytest.mark.parametrize(
+    "build,structure,left",
+    [
+        pytest.param(
+            *case,
+            id=f"{case[0].__name__}-{case[1]}",
+            marks=[pytest.mark.compiled] if case[0] is tied_models.mlp else [],
+        )
+        for case in CASES
+    ],
+)
 def test_what_is_pruned_is_zero_after_every_step_and_removed_by_shrink(build, structure, left):
     model = build()
     x, y = data(model)
@@ -87,6 +97,7 @@ def test_pruned_channels_are_dead_at_once(build, structure):
     assert_equal_models(model, sparsity_tf.shrink(model), data(model)[0])
 
 
+@pytest.mark.compiled
 @pytest.mark.tensorflow
 def test_under_xla():
     model = tied_models.convolutional()

@@ -158,6 +158,7 @@ def test_scores_that_are_not_numbers_name_the_weight():
         pruning.change_masks(1)
 
 
+@pytest.mark.compiled
 @pytest.mark.not_on_torch("Keras takes steps_per_execution=1 only")
 def test_an_update_that_whole_epochs_in_one_call_would_move_to_the_end_is_left_out():
     model = make_model(CASES["magnitude"], steps_per_execution=6)

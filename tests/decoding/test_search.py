@@ -8,6 +8,8 @@ from keras import ops
 
 from sparsity_tf.decoding import beam_search, greedy_search
 
+pytestmark = pytest.mark.compiled
+
 END = 1
 
 

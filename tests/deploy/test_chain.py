@@ -9,6 +9,8 @@ import sparsity_tf
 from sparsity_tf import callbacks
 from tests.deploy.models import widths
 
+pytestmark = pytest.mark.compiled
+
 
 def images(size, seed):
     """Four classes of 8 x 8 images: a bright square in one of the corners, in noise."""

@@ -15,6 +15,8 @@ from sparsity_tf.layers import get_sparse_weights
 from sparsity_tf.masks import structures
 from tests.deploy.models import images, predictions, randomize, zero_channels
 
+pytestmark = pytest.mark.compiled
+
 tensorflow_only = pytest.mark.tensorflow
 PATHS = {"litert": "m.tflite", "onnx": "m.onnx", "openvino": "m.xml", "tf_saved_model": "m"}
 

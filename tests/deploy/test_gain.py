@@ -8,6 +8,8 @@ from keras import layers
 import sparsity_tf
 from sparsity_tf.deploy import shipping_gain
 
+pytestmark = pytest.mark.compiled
+
 
 def mlp(units=20):
     return keras.Sequential([keras.Input((10,)), layers.Dense(units, "relu"), layers.Dense(2)])

@@ -12,6 +12,8 @@ from sparsity_tf.deploy import DeploymentReport, DeploymentRow, deployment_repor
 from sparsity_tf.deploy.report import TARGETS
 from tests.deploy.models import randomize
 
+pytestmark = pytest.mark.compiled
+
 QUICK = {"rounds": 1, "seconds": 1e-4, "batch_sizes": (1, 2)}
 
 

@@ -9,6 +9,8 @@ import sparsity_tf
 from sparsity_tf.inspection import SpeedupRow, SpeedupTable, estimate_speedup, plot_speedup, speedup
 from tests.layers.layer_checks import make_half_sparse
 
+pytestmark = pytest.mark.compiled
+
 
 @pytest.fixture
 def two_seconds(monkeypatch):

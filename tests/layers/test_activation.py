@@ -280,10 +280,10 @@ def make_model(kind, mode):
 @pytest.mark.parametrize(
     ("kind", "mode", "jit_compile"),
     [
-        ("activation", "static", False),
+        pytest.param("activation", "static", False, marks=pytest.mark.compiled),
         ("activation", "dynamic", False),
         ("batch_norm", "structured", False),
-        ("batch_norm", "dynamic", True),
+        pytest.param("batch_norm", "dynamic", True, marks=pytest.mark.compiled),
     ],
 )
 def test_a_saved_model_goes_on_exactly(kind, mode, jit_compile, tmp_path):
@@ -315,6 +315,7 @@ def test_a_saved_model_goes_on_exactly(kind, mode, jit_compile, tmp_path):
     np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.compiled
 @pytest.mark.tensorflow
 def test_draws_are_the_same_compiled_and_eager():
     import tensorflow as tf

@@ -2,23 +2,28 @@
 
 import pytest
 
-from tests.layers.layer_checks import CASES, KINDS, POLICIES, PREFIXES, run_sparse_layer_test
+from tests.layers.layer_checks import CASES, KINDS, PREFIXES, run_sparse_layer_test
 
-# Loops over time compile for long, and a kind is the same code under every technique: one or two of them here, all in
-# `make test-all`.
-_LONG = ("RNN", "LSTM", "GRU", "Transpose", "SeparableConv", "DepthwiseConv1D")
-_OF_LONG = ("MaskedGRU", "MaskedConv2DTranspose", "MaskedSeparableConv2D")
-# Techniques that share their form with DNW or with the masks: one kind of each here.
-_ALIKE = ("SRSTE", "TopKAST", "Movement", "SoftMovement", "Power")
+pytestmark = pytest.mark.compiled
 
-
-def is_fast(prefix, kind):
-    if prefix in _ALIKE:
-        return kind == ("Conv2D" if prefix == "Power" else "Dense")
-    return prefix + kind in _OF_LONG or not any(part in kind for part in _LONG)
-
-
-FAST = [case for case in CASES if is_fast(*case)]
+# A test of one layer costs its compilations, and a kind is the same code under every technique. `make test` has each
+# technique trained under XLA and in Keras's own step (the one or the other where the technique shares its form with
+# another), each kind of layer once, or twice where it is quick. All pairs are in `make test-all`.
+FAST = {
+    "VD": ("EinsumDense", "Conv2D"),
+    "L0": ("Dense", "Conv1D", "ReversibleEmbedding"),
+    "STR": ("EinsumDense", "Conv1D", "Conv3D"),
+    "Masked": ("Conv2DTranspose", "DepthwiseConv2D", "SeparableConv2D", "Embedding", "GRU"),
+    "DNW": ("Dense", "Conv1D"),
+    "GVD": ("Embedding",),
+    "Hashed": ("Dense", "Conv3D"),
+    "SBP": ("Dense", "Conv1D"),
+    "SRSTE": ("Dense",),
+    "Movement": ("Dense",),
+    "SoftMovement": ("Dense",),
+    "Power": ("Conv2D",),
+    "TopKAST": ("Dense",),
+}
 
 
 def fast_case(prefix, kind):
@@ -27,14 +32,23 @@ def fast_case(prefix, kind):
     return pytest.param(prefix, kind, id=prefix + kind, marks=[pytest.mark.xla] if compiled_parts else [])
 
 
-@pytest.mark.parametrize("prefix,kind", [fast_case(*case) for case in FAST])
+@pytest.mark.parametrize("prefix,kind", [fast_case(*case) for case in CASES if case[1] in FAST.get(case[0], ())])
 def test_layer(prefix, kind, tmp_path):
-    """Every technique and every kind trains under XLA in a third of its layers, and has each policy in a third."""
-    place = list(PREFIXES).index(prefix) + list(KINDS).index(kind)
-    run_sparse_layer_test(prefix, kind, tmp_path, compiled=place % 3 == 0, policies=[POLICIES[place % 3]])
+    """A technique that has two kinds here trains under XLA in one and in Keras's own compiled step in the other."""
+    run_sparse_layer_test(prefix, kind, tmp_path, compiled=is_compiled(prefix, kind))
 
 
-# Moved out of the fast tests: every layer under XLA and under every policy. `test_layer` has a third of these pairs.
+def is_compiled(prefix, kind):
+    return (list(PREFIXES).index(prefix) + list(KINDS).index(kind)) % 3 == 0
+
+
+def test_the_fast_layers_cover_every_technique_in_both_steps():
+    assert set(FAST) == set(PREFIXES)
+    for prefix, kinds in FAST.items():
+        assert len(kinds) == 1 or {is_compiled(prefix, kind) for kind in kinds} == {True, False}
+
+
+# Moved out of the fast tests: every layer under XLA and under every policy. `test_layer` has some of these pairs.
 @pytest.mark.slow
 @pytest.mark.parametrize("prefix,kind", CASES, ids=map("".join, CASES))
 def test_layer_under_xla_and_every_policy(prefix, kind, tmp_path):

@@ -122,6 +122,7 @@ def test_only_discovered_wirings_get_a_sparsity():
     assert [layer.sparse_weights[0].sparsity() for layer in parts] == [0, 0.6, 0]
 
 
+@pytest.mark.compiled
 def test_a_model_forgets_the_compiled_functions_that_hold_the_old_sparsities():
     x = np.ones((2, 4), "float32")
     inner = keras.Sequential([keras.Input((4,)), layers.DNWDense(5)])

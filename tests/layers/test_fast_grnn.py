@@ -135,6 +135,7 @@ def test_only_a_built_fast_grnn_is_folded():
             layers.fold_rank(layer)
 
 
+@pytest.mark.compiled
 def test_decay_of_the_threshold_lowers_the_rank_in_training():
     layer = layers.STRFastGRNN(UNITS, threshold_initializer=-3.0, threshold_regularizer=keras.regularizers.L2(0.05))
     model = keras.Sequential([keras.Input((None, FEATURES)), layer, keras.layers.Dense(1)])
@@ -188,6 +189,7 @@ def test_precision_policies(policy):
     assert np.isfinite(array(ops.cast(outputs, "float32"))).all()
 
 
+@pytest.mark.compiled
 @pytest.mark.not_on_torch("XLA compiles for TensorFlow and JAX only")
 def test_compiled_by_xla_with_any_batch_size():
     model = keras.Sequential([keras.Input((STEPS, FEATURES)), layers.STRFastGRNN(UNITS, recurrent_rank=2)])

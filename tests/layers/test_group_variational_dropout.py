@@ -309,6 +309,7 @@ def test_config_and_file_keep_every_option(tmp_path):
     np.testing.assert_array_equal(*(array(net(sequences(), training=True)) for net in (model, loaded)))
 
 
+@pytest.mark.compiled
 def test_training_kills_words_that_say_nothing():
     """Words 0 to 4 mean class 0, words 5 to 9 class 1; the other 20 are noise."""
     keras.utils.set_random_seed(0)

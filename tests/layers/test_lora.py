@@ -104,6 +104,7 @@ def test_a_file_holds_kernel_and_adapter_merged(kind, tmp_path):
     np.testing.assert_array_equal(numpy_of(weight.value()), value)
 
 
+@pytest.mark.compiled
 def test_half_precision_and_xla():
     layer = MaskedDense(4, dtype="mixed_bfloat16")
     model = keras.Sequential([keras.Input((6,)), layer])

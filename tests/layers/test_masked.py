@@ -54,7 +54,7 @@ class CheckZeros(keras.callbacks.Callback):
         self.batches += 1
 
 
-@pytest.mark.parametrize("dense_gradient", [False, True])
+@pytest.mark.parametrize("dense_gradient", [False, pytest.param(True, marks=pytest.mark.compiled)])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_masked_weights_are_zero_after_every_step(optimizer, dense_gradient):
     model = make_model(dense_gradient=dense_gradient)
@@ -74,6 +74,7 @@ def test_masked_weights_are_zero_after_every_step(optimizer, dense_gradient):
         check_zeros(model)
 
 
+@pytest.mark.compiled
 def test_a_mask_changed_between_compiled_steps_governs_the_next_step():
     """What the new mask closes is zero, what it opens moves; also from a callback inside `fit`."""
     model = keras.Sequential([layers.MaskedDense(3)])

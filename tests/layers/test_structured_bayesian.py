@@ -232,6 +232,7 @@ def test_a_draw_for_each_example_survives_batch_normalisation():
     assert differences["batch"] < 1e-3 < 0.1 < differences["example"]
 
 
+@pytest.mark.compiled
 def test_a_draw_for_each_example_trains_compiled_in_mixed_precision_and_survives_saving(tmp_path):
     keras.utils.set_random_seed(0)
     options = {"axis": "mixed", "draw": "example", "penalty_weight": 1e-3, "dtype": "mixed_bfloat16"}
@@ -274,6 +275,7 @@ def test_units_live_in_other_intervals(low, high):
         assert arrays(layer.sparse_weights[0].mask())[0].all()
 
 
+@pytest.mark.compiled
 def test_a_step_from_the_bounds_is_finite():
     mu, log_sigma = np.meshgrid(np.linspace(-20, 0, 9), np.linspace(-20, 5, 11))
     layer = SBPDense(mu.size, penalty_weight=1e-3)
@@ -341,6 +343,7 @@ def test_penalty_is_the_divergence_times_its_weight():
     np.testing.assert_allclose(arrays(*layer.losses)[0], 0.01 * 5 * 7.269941, rtol=1e-5)
 
 
+@pytest.mark.compiled
 def test_training_finds_the_units_that_nothing_needs():
     """Of a network with 20 units, of which the target needs two, most units die, and the error stays small."""
     keras.utils.set_random_seed(0)

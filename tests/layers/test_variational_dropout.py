@@ -390,6 +390,7 @@ def test_large_activations_in_float16():
         assert np.isfinite(gradient).all()
 
 
+@pytest.mark.compiled
 def test_penalty_counts_once_a_step_and_only_in_training():
     layer = layers.VDDense(4, penalty_weight=0.25)
     inputs = keras.Input((4,))

@@ -21,8 +21,9 @@ def masks(model):
         (20, 272_474, 267_264, 3),
         (32, 466_906, 460_800, 5),
         (44, 661_338, 654_336, 7),
-        (56, 855_770, 847_872, 9),
-        (110, 1_730_714, 1_718_784, 18),
+        # The deeper ones take seconds to build.
+        pytest.param(56, 855_770, 847_872, 9, marks=pytest.mark.slow),
+        pytest.param(110, 1_730_714, 1_718_784, 18, marks=pytest.mark.slow),
     ],
 )
 def test_table(depth, total, block_weights, masks_of_a_stage):

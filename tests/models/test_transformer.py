@@ -243,6 +243,7 @@ def test_dense_form_predicts_the_same():
     np.testing.assert_allclose(numpy_of(dense(ids)), numpy_of(model(ids)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.compiled
 @pytest.mark.not_on_torch("XLA compiles for TensorFlow and JAX only")
 def test_mixed_bfloat16_with_xla():
     ids = random_ids((5, 4), 6)

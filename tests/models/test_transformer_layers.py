@@ -10,6 +10,8 @@ from keras import ops
 from sparsity_tf import layers, models
 from sparsity_tf.models.transformer_layers import timing_signal
 
+pytestmark = pytest.mark.compiled
+
 
 def numpy_of(tensor):
     return ops.convert_to_numpy(tensor)

@@ -10,6 +10,8 @@ from keras import ops
 from sparsity_tf.ops import hashed_noise, noise
 from tests.gradients import compiled, gradients, weighted_sum
 
+pytestmark = pytest.mark.compiled
+
 DRAWS = {"normal": noise.normal, "uniform": noise.uniform}
 
 

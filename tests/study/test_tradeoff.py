@@ -114,7 +114,9 @@ def test_a_result_without_a_sparsity_is_left_out_and_said():
 
 
 @pytest.mark.tensorflow
-def test_a_run_of_the_classifier_is_read(tmp_path, capsys):
+def test_a_run_of_the_classifier_is_read(tmp_path, capsys, monkeypatch):
+    # Drawing takes longer than training here.
+    monkeypatch.setattr("sparsity_tf.train.classifier.pictures.draw", lambda model, folder: [])
     data = write_digits(tmp_path)
     for seed in (0, 1):
         folder = tmp_path / f"run_{seed}"

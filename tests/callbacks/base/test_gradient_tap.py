@@ -50,6 +50,7 @@ class WatchTaps(keras.callbacks.Callback):
 STEPS = [1, pytest.param(3, marks=pytest.mark.not_on_torch("Keras takes one step a call there"))]
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("steps_per_execution", STEPS)
 def test_only_calls_in_which_masks_may_change_have_the_branch(monkeypatch, steps_per_execution):
     found = []
@@ -81,6 +82,7 @@ def test_only_calls_in_which_masks_may_change_have_the_branch(monkeypatch, steps
 X12, Y12 = np.tile(checks.X, (12, 1))[:12], np.tile(checks.Y, (12, 1))[:12]
 
 
+@pytest.mark.compiled
 def test_the_compiled_step_keeps_the_gradient_after_steps_without_it(monkeypatch):
     gradients = []
     change_masks = callbacks.RigL.change_masks
@@ -102,6 +104,7 @@ def test_the_compiled_step_keeps_the_gradient_after_steps_without_it(monkeypatch
             assert other.any() and (one != other).any()
 
 
+@pytest.mark.compiled
 def test_the_algorithm_goes_on_after_a_callback_forces_a_new_train_function():
     class Force(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

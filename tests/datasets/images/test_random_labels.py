@@ -53,6 +53,7 @@ def test_bad_arguments_are_named(change, message):
         datasets.random_labels(**{"data": made(10), **change})
 
 
+@pytest.mark.compiled
 def test_a_network_memorises_random_labels():
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)

@@ -96,6 +96,7 @@ def test_bits_are_the_mean_cross_entropy_over_the_text(finished):
     assert results["bits_per_character"]["test"] == pytest.approx(total / 403 / np.log(2), rel=1e-5)
 
 
+@pytest.mark.compiled
 def test_repeats_keep_the_best_by_validation_and_are_summarized(tmp_path, capsys):
     command = ("--config=small_char_rnn_static", f"--output_dir={tmp_path}", *SMALL[:-2], "--eval_characters=103")
     command = [flag for flag in command if "frequency" not in flag]

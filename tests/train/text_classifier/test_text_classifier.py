@@ -78,6 +78,7 @@ def predictions(model, batches):
     return np.concatenate([ops.convert_to_numpy(model(np.asarray(words))) for words, _ in batches.test()])
 
 
+@pytest.mark.compiled
 def test_a_run_leaves_its_figures(finished, data):
     names = {"best.keras", "checkpoint.keras", "metrics.csv", "model.keras", "recipe.json", "results.json"}
     assert {*names, "small.keras", "small_words.tsv", "sparsity.csv", "words.tsv"} <= set(os.listdir(finished))

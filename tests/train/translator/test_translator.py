@@ -379,6 +379,7 @@ def test_pruning_that_never_begins_is_refused(corpus, vocabulary, tmp_path, caps
     assert "train_steps=12 makes 12 steps" in error and not (tmp_path / "run" / run_folder.RECIPE).exists()
 
 
+@pytest.mark.compiled
 def test_scratch_and_lottery_runs_take_masks_and_weights_over(finished, corpus, vocabulary, tmp_path, capsys):
     source = finished[0]
     masks = [f"--load_masks={source / run_folder.MODEL}", "--technique=masked", "--train_steps=4", "--bleu=none"]
