@@ -7,7 +7,6 @@ vanishes.
 import contextlib
 import functools
 import inspect
-import sys
 
 import keras
 from keras import ops
@@ -75,7 +74,7 @@ def _is_traced_for_export():
 
     if tf.executing_eagerly():
         return False
-    frame = sys._getframe()
+    frame = inspect.currentframe()
     while frame is not None and not frame.f_globals.get("__name__", "").startswith("keras.src.export."):
         frame = frame.f_back
     return frame is not None
