@@ -731,7 +731,7 @@ HOOKS = set(
     "sparsity_after view views portions assign remember left_undone adjust_pruning_threshold reallocate_free_parameters model_sparsity prune_by_threshold record "
     "lp_norm call_mask add_penalty gain prepare multiply matrix get_initial_state inner_loop convolution_op "
     "filter_axes group_axes position_axes apply_weight enable_lora reason_against batch assign_mask masked_variable "
-    "assign_sparsity used trained sparsity_at default_pruning_end_step settled_step least_salient axis".split()
+    "assign_sparsity used trained sparsity_at default_pruning_end_step settled_step least_salient axis set_seed lowest_theta".split()
 )
 # Arguments that are checked in one place for all callables: `models._building.apply_technique`, tested with
 # `lenet_300_100`; and the name of a model, which Keras checks.
