@@ -412,7 +412,6 @@ class _Counter:
             shapes = ", ".join(f"{weight} {self.checkpoint.shape(weight)}" for weight in present)
             problem = f"{self.checkpoint.shape(name)} has another shape than its weight: {shapes}"
         elif shared := [sibling for sibling in tried if len(self.checkpoint.find(sibling)) > 1]:
-            # Keras writes no names of layers into the SavedModel of a JAX model.
             problem = f"is in a file without names of layers, with several tensors {shared[0]!r}: give the .keras file"
         else:
             problem = f"has no partner tensor. Tried: {', '.join(tried)}"
