@@ -15,8 +15,7 @@ package's layers. The list says for each technique which names it looks for, and
 - discovering_wirings (Wortsman et al., arXiv:1906.00586): a weight "kernel", "recurrent_kernel",
   "depthwise_kernel" or "pointwise_kernel" with a number "sparsity", either a tensor beside it or the layer's
   argument in a `.keras` file; W != 0 and abs(W) among the n - floor(sparsity n) largest.
-- top_kast (Jayakumar et al., arXiv:2106.03517): a "kernel" whose layer has the arguments "sparsity" and "exploration"
-  in a `.keras` file; the same rule, for the forward set.
+- top_kast (arXiv:2106.03517): the same for a layer with the arguments "sparsity" and "exploration" in a `.keras` file.
 - zeros: floating-point tensors with two or more dimensions; value != 0.
 
 "auto" refuses a checkpoint with layers of other techniques of this package (`uncountable.py`).
@@ -310,10 +309,10 @@ class _Counter:
             return None
         tensors, option = self._dnw_sparsity(name)
         if tensors or option is not None:
-            top_kast = not tensors and self.checkpoint.layer_option(name, "exploration") is not None
-            return "top_kast" if top_kast else "discovering_wirings"
+            explores = not tensors and self.checkpoint.layer_option(name, "exploration") is not None
+            return "top_kast" if explores else "discovering_wirings"
         if any(alias.endswith(f"/vars/{kernel}") for alias in self.checkpoint.aliases(name)):
-            # Files number the variables of Keras's own layers. A variable with a name belongs to this package's layers.
+            # Files number the variables of Keras's own layers; those of this package's layers have names.
             self._note(
                 f"'{name}' is counted as dense. If its layer chooses its zeros by an argument (discovered wirings, "
                 "Top-KAST, SR-STE), the argument is not in this file: give the .keras file"
@@ -413,11 +412,7 @@ class _Counter:
             shapes = ", ".join(f"{weight} {self.checkpoint.shape(weight)}" for weight in present)
             problem = f"{self.checkpoint.shape(name)} has another shape than its weight: {shapes}"
         elif shared := [sibling for sibling in tried if len(self.checkpoint.find(sibling)) > 1]:
-            problem = (
-                f"can't be paired with its weight: several tensors are called {shared[0]!r}, and the file does not "
-                "name their layers. (Keras writes no names of layers into the SavedModel of a JAX model.) Give the "
-                ".keras file"
-            )
+            problem = f"is in a file without names of layers, with several tensors {shared[0]!r}: give the .keras file"
         else:
             problem = f"has no partner tensor. Tried: {', '.join(tried)}"
         raise CheckpointError(f"'{name}' in '{self.checkpoint.path}' {problem}")

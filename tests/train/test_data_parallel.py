@@ -134,8 +134,8 @@ def write_reviews(path):
 )
 def test_two_devices_train_the_text_classifier(tmp_path, technique):
     data = write_reviews(tmp_path / "texts.tsv")
-    shared = f"{technique} --data_dir={data} --length=4 --embedding_size=5 --hidden_size=4 --batch_size=10".split()
-    shared += "--eval_batch_size=5 --epochs=2 --learning_rate=0.03 --min_count=1 --steps_per_execution=1".split()
+    shared = f"{technique} --data_dir={data} --length=4 --embedding_size=8 --hidden_size=8 --batch_size=10".split()
+    shared += "--eval_batch_size=5 --epochs=5 --learning_rate=0.03 --min_count=1 --steps_per_execution=1".split()
     run("text_classifier", 1, *shared, f"--output_dir={tmp_path / 'one'}")
     lines = run("text_classifier", 2, *shared, f"--output_dir={tmp_path / 'two'}", "--strategy=data_parallel")
     assert any("2 replicas" in line for line in lines)
