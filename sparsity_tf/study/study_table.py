@@ -180,7 +180,8 @@ def _point(row: StudyRow, metric: Metric):
     return TradeoffPoint(
         system=OWN,
         model=row.model,
-        technique=row.technique if row.method == row.technique else row.method,
+        # A dense network is a line across the picture, whatever the study calls it.
+        technique=row.technique if row.technique in (row.method, "none") else row.method,
         level=round(row.sparsity, 3),
         sparsity=row.sparsity,
         sparsity_error=None,

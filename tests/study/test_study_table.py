@@ -145,6 +145,8 @@ def test_pictures_of_a_study(plan, folder, tmp_path):
     for wrong in (["ragl"], [], "rigl", [["rigl"]]):
         with pytest.raises((ValueError, TypeError), match="`methods` must"):
             study.plot_study(table, methods=wrong)
+    dense = dataclasses.replace(table.rows[0], method="dense", technique="none")
+    assert study.StudyTable([dense], "val_error").to_tradeoff().rows[0].technique == "none"
     with pytest.raises(ValueError, match="`published` must have the metric of the study"):
         study.plot_study(table, published=study.published_results(model="Transformer"))
 
