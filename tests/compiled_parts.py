@@ -79,3 +79,22 @@ def install():
         return make(func, *args, jit_compile=jit_compile, **options)
 
     tf.function = function
+
+
+def without_autotune():
+    """On TensorFlow, pipelines of `tf.data` do not tune themselves.
+
+    The end of a pipeline waits for the thread that tunes it. In a worker that has made thousands of pipelines this took
+    a minute or two, now and then, of nothing.
+    """
+    if keras.config.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    make, options = tf.data.Dataset.__iter__, tf.data.Options()
+    options.autotune.enabled = False
+
+    def __iter__(self):
+        return make(self.with_options(options))
+
+    tf.data.Dataset.__iter__ = __iter__

@@ -11,9 +11,6 @@ import pytest
 
 # Keras and what imports it are imported where a test runs: with `-n` the process that hands out the tests needs none.
 
-# Rooms in which the fast tests run the steps of `fit` as Python calls them.
-UNCOMPILED = ("tests/callbacks/", "tests/layers/")
-
 
 @pytest.fixture(autouse=True)
 def fresh_keras_state():
@@ -35,6 +32,7 @@ def package_functions_can_run_uncompiled(request):
     from tests import compiled_parts
 
     compiled_parts.install()
+    compiled_parts.without_autotune()
     compiled_parts.enabled = request.config.option.markexpr != "not slow"
 
 
@@ -51,14 +49,14 @@ def compiled_where_a_test_asks(request):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """In the fast tests of `UNCOMPILED` steps are not compiled unless a test is marked `compiled` or `xla`.
+    """In the fast tests steps are not compiled unless a test is marked `compiled` or `xla`.
 
     To trace a step of a small model takes longer than to take it a hundred times. `make test-all` compiles all steps.
     """
     from tests import compiled_parts
 
     asked = any(item.get_closest_marker(name) for name in ("compiled", "xla"))
-    if asked or not item.nodeid.startswith(UNCOMPILED) or item.config.option.markexpr != "not slow":
+    if asked or item.config.option.markexpr != "not slow":
         return (yield)
     with compiled_parts.uncompiled_steps():
         return (yield)

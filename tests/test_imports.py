@@ -55,14 +55,19 @@ def run(code, backend):
     return finished.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
 def test_no_backend_is_imported_that_keras_has_not(backend):
     assert run(IMPORTS, backend) == "[]"
 
 
 # (SciPy, of which JAX is made, takes a `torch` of None for the package.)
 @pytest.mark.parametrize(
-    "backend,others", [("torch", ["tensorflow", "jax"]), ("jax", ["tensorflow"]), ("tensorflow", ["jax"])]
+    "backend,others",
+    [
+        ("torch", ["tensorflow", "jax"]),
+        pytest.param("jax", ["tensorflow"], marks=pytest.mark.slow),
+        ("tensorflow", ["jax"]),
+    ],
 )
 def test_neither_other_backends_nor_extras_need_be_there(backend, others):
     missing = [*others, *(package for package in EXTRAS if package not in BACKENDS)]

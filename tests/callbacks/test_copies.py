@@ -13,7 +13,13 @@ from tests.callbacks.algorithm_checks import CASES, fit, make_model, masks_of
 COPIES = {"deepcopy": copy.deepcopy, "copy": copy.copy, "pickle": lambda one: pickle.loads(pickle.dumps(one))}
 
 
-@pytest.mark.parametrize("name", CASES)
+# One of each class that keeps something of its own during a run. `make test-all` has all.
+KEEPERS = ("magnitude", "rigl", "sparse-momentum", "dsr", "snip", "lottery", "acdc", "mest", "deepr")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in KEEPERS else [pytest.mark.slow]) for name in CASES]
+)
 def test_a_copy_of_an_algorithm_after_fit(name):
     case = CASES[name]
     algorithm, model = case.make(), make_model(case, run_eagerly=True)

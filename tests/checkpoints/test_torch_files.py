@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from sparsity_tf.checkpoints import CheckpointError, open_checkpoint, torch_pickles
+from tests import fresh_process
 
 
 def torch_or_skip():
@@ -73,6 +74,7 @@ def test_a_state_dict_keeps_the_versions_of_its_layers_apart(tmp_path):
             assert len(checkpoint.names()) == 7
 
 
+@pytest.mark.tensorflow
 def test_reading_imports_no_torch(tmp_path):
     torch = torch_or_skip()
     path = str(tmp_path / "model.pth")
@@ -81,8 +83,7 @@ def test_reading_imports_no_torch(tmp_path):
         "import sys; from sparsity_tf.checkpoints import open_checkpoint\n"
         f"with open_checkpoint({path!r}) as checkpoint: print(checkpoint.tensor('a.weight'), 'torch' in sys.modules)"
     )
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    run = fresh_process.run(code)
     assert run.stdout.strip() == "[1. 1.] False", run.stderr
 
 

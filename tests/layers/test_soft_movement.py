@@ -66,6 +66,7 @@ def test_the_penalty_is_the_mean_of_the_sigmoids_and_moves_scores_down():
     np.testing.assert_allclose(to_numpy(layer.soft_scores), scores - 2 / 3 * sigmoid * (1 - sigmoid), rtol=1e-5)
 
 
+@pytest.mark.compiled
 def test_a_stronger_penalty_prunes_more():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(64, 12)).astype("float32")

@@ -49,7 +49,7 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("depth", COUNTS)
+@pytest.mark.parametrize("depth", [pytest.param(n, marks=[pytest.mark.slow] if n > 50 else []) for n in COUNTS])
 def test_weights_and_parameters_of_every_depth(depth):
     model = built(f"resnet_{depth}", variant="dsr")
     assert (weight_count(model), len(kernels(model)), trainable_count(model)) == COUNTS[depth]

@@ -73,13 +73,15 @@ def settings_of_a_short_run(technique):
     return [f"--{name}={value}" for name, value in values.items() if name in taken]
 
 
-# They diverge as RigL, DNW or masked layers do: `make test-all` has them.
-ALIKE = {"granet", "mest", "srigl", "sr_ste", "top_kast", "movement", "soft_movement", "powerpropagation"}
+# One of each family: no technique, a mask, gradients that are needed, a redistribution, several rounds, a noise, gates,
+# a threshold and scores. `make test-all` has them all.
+FAMILIES = {"none", "magnitude", "rigl", "sparse_momentum", "lottery", "log_normal_dropout", "hard_concrete"}
+FAMILIES |= {"soft_threshold", "discovering_wirings"}
 
 
 def every_technique():
     names = sorted({*algorithms.ALGORITHMS, *layers.TECHNIQUES, "none"} - ALIASES)
-    return [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in names]
+    return [pytest.param(name, marks=[] if name in FAMILIES else [pytest.mark.slow]) for name in names]
 
 
 @pytest.mark.usefixtures("uncompiled")

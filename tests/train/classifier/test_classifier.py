@@ -621,6 +621,7 @@ def test_schedule_that_the_run_is_too_short_for_is_said(digits, tmp_path, capsys
     )
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("structure", ["4:7", "filter"])
 def test_each_warning_of_a_run_comes_once(digits, tmp_path, capsys, structure):
     pruning = ["--config=lenet300_magnitude", "--train_examples=0", "--begin_step=0", "--end_step=9", "--frequency=2"]

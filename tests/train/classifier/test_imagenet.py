@@ -47,11 +47,15 @@ def measured(path, records, capsys, *more):
 @pytest.mark.parametrize(
     "network",
     [
-        ("mobilenetv1_str", "--model=alexnet_s"),  # few layers: traced in no time
+        (
+            "mobilenetv1_str",
+            "--model=wide_resnet",
+            '--model_options={"depth": 10, "width": 0.25, "dropout": 0}',
+        ),  # few layers
         pytest.param(("mobilenetv1_str", '--model_options={"width": 0.125}'), marks=pytest.mark.slow),
         pytest.param(("resnet50_str", '--model_options={"width": 0.125}'), marks=pytest.mark.slow),
     ],
-    ids=["alexnet", "mobilenet", "resnet50"],
+    ids=["wide_resnet", "mobilenet", "resnet50"],
 )
 def test_train_resume_evaluate_convert_evaluate(records, network, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(pictures, "draw", lambda model, folder: [])
