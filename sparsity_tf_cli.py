@@ -7,6 +7,7 @@ Keras and its backend, which takes seconds. `--help`, `--version` and the progra
 import ast
 import difflib
 import importlib.util
+import os
 import pathlib
 import runpy
 import sys
@@ -59,7 +60,18 @@ def main(argv=None):
         int, the exit status: 0 success, 2 a command that does not exist. A program that runs ends the process with its
         own status, by `SystemExit`.
     """
-    arguments = (sys.argv if argv is None else argv)[1:]
+    try:
+        try:
+            return _main((sys.argv if argv is None else argv)[1:])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe, such as `head`, has gone. Python would try to write what is left when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _main(arguments):
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(_help(PROGRAMS))
         return 0

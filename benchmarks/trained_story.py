@@ -6,7 +6,7 @@ turns. A ratio is the median over rounds of dense / station of the same round, i
 int8, the LiteRT file itself runs on the test images.
 
     python benchmarks/trained_story.py --data=mnist --folder=MNIST_FOLDER [--seeds=1,2,3]
-    python benchmarks/trained_story.py --data=cifar10 --folder=cifar10.npz [--epochs=8] [--target_flops=0.3]
+    python benchmarks/trained_story.py --data=cifar10 --folder=cifar10.npz --network=wrn-16-2 --augment --epochs=8
 
 `--plot=FILE.png` draws the stations: accuracy against the bytes of the LiteRT file, and against its latency.
 """
@@ -26,19 +26,25 @@ from keras import layers
 from tabulate import tabulate
 
 import sparsity_tf
-from sparsity_tf import callbacks, datasets
+from sparsity_tf import callbacks, datasets, models
+from sparsity_tf.datasets.images.augmentation import crop_and_flip, draw_epoch
 from sparsity_tf.deploy.runtimes import open_runtime
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("data", "mnist", ["mnist", "cifar10"], "Which network and data.")
+flags.DEFINE_enum("network", "small", ["small", "vgg_like", "wrn-16-2"], "Five convolutions, or a net of `models`.")
+flags.DEFINE_bool("augment", False, "Train on randomly moved and mirrored images (CIFAR's usual crops).")
 flags.DEFINE_string("folder", None, "Folder with MNIST, or a .npz with CIFAR-10.", required=True)
 flags.DEFINE_list("seeds", ["1"], "Seeds.")
 flags.DEFINE_integer("epochs", 4, "Epochs of dense training; as many again for pruning and fine-tuning.", lower_bound=2)
 flags.DEFINE_float("target_flops", 0.25, "Share of the dense network's FLOPs that is left.")
-flags.DEFINE_integer("width", 32, "Filters of the first layer.", lower_bound=1)
+flags.DEFINE_integer("width", 32, "Filters of the first layer of the small network.", lower_bound=1)
+flags.DEFINE_float("vgg_width", 0.5, "Width of the network vgg_like.", lower_bound=0.01)
 flags.DEFINE_integer("rounds", 15, "Rounds of timing; every arm runs once in each.", lower_bound=1)
 flags.DEFINE_float("seconds", 0.1, "How long an arm runs in a round, about.", lower_bound=0.001)
 flags.DEFINE_string("plot", None, "Picture to draw, a .png.")
+
+BATCH = 128
 
 
 def load():
@@ -55,7 +61,11 @@ def load():
 
 
 def network(shape):
-    """A VGG-like network: pairs of convolutions with batch normalisation; the width doubles twice."""
+    """The network of the flags. The small one: convolutions with batch normalisation; the width doubles twice."""
+    if FLAGS.network == "vgg_like":
+        return models.vgg_like(shape, width=FLAGS.vgg_width)
+    if FLAGS.network == "wrn-16-2":
+        return models.wide_resnet(16, 2, shape, variant="dsr")
     model = keras.Sequential([keras.Input(shape)])
     for number, filters in enumerate([FLAGS.width, FLAGS.width, 2 * FLAGS.width, 2 * FLAGS.width, 4 * FLAGS.width]):
         model.add(layers.Conv2D(filters, 3, padding="same", use_bias=False))
@@ -68,13 +78,41 @@ def network(shape):
     return model
 
 
+class Augmented(keras.utils.PyDataset):
+    """Mini-batches of images that are moved by up to four pixels and mirrored, anew in every epoch."""
+
+    def __init__(self, data, seed):
+        super().__init__()
+        self.data, self.seed, self.epoch = data, seed, 0
+        self.on_epoch_begin()
+
+    def on_epoch_begin(self):
+        self.order, self.offsets, self.flips = draw_epoch(len(self.data[1]), self.seed, self.epoch, "crop_flip", 4)
+
+    def on_epoch_end(self):
+        self.epoch += 1
+
+    def __len__(self):
+        return -(-len(self.data[1]) // BATCH)
+
+    def __getitem__(self, number):
+        here = slice(number * BATCH, (number + 1) * BATCH)
+        chosen = self.order[here]
+        images = crop_and_flip(self.data[0], self.offsets[here], self.flips[here], chosen=chosen)
+        return images, self.data[1][chosen]
+
+
 def train(model, data, epochs, rate, seed, callback=None):
     """Trains with Adam at a rate that falls to zero along a cosine."""
-    steps = -(-len(data[0]) // 128)
+    steps = -(-len(data[0]) // BATCH)
     schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(schedule), loss)
-    model.fit(*data, batch_size=128, epochs=epochs, callbacks=[callback] if callback else None, verbose=0)
+    options = {"epochs": epochs, "callbacks": [callback] if callback else None, "verbose": 0}
+    if FLAGS.augment:
+        model.fit(Augmented(data, seed), **options)
+    else:
+        model.fit(*data, batch_size=BATCH, **options)
 
 
 def accuracy(predict, data):
@@ -91,7 +129,7 @@ def run(seed, data, test, folder):
     dense = sparsity_tf.to_dense(model)
     stations = [("dense", dense, None)]
 
-    steps = -(-len(data[0]) // 128)
+    steps = -(-len(data[0]) // BATCH)
     half = FLAGS.epochs // 2
     pruning = callbacks.MagnitudePruning(
         structure="channel", target_flops=FLAGS.target_flops, end_step=half * steps, frequency=max(1, steps // 8)

@@ -101,6 +101,21 @@ def test_help_and_version_need_no_keras():
     assert version.returncode == 0 and version.stdout == f"sparsity-tf {sparsity_tf.__version__}\n", version.stderr
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["bleu", "--help"]])
+def test_a_reader_that_has_gone_is_no_traceback(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as closed:
+        finished = subprocess.run(
+            [sys.executable, "-c", WITHOUT_KERAS, *arguments],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (finished.returncode, finished.stderr) == (1, "")
+
+
 def test_bleu_needs_no_keras(tmp_path):
     pytest.importorskip("sacrebleu")
     pytest.importorskip("sacremoses")

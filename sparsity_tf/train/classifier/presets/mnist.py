@@ -147,6 +147,19 @@ MNIST = {
     # Sparsity rises from the end of the first tenth of training to the last fifth.
     "lenet300_powerprop": Recipe(**_MASKS, technique="powerprop", begin_step=10 * 540, end_step=80 * 540),
     "lenet300_movement": Recipe(**_MASKS, technique="movement", begin_step=10 * 540, end_step=80 * 540),
+    # The scores have ten times the rate of the weights. The penalty is divided by the number of examples: each of the
+    # three means weighs 19 in the loss.
+    "lenet300_soft_movement": Recipe(
+        technique="soft_movement",
+        technique_options={"scores_initializer": -2.0},
+        technique_rate=10.0,
+        learning_rate=1e-3,
+        lr_decay_from=0.5,
+        penalty_weight=1e6,
+        penalty_begin_epoch=2.0,
+        penalty_end_epoch=8.0,
+        epochs=60,
+    ),
     "lenet300_sparse_momentum": Recipe(**_MASKS, technique="sparse_momentum"),
     "lenet300_snip": Recipe(**_MASKS, technique="snip"),
     # Eleven trainings of 20 epochs. The learning rate falls at the same fractions of a training as above.
