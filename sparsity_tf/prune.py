@@ -15,6 +15,7 @@ from keras import ops
 
 from sparsity_tf import distributions
 from sparsity_tf.backend import slots_of, strategy_scope, trained_variables
+from sparsity_tf.callbacks import criteria
 from sparsity_tf.callbacks.base import optimizer_slots, tied_weights
 from sparsity_tf.callbacks.base.cost_target import the_target
 from sparsity_tf.callbacks.base.output_layers import dense_selection
@@ -221,9 +222,11 @@ def _tied_scores(by, weights, seed):
     scores = [np.asarray(by(weight)) for weight in weights]
     for weight, vector in zip(weights, scores, strict=True):
         if vector.shape != weight.shape or not np.can_cast(vector.dtype, "float64") or np.isnan(vector).any():
+            nan = "" if vector.dtype.kind != "f" else f", {np.count_nonzero(np.isnan(vector))} NaN"
             raise ValueError(
                 f"`by` must return {weight.size} numbers for {weight.path!r}, one for each "
-                f"{weight.technique.structure}. Received: shape {vector.shape}, {vector.dtype}"
+                f"{weight.technique.structure}. Received of {criteria.name_of(by)}: shape {vector.shape}, "
+                f"{vector.dtype}{nan}"
             )
     return scores
 

@@ -49,10 +49,6 @@ def _keep_in_each_output(view, kind, scores, sparsity):
     if isinstance(kind, structures.NM):
         return kind.keep_highest(scores, sparsity, view.mask, view.filter_axes)
     matrix, dead = as_matrix(scores, view.filter_axes), ~as_matrix(view.mask, view.filter_axes)
-    if np.isnan(matrix).any():
-        raise ValueError(
-            f"Scores of {view.path!r} must not be NaN. Received: {np.isnan(matrix).sum()} of {matrix.size}"
-        )
     chosen = np.zeros(matrix.shape, bool)
     count = masks.number_to_keep(sparsity, len(matrix))
     np.put_along_axis(chosen, np.lexsort((-matrix, dead), axis=0)[:count], True, axis=0)
