@@ -174,7 +174,7 @@ def prune(
         else:
             views = [_view(weight, index, seed) for index, weight in enumerate(chosen)]
             computed = scores.compute(by, model, chosen, views, data, loss)
-            found = selection.new_masks(views, kinds, computed, goals, scope, sparsity)
+            found = selection.new_masks(by, views, kinds, computed, goals, scope, sparsity)
     _assign(model, chosen, found, adapted=isinstance(by, str) and by in refit.SOLVERS)
     _report(model, by, scope, [(weight, read_mask(weight), targets[weight.path]) for weight in weights])
     return model

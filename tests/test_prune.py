@@ -468,6 +468,16 @@ def test_scores_of_a_users_function_that_are_nan_name_the_function_and_the_weigh
         prune(make_model(), 0.5, by=undefined, scope=scope, structure=structure, where=".*")
 
 
+@pytest.mark.parametrize("structure", ["2:4", "2x1"])
+def test_scores_of_groups_that_are_nan_name_the_function_and_the_weight(structure):
+    def undefined(weight):
+        return np.where(weight.mask, 1.0, np.nan)
+
+    model = prune(make_model(), 0.4)
+    with pytest.raises(ValueError, match=r"must not hold NaN.* \(scores of undefined for '.*first/kernel'\)"):
+        prune(model, 0.5, by=undefined, structure=structure)
+
+
 def test_scores_of_channels_that_are_nan_name_the_function():
     def undefined(weight):
         return np.full(weight.shape, np.nan)

@@ -18,7 +18,7 @@ import numpy as np
 
 from sparsity_tf import masks
 from sparsity_tf.callbacks.base.weight_view import WeightView
-from sparsity_tf.checks import check_callable, check_choice, meant
+from sparsity_tf.checks import check_callable, check_choice, meant, shown
 
 SLOTS = ("gradient", "momentum", "variance")
 
@@ -309,6 +309,19 @@ def scores(function, view):
             f"Received: shape={found.shape}"
         )
     return found
+
+
+def statistics(function, views):
+    """Computes the statistics by which a redistribution shares entries out, one for each weight, and checks them."""
+    found = [np.asarray(function(view)) for view in views]
+    for view, value in zip(views, found, strict=True):
+        right = not value.shape and value.dtype.kind in "biuf" and np.isfinite(value) and value >= 0
+        if not right:
+            raise ValueError(
+                f"`redistribution` must return a finite number >= 0 for each weight. Received of {name_of(function)} "
+                f"for {view.path!r}: {shown(value if value.shape else value.item())}"
+            )
+    return [float(value) for value in found]
 
 
 def name_of(function):
