@@ -108,7 +108,8 @@ def _run(name, arguments):
     old = sys.argv
     sys.argv = [f"sparsity-tf {name}", *arguments]
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        # `--help` of the program shows the name.
+        runpy.run_module(module, {"CALLED_AS": f"sparsity-tf {name}"}, run_name="__main__", alter_sys=True)
     finally:
         sys.argv = old
         if name in _WITHOUT_KERAS and not loaded:

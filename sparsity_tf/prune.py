@@ -15,6 +15,7 @@ from keras import ops
 
 from sparsity_tf import distributions
 from sparsity_tf.backend import slots_of, strategy_scope, trained_variables
+from sparsity_tf.callbacks import criteria
 from sparsity_tf.callbacks.base import optimizer_slots, tied_weights
 from sparsity_tf.callbacks.base.cost_target import the_target
 from sparsity_tf.callbacks.base.output_layers import dense_selection
@@ -173,7 +174,7 @@ def prune(
         else:
             views = [_view(weight, index, seed) for index, weight in enumerate(chosen)]
             computed = scores.compute(by, model, chosen, views, data, loss)
-            found = selection.new_masks(views, kinds, computed, goals, scope, sparsity)
+            found = selection.new_masks(by, views, kinds, computed, goals, scope, sparsity)
     _assign(model, chosen, found, adapted=isinstance(by, str) and by in refit.SOLVERS)
     _report(model, by, scope, [(weight, read_mask(weight), targets[weight.path]) for weight in weights])
     return model
@@ -221,9 +222,11 @@ def _tied_scores(by, weights, seed):
     scores = [np.asarray(by(weight)) for weight in weights]
     for weight, vector in zip(weights, scores, strict=True):
         if vector.shape != weight.shape or not np.can_cast(vector.dtype, "float64") or np.isnan(vector).any():
+            nan = "" if vector.dtype.kind != "f" else f", {np.count_nonzero(np.isnan(vector))} NaN"
             raise ValueError(
                 f"`by` must return {weight.size} numbers for {weight.path!r}, one for each "
-                f"{weight.technique.structure}. Received: shape {vector.shape}, {vector.dtype}"
+                f"{weight.technique.structure}. Received of {criteria.name_of(by)}: shape {vector.shape}, "
+                f"{vector.dtype}{nan}"
             )
     return scores
 

@@ -142,12 +142,12 @@ def test_other_programs_say_on_one_line_what_keras_needs(tmp_path):
 
 
 def test_a_program_gets_its_arguments_and_gives_its_status(program, capsys):
-    program("import sys\nprint(sys.argv[1:], __name__)\nsys.exit(130)\n")
+    program("import sys\nprint(sys.argv[1:], __name__, CALLED_AS)\nsys.exit(130)\n")
     before = sys.argv
     with pytest.raises(SystemExit) as ended:
         sparsity_tf_cli.main(["sparsity-tf", "evaluate", "--a=1", "--help", "b"])
     assert ended.value.code == 130 and sys.argv is before
-    assert capsys.readouterr().out == "['--a=1', '--help', 'b'] __main__\n"
+    assert capsys.readouterr().out == "['--a=1', '--help', 'b'] __main__ sparsity-tf evaluate\n"
 
 
 def test_an_interrupt_and_an_error_of_a_program_pass(program):

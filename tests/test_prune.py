@@ -455,6 +455,49 @@ def test_bad_arguments_are_named_and_change_nothing(name, arguments):
         np.testing.assert_array_equal(value, given)
 
 
+@pytest.mark.parametrize("scope", ["layer", "output", "global"])
+@pytest.mark.parametrize("structure", [None, "filter"])
+def test_scores_of_a_users_function_that_are_nan_name_the_function_and_the_weight(scope, structure):
+    def undefined(weight):
+        return np.where(("second" in weight.path), np.nan, np.abs(weight.value))
+
+    if scope == "output" and structure:
+        return
+    message = "scores of undefined must not hold NaN for '.*second/kernel'. Received: 15 NaN of 15 scores"
+    with pytest.raises(ValueError, match=message):
+        prune(make_model(), 0.5, by=undefined, scope=scope, structure=structure, where=".*")
+
+
+@pytest.mark.parametrize("structure", ["2:4", "2x1"])
+def test_scores_of_groups_that_are_nan_name_the_function_and_the_weight(structure):
+    def undefined(weight):
+        return np.where(weight.mask, 1.0, np.nan)
+
+    model = prune(make_model(), 0.4)
+    with pytest.raises(ValueError, match=r"must not hold NaN.* \(scores of undefined for '.*first/kernel'\)"):
+        prune(model, 0.5, by=undefined, structure=structure)
+
+
+def test_scores_of_channels_that_are_nan_name_the_function():
+    def undefined(weight):
+        return np.full(weight.shape, np.nan)
+
+    with pytest.raises(ValueError, match="`by` must return 5 numbers for '.*first/.*undefined.*, 5 NaN"):
+        prune(make_model(), 0.5, by=undefined, structure="channel")
+
+
+@pytest.mark.parametrize("scope", ["layer", "output", "global"])
+def test_scores_of_dead_entries_may_be_nan(scope):
+    """Such as 0 / 0, for a score that divides by the weight."""
+    model = prune(make_model(), 0.4)
+    before = masks_of(model)
+    prune(model, 0.6, scope=scope, by=lambda weight: np.where(weight.mask, np.abs(weight.value), np.nan))
+    assert all((new <= old).all() for new, old in zip(masks_of(model), before, strict=True))
+    other = prune(prune(make_model(), 0.4), 0.6, scope=scope)
+    for one, expected in zip(masks_of(model), masks_of(other), strict=True):
+        np.testing.assert_array_equal(one, expected)
+
+
 def test_an_error_leaves_a_masked_model_and_composite_layers_as_they_were():
     model = sparsity_tf.sparsify(make_model(), "masked", structure="1x3")
     report = model.sparsify_report

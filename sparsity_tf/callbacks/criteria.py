@@ -18,7 +18,7 @@ import numpy as np
 
 from sparsity_tf import masks
 from sparsity_tf.callbacks.base.weight_view import WeightView
-from sparsity_tf.checks import check_callable, check_choice, meant
+from sparsity_tf.checks import check_callable, check_choice, meant, shown
 
 SLOTS = ("gradient", "momentum", "variance")
 
@@ -305,10 +305,37 @@ def scores(function, view):
     found = np.asarray(function(view))
     if found.shape != view.value.shape:
         raise ValueError(
-            f"{getattr(function, '__name__', function)} must return scores of the weight's shape "
-            f"{view.value.shape} for {view.path!r}. Received: shape={found.shape}"
+            f"{name_of(function)} must return scores of the weight's shape {view.value.shape} for {view.path!r}. "
+            f"Received: shape={found.shape}"
         )
     return found
+
+
+def statistics(function, views):
+    """Computes the statistics by which a redistribution shares entries out, one for each weight, and checks them."""
+    found = [np.asarray(function(view)) for view in views]
+    for view, value in zip(views, found, strict=True):
+        right = not value.shape and value.dtype.kind in "biuf" and np.isfinite(value) and value >= 0
+        if not right:
+            raise ValueError(
+                f"`redistribution` must return a finite number >= 0 for each weight. Received of {name_of(function)} "
+                f"for {view.path!r}: {shown(value if value.shape else value.item())}"
+            )
+    return [float(value) for value in found]
+
+
+def name_of(function):
+    """The name of a score function in messages."""
+    return getattr(function, "__name__", function)
+
+
+def check_no_nan(function, view, found, among):
+    """Raises a ValueError that names the function (or its name) and the weight if a candidate's score is NaN."""
+    if found.dtype.kind == "f" and (bad := np.count_nonzero(np.isnan(found[among]))):
+        raise ValueError(
+            f"The scores of {name_of(function)} must not hold NaN for {view.path!r}. Received: {bad} NaN of "
+            f"{np.count_nonzero(among)} scores"
+        )
 
 
 def lowest_live(function, views, counts):
@@ -372,7 +399,13 @@ def _highest(function, views, count, among):
     candidates = [view.mask for view in views] if among is None else among
     attribute = getattr(function, "absolute", None)
     if attribute is None:
-        return masks.highest_overall([scores(function, view) for view in views], count, candidates)
+        found = [scores(function, view) for view in views]
+        try:
+            return masks.highest_overall(found, count, candidates)
+        except ValueError:
+            for triple in zip(views, found, candidates, strict=True):
+                check_no_nan(function, *triple)
+            raise
     tensors = [view.tensor(attribute) for view in views]
     if any(tensor is None for tensor in tensors):
         attribute = "live_value" if attribute == "value" and among is None else attribute

@@ -44,9 +44,9 @@ class DeepRewiring(SparseFromTheStart):
     moves to the wrong side.
 
     Every entry has a fixed sign. The sign of an entry that is not zero when training begins is the sign of its value.
-    The sign of any other entry is random. Signs are saved with the model. The drift and the noise are those of one
-    step, with the learning rate eta that the optimizer used in it. So leave `frequency` at 1, and
-    `steps_per_execution`, too.
+    The sign of any other entry is random. Signs are saved with the model, and a later training has the same ones: an
+    entry that has changed its sign in between is dropped. The drift and the noise are those of one step, with the
+    learning rate eta that the optimizer used in it. So leave `frequency` at 1, and `steps_per_execution`, too.
 
     The authors' program adds noise of the standard deviation eta * 1e-5. At their rate, 0.05, this is the default
     temperature. The comparison in DSR's paper (arXiv 1902.05967) has temperatures from 1e-5 down to 1e-15, which its
@@ -213,11 +213,14 @@ class DeepRewiring(SparseFromTheStart):
         """A copy of the thetas of a weight's dormant entries, a float64 vector over all entries."""
         weight = view._weight
         saved = weight.technique.states.get(f"{_DORMANT}{weight.name}")
-        if saved is not None and len(saved) == weight.size:
-            return np.array(saved)
-        index = [one.path for one in self.weights].index(view.path)
-        share = np.random.default_rng([self.seed, 0, index, 2]).random(weight.size)
-        return (1 - share) * self.lowest_theta(self.targets[view.path], view.step)
+        thetas = np.zeros(weight.size) if saved is None or len(saved) != weight.size else np.array(saved)
+        # Entries that have no theta: at the beginning, and if another algorithm has pruned them.
+        new = ~view.mask.reshape(-1) & (thetas == 0)
+        if new.any():
+            index = [one.path for one in self.weights].index(view.path)
+            share = np.random.default_rng([self.seed, 0, index, 2]).random(weight.size)
+            thetas[new] = (1 - share[new]) * self.lowest_theta(self.targets[view.path], view.step)
+        return thetas
 
 
 def _moved(view, sign, drift, deviation):

@@ -272,7 +272,7 @@ class DropAndGrow(SparseFromTheStart):
         drop_counts = [masks.number_of_zeros(view.drop_fraction, view.active) for view in views]
         if not any(drop_counts):
             return
-        statistics = list(map(self.redistribution, views)) if self.redistribution else None
+        statistics = criteria.statistics(self.redistribution, views) if self.redistribution else None
         kept = criteria.lowest_live(self.drop, views, drop_counts)
         lost = [view.active - int(np.count_nonzero(mask)) for view, mask in zip(views, kept, strict=True)]
         free = [mask.size - int(np.count_nonzero(mask)) for mask in kept]

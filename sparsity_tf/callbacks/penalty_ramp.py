@@ -70,20 +70,24 @@ def _find_variables(model, factors):
             'sparsity_tf.sparsify(model, "variational_dropout"), or "l0", makes one. '
             f"Received: model={model.name!r} with no such layer"
         )
-    entries = _entries_of_layers(model, factors or {})
+    entries = entries_of_layers(model, factors or {})
     return [(variable, factors[entries[id(variable)]] if id(variable) in entries else 1.0) for variable in variables]
 
 
-def _entries_of_layers(model, factors):
-    """The id of a layer's `penalty_weight` -> the entry of `factors` that matches the layer."""
+def entries_of_layers(model, factors, name="factors"):
+    """The id of a layer's `penalty_weight` -> the entry of `factors` that matches the layer.
+
+    Raises:
+        ValueError: An entry matches no layer with a penalty, or two match one. The message has the argument's `name`.
+    """
     weights = [weight for weight in get_sparse_weights(model) if weight.technique.penalized]
     found = {}
-    for weight, entries in zip(weights, match("factors", factors, weights), strict=True):
+    for weight, entries in zip(weights, match(name, factors, weights), strict=True):
         known = found.setdefault(id(weight.layer.penalty_weight), [])
         known.extend(entry for entry in entries if entry not in known)
         if len(known) > 1:
             raise ValueError(
-                f"`factors` must match each layer at most once. Received: {weight.path!r}, matched by {known}"
+                f"`{name}` must match each layer at most once. Received: {weight.path!r}, matched by {known}"
             )
     return {key: entries[0] for key, entries in found.items() if entries}
 

@@ -137,7 +137,7 @@ class SparseMomentum(DropAndGrow):
         if state["baseline"] >= sum(weight.size for weight in self.weights):
             return  # Nothing is masked: dropped weights could only come back, and perhaps later.
         views = [self.view(index, step, rate) for index in self.moving]
-        shares = _normalise([float(statistic) for statistic in map(self.redistribution, views)])
+        shares = _normalise(criteria.statistics(self.redistribution, views))
         rates = [_rate(view, share, rate, len(views)) for view, share in zip(views, shares, strict=True)]
         counts = [math.ceil(p * view.active) for p, view in zip(rates, views, strict=True)]
         kept = self._drop(views, counts, rate, state)
@@ -192,8 +192,6 @@ def share_quotas(total, shares, limits):
 
 def _normalise(statistics):
     statistics = np.asarray(statistics, np.float64)
-    if not np.isfinite(statistics).all() or (statistics < 0).any():
-        raise ValueError(f"`redistribution` must give numbers >= 0. Received: {statistics.tolist()}")
     total = statistics.sum()
     return statistics / total if total > 0 else np.full(len(statistics), 1 / len(statistics))
 

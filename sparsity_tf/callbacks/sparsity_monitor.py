@@ -187,9 +187,10 @@ class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
     def _explore(self):
         """Adds the live entries of the present masks to the explored ones."""
         self._grown = self._count_grown()
-        moved = {path for algorithm in train_function.algorithms(self.model) for path in algorithm.dropped}
+        # The parts: an algorithm that prunes channels counts by channel, and changes the masks of kernels.
+        moved = {_key(part) for algorithm in train_function.algorithms(self.model) for part in algorithm.parts}
         for weight in get_sparse_weights(self.model):
-            if weight.path in moved:
+            if _key(weight) in moved:
                 explored, before = ops.convert_to_numpy(weight.mask()), _explored(weight)
                 if before is not None:
                     explored = explored | before

@@ -1,4 +1,4 @@
-"""Counts the sparsity of a checkpoint: finds the tensors that make weights sparse, and counts the zeros.
+"""Counts the sparsity of a checkpoint: the zeros that each technique's tensors make (`sparse_tensors.py` finds them).
 
 The naming rules and formulas come from "The State of Sparsity in Deep Neural Networks" (Gale,
 Elsen, Hooker, arXiv:1902.09574) and its published checkpoints, extended by the variables of this
@@ -33,11 +33,11 @@ from sparsity_tf import masks
 from sparsity_tf.checkpoints.checkpoint import CheckpointError
 from sparsity_tf.checkpoints.readers import open_checkpoint
 from sparsity_tf.checkpoints.report import CheckpointSparsity, TensorSparsity
-from sparsity_tf.checkpoints.sibling_names import base, is_variable, leaf, weight_names, with_leaf
+from sparsity_tf.checkpoints.sibling_names import weight_names
+from sparsity_tf.checkpoints.sparse_tensors import SparseTensors, broadcast_shape
 from sparsity_tf.checkpoints.uncountable import refuse_uncountable
 from sparsity_tf.checks import check_choice, check_integer, check_number, is_finite_number
 from sparsity_tf.inspection import mask_to_braille
-from sparsity_tf.layers.group_variational_dropout import GROUPS
 from sparsity_tf.type_names import PathLike
 
 TECHNIQUES = (
@@ -60,11 +60,6 @@ _ENDINGS = {
     "discovering_wirings": ("kernel, with a number called sparsity",),
     "top_kast": ("kernel, of a layer with arguments sparsity and exploration",),
 }
-# Weights that discovering wirings may make sparse: the second belongs to recurrent layers, the last two to separable
-# convolutions.
-_KERNELS = ("kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel")
-# The first sparse weight of a layer. Only the variables of further weights begin with the name of their weight.
-_FIRST_KERNELS = ("kernel", "depthwise_kernel")
 _LOG_ALPHA_THRESHOLD = 3.0
 _EPSILON = 1e-8
 _GAMMA, _ZETA = -0.1, 1.1
@@ -116,17 +111,17 @@ def checkpoint_sparsity(
     with open_checkpoint(path) as checkpoint:
         counter = _Counter(checkpoint, log_alpha_threshold, picture_width)
         rows = counter.rows(technique)
-        return CheckpointSparsity(checkpoint.path, tuple(rows), tuple(counter.notes))
+        return CheckpointSparsity(checkpoint.path, tuple(rows), tuple(counter.tensors.notes))
 
 
 class _Counter:
-    """Applies the naming rules to one open checkpoint."""
+    """Applies the formulas to one open checkpoint."""
 
     def __init__(self, checkpoint, log_alpha_threshold, picture_width):
         self.checkpoint = checkpoint
         self.log_alpha_threshold = log_alpha_threshold
         self.picture_width = picture_width
-        self.notes = []
+        self.tensors = SparseTensors(checkpoint)
 
     def rows(self, technique):
         rows = self._all_zeros() if technique == "zeros" else self._by_names(technique)
@@ -140,71 +135,18 @@ class _Counter:
     def _by_names(self, technique):
         if technique == "auto":
             refuse_uncountable(self.checkpoint)
-        found = {name: self._technique(name) for name in self.checkpoint.names()}
-        found = {name: kind for name, kind in found.items() if kind is not None}
+        found = self.tensors.by_technique()
         if technique == "auto" and not found:
-            self._note("no variables of sparse layers found: the exact zeros of weights are counted")
+            self.tensors.note("no variables of sparse layers found: the exact zeros of weights are counted")
             return self._all_zeros()
-        chosen = self._choose(found, technique)
+        chosen = self.tensors.choose(found, technique)
         if not chosen:
             others = ", ".join(sorted(set(found.values()) - {"_aux"})) or "none"
             raise CheckpointError(
                 f"Checkpoint '{self.checkpoint.path}' has no tensor of {technique} (name ending "
-                f"in {' or '.join(_ENDINGS[technique])}). Techniques found: " + "; ".join([others, *self.notes])
+                f"in {' or '.join(_ENDINGS[technique])}). Techniques found: " + "; ".join([others, *self.tensors.notes])
             )
         return [getattr(self, "_" + kind)(name) for name, kind in chosen.items()]
-
-    def _technique(self, name):
-        """The technique that the variable `name` belongs to; "_aux" if only the other tensors can tell."""
-        aliases = self.checkpoint.aliases(name)
-        if self._is_group(name):
-            return None  # It is counted with the weights of its group.
-        for ending, technique in (
-            ("mask", "magnitude_pruning"),
-            ("log_sigma2", "variational_dropout"),
-            ("log_alpha", "l0_regularization"),
-            ("_aux", "_aux"),
-        ):
-            if any(alias.endswith(ending) for alias in aliases):
-                return technique
-        for kernel in _KERNELS:
-            if any(leaf(alias) == kernel for alias in aliases):
-                return self._technique_of_kernel(name, kernel)
-        variable = self._threshold_variable(name)
-        if variable is not None:
-            # Magnitude pruning keeps a threshold beside each mask.
-            if self._siblings(name, variable, lambda base: with_leaf(base, ("mask",))):
-                return None
-            # "threshold" is a common name. A threshold without a weight beside it is not one of this package's.
-            if variable == "threshold" and not self._siblings(name, variable, weight_names):
-                self._note(f"'{name}' ignored: no weight beside it")
-                return None
-            return "soft_threshold"
-        return None
-
-    def _choose(self, found, technique):
-        if technique == "random_pruning":
-            technique = "magnitude_pruning"
-        kinds = set(found.values())
-        probabilistic = kinds & {"variational_dropout", "l0_regularization"}
-        if technique in ("variational_dropout", "l0_regularization"):
-            if "_aux" in kinds and probabilistic and technique not in probabilistic:
-                raise CheckpointError(
-                    f"`sparsity_technique` does not fit checkpoint '{self.checkpoint.path}': beside its _aux tensors "
-                    f"lie tensors of {', '.join(probabilistic)}, not of {technique}"
-                )
-            aux = technique
-        elif technique == "auto" and "_aux" in kinds:
-            if len(probabilistic) != 1:
-                raise CheckpointError(
-                    f"`sparsity_technique` must be given for checkpoint '{self.checkpoint.path}': its tensors ending "
-                    "in _aux may be from variational_dropout or from l0_regularization"
-                )
-            (aux,) = probabilistic
-        else:
-            aux = None
-        resolved = {name: aux if kind == "_aux" else kind for name, kind in found.items()}
-        return {name: kind for name, kind in resolved.items() if kind is not None and technique in ("auto", kind)}
 
     def _magnitude_pruning(self, name):
         live = self._tensor(name) != 0
@@ -224,7 +166,7 @@ class _Counter:
         return self._row(name, "l0_regularization", live, values)
 
     def _variational_dropout(self, name):
-        weight = self._weight(name, "log_sigma2", equal_shape=True)
+        weight = self.tensors.weight_of(name, "log_sigma2", equal_shape=True)
         threshold = self.log_alpha_threshold
         if threshold is None:
             threshold = self._option(name, "log_alpha_threshold", _LOG_ALPHA_THRESHOLD)
@@ -245,38 +187,18 @@ class _Counter:
             values &= group_live & (mean != 0)
         return self._row(name, "variational_dropout", live, np.count_nonzero(values))
 
-    def _is_group(self, name):
-        """Whether `name` is the log sigma^2 of a group variable: the group's mean is beside it."""
-        return any(
-            is_variable(alias, f"{group}_log_sigma2") and self.checkpoint.shape(mean) == self.checkpoint.shape(name)
-            for alias in self.checkpoint.aliases(name)
-            for group in GROUPS
-            for mean in self.checkpoint.find(alias.removesuffix("log_sigma2") + "mean")
-        )
-
     def _groups(self, name, threshold):
         """Pairs of which groups live, and their means, for the groups of the weight whose log sigma^2 is `name`."""
-        shape = self.checkpoint.shape(name)
-
-        def variables(base):
-            names = with_leaf(base, [f"{group}_log_sigma2" for group in GROUPS])
-            # Both kernels of a recurrent layer have the same gates, whose variables are beside the first kernel.
-            layer = base[: base.rfind("/") + 1]
-            return [*names, f"{layer}gate_log_sigma2"]
-
-        for group in self._siblings(name, "log_sigma2", variables):
-            if not self._is_group(group) or _broadcast_shape(self.checkpoint.shape(group), shape) != shape:
-                continue
-            [mean] = self._siblings(group, "log_sigma2", lambda base: with_leaf(base, ["mean"]))
-            log_sigma2, mean = (self._tensor(one).astype("float64") for one in (group, mean))
+        for pair in self.tensors.groups_of(name):
+            log_sigma2, mean = (self._tensor(one).astype("float64") for one in pair)
             yield log_sigma2 - np.log(np.square(mean) + _EPSILON) < threshold, mean
 
     def _soft_threshold(self, name):
-        weight = self._weight(name, self._threshold_variable(name))
+        weight = self.tensors.weight_of(name, self.tensors.threshold_variable(name))
         raw = self._tensor(name).astype("float32")
         function = self.checkpoint.layer_option(name, "threshold_function")
         if function is None:
-            self._note("threshold_function is not in the file: sigmoid assumed")
+            self.tensors.note("threshold_function is not in the file: sigmoid assumed")
         with np.errstate(over="ignore"):
             if function in (None, "sigmoid"):
                 threshold = 1.0 / (1.0 + np.exp(-raw))
@@ -288,50 +210,18 @@ class _Counter:
                     f"threshold_function: {function}. Known: sigmoid, exponential"
                 )
         value = self._tensor(weight)
-        if _broadcast_shape(raw.shape, value.shape) != value.shape:
+        if broadcast_shape(raw.shape, value.shape) != value.shape:
             raise CheckpointError(
                 f"'{name}' of shape {raw.shape} does not broadcast over '{weight}' of shape "
                 f"{value.shape} in '{self.checkpoint.path}'"
             )
         return self._row(weight, "soft_threshold", np.abs(value) > threshold)
 
-    def _threshold_variable(self, name):
-        for variable in ("raw_threshold", "threshold"):
-            if any(is_variable(alias, variable) for alias in self.checkpoint.aliases(name)):
-                return variable
-        return None
-
-    def _technique_of_kernel(self, name, kernel):
-        """Recognises the techniques that have no variable beside the kernel by the arguments of the layer."""
-        others = ("mask", "log_sigma2", "log_alpha", "raw_threshold", "threshold")
-        prefix = "" if kernel in _FIRST_KERNELS else f"{kernel}_"
-        if self._siblings(name, kernel, lambda base: [base + prefix + other for other in others]):
-            return None
-        tensors, option = self._dnw_sparsity(name)
-        if tensors or option is not None:
-            explores = not tensors and self.checkpoint.layer_option(name, "exploration") is not None
-            return "top_kast" if explores else "discovering_wirings"
-        if any(alias.endswith(f"/vars/{kernel}") for alias in self.checkpoint.aliases(name)):
-            # Files number the variables of Keras's own layers; those of this package's layers have names.
-            self._note(
-                f"'{name}' is counted as dense. If its layer chooses its zeros by an argument (discovered wirings, "
-                "Top-KAST, SR-STE), the argument is not in this file: give the .keras file"
-            )
-        return None
-
-    def _dnw_sparsity(self, name):
-        """The tensor and the layer's argument that may hold the sparsity of kernel `name`."""
-        beside = [
-            tensor for kernel in _KERNELS for tensor in self._siblings(name, kernel, lambda base: [base + "sparsity"])
-        ]
-        scalars = [tensor for tensor in beside if self.checkpoint.shape(tensor) == ()]
-        return scalars, self.checkpoint.layer_option(name, "sparsity")
-
     def _top_kast(self, name):
         return self._discovering_wirings(name, "top_kast")
 
     def _discovering_wirings(self, name, technique="discovering_wirings"):
-        tensors, sparsity = self._dnw_sparsity(name)
+        tensors, sparsity = self.tensors.sparsity_of_kernel(name)
         if tensors:
             sparsity = self._tensor(tensors[0])[()]
         if not is_finite_number(sparsity) or not 0.0 <= sparsity <= 1.0:
@@ -374,7 +264,7 @@ class _Counter:
 
     def _nonzero_values(self, name, variable, live):
         """The number of live entries whose value is not 0; `None` unless `name` has exactly one weight of its shape."""
-        beside = self._siblings(name, variable, weight_names)
+        beside = self.tensors.beside(name, variable, weight_names)
         fitting = [weight for weight in beside if self.checkpoint.shape(weight) == live.shape and weight != name]
         return np.count_nonzero(self._tensor(fitting[0])[live]) if len(fitting) == 1 else None
 
@@ -387,7 +277,7 @@ class _Counter:
     def _option(self, name, option, default):
         value = self.checkpoint.layer_option(name, option)
         if value is None:
-            self._note(f"{option} is not in the file: {default} assumed")
+            self.tensors.note(f"{option} is not in the file: {default} assumed")
             return default
         if not is_finite_number(value):
             raise CheckpointError(
@@ -396,55 +286,9 @@ class _Counter:
             )
         return float(value)
 
-    def _weight(self, name, variable, equal_shape=False):
-        """The one weight beside `name`. If several tensors could be the weight, it raises instead of choosing one."""
-        tried = self._siblings(name, variable, weight_names, existing=False)
-        present = self._siblings(name, variable, weight_names)
-        fitting = present
-        if equal_shape:
-            shape = self.checkpoint.shape(name)
-            fitting = [weight for weight in present if self.checkpoint.shape(weight) == shape]
-        if len(fitting) == 1:
-            return fitting[0]
-        if len(fitting) > 1:
-            problem = f"has several candidates for the weight: {', '.join(fitting)}"
-        elif present:
-            shapes = ", ".join(f"{weight} {self.checkpoint.shape(weight)}" for weight in present)
-            problem = f"{self.checkpoint.shape(name)} has another shape than its weight: {shapes}"
-        elif shared := [sibling for sibling in tried if len(self.checkpoint.find(sibling)) > 1]:
-            problem = f"is in a file without names of layers, with several tensors {shared[0]!r}: give the .keras file"
-        else:
-            problem = f"has no partner tensor. Tried: {', '.join(tried)}"
-        raise CheckpointError(f"'{name}' in '{self.checkpoint.path}' {problem}")
-
-    def _siblings(self, name, variable, names_of, existing=True):
-        """Tensors in the same layer as `name` (under any alias) that have one of the names `names_of(base)`."""
-        result = {}
-        for alias in self.checkpoint.aliases(name):
-            if not alias.endswith((variable, "_aux")):
-                continue  # a name such as "variables/6" does not tell the layer
-            for sibling in names_of(base(alias, variable)):
-                matches = self.checkpoint.find(sibling)
-                if not existing:
-                    result[sibling] = None
-                elif len(matches) == 1:  # a name that several layers share identifies none of them
-                    result[matches[0]] = None
-        return list(result)
-
-    def _note(self, note):
-        if note not in self.notes:
-            self.notes.append(note)
-
 
 def _chunks(*tensors):
     """Cuts equal-shaped tensors into flat float64 pieces: double precision without doubling the memory."""
     flat = [np.ravel(tensor) for tensor in tensors]
     for start in range(0, flat[0].size, _CHUNK):
         yield tuple(tensor[start : start + _CHUNK].astype("float64") for tensor in flat)
-
-
-def _broadcast_shape(*shapes):
-    try:
-        return np.broadcast_shapes(*shapes)
-    except ValueError:
-        return None

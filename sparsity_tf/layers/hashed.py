@@ -28,7 +28,7 @@ from sparsity_tf.ops.fused import fused
 from sparsity_tf.type_names import Tensor
 
 ASSIGNMENTS = ("hash", "balanced")
-# The name under which a layer saves its seed beside its bank, as two words.
+# The name under which a layer saves its pattern beside its bank: the seed as two words, then assignment and signs.
 _SEED = "hash_seed"
 
 
@@ -72,6 +72,11 @@ def _hash_of_positions(size, seed, use):
 def _words(seed):
     """The 64 bits of a seed that the hash functions use, as two words: the lower first."""
     return np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF], "uint32")
+
+
+def _options_word(technique):
+    """What else than the seed decides the pattern, as a word."""
+    return ASSIGNMENTS.index(technique.assignment) + 2 * technique.signs
 
 
 def _mix(x):
@@ -244,16 +249,22 @@ class HashedLayer:
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
         if self.technique.holds_bank:
-            store[_SEED] = _words(self.technique.seed)
+            store[_SEED] = np.array([*_words(self.technique.seed), _options_word(self.technique)], "uint32")
 
     def load_own_variables(self, store: Any) -> None:
         names = set(store.keys())
         if self.technique.holds_bank and _SEED in names:
             saved = np.asarray(store[_SEED], "uint32")
-            if not np.array_equal(saved, _words(self.technique.seed)):
+            if not np.array_equal(saved[:2], _words(self.technique.seed)):
                 raise ValueError(
                     f"`seed` of layer {self.name!r} must be the seed in the file, because the bank belongs to its "
                     f"pattern: {int(saved[0]) + (int(saved[1]) << 32)}. Received: seed={self.technique.seed}"
+                )
+            if len(saved) > 2 and saved[2] != _options_word(self.technique):
+                raise ValueError(
+                    f"`assignment` and `signs` of layer {self.name!r} must be those in the file, because the bank "
+                    f"belongs to its pattern: {ASSIGNMENTS[saved[2] & 1]!r} and {bool(saved[2] >> 1)}. Received: "
+                    f"assignment={self.technique.assignment!r}, signs={self.technique.signs}"
                 )
         elif self.technique.holds_bank and "bank" in names:
             # In files without seeds all layers of a call of `sparsify` have one.

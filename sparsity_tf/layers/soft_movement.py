@@ -31,7 +31,8 @@ class SoftMovementPruning(Technique):
     zero. A pruned weight keeps its number and may come back with it.
 
     In the paper the loss has lambda times the mean of the penalties of all weights. For lambda and L sparse weights,
-    give `callbacks.PenaltyRamp(weight=lambda / L, num_examples=1)`. The paper has tau = 0.1 and lambda = 400 on SQuAD,
+    give `callbacks.PenaltyRamp(weight=lambda / L, num_examples=1)`. (The training programs divide `--penalty_weight` by
+    the number N of training examples: give lambda N / L.) The paper has tau = 0.1 and lambda = 400 on SQuAD,
     and a learning rate of 1e-2 for the scores beside 3e-5 for the weights. Unlike in "movement" that rate matters,
     because scores are compared with a threshold: here they have the optimizer's. A lower rate needs a higher `weight`,
     or a `scores_initializer` near logit(tau), which is -2.2 for tau = 0.1.

@@ -68,10 +68,14 @@ def hessian(model, weight, data):
         total, count = total + rows.T @ rows, count + len(rows)
 
     _run(model, (inputs for inputs, *_ in whole_batches(data)), [weight], add)
+    if not count:
+        raise ValueError(f"`data` must hold examples for {weight.path!r}. Received: none")
     if not np.isfinite(total).all():
         raise ValueError(f"The inputs of {weight.path!r} must be finite on `data`.")
     if not np.any(total):
-        raise ValueError(f"The inputs of {weight.path!r} must not all be zero on `data`.")
+        raise ValueError(
+            f"The inputs of {weight.path!r} must not all be zero on `data`, in the network that is pruned up to it."
+        )
     return total / count
 
 

@@ -71,6 +71,8 @@ def _prune_one(model, weight, sparsity, solver, per_output, data):
     hessian[np.diag_indices_from(hessian)] += DAMPING * np.mean(np.diagonal(hessian))
     alive = as_matrix(read_mask(weight), axes)
     values = as_matrix(np.asarray(ops.convert_to_numpy(weight.value()), "float64"), axes)
+    if bad := np.count_nonzero(~np.isfinite(values)):
+        raise ValueError(f"{weight.path!r} must be finite. Received: {bad} of {values.size} weights are not")
     inputs, outputs = values.shape
     kind, group, count = structures.get(weight.technique.structure), None, None
     if isinstance(kind, structures.NM):

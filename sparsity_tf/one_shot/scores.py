@@ -27,7 +27,17 @@ def compute(by, model, weights, views, data, loss):
 
     Returns:
         List of arrays.
+
+    Raises:
+        ValueError: A score of a live entry is NaN, or a function returns scores of a wrong shape.
     """
+    found = _scores(by, model, weights, views, data, loss)
+    for view, array in zip(views, found, strict=True):
+        criteria.check_no_nan(by, view, array, view.mask)
+    return found
+
+
+def _scores(by, model, weights, views, data, loss):
     kinds = [structures.get(weight.technique.structure) for weight in weights]
     if callable(by):
         return [criteria.scores(by, view) for view in views]

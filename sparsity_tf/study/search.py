@@ -81,9 +81,11 @@ def _rows(study):
 def _of_grid(study, folder, method, axes):
     """The known runs of a row, in the order of the grid."""
     runs = study.of(method, axes)
+    if not study.tune_seeds or not method.tune:
+        return runs
     found = progress.of_study(folder, [run for run in runs if study.chooses_by(run)])
     chosen = None
-    if study.tune_seeds and method.tune and all(one.settled for one in found):
+    if all(one.settled for one in found):
         chosen = selection.best_of(selection.by_settings(found), study.choice)
     return [run for run in runs if study.chooses_by(run) or run.tuned == chosen]
 

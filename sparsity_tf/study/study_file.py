@@ -147,6 +147,9 @@ class _Reader:
         tune_seeds = self._tune_seeds(seeds)
         threads, trials = (self._count(name) for name in ("threads", "trials"))
         methods = self._methods()
+        for name in ("tune_seeds", "trials"):
+            if self.data.get(name) and not any(method.tune for method in methods):
+                self.wrong((name,), f"`{name}` needs settings in [tune], or in `tune` of a method, to choose from")
         if program is None:
             return None
         metric = self._choice("metric", names_for(program), names_for(program)[0])

@@ -23,6 +23,7 @@ import sys
 
 from absl import flags
 
+from sparsity_tf import help_text
 from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
 from sparsity_tf.checkpoints.sparsity import TECHNIQUES, checkpoint_sparsity
 
@@ -45,7 +46,7 @@ def main(argv=None):
         if len(files) > (values.checkpoint is None):
             raise flags.Error(f"Unexpected argument: {files[-1]}")
         if values.help:
-            print(f"{__doc__}\nFlags:\n{values.get_help()}")
+            print(f"{help_text.head(__doc__)}\n\nFlags:\n{values.get_help()}")
             return 0
         if values.picture_width and values.format != "table":
             raise flags.Error("Flag --picture_width needs --format=table")

@@ -9,7 +9,7 @@ import tempfile
 
 from absl import flags
 
-from sparsity_tf import atomic_files
+from sparsity_tf import atomic_files, help_text
 from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
 
 # Endings of files of other systems, whose networks are known by the names of their tensors.
@@ -47,7 +47,7 @@ def run(name, usage, define_flags, action, argv=None, takes_paths=False):
     except flags.Error as error:
         return _fail(name, f"{error} (--help shows the flags)", status=2)
     if values.help:
-        print(f"{usage}\nFlags:\n{values.get_help()}")
+        print(f"{help_text.head(usage)}\n\nFlags:\n{values.get_help()}")
         return 0
     # TensorFlow's log messages would hide the one line of an error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -103,12 +103,18 @@ def check_copies(recipe):
 
 def check_penalty_factors(recipe, penalized):
     """Raises a ValueError for factors that are no numbers, or if the recipe's technique is not `penalized`."""
-    if recipe.penalty_factors and not penalized:
+    factors = recipe.penalty_factors
+    if not isinstance(factors, dict) or not all(isinstance(entry, str) for entry in factors):
+        raise ValueError(
+            "`penalty_factors` must be a dict from layers' names or regular expressions to numbers. "
+            f"Received: penalty_factors={checks.shown(factors)}"
+        )
+    if factors and not penalized:
         raise ValueError(
             f"`penalty_factors` is not used by technique {recipe.technique}, which has no penalty. "
             f"Received: penalty_factors={recipe.penalty_factors}"
         )
-    for entry, factor in recipe.penalty_factors.items():
+    for entry, factor in factors.items():
         checks.check_number(f"penalty_factors[{entry!r}]", factor, least=0)
 
 

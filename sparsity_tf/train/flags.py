@@ -8,6 +8,7 @@ import sys
 
 from absl import app, flags, logging
 
+from sparsity_tf import help_text
 from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
 from sparsity_tf.train import aliases, levels, sparsity_settings
 from sparsity_tf.train.fields import choices
@@ -255,7 +256,8 @@ def parse(argv):
     """The command line without its flags."""
     if {"--help", "-help", "-h", "-?"} & {*argv[1:]}:
         # Asked of absl, help would end with the exit status of an error.
-        app.usage(shorthelp=True, writeto_stdout=True)
+        print(help_text.head(sys.modules["__main__"].__doc__ or ""))
+        print(flags.FLAGS.main_module_help())
         sys.exit(0)
     try:
         return flags.FLAGS(argv)

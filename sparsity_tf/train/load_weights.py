@@ -53,6 +53,7 @@ def load_weights(model, path):
             )
         else:
             weight = sparse.get(variable.path)
+            _check_pattern(of_model.get(variable.path), weight, path)
             same = weight is None or _technique(weight) == _technique(of_model.get(variable.path))
             chosen.append((variable, saved if same else weight.value()))
     for variable, value in chosen:
@@ -67,6 +68,21 @@ def load_weights(model, path):
             f"{path} is a network of {counts[0]} classes and the model has {counts[1]}: {', '.join(head)} keep their "
             "initial values, all other weights are loaded",
             stacklevel=2,
+        )
+
+
+def _check_pattern(weight, saved, path):
+    """Raises a ValueError if both weights are hashed and differ in what else than the seed decides the pattern."""
+    if not _technique(weight) == _technique(saved) == "hashed":
+        return
+    of_file, of_model = (
+        {name: getattr(one.technique, name) for name in ("assignment", "signs")} for one in (saved, weight)
+    )
+    if of_file != of_model:
+        raise ValueError(
+            "`load_weights` must be a file whose hashed layers have the options of the model's, because the numbers of "
+            f"a bank belong to their positions: {weight.path!r} has {of_file} in the file and {of_model} in the model. "
+            f"Received: load_weights={path}"
         )
 
 

@@ -17,6 +17,7 @@ from sparsity_tf.callbacks import (
     RandomPruning,
     SparsityRamp,
 )
+from sparsity_tf.callbacks.penalty_ramp import entries_of_layers
 from sparsity_tf.layers import set_sparsities
 from sparsity_tf.load_masks import load_masks
 from sparsity_tf.masks import structures
@@ -65,8 +66,10 @@ def begin_with(model, recipe):
     """Gives a fresh network the sparsities, weights and masks with which its recipe begins.
 
     Raises:
-        FileNotFoundError, ValueError: A file is missing or does not fit.
+        FileNotFoundError, ValueError: A file is missing or does not fit, or the penalty factors do not.
     """
+    if recipe.penalty_factors:
+        entries_of_layers(model, recipe.penalty_factors, "penalty_factors")
     if recipe.distribution is not None and sparsity_settings.algorithm_of(recipe.technique) is None:
         set_sparsities(model, setting_texts.parse_distribution(recipe.distribution), recipe.final_sparsity)
     if recipe.load_weights is not None:

@@ -231,6 +231,25 @@ def test_dormant_thetas_are_saved_and_a_stopped_run_continues_exactly(tmp_path):
     assert (states[0] < 0).sum() > 40
 
 
+def test_entries_that_something_else_has_pruned_sleep_as_deeply_as_at_the_beginning():
+    """They have no theta of their own yet. At theta = 0 half of them would live after one step."""
+    values = np.full((40, 50), 0.5)
+    values[0, 0] = 0
+    model, algorithm = soft(values, l1=0.1, temperature=0.01)
+    algorithm.change_masks(1)
+    algorithm.finish()
+    mask = np.zeros((40, 50), bool)
+    mask[:10] = True
+    algorithm.weights[0].assign_mask(mask)
+    again = DeepRewiring(0.8, l1=0.1, temperature=0.01, end_step=10_000, soft=True)
+    again.prepare(model)
+    again.change_masks(2)
+    theta = again.weights[0].technique.states[f"{deep_rewiring._DORMANT}kernel"].reshape(mask.shape)
+    dormant = ~masks_of(model)[0]
+    # The thetas are uniform on [-0.4, 0), and a step has the deviation 0.045.
+    assert 1300 < dormant[10:].sum() < 1500 and theta[dormant].mean() == pytest.approx(-0.2, abs=0.02)
+
+
 def test_the_temperature_of_soft_deep_r_must_stay_above_zero():
     _, algorithm = soft(VALUES, temperature=schedules.Piecewise((2,), (1e-6, 0.0)))
     with pytest.raises(ValueError, match="`temperature` must be a finite number above 0.*0.0"):

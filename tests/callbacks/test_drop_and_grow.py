@@ -199,8 +199,20 @@ def test_functions_of_the_users_own():
 def test_what_functions_return_is_checked():
     cases = (
         (dict(drop=lambda weight: np.zeros(3)), r"<lambda> must return scores of the weight's shape \(1, 4\).*\(3,\)"),
-        (dict(grow=lambda weight: weight.value * np.nan), "`scores` must not hold NaN"),
-        (dict(redistribution=lambda weight: -1.0), "numbers >= 0"),
+        (dict(grow=lambda weight: weight.value * np.nan), "scores of <lambda> must not hold NaN for '.*kernel'"),
+        *(
+            (
+                dict(redistribution=lambda weight, value=value: value),
+                f"`redistribution` must return a finite number >= 0 .*of <lambda> for '.*kernel': .*{shown}",
+            )
+            for value, shown in (
+                (-1.0, "-1.0"),
+                (np.nan, "nan"),
+                (None, "None"),
+                ("all", "all"),
+                (np.ones((1, 4)), r"\(1, 4\)"),
+            )
+        ),
         (dict(drop_fraction=lambda step: 1.5), "`drop_fraction` must be a number in .*1.5"),
     )
     for options, message in cases:

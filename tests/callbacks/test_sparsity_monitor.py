@@ -14,6 +14,7 @@ from sparsity_tf.callbacks import sparsity_monitor
 from sparsity_tf.callbacks.sparsity_monitor import COLUMNS
 from sparsity_tf.layers import get_sparse_weights
 from tests.callbacks import algorithm_checks as checks
+from tests.callbacks import tied_models
 from tests.callbacks.algorithm_checks import CASES, StopAfter, fit, make_model, masks_of
 
 
@@ -69,7 +70,8 @@ def test_explored_entries_are_all_that_have_ever_been_live_also_between_records(
             seen = np.any([masks[index] for masks in watch.masks[: int(row["step"])]], axis=0)
             assert float(row["explored"]) == np.mean(seen)
     shares = [float(row["explored"]) for row in rows_of(rows, "first/kernel")]
-    assert 58 / 192 < shares[0] < shares[-1] < 1
+    # The weights, and so how long RigL goes on exploring, depend on the backend.
+    assert 58 / 192 < shares[0] <= shares[-1] < 1
     # The total is over the weights whose masks change.
     last = {row["weight"]: row for row in rows[-3:]}
     total = sum(float(row["explored"]) * int(row["size"]) for name, row in last.items() if name != "total")
@@ -82,6 +84,18 @@ def test_explored_entries_are_all_that_have_ever_been_live_also_between_records(
     later = callbacks.SparsityMonitor(explored=True)
     fit(again, later, callbacks.StaticSparsity(0.5))
     assert float(rows_of(later.rows, "first/kernel")[-1]["explored"]) == shares[-1]
+
+
+def test_kernels_whose_channels_are_pruned_have_explored_entries():
+    model = tied_models.mlp()
+    model.compile("sgd", "mse")
+    monitor = callbacks.SparsityMonitor(explored=True)
+    x, y = np.ones((4, *model.input_shape[1:])), np.ones((4, *model.output_shape[1:]))
+    pruning = callbacks.MagnitudePruning(0.5, begin_step=0, end_step=2, frequency=1, structure="channel")
+    model.fit(x, y, batch_size=1, verbose=0, callbacks=[pruning, monitor])
+    rows = [row for row in monitor.rows if row["weight"] != "total"]
+    assert [row.get("explored") for row in rows] == [1.0] * len(rows)
+    assert min(row["sparsity"] for row in rows) > 0 and monitor.rows[-1]["explored"] == 1.0
 
 
 def test_a_file_without_the_explored_entries_is_not_continued(tmp_path):

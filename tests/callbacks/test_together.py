@@ -1,5 +1,6 @@
 """Algorithms side by side and one after the other: several on one model, several `fit`s, other optimizers."""
 
+import functools
 import gc
 
 import keras
@@ -156,6 +157,24 @@ def test_scores_that_are_not_numbers_name_the_weight():
     pruning.prepare(model, 1, 4)
     with pytest.raises(ValueError, match="must not hold NaN.*first/kernel"):
         pruning.change_masks(1)
+
+
+def undefined_in_second(weight):
+    """NaN for the live entries of the second layer, and for the dead entries of the first."""
+    rows = np.zeros(weight.value.shape) + weight.rng.random(weight.value.shape)
+    return np.where(weight.mask == ("second" in weight.path), np.nan, rows)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_scores_of_a_users_function_that_are_nan_name_the_function_and_the_weight(together):
+    drop = callbacks.overall(functools.partial(undefined_in_second)) if together else undefined_in_second
+    drop.__name__ = "undefined_in_second"
+    model = make_model(CASES["magnitude"])
+    algorithm = callbacks.DropAndGrow(0.5, drop=drop, frequency=1, end_step=9, decay="constant")
+    algorithm.prepare(model)
+    message = "scores of undefined_in_second must not hold NaN for '.*second/kernel'. Received: 40 NaN of 40 scores"
+    with pytest.raises(ValueError, match=message):
+        algorithm.change_masks(1)
 
 
 @pytest.mark.compiled

@@ -213,6 +213,24 @@ def test_a_file_of_weights_is_refused_by_layers_of_other_seeds(tmp_path):
         other.load_weights(path)
 
 
+@pytest.mark.parametrize("options", [{"assignment": "balanced"}, {"signs": False}])
+def test_weights_are_refused_by_layers_of_another_pattern(options, tmp_path):
+    from sparsity_tf.train.load_weights import load_weights
+
+    source, model = three_of_a_shape(), three_of_a_shape(**options)
+    before = model.get_weights()
+    source.save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="`load_weights` must be .*'a/kernel' .*'hash'.*Received: load_weights="):
+        load_weights(model, tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="`assignment` and `signs` of layer 'a' must be .*: 'hash' and True. Received"):
+        hashed_layers(model)[0].load_own_variables(stored(hashed_layers(source)[0]))
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Files hold only the seed if an earlier version wrote them.
+    old = stored(hashed_layers(model)[0])
+    hashed_layers(model)[0].load_own_variables({**old, "hash_seed": old["hash_seed"][:2]})
+
+
 def stored(layer):
     store = {}
     layer.save_own_variables(store)

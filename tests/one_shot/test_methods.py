@@ -199,6 +199,21 @@ def test_refused_layers_are_named_and_nothing_changes():
         prune(grouped, 0.5, by="sparsegpt", data=x)
 
 
+@pytest.mark.parametrize("by", ["obs", "sparsegpt"])
+def test_weights_that_are_not_finite_and_data_without_examples_are_named(by):
+    model, x = mlp(), np.ones((4, 10), "float32")
+    with pytest.raises(ValueError, match="`data` must hold examples for '.*first/kernel'. Received: none"):
+        prune(model, 0.5, by=by, data=x[:0])
+    kernel = numpy_of(model.layers[1].kernel)
+    kernel[1, 2] = np.nan
+    model.layers[1].kernel.assign(kernel)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="'.*last/kernel' must be finite. Received: 1 of 24 weights are not"):
+        prune(model, 0.5, by=by, data=x, where=".*")
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_failure_in_a_later_layer_restores_the_weights():
     model = sparsity_tf.sparsify(mlp(), "masked")
     model.layers[1].kernel.assign(np.full((8, 3), np.nan))

@@ -196,6 +196,13 @@ def test_one_error(tmp_path, change, line, message):
         assert found[0].startswith(f"{line}: "), found
 
 
+@pytest.mark.parametrize(("key", "value"), [("tune_seeds", "[0]"), ("trials", "3")])
+def test_a_choice_needs_something_to_choose_from(tmp_path, key, value):
+    text = f'program = "classifier"\nconfig = "lenet300_magnitude"\nseeds = [0, 1]\n{key} = {value}\n'
+    [problem] = problems_of(tmp_path, text + "[settings]\nvalidation_split = 0.1\n")
+    assert problem.startswith(f"4: `{key}` needs settings in [tune]")
+
+
 def test_a_search_has_ranges(tmp_path):
     text = WHOLE.replace("seeds =", "trials = 4\nseeds =").replace(
         "[0.1, 0.03, 0.01]", "{low = 0.01, high = 0.3, log = true}"

@@ -100,6 +100,13 @@ def test_technique_with_a_threshold_regularizer_gets_it(batches, name):
     assert float(model.get_layer("dense_1").kernel_regularizer.l2) == 0.5
 
 
+@pytest.mark.parametrize("factors", [{"conv_1": 30.0}, {"dense_1": 2.0, "dense_.*": 3.0}, {"(": 1.0}])
+def test_penalty_factors_that_do_not_fit_the_network_are_refused_by_the_name_of_the_flag(batches, factors):
+    """When the network is made, before a folder is claimed and data are read."""
+    with pytest.raises(ValueError, match="^`penalty_factors` must "):
+        TASK.make_model(presets.Recipe(technique="vd", penalty_factors=factors), batches)
+
+
 def test_unknown_option_of_a_technique_is_refused(batches):
     recipe = presets.Recipe(technique="vd", technique_options={"log_sigma": 1})
     with pytest.raises(ValueError, match="log_sigma"):
