@@ -70,7 +70,8 @@ def test_preset_has_the_technique_and_network_of_its_name(name):
         assert recipe.technique == "sparse_momentum"
     else:
         # LeNet's lottery tickets are an algorithm, ResNet-50's take the masks of another run.
-        own = {"lenet300_lottery": "lottery"}.get(name, TECHNIQUES.get(technique, technique))
+        whole = {"lenet300_lottery": "lottery", "lenet300_soft_movement": "soft_movement"}
+        own = whole.get(name, TECHNIQUES.get(technique, technique))
         assert recipe.technique == own
 
 
