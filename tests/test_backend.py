@@ -130,8 +130,9 @@ PRIVATE = {
         ["make_train_function", "train_function", *(["jax_state_sync"] if BACKEND == "jax" else [])],
     ),
 }
-# Named in `backend/`, but on other backends only.
+# Named in `backend/`, but on other backends, or releases of Keras, only.
 ELSEWHERE = {
+    "_is_excluded_from_weight_decay",
     "_layout",
     "_trackable_children",
     "_maybe_symbolic_build",

@@ -74,6 +74,19 @@ def test_neither_other_backends_nor_extras_need_be_there(backend, others):
     assert float(run(WITHOUT.replace("OTHERS", repr(missing)), backend)) == 0.5
 
 
+# As if packages were not there. (What finds None in `sys.modules`, such as SciPy, may take it for a package.)
+NOT_INSTALLED = """
+import sys
+
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name in {packages!r}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+
+sys.meta_path.insert(0, Finder)
+"""
+
+
 @pytest.mark.parametrize(
     "backend,message",
     [
@@ -82,7 +95,7 @@ def test_neither_other_backends_nor_extras_need_be_there(backend, others):
     ],
 )
 def test_without_a_backend_one_sentence_says_what_to_install(tmp_path, backend, message):
-    code = f"import sys; sys.modules.update(dict.fromkeys({BACKENDS!r})); import sparsity_tf"
+    code = NOT_INSTALLED.format(packages=BACKENDS) + "import sparsity_tf"
     environment = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
     environment |= {"KERAS_HOME": str(tmp_path), **({"KERAS_BACKEND": backend} if backend else {})}
     finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -56,7 +56,11 @@ def last_learning_rate(optimizer):
 def decays(optimizer, variable):
     """Whether an optimizer has weight decay and applies it to a variable."""
     optimizer = inner_optimizer(optimizer)
-    return bool(optimizer.weight_decay and optimizer._use_weight_decay(variable))
+    if not optimizer.weight_decay:
+        return False
+    # Since Keras 3.16 `_use_weight_decay` answers for a built optimizer only. The first call of a layer comes before.
+    excluded = getattr(optimizer, "_is_excluded_from_weight_decay", None)
+    return bool(optimizer._use_weight_decay(variable) if excluded is None else not excluded(variable))
 
 
 def optimizer_update(optimizer):

@@ -127,6 +127,10 @@ class CountingLoss:
     def __init__(self):
         self.calls = 0
 
+    def get_config(self):
+        """Keras wants one of whatever a model that is saved was compiled with."""
+        return {}
+
     def __call__(self, y_true, y_pred):
         self.calls += 1
         return ops.mean(ops.square(y_true - y_pred), axis=-1)

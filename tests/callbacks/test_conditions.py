@@ -289,8 +289,9 @@ def test_two_algorithms_share_a_model_that_was_dense():
         for s, where in ((0.5, "first"), (0.75, lambda layer: layer.units == model.get_layer("second").units))
     )
     fit(model, one, other)
-    assert [weight.path for weight in one.weights] == ["first/kernel"]
-    assert [weight.path for weight in other.weights] == ["second/kernel"]
+    # Since Keras 3.16 the path of a variable begins with the name of its model.
+    assert [weight.path.split("/")[-2:] for weight in one.weights] == [["first", "kernel"]]
+    assert [weight.path.split("/")[-2:] for weight in other.weights] == [["second", "kernel"]]
     assert [one.sparsity, other.sparsity] == [0.5, 0.75]
 
 
