@@ -76,14 +76,9 @@ def test_neither_other_backends_nor_extras_need_be_there(backend, others):
 
 # As if packages were not there. (What finds None in `sys.modules`, such as SciPy, may take it for a package.)
 NOT_INSTALLED = """
-import sys
-
-class Finder:
-    def find_spec(name, path=None, target=None):
-        if name in {packages!r}:
-            raise ModuleNotFoundError("No module named " + repr(name), name=name)
-
-sys.meta_path.insert(0, Finder)
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *where: None if name in {packages!r} else find(name, *where)
 """
 
 

@@ -215,7 +215,9 @@ def test_lambdas_are_copied_with_the_names_they_use():
     assert dense.layers[2].function.__name__ == "<lambda>"
 
 
-@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize(
+    "technique", [pytest.param(one, marks=[] if one in ("masked", "vd") else [pytest.mark.slow]) for one in TECHNIQUES]
+)
 def test_quantization_is_refused_until_the_model_is_dense(technique):
     model = half_sparse(keras.Sequential([keras.Input((4,)), layers.Dense(8)]), technique)
     for quantize in (model.quantize, model.layers[0].quantize):

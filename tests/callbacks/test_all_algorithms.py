@@ -9,8 +9,8 @@ from tests.callbacks import algorithm_checks as checks
 # other loops of three, a continued run of "magnitude-global".
 ADAM = ("magnitude-linear-adam", "rigl-adam")
 VARIANTS = (*ADAM, "magnitude-global", "random-independent", "sparse-momentum-variance")
-# These differ from "rigl" and "granet" in their counts and scores, which `test_training` and their own tests see.
-LIKE_RIGL = ("mest", "srigl")
+# These differ from others in their counts and scores, which `test_training` and their own tests see.
+ALIKE = ("mest", "srigl", "set", "drop-and-grow", "random", "static", "narang", "grasp", "deepr-soft")
 
 
 def cases(slow=()):
@@ -32,7 +32,7 @@ def test_training(case, tmp_path):
     checks.check_training(case, tmp_path)
 
 
-@pytest.mark.parametrize("case", cases(slow=(*ADAM, "magnitude-global", *LIKE_RIGL)), indirect=True)
+@pytest.mark.parametrize("case", cases(slow=(*ADAM, "magnitude-global", *ALIKE)), indirect=True)
 @pytest.mark.filterwarnings("ignore:.*ended at a sparsity")  # The run of another seed is a short one.
 def test_every_loop_comes_to_the_same(whole):
     checks.check_other_loops(whole)
@@ -45,12 +45,14 @@ def test_a_compiled_loop_of_ones_own(name):
     checks.check_own_loop(checks.CASES[name])
 
 
-@pytest.mark.parametrize("case", cases(slow=(*VARIANTS, *LIKE_RIGL)), indirect=True)
+@pytest.mark.parametrize("case", cases(slow=(*VARIANTS, *ALIKE)), indirect=True)
 def test_an_interrupted_fit_leaves_nothing_behind(whole, tmp_path):
     checks.check_interruption(whole, tmp_path)
 
 
-@pytest.mark.parametrize("case", cases(slow=("magnitude-global", *LIKE_RIGL)), indirect=True)
+@pytest.mark.parametrize(
+    "case", cases(slow=("magnitude-global", "mest", "srigl", "drop-and-grow", "static", "grasp")), indirect=True
+)
 def test_a_stopped_run_continues_exactly(whole):
     checks.check_resuming(whole)
 

@@ -45,7 +45,11 @@ def algorithm(cls=c.SET, **options):
 @pytest.mark.parametrize(
     "steps,cls",
     [
-        pytest.param(steps, cls, marks=[pytest.mark.compiled] if (steps, cls) == (4, c.RigL) else [])
+        pytest.param(
+            steps,
+            cls,
+            marks=[pytest.mark.compiled] if (steps, cls) == (4, c.RigL) else [pytest.mark.slow] * (steps in (2, 6, 7)),
+        )
         for steps in (1, 2, 4, 5, 6, 7, 20)
         for cls in (c.SET, c.SparseMomentum, c.RigL)
     ],

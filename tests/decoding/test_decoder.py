@@ -95,7 +95,9 @@ def step_by_step(weights, heads, inputs, targets):
     return logits
 
 
-@pytest.mark.parametrize("technique", [None, "masked", "vd", "l0", "str", "dnw"])
+@pytest.mark.parametrize(
+    "technique", [None, "masked", "vd", *(pytest.param(one, marks=pytest.mark.slow) for one in ("l0", "str", "dnw"))]
+)
 def test_cached_logits_are_those_of_the_model_whatever_its_technique(technique, tmp_path):
     # Where the cache of a layer lies among others does not depend on the technique: two techniques have two layers.
     layers = 2 if technique in (None, "masked") else 1

@@ -79,7 +79,7 @@ def own_loop(student, teacher):
     return model
 
 
-@pytest.mark.parametrize("learner", [distiller, own_loop])
+@pytest.mark.parametrize("learner", [distiller, pytest.param(own_loop, marks=pytest.mark.slow)])
 def test_distilled_pruned_shrunk_and_quantized(learner, tmp_path):
     keras.utils.set_random_seed(1)
     train, test = images(512, 0), images(256, 1)

@@ -83,7 +83,9 @@ def test_a_masked_network_is_right_in_every_runtime(masked, tmp_path, format):
 
 
 @tensorflow_only
-@pytest.mark.parametrize("format", PATHS)
+@pytest.mark.parametrize(
+    "format", ["litert", *(pytest.param(one, marks=pytest.mark.slow) for one in PATHS if one != "litert")]
+)
 def test_inputs_and_outputs_keep_their_order(tmp_path, format):
     skip_without(format)
     # Names whose order is not that of the model, and one shape: a mix-up would go unseen but by its values.
@@ -180,7 +182,7 @@ def refuse(error, match, *arguments, **options):
 
 
 @tensorflow_only
-@pytest.mark.parametrize("format", ["litert", "onnx", "openvino"])
+@pytest.mark.parametrize("format", ["litert", "onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_the_ending_of_the_path_decides_the_format(tmp_path, format):
     skip_without(format)
     report = export_function(mlp(), tmp_path / PATHS[format])

@@ -113,7 +113,9 @@ def test_blocks_and_dead_units_are_praised_and_int8_needs_data():
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("target, package", [("onnx", "onnxruntime"), ("openvino", "openvino")])
+@pytest.mark.parametrize(
+    "target, package", [("onnx", "onnxruntime"), pytest.param("openvino", "openvino", marks=pytest.mark.slow)]
+)
 def test_other_runtimes_are_measured_where_they_are_installed(target, package):
     pytest.importorskip(package)
     if target == "onnx":

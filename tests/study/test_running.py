@@ -75,7 +75,7 @@ def test_a_run_that_fails_does_not_stop_the_others(plan, folder, capsys):
     assert set(starts(folder).values()) == {1}  # What a program refuses once it refuses again.
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_study_and_its_processes(plan, folder, number):
     order(folder, seconds=60)
     threading.Timer(0.8, os.kill, (os.getpid(), number)).start()

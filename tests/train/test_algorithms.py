@@ -321,7 +321,12 @@ def arguments(digits, folder, technique, *more):
     return command(digits, folder, technique, "--final_sparsity=0.75", *RUNS[technique], *more)
 
 
-@pytest.mark.parametrize("technique", RUNS)
+OF_RUNS = ("magnitude", "rigl", "sparse_momentum", "dsr", "lottery")
+
+
+@pytest.mark.parametrize(
+    "technique", [pytest.param(name, marks=[] if name in OF_RUNS else [pytest.mark.slow]) for name in RUNS]
+)
 def test_every_algorithm_trains_to_its_sparsity(finished, capsys, technique):
     folder, _ = finished(technique, capsys)
     results = json.loads((folder / run_folder.RESULTS).read_text())
