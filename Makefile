@@ -144,6 +144,6 @@ $(HAS_TORCH): pyproject.toml setup.py | $(HAS_VENV)
 	@touch $@
 
 $(HAS_DOCS): pyproject.toml setup.py | $(HAS_VENV)
-	@echo "Installing TensorFlow, Keras, Sphinx and what the guides use into $(VENV)"
-	@$(PIP) install --editable ".[demo,docs,export,plot,tensorflow$(CUDA)]"
+	@echo "Installing TensorFlow, JAX, Sphinx and what the guides use into $(VENV)"
+	@$(PIP) install --editable ".[demo,docs,export,jax,plot,tensorflow$(CUDA)]"
 	@touch $@

@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import itertools
 import re
+from collections.abc import Sequence
 
+from sparsity_tf.checks import check_instance
 from sparsity_tf.study import programs
 from sparsity_tf.study.selection import METRICS, Metric
 
@@ -91,6 +93,29 @@ class Study:
     threads: int | None = None
     trials: int | None = None
     tune_seeds: tuple = ()
+
+    def only(self, methods: Sequence[str]) -> "Study":
+        """The study with some of its methods. Its runs have the folders that they have in the whole study.
+
+        Args:
+            methods: List of names of methods.
+
+        Raises:
+            ValueError: The study has no method of such a name, or the list is empty.
+
+        Example:
+
+        ```python
+        main = study.only(["rigl", "set"])
+        ```
+        """
+        known = [method.name for method in self.methods]
+        check_instance("methods", methods, list, tuple)
+        if not methods or not set(methods) <= set(known):
+            raise ValueError(
+                f"`methods` must be a list of methods of the study: {', '.join(known)}. Received: methods={methods}"
+            )
+        return dataclasses.replace(self, methods=tuple(one for one in self.methods if one.name in methods))
 
     def runs(self) -> list[PlannedRun]:
         """All runs of the grid, in the order of the file. Each has a `label`, a `folder` and `arguments`."""

@@ -1,7 +1,7 @@
 r"""Makes a study: a grid of training runs that a small TOML file describes, its table and its pictures.
 
 ```
-python -m sparsity_tf.tools.study run STUDY.toml [--jobs=2] [--output_dir=runs/mine] [--retries=2]
+python -m sparsity_tf.tools.study run STUDY.toml [--jobs=2] [--output_dir=runs/mine] [--retries=2] [--method=rigl]
 python -m sparsity_tf.tools.study run STUDY.toml --engine=ray [--address=auto] [--cpus=1] [--gpus=0.5] [--asha]
 python -m sparsity_tf.tools.study status STUDY.toml
 python -m sparsity_tf.tools.study table STUDY.toml [--format=table|csv] [--all_settings]
@@ -10,9 +10,10 @@ python -m sparsity_tf.tools.study plot STUDY.toml --output=picture.png [--x=spar
 ```
 
 `run` starts the runs. After a signal, a crash or a kill the same command continues them, to the bit; `resume` is
-another name of it. `table` shows for each row the settings that are best on validation data, with their test figures.
-The guide is docs/guides/studies.md. Exit status 0 if all runs have ended, 1 if a run failed or anything else is wrong,
-2 for wrong flags or a wrong study file, 130 after SIGINT and 143 after SIGTERM.
+another name of it. `--method`, once or more often, takes only the runs of these methods. `table` shows for each row
+the settings that are best on validation data, with their test figures. The guide is docs/guides/studies.md. Exit
+status 0 if all runs have ended, 1 if a run failed or anything else is wrong, 2 for wrong flags or a wrong study file,
+130 after SIGINT and 143 after SIGTERM.
 """
 
 import os
@@ -49,7 +50,7 @@ def _define_flags(values):
     flags.DEFINE_string("published", None, "Draw published results of this model beside the study (plot).", **own)
     flags.DEFINE_float("worst_score", None, "Leave worse points out of the picture (plot).", **own)
     flags.DEFINE_multi_string(
-        "method", None, "Draw this method; once for each. By default all are drawn (plot).", **own
+        "method", None, "Only this method; once for each. By default all methods (run, status, table, plot).", **own
     )
     flags.DEFINE_string("title", None, "Title of the picture (plot).", **own)
     flags.DEFINE_string("output", None, "Where to write the picture, a .png file (plot).", **own)
@@ -60,7 +61,7 @@ def _define_flags(values):
 _OF_COMMAND = {
     **dict.fromkeys(("jobs", "retries", "engine", "address", "cpus", "gpus", "asha"), ("run", "resume")),
     **dict.fromkeys(("format", "all_settings"), ("table",)),
-    **dict.fromkeys(("x", "published", "worst_score", "method", "title", "output", "overwrite"), ("plot",)),
+    **dict.fromkeys(("x", "published", "worst_score", "title", "output", "overwrite"), ("plot",)),
 }
 
 
@@ -91,6 +92,8 @@ def _run(values, words):
     folder = values.output_dir or os.path.join("runs", plan.name)
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise CommandError(f"--output_dir must be a folder. Received: {folder}")
+    if values.method and command != "plot":  # A picture has the line of the dense network in any case.
+        plan = plan.only(values.method)
     {"run": _start, "resume": _start, "status": _status, "table": _table, "plot": _plot}[command](values, plan, folder)
 
 

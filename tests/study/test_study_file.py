@@ -68,6 +68,11 @@ def test_every_combination_is_a_run(tmp_path):
     assert len(set(folders)) == len(folders)
     assert folders[0] == "magnitude/final_sparsity=0.8,learning_rate=0.1/seed-0"
     assert folders[-1] == "lenet300_vd/penalty_weight=1.0/seed-1"
+    part = found.only(["lenet300_vd"])
+    assert [run.folder for run in part.runs()] == [run.folder for run in found.runs() if run.method is part.methods[0]]
+    for wrong in ([], ["vd"]):
+        with pytest.raises(ValueError, match="`methods` must be .*: magnitude, RigL, slow, lenet300_vd. Received"):
+            found.only(wrong)
     first = found.runs()[0]
     assert first.label == "magnitude, final_sparsity=0.8, learning_rate=0.1, seed 0"
     assert first.arguments[:3] == ("--config=lenet300_magnitude", "--validation_split=0.1", "--epochs=5")
