@@ -18,7 +18,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from sparsity_tf.backend import own_variables, sublayers
+from sparsity_tf.backend import drop_functions, own_variables, sublayers
 from sparsity_tf.checks import check_layer, meant, selection_entries
 from sparsity_tf.layers import (
     LAYER_CLASSES,
@@ -410,7 +410,7 @@ def _forget_compiled_functions(model, has_new_variables):
     models = [layer for layer in flatten_layers(model) if isinstance(layer, keras.Model)]
     notes = ()
     for part in models:
-        part.train_function = part.test_function = part.predict_function = None
+        drop_functions(part)
         if has_new_variables and part.compiled and part.optimizer is not None and part.optimizer.built:
             # The optimizer has slots only for the earlier variables of the model.
             part.compiled = False

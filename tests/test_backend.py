@@ -808,3 +808,20 @@ def test_a_question_for_the_model_outside_of_a_call_begins_no_call():
     model(np.ones((2, 3), "float32"))
     listener(np.ones((2, 3), "float32"))
     assert heard == [model, listener]
+
+
+@pytest.mark.not_on_torch("Keras takes one step a call there")
+def test_a_batch_is_predicted_although_steps_share_calls():
+    model = keras.Sequential([keras.Input((2, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
+    model.compile("sgd", "mse", steps_per_execution=3)
+    x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype("float32")
+    for value in (1.0, 2.0):
+        model.layers[-1].kernel.assign(np.full((6, 4), value))
+        expected = value * x.sum((1, 2))[:, None].repeat(4, 1)
+        np.testing.assert_allclose(backend.predict_on_batch(model, x), expected, rtol=1e-4, atol=1e-5)
+    assert model.steps_per_execution == 3
+    # The model's own functions are those for three steps.
+    np.testing.assert_allclose(model.predict(x, batch_size=1, verbose=0), expected, rtol=1e-4, atol=1e-5)
+    model.fit(x, np.zeros((5, 4)), batch_size=1, verbose=0)
+    backend.drop_functions(model)
+    assert model.predict_function is None and not [name for name in vars(model) if "one_step" in name]

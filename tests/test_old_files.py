@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import sparsity_tf
-from sparsity_tf import inspection
+from sparsity_tf import inspection, layers
 from tests import fresh_process
 from tests.data.old_files import make
 
@@ -46,6 +46,9 @@ def test_old_model_loads_with_its_optimizer_and_predicts_as_it_did(name):
 @pytest.mark.parametrize("name", make.MODELS)
 def test_old_model_trains_on_as_it_would_have(name):
     model, expected = keras.saving.load_model(OLD / f"{name}.keras"), np.load(OLD / f"{name}.npz")
+    has_dropout = any(isinstance(layer, keras.layers.Dropout) for layer in layers.flatten_layers(model))
+    if has_dropout and tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 16):
+        pytest.skip("a file holds no seed of a Dropout, and Keras 3.16 draws another one when it loads the file")
     model.run_eagerly = True  # one step is not worth tracing
     inputs = make.inputs_of(model)
     model.train_on_batch(inputs if len(inputs) > 1 else inputs[0], np.ones_like(expected["prediction"]))

@@ -317,6 +317,8 @@ def _torch_derivatives(loss, variables, scale, hessian):
 # `fit`, its train function and its data.
 
 # The order in which Keras's JAX trainer passes a model's state through the train function.
+# Attribute of a model: see `predict_on_batch`.
+_OF_ONE_STEP = "predict_function_of_one_step"
 _JAX_STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
 
 
@@ -377,6 +379,30 @@ def build_for_data(model, example):
 def build_in_fit_no_more(model):
     """Stops `fit` and `evaluate` from building a model again that `build_for_data` has built."""
     model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
+
+
+def predict_on_batch(model, batch):
+    """`model.predict_on_batch`, also for a model of whose training several steps share a call.
+
+    On JAX, Keras 3.16 takes the batch of such a model for a stack of batches, one for each step. The model therefore
+    predicts with a function for one step.
+    """
+    if keras.backend.backend() != "jax" or model.steps_per_execution == 1:
+        return model.predict_on_batch(batch)
+    steps, function = model.steps_per_execution, model.predict_function
+    model.steps_per_execution, model.predict_function = 1, vars(model).get(_OF_ONE_STEP)
+    try:
+        result = model.predict_on_batch(batch)
+        vars(model)[_OF_ONE_STEP] = model.predict_function
+        return result
+    finally:
+        model.steps_per_execution, model.predict_function = steps, function
+
+
+def drop_functions(model):
+    """Drops what a model has compiled for `fit`, `evaluate` and `predict`; it is made anew when it is needed."""
+    model.train_function = model.test_function = model.predict_function = None
+    vars(model).pop(_OF_ONE_STEP, None)
 
 
 def strategy_scope(model):

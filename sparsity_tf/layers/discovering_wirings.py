@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from sparsity_tf import masks
+from sparsity_tf.backend import drop_functions
 from sparsity_tf.checks import check_fraction
 from sparsity_tf.distributions import allocate, shorten
 from sparsity_tf.layers import kinds
@@ -173,5 +174,5 @@ def set_sparsities(
         weight.technique.sparsity = targets[weight.path]
     for layer in flatten_layers(model):
         if isinstance(layer, keras.Model):
-            layer.train_function = layer.test_function = layer.predict_function = None
+            drop_functions(layer)
     return targets

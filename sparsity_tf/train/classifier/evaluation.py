@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from sparsity_tf.backend import has_strategies, sum_dtype
+from sparsity_tf.backend import has_strategies, predict_on_batch, sum_dtype
 
 _TOP = 5
 
@@ -99,7 +99,7 @@ def _step_elsewhere(model):
 
     def step(images, labels):
         # Keras compiles the prediction. The sums need no compilation, because they are few and small.
-        return [ops.convert_to_numpy(value) for value in _sums(model.predict_on_batch(images), labels)]
+        return [ops.convert_to_numpy(value) for value in _sums(predict_on_batch(model, images), labels)]
 
     return iter, step
 

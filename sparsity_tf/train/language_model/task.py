@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from sparsity_tf import models
+from sparsity_tf.backend import predict_on_batch
 from sparsity_tf.datasets.text.characters import CharacterBatches, character_corpus
 from sparsity_tf.train import log, optimizers, technique
 from sparsity_tf.train.metrics import BitsPerCharacter
@@ -134,5 +135,5 @@ def _optimizer(recipe, steps):
 
 def _ignores_its_input(model, batches):
     """Whether the network predicts the same for every text. Such a network has collapsed."""
-    logits = np.asarray(model.predict_on_batch(batches.batch(0)[0]), np.float32)
+    logits = np.asarray(predict_on_batch(model, batches.batch(0)[0]), np.float32)
     return bool((np.ptp(logits, axis=(0, 1)) < 1e-6).all())

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf import deploy, inspection, models
+from sparsity_tf.backend import predict_on_batch
 from sparsity_tf.datasets.text.labelled import LabelledBatches, labelled_text
 from sparsity_tf.datasets.text.words import PADDING, UNKNOWN
 from sparsity_tf.train import log, optimizers, run_folder, technique
@@ -151,7 +152,7 @@ def _measure(model, batches, split):
     """((loss, error) of a split, the number of the class that all texts get or `None`)."""
     losses, wrong, predicted = 0.0, 0, []
     for words, labels in getattr(batches, split)():
-        logits = ops.convert_to_numpy(ops.cast(model.predict_on_batch(words), "float32")).astype("float64")
+        logits = ops.convert_to_numpy(ops.cast(predict_on_batch(model, words), "float32")).astype("float64")
         labels = ops.convert_to_numpy(labels)
         shifted = logits - logits.max(axis=1, keepdims=True)
         losses += (np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).sum()
