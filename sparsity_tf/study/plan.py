@@ -106,7 +106,19 @@ class Study:
         Example:
 
         ```python
-        main = study.only(["rigl", "set"])
+        text = '''
+        program = "classifier"
+        seeds = [0]
+        [settings]
+        validation_split = 0.1
+        [[methods]]
+        config = "lenet300_rigl"
+        [[methods]]
+        config = "lenet300_set"
+        '''
+        with open("two.toml", "w") as file:
+            file.write(text)
+        study = read_study("two.toml").only(["lenet300_rigl"])
         ```
         """
         known = [method.name for method in self.methods]
