@@ -179,8 +179,10 @@ def seed_of_draw(seed_generator):
     if keras.backend.backend() != "torch":
         return seed_generator
     state = seed_generator.next()
-    # While Keras infers shapes, tensors hold no numbers.
-    return 0 if state.is_meta else int(np.random.SeedSequence(state.tolist()).generate_state(1)[0])
+    if state.is_meta:  # While Keras infers shapes, tensors hold no numbers.
+        return 0
+    # 32 bits. Keras 3.12 refuses a number that is no int32. Keras 3.15 draws the same for the number and its int32.
+    return int(np.random.SeedSequence(state.tolist()).generate_state(1).view("int32")[0])
 
 
 # Compiled functions.
