@@ -316,9 +316,9 @@ def _torch_derivatives(loss, variables, scale, hessian):
 
 # `fit`, its train function and its data.
 
-# The order in which Keras's JAX trainer passes a model's state through the train function.
-# Attribute of a model: see `predict_on_batch`.
+# The attribute of a model in which `predict_on_batch` keeps its function.
 _OF_ONE_STEP = "predict_function_of_one_step"
+# The order in which Keras's JAX trainer passes a model's state through the train function.
 _JAX_STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
 
 
