@@ -84,8 +84,8 @@ def install():
 def without_autotune():
     """On TensorFlow, pipelines of `tf.data` do not tune themselves.
 
-    The end of a pipeline waits for the thread that tunes it. In a worker that has made thousands of pipelines this took
-    a minute or two, now and then, of nothing.
+    The end of a pipeline waits for the thread that tunes it. In a worker that has made thousands of pipelines, this wait
+    now and then took a minute or two.
     """
     if keras.config.backend() != "tensorflow":
         return
