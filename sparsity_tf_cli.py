@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pathlib
 import runpy
+import select
 import sys
 
 # By the words that name it: the module of a program, and what it does.
@@ -62,13 +63,40 @@ def main(argv=None):
     """
     try:
         try:
-            return _main((sys.argv if argv is None else argv)[1:])
-        finally:
-            sys.stdout.flush()
+            status = _main((sys.argv if argv is None else argv)[1:])
+        except SystemExit:
+            _flush()
+            raise
+        _flush()
+        return status
     except BrokenPipeError:
-        # The reader of a pipe, such as `head`, has gone. Python would try to write what is left when it ends.
+        if _has_reader(sys.stdout):  # Another pipe is broken, which is an error of the program.
+            raise
+        # The reader, such as `head`, has gone. Python would try to write what is left when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _flush():
+    if sys.stdout is not None:  # None: the process was started without one, as by `>&-`.
+        sys.stdout.flush()
+
+
+def _has_reader(output):
+    """Whether a write to the output can arrive; not if it is a pipe that nobody reads any more."""
+    if output is None:
+        return True
+    try:
+        output.flush()
+        if hasattr(select, "poll"):  # Output without a buffer has nothing to flush.
+            poll = select.poll()
+            poll.register(output, select.POLLOUT)
+            return not any(event & select.POLLERR for _, event in poll.poll(0))
+    except BrokenPipeError:
+        return False
+    except (OSError, ValueError):  # It is no file of the system.
+        pass
+    return True
 
 
 def _main(arguments):

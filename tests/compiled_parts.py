@@ -1,9 +1,10 @@
-"""Functions that the package compiles by itself, on TensorFlow, run uncompiled where a test does not ask for more.
+"""What makes tests fast on TensorFlow: functions and steps run uncompiled, and pipelines do not tune themselves.
 
 `ops.fused`, `MaskWriter` and the like have XLA compile a small function for every combination of shapes that they meet.
 A net is trained for hundreds of thousands of steps, and a test makes three: it spends its time in the compiler. Python
-runs the same function on the same tensors in a thousandth of that. Only the package's own functions are meant here, not
-the steps of `fit`: whoever says `jit_compile=True` in a test gets XLA.
+runs the same function on the same tensors in a thousandth of that. `install` replaces these functions of the package.
+`uncompiled_steps` does the same for every other `tf.function`: the steps of `fit`, even with `jit_compile=True`, and a
+function that a test compiles by itself.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ class _Part:
 
 @contextlib.contextmanager
 def uncompiled_steps():
-    """On TensorFlow, steps run as Python calls them: to trace those of a run of some steps takes all its time."""
+    """On TensorFlow, steps run as Python calls them: of a short run, tracing a step takes nearly all the time."""
     if keras.config.backend() != "tensorflow":
         yield
         return
@@ -84,8 +85,8 @@ def install():
 def without_autotune():
     """On TensorFlow, pipelines of `tf.data` do not tune themselves.
 
-    The end of a pipeline waits for the thread that tunes it. In a worker that has made thousands of pipelines, this wait
-    now and then took a minute or two.
+    The end of a pipeline waits for the thread that tunes it. In a worker that had made thousands of pipelines, this
+    wait was now and then a minute or two long.
     """
     if keras.config.backend() != "tensorflow":
         return

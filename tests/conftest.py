@@ -28,7 +28,10 @@ def fresh_keras_state():
 
 @pytest.fixture(scope="session", autouse=True)
 def package_functions_can_run_uncompiled(request):
-    """In the fast tests XLA compiles the package's own functions only where a test asks for it."""
+    """In the fast tests XLA compiles the package's own functions only where a test asks for it.
+
+    In all tests, pipelines of `tf.data` do not tune themselves.
+    """
     from tests import compiled_parts
 
     compiled_parts.install()
@@ -51,7 +54,8 @@ def compiled_where_a_test_asks(request):
 def pytest_runtest_protocol(item):
     """In the fast tests steps are not compiled unless a test is marked `compiled` or `xla`.
 
-    To trace a step of a small model takes longer than to take it a hundred times. `make test-all` compiles all steps.
+    To trace a step of a small model takes longer than to take it a hundred times. `make test-all` compiles the steps of
+    all tests but those with the fixture `uncompiled`.
     """
     from tests import compiled_parts
 

@@ -127,7 +127,7 @@ PRIVATE = {
     "undocumented of a layer": (dense, ["call_signature_parameters"]),
     "undocumented of a model": (
         compiled_model,
-        ["make_train_function", "train_function", *(["jax_state_sync"] if BACKEND == "jax" else [])],
+        ["_compile_config", "make_train_function", "train_function", *(["jax_state_sync"] if BACKEND == "jax" else [])],
     ),
 }
 # Named in `backend/`, but on other backends, or releases of Keras, only.
@@ -825,3 +825,18 @@ def test_a_batch_is_predicted_although_steps_share_calls():
     model.fit(x, np.zeros((5, 4)), batch_size=1, verbose=0)
     backend.drop_functions(model)
     assert model.predict_function is None and not [name for name in vars(model) if "one_step" in name]
+
+
+@pytest.mark.not_on_torch("Keras takes one step a call there")
+def test_a_batch_is_predicted_by_the_model_as_it_was_compiled_last():
+    """A function made before would take the kernel that was trainable for the one that is."""
+    model = keras.Sequential([keras.Input((3,)), *(keras.layers.Dense(3, use_bias=False) for _ in range(2))])
+    first, second = model.layers
+    x, rng = np.eye(3, dtype="float32"), np.random.default_rng(0)
+    for layer in model.layers:
+        layer.kernel.assign(rng.normal(size=(3, 3)))
+    expected = keras.ops.convert_to_numpy(keras.ops.matmul(first.kernel, second.kernel))
+    for frozen, trained in ((first, second), (second, first)):
+        frozen.trainable, trained.trainable = False, True
+        model.compile("sgd", "mse", steps_per_execution=3)
+        np.testing.assert_allclose(backend.predict_on_batch(model, x), expected, rtol=1e-4, atol=1e-5)

@@ -116,6 +116,41 @@ def test_a_reader_that_has_gone_is_no_traceback(arguments):
     assert (finished.returncode, finished.stderr) == (1, "")
 
 
+BROKEN = """
+import os, sys, sparsity_tf_cli
+
+def program(name, arguments):
+    print("begun", flush=True)
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.write(writing, b"x")
+
+sparsity_tf_cli._run = program
+sys.exit(sparsity_tf_cli.main(["sparsity-tf", "bleu"]))
+"""
+
+
+def test_another_broken_pipe_of_a_program_is_an_error():
+    finished = subprocess.run([sys.executable, "-c", BROKEN], cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 1 and finished.stdout == "begun\n" and "BrokenPipeError" in finished.stderr
+
+
+def test_a_reader_that_has_gone_is_no_traceback_where_output_has_no_buffer():
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "sparsity_tf_cli", "--help"]
+    with open(writing, "w") as closed:
+        finished = subprocess.run(command, env=environment, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (finished.returncode, finished.stderr) == (1, "")
+
+
+def test_a_process_without_output_is_no_error():
+    command = 'exec "$0" -m sparsity_tf_cli --help >&-'
+    finished = subprocess.run(["sh", "-c", command, sys.executable], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
 def test_bleu_needs_no_keras(tmp_path):
     pytest.importorskip("sacrebleu")
     pytest.importorskip("sacremoses")

@@ -445,6 +445,7 @@ def test_layers_given_one_seed_draw_different_noise_and_own_their_options():
     assert first is not second and first.seed != second.seed
 
 
+@pytest.mark.compiled
 def test_functions_of_nested_models_are_traced_again():
     inner = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
     inputs = keras.Input((4,))

@@ -316,7 +316,7 @@ def _torch_derivatives(loss, variables, scale, hessian):
 
 # `fit`, its train function and its data.
 
-# The attribute of a model in which `predict_on_batch` keeps its function.
+# The attribute of a model in which `predict_on_batch` keeps the model's `_compile_config` and a function made for it.
 _OF_ONE_STEP = "predict_function_of_one_step"
 # The order in which Keras's JAX trainer passes a model's state through the train function.
 _JAX_STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
@@ -382,18 +382,21 @@ def build_in_fit_no_more(model):
 
 
 def predict_on_batch(model, batch):
-    """`model.predict_on_batch`, also for a model of whose training several steps share a call.
+    """`model.predict_on_batch`, also for a model that is compiled with `steps_per_execution` above 1.
 
     On JAX, Keras 3.16 takes the batch of such a model for a stack of batches, one for each step. The model therefore
-    predicts with a function for one step.
+    predicts with a function for one step, which it keeps until it is compiled again.
     """
     if keras.backend.backend() != "jax" or model.steps_per_execution == 1:
         return model.predict_on_batch(batch)
+    # `compile` makes a new configuration. A function that was made before may hold other trainable variables.
+    compiled = getattr(model, "_compile_config", None)
+    made_for, kept = vars(model).get(_OF_ONE_STEP, (None, None))
     steps, function = model.steps_per_execution, model.predict_function
-    model.steps_per_execution, model.predict_function = 1, vars(model).get(_OF_ONE_STEP)
+    model.steps_per_execution, model.predict_function = 1, kept if made_for is compiled else None
     try:
         result = model.predict_on_batch(batch)
-        vars(model)[_OF_ONE_STEP] = model.predict_function
+        vars(model)[_OF_ONE_STEP] = compiled, model.predict_function
         return result
     finally:
         model.steps_per_execution, model.predict_function = steps, function

@@ -98,10 +98,10 @@ class Study:
         """The study with some of its methods. Its runs have the folders that they have in the whole study.
 
         Args:
-            methods: List of names of methods.
+            methods: List of names of methods. Their order does not count: the study keeps its own.
 
         Raises:
-            ValueError: The study has no method of such a name, or the list is empty.
+            ValueError: `methods` is no list, is empty, or holds a name that no method of the study has.
 
         Example:
 
@@ -123,9 +123,9 @@ class Study:
         """
         known = [method.name for method in self.methods]
         check_instance("methods", methods, list, tuple)
-        if not methods or not set(methods) <= set(known):
+        if not methods or not all(one in known for one in methods):
             raise ValueError(
-                f"`methods` must be a list of methods of the study: {', '.join(known)}. Received: methods={methods}"
+                f"`methods` must be a list of methods of the study: {', '.join(map(repr, known))}. Received: {methods=}"
             )
         return dataclasses.replace(self, methods=tuple(one for one in self.methods if one.name in methods))
 

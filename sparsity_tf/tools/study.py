@@ -92,7 +92,7 @@ def _run(values, words):
     folder = values.output_dir or os.path.join("runs", plan.name)
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise CommandError(f"--output_dir must be a folder. Received: {folder}")
-    if values.method and command != "plot":  # A picture has the line of the dense network in any case.
+    if values.method and command != "plot":  # `plot_study` takes the names, and refuses methods without a row.
         plan = plan.only(values.method)
     {"run": _start, "resume": _start, "status": _status, "table": _table, "plot": _plot}[command](values, plan, folder)
 

@@ -56,6 +56,33 @@ def test_every_run_is_made_once(plan, folder, capsys):
     assert "16 runs, 16 of them ended before" in capsys.readouterr().out
 
 
+def test_a_part_of_a_study_and_then_the_rest(plan, folder, capsys):
+    part = plan.only(["rigl"])
+    assert study.run_study(part, folder, jobs=4).states == {"finished": 8}
+    assert starts(folder) == {run.folder: 1 for run in plan.runs() if run.method.name == "rigl"}
+    assert study.run_study(plan, folder, jobs=4).states == {"finished": 16}
+    assert starts(folder) == {run.folder: 1 for run in plan.runs()}
+    assert "mine: 16 runs, 8 of them ended before" in capsys.readouterr().out
+
+
+def test_a_part_of_a_search_and_then_the_rest(plan, folder, tmp_path):
+    """The proposals are those of a start of the whole study, because a row has its own."""
+    pytest.importorskip("optuna")
+    path = tmp_path / "searched.toml"
+    text = study_runs.TEXT.replace("[0.1, 0.03]", "{low = 0.01, high = 0.3, log = true}")
+    path.write_text("trials = 3\n" + text)
+    searched = study.read_study(path)
+    for name in ("part", "whole"):
+        (folder / name).mkdir()
+        order(folder / name)
+    study.run_study(searched.only(["rigl"]), folder / "part", jobs=4)
+    study.run_study(searched, folder / "part", jobs=4)
+    study.run_study(searched, folder / "whole", jobs=4)
+    proposed = [json.loads((folder / name / "trials.json").read_text()) for name in ("part", "whole")]
+    assert proposed[0] == proposed[1] and starts(folder / "part") == starts(folder / "whole")
+    assert len(starts(folder / "whole")) == 24 and set(starts(folder / "whole").values()) == {1}
+
+
 def test_a_killed_run_continues_as_often_as_allowed(plan, folder):
     first, second = plan.runs()[0].folder, plan.runs()[5].folder
     order(folder, killed={first: 2, second: 3})

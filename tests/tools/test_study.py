@@ -48,7 +48,7 @@ def test_table_status_and_plot_of_a_finished_study(file, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].split() == ["all", "8", "8"]
     assert run("table", file, "--method=rigl") == 0 and "magnitude" not in capsys.readouterr().out
     assert run("run", file, "--method=ragl") == 1
-    assert "`methods` must be a list of methods of the study: magnitude, rigl" in capsys.readouterr().err
+    assert "`methods` must be a list of methods of the study: 'magnitude', 'rigl'" in capsys.readouterr().err
     assert run("plot", file, "--output=other.png", "--published=nonsense") == 1
     assert "`model` must be one of Transformer, ResNet-50" in capsys.readouterr().err
 

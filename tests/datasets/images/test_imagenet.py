@@ -146,6 +146,7 @@ def test_fault_met_in_training_is_named(tmp_path, fault):
             pass
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("fault", ["corrupt", "label"])
 def test_fault_met_in_fit_is_named(tmp_path, fault):
     import keras

@@ -147,8 +147,8 @@ MNIST = {
     # Sparsity rises from the end of the first tenth of training to the last fifth.
     "lenet300_powerprop": Recipe(**_MASKS, technique="powerprop", begin_step=10 * 540, end_step=80 * 540),
     "lenet300_movement": Recipe(**_MASKS, technique="movement", begin_step=10 * 540, end_step=80 * 540),
-    # The scores have ten times the rate of the weights. The penalty is divided by the number of examples: each of the
-    # three means weighs 19 in the loss.
+    # The scores have ten times the rate of the weights. The penalty is divided by the number of examples, 60,000:
+    # each of the three means weighs 17 in the loss.
     "lenet300_soft_movement": Recipe(
         technique="soft_movement",
         technique_options={"scores_initializer": -2.0},
