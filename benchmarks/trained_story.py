@@ -200,9 +200,10 @@ def plot(runs):
             line = ([cost(one) for one in stations], [one["accuracy"] for one in stations])
             axes.plot(*line, "o-", alpha=1 if number == 0 else 0.35, color="tab:blue")
         for one in runs[0]:
+            far = cost(one) > 0.5 * cost(runs[0][0])
             axes.annotate(
-                one["station"], (cost(one), one["accuracy"]), xytext=(-6, 6), textcoords="offset points",
-                ha="right" if cost(one) > 0.5 * cost(runs[0][0]) else "center", fontsize=8,
+                one["station"], (cost(one), one["accuracy"]), xytext=(-6 if far else 0, 6), textcoords="offset points",
+                ha="right" if far else "left", fontsize=8,
             )  # fmt: skip
         axes.set(xlabel=label, xlim=(0, 1.1 * cost(runs[0][0])))
         axes.margins(y=0.15)
