@@ -185,17 +185,8 @@ def test_the_check_of_private_names_finds_them(code, count, monkeypatch):
 # From the ground up; a room imports from floors below its own, wherever in the file the import stands. (Rooms on one
 # floor don't know each other.)
 FLOORS = [
-    [
-        "atomic_files",
-        "backend",
-        "bounded_files",
-        "call_repr",
-        "checks",
-        "extras",
-        "help_text",
-        "text_table",
-        "type_names",
-    ],
+    ["atomic_files", "backend", "bounded_files", "call_repr", "checks", "extras", "help_text", "type_names"],
+    ["text_table", "user_warning"],
     ["ops", "schedule_base"],
     ["masks", "schedules"],
     ["distributions"],
