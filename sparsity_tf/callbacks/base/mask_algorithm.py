@@ -40,9 +40,8 @@ class MaskAlgorithm(CallRepr, Configured, Copyable, UpdateSchedule, SavedState, 
     `keras.distillation.Distiller` only the student becomes sparse. A weight has one algorithm at a time.
 
     In `fit` the model need not be built: `fit` builds it. In a loop of your own, call `prepare(model)` before the first
-    step, `update(model)` after each step, and `finish()` at the end. Take the steps with `model.optimizer`. The
-    dicts `dropped` and `grown` count entries since training began. Their keys are the names of weights in
-    `sparsity_table`: `"encoder/dense/kernel"`, or `"conv2d/channel"` for channels that are tied.
+    step, `update(model)` after each step, and `finish()` at the end; take the steps with `model.optimizer`. The dicts
+    `dropped` and `grown` count entries since training began by the names in `sparsity_table` (tied: `"conv2d/channel"`).
 
     Args:
         begin_step: Integer >= 0: the first step after which masks may change.
