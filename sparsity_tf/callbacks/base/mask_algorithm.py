@@ -41,7 +41,7 @@ class MaskAlgorithm(CallRepr, Configured, Copyable, UpdateSchedule, SavedState, 
 
     In `fit` the model need not be built: `fit` builds it. In a loop of your own, call `prepare(model)` before the first
     step, `update(model)` after each step, and `finish()` at the end; take the steps with `model.optimizer`. The dicts
-    `dropped` and `grown` count entries since training began by the names in `sparsity_table` (tied: `"conv2d/channel"`).
+    `dropped` and `grown` count entries since training began, by names of `sparsity_table` (tied: `"conv2d/channel"`).
 
     Args:
         begin_step: Integer >= 0: the first step after which masks may change.
