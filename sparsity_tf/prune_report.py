@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from sparsity_tf.text_table import text_table, wrapped
+
 
 @dataclasses.dataclass(frozen=True)
 class PruneRow:
@@ -71,8 +73,6 @@ class PruneReport:
         return iter(self.rows)
 
     def __str__(self):
-        from tabulate import tabulate
-
         def cells(name, part):
             return [name, f"{part.size:,}", f"{part.live:,}", f"{100 * part.sparsity:.2f} %"]
 
@@ -82,10 +82,10 @@ class PruneReport:
             body = [[*line, "" if row.target else "kept dense"] for line, row in zip(body, self.rows, strict=True)]
             header, align = [*header, ""], [*align, "left"]
         total = [*cells("total", self), *header[4:]]
-        table = tabulate([*body, total], header, tablefmt="simple", colalign=align, disable_numparse=True)
+        table = text_table([*body, total], header, align)
         lines = [f"pruned by {self.by}, scope {self.scope}", table]
         if self.has_batch_normalization:
-            lines.append(
+            lines += wrapped(
                 "The statistics of batch normalisation are not adapted to the pruned model: call "
                 "`refresh_statistics(model, data)`."
             )

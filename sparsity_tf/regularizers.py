@@ -8,6 +8,7 @@ afterwards (`structure="filter"` or "channel"). The proximal form, a constraint,
 import keras
 from keras import ops
 
+from sparsity_tf.backend import as_loss
 from sparsity_tf.checks import check_integer, check_number
 from sparsity_tf.type_names import Tensor
 
@@ -47,7 +48,7 @@ class GroupLasso(keras.regularizers.Regularizer):
         self.factor, self.axis = factor, axis
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.factor * ops.sum(_norms(ops.convert_to_tensor(x), self.axis))
+        return as_loss(self.factor * ops.sum(_norms(ops.convert_to_tensor(x), self.axis)))
 
     def get_config(self) -> dict:
         """The arguments as a dict."""

@@ -11,7 +11,6 @@ Layers that create their own sublayers (`MultiHeadAttention`, a subclassed model
 import copy
 import math
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,6 +43,7 @@ from sparsity_tf.matching import (
 )
 from sparsity_tf.sparsify_report import ChangedLayer, SkippedLayer, SparsifyReport
 from sparsity_tf.type_names import Where
+from sparsity_tf.user_warning import warn_user
 
 _NORMALIZED = (
     "SpectralNormalization around it divides the dense kernel by its norm, and not the sparse kernel that the "
@@ -132,11 +132,10 @@ def _warn_of_unknown_layers(skipped):
     ]
     if own:
         weights = sum(math.prod(variable.shape) for layer in own for variable in own_variables(layer))
-        warnings.warn(
+        warn_user(
             f"`sparsify` leaves {shorten([path_of(layer) for layer in own], 6)} dense, {weights:,} weights: "
             f"{', '.join(dict.fromkeys(type(layer).__name__ for layer in own))} has no sparse form. To write one, see "
-            "docs/guides/extending.md; if it is meant, give `where`.",
-            stacklevel=3,
+            "docs/guides/extending.md; if it is meant, give `where`."
         )
 
 

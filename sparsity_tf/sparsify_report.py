@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 
 from sparsity_tf.layers import Technique
 from sparsity_tf.matching import shorten
+from sparsity_tf.text_table import text_table, wrapped
 
 
 class ChangedLayer(NamedTuple):
@@ -67,17 +68,16 @@ class SparsifyReport:
         return [entry.path for entry in self.skipped if entry.reason.startswith(reason)]
 
     def __str__(self):
-        from tabulate import tabulate
-
         weights = sum(entry.weights for entry in self.changed)
-        lines = [f"{self.technique!r}: {len(self.changed)} layers made sparse, {weights:,} weights"]
+        lines = wrapped(f"{self.technique!r}: {len(self.changed)} layers made sparse, {weights:,} weights", "  ")
         if self.changed:
             rows = [(e.path, e.kind, f"{e.weights:,}" if e.weights else "not built yet") for e in self.changed]
-            lines.append(tabulate(rows, headers=("layer", "kind", "weights"), colalign=("left", "left", "right")))
+            lines.append(text_table(rows, ["layer", "kind", "weights"], ["left", "left", "right"]))
         reasons = collections.defaultdict(list)
         for entry in self.skipped:
             reasons[entry.reason].append(entry.path)
         for reason, paths in reasons.items():
-            lines.append(f"skipped, {reason}: {shorten(paths, 6)}")
-        lines.extend(self.notes)
+            lines += wrapped(f"skipped, {reason}: {shorten(paths, 6)}", "  ")
+        for note in self.notes:
+            lines += wrapped(note)
         return "\n".join(lines)

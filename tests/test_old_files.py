@@ -18,9 +18,8 @@ from tests.data.old_files import make
 
 OLD = pathlib.Path(__file__).parent / "data" / "old_files"
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(keras.layers, "ReversibleEmbedding"), reason="the files were written by a newer Keras"
-)
+# Configs of later versions of Keras hold arguments that the layers of 3.12 refuse (`quantization_config`).
+pytestmark = pytest.mark.skipif(keras.__version__.startswith("3.12."), reason="Keras 3.15 wrote the files")
 
 
 def flat(variables):

@@ -41,6 +41,7 @@ from sparsity_tf.backend.layers import (
 from sparsity_tf.backend.layouts import follow_layout, has_data_parallelism, use_all_devices
 from sparsity_tf.backend.tensors import (
     as_array,
+    as_loss,
     backend_name,
     can_write_in_place,
     compiled,
@@ -101,6 +102,7 @@ __all__ = [
     "all_slots",
     "always_compiles",
     "as_array",
+    "as_loss",
     "assign_if",
     "axes_of_moments",
     "backend_name",

@@ -14,6 +14,8 @@ from keras.src.backend import get_stateless_scope
 from keras.src.layers.rnn import conv_lstm
 from keras.src.models.functional import Functional
 
+from sparsity_tf.backend.tensors import as_loss
+
 # Before 3.14, Keras's export lists the parts of a model as a checkpoint does, so a layer can't tell the two apart.
 _EXPORT_LOOKS_LIKE_A_CHECKPOINT = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
 
@@ -41,7 +43,7 @@ class LayerHooks:
         """Called before TensorFlow exports the layer, in any format. It raises if the layer can't be exported."""
 
     def _get_own_losses(self):
-        return self._own_losses(super()._get_own_losses())
+        return [as_loss(loss) for loss in self._own_losses(super()._get_own_losses())]
 
     def _clear_losses(self):
         super()._clear_losses()

@@ -121,6 +121,14 @@ def sum_dtype():
     return "float64" if keras.backend.backend() == "tensorflow" else "float32"
 
 
+def as_loss(loss):
+    """A scalar in the type of Keras's own losses, `floatx`. On TensorFlow, Keras adds up losses of one type only.
+
+    So a float64 layer trains with our penalties, though `floatx` is float32. (Keras's own regularizers fail there.)
+    """
+    return ops.cast(loss, keras.config.floatx())
+
+
 def no_gradients():
     """A context for inference. In it torch does not record operations on variables for a gradient."""
     if keras.backend.backend() == "torch":

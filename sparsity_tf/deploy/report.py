@@ -7,7 +7,6 @@ this machine (a GPU with 2:4 sparsity). They come from publications, and the rep
 import os
 import statistics
 import tempfile
-import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from sparsity_tf.deploy.runtimes import open_runtime
 from sparsity_tf.deploy.shrink import shrink
 from sparsity_tf.inspection.weights import kernel_value, weight_records
 from sparsity_tf.layers import flatten_layers
+from sparsity_tf.text_table import text_table, wrapped
 from sparsity_tf.to_dense import to_dense
 from sparsity_tf.type_names import Data
 
@@ -36,8 +36,7 @@ _READ_GPU = (
 )
 # A ratio below this one is no gain: the medians of equal networks differ by as much.
 _GAIN = 1.1
-# The printed report fits a page of so many columns. A table with more batch sizes is continued in a second one.
-_COLUMNS = 100
+# A table with more batch sizes is continued in a second one.
 _BATCHES_ACROSS = 3
 
 
@@ -129,10 +128,10 @@ class DeploymentReport:
         dense, small = self.parameters
         if small is not None:
             first += f"; {dense:,} parameters, {small:,} after `shrink`"
-        lines = _wrapped(first)
+        lines = wrapped(first)
         for start in range(0, len(self.batch_sizes), _BATCHES_ACROSS):
             lines.append(self._table(self.batch_sizes[start : start + _BATCHES_ACROSS]))
-        lines += _wrapped(
+        lines += wrapped(
             "faster: processor time of a dense network with the same layers, divided by the time of this row (medians)"
         )
         reasons = {}
@@ -147,12 +146,10 @@ class DeploymentReport:
             if items:
                 lines.append(title)
             for text, names in items.items():
-                lines += _wrapped(f"- {', '.join(names)}: {text}", "  ")
-        return "\n".join([*lines, *_wrapped(self.gain)])
+                lines += wrapped(f"- {', '.join(names)}: {text}", "  ")
+        return "\n".join([*lines, *wrapped(self.gain)])
 
     def _table(self, batch_sizes):
-        from tabulate import tabulate
-
         header = ["runtime", "way", "bytes", "smaller", *(f"batch {n}:\nfaster" for n in batch_sizes)]
         body = [
             [
@@ -165,7 +162,7 @@ class DeploymentReport:
             for row in self.rows
         ]
         align = ["left", "left", *["right"] * (2 + len(batch_sizes))]
-        return tabulate(body, header, tablefmt="simple", colalign=align, disable_numparse=True)
+        return text_table(body, header, align)
 
     def to_dict(self) -> dict:
         """Returns the report as plain Python values.
@@ -182,11 +179,6 @@ class DeploymentReport:
             "batch_sizes": list(self.batch_sizes),
             "gain": self.gain,
         }
-
-
-def _wrapped(text, indent=""):
-    """The lines of a text that is too long for one line; `indent` stands before all lines but the first."""
-    return textwrap.wrap(text, _COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def deployment_report(

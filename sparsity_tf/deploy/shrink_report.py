@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sparsity_tf.text_table import text_table
+
 
 @dataclass(frozen=True)
 class ShrinkRow:
@@ -67,8 +69,6 @@ class ShrinkReport:
         return f"<ShrinkReport parameters={self.parameters}, flops={self.flops}>"
 
     def __str__(self):
-        from tabulate import tabulate
-
         body = [
             [
                 row.layer,
@@ -83,7 +83,7 @@ class ShrinkReport:
         ]
         header = ["layer", "kind", "channels", "left", "parameters", "left", "why"]
         align = ["left", "left", "right", "right", "right", "right", "left"]
-        lines = [tabulate(body, header, tablefmt="simple", colalign=align, disable_numparse=True)] if body else []
+        lines = [text_table(body, header, align, folds_last=True)] if body else []
         lines.append(_total("parameters", *self.parameters))
         if self.flops is not None:
             lines.append(_total("multiply-accumulates", *self.flops))

@@ -25,6 +25,7 @@ from sparsity_tf.inspection.forward import batches_of, run_and_hear
 from sparsity_tf.inspection.weights import as_numpy
 from sparsity_tf.layers import flatten_layers
 from sparsity_tf.matching import match_layers
+from sparsity_tf.text_table import text_table
 from sparsity_tf.type_names import Data, Where
 
 
@@ -175,11 +176,9 @@ class FeatureTable:
         return iter(self.rows)
 
     def __str__(self):
-        from tabulate import tabulate
-
         header = ["layer", "channels", "counted", "mean specialization", "highest", "density"]
         body = [self._cells(row) for row in self.rows]
-        table = tabulate(body, header, colalign=("left", *["right"] * 5), disable_numparse=True)
+        table = text_table(body, header, ["left", *["right"] * 5])
         return f"{table}\nmean class specialization: {self.mean:.4f}"
 
     @staticmethod
@@ -364,15 +363,13 @@ class Anova:
         return iter(self.rows)
 
     def __str__(self):
-        from tabulate import tabulate
-
         header = ["source", "sum of squares", "degrees", "F", "eta^2", "omega^2"]
         body = [
             [row.source, f"{row.sum_of_squares:.4g}", row.degrees]
             + ["" if math.isnan(v) else f"{v:.4g}" for v in (row.f, row.eta_squared, row.omega_squared)]
             for row in self.rows
         ]
-        return tabulate(body, header, colalign=("left", *["right"] * 5), disable_numparse=True)
+        return text_table(body, header, ["left", *["right"] * 5])
 
 
 def specialization_anova(dense: FeatureTable, sparse: FeatureTable) -> "Anova":

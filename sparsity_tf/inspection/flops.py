@@ -27,6 +27,7 @@ from sparsity_tf.inspection.layer_operations import operations_of
 from sparsity_tf.inspection.tracing import trace_calls
 from sparsity_tf.inspection.weights import own_matrices, weight_records
 from sparsity_tf.layers import flatten_layers
+from sparsity_tf.text_table import text_table, wrapped
 from sparsity_tf.type_names import Shape
 
 _CONVENTIONS = ("mac", "rigl")
@@ -121,8 +122,6 @@ class FlopsTable:
         return iter(self.rows)
 
     def __str__(self):
-        from tabulate import tabulate
-
         header = [
             "layer",
             "kind",
@@ -142,7 +141,7 @@ class FlopsTable:
         align = ["left", "left", "right", "left"] + ["right"] * 5 + ["left"]
         if not any(line[-1] for line in body):  # The column of notes is empty.
             header, align, body = header[:-1], align[:-1], [line[:-1] for line in body]
-        table = tabulate(body, header, tablefmt="simple", colalign=align, disable_numparse=True)
+        table = text_table(body, header, align, folds_last=align[-1] == "left")
         unit = {
             "mac": "multiply-accumulates for one example (convention 'mac')",
             "rigl": "multiplications + additions for one example (convention 'rigl')",
@@ -150,7 +149,7 @@ class FlopsTable:
         lines = [table, f"dense and sparse: {unit}"]
         if self.not_counted:
             names = ", ".join(row.name for row in self.not_counted)
-            lines.append(f"not counted, so missing in the totals: {names}")
+            lines += wrapped(f"not counted, so missing in the totals: {names}")
         return "\n".join(lines)
 
     def __repr__(self):

@@ -21,6 +21,7 @@ from sparsity_tf.inspection.plots import new_figure, require_matplotlib, written
 from sparsity_tf.layers import Masked, get_sparse_weights, make_sparse, unmake_sparse
 from sparsity_tf.masks import structures
 from sparsity_tf.matching import match_layers
+from sparsity_tf.text_table import text_table
 from sparsity_tf.type_names import Data, Figure, PathLike, Where
 
 
@@ -73,12 +74,10 @@ class SensitivityTable:
         return iter(self.rows)
 
     def __str__(self):
-        from tabulate import tabulate
-
         header = ["weight", "size", *(_percent(sparsity) for sparsity in self.sparsities)]
         body = [[row.name, f"{row.size:,}", *map(_number, row.values)] for row in self.rows]
         align = ["left", *["right"] * (len(header) - 1)]
-        table = tabulate(body, header, tablefmt="simple", colalign=align, disable_numparse=True)
+        table = text_table(body, header, align)
         return f"{table}\n{self.metric} after one weight alone was pruned. Without pruning: {_number(self.baseline)}"
 
     def __repr__(self):

@@ -28,6 +28,7 @@ from sparsity_tf.inspection.forward import batches_of, run_and_hear
 from sparsity_tf.inspection.weights import as_numpy, kernel_value
 from sparsity_tf.layers import flatten_layers
 from sparsity_tf.matching import match_layers
+from sparsity_tf.text_table import text_table
 from sparsity_tf.type_names import Data, Where
 
 _DEPTHWISE = (kl.DepthwiseConv1D, kl.DepthwiseConv2D)
@@ -156,8 +157,6 @@ class SpeedupTable:
         )
 
     def __str__(self):
-        from tabulate import tabulate
-
         header = ["layer", "calls", "dense, ms", "channel, ms", "sparse, ms", "dense/channel", "dense/sparse"]
         body = [
             [row.name, f"{row.calls:,}", *(_milliseconds(t / row.calls) for t in (row.dense, row.channel, row.sparse))]
@@ -168,7 +167,7 @@ class SpeedupTable:
             ["total", "", *map(_milliseconds, (self.dense, self.channel, self.sparse))]
             + [_times(self.channel_speedup), _times(self.sparse_speedup)]
         )
-        table = tabulate(body, header, colalign=("left", *["right"] * 6), disable_numparse=True)
+        table = text_table(body, header, ["left", *["right"] * 6])
         return (
             f"{table}\nRows of layers: mean of one call. Row total: sum of all calls. An estimate: nothing was "
             "computed sparsely."

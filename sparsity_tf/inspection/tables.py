@@ -17,6 +17,7 @@ import keras
 from sparsity_tf.checks import check_bool, check_built, check_path
 from sparsity_tf.inspection.weights import weight_records
 from sparsity_tf.layers import flatten_layers
+from sparsity_tf.text_table import text_table, wrapped
 from sparsity_tf.type_names import PathLike
 
 
@@ -181,7 +182,8 @@ class SparsityTable:
             header, align = [*header, ""], [*align, "left"]
             body = [[*cells, row.note] for cells, row in zip(body, self.rows, strict=True)]
             totals = [[*cells, ""] for cells in totals]
-        return f"{_grid(body + totals, header, align)}\n{self._verdict()}"
+        table = text_table(body + totals, header, align, folds_last=align[-1] == "left")
+        return "\n".join([table, *(line for part in self._verdict().split("\n") for line in wrapped(part))])
 
     def __repr__(self):
         return f"<SparsityTable rows={len(self.rows)}, size={self.size}, nonzeros={self.nonzeros}>"
@@ -261,6 +263,8 @@ class SparsityTable:
         Returns:
             String.
         """
+        from tabulate import tabulate
+
         check_bool("free_parameters", free_parameters)
         dense = self.parameters - self.size
         sparsity = (self.size - self.nonzeros) / self.parameters if self.parameters else 0.0
@@ -274,7 +278,7 @@ class SparsityTable:
         }
         if not free_parameters:
             del columns["# free parameters"]
-        return _grid([list(columns.values())], list(columns), ["right"] * len(columns))
+        return tabulate([list(columns.values())], columns, colalign=["right"] * len(columns), disable_numparse=True)
 
     def stats_table(self) -> str:
         """The `stats_table` of the `dst` package: one line for each weight, sparsity with four decimals.
@@ -292,7 +296,7 @@ class SparsityTable:
             for row in self.rows
         ]
         header = ["Parameter tensor", "# total", "# nonzero", "sparsity"]
-        return _grid(body, header, ["left", "right", "right", "right"])
+        return text_table(body, header, ["left", "right", "right", "right"])
 
     @property
     def _shares_numbers(self):
@@ -382,12 +386,6 @@ def sparsity_table(model: keras.layers.Layer, include_dense: bool = False) -> Sp
     sizes.update({id(record.variable): math.prod(record.shape) for record in records})
     parameters = sum(sizes.values())
     return SparsityTable(rows, parameters)
-
-
-def _grid(body, header, align):
-    from tabulate import tabulate
-
-    return tabulate(body, header, tablefmt="simple", colalign=align, disable_numparse=True)
 
 
 def _percent(sparsity, finite):

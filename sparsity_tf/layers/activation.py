@@ -22,7 +22,7 @@ import numpy as np
 from keras import ops
 
 from sparsity_tf import masks
-from sparsity_tf.backend import MomentsHook, axes_of_moments
+from sparsity_tf.backend import MomentsHook, as_loss, axes_of_moments
 from sparsity_tf.checks import check_bool, check_choice, check_number, check_seed
 from sparsity_tf.layers.technique import deserialize_option
 from sparsity_tf.ops import noise
@@ -227,7 +227,7 @@ class SparseActivation(keras.layers.Layer):
     def add_penalty(self, outputs, training):
         """Adds the Lp norm of `outputs` to the loss, in training and if `lp_penalty` is not zero."""
         if training and self.lp_penalty:
-            self.add_loss(self.lp_penalty * self.lp_norm(outputs))
+            self.add_loss(as_loss(self.lp_penalty * self.lp_norm(outputs)))
 
     def _draw(self):
         positions = math.prod(self._size)

@@ -119,6 +119,10 @@ class _SparseConvTranspose(SparseLayer):
     def position_axes(self, rank):
         return _spatial_axes(self)
 
+    def get_config(self):
+        # Keras 3.12 leaves `output_padding` out of the config, so a loaded layer would have outputs of another shape.
+        return {**super().get_config(), "output_padding": self.output_padding}
+
 
 class SparseConv1DTranspose(_SparseConvTranspose, keras.layers.Conv1DTranspose):
     """`keras.layers.Conv1DTranspose` whose kernel is sparse."""
@@ -256,7 +260,7 @@ def _spatial_axes(layer):
     return tuple(range(first, first + layer.rank))
 
 
-if hasattr(keras.layers, "ReversibleEmbedding"):  # Keras >= 3.13
+if hasattr(keras.layers, "ReversibleEmbedding"):  # Keras 3.12 has it already.
 
     class SparseReversibleEmbedding(SparseEmbedding, keras.layers.ReversibleEmbedding):
         """`keras.layers.ReversibleEmbedding` whose table (tied softmax), or tables, are sparse."""
@@ -270,8 +274,8 @@ if hasattr(keras.layers, "ReversibleEmbedding"):  # Keras >= 3.13
         def call(self, inputs, reverse=False, training=False):
             if not reverse:
                 outputs = self._lookup(inputs, training)
-                # The mask is set here and not in `compute_mask`, as in the stock layer: a reverse call must not carry a
-                # mask.
+                # The mask is set here and not in `compute_mask`, which does not know the direction: a reverse call must
+                # not carry a mask.
                 if self.mask_zero:
                     set_mask(outputs, ops.not_equal(inputs, 0))
                 return outputs
@@ -280,6 +284,9 @@ if hasattr(keras.layers, "ReversibleEmbedding"):  # Keras >= 3.13
             if self.logit_soft_cap is not None:
                 logits = ops.multiply(ops.tanh(ops.divide(logits, self.logit_soft_cap)), self.logit_soft_cap)
             return logits
+
+        def compute_mask(self, inputs, mask=None):
+            return None  # In Keras 3.12 the stock layer takes the mask of `Embedding` here, also for a reverse call.
 
         def compute_output_spec(self, inputs, reverse=False, training=False):
             return keras.layers.ReversibleEmbedding.compute_output_spec(self, inputs, reverse)

@@ -11,10 +11,11 @@ import warnings
 import weakref
 from collections.abc import Callable
 
+import keras
 import numpy as np
 from keras import ops
 
-from sparsity_tf.backend import decays, inner_optimizer, model_of_call
+from sparsity_tf.backend import as_loss, decays, inner_optimizer, model_of_call
 from sparsity_tf.checks import check_choice, check_regularizer
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.sparse_weight import SparseWeight
@@ -109,7 +110,7 @@ class SoftThreshold(Technique):
             "raw_threshold",
             shape=self._threshold_shape(weight),
             initializer=self.threshold_initializer,
-            regularizer=self.threshold_regularizer,
+            regularizer=self.threshold_regularizer and _ThresholdLoss(self.threshold_regularizer),
         )
 
     def _threshold_shape(self, weight):
@@ -163,6 +164,16 @@ def _warn_if_nothing_prunes(weight):
         f"weight_decay={optimizer.weight_decay}",
         stacklevel=2,
     )
+
+
+class _ThresholdLoss(keras.regularizers.Regularizer):
+    """The loss of the regularizer `inner` of thresholds, which may be float64, in the type of Keras's own losses."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __call__(self, x):
+        return as_loss(self.inner(x))
 
 
 class STRDense(kinds.SparseDense):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
+from sparsity_tf.backend import as_loss
 from sparsity_tf.checks import check_number
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.sparse_weight import SparseWeight
@@ -93,8 +94,8 @@ class _DecayOfPruned(keras.regularizers.Regularizer):
     def __call__(self, x):
         x = ops.convert_to_tensor(x)
         pruned = ops.where(self.choose(x), ops.zeros_like(x), x)
-        loss = 0.5 * self.decay * ops.sum(ops.square(pruned))
-        return loss if self.inner is None else loss + self.inner(x)
+        loss = as_loss(0.5 * self.decay * ops.sum(ops.square(pruned)))
+        return loss if self.inner is None else loss + as_loss(self.inner(x))
 
 
 class SRSTEDense(kinds.SparseDense):

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from sparsity_tf import masks
+from sparsity_tf.backend import as_loss
 from sparsity_tf.checks import check_fraction, check_number
 from sparsity_tf.layers import kinds
 from sparsity_tf.layers.sparse_weight import SparseWeight
@@ -106,10 +107,10 @@ class _ExplorationLoss(keras.regularizers.Regularizer):
         used, trained = self.technique.used(self.size), self.technique.trained(self.size)
         backward = masks.top_k_mask(x, trained)
         # The number of an entry outside B counts in the loss, but gets no gradient.
-        loss = 0.0 if self.inner is None else self.inner(ops.where(backward, x, ops.stop_gradient(x)))
+        loss = 0.0 if self.inner is None else as_loss(self.inner(ops.where(backward, x, ops.stop_gradient(x))))
         if self.technique.l2:
             factor = ops.where(masks.top_k_mask(x, used), 1.0, ops.where(backward, self.size / max(used, 1), 0.0))
-            loss = loss + self.technique.l2 * ops.sum(ops.cast(factor, x.dtype) * ops.square(x))
+            loss = loss + as_loss(self.technique.l2 * ops.sum(ops.cast(factor, x.dtype) * ops.square(x)))
         return loss
 
 

@@ -22,7 +22,6 @@ together, and at least one of them lives.
 
 import math
 import re
-import warnings
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ import numpy as np
 from sparsity_tf.call_repr import CallRepr
 from sparsity_tf.checks import check_array, check_choice, check_integer, check_integers
 from sparsity_tf.masks import ranking
+from sparsity_tf.user_warning import warn_user
 
 # The structures that tie layers.
 TIED = ("channel", "head", "unit")
@@ -373,7 +373,7 @@ def check(name: str, sparsity: float, weights: list) -> None:
             )
     problems = [f"{weight.path}: {text}" for weight in weights if (text := problem(weight)) is not None]
     if problems:
-        warnings.warn(f"Some weights become less sparse than the structure says: {'; '.join(problems)}.", stacklevel=3)
+        warn_user(f"Some weights become less sparse than the structure says: {'; '.join(problems)}.")
 
 
 def problem(weight: Any) -> str | None:

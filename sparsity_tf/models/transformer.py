@@ -103,7 +103,7 @@ def Transformer(
     Raises:
         ValueError: A size is not positive, `num_heads` does not divide `hidden_size`, or a rate is outside [0, 1);
             `where` or options are given without `technique`; `sparsify` refuses its arguments.
-        ImportError: Keras is older than 3.13 and has no `ReversibleEmbedding`.
+        ImportError: This Keras has no `ReversibleEmbedding`.
 
     Example:
         >>> model = Transformer(8000, size="tiny", technique="masked")
@@ -131,7 +131,7 @@ def Transformer(
         check_bool("flash_attention", flash_attention)
     check_seed("seed", seed)
     if not hasattr(layers, "ReversibleEmbedding"):
-        raise ImportError("`Transformer` needs Keras 3.13 or newer, which needs Python 3.11: `pip install -U keras`.")
+        raise ImportError("`Transformer` needs Keras 3.12 or newer: `pip install -U keras`.")
 
     net = _Network(sizes, rates, split_heads, flash_attention, seed)
     keys = ("inputs", "targets")

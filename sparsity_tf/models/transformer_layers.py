@@ -41,7 +41,7 @@ def timing_signal(positions, channels):
 
 
 def attention_mask(causal=False, key_ids=None, query_segments=None, key_segments=None):
-    """Says which keys a query may look at, without causality, which `ops.dot_product_attention` handles.
+    """Says which keys a query may look at, apart from causality, which `DotProductAttention` adds.
 
     Args:
         causal: Bool; whether attention is causal. If so, `key_ids` is ignored: padded keys come after all queries that
@@ -127,13 +127,17 @@ class DotProductAttention(keras.layers.Layer):
         key_segments: Tensor | None = None,
         training: bool = False,
     ) -> Tensor:
-        mask = attention_mask(self.causal, key_ids, query_segments, key_segments)
+        mask, causal = attention_mask(self.causal, key_ids, query_segments, key_segments), self.causal
         query, key, value = (self._split(x) for x in (query, key, value))
-        if training and self.dropout:
+        drops = training and self.dropout
+        if causal and (drops or mask is not None):
+            # `dot_product_attention` of Keras 3.12 on torch forgets that it is causal if it gets a mask.
+            mask, causal = self._causal_mask(query, key, mask), False
+        if drops:
             outputs = self._attend_with_dropout(query, key, value, mask)
         else:
             outputs = ops.dot_product_attention(
-                query, key, value, mask=mask, is_causal=self.causal, flash_attention=self.flash_attention
+                query, key, value, mask=mask, is_causal=causal, flash_attention=self.flash_attention
             )
         shape = ops.shape(outputs)
         return ops.reshape(outputs, (shape[0], shape[1], outputs.shape[2] * outputs.shape[3]))
@@ -145,12 +149,14 @@ class DotProductAttention(keras.layers.Layer):
         shape = ops.shape(x)
         return ops.reshape(x, (shape[0], shape[1], self.num_heads, x.shape[-1] // self.num_heads))
 
+    @staticmethod
+    def _causal_mask(query, key, mask):
+        queries, keys = ops.shape(query)[1], ops.shape(key)[1]
+        visible = ops.arange(keys)[None, :] <= ops.arange(queries)[:, None]
+        return visible if mask is None else ops.logical_and(mask, visible)
+
     def _attend_with_dropout(self, query, key, value, mask):
         scores = ops.cast(ops.einsum("btnh,bsnh->bnts", query, key), "float32") * query.shape[-1] ** -0.5
-        if self.causal:
-            queries, keys = ops.shape(query)[1], ops.shape(key)[1]
-            visible = ops.arange(keys)[None, :] <= ops.arange(queries)[:, None]
-            mask = visible if mask is None else ops.logical_and(mask, visible)
         if mask is not None:
             scores = ops.where(mask, scores, -1e9)
         probabilities = ops.cast(ops.softmax(scores), value.dtype)

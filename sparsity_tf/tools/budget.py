@@ -26,6 +26,7 @@ import sys
 
 from absl import flags
 
+from sparsity_tf.text_table import text_table
 from sparsity_tf.tools.command import CommandError, appearing, check_output, load_model, note, parse_shape, run
 
 _NAME = "budget"
@@ -190,8 +191,6 @@ def _named_model(name, options):
 
 def _table(rows):
     """Formats rows of (entry, weight or `None`, size or `None`, sparsity) as a table."""
-    from tabulate import tabulate
-
     from sparsity_tf.masks import number_of_zeros
 
     body, total, live = [], 0, 0
@@ -204,10 +203,10 @@ def _table(rows):
     if total:
         body.append(["total", "", f"{total:,}", f"{live:,}", f"{100 * (1 - live / total):.2f} %"])
     header = ["layer", "weight", "size", "non-zeros", "sparsity"]
-    align = ("left", "left", "right", "right", "right")
+    align = ["left", "left", "right", "right", "right"]
     if not any(row[1] for row in body):
         body, header, align = [row[:1] + row[2:] for row in body], header[:1] + header[2:], align[1:]
-    return tabulate(body, header, colalign=align, disable_numparse=True)
+    return text_table(body, header, align)
 
 
 def _print_costs(budget, costs, pooling):

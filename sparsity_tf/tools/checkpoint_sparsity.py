@@ -26,6 +26,7 @@ from absl import flags
 from sparsity_tf import help_text
 from sparsity_tf.bounded_files import LONGEST_COMPLAINT, one_line
 from sparsity_tf.checkpoints.sparsity import TECHNIQUES, checkpoint_sparsity
+from sparsity_tf.text_table import text_table, wrapped
 
 _COLUMNS = ("name", "shape", "size", "nonzeros", "sparsity")
 
@@ -119,23 +120,17 @@ def _render(report, form):
         writer.writerow([*_COLUMNS, "nonzero_values"])
         writer.writerows(rows)
         return text.getvalue().rstrip("\n")
-    import tabulate
-
-    # `disable_numparse`, because a tensor may be named "1e5".
     two_figures = report.nonzero_values != report.nonzeros
     rows = [(*row[:4], f"{row[4]:.4f}", *row[5:] * two_figures) for row in rows]
-    table = tabulate.tabulate(
-        rows,
-        headers=[*_COLUMNS, *["nonzero values"] * two_figures],
-        disable_numparse=True,
-        colalign=("left", "left", "right", "right", "right", *["right"] * two_figures),
-    )
+    header = [*_COLUMNS, *["nonzero values"] * two_figures]
+    table = text_table(rows, header, ["left", "left", *["right"] * (len(header) - 2)])
     if two_figures:
-        table += (
-            f"\n\nby masks {100 * report.global_sparsity:.2f} %, by values {100 * report.sparsity_of_values:.2f} % "
+        figures = (
+            f"by masks {100 * report.global_sparsity:.2f} %, by values {100 * report.sparsity_of_values:.2f} % "
             f"({report.nonzeros - report.nonzero_values:,} live weights are exactly 0, for example because they were "
             "just grown)"
         )
+        table += "\n\n" + "\n".join(wrapped(figures))
     pictures = "".join(f"{row.name}\n{row.picture}\n\n" for row in report.rows if row.picture is not None)
     return f"{table}\n\n{pictures}{report.path} global sparsity = {100 * report.global_sparsity:.2f} %"
 

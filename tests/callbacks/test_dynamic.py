@@ -10,6 +10,7 @@ from keras import ops
 from sparsity_tf import layers, schedules
 from sparsity_tf.callbacks import SET, DropAndGrow, RigL, StaticSparsity, WeightView, criteria, uses
 from sparsity_tf.callbacks.dynamic import share_out
+from sparsity_tf.inspection import sparsity_table
 from sparsity_tf.layers import get_sparse_weights
 from tests.callbacks import algorithm_checks as checks
 
@@ -453,3 +454,14 @@ def test_what_is_kept_dense_gives_nothing_away():
     masks = checks.masks_of(model)
     assert masks[0].all() and masks[1].sum() == 16
     assert algorithm.grown[first.path] == 0 < algorithm.grown[second.path]
+
+
+def test_what_was_dropped_and_grown_is_counted_by_the_names_of_the_table():
+    inner = keras.Sequential([keras.layers.Dense(8, name="first"), keras.layers.Dense(8)], name="inner")
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="last")(inner(inputs)))
+    model.compile("sgd", "mse", run_eagerly=True)
+    rigl = RigL(0.5, end_step=4, frequency=1)
+    model.fit(np.ones((8, 6)), np.ones((8, 3)), batch_size=2, verbose=0, callbacks=[rigl])
+    names = [row.name for row in sparsity_table(model).rows]
+    assert list(rigl.grown) == list(rigl.dropped) == names and names[0] == "inner/first/kernel"

@@ -140,6 +140,14 @@ def test_a_convolution_is_the_stock_layers_dense_and_sparse(kind, shape, options
     assert found.shape == tuple(layer.compute_output_shape(x.shape))
 
 
+def test_a_copy_of_a_transposed_convolution_keeps_the_padding_of_its_outputs():
+    layer = layers.MaskedConv2DTranspose(4, 2, strides=3, output_padding=(1, 2))
+    assert tuple(type(layer).from_config(layer.get_config()).output_padding) == (1, 2)
+    inputs = keras.Input((4, 5, 3))
+    dense = sparsity_tf.to_dense(keras.Model(inputs, layer(inputs)))
+    assert dense.output_shape == layer(inputs).shape == (None, 12, 16, 4)
+
+
 def test_a_recurrent_convolution_draws_the_dropout_of_the_stock_layer():
     options = {"kernel_size": 2, "dropout": 0.4, "recurrent_dropout": 0.3, "padding": "same", "seed": 3}
     x = RNG.normal(size=(2, 4, 5, 3)).astype("float32")

@@ -36,11 +36,12 @@ class MaskAlgorithm(CallRepr, Configured, Copyable, UpdateSchedule, SavedState, 
 
     The count of steps is the number of the optimizer's updates since the optimizer was made. (With gradient
     accumulation it is less than the number of batches.) Masks change at `begin_step`, `begin_step + frequency`, ... up
-    to and including `end_step`. They do not change at step 0, before the first step. Frozen layers stay as they are: in
-    a `keras.distillation.Distiller` only the student becomes sparse. A weight has one algorithm at a time.
+    to and including `end_step`, never before the first step. Frozen layers stay as they are: in a
+    `keras.distillation.Distiller` only the student becomes sparse. A weight has one algorithm at a time.
 
     In `fit` the model need not be built: `fit` builds it. In a loop of your own, call `prepare(model)` before the first
-    step, `update(model)` after each step, and `finish()` at the end. Take the steps with `model.optimizer`.
+    step, `update(model)` after each step, and `finish()` at the end; take the steps with `model.optimizer`. The dicts
+    `dropped` and `grown` count entries since training began, by names of `sparsity_table` (tied: `"conv2d/channel"`).
 
     Args:
         begin_step: Integer >= 0: the first step after which masks may change.
@@ -106,7 +107,6 @@ class MaskAlgorithm(CallRepr, Configured, Copyable, UpdateSchedule, SavedState, 
                 raise ValueError(f"`structure` must be None: {problem} Received: structure={structure!r}")
         self.where, self.structure, self.seed = where, structure, seed
         self.sparsity = 0.0
-        # Path -> number of entries dropped, and grown, since training began.
         self.dropped, self.grown = {}, {}
         vars(self).update(self._forget_model())
 

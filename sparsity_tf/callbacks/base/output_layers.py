@@ -1,12 +1,11 @@
 """Finds the layers that give a network's outputs. Their units are classes, so `structure="filter"` keeps them dense."""
 
-import warnings
-
 import keras
 
 from sparsity_tf import distributions
 from sparsity_tf.backend import maker_of, own_trainable_variables, tensors_read
 from sparsity_tf.layers import flatten_layers
+from sparsity_tf.user_warning import warn_user
 
 
 def output_layers(model):
@@ -64,10 +63,9 @@ def dense_selection(model, weights, where, dense, distribution):
     kept = [w.path for w in weights if w.technique.structure == "filter" and id(w.layer) in outputs]
     if not kept or len(kept) == len(weights):
         return dense
-    warnings.warn(
+    warn_user(
         f"The weights {kept} of output layers stay dense, because structure='filter' would remove whole outputs of "
         "the model. To prune them all the same, select them with `where` ('.*' selects all layers). To keep them "
-        "dense without this warning, list them in `dense`.",
-        stacklevel=3,
+        "dense without this warning, list them in `dense`."
     )
     return kept
