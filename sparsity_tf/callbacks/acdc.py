@@ -4,14 +4,13 @@ Training alternates between sparse and dense phases. Algorithm 1 of the paper is
 phase begins with a magnitude mask at the full target sparsity, a dense phase opens all masks again.
 """
 
-import warnings
-
 import numpy as np
 
 from sparsity_tf.callbacks.base import optimizer_slots
 from sparsity_tf.callbacks.pruning import MagnitudePruning
 from sparsity_tf.checks import check_bool, check_integer
 from sparsity_tf.type_names import DenseWeights, DistributionLike, Frequency, Where
+from sparsity_tf.user_warning import warn_user
 
 
 class ACDC(MagnitudePruning):
@@ -118,11 +117,10 @@ class ACDC(MagnitudePruning):
     def start(self) -> None:
         super().start()
         if self._cycles == 0:
-            warnings.warn(
+            warn_user(
                 f"ACDC will not alternate: a sparse and a dense phase take {sum(self._lengths)} steps, and there are "
                 f"fewer between the first and the last sparse phase. Received: begin_step={self._first}, "
-                f"end_step={self._last}",
-                stacklevel=2,
+                f"end_step={self._last}"
             )
 
     @property

@@ -43,7 +43,8 @@ class SparsityMonitor(CallRepr, Configured, Copyable, keras.callbacks.Callback):
     A record has a row for each weight and a row for the total. A row holds the numbers of entries and non-zeros; the
     sparsity; the threshold of the technique (the mean of several) or of the algorithm; the algorithm's drop fraction;
     the numbers of entries that algorithms dropped and grew since the last record; and the share of entries whose mask
-    has changed since the last record. Cells that do not apply stay empty. The monitor may stand anywhere among the
+    has changed since the last record. Cells that do not apply stay empty, such as what was dropped and grown of tied
+    channels, which an algorithm counts by channel (`algorithm.dropped`). The monitor may stand anywhere among the
     callbacks.
 
     With `explored`, rows of weights whose masks an algorithm changes also hold the share of entries that have been live

@@ -4,8 +4,6 @@ The algorithms of this package that change masks (`mask_algorithm.py`) decide be
 ranks its scores in every forward pass, so only the number of live weights has to be set.
 """
 
-import warnings
-
 import keras
 
 from sparsity_tf import schedules
@@ -16,6 +14,7 @@ from sparsity_tf.callbacks.base.copying import Copyable
 from sparsity_tf.callbacks.base.optimizer_slots import count_steps
 from sparsity_tf.checks import check_fraction, check_integer
 from sparsity_tf.layers import get_sparse_weights
+from sparsity_tf.user_warning import warn_user
 
 
 class SparsityRamp(CallRepr, Configured, Copyable, keras.callbacks.Callback):
@@ -168,8 +167,7 @@ class SparsityRamp(CallRepr, Configured, Copyable, keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict | None = None) -> None:
         if self._value is not None and self._value < self.final_sparsity:
-            warnings.warn(
+            warn_user(
                 f"SparsityRamp ended at a sparsity of {self._value:.4f}, below {self.final_sparsity}: the optimizer "
-                f"has taken {count_steps(self.model)} steps, and the schedule ends at `end_step` {self.last_step}.",
-                stacklevel=2,
+                f"has taken {count_steps(self.model)} steps, and the schedule ends at `end_step` {self.last_step}."
             )

@@ -245,8 +245,9 @@ def _global_average_pooling(call, convention):
     return _counted(Operation(call.layer, None, size_of(call.input_shape), 0, "additions of the average"))
 
 
-# The first match wins, so a subclass stands before its parent. Older Keras versions lack some of the classes.
+# The first match wins, so a subclass stands before its parent.
 _KINDS = [
+    (kl.ReversibleEmbedding, _reversible_embedding),
     (kl.Dense, _dense),
     (kl.EinsumDense, _einsum_dense),
     ((kl.Conv1D, kl.Conv2D, kl.Conv3D), _convolution),
@@ -264,5 +265,3 @@ _KINDS = [
         _global_average_pooling,
     ),
 ]
-if hasattr(kl, "ReversibleEmbedding"):
-    _KINDS.insert(0, (kl.ReversibleEmbedding, _reversible_embedding))

@@ -55,6 +55,7 @@ from sparsity_tf.layers.l0 import (
     L0Dense,
     L0EinsumDense,
     L0Embedding,
+    L0ReversibleEmbedding,
     L0SeparableConv1D,
     L0SeparableConv2D,
 )
@@ -73,6 +74,7 @@ from sparsity_tf.layers.masked import (
     MaskedEinsumDense,
     MaskedEmbedding,
     MaskedLayer,
+    MaskedReversibleEmbedding,
     MaskedSeparableConv1D,
     MaskedSeparableConv2D,
 )
@@ -228,6 +230,7 @@ from sparsity_tf.layers.variational_dropout import (
     VDDense,
     VDEinsumDense,
     VDEmbedding,
+    VDReversibleEmbedding,
     VDSeparableConv1D,
     VDSeparableConv2D,
 )
@@ -288,6 +291,7 @@ __all__ = [
     "L0Dense",
     "L0EinsumDense",
     "L0Embedding",
+    "L0ReversibleEmbedding",
     "L0GRU",
     "L0GRUCell",
     "L0LSTM",
@@ -315,6 +319,7 @@ __all__ = [
     "MaskedDepthwiseConv2D",
     "MaskedEinsumDense",
     "MaskedEmbedding",
+    "MaskedReversibleEmbedding",
     "MaskedGRU",
     "MaskedGRUCell",
     "MaskedLSTM",
@@ -423,6 +428,7 @@ __all__ = [
     "VDDense",
     "VDEinsumDense",
     "VDEmbedding",
+    "VDReversibleEmbedding",
     "VDGRU",
     "VDGRUCell",
     "VDLSTM",
@@ -443,13 +449,6 @@ __all__ = [
     "set_sparsities",
     "unmake_sparse",
 ]
-
-if SparseReversibleEmbedding is not None:
-    from sparsity_tf.layers.l0 import L0ReversibleEmbedding
-    from sparsity_tf.layers.masked import MaskedReversibleEmbedding
-    from sparsity_tf.layers.variational_dropout import VDReversibleEmbedding
-
-    __all__ += ["L0ReversibleEmbedding", "MaskedReversibleEmbedding", "VDReversibleEmbedding"]
 
 
 def __dir__():

@@ -260,41 +260,37 @@ def _spatial_axes(layer):
     return tuple(range(first, first + layer.rank))
 
 
-if hasattr(keras.layers, "ReversibleEmbedding"):  # Keras 3.12 has it already.
+class SparseReversibleEmbedding(SparseEmbedding, keras.layers.ReversibleEmbedding):
+    """`keras.layers.ReversibleEmbedding` whose table (tied softmax), or tables, are sparse."""
 
-    class SparseReversibleEmbedding(SparseEmbedding, keras.layers.ReversibleEmbedding):
-        """`keras.layers.ReversibleEmbedding` whose table (tied softmax), or tables, are sparse."""
+    keras_class = keras.layers.ReversibleEmbedding
 
-        keras_class = keras.layers.ReversibleEmbedding
+    @property
+    def sparse_weight_names(self):
+        return ("embeddings",) if self.tie_weights else ("embeddings", "reverse_embeddings")
 
-        @property
-        def sparse_weight_names(self):
-            return ("embeddings",) if self.tie_weights else ("embeddings", "reverse_embeddings")
+    def call(self, inputs, reverse=False, training=False):
+        if not reverse:
+            outputs = self._lookup(inputs, training)
+            # The mask is set here and not in `compute_mask`, which does not know the direction: a reverse call must
+            # not carry a mask.
+            if self.mask_zero:
+                set_mask(outputs, ops.not_equal(inputs, 0))
+            return outputs
+        name = "embeddings" if self.tie_weights else "reverse_embeddings"
+        logits = self.apply_weight(name, self._project, inputs, training)
+        if self.logit_soft_cap is not None:
+            logits = ops.multiply(ops.tanh(ops.divide(logits, self.logit_soft_cap)), self.logit_soft_cap)
+        return logits
 
-        def call(self, inputs, reverse=False, training=False):
-            if not reverse:
-                outputs = self._lookup(inputs, training)
-                # The mask is set here and not in `compute_mask`, which does not know the direction: a reverse call must
-                # not carry a mask.
-                if self.mask_zero:
-                    set_mask(outputs, ops.not_equal(inputs, 0))
-                return outputs
-            name = "embeddings" if self.tie_weights else "reverse_embeddings"
-            logits = self.apply_weight(name, self._project, inputs, training)
-            if self.logit_soft_cap is not None:
-                logits = ops.multiply(ops.tanh(ops.divide(logits, self.logit_soft_cap)), self.logit_soft_cap)
-            return logits
+    def compute_mask(self, inputs, mask=None):
+        return None  # In Keras 3.12 the stock layer takes the mask of `Embedding` here, also for a reverse call.
 
-        def compute_mask(self, inputs, mask=None):
-            return None  # In Keras 3.12 the stock layer takes the mask of `Embedding` here, also for a reverse call.
+    def compute_output_spec(self, inputs, reverse=False, training=False):
+        return keras.layers.ReversibleEmbedding.compute_output_spec(self, inputs, reverse)
 
-        def compute_output_spec(self, inputs, reverse=False, training=False):
-            return keras.layers.ReversibleEmbedding.compute_output_spec(self, inputs, reverse)
-
-        def _project(self, inputs, table):
-            kernel = ops.transpose(table) if self.tie_weights else table
-            if self.reverse_dtype is not None:
-                inputs, kernel = ops.cast(inputs, self.reverse_dtype), ops.cast(kernel, self.reverse_dtype)
-            return ops.matmul(inputs, kernel)
-else:
-    SparseReversibleEmbedding = None
+    def _project(self, inputs, table):
+        kernel = ops.transpose(table) if self.tie_weights else table
+        if self.reverse_dtype is not None:
+            inputs, kernel = ops.cast(inputs, self.reverse_dtype), ops.cast(kernel, self.reverse_dtype)
+        return ops.matmul(inputs, kernel)

@@ -254,9 +254,7 @@ class L0Embedding(kinds.SparseEmbedding):
     technique_class = L0
 
 
-if kinds.SparseReversibleEmbedding is not None:
+class L0ReversibleEmbedding(kinds.SparseReversibleEmbedding):
+    """`keras.layers.ReversibleEmbedding` with L0 gates. Also takes the arguments of `L0`."""
 
-    class L0ReversibleEmbedding(kinds.SparseReversibleEmbedding):
-        """`keras.layers.ReversibleEmbedding` with L0 gates. Also takes the arguments of `L0`."""
-
-        technique_class = L0
+    technique_class = L0

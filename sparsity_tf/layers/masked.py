@@ -370,14 +370,12 @@ class MaskedEmbedding(MaskedLayer, kinds.SparseEmbedding):
     """`keras.layers.Embedding` with a masked table. Also takes the arguments of `Masked`."""
 
 
-if kinds.SparseReversibleEmbedding is not None:
+class MaskedReversibleEmbedding(MaskedLayer, kinds.SparseReversibleEmbedding):
+    """`keras.layers.ReversibleEmbedding` with masked tables. Also takes the arguments of `Masked`."""
 
-    class MaskedReversibleEmbedding(MaskedLayer, kinds.SparseReversibleEmbedding):
-        """`keras.layers.ReversibleEmbedding` with masked tables. Also takes the arguments of `Masked`."""
-
-        def build(self, input_shape=None):
-            # Keras would make the adapter of the constructor before the second table, and then refuse the table.
-            rank, alpha, self.lora_rank = self.lora_rank, self.lora_alpha, None
-            super().build(input_shape)
-            if rank is not None:
-                self.enable_lora(rank, alpha)
+    def build(self, input_shape=None):
+        # Keras would make the adapter of the constructor before the second table, and then refuse the table.
+        rank, alpha, self.lora_rank = self.lora_rank, self.lora_alpha, None
+        super().build(input_shape)
+        if rank is not None:
+            self.enable_lora(rank, alpha)

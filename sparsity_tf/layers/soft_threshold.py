@@ -7,7 +7,6 @@ The gradients are the exact ones of this formula, without a straight-through est
     d loss / d w_i = G_i 1[|w_i| > g(s)],    d loss / d s = -g'(s) sum_i G_i sign(w_i) 1[|w_i| > g(s)]
 """
 
-import warnings
 import weakref
 from collections.abc import Callable
 
@@ -22,6 +21,7 @@ from sparsity_tf.layers.sparse_weight import SparseWeight
 from sparsity_tf.layers.technique import Technique, initializer_or_number
 from sparsity_tf.ops.fused import fused
 from sparsity_tf.type_names import Initializer, Regularizer, Tensor
+from sparsity_tf.user_warning import warn_user
 
 
 def _exponential(s):
@@ -157,12 +157,11 @@ def _warn_if_nothing_prunes(weight):
     if decays(optimizer, threshold):
         return
     _REPORTED.add(optimizer)
-    warnings.warn(
+    warn_user(
         f"Nothing raises the threshold of {weight.path!r}, so soft threshold layers stay (nearly) dense. Give them "
         "`threshold_regularizer=keras.regularizers.L2(...)`, or use an optimizer with a `weight_decay` that includes "
         f"thresholds. Received: threshold_regularizer=None, {type(optimizer).__name__} with "
-        f"weight_decay={optimizer.weight_decay}",
-        stacklevel=2,
+        f"weight_decay={optimizer.weight_decay}"
     )
 
 

@@ -8,7 +8,6 @@ A public layer is a technique (`technique.py`) applied to a kind (`kinds.py`): `
 """
 
 import inspect
-import warnings
 
 import keras
 from keras import ops
@@ -17,6 +16,7 @@ from sparsity_tf.backend import LayerHooks, forward_pass, own_variables, set_aut
 from sparsity_tf.checks import check_layer
 from sparsity_tf.layers.sparse_weight import SparseWeight
 from sparsity_tf.layers.technique import Technique, deserialize_option
+from sparsity_tf.user_warning import warn_user
 
 # (technique name, stock Keras class) -> sparse class; filled by SparseLayer.__init_subclass__, read by `sparsify`.
 LAYER_CLASSES = {}
@@ -294,7 +294,7 @@ class SparseLayer(LayerHooks):
             )
             # `TFLiteConverter.from_keras_model` swallows this error and then fails with another, so the text is also a
             # warning.
-            warnings.warn(text, stacklevel=3)
+            warn_user(text)
             raise ValueError(text)
 
     def filter_axes(self, name="kernel"):

@@ -345,12 +345,10 @@ class VDEmbedding(kinds.SparseEmbedding):
     technique_class = VariationalDropout
 
 
-if kinds.SparseReversibleEmbedding is not None:
+class VDReversibleEmbedding(kinds.SparseReversibleEmbedding):
+    """`keras.layers.ReversibleEmbedding` with variational dropout in the lookup and in the (tied) projection.
 
-    class VDReversibleEmbedding(kinds.SparseReversibleEmbedding):
-        """`keras.layers.ReversibleEmbedding` with variational dropout in the lookup and in the (tied) projection.
+    The penalty of a tied table counts once. Also takes the arguments of `VariationalDropout`.
+    """
 
-        The penalty of a tied table counts once. Also takes the arguments of `VariationalDropout`.
-        """
-
-        technique_class = VariationalDropout
+    technique_class = VariationalDropout

@@ -130,8 +130,6 @@ def Transformer(
     if flash_attention is not None:
         check_bool("flash_attention", flash_attention)
     check_seed("seed", seed)
-    if not hasattr(layers, "ReversibleEmbedding"):
-        raise ImportError("`Transformer` needs Keras 3.12 or newer: `pip install -U keras`.")
 
     net = _Network(sizes, rates, split_heads, flash_attention, seed)
     keys = ("inputs", "targets")

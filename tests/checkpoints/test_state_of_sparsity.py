@@ -16,9 +16,6 @@ from sparsity_tf.train.load_weights import load_weights
 pytestmark = pytest.mark.tensorflow
 
 EXTRAS = {None: None, "masked": "mask", "vd": "log_sigma2", "l0": "log_alpha"}
-needs_reversible = pytest.mark.skipif(
-    not hasattr(keras.layers, "ReversibleEmbedding"), reason="this Keras has no ReversibleEmbedding"
-)
 
 
 def save(prefix, tensors):
@@ -125,7 +122,6 @@ def assert_same_translations(model, other):
     np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-5, atol=1e-5)
 
 
-@needs_reversible
 @pytest.mark.parametrize("technique", EXTRAS)
 def test_a_transformer_is_what_it_was(technique, tmp_path):
     model = make_transformer(technique)
@@ -138,7 +134,6 @@ def test_a_transformer_is_what_it_was(technique, tmp_path):
     }
 
 
-@needs_reversible
 def test_masks_and_weights_go_to_the_layers_of_the_same_place(tmp_path):
     """The names of the file say where each belongs: its order is another one, in which the shapes do not agree."""
     source = make_transformer("masked")
@@ -171,7 +166,6 @@ def test_a_checkpoint_of_another_network_has_no_weights_to_begin_with(tmp_path):
         load_weights(models.resnet(18, (32, 32, 3), 7, width=0.125), prefix)
 
 
-@needs_reversible
 def test_heads_with_matrices_of_their_own_are_counted(tmp_path):
     model = make_transformer("masked", split_heads=True)
     prefix = save(tmp_path / "model.ckpt-5", transformer_tensors(model, "masked"))
@@ -180,7 +174,6 @@ def test_heads_with_matrices_of_their_own_are_counted(tmp_path):
         load(prefix, num_heads=4)
 
 
-@needs_reversible
 def test_layers_without_a_second_variable_stay_dense(tmp_path):
     model = make_transformer("vd", where=models.EMBEDDING_DENSE)
     tensors = transformer_tensors(make_transformer("vd"), "vd") | transformer_tensors(model, None, shards=1)
@@ -241,7 +234,6 @@ def test_a_resnet_is_what_it_was(depth, technique, doubled, tmp_path):
         np.testing.assert_array_equal(value, other, err_msg=path)
 
 
-@needs_reversible
 def test_errors_name_what_is_wrong(tmp_path):
     tensors = transformer_tensors(make_transformer("l0"), "l0")
     gone = "sparse_transformer/body/decoder/layer_0/ffn/conv2/bias"
@@ -260,7 +252,6 @@ def test_errors_name_what_is_wrong(tmp_path):
         load(save(tmp_path / "other", {"net/weights": np.zeros((2, 2), "float32")}))
 
 
-@needs_reversible
 def test_the_command_writes_a_network_for_translating(tmp_path, capsys):
     model = make_transformer("vd")
     prefix = save(tmp_path / "model.ckpt-5", transformer_tensors(model, "vd"))

@@ -12,10 +12,7 @@ from sparsity_tf.decoding import Decoder, network
 from tests.layers.layer_checks import make_half_sparse
 from tests.models.transformers import random_ids, small_transformer
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="needs Keras 3.13"),
-    pytest.mark.compiled,
-]
+pytestmark = pytest.mark.compiled
 SOURCES = random_ids((7, 3, 5), 2, seed=4)["inputs"]
 EXTRA = 4
 

@@ -168,8 +168,6 @@ def test_a_lookup_costs_nothing_but_its_weights_are_counted():
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_reversible_embedding_costs_a_product_in_reverse(tied):
-    if not hasattr(kl, "ReversibleEmbedding"):
-        pytest.skip("this Keras has no ReversibleEmbedding")
     embedding = kl.ReversibleEmbedding(50, 4, tie_weights=tied)
     tokens = kl.Input((9,), dtype="int32")
     model = keras.Model(tokens, embedding(embedding(tokens), reverse=True))
@@ -179,7 +177,6 @@ def test_a_reversible_embedding_costs_a_product_in_reverse(tied):
     assert (table.dense, table.sparse) == (9 * 200, 9 * 30)
 
 
-@pytest.mark.skipif(not hasattr(kl, "ReversibleEmbedding"), reason="needs Keras 3.13")
 @pytest.mark.parametrize("convention", ["mac", "rigl"])
 def test_a_lookup_in_a_reversible_embedding_costs_nothing(convention):
     model = sequential(kl.ReversibleEmbedding(3, 4), shape=(9,), dtype="int32")

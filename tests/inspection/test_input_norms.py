@@ -113,8 +113,6 @@ def test_an_embedding_counts_lookups():
 
 
 def test_a_tied_embedding_counts_both_uses():
-    if not hasattr(kl, "ReversibleEmbedding"):
-        pytest.skip("Keras < 3.13")
     inputs, table = keras.Input((2,), dtype="int32"), kl.ReversibleEmbedding(4, 3)
     hidden = table(inputs)
     model = sparsity_tf.sparsify(keras.Model(inputs, table(hidden, reverse=True)), "masked")

@@ -40,7 +40,6 @@ def test_the_axes_of_output_units(layer, shape, axes):
     assert weight.filter_axes == axes
 
 
-@pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="needs Keras 3.13")
 def test_symbols_are_the_output_units_of_either_table():
     layer = layers.MaskedReversibleEmbedding(7, 3, tie_weights=False)
     layer.build((None, 5))
@@ -187,7 +186,6 @@ def test_a_convolution_over_time_is_the_stock_layers(options):
     )
 
 
-@pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="needs Keras 3.13")
 @pytest.mark.parametrize("options", [{}, {"tie_weights": False}, {"logit_soft_cap": 0.5}, {"reverse_dtype": "float32"}])
 def test_a_reversible_embedding_is_the_stock_layer_in_both_directions(options):
     layer, ids = layers.MaskedReversibleEmbedding(6, 3, mask_zero=True, **options), np.array([[0, 2, 5, 0]])
@@ -204,7 +202,6 @@ def test_a_reversible_embedding_is_the_stock_layer_in_both_directions(options):
     assert getattr(found, "_keras_mask", None) is None
 
 
-@pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="needs Keras 3.13")
 @pytest.mark.parametrize("reverse_dtype,expected", [(None, "bfloat16"), ("float32", "float32")])
 def test_a_reversible_embedding_projects_in_its_reverse_dtype(reverse_dtype, expected):
     layer = layers.MaskedReversibleEmbedding(6, 3, dtype="mixed_bfloat16", reverse_dtype=reverse_dtype)

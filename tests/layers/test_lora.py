@@ -193,7 +193,6 @@ def test_a_file_keeps_the_adapters_in_an_attention(tmp_path):
     assert not loaded.layers[-1].key_dense.lora_enabled
 
 
-@pytest.mark.skipif(not hasattr(kl, "ReversibleEmbedding"), reason="needs Keras 3.13")
 @pytest.mark.parametrize("tie_weights", [True, False])
 def test_an_adapter_of_a_reversible_embedding_is_loaded(tie_weights, tmp_path):
     inputs, layer = keras.Input((3,), dtype="int32"), kl.ReversibleEmbedding(7, 4, tie_weights=tie_weights)

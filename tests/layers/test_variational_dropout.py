@@ -463,7 +463,6 @@ def test_a_quantized_policy_is_refused(prefix):
             make_layer(prefix, "Dense", dtype=policy)
 
 
-@pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="Keras < 3.13")
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_tied_embedding_pays_once(tied):
     layer = layers.VDReversibleEmbedding(7, 4, tie_weights=tied, penalty_weight=1.0)

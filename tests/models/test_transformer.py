@@ -8,8 +8,6 @@ import sparsity_tf
 from sparsity_tf import layers, models
 from tests.models.transformers import random_ids, small_transformer
 
-pytestmark = pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="needs Keras 3.13")
-
 
 def numpy_of(tensor):
     return keras.ops.convert_to_numpy(tensor)

@@ -133,8 +133,6 @@ def test_sequences_of_any_length_need_no_shape(run, files, kind):
     if kind == "characters":
         model = models.CharRNN(20, hidden_size=4, depth=1, technique="masked")
     elif kind == "transformer":
-        if not hasattr(kl, "ReversibleEmbedding"):
-            pytest.skip("needs Keras 3.13")
         model = models.Transformer(20, 1, 8, 16, 2, technique="masked")
     else:
         inputs = kl.Input((None, 3))

@@ -11,10 +11,7 @@ from sparsity_tf import decoding, models, sparsify
 from sparsity_tf.datasets.text import subwords
 from sparsity_tf.tools import command, translate
 
-pytestmark = [
-    pytest.mark.tensorflow,
-    pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="needs Keras 3.13"),
-]
+pytestmark = pytest.mark.tensorflow
 LINES = ["the cat sat on the mat", "", "a dog", "the dog saw the cat", "a cat"]
 
 

@@ -1,8 +1,7 @@
 """Warnings of runs that can't, or did not, do everything that an algorithm was told to do."""
 
-import warnings
-
 from sparsity_tf.backend import inner_optimizer
+from sparsity_tf.user_warning import warn_user
 
 # Sparsities are quotients of counts. A difference of less than one weight in a billion is no difference.
 TOLERANCE = 1e-9
@@ -22,7 +21,7 @@ def warn_at_start(algorithm, epoch, params):
     batches = inner_optimizer(algorithm._optimizer).gradient_accumulation_steps or 1
     message = algorithm.left_undone(algorithm.count() + (epochs - epoch) * steps_per_epoch // batches)
     if message is not None:
-        _warn(f"{type(algorithm).__name__} {message}")
+        warn_user(f"{type(algorithm).__name__} {message}")
 
 
 def of_schedule(algorithm, end):
@@ -70,7 +69,7 @@ def warn_if_over(algorithm):
     """Warns if a loop of the user's own begins after the end of the schedule and of the training."""
     message = of_loop(algorithm) if algorithm.scheduled else None
     if message is not None:
-        _warn(f"{type(algorithm).__name__} {message}")
+        warn_user(f"{type(algorithm).__name__} {message}")
 
 
 def warn_at_end(algorithm, in_fit):
@@ -85,14 +84,14 @@ def warn_at_end(algorithm, in_fit):
     missed = "" if due is None else f" An update was due at step {due}: call `update(model)` after each step."
     if goal is not None and algorithm.sparsity < goal - TOLERANCE:
         end = "" if algorithm._last is None else f", and its schedule ends at `end_step` {algorithm._last}"
-        _warn(
+        warn_user(
             f"{name} ended at a sparsity of {algorithm.sparsity:.4f}, below its target sparsity of {goal:.4f}: the "
             f"optimizer has taken {step} steps{end}.{missed}"
         )
     elif missed:
-        _warn(f"{name} did not make all updates of the masks.{missed}")
+        warn_user(f"{name} did not make all updates of the masks.{missed}")
     elif in_fit and _never_stepped(algorithm, step):
-        _warn(
+        warn_user(
             f"{name} did not change the masks, because `model.optimizer` took no step. If the model has a "
             "`train_step` of its own, it must train the weights with `model.optimizer`."
         )
@@ -106,7 +105,7 @@ def _never_stepped(algorithm, step):
 
 def warn_without_gradient(algorithm, step):
     """Warns that a continued run leaves out an update."""
-    _warn(
+    warn_user(
         f"{type(algorithm).__name__} leaves out the update of step {step}: it needs the gradient of that step, and "
         "the file of the interrupted run does not hold gradients. To avoid this, give `compile` a smaller "
         "`steps_per_execution`: masks then change inside the epoch."
@@ -115,13 +114,8 @@ def warn_without_gradient(algorithm, step):
 
 def warn_of_other_masks(algorithm, found, wanted):
     """Warns that the model keeps its earlier masks, although they are less sparse than the algorithm asks for."""
-    _warn(
+    warn_user(
         f"{type(algorithm).__name__}(sparsity={algorithm.target_sparsity}) keeps the masks that the model already "
         f"has. Their sparsity is {found:.4f}, not {wanted:.4f}. New masks are made only for a model in which no "
         "weight is masked yet."
     )
-
-
-def _warn(message):
-    # The frames above belong to Keras or to this package.
-    warnings.warn(message, stacklevel=3)

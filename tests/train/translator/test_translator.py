@@ -27,10 +27,7 @@ from sparsity_tf.train.translator.task import VOCABULARY, TranslatorTask
 from tests import compiled_parts
 from tests.train.test_strategy import free_port
 
-pytestmark = [
-    pytest.mark.tensorflow,
-    pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="needs Keras 3.13"),
-]
+pytestmark = pytest.mark.tensorflow
 
 TASK = TranslatorTask()
 LAST_LINE = r"BLEU \d+\.\d\d \(validation\), perplexity \d+\.\d\d, sparsity \d+\.\d\d %, compression \d+\.\dx"
