@@ -1,8 +1,9 @@
 """A study in peace, killed with SIGKILL and started again, and on a Ray cluster of two workers that loses one.
 
-    python -m tests.campaigns.study_kills benchmarks/studies/tiny.toml FOLDER [--jobs=2]
+    python -m tests.campaigns.study_kills benchmarks/studies/tiny.toml FOLDER [--jobs=2] [--method=rigl]
 
-The tables of all three must be equal, but for the seconds, and so must every array of every `model.keras`.
+The tables of all three must be equal, but for the seconds, and so must every array of every `model.keras`. `--method`,
+once or more often, takes only the runs of these methods. What is there already, in FOLDER/in_peace and the like, stays.
 """
 
 import argparse
@@ -50,28 +51,28 @@ def wait_for(process, folder, count):
     raise AssertionError(f"the study ended before: {process.communicate()[0][-3000:]}")
 
 
-def in_peace(file, folder, jobs):
-    return end(start(file, folder, f"--jobs={jobs}"))
+def in_peace(file, folder, jobs, methods):
+    return end(start(file, folder, f"--jobs={jobs}", *methods))
 
 
-def killed(file, folder, jobs, after):
+def killed(file, folder, jobs, after, methods):
     """The study is killed with SIGKILL once `after` runs have finished, and started again."""
-    process = start(file, folder, f"--jobs={jobs}")
+    process = start(file, folder, f"--jobs={jobs}", *methods)
     done, begun = wait_for(process, folder, after)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     print(f"killed after {len(done)} runs; begun: {', '.join(begun)}", flush=True)
-    return end(start(file, folder, f"--jobs={jobs}"))
+    return end(start(file, folder, f"--jobs={jobs}", *methods))
 
 
-def on_a_cluster(file, folder, after):
+def on_a_cluster(file, folder, after, methods):
     """Two workers with one core each, of which one is killed once `after` runs have finished."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
-        process = start(file, folder, "--jobs=2", "--engine=ray", f"--address={cluster.address}")
+        process = start(file, folder, "--jobs=2", "--engine=ray", f"--address={cluster.address}", *methods)
         done, begun = wait_for(process, folder, after)
         cluster.remove_node(workers[1], allow_graceful=False)
         print(f"one of two workers killed after {len(done)} runs; begun: {', '.join(begun)}", flush=True)
@@ -80,21 +81,21 @@ def on_a_cluster(file, folder, after):
         cluster.shutdown()
 
 
-def table_of(file, folder):
+def table_of(plan, folder):
     """The CSV table of a study without its last column, the seconds."""
     from sparsity_tf import study
 
     text = io.StringIO()
-    study.study_table(study.read_study(file), folder).write_csv(text)
+    study.study_table(plan, folder).write_csv(text)
     rows = list(csv.reader(io.StringIO(text.getvalue())))
     assert rows[0][-1] == "seconds"
     return [row[:-1] for row in rows]
 
 
-def arrays_of(folder):
+def arrays_of(plan, folder):
     """Every array of every `model.keras` of a study, by its name."""
     found = {}
-    for path in sorted(folder.rglob("model.keras")):
+    for path in sorted(path for run in plan.runs() for path in (folder / run.folder).glob("model.keras")):
         with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
             name = str(path.parent.relative_to(folder))
 
@@ -106,9 +107,9 @@ def arrays_of(folder):
     return found
 
 
-def check_same(file, folder, other):
-    assert table_of(file, folder) == table_of(file, other)
-    ours, others = arrays_of(folder), arrays_of(other)
+def check_same(plan, folder, other):
+    assert table_of(plan, folder) == table_of(plan, other)
+    ours, others = arrays_of(plan, folder), arrays_of(plan, other)
     assert ours.keys() == others.keys() and ours
     for name, array in ours.items():
         np.testing.assert_array_equal(array, others[name], name)
@@ -121,11 +122,16 @@ def main():
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--after", type=int, default=6)
+    parser.add_argument("--method", action="append", default=[])
     given = parser.parse_args()
+    from sparsity_tf import study
+
+    plan, methods = study.read_study(given.file), [f"--method={name}" for name in given.method]
+    plan = plan.only(given.method) if methods else plan
     makers = {
-        "in peace": lambda folder: in_peace(given.file, folder, given.jobs),
-        "killed": lambda folder: killed(given.file, folder, given.jobs, given.after),
-        "on a cluster": lambda folder: on_a_cluster(given.file, folder, given.after),
+        "in peace": lambda folder: in_peace(given.file, folder, given.jobs, methods),
+        "killed": lambda folder: killed(given.file, folder, given.jobs, given.after, methods),
+        "on a cluster": lambda folder: on_a_cluster(given.file, folder, given.after, methods),
     }
     peace = None
     for name, make in makers.items():
@@ -134,7 +140,7 @@ def main():
         print(f"== {name}: {time.monotonic() - began:.0f} s\n{output}", flush=True)
         peace = peace or folder
         if folder is not peace:
-            print(f"the same table and {check_same(given.file, peace, folder)} equal arrays", flush=True)
+            print(f"the same table and {check_same(plan, peace, folder)} equal arrays", flush=True)
 
 
 if __name__ == "__main__":
