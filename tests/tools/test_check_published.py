@@ -13,7 +13,6 @@ from sparsity_tf.checkpoints import published
 from sparsity_tf.datasets.text import subwords
 from sparsity_tf.tools import check_published
 from tests.checkpoints.test_state_of_sparsity import (
-    needs_reversible,
     randomize,
     resnet_tensors,
     save,
@@ -70,7 +69,6 @@ def transformer(technique, size):
     return model
 
 
-@needs_reversible
 def test_a_translator_of_variational_dropout_is_measured_at_several_thresholds(text, tmp_path, capsys, monkeypatch):
     flags, size = text
     path = packed(tmp_path, VD, transformer_tensors(transformer("vd", size), "vd"))
@@ -91,7 +89,6 @@ def test_a_translator_of_variational_dropout_is_measured_at_several_thresholds(t
     assert status == 1 and "different: sparsity by more than 0.02" in error
 
 
-@needs_reversible
 def test_other_translators_have_one_row(text, tmp_path, capsys, monkeypatch):
     flags, size = text
     path = packed(tmp_path, L0, transformer_tensors(transformer("l0", size), "l0"))
