@@ -103,6 +103,13 @@ def _define_flags():
         lower_bound=0,
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        "model",
+        None,
+        ["transformer", "rn50"],
+        "Accepted, because the program of State of Sparsity needs it. Here the names of the tensors say enough.",
+        flag_values=values,
+    )
     flags.DEFINE_boolean("help", False, "Show this help.", short_name="?", flag_values=values)
     return values
 

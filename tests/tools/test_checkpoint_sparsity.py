@@ -100,6 +100,11 @@ def test_log_alpha_threshold_moves_the_count(run, checkpoint):
         assert out.splitlines()[-1].endswith(f"global sparsity = {sparsity} %")
 
 
+@pytest.mark.parametrize("model", ["transformer", "rn50"])
+def test_the_command_line_of_state_of_sparsity_works(run, checkpoint, model):
+    assert run(f"--checkpoint={checkpoint}", f"--model={model}") == run(f"--checkpoint={checkpoint}")
+
+
 def test_assumptions_go_to_standard_error(run, checkpoint):
     status, out, err = run(f"--checkpoint={checkpoint}")
     assert status == 0
