@@ -325,6 +325,7 @@ class SparseLayer(LayerHooks):
                 f"The file has no variables for layer {self.name!r} ({type(self).__name__}). Either it was saved from "
                 "a model with other techniques: give `sparsify` the same technique. Or it was saved from the dense "
                 "model: load its weights before `sparsify`."
+                + ("" if self.built else " This layer is not built: call the model on a batch before `load_weights`.")
             )
         if expected != found:
             raise ValueError(
