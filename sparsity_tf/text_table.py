@@ -30,12 +30,12 @@ def text_table(body: list, header: list, align: list, folds_last: bool = False) 
     Returns:
         String; lines without a newline at the end.
     """
-    body = [[str(cell).strip() for cell in row] for row in body]
+    body = [["" if cell is None else str(cell).strip() for cell in row] for row in body]
     table = _grid(body, header, align)
     if (excess := _width(table) - COLUMNS) <= 0:
         return table
     names = [row[0] for row in body]
-    longest = max(map(len, names))
+    longest = max(map(len, names), default=0)
     cut, less_cut = (
         [[name, *row[1:]] for name, row in zip(shortened(names, width), body, strict=True)]
         for width in (max(longest - excess, _SHORTEST_NAME), max(longest - excess, COLUMNS // 2))
@@ -46,8 +46,9 @@ def text_table(body: list, header: list, align: list, folds_last: bool = False) 
     for form in forms:
         if _width(form) <= COLUMNS:
             return form
-    # Names that can be told apart come first. If they can, shorter names are worth it if they save a table.
-    parts = min(cut, less_cut, key=lambda rows: (-_different(rows), len(_broken(rows, header, align))))
+    # Names that can be told apart come first: if no cut leaves them so, they stay whole. After that, shorter names are
+    # worth it if they save a table.
+    parts = min(cut, less_cut, body, key=lambda rows: (-_different(rows), len(_broken(rows, header, align))))
     return "\n\n".join(_broken(parts, header, align))
 
 
@@ -79,6 +80,8 @@ def _different(rows):
 def _broken(body, header, align):
     """The columns in several tables, each with the names and as many other columns as fit."""
     tables, first = [], 1
+    if len(header) == 1:
+        return [_grid(body, header, align)]
     while first < len(header):
         last = first + 1
         part = _columns(body, header, align, first, last)
@@ -102,7 +105,7 @@ def _folded(body, header, align):
     table = _grid(body, header, align)
     if (excess := _width(table) - COLUMNS) <= 0:
         return table
-    room = max(max(len(row[-1]) for row in body) - excess, _NARROWEST_TEXT)
+    room = max(max((len(row[-1]) for row in body), default=0) - excess, _NARROWEST_TEXT)
     return _grid([[*row[:-1], "\n".join(wrapped(row[-1], width=room))] for row in body], header, align)
 
 

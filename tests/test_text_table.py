@@ -130,3 +130,16 @@ def test_reports_of_a_transformer_fit_a_terminal():
     model(ids)
     table = inspection.sparsity_table(model, include_dense=True)
     assert max(widest(str(report)) for report in (model.sparsify_report, table)) <= COLUMNS
+
+
+def test_names_that_no_cut_tells_apart_stay_whole():
+    names = ["p" * 60 + f"/{number}/" + "q" * 60 for number in range(6)]
+    header = ["name", *(f"c{number}" for number in range(8))]
+    table = text_table([[name, *["1,234,567"] * 8] for name in names], header, ["left", *["right"] * 8])
+    assert all(name in table for name in names)
+
+
+def test_tables_without_rows_columns_or_values():
+    assert "a" * 60 in text_table([], ["a" * 60, "b" * 60], ["left", "right"])
+    assert "h" * 150 in text_table([["x" * 150]], ["h" * 150], ["left"])
+    assert "None" not in text_table([["x", None]], ["name", "value"], ["left", "right"])

@@ -54,3 +54,13 @@ def assert_points_here(text, call):
         call()
     places = [warning.filename for warning in found if text in str(warning.message)]
     assert places == [__file__]
+
+
+def test_a_warning_from_inside_a_compiled_step_points_to_the_users_line():
+    """The backend traces the step, so its frames lie in between."""
+    from sparsity_tf.layers import STRDense
+
+    model = keras.Sequential([keras.Input((6,)), STRDense(3)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((8, 6)), np.ones((8, 3))
+    assert_points_here("Nothing raises the threshold", lambda: model.fit(x, y, verbose=0))
