@@ -126,6 +126,8 @@ def _run(name, arguments):
         if not loaded:
             _register_without_keras()
     else:
+        # Only errors: the log of TensorFlow and XLA would hide what the program prints.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         try:
             import sparsity_tf  # noqa: F401
         except ModuleNotFoundError as error:

@@ -13,8 +13,9 @@ __version__ = "0.2.0"
 import importlib
 import typing
 
-from sparsity_tf import extras
+from sparsity_tf import extras, quiet_programs
 
+quiet_programs.quieten()
 extras.import_keras()
 
 # `initializers`, `models` and `regularizers` register their classes with Keras, which can't load files that hold them

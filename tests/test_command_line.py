@@ -208,3 +208,49 @@ def test_training_starts_from_the_console_command():
     assert finished.returncode == 2 and finished.stdout == ""
     last = finished.stderr.splitlines()[-1]
     assert last.startswith("error: ") and "nonsense" in last
+
+
+# What TensorFlow and JAX say of themselves.
+
+FAKE_KERAS = 'import os; print(os.environ.get("TF_CPP_MIN_LOG_LEVEL")); raise SystemExit'
+SCRIPT = "import sparsity_tf"
+
+
+@pytest.mark.parametrize(
+    "command,level",
+    [
+        (["-m", "sparsity_tf.train.classifier"], "2"),
+        (["-W", "ignore", "-m", "sparsity_tf.checkpoint_sparsity", "model.keras"], "2"),
+        (["-m", "sparsity_tf_cli", "evaluate"], "2"),
+        (["-c", SCRIPT], "None"),
+        (["script.py", "-m", "sparsity_tf.train.classifier"], "None"),
+        (["-m", "of_a_user.program", "-m", "sparsity_tf.train.classifier"], "None"),
+    ],
+)
+@pytest.mark.parametrize("chosen", [None, "0"])
+def test_programs_and_nothing_else_ask_tensorflow_for_errors_only(command, level, chosen, tmp_path):
+    """A package in the place of Keras prints the level at which a backend would be imported."""
+    for folder, source in (("keras", FAKE_KERAS), ("of_a_user", SCRIPT)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text(source)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"
+    if chosen is not None:
+        environment["TF_CPP_MIN_LOG_LEVEL"] = level = chosen
+    finished = subprocess.run([sys.executable, *command], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (finished.stdout, finished.returncode) == (f"{level}\n", 0), finished.stderr
+
+
+@pytest.mark.parametrize("flag,notes", [([], 0), (["--verbosity=0"], 1)])
+def test_training_programs_show_warnings_of_libraries_and_no_notes(flag, notes):
+    code = (
+        "import logging\n"
+        "from sparsity_tf.train import flags\n"
+        "def main(argv):\n"
+        "    logging.getLogger('jax').info('a note'), logging.getLogger('jax').warning('a warning')\n"
+        "flags.run_main(main)\n"
+    )
+    finished = fresh_process.run(code, flag)
+    assert finished.returncode == 0, finished.stderr
+    assert (finished.stderr.count("a note"), finished.stderr.count("a warning")) == (notes, 1)

@@ -186,7 +186,7 @@ def test_the_check_of_private_names_finds_them(code, count, monkeypatch):
 # floor don't know each other.)
 FLOORS = [
     ["atomic_files", "backend", "bounded_files", "call_repr", "checks", "extras", "help_text", "type_names"],
-    ["text_table", "user_warning"],
+    ["quiet_programs", "text_table", "user_warning"],
     ["ops", "schedule_base"],
     ["masks", "schedules"],
     ["distributions"],

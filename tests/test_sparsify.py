@@ -288,11 +288,6 @@ def test_weights_of_another_technique_are_refused(tmp_path):
         other.load_weights(tmp_path / "model.weights.h5")
 
 
-def test_loading_into_a_layer_that_is_not_built_says_so():
-    with pytest.raises(ValueError, match="This layer is not built: call the model on a batch before `load_weights`"):
-        MaskedDense(4).load_own_variables({})
-
-
 def test_layers_that_are_not_built_become_sparse_when_they_are():
     model = keras.Sequential([layers.Dense(4, name="one"), layers.Dense(2, name="two")])
     sparsity_tf.sparsify(model, "vd")

@@ -274,6 +274,8 @@ class MaskedLayer:
         return [variable for variable in super()._own_variables() if id(variable) not in adapter]
 
     def save_own_variables(self, store: Any) -> None:
+        if not self.built:
+            return super().save_own_variables(store)
         # Not the variable itself: on JAX it may be non-zero where masked, and an adapter is merged.
         weights = self.sparse_weights + self.bound_weights
         values = {weight.name: self.technique.masked_variable(weight) for weight in weights}

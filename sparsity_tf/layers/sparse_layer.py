@@ -14,6 +14,7 @@ from keras import ops
 
 from sparsity_tf.backend import LayerHooks, forward_pass, own_variables, set_autocast, sublayers, unlocked, untrack
 from sparsity_tf.checks import check_layer
+from sparsity_tf.layers import saved_variables
 from sparsity_tf.layers.sparse_weight import SparseWeight
 from sparsity_tf.layers.technique import Technique, deserialize_option
 from sparsity_tf.user_warning import warn_user
@@ -312,28 +313,11 @@ class SparseLayer(LayerHooks):
     def get_config(self):
         return {**super().get_config(), **self.technique.get_config()}
 
-    # Variables are stored under their names, so that a file can be inspected without the classes in it.
     def save_own_variables(self, store):
-        for variable in self._own_variables():
-            store[variable.name] = variable
+        saved_variables.save(self, self._own_variables(), store)
 
     def load_own_variables(self, store):
-        variables = self._own_variables()
-        expected, found = {v.name for v in variables}, set(store.keys())
-        if not found:
-            raise ValueError(
-                f"The file has no variables for layer {self.name!r} ({type(self).__name__}). Either it was saved from "
-                "a model with other techniques: give `sparsify` the same technique. Or it was saved from the dense "
-                "model: load its weights before `sparsify`."
-                + ("" if self.built else " This layer is not built: call the model on a batch before `load_weights`.")
-            )
-        if expected != found:
-            raise ValueError(
-                f"Layer {self.name!r} ({type(self).__name__}) expected the variables {sorted(expected)} in the file. "
-                f"Received: {sorted(found)}. Was the file saved from a model with the same techniques?"
-            )
-        for variable in variables:
-            variable.assign(store[variable.name])
+        saved_variables.load(self, self._own_variables(), store)
 
     def _own_variables(self):
         variables = own_variables(self)

@@ -107,11 +107,11 @@ def unmake_sparse(layer: keras.layers.Layer) -> None:
         return
     for part in layer.sparse_parts:
         unmake_sparse(part)
-    layer.build = getattr(layer.build, "without_function", layer.build)
     _remove_technique(layer)
 
 
 def _remove_technique(layer):
+    layer.build = getattr(layer.build, "without_function", layer.build)
     for weight in layer.sparse_weights + layer.bound_weights:
         with _names_around(layer):
             layer.technique.release(weight)

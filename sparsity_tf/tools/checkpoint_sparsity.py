@@ -18,7 +18,6 @@ line. The exit status is 0, 1 (the checkpoint cannot be read or counted) or 2 (w
 import csv
 import io
 import math
-import os
 import sys
 
 from absl import flags
@@ -56,8 +55,6 @@ def main(argv=None):
             raise flags.Error("Flag --checkpoint is required")
     except flags.Error as error:
         return _fail(f"{error} (--help shows the flags)", status=2)
-    # TensorFlow's log messages would hide the one line of an error.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     given = values["log_alpha_threshold"].present
     try:
         report = checkpoint_sparsity(

@@ -49,8 +49,6 @@ def run(name, usage, define_flags, action, argv=None, takes_paths=False):
     if values.help:
         print(f"{help_text.head(usage)}\n\nFlags:\n{values.get_help()}")
         return 0
-    # TensorFlow's log messages would hide the one line of an error.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         action(values, *([rest] if takes_paths else []))
     except flags.Error as error:

@@ -260,12 +260,16 @@ def parse(argv):
         print(flags.FLAGS.main_module_help())
         sys.exit(0)
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
         advice = aliases.advice(error.flagname, flags.FLAGS)
         sys.exit(_complain(f"{error} {advice}" if advice else error))
     except flags.Error as error:
         sys.exit(_complain(error))
+    if flags.FLAGS["verbosity"].using_default_value:
+        # Otherwise absl would show the notes of libraries, such as of JAX on devices that the machine does not have.
+        flags.FLAGS.verbosity = logging.WARNING
+    return rest
 
 
 def _complain(message):
