@@ -68,7 +68,7 @@ def _difference(one, two):
 
 
 def _random_input(tensor, graph, rng):
-    shape = concrete_shape(tensor.shape, tensor.shape[0] or _BATCH)
+    shape = concrete_shape(tensor.shape, _BATCH)
     # An input without a dtype is one of floats, also if an embedding reads ids from it.
     is_ids = any(isinstance(call.operation, keras.layers.Embedding) and tensor in call.inputs for call in graph.calls)
     if "float" in tensor.dtype and not is_ids:

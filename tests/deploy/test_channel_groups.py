@@ -92,6 +92,6 @@ def test_only_models_have_groups():
 
 
 def test_the_trial_run_of_an_activation_warns_of_nothing(recwarn):
-    kernels._treats_entries_alike.cache_clear()
+    kernels._tried.cache_clear()
     assert not kernels.is_elementwise(keras.activations.softmax)
     assert not recwarn.list

@@ -149,3 +149,140 @@ def test_models_of_strings_are_refused():
     model = keras.Model(inputs, layers.Embedding(4, 3)(x))
     with pytest.raises(ValueError, match="`model` must have numeric inputs. Received: an input of dtype string"):
         shrink(model)
+
+
+def dead_dense(size=8):
+    """A layer that will have two dead units; `finished` gives them a constant."""
+    return layers.Dense(size, activation="relu", name="dead")
+
+
+def finished(inputs, outputs):
+    model = randomize(keras.Model(inputs, outputs))
+    zero_channels(model.get_layer("dead"), [0, 1], bias=0.7)
+    return model
+
+
+def sequences(length, size=3):
+    return np.random.default_rng(0).normal(size=(2, length, size)).astype("float32")
+
+
+def test_a_sum_over_an_unknown_length_is_no_constant():
+    inputs = keras.Input((None, 3))
+    x = keras.ops.sum(dead_dense()(inputs), axis=1)
+    model = finished(inputs, layers.Dense(2)(x))
+    small = shrink(model)
+    for length in (3, 8, 17):
+        assert_equal_models(model, small, sequences(length))
+    zero_channels(model.get_layer("dead"), [0, 1], bias=0.0)
+    assert shrink(model).get_layer("dead").units == 6
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_a_border_that_only_some_sizes_have_is_seen(stride):
+    inputs = keras.Input((None, None, 3))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="dead")(inputs)
+    x = layers.Conv2D(4, stride, strides=stride, padding="same", activation="relu", name="patches")(x)
+    model = finished(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    kernel = np.array(keras.ops.convert_to_numpy(model.get_layer("patches").kernel))
+    kernel[:, :, 2:, :2] = 0  # Two patches read only constants.
+    model.get_layer("patches").kernel.assign(kernel)
+    small = shrink(model)
+    for size in (32, 33):
+        assert_equal_models(model, small, images((2, size, size, 3)))
+
+
+@pytest.mark.parametrize("length, size", [(3, 8), (8, 3)])
+def test_a_reshape_that_moves_steps_into_the_batch_and_back(length, size):
+    inputs = keras.Input((length, 3))
+    x = dead_dense(size)(keras.ops.reshape(inputs, (-1, 3)))
+    model = finished(inputs, layers.Dense(2)(keras.ops.reshape(x, (-1, length, size))))
+    small = shrink(model)
+    assert small.get_layer("dead").units == size - 2
+    assert_equal_models(model, small, sequences(length))
+
+
+def test_a_reshape_that_moves_channels_into_the_batch_keeps_them():
+    inputs = keras.Input((4, 3))
+    x = keras.ops.reshape(dead_dense()(inputs), (-1, 16))
+    model = finished(inputs, layers.Dense(2)(x))
+    small = shrink(model)
+    assert small.get_layer("dead").units == 8
+    assert_equal_models(model, small, sequences(4))
+
+
+def test_a_fixed_batch_size_is_kept():
+    inputs = keras.Input(batch_shape=(2, 6))
+    x = dead_dense()(inputs)
+    one = keras.ops.concatenate([np.ones((2, 3), "float32"), x], axis=-1)
+    two = layers.Dense(11, name="two")(keras.ops.reshape(layers.Dense(4, name="wide")(x), (2, 4)))
+    model = finished(inputs, layers.Dense(2)(layers.Add()([one, two])))
+    small = shrink(model)
+    assert small.get_layer("dead").units == 8
+    assert_equal_models(model, small, vectors()[:2])
+
+
+def test_numbers_for_each_channel_in_a_config_keep_the_channels():
+    inputs = keras.Input((5, 3))
+    x = layers.Rescaling([1.0, 2.0, 3.0, 4.0], offset=[0.1, 0.2, 0.3, 0.4])(dead_dense(4)(inputs))
+    model = finished(inputs, layers.Dense(2)(x))
+    small = shrink(model)
+    assert_equal_models(model, small, sequences(5))
+    assert small.get_layer("dead").units == 4
+    x = layers.Dropout(0.5, noise_shape=(None, 1, 4))(dead_dense(4)(inputs))
+    model = finished(inputs, layers.Dense(2)(x))
+    small = shrink(model)
+    assert_equal_models(model, small, sequences(5))
+    small(sequences(5), training=True)
+
+
+def test_an_activation_with_weights_keeps_them():
+    inputs = keras.Input((6,))
+    x = layers.Dense(7, activation=layers.PReLU(), name="second")(dead_dense()(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    model(vectors())  # Keras builds the activation in the first call.
+    model = finished(inputs, model.outputs)
+    small = shrink(model)
+    assert why(small)["second"] == "its activation has weights of its own"
+    assert_equal_models(model, small, vectors())
+
+
+def test_an_activation_that_cannot_be_hashed_is_tried():
+    @keras.saving.register_keras_serializable("tests.deploy")
+    class Scaled:
+        __hash__ = None
+
+        def __call__(self, x):
+            return keras.ops.relu(x) * 2
+
+        def get_config(self):
+            return {}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls()
+
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, activation=Scaled(), name="dead")(inputs)
+    model = finished(inputs, layers.Dense(2)(x))
+    small = shrink(model)
+    assert small.get_layer("dead").units == 6
+    assert_equal_models(model, small, vectors())
+
+
+@pytest.mark.parametrize("layer", [layers.RandomFlip, lambda: layers.Resizing(6, 6)])
+def test_augmentation_and_resizing_do_nothing_at_inference_that_shrinking_must_fear(layer):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, activation="relu", name="dead")(layer()(inputs))
+    model = finished(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    small = shrink(model)
+    assert small.get_layer("dead").filters == 6
+    assert_equal_models(model, small, images())
+
+
+def test_an_output_without_a_batch_is_kept():
+    inputs = keras.Input((6,))
+    x = dead_dense()(inputs)
+    model = finished(inputs, [keras.ops.sum(layers.Dense(2)(x)), keras.ops.sum(layers.Dense(2)(x), axis=0)])
+    small = shrink(model)
+    assert small.get_layer("dead").units == 6
+    assert_equal_models(model, small, vectors())

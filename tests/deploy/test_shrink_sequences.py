@@ -260,3 +260,41 @@ def test_groups_lose_the_filters_that_are_dead_in_every_group():
     assert small.get_layer("conv").filters == 6
     assert small.get_layer("grouped").kernel.shape == (3, 3, 3, 4)
     assert_equal_models(model, small, images())
+
+
+@pytest.mark.parametrize("first", ["silent", "live"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shared_layer_that_is_silent_in_one_call_only_keeps_its_units(kind, first):
+    one, two = keras.Input((5, 4)), keras.Input((5, 4))
+    rnn, silent = kind(6, name="rnn"), layers.Dense(4, name="silent")(two)
+    called = [rnn(silent), rnn(one)] if first == "silent" else [rnn(one), rnn(silent)]
+    model = randomize(keras.Model([one, two], layers.Dense(2)(layers.Concatenate()(called))))
+    zero_channels(model.get_layer("silent"), range(4), bias=0.0)
+    change(rnn.cell.bias, set_zero(...))
+    small = shrink(model)
+    assert small.get_layer("rnn").units == 6
+    assert_equal_models(model, small, sequences(), sequences())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_unit_that_is_silent_in_every_call_of_a_shared_layer_goes(kind):
+    one, two = keras.Input((5, 4)), keras.Input((5, 4))
+    rnn = kind(6, name="rnn")
+    model = randomize(keras.Model([one, two], layers.Dense(2)(layers.Add()([rnn(one), rnn(two)]))))
+    silence(rnn, [0, 4])
+    small = shrink(model)
+    assert small.get_layer("rnn").units == 4
+    assert_equal_models(model, small, sequences(), sequences())
+
+
+@pytest.mark.parametrize("used", ["put out", "read", "not used"])
+def test_attention_whose_scores_are_used_keeps_its_heads(used):
+    inputs = keras.Input((5, 8))
+    attention = layers.MultiHeadAttention(4, 3, name="attention")
+    x, scores = attention(inputs, inputs, return_attention_scores=True)
+    outputs = {"put out": [x, scores], "read": layers.Dense(3)(layers.Flatten()(scores)), "not used": x}[used]
+    model = randomize(keras.Model(inputs, outputs))
+    change(attention.output_dense.kernel, set_zero([1]))
+    small = shrink(model)
+    assert small.get_layer("attention").num_heads == (3 if used == "not used" else 4)
+    assert_equal_models(model, small, sequences(8))

@@ -4,6 +4,8 @@ A new kind of layer needs one line in `_LAYERS`, or one class in a file of this 
 that a rule answers.
 """
 
+import inspect
+
 from keras import layers
 
 from sparsity_tf.backend import is_keras_operation
@@ -143,11 +145,17 @@ _NEEDS_ALL = {
 
 
 def _check_inference(call):
-    if call.is_layer and call.arguments[1].get("training"):
+    if call.is_layer and call.arguments[1].get("training") and not _trains_by_default(call.operation):
         raise ValueError(
             f"`model` calls layer {call.path!r} with `training=True`: its outputs depend on the batch or on chance, so "
             "no smaller model equals it. Build the model without that argument."
         )
+
+
+def _trains_by_default(layer):
+    """Whether `training=True` is the default, which nobody asked for, as it is for image layers (`RandomFlip`)."""
+    parameter = inspect.signature(layer.call).parameters.get("training")
+    return parameter is not None and parameter.default is True
 
 
 def __dir__():

@@ -15,7 +15,8 @@ HEAD_AXES = {
 class AttentionRule(OpaqueRule):
     """`MultiHeadAttention`. A head is dead if its value projection is all zero, or its output projection is.
 
-    The query and key projections of a dead head may hold any values.
+    The query and key projections of a dead head may hold any values. All heads stay if something reads the scores that
+    a call puts out, because they have an axis of heads.
     """
 
     def __init__(self, call):
@@ -23,6 +24,8 @@ class AttentionRule(OpaqueRule):
 
     def rebuilt(self, plan):
         layer = self.call.operation
+        if self._scores_are_used():
+            return Rebuilt(layer, {}, note="its attention scores are used, and have an axis of heads")
         live = self._live_heads()
         if live.all():
             return Rebuilt(layer, {}, note=self.reason)
@@ -36,6 +39,11 @@ class AttentionRule(OpaqueRule):
         config = {**layer.get_config(), "num_heads": len(kept)}
         note = f"{len(live) - len(kept)} of {len(live)} heads were dead"
         return Rebuilt(type(layer).from_config(config), weights, note=note)
+
+    def _scores_are_used(self):
+        scores = [tensor for call in self.calls for tensor in call.outputs[1:]]
+        read = [*self.graph.outputs, *(tensor for call in self.graph.calls for tensor in call.read)]
+        return any(one is tensor for one in scores for tensor in read)
 
     def _live_heads(self):
         layer = self.call.operation

@@ -1,5 +1,6 @@
 """Rules of calls that do not mix channels: activations, merges, pooling, batch normalisation, depthwise."""
 
+import keras
 import numpy as np
 from keras import layers
 
@@ -14,8 +15,10 @@ class ElementwiseRule(ChannelwiseRule):
     def reason_against(cls, call):
         if len(call.outputs) != 1:
             return "it has several outputs"
-        if any(_is_array(x) for x in call.arguments[0] + tuple(call.arguments[1].values())):
+        if _reads_arrays(call):
             return "it is called with a fixed array"
+        if _has_numbers_of_channels(call):
+            return "it holds numbers for each channel"
         output = call.outputs[0]
         for tensor in call.inputs:
             if len(tensor.shape) != len(output.shape):
@@ -206,6 +209,8 @@ class ConcatenateRule(ChannelwiseRule):
     @classmethod
     def reason_against(cls, call):
         axes = {tensor.axis for tensor in call.inputs}
+        if _reads_arrays(call):
+            return "it is called with a fixed array"
         if len(axes) > 1 or None in axes:
             return "its inputs count channels along different axes"
         return None
@@ -221,8 +226,23 @@ class ConcatenateRule(ChannelwiseRule):
         return channels, outputs + before
 
 
-def _is_array(x):
-    return getattr(x, "ndim", 0) > 0 or isinstance(x, layers.Layer)
+def _reads_arrays(call):
+    """Whether some arguments are arrays, variables or lists of numbers: they may have an entry for each channel."""
+    args, kwargs = call.arguments
+    if not call.is_layer and any(
+        isinstance(x, list | tuple) and all(np.isscalar(one) for one in keras.tree.flatten(x)) for x in args
+    ):
+        return True
+    return any(getattr(x, "ndim", 0) > 0 or isinstance(x, layers.Layer) for x in keras.tree.flatten((args, kwargs)))
+
+
+def _has_numbers_of_channels(call):
+    """Whether the config of a layer has an entry for each channel: `Rescaling` by lists, the noise of `Dropout`."""
+    layer, axis = call.operation, call.inputs[0].axis
+    if any(np.size(getattr(layer, name, 0)) > 1 for name in ("scale", "offset")):
+        return True
+    noise = getattr(layer, "noise_shape", None)
+    return noise is not None and axis is not None and noise[axis] not in (None, 1)
 
 
 def _size(shape, axis):

@@ -26,10 +26,12 @@ def is_elementwise(activation):
         return isinstance(activation, layers.ReLU | layers.LeakyReLU | layers.ELU)
     name = getattr(activation, "__name__", None)
     known = name in _ELEMENTWISE and activation is keras.activations.get(name)
-    return activation is None or known or _treats_entries_alike(activation)
+    if activation is None or known:
+        return True
+    # Functions are tried once. An object of the user's own class may have no hash.
+    return _tried(activation) if getattr(activation, "__hash__", None) else _treats_entries_alike(activation)
 
 
-@functools.cache
 def _treats_entries_alike(activation):
     """Whether an unknown function gives the same result for entries together as for each entry alone."""
     entries = np.linspace(-6.0, 6.0, 48, dtype="float32").reshape(3, 16)
@@ -43,6 +45,9 @@ def _treats_entries_alike(activation):
         return np.allclose(together.reshape(-1), alone.reshape(-1), rtol=1e-4, atol=1e-6, equal_nan=True)
     except Exception:  # The user's own code runs here and may raise anything.
         return False
+
+
+_tried = functools.cache(_treats_entries_alike)
 
 
 class KernelRule(Rule):
@@ -63,6 +68,8 @@ class KernelRule(Rule):
         [tensor] = call.inputs
         if tensor.axis is None:
             return "the number of its inputs is not known"
+        if getattr(getattr(call.operation, "activation", None), "weights", None):
+            return "its activation has weights of its own"
         if tensor.axis != cls.input_axis(call):
             return "its inputs are not the channels of the tensor that it reads"
         return None

@@ -61,12 +61,12 @@ class RecurrentRule(KernelRule):
     def _units(self):
         return self.call.operation.units
 
-    def _always_zero(self, constants):
-        """Bool array, True for units that stay at 0."""
+    def _always_zero(self, constants, calls):
+        """Bool array, True for units that stay at 0 in all of the calls."""
         layer = self.call.operation
         if float(layer.activation(keras.ops.zeros(()))) != 0:
             return np.zeros(self._units, bool)
-        varying = ~constants.zeros(self.call.inputs[0])
+        varying = ~np.all([constants.zeros(call.inputs[0]) for call in calls], axis=0)
         kernel, recurrent = (self._gates(name) != 0 for name in ("kernel", "recurrent_kernel"))
         # For each gate: the units that it keeps at 0 as long as all units that it reads are at 0.
         silent = {gate: ~kernel[varying, gate].any(axis=0) & value for gate, value in self._silent_biases()}
@@ -94,12 +94,12 @@ class RecurrentRule(KernelRule):
             yield gate, keras.ops.convert_to_numpy(opened) == value
 
     def constant_channels(self, constants):
-        zero = self._always_zero(constants)
+        zero = self._always_zero(constants, [self.call])
         return [zero.copy() for _ in self.call.outputs]
 
     def _live(self, needed, constants):
-        """Bool array, True for units that are needed and not always 0."""
-        zero = self._always_zero(constants)
+        """Bool array, True for units that are needed and not always 0, in any call of a shared layer."""
+        zero = self._always_zero(constants, self.calls)
         live = np.any([needed[tensor] for call in self.calls for tensor in call.outputs], axis=0) & ~zero
         reads = (self._gates("recurrent_kernel") != 0).any(axis=1)
         while True:

@@ -23,6 +23,8 @@ class ReshapeRule(ChannelwiseRule):
             return "it is called with more than one input"
         if tensor.axis is None or None in tensor.shape[1:] or None in output.shape[1:]:
             return "the shape of its input is not known"
+        if _changes_batch(call) and (tensor.axis != tensor.last_axis or output.shape[-1] != tensor.channels):
+            return "it moves channels into the batch"
         if isinstance(call.operation, layers.Flatten) and len(tensor.shape) > 2:
             if tensor.axis != (1 if call.operation.data_format == "channels_first" else tensor.last_axis):
                 return "the channels of its input lie along another axis"
@@ -30,6 +32,9 @@ class ReshapeRule(ChannelwiseRule):
 
     def set_axes(self):
         [output] = self.call.outputs
+        if _changes_batch(self.call):
+            output.set_axis(output.last_axis)
+            return
         axes = range(len(output.shape) - 1, 0, -1)
         output.set_axis(max(axes, key=self._count_groups))
 
@@ -39,6 +44,8 @@ class ReshapeRule(ChannelwiseRule):
         return len(np.unique(components(one + self.call.outputs[0].shape[axis], channels, one + outputs)))
 
     def pairs(self, position):
+        if _changes_batch(self.call):
+            return super().pairs(position)
         return self._pairs(self.call.outputs[0].axis)
 
     def _pairs(self, out_axis):
@@ -66,6 +73,11 @@ class ReshapeRule(ChannelwiseRule):
     def narrowed_operation(self, plan):
         shape = (-1, *self._shape(plan))
         return type(self.call.operation)(shape, name=self.call.operation.name)
+
+
+def _changes_batch(call):
+    """Whether a reshape makes another number of examples, such as steps out of sequences, or sequences out of steps."""
+    return math.prod(call.inputs[0].shape[1:]) != math.prod(call.outputs[0].shape[1:])
 
 
 class PermuteRule(ChannelwiseRule):
