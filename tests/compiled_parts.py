@@ -1,4 +1,4 @@
-"""What makes tests fast on TensorFlow: functions and steps run uncompiled, and pipelines do not tune themselves.
+"""What makes tests fast on TensorFlow: uncompiled functions and steps, kernels that are kept, pipelines as they are.
 
 `ops.fused`, `MaskWriter` and the like have XLA compile a small function for every combination of shapes that they meet.
 A net is trained for hundreds of thousands of steps, and a test makes three: it spends its time in the compiler. Python
@@ -9,6 +9,7 @@ function that a test compiles by itself.
 
 import contextlib
 import functools
+import random
 import sys
 
 import keras
@@ -99,3 +100,40 @@ def without_autotune():
         return make(self.with_options(options))
 
     tf.data.Dataset.__iter__ = __iter__
+
+
+def keep_kernels(at_most=200):
+    """On TensorFlow, a new seed drops the kernels of eager operations only where one of them may hold random numbers.
+
+    `tf.random.set_seed` makes TensorFlow forget every kernel, because that of a stateful random operation has a place
+    in its sequence, and the next test makes all its kernels again. Keras and this package draw with stateless
+    operations. Here TensorFlow forgets the kernels only if a stateful one has asked for its seed since the last time,
+    and always after one was traced in a function. One seed in `at_most` drops them in any case: each variable has a
+    kernel of its own.
+    """
+    if keras.config.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+    from tensorflow.python.eager import context
+    from tensorflow.python.framework import random_seed
+
+    seed_of_an_operation, seed_all = random_seed.get_seed, context.Context._set_global_seed
+    drawn, traced, seeds = True, False, 0
+
+    def get_seed(op_seed):
+        nonlocal drawn, traced
+        # A pipeline takes its seeds as inputs, and keeps its place itself.
+        if not sys._getframe(1).f_globals.get("__name__", "").startswith("tensorflow.python.data."):
+            drawn, traced = True, traced or not tf.executing_eagerly()
+        return seed_of_an_operation(op_seed)
+
+    def _set_global_seed(self, seed):
+        nonlocal drawn, seeds
+        seeds += 1
+        if drawn or traced or seeds == at_most or not isinstance(seed, int):
+            drawn, seeds = False, 0
+            seed_all(self, seed)
+        else:
+            self._seed, self._rng = seed, random.Random(seed)
+
+    random_seed.get_seed, context.Context._set_global_seed = get_seed, _set_global_seed

@@ -1,5 +1,6 @@
 """Settings that every test shares: a quiet TensorFlow, fixed seeds, no global state left behind."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -30,13 +31,22 @@ def fresh_keras_state():
 def package_functions_can_run_uncompiled(request):
     """In the fast tests XLA compiles the package's own functions only where a test asks for it.
 
-    In all tests, pipelines of `tf.data` do not tune themselves.
+    In all tests, pipelines of `tf.data` do not tune themselves, and kernels outlive the seed of the next test.
     """
     from tests import compiled_parts
 
     compiled_parts.install()
     compiled_parts.without_autotune()
+    compiled_parts.keep_kernels()
     compiled_parts.enabled = request.config.option.markexpr != "not slow"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def garbage_is_looked_for_among_new_objects():
+    """Modules and the collected tests stay until the end: the garbage collector need not go through them."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(autouse=True)

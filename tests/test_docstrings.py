@@ -56,6 +56,14 @@ SLOW |= {
         )
     ),
 }
+# The same for the examples of `PowerPropagation` and `array_batches`: see `tests/layers`, `tests/callbacks`,
+# `tests/models` and `tests/datasets`.
+SLOW |= {
+    "sparsity_tf.datasets.Batches",
+    "sparsity_tf.layers.MovementPruning",
+    "sparsity_tf.layers.SoftMovementPruning",
+    "sparsity_tf.models.Transformer",
+}
 # The rooms whose examples run on any backend of Keras.
 ANY_BACKEND = {"datasets", "decoding", "distributions", "initializers", "masks", "schedules", "study"}
 

@@ -257,7 +257,10 @@ def test_a_path_expression_selects_sublayers():
     assert {entry.path for entry in model.sparsify_report.changed} == {"attention/query", "attention/key"}
 
 
-@pytest.mark.parametrize("technique", ["masked", "vd", "l0", "str", "dnw"])
+# Three techniques moved to `make test-all`: `tests/layers/test_all_layers.py` trains, saves and loads every technique.
+@pytest.mark.parametrize(
+    "technique", ["masked", "vd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("l0", "str", "dnw"))]
+)
 def test_subclassed_model_is_sparsified_trained_saved_and_loaded(technique, tmp_path):
     model = Subclassed()
     model(sequences())

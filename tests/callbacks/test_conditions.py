@@ -188,7 +188,7 @@ for name in ("rigl", "magnitude"):
             first, second = (value.numpy() for value in variable.value.values)
             np.testing.assert_array_equal(first, second)
     # The same as on one device: the batch is split, and gradients are summed.
-    alone = checks.make_model(case)
+    alone = checks.make_model(case, run_eagerly=True)  # To trace its step would take longer than the twelve steps.
     checks.fit(alone, case.make())
     for one, other in zip(checks.masks_of(alone), checks.masks_of(model)):
         np.testing.assert_array_equal(one, other)

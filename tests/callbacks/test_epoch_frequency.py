@@ -42,14 +42,20 @@ def algorithm(cls=c.SET, **options):
     return cls(0.3, frequency="epoch", drop_fraction=0.4, **options)
 
 
+# Each number of steps and each algorithm once; the other pairs are in `make test-all`.
+FAST = {1: c.SET, 4: c.RigL, 5: c.SparseMomentum, 20: c.RigL}
+
+
+def marks(steps, cls):
+    if FAST.get(steps) != cls:
+        return [pytest.mark.slow]
+    return [pytest.mark.compiled] if steps == 4 else []
+
+
 @pytest.mark.parametrize(
     "steps,cls",
     [
-        pytest.param(
-            steps,
-            cls,
-            marks=[pytest.mark.compiled] if (steps, cls) == (4, c.RigL) else [pytest.mark.slow] * (steps in (2, 6, 7)),
-        )
+        pytest.param(steps, cls, marks=marks(steps, cls))
         for steps in (1, 2, 4, 5, 6, 7, 20)
         for cls in (c.SET, c.SparseMomentum, c.RigL)
     ],

@@ -25,7 +25,7 @@ ALGORITHMS = {
 
 
 def inputs():
-    return np.random.default_rng(0).normal(size=(96, 20)).astype("float32")
+    return np.random.default_rng(0).normal(size=(72, 20)).astype("float32")
 
 
 def trained(make, optimizer):
@@ -33,7 +33,7 @@ def trained(make, optimizer):
     model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(3)])
     sparsity_tf.sparsify(model, "masked")
     model.compile(optimizer(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.fit(inputs(), np.arange(96) % 3, batch_size=8, verbose=0, shuffle=False, callbacks=[make()])
+    model.fit(inputs(), np.arange(72) % 3, batch_size=8, verbose=0, shuffle=False, callbacks=[make()])
     return [keras.ops.convert_to_numpy(weight.value()) for weight in sparsity_tf.get_sparse_weights(model)]
 
 

@@ -2,13 +2,14 @@
 
 import pytest
 
-from tests.layers.layer_checks import CASES, KINDS, PREFIXES, run_sparse_layer_test
+from tests.layers.layer_checks import CASES, KINDS, POLICIES, PREFIXES, run_sparse_layer_test
 
 pytestmark = pytest.mark.compiled
 
 # A test of one layer costs its compilations, and a kind is the same code under every technique. `make test` has each
 # technique trained under XLA and in Keras's own step (the one or the other where the technique shares its form with
-# another), each kind of layer once, or twice where it is quick. All pairs are in `make test-all`.
+# another), each kind of layer once, or twice where it is quick. A technique with two kinds is tried under one policy of
+# precision in each. All pairs are in `make test-all`.
 FAST = {
     "VD": ("EinsumDense", "Conv2D"),
     "L0": ("Dense", "Conv1D", "ReversibleEmbedding"),
@@ -35,11 +36,23 @@ def fast_case(prefix, kind):
 @pytest.mark.parametrize("prefix,kind", [fast_case(*case) for case in CASES if case[1] in FAST.get(case[0], ())])
 def test_layer(prefix, kind, tmp_path):
     """A technique that has two kinds here trains under XLA in one and in Keras's own compiled step in the other."""
-    run_sparse_layer_test(prefix, kind, tmp_path, compiled=is_compiled(prefix, kind))
+    compiled, policies = is_compiled(prefix, kind), policies_of(prefix, kind)
+    run_sparse_layer_test(prefix, kind, tmp_path, compiled=compiled, policies=policies)
 
 
 def is_compiled(prefix, kind):
     return (list(PREFIXES).index(prefix) + list(KINDS).index(kind)) % 3 == 0
+
+
+def policies_of(prefix, kind):
+    """All policies if the technique has one kind here, and else they go around among its kinds."""
+    kinds = FAST[prefix]
+    return POLICIES if len(kinds) == 1 else POLICIES[kinds.index(kind) :: len(kinds)]
+
+
+def test_the_fast_layers_cover_every_technique_under_every_policy():
+    for prefix, kinds in FAST.items():
+        assert sorted(policy for kind in kinds for policy in policies_of(prefix, kind)) == sorted(POLICIES)
 
 
 def test_the_fast_layers_cover_every_technique_in_both_steps():

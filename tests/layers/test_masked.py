@@ -54,8 +54,15 @@ class CheckZeros(keras.callbacks.Callback):
         self.batches += 1
 
 
-@pytest.mark.parametrize("dense_gradient", [False, pytest.param(True, marks=pytest.mark.compiled)])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer,dense_gradient",
+    [
+        *((optimizer, False) for optimizer in OPTIMIZERS),
+        pytest.param("adam", True, marks=pytest.mark.compiled),
+        # Moved to `make test-all`: who else reads the gradient does not depend on the optimizer.
+        *(pytest.param(optimizer, True, marks=pytest.mark.slow) for optimizer in OPTIMIZERS if optimizer != "adam"),
+    ],
+)
 def test_masked_weights_are_zero_after_every_step(optimizer, dense_gradient):
     model = make_model(dense_gradient=dense_gradient)
     model.compile(OPTIMIZERS[optimizer](), "mse")

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from sparsity_tf import callbacks, layers
+from tests.compiling import JAX
 from tests.gradients import gradients, weighted_sum
 
 
@@ -75,7 +76,7 @@ def test_a_stronger_penalty_prunes_more():
     for weight in (0.0, 1.0, 10.0):
         keras.utils.set_random_seed(0)
         model = keras.Sequential([keras.Input((12,)), layers.SoftMovementDense(1, scores_initializer=-2.0)])
-        model.compile(keras.optimizers.Adam(0.02), "mse")
+        model.compile(keras.optimizers.Adam(0.02), "mse", jit_compile=JAX)
         ramp = callbacks.PenaltyRamp(weight=weight, num_examples=1)
         model.fit(x, y, batch_size=16, epochs=20, verbose=0, callbacks=[ramp])
         found.append(layers.get_sparse_weights(model)[0].count())

@@ -200,7 +200,11 @@ def test_packed_sentences_equal_separate_ones():
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("technique", [None, "masked", "vd", "l0", "str", "dnw"])
+# Moved to `make test-all`: two techniques whose form of each kind of layer `tests/layers/test_all_layers.py` trains.
+@pytest.mark.parametrize(
+    "technique",
+    [None, "masked", "vd", "l0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("str", "dnw"))],
+)
 def test_every_technique_has_gradients_that_lower_the_loss(technique):
     import tensorflow as tf
 

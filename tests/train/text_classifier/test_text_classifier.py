@@ -31,13 +31,14 @@ SMALL = (
     "--length=4",
     "--embedding_size=5",
     "--hidden_size=4",
-    "--batch_size=10",
-    "--epochs=14",
+    "--batch_size=5",
+    "--epochs=8",
     "--learning_rate=0.03",
     "--penalty_weight=0.05",
-    "--penalty_begin_epoch=6",
-    "--penalty_end_epoch=9",
+    "--penalty_begin_epoch=3",
+    "--penalty_end_epoch=5",
     "--jit_compile=false",
+    "--steps_per_execution=1",  # The graph of several steps takes several times as long to trace.
     f"--technique_options={json.dumps(OPTIONS)}",
 )
 
@@ -70,7 +71,7 @@ def data(tmp_path_factory):
 def finished(tmp_path_factory, data):
     """Folder of a finished run with group variables."""
     folder = tmp_path_factory.mktemp("finished")
-    assert run(*SMALL, f"--data_dir={data}", f"--output_dir={folder}", "--keep_best", "--save_every=7") == 0
+    assert run(*SMALL, f"--data_dir={data}", f"--output_dir={folder}", "--keep_best", "--save_every=4") == 0
     return folder
 
 
@@ -82,7 +83,7 @@ def predictions(model, batches):
 def test_a_run_leaves_its_figures(finished, data):
     names = {"best.keras", "checkpoint.keras", "metrics.csv", "model.keras", "recipe.json", "results.json"}
     assert {*names, "small.keras", "small_words.tsv", "sparsity.csv", "words.tsv"} <= set(os.listdir(finished))
-    assert sorted(os.listdir(finished / "checkpoints")) == ["epoch_14.keras", "epoch_7.keras"]
+    assert sorted(os.listdir(finished / "checkpoints")) == ["epoch_4.keras", "epoch_8.keras"]
     results = json.loads((finished / "results.json").read_text())
     assert results["classes"] == ["negative", "positive"] and results["collapsed"] is None
     with open(finished / "metrics.csv", newline="") as file:

@@ -81,7 +81,7 @@ def run(arguments, capsys):
 
 
 def command(corpus, vocabulary, output_dir, *more, config="tiny_magnitude"):
-    pruning = ["--begin_step=2", "--end_step=6", "--frequency=2"] if config == "tiny_magnitude" else []
+    pruning = ["--begin_step=0", "--end_step=4", "--frequency=2"] if config == "tiny_magnitude" else []
     return [
         f"--config={config}",
         f"--data_dir={corpus}",
@@ -93,8 +93,8 @@ def command(corpus, vocabulary, output_dir, *more, config="tiny_magnitude"):
         "--num_heads=2",
         "--batch_tokens=160",
         "--bucket_growth=8",
-        "--train_steps=12",
-        "--eval_every=4",
+        "--train_steps=6",
+        "--eval_every=2",
         "--warmup_steps=4",
         "--steps_per_execution=2",
         "--beam_size=1",
@@ -116,27 +116,40 @@ def stop_after(monkeypatch, epochs):
     class Killed(Exception):
         pass
 
+    def die():
+        raise Killed
+
+    before_saving(monkeypatch, epochs, die)
+    return Killed
+
+
+def before_saving(monkeypatch, epochs, act):
+    """Calls `act` after so many epochs are saved, when the next one has been trained and is not saved yet."""
     save = run_folder.Checkpoint.on_epoch_end
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch == epochs:
-            raise Killed
+            act()
         save(self, epoch, logs)
 
     monkeypatch.setattr(run_folder.Checkpoint, "on_epoch_end", on_epoch_end)
-    return Killed
 
 
 @pytest.fixture(scope="module")
 def finished(corpus, vocabulary, tmp_path_factory):
-    """A finished run with dropout: (folder, status, lines).
+    """A finished run with dropout: (folder, status, lines). A kill in its second epoch leaves `killed`.
 
     Not compiled, and neither is the run that continues it. `test_scratch_and_lottery_runs_take_masks_and_weights_over`
     is compiled.
     """
     folder = tmp_path_factory.mktemp("runs") / "magnitude"
     output = io.StringIO()
-    with contextlib.redirect_stdout(output), compiled_parts.uncompiled_steps():
+    with (
+        contextlib.redirect_stdout(output),
+        compiled_parts.uncompiled_steps(),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        before_saving(patch, 1, lambda: shutil.copytree(folder, folder.with_name("killed")))
         arguments = command(corpus, vocabulary, folder, "--dropout=0.1", "--keep_initial")
         status = translator.main(["translator"], parsed(arguments))
     return folder, status, output.getvalue().splitlines()
@@ -266,7 +279,7 @@ def test_the_last_line_says_what_the_run_came_to(finished):
         f"{results['compression']:.1f}",
     ]
     assert results["bleu_signature"].startswith("nrefs:1|case:mixed")
-    assert results["steps"] == 12 and results["collapsed"] is None
+    assert results["steps"] == 6 and results["collapsed"] is None
 
 
 def test_a_run_leaves_everything_that_translating_needs(finished, corpus, vocabulary):
@@ -292,7 +305,7 @@ def test_metrics_have_a_row_an_evaluation_and_tensorboard_the_same_figures(finis
 
     folder = finished[0]
     rows = log.read_metrics(folder)
-    assert [row["step"] for row in rows] == ["4", "8", "12"]
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
     for row in rows:
         assert float(row["val_perplexity"]) == pytest.approx(np.exp(float(row["val_cross_entropy"])))
     sparsities = [float(row["sparsity"]) for row in rows]
@@ -308,16 +321,12 @@ def test_metrics_have_a_row_an_evaluation_and_tensorboard_the_same_figures(finis
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_a_resumed_run_ends_bit_identical(finished, corpus, vocabulary, tmp_path, capsys, monkeypatch):
-    folder = tmp_path / "killed"
+def test_a_resumed_run_ends_bit_identical(finished, corpus, vocabulary, capsys):
+    folder = finished[0].with_name("killed")
     arguments = command(corpus, vocabulary, folder, "--dropout=0.1", "--keep_initial")
-    with monkeypatch.context() as patch:
-        killed = stop_after(patch, 1)
-        with pytest.raises(killed):
-            run(arguments, capsys)
     assert len(log.read_metrics(folder)) == 2  # the row of the lost steps was written
     status, lines, _ = run([*arguments, "--resume"], capsys)
-    assert status == 0 and "resuming after step 4" in lines
+    assert status == 0 and "resuming after step 2" in lines
     assert lines[-1] == finished[2][-1]
     for a, b in zip(variables_of(folder), variables_of(finished[0]), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -336,30 +345,28 @@ def test_a_resumed_compiled_run_ends_bit_identical(corpus, vocabulary, tmp_path,
     with monkeypatch.context() as patch, pytest.raises(stop_after(patch, 1)):
         run(arguments, capsys)
     status, lines, _ = run([*arguments, "--resume"], capsys)
-    assert status == 0 and "resuming after step 4" in lines and lines[-1] == through[-1]
+    assert status == 0 and "resuming after step 2" in lines and lines[-1] == through[-1]
     for a, b in zip(variables_of(killed), variables_of(whole), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.usefixtures("uncompiled")
 def test_an_earlier_run_is_protected(finished, corpus, vocabulary, capsys):
-    folder, _, lines = finished
-    arguments = command(corpus, vocabulary, folder, "--dropout=0.1", "--keep_initial")
+    arguments = command(corpus, vocabulary, finished[0], "--dropout=0.1", "--keep_initial")
     status, _, error = run(arguments, capsys)
     assert status == 2 and "holds an earlier run" in error
     status, _, error = run([*arguments, "--resume", "--learning_rate=1"], capsys)
     assert status == 2 and "learning_rate: 0.004 -> 1.0" in error
-    status, again, _ = run([*arguments, "--resume"], capsys)
-    assert status == 0 and again[-1] == lines[-1]
-    assert not any(line.startswith("step ") for line in again)
 
 
 @pytest.mark.usefixtures("uncompiled")
 def test_resume_needs_the_corpus_of_the_run(finished, corpus, vocabulary, tmp_path, capsys):
     folder, _, lines = finished
     arguments = command(corpus, vocabulary, folder, "--dropout=0.1", "--keep_initial", "--resume")
+    # A finished run takes no step, and finds its corpus itself.
     status, again, _ = run([argument for argument in arguments if "data_dir" not in argument], capsys)
     assert status == 0 and again[-1] == lines[-1]
+    assert not any(line.startswith("step ") for line in again)
     before = (folder / run_folder.RECIPE).read_bytes()
     other = shutil.copytree(corpus, tmp_path / "other")
     text = (other / "train.tsv").read_text()
@@ -373,13 +380,14 @@ def test_pruning_that_never_begins_is_refused(corpus, vocabulary, tmp_path, caps
     arguments = command(corpus, vocabulary, tmp_path / "run", "--begin_step=20", "--end_step=80")
     status, _, error = run(arguments, capsys)
     assert status == 2 and "`begin_step` must come before the end of the run" in error
-    assert "train_steps=12 makes 12 steps" in error and not (tmp_path / "run" / run_folder.RECIPE).exists()
+    assert "train_steps=6 makes 6 steps" in error and not (tmp_path / "run" / run_folder.RECIPE).exists()
 
 
 @pytest.mark.compiled
 def test_scratch_and_lottery_runs_take_masks_and_weights_over(finished, corpus, vocabulary, tmp_path, capsys):
     source = finished[0]
-    masks = [f"--load_masks={source / run_folder.MODEL}", "--technique=masked", "--train_steps=4", "--bleu=none"]
+    masks = [f"--load_masks={source / run_folder.MODEL}", "--technique=masked", "--train_steps=2", "--bleu=none"]
+    masks += ["--steps_per_execution=1"]  # The graph of several steps takes several times as long to trace.
     more = ["--keep_initial", f"--load_weights={source / run_folder.INITIAL}"]
     status, lines, _ = run(command(corpus, vocabulary, tmp_path / "ticket", *masks, *more, config="tiny_dense"), capsys)
     assert status == 0 and lines[-1].startswith("perplexity ")
@@ -402,7 +410,8 @@ def test_scratch_and_lottery_runs_take_masks_and_weights_over(finished, corpus, 
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("config", ["tiny_l0", pytest.param("tiny_vd", marks=pytest.mark.slow)])
 def test_penalties_rise_and_packed_rows_train(corpus, vocabulary, tmp_path, config, capsys):
-    more = ["--packed", "--penalty_begin_step=0", "--penalty_end_step=8", "--train_steps=8", "--bleu=none"]
+    more = ["--packed", "--penalty_begin_step=0", "--penalty_end_step=4", "--train_steps=4", "--bleu=none"]
+    more += ["--steps_per_execution=1"]  # The first call of a run has a weight of 0.
     status, lines, _ = run(command(corpus, vocabulary, tmp_path, *more, config=config), capsys)
     assert status == 0, lines
     rows = log.read_metrics(tmp_path)
@@ -489,5 +498,5 @@ def test_two_workers_train_together(corpus, vocabulary, tmp_path):
             worker.kill()
             worker.communicate()
     assert "2 replicas" in output
-    assert [row["step"] for row in log.read_metrics(tmp_path)] == ["4", "8", "12"]
+    assert [row["step"] for row in log.read_metrics(tmp_path)] == ["2", "4", "6"]
     assert inspection.sparsity_table(keras.saving.load_model(tmp_path / run_folder.MODEL)).sparsity > 0.89
