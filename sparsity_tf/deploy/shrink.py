@@ -91,5 +91,5 @@ def _flops(model, small):
 
     try:
         return tuple(count_flops(one).dense for one in (model, small))
-    except ValueError:  # The shape is not known.
+    except Exception:  # A size is not known, or the model's own code does not run on a batch of one example.
         return None

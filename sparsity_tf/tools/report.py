@@ -1,12 +1,12 @@
 r"""Compares a saved network with a dense one in each runtime: size, latency, and the reason if nothing is gained.
 
 ```
-python -m sparsity_tf.tools.report --checkpoint=model.keras \
+python -m sparsity_tf.tools.report model.keras \
     [--batch_sizes=1,32] [--rounds=9] [--targets=keras,litert] [--plot=report.png] [--format=table|json]
 ```
 
-The report goes to standard output. If a runtime is not installed, its row says so. Exit status 1 if anything is wrong,
-2 for wrong flags.
+The file may also be given as `--checkpoint=model.keras`. The report goes to standard output. If a runtime is not
+installed, its row says so. Exit status 1 if anything is wrong, 2 for wrong flags.
 """
 
 import json
@@ -21,7 +21,7 @@ _NAME = "report"
 
 def main(argv=None):
     """Runs the command; returns the exit status: 0, 1 (it failed) or 2 (wrong flags)."""
-    return run(_NAME, __doc__, _define_flags, _run, argv)
+    return run(_NAME, __doc__, _define_flags, _run, argv, takes_paths=True)
 
 
 def _define_flags(values):
@@ -48,16 +48,17 @@ def _define_flags(values):
     flags.DEFINE_enum("format", "table", ["table", "json"], "How to print the report.", **own)
 
 
-def _run(values):
-    if values.checkpoint is None:
-        raise flags.Error("Flag --checkpoint is required")
+def _run(values, paths):
+    files = paths if values.checkpoint is None else [values.checkpoint, *paths]
+    if len(files) != 1:
+        raise flags.Error(f"Give the file of one network, as an argument or as --checkpoint. Received: {files}")
     try:
         batch_sizes = tuple(int(size) for size in values.batch_sizes)
     except ValueError:
         raise flags.Error(f"Flag --batch_sizes must be integers. Received: {','.join(values.batch_sizes)}") from None
     if values.plot is not None:
         check_output(values.plot, ".png", values.overwrite, flag="--plot")
-    model = load_model(values.checkpoint)
+    model = load_model(files[0])
     from sparsity_tf import deploy
 
     more = {} if values.targets is None else {"targets": tuple(values.targets)}

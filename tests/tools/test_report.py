@@ -36,13 +36,16 @@ def test_it_prints_a_table_or_json_and_draws(run, checkpoint, tmp_path):
     assert "\nShipping gains most in Keras" in out
     assert max(len(line) for line in out.splitlines()) <= 100
     assert (tmp_path / "r.png").exists()
-    status, out, _ = run(*quick, "--format=json")
+    file = checkpoint.partition("=")[2]
+    status, out, _ = run(file, *quick[1:], "--format=json")
     assert status == 0 and json.loads(out)["batch_sizes"] == [1, 2]
 
 
 def test_what_is_wrong_is_one_line(run, checkpoint, tmp_path):
     for arguments, code, text in (
-        ([], 2, "--checkpoint is required"),
+        ([], 2, "Give the file of one network"),
+        ([checkpoint, "m.keras"], 2, "Give the file of one network"),
+        (["m.keras", "n.keras"], 2, "Give the file of one network"),
         ([checkpoint, "--batch_sizes=one"], 2, "--batch_sizes must be integers"),
         ([checkpoint, "--targets=coreml"], 1, "`targets` must be a list"),
         ([checkpoint, f"--plot={tmp_path / 'r.jpg'}"], 1, "--plot must end in .png"),
