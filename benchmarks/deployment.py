@@ -25,6 +25,7 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 import collections
 import operator
+import resource
 import tempfile
 import time
 
@@ -179,10 +180,11 @@ def compare(title, dense, arms):
 
 
 def shrunk(model, **arguments):
-    """Calls `shrink`; returns the result and the seconds that it took."""
+    """Calls `shrink`, and says how long it took and the peak memory of the process until then."""
     start = time.perf_counter()
     small = sparsity_tf.shrink(model, **arguments)
-    print(f"{model.name}: shrunk in {time.perf_counter() - start:.1f} s", flush=True)
+    seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{model.name}: shrunk in {seconds:.1f} s; peak memory {peak:.2f} GiB", flush=True)
     return small
 
 
