@@ -120,10 +120,18 @@ def keep_kernels(at_most=200):
     seed_of_an_operation, seed_all = random_seed.get_seed, context.Context._set_global_seed
     drawn, traced, seeds = True, False, 0
 
+    def is_of_a_pipeline():
+        """A data set takes its seeds as inputs, and its iterators make the kernels of its functions for themselves."""
+        if sys._getframe(2).f_globals.get("__name__", "").startswith("tensorflow.python.data."):
+            return True
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        while graph is not None and not getattr(graph, "name", "").startswith("Dataset_"):
+            graph = getattr(graph, "outer_graph", None)
+        return graph is not None
+
     def get_seed(op_seed):
         nonlocal drawn, traced
-        # A pipeline takes its seeds as inputs, and keeps its place itself.
-        if not sys._getframe(1).f_globals.get("__name__", "").startswith("tensorflow.python.data."):
+        if not is_of_a_pipeline():
             drawn, traced = True, traced or not tf.executing_eagerly()
         return seed_of_an_operation(op_seed)
 

@@ -21,7 +21,8 @@ from sparsity_tf.train.text_classifier import presets
 from sparsity_tf.train.text_classifier import recipe as text_recipe
 from sparsity_tf.train.text_classifier.task import TextClassifierTask
 
-pytestmark = pytest.mark.tensorflow
+# Compiled: `finished` takes hundreds of steps, whichever test asks for it first.
+pytestmark = [pytest.mark.tensorflow, pytest.mark.compiled]
 
 TASK = TextClassifierTask()
 # The threshold is so low that words without a meaning are dead after a hundred steps.
@@ -79,7 +80,6 @@ def predictions(model, batches):
     return np.concatenate([ops.convert_to_numpy(model(np.asarray(words))) for words, _ in batches.test()])
 
 
-@pytest.mark.compiled
 def test_a_run_leaves_its_figures(finished, data):
     names = {"best.keras", "checkpoint.keras", "metrics.csv", "model.keras", "recipe.json", "results.json"}
     assert {*names, "small.keras", "small_words.tsv", "sparsity.csv", "words.tsv"} <= set(os.listdir(finished))
