@@ -54,6 +54,8 @@ nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+# What a backend writes to stderr while it starts says nothing about the guides. What a reader should see is printed.
+nb_output_stderr = "remove"
 
 html_theme = "furo"
 html_title = f"sparsity_tf {version}"
