@@ -259,13 +259,17 @@ def parse(argv):
         print(help_text.head(sys.modules["__main__"].__doc__ or ""))
         print(flags.FLAGS.main_module_help())
         sys.exit(0)
+    argv, notes = aliases.without_unused(argv, flags.FLAGS)
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
         advice = aliases.advice(error.flagname, flags.FLAGS)
         sys.exit(_complain(f"{error} {advice}" if advice else error))
     except flags.Error as error:
         sys.exit(_complain(error))
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return rest
 
 
 def _complain(message):
