@@ -93,6 +93,18 @@ class NarangPruning(MaskAlgorithm):
                 f"begin_step={self._first}, ramp_step={self._ramp}, end_step={self.last_step}"
             )
 
+    def left_undone(self, end: int) -> str | None:
+        message = super().left_undone(end)
+        last = min(end, self.last_step)
+        # An update at `begin_step` prunes nothing.
+        if message is None and self.count() <= self._first < last and self.due(self._first, last) is None:
+            return (
+                f"will not change the masks: after `begin_step` {self._first}, where the threshold is 0, its schedule "
+                f"(frequency={self.frequency!r}) has no step up to step {last}. Give a smaller `frequency`, or train "
+                "for longer."
+            )
+        return message
+
     def threshold_at(self, step: int) -> float:
         """The threshold eps(t) of the update after a step. It is 0.0 up to `begin_step`."""
         start, ramp, end = self._first, self._ramp, self.last_step

@@ -15,11 +15,18 @@ class Alias(typing.NamedTuple):
         old: The flag's name in the other program, without the two hyphens.
         flag: The name of our flag; `None` if there is none.
         note: Advice for the user if the same value would mean something else here; "" for a true alias.
+        unused: What the flag takes, "value" or "nothing", if our programs accept it and do without it; "" otherwise.
     """
 
     old: str
     flag: object
     note: str = ""
+    unused: str = ""
+
+
+def _unused(old, why, takes="value"):
+    """A row for a flag on which nothing here depends. `why` says why not."""
+    return Alias(old, None, f"nothing: {why}", takes)
 
 
 _HALF = "half of the value: the gradient of Keras's L2 is 2 c w"
@@ -79,10 +86,34 @@ ALIASES = {
         Alias("l0_weight_start", None, "--penalty_begin_step of the translator, the same number"),
         Alias("dkl_weight_diff", None, "--penalty_end_step of the translator: start + diff"),
         Alias("l0_weight_diff", None, "--penalty_end_step of the translator: start + diff"),
-        Alias("nbins", None, "nothing: counts are exact"),
+        _unused("nbins", "counts are exact"),
         Alias("hparams_set", None, "--config, the name of a preset"),
         Alias("problem", "dataset", "wmt14_translate/de-en for translate_ende_wmt32k_packed, with --packed"),
         Alias("decode_from_file", None, "the command sparsity_tf.train.translate --input=FILE"),
+        Alias("decode_to_file", None, "the command sparsity_tf.train.translate --output=FILE"),
+        Alias("decode_hparams", None, "flags of the command sparsity_tf.train.translate: --beam_size, --alpha, ..."),
+        Alias("checkpoint_path", None, "the command sparsity_tf.train.translate --checkpoint=FILE"),
+        Alias("tpu_num_shards", "strategy", "tpu: all cores"),
+        Alias(
+            "mode",
+            None,
+            "nothing for train and train_and_eval, the command sparsity_tf.train.evaluate for eval_once and eval "
+            "(STR's program has this flag too: all its initializers have fan_in here)",
+        ),
+        _unused("num_train_images", "the images are counted"),
+        _unused("num_eval_images", "the images are counted"),
+        _unused("num_label_classes", "the data set says how many classes it has"),
+        _unused("eval_batch_size", "it changes no result"),
+        _unused("steps_per_eval", "every epoch is measured, or every --log_every epochs"),
+        _unused("data_format", "the layout changes no result"),
+        _unused("transpose_input", "the layout changes no result", "nothing"),
+        _unused("iterations_per_loop", "--steps_per_execution is chosen to suit the schedule"),
+        _unused("num_parallel_calls", "the loaders choose"),
+        _unused("num_workers", "--strategy=multiworker reads TF_CONFIG"),
+        _unused("num_cores", "--strategy takes all devices"),
+        _unused("master", "--strategy finds the devices"),
+        _unused("tpu_job_name", "--strategy finds the devices"),
+        _unused("ps_task", "there are no parameter servers"),
     ),
     "sparse_learning (Dettmers and Zettlemoyer, 2019)": (
         Alias("lr", "learning_rate"),
@@ -108,9 +139,12 @@ ALIASES = {
         Alias("log-interval", "log_every", "in epochs, not in batches"),
         Alias("fp16", "dtype_policy", "mixed_float16"),
         Alias("no-cuda", None, "the environment variable CUDA_VISIBLE_DEVICES, set to an empty text"),
-        Alias("test-batch-size", None, "not needed: it changes no result"),
+        _unused("test-batch-size", "it changes no result"),
         Alias("sparse", "technique", "sparse_momentum, set, rigl or another, in the place of none"),
-        Alias("max-threads", None, "not needed: the loaders choose"),
+        _unused("max-threads", "the loaders choose"),
+        _unused("verbose", "sparsity_by_step.csv has what it would print", "nothing"),
+        Alias("start-epoch", None, "nothing where it is 0, or --resume, which knows where a run stopped"),
+        _unused("l1", "the program there does not use it, either (here: --kernel_l1)"),
     ),
     "STR (Kusupati et al., 2020)": (
         Alias("learning-rate", "learning_rate"),
@@ -143,8 +177,18 @@ ALIASES = {
         Alias("bn-type", "model_options", '{"affine": false} for NonAffineBatchNorm'),
         Alias("name", "output_dir", "a folder"),
         Alias("print-freq", "log_every", "in epochs, not in batches"),
-        Alias("workers", None, "nothing: the loaders choose"),
-        Alias("ignore-pretrained-weights", None, "nothing: --distribution=FILE.csv brings sparsities alone"),
+        _unused("workers", "the loaders choose"),
+        _unused("ignore-pretrained-weights", "--distribution=FILE.csv brings sparsities alone", "nothing"),
+        _unused("num-classes", "the data set says how many classes it has"),
+        _unused("nonlinearity", "the networks have relu"),
+        _unused("sInit-type", "it has one value there: constant"),
+        _unused("width-mult", "it only names a folder there"),
+        _unused("multistep-lr-adjust", "it is without effect there (here: --lr_boundaries)"),
+        _unused("multistep-lr-gamma", "it is without effect there (here: --lr_factors)"),
+        _unused("random-mask", "it is without effect there", "nothing"),
+        _unused("one-batch", "it is without effect there", "nothing"),
+        _unused("freeze-weights", "it is without effect there", "nothing"),
+        Alias("first-layer-type", "where", "for DenseConv: a pattern that leaves the stem out, (?!(.*/)?(stem)$).*"),
         Alias("evaluate", None, "the command sparsity_tf.train.evaluate --checkpoint=FILE"),
         Alias("dense-conv-model", None, "the command sparsity_tf.train.convert --checkpoint=FILE --output=FILE"),
     ),
@@ -201,6 +245,33 @@ def advice(old, known):
     return None
 
 
+def without_unused(arguments, known):
+    """Takes out the flags of other programs on which nothing here depends.
+
+    Args:
+        arguments: The words of a command line, program name first.
+        known: The names of this program's flags, which stay.
+
+    Returns:
+        `(rest, notes)`: the words that are left, and a sentence about each flag that was taken out.
+    """
+    unused = {alias.old: alias for rows in ALIASES.values() for alias in rows if alias.unused}
+    rest, notes, words = [], [], list(arguments)
+    while words:
+        word = words.pop(0)
+        if word == "--":  # What follows is no flag.
+            return [*rest, word, *words], notes
+        name, equals, _ = word[2:].partition("=")
+        alias = unused.get(name) if word.startswith("--") and name not in known else None
+        if alias is None:
+            rest.append(word)
+            continue
+        if alias.unused == "value" and not equals and words and not words[0].startswith("--"):
+            words.pop(0)
+        notes.append(f"--{name} is left out. Here it is {alias.note}")
+    return rest, notes
+
+
 def page():
     """The text of the page `docs/migration.md`, which shows the table."""
     lines = [
@@ -208,6 +279,7 @@ def page():
         "",
         "The training programs take the flags of the programs that they replace. If a row has no note, the flag on the",
         "left works as it is. If a row has a note, use the flag in the middle with the value in the note.",
+        'A flag whose note begins with "nothing: " is accepted and left out, and a line says so.',
         "A setting has one name in flags, recipes and messages: that of the argument which it becomes.",
         "",
         "SparseVD (Molchanov et al., 2017) has scripts without flags: their settings are the presets `lenet300_vd`,",

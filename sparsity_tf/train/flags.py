@@ -259,6 +259,7 @@ def parse(argv):
         print(help_text.head(sys.modules["__main__"].__doc__ or ""))
         print(flags.FLAGS.main_module_help())
         sys.exit(0)
+    argv, notes = aliases.without_unused(argv, flags.FLAGS)
     try:
         rest = flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
@@ -269,6 +270,8 @@ def parse(argv):
     if flags.FLAGS["verbosity"].using_default_value:
         # Otherwise absl would show the notes of libraries, such as of JAX on devices that the machine does not have.
         flags.FLAGS.verbosity = logging.WARNING
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     return rest
 
 

@@ -1,5 +1,7 @@
 """The rising threshold of Narang et al.: its golden values, what it prunes, and when."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -112,3 +114,17 @@ def test_the_defaults_hold_in_short_trainings(epochs, steps):
     thresholds = [algorithm.threshold_at(step) for step in range(total)]
     assert thresholds == sorted(thresholds)
     assert algorithm.threshold_at(total // 2) >= 0.1
+
+
+@pytest.mark.parametrize("frequency,warned", [(5, True), (4, False)])
+def test_a_schedule_with_no_step_above_the_threshold_of_zero_is_said(frequency, warned):
+    """Its only update would be at `begin_step`, where nothing is below the threshold."""
+    model = make_model()
+    algorithm = NarangPruning(target_magnitude=0.2, begin_step=4, ramp_step=6, end_step=8, frequency=frequency)
+    x, y = np.ones((40, 8), "float32"), np.ones((40, 4), "float32")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(x, y, batch_size=4, epochs=1, callbacks=[algorithm], verbose=0)
+    said = [str(one.message) for one in caught if "NarangPruning will not change the masks" in str(one.message)]
+    assert bool(said) == warned and (algorithm.sparsity > 0) != warned
+    assert not warned or "(frequency=5) has no step" in said[0]

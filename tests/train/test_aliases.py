@@ -81,3 +81,26 @@ def test_a_setting_has_the_name_of_its_argument():
     others = {pair for a in ALGORITHMS.values() for pair in a.settings.items() if pair[0] != pair[1]}
     assert others == {("final_sparsity", "sparsity")}
     assert {name for name, _ in others} <= set(SparsitySettings.__dataclass_fields__)
+
+
+def test_flags_on_which_nothing_depends_are_left_out_with_a_line(monkeypatch, capsys):
+    """In every form that the programs there take: with "=", as two words, and without a value."""
+    values = parsed([])
+    monkeypatch.setattr(recipe_flags.flags, "FLAGS", values)
+    words = ["--max-threads", "4", "--workers=20", "--seed=3", "--verbose", "--test-batch-size=7", "--epochs", "2"]
+    assert recipe_flags.parse(["classifier", *words]) == ["classifier"]
+    assert (values.seed, values.epochs) == (3, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["--max-threads", "--workers", "--verbose", "--test-batch-size"]
+    assert lines[0] == "note: --max-threads is left out. Here it is nothing: the loaders choose"
+
+
+def test_only_flags_are_left_out():
+    words = ["program", "--output_dir=verbose", "--", "--verbose", "--workers=2"]
+    assert aliases.without_unused(words, {}) == (words, [])
+    # A program's own flag of the same name stays.
+    assert aliases.without_unused(["program", "--eval_batch_size=7"], {"eval_batch_size"})[0][1:] == [
+        "--eval_batch_size=7"
+    ]
+    # A value that was forgotten takes no other flag with it.
+    assert aliases.without_unused(["program", "--workers", "--seed=1"], {})[0] == ["program", "--seed=1"]
