@@ -9,6 +9,7 @@ has the seconds of computing (not those of the clock) and the most memory that t
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -109,6 +110,13 @@ def sparsity_of(name):
     return claim.sparsity if claim.target_sparsity is None else claim.target_sparsity
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """A folder that goes with its test, because pytest keeps those of three sessions: gigabytes."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("imagenet")
@@ -117,55 +125,55 @@ def imagenet(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
-def test_transformer(name, tmp_path, seed):
+def test_transformer(name, folder, seed):
     technique, sparsity = TRANSFORMERS[name], sparsity_of(name)
     tensors = full_size.transformer(technique, sparsity, seed)
     assert tensors.size == 61_083_648
-    written = full_size.write_tar(tmp_path, name, tensors)
+    written = full_size.write_tar(folder, name, tensors)
     del tensors
-    steps = Steps(tmp_path, written)
+    steps = Steps(folder, written)
     if technique is not None:
         check_counts(steps, written.path, written)
     network = check_import(steps, written, dense=32 * 512)  # the table of target spaces
-    full_size.write_vocabulary(tmp_path / "vocabulary")
-    (tmp_path / "text").write_text("".join(f"{line}\n" for line in SENTENCES))
-    text = tmp_path / "text"
-    flags = (f"--vocabulary={tmp_path / 'vocabulary'}", f"--input={text}", f"--references={text}", "--extra_length=5")
+    full_size.write_vocabulary(folder / "vocabulary")
+    (folder / "text").write_text("".join(f"{line}\n" for line in SENTENCES))
+    text = folder / "text"
+    flags = (f"--vocabulary={folder / 'vocabulary'}", f"--input={text}", f"--references={text}", "--extra_length=5")
     check_score(steps, name, network, *flags)
     if technique is not None:
-        steps.run("export", "convert", f"--checkpoint={network}", f"--output={tmp_path / 'dense.keras'}")
+        steps.run("export", "convert", f"--checkpoint={network}", f"--output={folder / 'dense.keras'}")
     print(f"\nTransformer {name}: {'; '.join(steps.figures)}", flush=True)
 
 
 @pytest.mark.parametrize("name", RESNETS)
-def test_resnet_50(name, imagenet, tmp_path, seed):
+def test_resnet_50(name, imagenet, folder, seed):
     technique = RESNETS[name]
     tensors = full_size.resnet_50(technique, sparsity_of(name), seed, extended=name.startswith("extended"))
     assert tensors.size == 25_502_912
-    written = full_size.write_tar(tmp_path, name, tensors)
+    written = full_size.write_tar(folder, name, tensors)
     stem = 0 if not name.startswith("extended") else 9_408
     del tensors
-    steps = Steps(tmp_path, written)
+    steps = Steps(folder, written)
     if technique is not None:
         # The dense first layer of the extended recipe is not counted, since no technique made it sparse.
         rest = full_size.Written(written.path, written.size - stem, written.nonzeros - stem)
         check_counts(steps, written.path, rest)
     network = check_import(steps, written)
     check_score(steps, name, network, f"--data_dir={imagenet}")
-    steps.run("export", "convert", f"--checkpoint={network}", f"--output={tmp_path / 'a.tflite'}", "--format=litert")
+    steps.run("export", "convert", f"--checkpoint={network}", f"--output={folder / 'a.tflite'}", "--format=litert")
     print(f"\nResNet-50 {name}: {'; '.join(steps.figures)}", flush=True)
 
 
 @pytest.mark.parametrize("name", ["resnet_18", "resnet_50", "mobilenet_v1"])
-def test_str(name, imagenet, tmp_path, seed):
+def test_str(name, imagenet, folder, seed):
     pytest.importorskip("torch")
     from tests.checkpoints import str_networks
 
     width = 32 if name == "mobilenet_v1" else 64
     network = str_networks.build(name, width=width, num_classes=1000, seed=seed)
-    written = full_size.write_pth(tmp_path, network, name)
+    written = full_size.write_pth(folder, network, name)
     assert written.size == {"resnet_18": 11_678_912, "resnet_50": 25_502_912, "mobilenet_v1": 4_209_088}[name]
-    steps = Steps(tmp_path, written)
+    steps = Steps(folder, written)
     check_counts(steps, written.path, written)
     imported = check_import(steps, written)
     same_predictions(network, imported)
@@ -173,7 +181,7 @@ def test_str(name, imagenet, tmp_path, seed):
     measure = (f"--config={config}", f"--data_dir={imagenet}", "--format=json")
     [row] = json.loads(steps.run("evaluate", "evaluate", f"--checkpoint={imported}", *measure)[0])
     assert row["num_test"] == 16 and row["sparsity"] == 1 - written.nonzeros / written.size
-    steps.run("export", "convert", f"--checkpoint={imported}", f"--output={tmp_path / 'a.tflite'}", "--format=litert")
+    steps.run("export", "convert", f"--checkpoint={imported}", f"--output={folder / 'a.tflite'}", "--format=litert")
     print(f"\nSTR {name}: {'; '.join(steps.figures)}", flush=True)
 
 
