@@ -86,6 +86,7 @@ def test_a_setting_has_the_name_of_its_argument():
 def test_flags_on_which_nothing_depends_are_left_out_with_a_line(monkeypatch, capsys):
     """In every form that the programs there take: with "=", as two words, and without a value."""
     values = parsed([])
+    recipe_flags.flags.DEFINE_integer("verbosity", -1, "As absl defines it.", flag_values=values)
     monkeypatch.setattr(recipe_flags.flags, "FLAGS", values)
     words = ["--max-threads", "4", "--workers=20", "--seed=3", "--verbose", "--test-batch-size=7", "--epochs", "2"]
     assert recipe_flags.parse(["classifier", *words]) == ["classifier"]
