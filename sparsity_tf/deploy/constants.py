@@ -84,11 +84,11 @@ def find_constants(graph):
     return constants
 
 
-def concrete_shape(shape, batch=1):
-    """Replaces the unknown sizes of a shape by numbers."""
+def concrete_shape(shape, batch=1, larger=0):
+    """Replaces the unknown sizes of a shape by numbers: the assumed ones, or `larger` more."""
     if not shape:  # A scalar, e.g. a sum over the batch.
         return ()
-    assumed = _IMAGE_SIZE if len(shape) > 3 else _SEQUENCE_SIZE
+    assumed = (_IMAGE_SIZE if len(shape) > 3 else _SEQUENCE_SIZE) + larger
     return (batch if shape[0] is None else shape[0], *(assumed if size is None else size for size in shape[1:]))
 
 

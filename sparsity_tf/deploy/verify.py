@@ -7,6 +7,9 @@ from sparsity_tf.backend import functional_inside
 from sparsity_tf.deploy.constants import concrete_shape
 
 _BATCH = 2
+# A model of unknown sizes is also compared on sizes that are larger by this number, because what is constant at one size
+# may vary with the size. `constants` tries other sizes.
+_LARGER = 5
 # Larger than plain rounding: sums of different lengths are rounded differently.
 _TOLERANCE = {"float16": 2e-2, "bfloat16": 8e-2, "float64": 1e-8}
 
@@ -26,9 +29,20 @@ def largest_difference(model, other, graph):
     Raises:
         ValueError: an input is neither numeric nor boolean, or `model` does not run on random inputs.
     """
-    rng = np.random.default_rng(0)
-    inputs = [_random_input(tensor, graph, rng) for _, tensor in graph.inputs]
-    inputs = keras.tree.pack_sequence_as(functional_inside(other).input, inputs)
+    worst = _difference_of_models(model, other, _random_inputs(other, graph))
+    if any(None in tensor.shape[1:] for _, tensor in graph.inputs):
+        try:
+            worst = max(worst, _difference_of_models(model, other, _random_inputs(other, graph, _LARGER)))
+        except _NotRun:  # The model may need sizes that a number divides, or have a longest sequence.
+            pass
+    return worst
+
+
+class _NotRun(ValueError):
+    """The model that was given does not run on the inputs."""
+
+
+def _difference_of_models(model, other, inputs):
     expected = keras.tree.flatten(_run(model, inputs))
     found = keras.tree.flatten(other(inputs, training=False))
     worst = 0.0
@@ -43,7 +57,7 @@ def _run(model, inputs):
         return model(inputs, training=False)
     except Exception as error:  # The model's own code runs here and may raise anything.
         shapes = [tuple(x.shape) for x in keras.tree.flatten(inputs)]
-        raise ValueError(
+        raise _NotRun(
             f"Model {model.name!r} can't be compared with its shrunk form: it does not run on random inputs of the "
             f"shapes {shapes} ({type(error).__name__}). Give its inputs their sizes."
         ) from error
@@ -67,8 +81,14 @@ def _difference(one, two):
     return float(np.abs(one[finite] - two[finite]).max() / max(np.abs(one[finite]).max(), 1e-6))
 
 
-def _random_input(tensor, graph, rng):
-    shape = concrete_shape(tensor.shape, _BATCH)
+def _random_inputs(model, graph, larger=0):
+    rng = np.random.default_rng(0)
+    inputs = [_random_input(tensor, graph, rng, larger) for _, tensor in graph.inputs]
+    return keras.tree.pack_sequence_as(functional_inside(model).input, inputs)
+
+
+def _random_input(tensor, graph, rng, larger):
+    shape = concrete_shape(tensor.shape, _BATCH, larger)
     # An input without a dtype is one of floats, also if an embedding reads ids from it.
     is_ids = any(isinstance(call.operation, keras.layers.Embedding) and tensor in call.inputs for call in graph.calls)
     if "float" in tensor.dtype and not is_ids:

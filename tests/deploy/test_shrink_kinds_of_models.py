@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from sparsity_tf.deploy import shrink
+from sparsity_tf.deploy import constants, shrink
 from tests.deploy.models import assert_equal_models, images, randomize, zero_channels
 
 
@@ -175,6 +175,25 @@ def test_a_sum_over_an_unknown_length_is_no_constant():
         assert_equal_models(model, small, sequences(length))
     zero_channels(model.get_layer("dead"), [0, 1], bias=0.0)
     assert shrink(model).get_layer("dead").units == 6
+
+
+def test_the_check_of_the_result_sees_a_constant_that_holds_at_one_size_only(monkeypatch):
+    monkeypatch.setattr(constants, "_LARGER", ())  # As if only one size had been tried.
+    inputs = keras.Input((None, 3))
+    model = finished(inputs, layers.Dense(2)(keras.ops.sum(dead_dense()(inputs), axis=1)))
+    with pytest.raises(RuntimeError, match="does not predict the same"):
+        shrink(model)
+
+
+def test_a_model_that_needs_certain_sizes_is_compared_on_those():
+    inputs = keras.Input((None, None, 3))
+    x = layers.Conv2D(8, 3, strides=4, padding="same", activation="relu", name="dead")(inputs)
+    x = layers.Concatenate()([inputs, layers.UpSampling2D(4)(x)])  # Runs on multiples of four alone.
+    model = finished(inputs, layers.GlobalAveragePooling2D()(layers.Conv2D(2, 1)(x)))
+    zero_channels(model.get_layer("dead"), [0, 1], bias=0.0)
+    small = shrink(model)
+    assert small.get_layer("dead").filters == 6
+    assert_equal_models(model, small, images((2, 32, 32, 3)))
 
 
 @pytest.mark.parametrize("stride", [2, 4])
