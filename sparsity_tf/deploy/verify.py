@@ -7,8 +7,8 @@ from sparsity_tf.backend import functional_inside
 from sparsity_tf.deploy.constants import concrete_shape
 
 _BATCH = 2
-# A model of unknown sizes is also compared on sizes that are larger by this number: what is constant at one size may vary
-# with the size. `constants` tries other sizes.
+# A model of unknown sizes is also compared on sizes that are larger by this number: what is constant at one size may
+# vary with the size. `constants` tries other sizes.
 _LARGER = 5
 # Larger than plain rounding: sums of different lengths are rounded differently.
 _TOLERANCE = {"float16": 2e-2, "bfloat16": 8e-2, "float64": 1e-8}
